@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Installs what is missing for `make demo` and `make test` on Debian or Ubuntu: system packages, .venv, this package.
+set -euo pipefail
+cd "$(dirname "$0")"
+PYTHON=${PYTHON:-python3}
+
+missing=()
+need() { # need PACKAGE COMMAND...: the package is missing unless the command succeeds
+    local package=$1
+    shift
+    "$@" >/dev/null 2>&1 || missing+=("$package")
+}
+need g++ g++ --version
+need pkg-config pkg-config --version
+need libopencv-dev pkg-config --exists opencv4
+need libturbojpeg0-dev pkg-config --exists libturbojpeg
+need python3 "$PYTHON" --version
+need python3-venv "$PYTHON" -c 'import ensurepip'
+need python3-dev "$PYTHON" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'
+
+if ((${#missing[@]})); then
+    sudo=()
+    if [ "$(id -u)" -ne 0 ]; then sudo=(sudo); fi
+    echo "Installing system packages, which FFCV's build needs: ${missing[*]}"
+    if ! command -v apt-get >/dev/null; then
+        echo "error: there is no apt-get here: install the equivalents of ${missing[*]} and try again" >&2
+        exit 2
+    fi
+    "${sudo[@]}" apt-get update -qq
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+fi
+
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "error: $("$PYTHON" --version) is too old: Python 3.11 or newer is needed (make PYTHON=python3.12 ...)" >&2
+    exit 2
+}
+echo "Installing the package and its dependencies into .venv"
+"$PYTHON" -m venv .venv
+.venv/bin/pip install --quiet --disable-pip-version-check --upgrade pip
+.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[ffcv,digits,dev]'

@@ -1,0 +1,30 @@
+"""ResNet-20 on scikit-learn's handwritten digits: the demonstration, about a minute on two CPU cores.
+
+Our own recipe; nobody has published a result for it. The architecture is He et al. 2015, arXiv:1512.03385, section 4.2.
+Digits are drawn at 32 x 32 px; they are shifted, never flipped. Expected: at least 98 % top-1 of the 360 validation
+images in the last epoch.
+
+    python -m trainer prepare digits --out data/digits
+    torchrun --nproc-per-node 2 -m trainer train resnet20_digits --data data/digits --run-dir runs/digits
+"""
+
+from trainer.recipe import SGD, CenterCrop, CifarResNet, Cosine, PaddedCrop, Recipe, Warmup
+
+recipe = Recipe(
+    name="resnet20_digits",
+    dataset="digits (scikit-learn)",
+    published=None,
+    model=CifarResNet(depth=20),
+    num_classes=10,
+    train_crop=PaddedCrop(resolution=32, padding=4),
+    flip=False,
+    eval_crop=CenterCrop(resolution=32, crop_ratio=1.0),
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    optimizer=SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, decay_norm=False),
+    schedule=Cosine(warmup=Warmup(epochs=2, lr=0.01)),
+    epochs=20,
+    global_batch_size=96,
+    micro_batch_size=48,
+    precision="bf16",
+)

@@ -1,0 +1,117 @@
+"""The whole state of a run on disk: written beside and renamed, verified by checksum, found again by step.
+
+A checkpoint is step_00001234.pt, where 1234 optimizer steps are complete, and its SHA-256 in step_00001234.pt.sha256 in
+the format of `sha256sum --check`. The checksum is renamed into place first: where there is a .pt file, both are whole.
+It holds tensors and plain values only, so it is read with weights_only=True and cannot run code.
+"""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.errors import UserError
+
+State = dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run: the last `keep`, and the best."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self._keep = keep
+        self.damaged: list[str] = []  # found by newest(), each with its reason
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "best.pt"
+
+    def save(self, state: State, step: int) -> Path:
+        """Writes the state after `step` steps, then removes all but the last `keep`. Raises UserError on a full disk."""
+        path = self._path(step)
+        write(path, state)
+        for old in self._newest_first()[self._keep :]:
+            for file in (old, _checksum_file(old)):
+                file.unlink(missing_ok=True)
+        return path
+
+    def mark_best(self, step: int) -> None:
+        """Keeps the checkpoint of `step` as the best one so far."""
+        for source, target in (
+            (_checksum_file(self._path(step)), _checksum_file(self.best)),
+            (self._path(step), self.best),
+        ):
+            partial = target.with_name(f".{target.name}.partial")
+            partial.unlink(missing_ok=True)
+            try:
+                partial.hardlink_to(source)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(source, partial)
+            partial.replace(target)
+
+    def newest(self) -> tuple[Path, State] | None:
+        """The newest checkpoint that is whole, or None. Those that are not are named in `damaged`."""
+        for path in self._newest_first():
+            try:
+                return path, read(path)
+            except UserError as error:
+                self.damaged.append(str(error))
+        return None
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step_{step:08d}.pt"
+
+    def _newest_first(self) -> list[Path]:
+        return sorted(self.folder.glob("step_*.pt"), reverse=True)
+
+
+def write(path: Path, state: State) -> None:
+    """Writes `state` so that, whenever the process dies, `path` is either absent, the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial_checksum = _checksum_file(partial)
+        partial_checksum.write_text(f"{_sha256(partial)}  {path.name}\n")
+        path.unlink(missing_ok=True)  # an older file of this name would not match the new checksum
+        partial_checksum.replace(_checksum_file(path))
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        raise UserError(f"{path}: the checkpoint cannot be written: {_first_line(error)}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+        _checksum_file(partial).unlink(missing_ok=True)
+
+
+def read(path: Path) -> State:
+    """The state written to `path`, on the CPU. Raises UserError where it is absent, incomplete or damaged."""
+    try:
+        expected = _checksum_file(path).read_text().split()[:1]
+        if expected != [_sha256(path)]:
+            raise UserError(f"{path}: damaged: its SHA-256 is not the one in {_checksum_file(path).name}")
+        state: State = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except Exception as error:  # torch.load raises whatever the damage leads to
+        raise UserError(f"{path}: not a checkpoint that can be read: {_first_line(error)}") from error
+    return state
+
+
+def _checksum_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

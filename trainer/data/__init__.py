@@ -1,0 +1,55 @@
+"""Images from disk to the model: the choice of format.
+
+Reading order: random.py (draws) - order.py (which image when) - crop.py (which part of it) - loader.py (batches, read
+ahead) - beton.py, image_folder.py, synthetic.py (where images come from) - device.py (to the model) - prepare.py.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from trainer.data.loader import Source
+from trainer.data.synthetic import SyntheticSource
+from trainer.errors import UserError
+
+Split = Literal["train", "val"]
+SYNTHETIC = "synthetic:"  # --data synthetic:50000
+
+
+def open_source(data: str, split: Split, *, num_classes: int, resolution: int) -> Source:
+    """Opens DATA/train.beton or DATA/val.beton; without them the class folders DATA/train/ or DATA/val/.
+
+    Raises UserError where there is neither, where the file is damaged, or where it has another number of classes.
+    """
+    source = _open(data, split, num_classes, resolution)
+    if len(source.classes) != num_classes:
+        source.close()
+        raise UserError(
+            f"the recipe has num_classes={num_classes}, but {split} in {data} has {len(source.classes)} classes: "
+            f"use --num-classes {len(source.classes)}, or other data"
+        )
+    return source
+
+
+def _open(data: str, split: Split, num_classes: int, resolution: int) -> Source:
+    if data.startswith(SYNTHETIC):
+        count = data.removeprefix(SYNTHETIC)
+        if not count.isdecimal() or not int(count):
+            raise UserError(f"--data {data} names no number of images: write synthetic:50000")
+        return SyntheticSource(int(count) if split == "train" else max(1, int(count) // 10), num_classes, resolution)
+    folder = Path(data)
+    beton = folder / f"{split}.beton"
+    if beton.exists():
+        try:
+            from trainer.data.beton import BetonSource
+        except ImportError as error:
+            raise UserError(
+                f"{beton} needs FFCV: pip install 'shortcut-trainer[ffcv]' (or give the folder of the original images)"
+            ) from error
+        return BetonSource(beton, num_classes)
+    if (folder / split).is_dir():
+        from trainer.data.image_folder import ImageFolderSource
+
+        return ImageFolderSource(folder / split)
+    raise UserError(
+        f"--data {data} has neither {split}.beton nor the folder {split}/: write it with python -m trainer prepare"
+    )

@@ -1,0 +1,82 @@
+"""Which part of an image the model sees: boxes and flips, as pure functions of (seed, epoch, image).
+
+A box is (top, left, height, width) in pixels of the stored image, int32. It may reach over the image's edge (a padded
+crop); then it has the size of the output and is copied, not resized.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from trainer.data.random import Draw, uniform
+from trainer.recipe import CenterCrop, PaddedCrop, RandomResizedCrop
+
+View = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""(images, heights, widths), each of shape (n,) -> (boxes of shape (n, 4), flips: bool of shape (n,))"""
+
+_TRIES = 10  # as torchvision and FFCV: then the centre of the image, at the nearest allowed ratio
+
+
+def train_view(crop: RandomResizedCrop | PaddedCrop, flip: bool, seed: int, epoch: int) -> View:
+    """The random crop and flip of each image in one epoch."""
+
+    def view(images: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        match crop:
+            case RandomResizedCrop():
+                draws = uniform(seed, epoch, images, Draw.CROP, 4 * _TRIES).reshape(-1, 4, _TRIES)
+                boxes = random_resized_boxes(crop, draws, heights, widths)
+            case PaddedCrop():
+                draws = uniform(seed, epoch, images, Draw.CROP, 2)
+                boxes = padded_boxes(crop, draws)
+        flips = flip & (uniform(seed, epoch, images, Draw.FLIP)[:, 0] < 0.5)
+        return boxes, flips
+
+    return view
+
+
+def eval_view(crop: CenterCrop) -> View:
+    """The centre crop of each image, never flipped."""
+    return lambda images, heights, widths: (center_boxes(crop, heights, widths), np.zeros(len(images), bool))
+
+
+def random_resized_boxes(
+    crop: RandomResizedCrop, draws: np.ndarray, heights: np.ndarray, widths: np.ndarray
+) -> np.ndarray:
+    """The first of ten random boxes that fits into the image; the distribution is torchvision's RandomResizedCrop.
+
+    `draws`: uniform in [0, 1), shape (n, 4, 10): area, ratio, top and left of each try.
+    """
+    heights, widths = heights[:, None].astype(np.int64), widths[:, None].astype(np.int64)
+    low, high = crop.scale
+    area = heights * widths * (low + (high - low) * draws[:, 0])
+    log_low, log_high = np.log(crop.ratio[0]), np.log(crop.ratio[1])
+    ratio = np.exp(log_low + (log_high - log_low) * draws[:, 1])
+    box_widths = np.rint(np.sqrt(area * ratio)).astype(np.int64)
+    box_heights = np.rint(np.sqrt(area / ratio)).astype(np.int64)
+    fits = (0 < box_widths) & (box_widths <= widths) & (0 < box_heights) & (box_heights <= heights)
+    tops = (draws[:, 2] * (heights - box_heights + 1)).astype(np.int64)
+    lefts = (draws[:, 3] * (widths - box_widths + 1)).astype(np.int64)
+    tries = np.stack([tops, lefts, box_heights, box_widths], axis=2)
+    first = tries[np.arange(len(tries)), fits.argmax(axis=1)]
+    return np.where(fits.any(axis=1)[:, None], first, _centered(crop, heights[:, 0], widths[:, 0])).astype(np.int32)
+
+
+def _centered(crop: RandomResizedCrop, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    box_widths = np.minimum(widths, np.rint(heights * crop.ratio[1])).astype(np.int64)
+    box_heights = np.minimum(heights, np.rint(widths / crop.ratio[0])).astype(np.int64)
+    box_widths, box_heights = np.maximum(box_widths, 1), np.maximum(box_heights, 1)
+    return np.stack([(heights - box_heights) // 2, (widths - box_widths) // 2, box_heights, box_widths], axis=1)
+
+
+def padded_boxes(crop: PaddedCrop, draws: np.ndarray) -> np.ndarray:
+    """Boxes of the image's own size, shifted by up to `padding` pixels each way. `draws`: shape (n, 2), top and left."""
+    boxes = np.full((len(draws), 4), crop.resolution, np.int32)
+    boxes[:, :2] = (draws * (2 * crop.padding + 1)).astype(np.int32) - crop.padding
+    return boxes
+
+
+def center_boxes(crop: CenterCrop, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    """The centre square with a side of `crop_ratio` x the short side, rounded down but at least 1 pixel."""
+    heights, widths = heights.astype(np.int64), widths.astype(np.int64)
+    side = np.maximum(1, (crop.crop_ratio * np.minimum(heights, widths)).astype(np.int64))
+    return np.stack([(heights - side) // 2, (widths - side) // 2, side, side], axis=1).astype(np.int32)

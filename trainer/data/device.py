@@ -1,0 +1,47 @@
+"""Batches as the model wants them: on its device, normalised, channels-last."""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+
+from trainer.data.loader import Batch
+
+
+class DeviceBatch(NamedTuple):
+    images: torch.Tensor  # float32, shape (n, 3, resolution, resolution), channels-last
+    labels: torch.Tensor  # int64, shape (n,)
+    indices: torch.Tensor  # int64, shape (n,)
+
+
+def device_batches(
+    batches: Iterable[Batch], device: torch.device, mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> Iterator[DeviceBatch]:
+    """Copies uint8 and normalises on the device; on a GPU one batch ahead, on a stream of its own.
+
+    The pinned memory of a batch goes back to torch's pinned-memory cache, which waits for the copy before reusing it.
+    """
+    scale = torch.tensor([1 / (255 * value) for value in std], device=device).view(1, 3, 1, 1)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, 3, 1, 1)
+
+    def prepare(batch: Batch) -> DeviceBatch:
+        images, labels, indices = (tensor.to(device, non_blocking=True) for tensor in batch)
+        return DeviceBatch(images.float().mul_(scale).add_(shift), labels, indices)
+
+    if device.type != "cuda":
+        yield from map(prepare, batches)
+        return
+
+    stream = torch.cuda.Stream(device)
+    ahead: DeviceBatch | None = None
+    for batch in batches:
+        with torch.cuda.stream(stream):
+            following = prepare(batch)
+        if ahead is not None:
+            yield ahead
+        torch.cuda.current_stream(device).wait_stream(stream)
+        for tensor in following:  # allocated on `stream`: not to be reused while the model still reads it
+            tensor.record_stream(torch.cuda.current_stream(device))
+        ahead = following
+    if ahead is not None:
+        yield ahead

@@ -1,0 +1,75 @@
+"""Images from class folders through torchvision and PIL: the independent oracle, and the fallback without FFCV.
+
+The same order, boxes and flips as from a .beton; resized by PIL's antialiased bilinear filter where FFCV uses OpenCV's
+INTER_AREA, and decoded from the original files where a .beton may hold them compressed anew.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as transforms
+
+from trainer.errors import LocalError, UserError
+
+
+class ImageFolderSource:
+    """The images below FOLDER/CLASS/, sorted by class and name."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises UserError where there are no class folders, or one of them is empty."""
+        try:
+            dataset = ImageFolder(str(folder))
+        except FileNotFoundError as error:
+            raise UserError(f"{folder}: {error}") from error
+        self.classes = dataset.classes
+        self.labels = np.array(dataset.targets, np.int64)
+        self._paths = [path for path, _ in dataset.samples]
+        self._sizes = np.zeros((len(self._paths), 2), np.int32)  # filled when an image is first looked at
+        self.checksum = _checksum(folder, self._paths)
+
+    def sizes(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        for image in images[self._sizes[images, 0] == 0]:
+            with self._open(image) as opened:
+                self._sizes[image] = opened.height, opened.width
+        return self._sizes[images, 0], self._sizes[images, 1]
+
+    def read(self, images: np.ndarray, boxes: np.ndarray, flips: np.ndarray, fill: np.ndarray, out: np.ndarray) -> None:
+        size = out.shape[1]
+        for position, image in enumerate(images):
+            top, left, height, width = (int(value) for value in boxes[position])
+            with self._open(image) as opened:
+                try:
+                    pixels = opened.convert("RGB")
+                except OSError as error:
+                    raise LocalError(f"{self._paths[image]}: image {image} cannot be decoded: {error}") from error
+            if (height, width) == (size, size):
+                cut = Image.new("RGB", (size, size), tuple(int(value) for value in fill))
+                cut.paste(pixels, (-left, -top))
+            else:
+                cut = transforms.resized_crop(
+                    pixels, top, left, height, width, [size, size], InterpolationMode.BILINEAR
+                )
+            out[position] = np.asarray(cut)
+            if flips[position]:
+                out[position] = out[position, :, ::-1].copy()
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _open(self, image: int) -> Image.Image:
+        try:
+            return Image.open(self._paths[image])
+        except (OSError, UnidentifiedImageError) as error:
+            raise LocalError(f"{self._paths[image]}: image {image} cannot be opened: {error}") from error
+
+
+def _checksum(folder: Path, paths: list[str]) -> str:
+    """Of names and file sizes, not of the pixels: reading every file at every start would take too long."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{Path(path).relative_to(folder)} {Path(path).stat().st_size}\n".encode())
+    return f"names-and-sizes-sha256:{digest.hexdigest()}"

@@ -1,0 +1,135 @@
+"""Batches in order, read ahead by threads. What the images come from is a Source; all formats share this loader.
+
+Compared with FFCV's own Loader: an exception reaches the caller instead of stopping a thread that the caller then
+waits for; an epoch that is left early gives its buffers and threads back; every batch owns its memory, so it stays
+valid; and the scratch memory is one image per thread, not one per image of every batch in flight.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import NamedTuple, Protocol, Self
+
+import numpy as np
+import torch
+
+from trainer.data.crop import View
+from trainer.errors import UserError
+
+BATCHES_AHEAD = 3  # batches being read while the caller works on one
+
+
+class Source(Protocol):
+    """Labelled images that can be read by their index, from several threads at once."""
+
+    labels: np.ndarray
+    """int64, shape (number of images,), from 0 to len(classes) - 1"""
+    classes: list[str]
+    checksum: str
+    """identifies the content, whatever the format"""
+
+    def sizes(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Heights and widths of the stored images in pixels: integers, each of shape (n,)."""
+        ...
+
+    def read(self, images: np.ndarray, boxes: np.ndarray, flips: np.ndarray, fill: np.ndarray, out: np.ndarray) -> None:
+        """Writes the boxes of the images into `out`: uint8 RGB, shape (n, resolution, resolution, 3).
+
+        Raises LocalError, naming file and image, where one cannot be decoded.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class Batch(NamedTuple):
+    images: torch.Tensor  # uint8, shape (n, 3, resolution, resolution), channels-last
+    labels: torch.Tensor  # int64, shape (n,)
+    indices: torch.Tensor  # int64, shape (n,): which images of the data set these are
+
+
+class Loader:
+    """Reads batches of one source on `workers` threads. A context manager: leaving it ends the threads."""
+
+    def __init__(self, source: Source, *, workers: int, pin_memory: bool = False) -> None:
+        self.source = source
+        self._workers = workers
+        self._pin_memory = pin_memory
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="loader")
+
+    def __len__(self) -> int:
+        return len(self.source.labels)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        self.source.close()
+
+    def batches(
+        self, indices: Iterable[np.ndarray], view: View, resolution: int, fill: tuple[int, int, int] = (0, 0, 0)
+    ) -> Iterator[Batch]:
+        """One batch for each array of image indices, in their order."""
+        fill_pixel = np.array(fill, np.uint8)
+        in_flight: deque[tuple[Batch, list[Future[None]]]] = deque()
+        try:
+            for batch in indices:
+                in_flight.append(self._start(batch, view, resolution, fill_pixel))
+                if len(in_flight) > BATCHES_AHEAD:
+                    yield self._finish(*in_flight.popleft())
+            while in_flight:
+                yield self._finish(*in_flight.popleft())
+        finally:  # left early, or one failed: nothing may go on writing into the buffers of the rest
+            futures = [future for _, parts in in_flight for future in parts]
+            for future in futures:
+                future.cancel()
+            wait(futures)
+
+    def _start(
+        self, indices: np.ndarray, view: View, resolution: int, fill: np.ndarray
+    ) -> tuple[Batch, list[Future[None]]]:
+        pixels = torch.empty((len(indices), resolution, resolution, 3), dtype=torch.uint8, pin_memory=self._pin_memory)
+        out = pixels.numpy()
+
+        def read(part: slice) -> None:
+            images = indices[part]
+            boxes, flips = view(images, *self.source.sizes(images))
+            self.source.read(images, boxes, flips, fill, out[part])
+
+        parts = [slice(start, stop) for start, stop in _split(len(indices), self._workers)]
+        futures = [self._threads.submit(read, part) for part in parts]
+        labels = torch.from_numpy(self.source.labels[indices])
+        return Batch(pixels.permute(0, 3, 1, 2), labels, torch.from_numpy(indices)), futures
+
+    def _finish(self, batch: Batch, futures: list[Future[None]]) -> Batch:
+        wait(futures)  # all of them, so that none still writes when the first one's exception leaves
+        for future in futures:
+            future.result()
+        return batch
+
+
+def default_workers(processes_here: int) -> int:
+    """Threads for each loader: the CPUs this process may use, shared by the processes of this machine."""
+    return max(1, len(os.sched_getaffinity(0)) // processes_here)
+
+
+def check_square(source: Source, resolution: int) -> None:
+    """Raises UserError where a padded crop would not find images of its own size."""
+    images = np.arange(len(source.labels))
+    heights, widths = source.sizes(images)
+    wrong = np.flatnonzero((heights != resolution) | (widths != resolution))
+    if len(wrong):
+        raise UserError(
+            f"train_crop.resolution={resolution} needs images of {resolution} x {resolution} px, but image {wrong[0]} "
+            f"is {heights[wrong[0]]} x {widths[wrong[0]]}: prepare the data at this size, or use RandomResizedCrop"
+        )
+
+
+def _split(count: int, parts: int) -> list[tuple[int, int]]:
+    edges = [count * part // parts for part in range(parts + 1)]
+    return [(start, stop) for start, stop in zip(edges, edges[1:], strict=False) if start < stop]

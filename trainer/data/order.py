@@ -1,0 +1,44 @@
+"""Which image comes when: a pure function of (seed, epoch, position), the same for any number of processes.
+
+An epoch is one permutation of the images (Goyal et al. 2017, section 2.3). A step takes the next `global_batch_size`
+of them and cuts them into micro-batches; rank r computes the r-th block of micro-batches. So a micro-batch, which is
+what batch normalisation sees, holds the same images whether 1 process computes all of them or 256 compute one each.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from trainer.data.random import Draw, bits
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The permutation of `count` images in this epoch: int64, shape (count,).
+
+    Images are sorted by a random 64-bit key, which does not depend on numpy's version as its shuffle would.
+    """
+    return np.argsort(bits(seed, epoch, np.arange(count), Draw.ORDER)[:, 0], kind="stable")
+
+
+def train_batches(
+    order: np.ndarray, *, first_step: int, micro_batch_size: int, accumulation: int, rank: int, world_size: int
+) -> Iterator[np.ndarray]:
+    """The micro-batches of one rank from `first_step` of the epoch on, `accumulation` of them for each step.
+
+    Yields image indices, int64, shape (micro_batch_size,). The tail that does not fill a global batch is left out.
+    Starting at a later step skips nothing one by one: it is an offset.
+    """
+    global_batch_size = micro_batch_size * accumulation * world_size
+    for step in range(first_step, len(order) // global_batch_size):
+        for micro_step in range(accumulation):
+            start = step * global_batch_size + (rank * accumulation + micro_step) * micro_batch_size
+            yield order[start : start + micro_batch_size]
+
+
+def eval_batches(count: int, *, batch_size: int, rank: int, world_size: int) -> Iterator[np.ndarray]:
+    """Every image exactly once over all ranks, in batches that do not depend on the number of ranks.
+
+    Yields image indices, int64, shape (batch_size,) or less for the last batch. Batches are dealt to the ranks in turn.
+    """
+    for start in range(rank * batch_size, count, world_size * batch_size):
+        yield np.arange(start, min(start + batch_size, count))

@@ -1,0 +1,50 @@
+"""Counter-based random numbers: a draw is a pure function of (seed, epoch, image, draw).
+
+No generator is ever advanced, so threads, processes, prefetching and resuming cannot change what is drawn. The mixing
+function is the finaliser of SplitMix64 (Steele, Lea and Flood 2014, OOPSLA, "Fast splittable pseudorandom number
+generators") with Stafford's variant 13 constants; its output passes BigCrush for consecutive counters.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+
+UInt64Array = np.ndarray[tuple[int, ...], np.dtype[np.uint64]]
+FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
+
+class Draw(IntEnum):
+    """What a number is drawn for. The values are part of the stream's definition: never renumber, only append."""
+
+    ORDER = 0
+    FLIP = 1
+    CROP = 2
+    STEP = 3
+
+
+def bits(seed: int, epoch: int, images: np.ndarray, draw: Draw, count: int = 1) -> UInt64Array:
+    """Random 64-bit words for each of `images` (integers, shape (n,)): shape (n, count)."""
+    key = _mix(np.array([seed], np.uint64))
+    for counter in np.array([[epoch], [draw]], np.uint64):
+        key = _mix(key + (counter + np.uint64(1)) * _GOLDEN)
+    per_image = _mix(key + images.astype(np.uint64) * _GOLDEN)
+    return _mix(per_image[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN)
+
+
+def uniform(seed: int, epoch: int, images: np.ndarray, draw: Draw, count: int = 1) -> FloatArray:
+    """Random numbers in [0, 1) for each of `images`: float64, shape (n, count)."""
+    return (bits(seed, epoch, images, draw, count) >> np.uint64(11)) * 2.0**-53
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """A seed for torch's own generators (drop path, dropout) at one optimizer step on one rank."""
+    return int(bits(seed, step, np.array([rank]), Draw.STEP)[0, 0] >> np.uint64(1))
+
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: consecutive counters land far apart
+
+
+def _mix(words: UInt64Array) -> UInt64Array:
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))

@@ -1,0 +1,199 @@
+"""The processes of one run: starting them, agreeing on errors and interruptions, wrapping the model.
+
+Processes are told who they are by torchrun's variables (RANK, LOCAL_RANK, LOCAL_WORLD_SIZE, WORLD_SIZE); without them
+this process is alone. NCCL carries gradients on GPUs, gloo on CPUs; small agreements always go through gloo, so that
+they never wait for a device.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import IntEnum
+from types import FrameType
+from typing import Self, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from trainer.errors import UserError
+from trainer.precision import Precision, autocast
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """The processes of this run, as one of them sees it."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int  # processes on this machine
+    device: torch.device
+    gloo: dist.ProcessGroup
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+@contextmanager
+def world(device: str, timeout_minutes: float) -> Iterator[World]:
+    """Joins the run's processes, and leaves them again. `device`: cuda, cpu, or auto for cuda where there is one."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda, but torch sees no GPU: check nvidia-smi, or use --device cpu")
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    timeout = timedelta(minutes=timeout_minutes)
+    here = torch.device("cpu")
+    if device == "cuda":
+        # A launcher may show every process all GPUs of the machine, or only its own.
+        here = torch.device("cuda", local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(here)
+    backend = "nccl" if device == "cuda" else "gloo"
+    alone = dist.HashStore() if size == 1 else None  # type: ignore[attr-defined]  # no port to find, nothing to clash with
+    dist.init_process_group(backend, store=alone, rank=rank, world_size=size, timeout=timeout)
+    try:
+        gloo = dist.new_group(backend="gloo", timeout=timeout)
+        yield World(rank=rank, size=size, local_rank=local_rank, local_size=local_size, device=here, gloo=gloo)
+    finally:
+        dist.destroy_process_group()
+
+
+def on_every_rank(world: World, action: Callable[[], T]) -> T:
+    """Runs `action` on every rank; where it raises UserError on any of them, all raise it, with its message."""
+    result, message = None, None
+    try:
+        result = action()
+    except UserError as error:
+        message = str(error)
+    messages: list[str | None] = [None] * world.size
+    dist.all_gather_object(messages, message, group=world.gloo)
+    failed = [rank for rank, text in enumerate(messages) if text is not None]
+    if failed:
+        where = "" if len(failed) == world.size else f"rank {failed[0]}: "
+        raise UserError(f"{where}{messages[failed[0]]}")
+    return result  # type: ignore[return-value]
+
+
+def require_same(world: World, what: str, value: str) -> None:
+    """Raises UserError on every rank where `value` is not the same on all."""
+    values: list[str] = [""] * world.size
+    dist.all_gather_object(values, value, group=world.gloo)
+    for rank, other in enumerate(values):
+        if other != values[0]:
+            raise UserError(f"rank {rank} has another {what} than rank 0: {other} instead of {values[0]}")
+
+
+def sum_over_ranks(world: World, tensor: torch.Tensor) -> torch.Tensor:
+    """The sum over all ranks, on the CPU: reads from the device, so not for use inside a step."""
+    total = tensor.detach().cpu().clone()
+    dist.all_reduce(total, group=world.gloo)
+    return total
+
+
+def share_buffers(world: World, model: nn.Module) -> None:
+    """Gives every rank rank 0's buffers: the running statistics that are saved, and so those that are evaluated."""
+    if world.size > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def wrap(model: nn.Module, world: World) -> nn.Module:
+    """The model whose backward pass averages gradients over the ranks.
+
+    Running statistics are not synchronised at each step: rank 0's are the ones that are saved (see share_buffers).
+    """
+    if world.size == 1:
+        return model
+    device_ids = [world.device.index] if world.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def gradient_sync(model: nn.Module, wanted: bool) -> AbstractContextManager[None]:
+    """The context of a backward pass; where sync is not wanted, gradients only add up on each rank."""
+    if isinstance(model, DistributedDataParallel) and not wanted:
+        return model.no_sync()  # type: ignore[no-any-return]
+    return nullcontext()
+
+
+def settle(model: nn.Module, images: torch.Tensor, precision: Precision) -> None:
+    """One forward and backward pass on `images` that leaves the model's state as it was.
+
+    DDP regroups its gradient buckets after the first backward pass, and with three or more ranks the grouping decides
+    the order in which gradients are summed. Done before the first step, a resumed run sums as the uninterrupted one.
+    """
+    module = model.module if isinstance(model, DistributedDataParallel) else model
+    buffers = [buffer.clone() for buffer in module.buffers()]
+    with autocast(precision, images.device):
+        outputs = model(images)
+    outputs.float().sum().backward()
+    model.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for buffer, saved in zip(module.buffers(), buffers, strict=True):
+            buffer.copy_(saved)
+
+
+class Request(IntEnum):
+    """What a rank may ask of all ranks at the end of a step; the highest wins."""
+
+    NOTHING = 0
+    SAVE = 1
+    STOP = 2
+
+
+class Requests:
+    """Requests of any rank, and SIGTERM and SIGINT, agreed on by all ranks at the same step.
+
+    The agreement is one step late: its small all-reduce runs in the background of the step that follows.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._pending: tuple[torch.Tensor, dist.Work] | None = None
+        self._previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        self.signal: signal.Signals | None = None
+        for number in self._previous:
+            signal.signal(number, self._on_signal)
+
+    def agree(self, request: Request) -> Request:
+        """Called by every rank once per step with its own request; returns the highest of the previous call."""
+        if self.signal is not None:
+            request = Request.STOP
+        if self._world.size == 1:
+            return request
+        agreed = self._result()
+        level = torch.tensor(int(request))
+        work = dist.all_reduce(level, dist.ReduceOp.MAX, group=self._world.gloo, async_op=True)
+        assert work is not None
+        self._pending = (level, work)
+        return agreed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:  # else a peer may be gone, and its answer would never come
+            self._result()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _result(self) -> Request:
+        if self._pending is None:
+            return Request.NOTHING
+        level, work = self._pending
+        self._pending = None
+        work.wait()
+        return Request(int(level))
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is signal.SIGINT and number == signal.SIGINT:  # Ctrl-C again: the user does not want to wait
+            signal.default_int_handler(number, frame)
+        self.signal = signal.Signals(number)

@@ -1,0 +1,62 @@
+"""What a run ran on: versions, commit, hardware, number of processes. No environment variables, names or paths."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.distributed import World
+
+_PACKAGES = ("torch", "torchvision", "timm", "ffcv", "numba", "numpy", "pillow", "tensorboard")
+
+
+def environment(world: World, workers: int) -> dict[str, Any]:
+    """The passport of a run, for its JSON files."""
+    return {
+        "commit": commit(),
+        "python": platform.python_version(),
+        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "gpu": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else None,
+        "processes": world.size,
+        "loader_threads": workers,
+        "torch_threads": torch.get_num_threads(),
+    }
+
+
+def commit() -> str | None:
+    """The commit of this code, with + where files differ from it; None outside a git checkout."""
+    here = Path(__file__)
+    try:
+        _git(here, "ls-files", "--error-unmatch", here.name)  # installed below somebody else's checkout: not our commit
+        name = _git(here, "rev-parse", "--short=12", "HEAD")
+        changed = _git(here, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return name + ("+" if changed else "")
+
+
+def _git(file: Path, *words: str) -> str:
+    command = ["git", "-C", str(file.parent), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")

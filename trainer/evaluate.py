@@ -1,0 +1,96 @@
+"""Exact top-1, top-5 and loss: every image once on any number of processes, on the buffers that are saved.
+
+Nothing is padded and nothing assumed: each image's result is stored under its index, together with how often it was
+seen, and the report says so. The batches, and the order in which the results are added, do not depend on the number of
+processes, so neither do the sums.
+"""
+
+import math
+from functools import partial
+
+import torch
+from torch import nn
+
+from trainer import distributed
+from trainer.checkpoint import State, read
+from trainer.data import open_source
+from trainer.data.crop import eval_view
+from trainer.data.device import device_batches
+from trainer.data.loader import Loader, default_workers
+from trainer.data.order import eval_batches
+from trainer.distributed import World, on_every_rank, share_buffers, sum_over_ranks
+from trainer.errors import UserError
+from trainer.model import build_model, without_pretrained
+from trainer.precision import autocast
+from trainer.recipe import Recipe
+from trainer.result import Evaluation, report
+from trainer.run import Run
+from trainer.settings import EvaluateSettings
+
+
+def evaluate(model: nn.Module, loader: Loader, recipe: Recipe, world: World) -> Evaluation:
+    """Evaluates the centre crop of every image. `model` is the module itself: DDP's wrapper would wait for its peers.
+
+    Ranks other than 0 get rank 0's buffers. Called by all ranks together.
+    """
+    share_buffers(world, model)
+    total = len(loader)
+    top_k = min(5, recipe.num_classes)
+    table = torch.zeros(total, 4, dtype=torch.float64, device=world.device)  # times seen, top-1, top-5, loss
+    batch_size = max(64, recipe.micro_batch_size)
+    batches = eval_batches(total, batch_size=batch_size, rank=world.rank, world_size=world.size)
+    crops = loader.batches(batches, eval_view(recipe.eval_crop), recipe.eval_crop.resolution)
+    model.eval()
+    with torch.inference_mode(), autocast(recipe.precision, world.device):
+        for images, labels, indices in device_batches(crops, world.device, recipe.mean, recipe.std):
+            logits = model(images).float()
+            hits = logits.topk(top_k).indices == labels[:, None]
+            losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+            rows = torch.stack([torch.ones_like(losses), hits[:, 0].float(), hits.any(dim=1).float(), losses], dim=1)
+            table.index_add_(0, indices, rows.double())
+    model.train()
+
+    times, top1, top5, losses = sum_over_ranks(world, table).unbind(dim=1)  # a row is zero on all ranks but one
+    evaluated = int(times.sum())
+    return Evaluation(
+        top1=100 * int(top1.sum()) / evaluated,
+        top5=100 * int(top5.sum()) / evaluated,
+        loss=math.fsum(losses.tolist()) / evaluated,  # exactly rounded, so the order of addition cannot matter
+        seen=int((times > 0).sum()),
+        duplicates=int((times > 1).sum()),
+        total=total,
+    )
+
+
+def evaluate_run(settings: EvaluateSettings) -> None:
+    """Evaluates a checkpoint of a run with its own recipe and prints the result. Raises UserError where it cannot."""
+    run = Run(settings.run_dir)
+    with distributed.world(settings.device, timeout_minutes=30) as world:
+        recipe = on_every_rank(world, lambda: run.recipe)
+        state = on_every_rank(world, lambda: _checkpoint(run, settings.checkpoint))
+        open_val = partial(
+            open_source,
+            settings.data or state["data_folder"],
+            "val",
+            num_classes=recipe.num_classes,
+            resolution=recipe.eval_crop.resolution,
+        )
+        workers = settings.workers or default_workers(world.local_size)
+        with Loader(on_every_rank(world, open_val), workers=workers, pin_memory=world.device.type == "cuda") as loader:
+            model = build_model(without_pretrained(recipe.model), recipe.num_classes)
+            model.load_state_dict(state["model"])
+            model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            evaluation = evaluate(model, loader, recipe, world)
+            weights = f"weights after {state['step']:,} steps"
+            if settings.checkpoint == "best":
+                weights += ", the best epoch on these images and so optimistic"
+            if world.is_main:
+                print(report(recipe, loader.source, evaluation, weights), flush=True)
+
+
+def _checkpoint(run: Run, which: str) -> State:
+    if which == "best":
+        return read(run.checkpoints.best)
+    if found := run.checkpoints.newest():
+        return found[1]
+    raise UserError(f"{run.checkpoints.folder} holds no checkpoint that can be read")

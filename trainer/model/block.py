@@ -1,0 +1,123 @@
+"""What a residual network is made of: the two blocks of He et al. 2015 (arXiv:1512.03385) and their initialisation."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from trainer.errors import UserError
+
+
+class Block(nn.Module):
+    """relu(branch(x) + shortcut(x)), He et al. 2015, section 3.2; a plain block has no shortcut: relu(branch(x)).
+
+    The shortcut is held under torchvision's name for it, `downsample`, so that state_dicts are interchangeable.
+    """
+
+    relu: nn.ReLU
+    downsample: nn.Module | None
+
+    def branch(self, x: Tensor) -> Tensor:
+        """All that is learned in the block, up to and with its last norm."""
+        raise NotImplementedError
+
+    def last_norm(self) -> nn.BatchNorm2d:
+        """The norm that ends the branch: at gamma = 0 the branch is silent."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C', H', W'], in the memory format of x."""
+        y = self.branch(x)
+        if self.downsample is not None:
+            y += self.downsample(x)  # in place: the backward pass of a norm needs its input, not its output
+        out: Tensor = self.relu(y)
+        return out
+
+
+class BasicBlock(Block):
+    """Two 3x3 convolutions (He et al. 2015, Figure 5 left); the first one has the stride."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, channels: int, stride: int, shortcut: nn.Module | None) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(in_channels, channels, stride)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = conv3x3(channels, channels)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut
+
+    def branch(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.bn2(self.conv2(x))
+        return x
+
+    def last_norm(self) -> nn.BatchNorm2d:
+        return self.bn2
+
+
+class Bottleneck(Block):
+    """1x1 to `channels`, 3x3, 1x1 to four times as many (He et al. 2015, Figure 5 right).
+
+    The 3x3 has the stride, as in Goyal et al. 2017, section 5.1, and torchvision; He's own has it on the first 1x1.
+    """
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int, stride: int, shortcut: nn.Module | None) -> None:
+        super().__init__()
+        self.conv1 = conv1x1(in_channels, channels)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = conv3x3(channels, channels, stride)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = conv1x1(channels, channels * self.expansion)
+        self.bn3 = nn.BatchNorm2d(channels * self.expansion)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut
+
+    def branch(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        x = self.bn3(self.conv3(x))
+        return x
+
+    def last_norm(self) -> nn.BatchNorm2d:
+        return self.bn3
+
+
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    """Without a bias, because a norm follows, which has one; padded, so that stride 1 keeps height and width."""
+    return nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
+
+
+def conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    """Without a bias, because a norm follows, which has one."""
+    return nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)
+
+
+def initialise(model: nn.Module, *, residual: bool, zero_init_residual: bool, fc_std: float | None) -> None:
+    """Set the weights that training starts from, in place; draws from torch's global random generator.
+
+    Convolutions: normal with variance 2 / fan_out (He et al. 2015, arXiv:1502.01852, section 2.2, its backward form).
+    Norms: gamma 1 and beta 0, but gamma 0 in the last norm of each block where `zero_init_residual`, so that every
+    block starts as its shortcut (Goyal et al. 2017, section 5.1). Classifier: normal with `fc_std` and zero bias (same
+    section), or PyTorch's default for None. Raises UserError for zero_init_residual in a plain network.
+    """
+    if zero_init_residual and not residual:
+        raise UserError(
+            "model.zero_init_residual=True needs model.residual=True: "
+            "a plain block that starts with its last gamma at 0 lets no signal through"
+        )
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear) and fc_std is not None:
+            nn.init.normal_(module.weight, std=fc_std)
+            nn.init.zeros_(module.bias)
+    if zero_init_residual:
+        for module in model.modules():
+            if isinstance(module, Block):
+                nn.init.zeros_(module.last_norm().weight)

@@ -1,0 +1,78 @@
+"""Models of torchvision and timm by their name there; a library is imported only when its model is asked for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import cast
+
+from torch import nn
+
+from trainer.errors import UserError
+from trainer.model.weights import classifiers
+from trainer.recipe import LibraryModel
+
+
+def library_model(spec: LibraryModel, num_classes: int) -> nn.Module:
+    """The library's model with `num_classes` outputs, started as the library does, or from its published weights.
+
+    Published weights are the library's default for the name; timm's names can choose: timm/resnet50.a1_in1k. Where
+    they are for another number of classes, the classifier is new. Raises UserError for a name the library does not
+    have, weights that cannot be had, and a network that returns more than logits in training.
+    """
+    library, _, name = spec.name.partition("/")
+    try:
+        build = _torchvision_model if library == "torchvision" else _timm_model
+        model = build(name, num_classes, spec.pretrained)
+    except ImportError as error:
+        raise UserError(f"model.name={spec.name!r} needs {library}: pip install {library} ({error})") from error
+    if getattr(model, "aux_logits", False):
+        raise UserError(
+            f"model.name={spec.name!r} has auxiliary classifiers, and no loss here takes their outputs: "
+            f"choose another model"
+        )
+    return model
+
+
+def _torchvision_model(name: str, num_classes: int, pretrained: bool) -> nn.Module:
+    from torchvision import models
+
+    _check_name("torchvision", name, models.list_models(module=models))
+    if not pretrained:
+        model: nn.Module = models.get_model(name, num_classes=num_classes)
+        return model
+    try:
+        model = models.get_model(name, weights="DEFAULT")
+    except Exception as error:  # network, disk, a broken cache: each layer below has errors of its own
+        raise _no_weights(f"torchvision/{name}", error) from error
+    paths = classifiers(model)
+    if not paths:
+        raise UserError(f"torchvision/{name} has no linear classifier that could be replaced: choose another model")
+    head = cast(nn.Linear, model.get_submodule(paths[0]))
+    if head.out_features != num_classes:
+        model.set_submodule(paths[0], nn.Linear(head.in_features, num_classes))
+    return model
+
+
+def _timm_model(name: str, num_classes: int, pretrained: bool) -> nn.Module:
+    import timm
+
+    _check_name("timm", name, [*timm.list_models(), *timm.list_pretrained()])
+    if not pretrained:
+        return timm.create_model(name, num_classes=num_classes)
+    try:
+        return timm.create_model(name, num_classes=num_classes, pretrained=True)
+    except Exception as error:  # network, disk, a broken cache: each layer below has errors of its own
+        raise _no_weights(f"timm/{name}", error) from error
+
+
+def _check_name(library: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "and none with a similar name"
+        raise UserError(f"model.name: {library} has no model {name!r}; {hint}")
+
+
+def _no_weights(name: str, error: Exception) -> UserError:
+    reason = str(error).partition("\n")[0]
+    return UserError(f"the published weights of {name} could not be loaded: {type(error).__name__}: {reason}")

@@ -1,0 +1,114 @@
+"""Weights to start from, out of a file: for fine-tuning, or to continue somebody else's training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from trainer.errors import UserError
+
+WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
+
+
+def load_initial_weights(model: nn.Module, file: Path) -> str:
+    """Copy the weights of `file` into `model`, all of them or none, and return a sentence for the log.
+
+    The file is .safetensors, or .pt / .pth with a state_dict, bare or under 'model' or 'state_dict'; no code in it is
+    run. Where only its number of classes differs, the model keeps the classifier it has, and the sentence says so.
+    Raises UserError for a file that cannot be read and for any other name or shape that does not fit.
+    """
+    theirs = _unwrap(_read(file), file)
+    ours: dict[str, Tensor] = model.state_dict()
+    fresh = _other_classes(model, ours, theirs)
+    # norms count batches since PyTorch 0.4.1: a file from before has no counts, and only momentum=None reads them
+    missing = [name for name in ours if name not in theirs and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in theirs if name not in ours]
+    reshaped = [
+        f"{name} {list(theirs[name].shape)} for {list(ours[name].shape)}"
+        for name in ours
+        if name in theirs and name not in fresh and theirs[name].shape != ours[name].shape
+    ]
+    wrong = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    if any(wrong.values()):
+        found = "; ".join(f"{len(names)} {kind} ({_first(names)})" for kind, names in wrong.items() if names)
+        raise UserError(f"initial weights: {file} is of another model: {found}")
+    model.load_state_dict({name: tensor for name, tensor in theirs.items() if name not in fresh}, strict=False)
+    sentence = f"initial weights: {len(theirs) - len(fresh)} tensors of {file}"
+    if fresh:
+        name = fresh[0]
+        sentence += (
+            f"; {' and '.join(fresh)} stay as initialised, "
+            f"because the file has {theirs[name].shape[0]} classes and the model {ours[name].shape[0]}"
+        )
+    return sentence
+
+
+def classifiers(model: nn.Module) -> list[str]:
+    """Where the logits come from: the names of the modules that timm's interface gives, else of the last nn.Linear."""
+    get_classifier = getattr(model, "get_classifier", None)
+    if get_classifier is None:
+        heads = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
+    else:
+        found = get_classifier()
+        heads = list(found) if isinstance(found, tuple) else [found]  # distilled transformers have two
+    return [name for name, module in model.named_modules() if any(module is head for head in heads)]
+
+
+def _other_classes(model: nn.Module, ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
+    """The classifier's tensors that differ in their first dimension, the number of classes, and in nothing else."""
+    prefixes = tuple(f"{name}." for name in classifiers(model))
+    return [
+        name
+        for name, tensor in ours.items()
+        if name.startswith(prefixes) and name in theirs
+        if theirs[name].ndim == tensor.ndim and theirs[name].shape[1:] == tensor.shape[1:]
+        if theirs[name].shape != tensor.shape
+    ]
+
+
+def _read(file: Path) -> object:
+    if not file.is_file():
+        raise UserError(f"initial weights: there is no file {file}")
+    try:
+        match file.suffix:
+            case ".pt" | ".pth":
+                return torch.load(file, map_location="cpu", weights_only=True)
+            case ".safetensors":
+                from safetensors.torch import load_file
+
+                return load_file(file)
+    except ImportError as error:
+        raise UserError(f"initial weights: {file} needs safetensors: pip install safetensors ({error})") from error
+    except OSError as error:
+        raise UserError(f"initial weights: {file} cannot be read: {error}") from error
+    except Exception as error:  # bytes that are something else fail anywhere in the reader
+        raise UserError(
+            f"initial weights: {file} is damaged or holds more than tensors ({type(error).__name__}): "
+            f"save the state_dict alone, torch.save(model.state_dict(), FILE)"
+        ) from error
+    raise UserError(f"initial weights: {file} is neither .pt, .pth nor .safetensors")
+
+
+def _unwrap(content: object, file: Path) -> dict[str, Tensor]:
+    """The state_dict within what was read, without the names of wrappers around the model."""
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"initial weights: {file} holds a {type(content).__name__}, not a state_dict")
+    strangers = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    if strangers:
+        raise UserError(
+            f"initial weights: {file} is not a state_dict, bare or under 'model' or 'state_dict': "
+            f"{len(strangers)} entries are not tensors ({_first(strangers)})"
+        )
+    for prefix in WRAPPERS * 2:  # either may be around the other
+        if all(name.startswith(prefix) for name in content):
+            content = {name.removeprefix(prefix): value for name, value in content.items()}
+    return content
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,64 @@
+"""A result and its protocol: the words and counts without which an accuracy cannot be compared."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from trainer.data.loader import Source
+from trainer.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A result and the count that makes it exact."""
+
+    top1: float  # %
+    top5: float  # %; top-k where there are k < 5 classes
+    loss: float  # mean cross-entropy, without label smoothing
+    seen: int  # different images that were evaluated
+    duplicates: int  # images evaluated more than once
+    total: int  # images of the data set
+
+    @property
+    def coverage(self) -> str:
+        return f"{self.seen:,} of {self.total:,} images, {self.duplicates} duplicates"
+
+
+def protocol(recipe: Recipe, source: Source, evaluation: Evaluation, weights: str) -> str:
+    """What the accuracy was measured on and how. `weights`: which ones, in words."""
+    crop = recipe.eval_crop
+    return (
+        f"{recipe.dataset}, {evaluation.coverage}; {crop.resolution} px, centre crop of {crop.crop_ratio:.3f} x short "
+        f"side, one view; {weights}, no averaging; {recipe.precision}; "
+        f"1 run, seed {recipe.seed}; data {source.checksum[:19]}"
+    )
+
+
+def result(
+    recipe: Recipe, source: Source, evaluation: Evaluation, weights: str, environment: dict[str, Any]
+) -> dict[str, Any]:
+    """The passport of a result, for result.json."""
+    return {
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        **asdict(evaluation),
+        "protocol": protocol(recipe, source, evaluation, weights),
+        "data": source.checksum,
+        "published": asdict(recipe.published) if recipe.published else None,
+        "environment": environment,
+    }
+
+
+def report(recipe: Recipe, source: Source, evaluation: Evaluation, weights: str) -> str:
+    """The result as a short table."""
+    rows = [
+        ("recipe", recipe.name),
+        ("top-1", f"{evaluation.top1:.2f} %"),
+        ("top-5", f"{evaluation.top5:.2f} %"),
+        ("loss", f"{evaluation.loss:.4f}"),
+        ("protocol", protocol(recipe, source, evaluation, weights)),
+    ]
+    if recipe.published:
+        sd = f" +- {recipe.published.sd:.2f}" if recipe.published.sd is not None else ""
+        published = f"{recipe.published.top1:.2f} %{sd} ({recipe.published.protocol}; {recipe.published.source})"
+        rows.append(("published", published))
+    return "\n".join(f"  {name:<9} {text}" for name, text in rows)

@@ -1,0 +1,50 @@
+"""The run directory: which recipe it belongs to, and the names of its files.
+
+recipe.py  environment.json  metrics.jsonl  result.json  checkpoints/  tensorboard/
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from trainer.checkpoint import Checkpoints
+from trainer.errors import UserError
+from trainer.recipe import Recipe
+from trainer.settings import load_recipe, recipe_changes, recipe_source
+
+
+class Run:
+    """One run directory, new or to be continued."""
+
+    def __init__(self, folder: Path, keep: int = 3) -> None:
+        self.folder = folder
+        self.checkpoints = Checkpoints(folder / "checkpoints", keep)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The resolved recipe. Raises UserError where there is none: `folder` is not a run."""
+        return load_recipe(self.folder / "recipe.py")
+
+    def claim(self, recipe: Recipe) -> None:
+        """Makes the directory this recipe's. Raises UserError where it is another's, showing what differs."""
+        if (self.folder / "recipe.py").exists():
+            if changes := recipe_changes(self.recipe, recipe):
+                raise UserError(
+                    f"{self.folder} was started with another recipe: {'; '.join(changes)}. "
+                    f"Use another --run-dir, or the recipe as it was"
+                )
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _replace(self.folder / "recipe.py", recipe_source(recipe))
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be written: {error.strerror}") from error
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        _replace(self.folder / name, json.dumps(content, indent=2) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)

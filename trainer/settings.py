@@ -1,0 +1,229 @@
+"""What this machine says: where the data and the run are, how many threads, how often to log and save.
+
+The command line is read here and nowhere else. A recipe is named by its file in recipes/ or by a path; it is stored in
+the run directory as Python that runs again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib.util
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+import trainer.recipe
+from trainer.errors import UserError
+from trainer.recipe import Recipe
+
+T = TypeVar("T")
+RECIPES = Path(__file__).parent.parent / "recipes"
+_IDENTITY = ("name", "dataset", "published")  # of a recipe: not for the command line
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Train a recipe. The same command again continues where the run was stopped, to the same weights."""
+
+    data: str
+    """folder with train.beton and val.beton, or with class folders below train/ and val/; or synthetic:COUNT"""
+    run_dir: Path
+    """folder of this run: recipe, checkpoints, metrics, TensorBoard; one that has a checkpoint is continued"""
+    initial_weights: Path | None = None
+    """file to start from instead of the recipe's initialisation: .pt, .pth or .safetensors, e.g. torchvision's"""
+    workers: int | None = None
+    """threads that read images, for each process; None: the CPUs of this machine shared by its processes"""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """auto: cuda where there is a GPU"""
+    compile: bool = False
+    """torch.compile the model: a slower start and faster steps"""
+    deterministic: bool = False
+    """allow deterministic kernels only, so that a GPU too gives the same bits every time; a CPU always does"""
+    log_every: int = 20
+    """steps from one line of metrics to the next"""
+    checkpoint_steps: int | None = None
+    """save after every so many steps, besides the end of each epoch"""
+    checkpoint_minutes: float = 10.0
+    """save when this long has passed since the last time"""
+    keep: int = 3
+    """number of newest checkpoints to keep, besides the best"""
+    timeout_minutes: float = 30.0
+    """how long processes wait for one another before they give up"""
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "log_every", "checkpoint_steps", "keep"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} is not a positive number")
+        for name in ("checkpoint_minutes", "timeout_minutes"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} is not positive")
+
+    @property
+    def data_folder(self) -> str:
+        """`data` as it is found from any working directory."""
+        return self.data if self.data.startswith("synthetic:") else str(Path(self.data).absolute())
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """Evaluate a run's weights on every validation image once."""
+
+    run_dir: Annotated[Path, tyro.conf.Positional]
+    """folder of the run"""
+    data: str | None = None
+    """folder of other data than the run's own, with the same classes"""
+    checkpoint: Literal["newest", "best"] = "newest"
+    """best: the highest top-1 of all epochs, chosen on the validation images themselves and so optimistic"""
+    workers: int | None = None
+    """threads that read images, for each process; None: the CPUs of this machine shared by its processes"""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """auto: cuda where there is a GPU"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipesSettings:
+    """List the recipes with their paper and expected result."""
+
+
+# ------------------------------------------------------------------------------------------------ the command line
+
+
+def parse_train(words: Sequence[str]) -> tuple[Recipe, TrainSettings]:
+    """`RECIPE --data DIR --run-dir DIR [--optimizer.lr 1.6 ...]` -> the resolved recipe and the settings."""
+    if not words or words[0] in ("-h", "--help"):
+        parse(TrainSettings, ["--help"], "train RECIPE", _recipe_help())
+    if words[0].startswith("-"):
+        raise UserError(f"the recipe comes first: python -m trainer train RECIPE {words[0]} ... ({_known_recipes()})")
+    recipe = load_recipe(words[0])
+    hidden = [(name, Annotated[Any, tyro.conf.Suppress], getattr(recipe, name)) for name in _IDENTITY]
+    options = make_dataclass("Recipe", hidden, bases=(Recipe,), frozen=True, kw_only=True)
+    both = make_dataclass(
+        "Train",
+        [
+            ("settings", Annotated[TrainSettings, tyro.conf.arg(name="")]),
+            ("recipe", Annotated[options, tyro.conf.arg(name="")], options(**_shallow(recipe))),
+        ],
+        kw_only=True,
+    )
+    parsed = parse(both, words[1:], f"train {words[0]}", TrainSettings.__doc__)
+    return Recipe(**_shallow(parsed.recipe)), parsed.settings
+
+
+def parse(command: type[T], words: Sequence[str], verb: str, description: str | None = None) -> T:
+    """Reads the options of one verb into its dataclass. Raises UserError with one line for any mistake."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                command,
+                args=list(words),
+                prog=f"python -m trainer {verb}",
+                description=description or command.__doc__,
+                config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+            )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    except SystemExit as end:
+        if end.code:
+            raise UserError(f"{_one_line(said.getvalue())}; see python -m trainer {verb} --help") from end
+        raise
+
+
+def _one_line(box: str) -> str:
+    """The message in the box that tyro draws around an error, with the options it suggests."""
+    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
+    message = " ".join(lines).split("─────")[0].strip()
+    suggestions = re.findall(r"(?:^|\s)(--[\w.-]+)(?= |$)", box.partition("Perhaps you meant:")[2])
+    if suggestions:
+        return f"{message} (did you mean {' or '.join(dict.fromkeys(suggestions[:3]))}?)"
+    return message or box.strip()
+
+
+# -------------------------------------------------------------------------------------------------------- recipes
+
+
+def recipe_names() -> list[str]:
+    """The recipes of this package, sorted."""
+    return sorted(path.stem for path in RECIPES.glob("*.py") if not path.stem.startswith("_"))
+
+
+def load_recipe(name: str | Path) -> Recipe:
+    """The recipe of that name in recipes/, or of a Python file by its path (which is run: it is code).
+
+    Raises UserError where there is none, or where the file does not define `recipe = Recipe(...)`.
+    """
+    path = RECIPES / f"{name}.py"
+    if not path.is_file():
+        path = Path(name)
+        if path.suffix != ".py":
+            close = difflib.get_close_matches(str(name), recipe_names(), n=1)
+            hint = f"did you mean {close[0]}?" if close else _known_recipes()
+            raise UserError(f"no recipe is called {name!r}: {hint} (a recipe of your own is a path that ends in .py)")
+        if not path.is_file():
+            raise UserError(f"{path}: there is no such recipe file")
+    spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # somebody else's code: whatever it raises is about that file
+        raise UserError(f"{path}: not a recipe: {type(error).__name__}: {error}") from error
+    recipe = getattr(module, "recipe", None)
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"{path}: not a recipe: it has to define recipe = Recipe(...) of trainer.recipe")
+    return recipe
+
+
+def recipe_source(recipe: Recipe) -> str:
+    """The recipe as a Python file that defines it again, every value written out."""
+    used = sorted(set(re.findall(r"\b([A-Z]\w*)\(", _written(recipe, 0))) & set(vars(trainer.recipe)))
+    return (
+        f'"""The resolved recipe of a run: python -m trainer train THIS_FILE --data DIR --run-dir DIR."""\n\n'
+        f"from trainer.recipe import {', '.join(used)}\n\nrecipe = {_written(recipe, 0)}\n"
+    )
+
+
+def recipe_changes(old: Recipe, new: Recipe) -> list[str]:
+    """What differs, one setting each: "optimizer.lr: 0.1 -> 0.2"."""
+    before, after = _flat(old), _flat(new)
+    return [
+        f"{name}: {before.get(name)} -> {after.get(name)}"
+        for name in dict.fromkeys((*before, *after))
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _written(value: Any, depth: int) -> str:
+    if not is_dataclass(value):
+        return repr(value)
+    indent = "    " * (depth + 1)
+    lines = [f"{indent}{field.name}={_written(getattr(value, field.name), depth + 1)},\n" for field in fields(value)]
+    return f"{type(value).__name__}(\n{''.join(lines)}{'    ' * depth})"
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not is_dataclass(value):
+        return {prefix: value}
+    flat: dict[str, Any] = {prefix: type(value).__name__} if prefix else {}
+    for field in fields(value):
+        flat |= _flat(getattr(value, field.name), f"{prefix}.{field.name}" if prefix else field.name)
+    return flat
+
+
+def _shallow(recipe: Recipe) -> dict[str, Any]:
+    return {field.name: getattr(recipe, field.name) for field in fields(Recipe)}
+
+
+def _known_recipes() -> str:
+    return f"recipes: {', '.join(recipe_names())}"
+
+
+def _recipe_help() -> str:
+    return f"{TrainSettings.__doc__} RECIPE --help shows the recipe's own values and options; {_known_recipes()}."
