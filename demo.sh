@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 PATH="$PWD/.venv/bin:$PATH"
+export OMP_NUM_THREADS=1 # per process: two processes share two cores
 
 [ -f demo/data/train.beton ] || python -m trainer prepare digits --out demo/data
 torchrun --nproc-per-node 2 -m trainer train resnet20_digits --data demo/data --run-dir demo/run

@@ -70,6 +70,18 @@ def _evaluate(words: list[str]) -> int:
     return 0
 
 
+def _prepare(words: list[str]) -> int:
+    kind, source, out, options = settings.parse_prepare(words)
+    from trainer.data import prepare
+
+    if kind == "digits":
+        prepare.prepare_digits(out, options)
+    else:
+        assert source is not None
+        (prepare.prepare_folder if kind == "folder" else prepare.prepare_cifar10)(source, out, options)
+    return 0
+
+
 def _recipes(words: list[str]) -> int:
     settings.parse(settings.RecipesSettings, words, "recipes")
     for name in settings.recipe_names():

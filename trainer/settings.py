@@ -14,13 +14,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
 import trainer.recipe
 from trainer.errors import UserError
 from trainer.recipe import Recipe
+
+if TYPE_CHECKING:
+    from trainer.data.prepare import PrepareOptions
 
 T = TypeVar("T")
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -116,6 +119,32 @@ def parse_train(words: Sequence[str]) -> tuple[Recipe, TrainSettings]:
     return Recipe(**_shallow(parsed.recipe)), parsed.settings
 
 
+def parse_prepare(words: Sequence[str]) -> tuple[str, Path | None, Path, PrepareOptions]:
+    """`folder SRC --out DIR [--max-resolution 400 ...]` -> (kind, SRC or None, DIR, options)."""
+    from trainer.data.prepare import IMAGENET, SMALL_IMAGES, PrepareOptions
+
+    sources = {
+        "folder": "folder with class folders below train/ and val/ (or validation/, or test/)",
+        "cifar10": "CIFAR-10's folder of Python batches, or class folders below train/ and test/",
+        "digits": None,
+    }
+    kind = words[0] if words else ""
+    if kind in ("-h", "--help"):
+        print("usage: python -m trainer prepare folder SRC | cifar10 SRC | digits  --out DIR; add --help for options")
+        raise SystemExit(0)
+    if kind not in sources:
+        raise UserError(f"prepare writes {', '.join(sources)}, not {kind!r}: python -m trainer prepare folder SRC ...")
+    options: list[Any] = [
+        ("out", Annotated[Path, tyro.conf.arg(help="folder to write train.beton and val.beton into")]),
+        ("options", Annotated[PrepareOptions, tyro.conf.arg(name="")], IMAGENET if kind == "folder" else SMALL_IMAGES),
+    ]
+    if what := sources[kind]:
+        options.insert(0, ("src", Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help=what)]))
+    command = make_dataclass("Prepare", options, kw_only=True)
+    parsed = parse(command, words[1:], f"prepare {kind}", f"Write {kind} images as .beton files.")
+    return kind, getattr(parsed, "src", None), parsed.out, parsed.options
+
+
 def parse(command: type[T], words: Sequence[str], verb: str, description: str | None = None) -> T:
     """Reads the options of one verb into its dataclass. Raises UserError with one line for any mistake."""
     said = io.StringIO()
@@ -126,7 +155,7 @@ def parse(command: type[T], words: Sequence[str], verb: str, description: str | 
                 args=list(words),
                 prog=f"python -m trainer {verb}",
                 description=description or command.__doc__,
-                config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+                config=(tyro.conf.AvoidSubcommands,),
             )
     except ValueError as error:
         raise UserError(str(error)) from error

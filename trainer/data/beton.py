@@ -18,11 +18,10 @@ import llvmlite.binding as llvm
 import numpy as np
 from numba import njit, types
 
-from trainer.data.check import BetonIndex, verify
+from trainer.data.check import RAW, BetonIndex, verify
 from trainer.data.manifest import read_manifest
 from trainer.errors import LocalError
 
-RAW = 1  # FFCV's code of an image stored as pixels; 0 is a JPEG
 SHORT_READ, BAD_JPEG = 1, 2  # what decode() returns for an image it could not read
 
 

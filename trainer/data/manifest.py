@@ -196,8 +196,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     It is on disk by then, also after a power cut. Raises UserError where another process writes this file now.
     """
     partial = path.with_name(path.name + ".partial")
-    file = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
     folder = os.open(path.parent, os.O_RDONLY)
+    file = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

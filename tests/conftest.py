@@ -1,0 +1,50 @@
+"""Small real data, made once: digits in both formats, and photograph-like JPEGs of many sizes."""
+
+import os
+
+# Before torch is imported: tests run beside their own loader threads and processes (see trainer/__main__.py), and the
+# bits of a sum depend on how many threads add it up.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """scikit-learn's digits as train.beton (1,437 images) and val.beton (360)."""
+    from trainer.data.prepare import prepare_digits
+
+    folder = tmp_path_factory.mktemp("digits")
+    prepare_digits(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """64 + 24 smooth colour JPEGs of 40 to 160 px in 4 classes, as class folders train/ and val/."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 64), ("val", 24)):
+        for number in range(count):
+            target = folder / split / f"class{number % 4}" / f"{number:03}.jpg"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8))
+            width, height = (int(side) for side in rng.integers(40, 160, 2))
+            coarse.resize((width, height), Image.Resampling.BICUBIC).save(target, quality=92)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photo_betons(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same photographs, every second one a JPEG or thereabouts, as train.beton and val.beton."""
+    from trainer.data.prepare import PrepareOptions, prepare_folder
+
+    folder = tmp_path_factory.mktemp("photo_betons")
+    prepare_folder(photos, folder, PrepareOptions(workers=2))
+    return folder

@@ -1,0 +1,81 @@
+"""Crops have the distributions of the references, and stay inside the image."""
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import RandomResizedCrop as TorchvisionCrop
+from trainer.data.crop import center_boxes, padded_boxes, random_resized_boxes, train_view
+from trainer.recipe import CenterCrop, PaddedCrop, RandomResizedCrop
+
+COUNT = 20_000
+
+
+def two_sample_statistic(first: np.ndarray, second: np.ndarray) -> float:
+    """Kolmogorov and Smirnov's D: the largest distance between the two distribution functions."""
+    both = np.sort(np.concatenate([first, second]))
+    shares = [np.searchsorted(np.sort(sample), both, side="right") / len(sample) for sample in (first, second)]
+    return float(np.abs(shares[0] - shares[1]).max())
+
+
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 333), (64, 64)])
+def test_random_crops_are_distributed_as_torchvisions(height: int, width: int) -> None:
+    crop = RandomResizedCrop(resolution=224)
+    heights, widths = np.full(COUNT, height), np.full(COUNT, width)
+    boxes, _ = train_view(crop, False, 0, 0)(np.arange(COUNT), heights, widths)
+    torch.manual_seed(0)
+    image = torch.empty(3, height, width)
+    theirs = np.array([TorchvisionCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(COUNT)])
+    for column, name in enumerate(("top", "left", "height", "width")):
+        assert two_sample_statistic(boxes[:, column], theirs[:, column]) < 1.95 * np.sqrt(2 / COUNT), name  # p = 0.001
+
+
+def test_random_crops_lie_inside_images_of_any_shape() -> None:
+    rng = np.random.default_rng(0)
+    heights, widths = rng.integers(1, 700, (2, COUNT))
+    boxes, _ = train_view(RandomResizedCrop(resolution=32), False, 1, 2)(np.arange(COUNT), heights, widths)
+    top, left, height, width = boxes.T
+    assert (top >= 0).all()
+    assert (left >= 0).all()
+    assert (height >= 1).all()
+    assert (width >= 1).all()
+    assert (top + height <= heights).all()
+    assert (left + width <= widths).all()
+
+
+def test_an_image_no_crop_fits_gives_its_centre_at_the_nearest_ratio() -> None:
+    crop = RandomResizedCrop(resolution=8, scale=(1.0, 1.0))
+    draws = np.random.default_rng(0).random((2, 4, 10))
+    boxes = random_resized_boxes(crop, draws, np.array([100, 300]), np.array([300, 100]))
+    assert boxes.tolist() == [[0, 83, 100, 133], [83, 0, 133, 100]]  # ratio 4/3 and 3/4
+
+
+def test_half_of_the_images_are_flipped_and_none_without_flip() -> None:
+    sizes = np.full(COUNT, 32)
+    _, flips = train_view(PaddedCrop(resolution=32), True, 0, 0)(np.arange(COUNT), sizes, sizes)
+    assert abs(flips.mean() - 0.5) < 5 * 0.5 / np.sqrt(COUNT)
+    _, never = train_view(PaddedCrop(resolution=32), False, 0, 0)(np.arange(COUNT), sizes, sizes)
+    assert not never.any()
+
+
+def test_padded_crops_shift_evenly_by_up_to_the_padding() -> None:
+    draws = np.random.default_rng(0).random((COUNT, 2))
+    boxes = padded_boxes(PaddedCrop(resolution=32, padding=4), draws)
+    assert (boxes[:, 2:] == 32).all()
+    for column in (0, 1):
+        shifts, counts = np.unique(boxes[:, column], return_counts=True)
+        assert shifts.tolist() == list(range(-4, 5))
+        assert np.abs(counts / COUNT - 1 / 9).max() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("ratio", "height", "width", "box"),
+    [
+        (224 / 256, 256, 256, [16, 16, 224, 224]),
+        (1.0, 375, 500, [0, 62, 375, 375]),
+        (0.875, 375, 500, [23, 86, 328, 328]),
+        (0.1, 3, 3, [1, 1, 1, 1]),
+    ],
+)
+def test_the_centre_crop_is_a_square_of_the_short_side(ratio: float, height: int, width: int, box: list[int]) -> None:
+    boxes = center_boxes(CenterCrop(resolution=224, crop_ratio=ratio), np.array([height]), np.array([width]))
+    assert boxes.tolist() == [box]

@@ -1,0 +1,150 @@
+"""The same pixels from any number of threads; nothing hangs, leaks or is overwritten."""
+
+import gc
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from trainer.data import open_source
+from trainer.data.crop import eval_view, train_view
+from trainer.data.loader import Batch, Loader, check_square
+from trainer.errors import LocalError, UserError
+from trainer.recipe import CenterCrop, PaddedCrop, RandomResizedCrop
+
+CROP = RandomResizedCrop(resolution=48)
+
+
+def open_photos(folder: Path, workers: int = 2) -> Loader:
+    return Loader(open_source(str(folder), "train", num_classes=4, resolution=48), workers=workers)
+
+
+def read_all(loader: Loader, batch_size: int, seed: int = 0, epoch: int = 0) -> dict[int, torch.Tensor]:
+    """Every image as it was augmented, by its index."""
+    order = np.random.default_rng(0).permutation(len(loader))
+    batches = loader.batches(
+        np.array_split(order, len(loader) // batch_size), train_view(CROP, True, seed, epoch), CROP.resolution
+    )
+    return {int(i): image for batch in batches for i, image in zip(batch.indices, batch.images, strict=True)}
+
+
+@pytest.mark.parametrize("kind", ["photo_betons", "photos"])
+def test_an_image_is_cut_the_same_by_any_number_of_threads_in_any_batch(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue(kind)
+    with open_photos(folder, workers=1) as one, open_photos(folder, workers=3) as three:
+        expected = read_all(one, batch_size=16)
+        assert len(expected) == 64
+        for batch_size in (1, 7, 64):
+            found = read_all(three, batch_size)
+            assert all(torch.equal(expected[image], found[image]) for image in expected)
+
+
+@pytest.mark.parametrize(("seed", "epoch"), [(1, 0), (0, 1)])
+def test_another_seed_or_epoch_cuts_another_part(photo_betons: Path, seed: int, epoch: int) -> None:
+    with open_photos(photo_betons) as loader:
+        first, second = read_all(loader, 16), read_all(loader, 16, seed, epoch)
+        assert sum(torch.equal(first[image], second[image]) for image in first) == 0
+
+
+def test_batches_are_channels_last_uint8_with_the_right_labels(photo_betons: Path) -> None:
+    with open_photos(photo_betons) as loader:
+        batch = next(loader.batches([np.array([5, 3, 60])], eval_view(CenterCrop(resolution=48, crop_ratio=1.0)), 48))
+        assert batch.images.shape == (3, 3, 48, 48)
+        assert batch.images.dtype == torch.uint8
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+        assert batch.indices.tolist() == [5, 3, 60]
+        assert batch.labels.tolist() == loader.source.labels[[5, 3, 60]].tolist()
+
+
+def test_a_batch_stays_as_it_is_while_later_ones_are_read(photo_betons: Path) -> None:
+    with open_photos(photo_betons) as loader:
+        view = train_view(CROP, True, 0, 0)
+        kept, copies = [], []
+        for batch in loader.batches([np.arange(64)[i : i + 4] for i in range(0, 64, 4)], view, 48):
+            kept.append(batch.images)
+            copies.append(batch.images.clone())
+        assert len(kept) == 16
+        assert all(torch.equal(image, copy) for image, copy in zip(kept, copies, strict=True))
+
+
+def test_epochs_left_early_leave_no_thread_and_no_memory_behind(photo_betons: Path) -> None:
+    """FFCV's Loader leaks a thread and its buffers each time."""
+    import resource
+
+    with open_photos(photo_betons) as loader:
+        view = train_view(RandomResizedCrop(resolution=256), True, 0, 0)
+
+        def leave_early() -> None:
+            batches = loader.batches([np.arange(64)] * 50, view, 256)
+            next(batches)
+
+        leave_early()
+        gc.collect()
+        threads = threading.active_count()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for _ in range(30):  # 4 batches of 12.6 MB each in flight
+            leave_early()
+        assert threading.active_count() == threads
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # kB
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
+
+
+class Faulty:
+    """A source whose image 40 cannot be read."""
+
+    labels = np.zeros(64, np.int64)
+    classes = ("only",)
+    checksum = "none"
+
+    def sizes(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.full(len(images), 8), np.full(len(images), 8)
+
+    def read(self, images: np.ndarray, boxes: np.ndarray, flips: np.ndarray, fill: np.ndarray, out: np.ndarray) -> None:
+        if 40 in images:
+            raise LocalError("image 40 is damaged")
+        out[:] = 1
+
+    def close(self) -> None: ...
+
+
+def test_an_exception_in_a_thread_reaches_the_caller_at_its_batch_and_the_loader_goes_on() -> None:
+    with Loader(Faulty(), workers=2) as loader:  # type: ignore[arg-type]
+        view = eval_view(CenterCrop(resolution=8, crop_ratio=1.0))
+        indices = [np.arange(start, start + 8) for start in range(0, 64, 8)]
+        seen: list[Batch] = []
+        with pytest.raises(LocalError, match="image 40"):
+            seen.extend(loader.batches(indices, view, 8))
+        batches = loader.batches(indices, view, 8)
+        for _ in range(5):
+            seen.append(next(batches))
+        with pytest.raises(LocalError, match="image 40"):
+            next(batches)
+        assert len(list(loader.batches(indices[:5], view, 8))) == 5
+
+
+def test_a_process_that_ends_in_the_middle_of_an_epoch_ends(photo_betons: Path) -> None:
+    code = f"""
+        import numpy as np
+        from trainer.data import open_source
+        from trainer.data.crop import train_view
+        from trainer.data.loader import Loader
+        from trainer.recipe import RandomResizedCrop
+        loader = Loader(open_source({str(photo_betons)!r}, "train", num_classes=4, resolution=48), workers=2)
+        view = train_view(RandomResizedCrop(resolution=48), True, 0, 0)
+        batches = loader.batches([np.arange(64)] * 1000, view, 48)
+        next(batches)
+        raise SystemExit(7)
+    """
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], timeout=60, check=False)
+    assert ended.returncode == 7
+
+
+def test_a_padded_crop_wants_images_of_its_own_size(photo_betons: Path) -> None:
+    with open_photos(photo_betons) as loader, pytest.raises(UserError, match=r"needs images of 32 x 32 px, but image 0"):
+        check_square(loader.source, PaddedCrop(resolution=32).resolution)

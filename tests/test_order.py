@@ -1,0 +1,70 @@
+"""The same global batches, cut into the same micro-batches, on any number of processes, from any step."""
+
+import numpy as np
+import pytest
+from trainer.data.order import epoch_order, eval_batches, train_batches
+
+COUNT, MICRO, MICRO_BATCHES = 1000, 8, 12  # a global batch of 96 in 12 micro-batches
+STEPS = COUNT // (MICRO * MICRO_BATCHES)
+
+
+def micro_batches(world_size: int, first_step: int = 0) -> list[list[np.ndarray]]:
+    """All micro-batches of each step in the order of (rank, micro-step)."""
+    order = epoch_order(3, 5, COUNT)
+    accumulation = MICRO_BATCHES // world_size
+    ranks = [
+        list(
+            train_batches(
+                order,
+                first_step=first_step,
+                micro_batch_size=MICRO,
+                accumulation=accumulation,
+                rank=rank,
+                world_size=world_size,
+            )
+        )
+        for rank in range(world_size)
+    ]
+    steps = STEPS - first_step
+    return [
+        [ranks[rank][step * accumulation + micro] for rank in range(world_size) for micro in range(accumulation)]
+        for step in range(steps)
+    ]
+
+
+def test_an_epoch_is_a_permutation_that_seed_and_epoch_alone_decide() -> None:
+    order = epoch_order(0, 0, COUNT)
+    assert np.array_equal(np.sort(order), np.arange(COUNT))
+    assert np.array_equal(order, epoch_order(0, 0, COUNT))
+    for other in (epoch_order(0, 1, COUNT), epoch_order(1, 0, COUNT)):
+        assert (other == order).mean() < 0.01
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4, 6, 12])
+def test_every_world_size_sees_the_same_micro_batches(world_size: int) -> None:
+    alone, shared = micro_batches(1), micro_batches(world_size)
+    assert len(alone) == len(shared) == STEPS
+    for step in range(STEPS):
+        assert np.array_equal(np.stack(alone[step]), np.stack(shared[step]))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_starting_at_a_step_gives_the_rest_of_the_stream(world_size: int) -> None:
+    whole = micro_batches(world_size)
+    for first_step in range(STEPS + 1):
+        rest = micro_batches(world_size, first_step)
+        assert np.array_equal(np.array(rest).ravel(), np.array(whole[first_step:]).ravel())
+
+
+def test_no_image_comes_twice_in_an_epoch() -> None:
+    images = np.array(micro_batches(1)).ravel()
+    assert len(images) == len(set(images.tolist())) == STEPS * MICRO * MICRO_BATCHES
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5, 64])
+@pytest.mark.parametrize("count", [1, 7, 64, 103])
+def test_evaluation_deals_every_image_once_in_the_same_batches(world_size: int, count: int) -> None:
+    shares = [list(eval_batches(count, batch_size=16, rank=rank, world_size=world_size)) for rank in range(world_size)]
+    batches = sorted((batch.tolist() for share in shares for batch in share), key=lambda batch: batch[0])
+    assert [image for batch in batches for image in batch] == list(range(count))
+    assert batches == [batch.tolist() for batch in eval_batches(count, batch_size=16, rank=0, world_size=1)]

@@ -1,0 +1,275 @@
+"""What is prepared: class folders, CIFAR-10 and scikit-learn's digits -> OUT/train.beton and OUT/val.beton.
+
+Each is a list of labelled images in an order that depends on nothing but their names; writer.py stores it.
+"""
+
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from trainer.data.manifest import MAX_SIDE, DataOrigin, Encoding, Manifest
+from trainer.data.writer import BadImageError, Images, write_beton
+from trainer.errors import UserError
+
+# torchvision.datasets.folder.IMG_EXTENSIONS, so that both see the same images
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+SPLITS = {"val": ("val", "validation", "test"), "train": ("train",)}  # the small one first: what is wrong shows early
+LINE_EVERY = 30.0  # seconds between lines of progress where there is no terminal
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions(Encoding):
+    """The defaults are FFCV's for ResNet-50 on ImageNet: 500 px, half of the images as JPEG of quality 90.
+
+    Source: arXiv:2306.12517 and the README of github.com/libffcv/ffcv-imagenet. Its mode `smart` is left out: at its
+    default threshold it compresses nothing.
+    """
+
+    workers: int | None = None
+    """processes that write; None: one per usable core"""
+    skip_bad: bool = False
+    """leave out images that cannot be decoded, print and list them in the manifest; False: the first one is an error"""
+    overwrite: bool = False
+    """replace a train.beton or val.beton that is already there"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.workers is not None and self.workers < 1:
+            raise UserError(f"workers={self.workers} is not 1 or more (or None: one per usable core)")
+
+
+IMAGENET = PrepareOptions()
+SMALL_IMAGES = PrepareOptions(write_mode="raw", max_resolution=32)
+"""CIFAR-10 and digits, 32 x 32 px: pixels as they are, 3 kB an image"""
+
+
+def prepare_folder(
+    src: Path, out: Path, options: PrepareOptions = IMAGENET, kind: Literal["folder", "cifar10"] = "folder"
+) -> dict[str, Manifest]:
+    """SRC/train/CLASS/... and SRC/val/CLASS/... (or validation, or test) -> OUT/train.beton and OUT/val.beton.
+
+    Classes and images come in the order of torchvision's ImageFolder, and as there EXIF orientation is ignored.
+    """
+    folders = {
+        split: next((src / name for name in names if (src / name).is_dir()), None) for split, names in SPLITS.items()
+    }
+    found = {}
+    for split, folder in folders.items():
+        if folder is None:
+            raise UserError(f"{src} has no folder {' or '.join(SPLITS[split])} with one folder for each class")
+        found[split] = _class_folders(folder)
+    for split, other in (("train", "val"), ("val", "train")):
+        if missing := sorted(found[split].keys() - found[other].keys()):
+            names = ", ".join(map(repr, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+            raise UserError(f"{src}: of the classes in {folders[split]} there is no {names} in {folders[other]}")
+    classes = list(found["train"])
+    splits = {}
+    for split, files in found.items():
+        paths = [path for class_paths in files.values() for path in class_paths]
+        splits[split] = Images(
+            classes=classes,
+            labels=np.repeat(np.arange(len(classes)), [len(class_paths) for class_paths in files.values()]),
+            names=[os.path.relpath(path, src) for path in paths],
+            source=DataOrigin(kind=kind, name=src.resolve().name),
+            load=_loader(lambda image, paths=paths: Image.open(paths[image]), options),  # type: ignore[misc]
+        )
+    return _write(out, splits, options)
+
+
+def prepare_cifar10(src: Path, out: Path, options: PrepareOptions = SMALL_IMAGES) -> dict[str, Manifest]:
+    """CIFAR-10's "python version" (SRC or SRC/cifar-10-batches-py), or class folders SRC/train and SRC/test."""
+    folder = src / "cifar-10-batches-py" if (src / "cifar-10-batches-py").is_dir() else src
+    if not (folder / "batches.meta").exists() and (src / "train").is_dir():
+        return prepare_folder(src, out, options, kind="cifar10")
+    classes = _unpickle(folder / "batches.meta").get("label_names")
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
+        raise UserError(f"{folder / 'batches.meta'} has no label_names: it is not CIFAR-10's")
+    splits = {}
+    for split, batches in (("val", ["test_batch"]), ("train", [f"data_batch_{number}" for number in range(1, 6)])):
+        read = [_read_batch(folder / name, len(classes)) for name in batches]
+        names = [
+            f"{name}[{row}]" for name, (_, labels) in zip(batches, read, strict=True) for row in range(len(labels))
+        ]
+        pixels, labels = (np.concatenate(parts) for parts in zip(*read, strict=True))
+        origin = DataOrigin(kind="cifar10", name=src.resolve().name)
+        load = _loader(pixels.__getitem__, options)
+        splits[split] = Images(classes=classes, labels=labels, names=names, source=origin, load=load)
+    return _write(out, splits, options)
+
+
+def prepare_digits(out: Path, options: PrepareOptions = SMALL_IMAGES) -> dict[str, Manifest]:
+    """scikit-learn's 1,797 handwritten digits of 8 x 8 px, each pixel drawn as 4 x 4: nothing is interpolated or lost.
+
+    Every fifth image, from the first on, is for validation (360), the others are for training (1,437).
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise UserError(
+            f"the digits come with scikit-learn ({error}): pip install 'shortcut-trainer[digits]'"
+        ) from error
+    digits = load_digits()
+    gray = np.round(digits.images * (255 / 16)).astype(np.uint8)  # from 0 to 16
+    pixels = np.repeat(gray.repeat(4, axis=1).repeat(4, axis=2)[..., None], 3, axis=3)
+    origin = DataOrigin(kind="digits", name="scikit-learn load_digits")
+    for_validation = np.arange(len(pixels)) % 5 == 0
+    splits = {}
+    for split, chosen in (("val", for_validation), ("train", ~for_validation)):
+        names = [f"digit[{image}]" for image in np.flatnonzero(chosen)]
+        classes = [str(name) for name in digits.target_names]
+        load = _loader(pixels[chosen].__getitem__, options)
+        splits[split] = Images(classes=classes, labels=digits.target[chosen], names=names, source=origin, load=load)
+    return _write(out, splits, options)
+
+
+def to_rgb(image: Image.Image | np.ndarray) -> np.ndarray:
+    """An image of any mode as uint8 RGB of shape (height, width, 3).
+
+    Gray is repeated, alpha is dropped, CMYK and palettes are converted as PIL does (and so torchvision's ImageFolder).
+    Of 16 bits the upper 8 are kept, where PIL would clip to white; float must be 0 to 1. EXIF orientation is ignored.
+    """
+    if isinstance(image, Image.Image):
+        if image.mode in ("P", "PA", "La", "RGBa"):  # by way of alpha: PIL warns of the direct way, or lacks it
+            image = image.convert("LA" if image.mode == "La" else "RGBA")
+        wide = image.mode in ("I", "F") or image.mode.startswith("I;16")
+        pixels = np.asarray(image if wide else image.convert("RGB"))
+    else:
+        pixels = image
+    if pixels.dtype.kind == "f" and pixels.min() >= 0 and pixels.max() <= 1:
+        pixels = np.round(pixels * 255).astype(np.uint8)
+    elif pixels.dtype.kind in "ui" and pixels.dtype.itemsize in (2, 4) and pixels.min() >= 0 and pixels.max() < 65536:
+        pixels = (pixels >> 8).astype(np.uint8)
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4) or not pixels.size:
+        raise BadImageError(f"{pixels.dtype} {pixels.shape} is not 8 or 16 bits or float 0 to 1, of 1, 3 or 4 channels")
+    return np.ascontiguousarray(pixels[:, :, :3])
+
+
+def shrink(image: np.ndarray, max_resolution: int | None) -> np.ndarray:
+    """FFCV's resizer (area averaging, sides rounded down), but never below 1 px, where OpenCV would fail."""
+    import cv2
+
+    height, width = image.shape[:2]
+    if max_resolution is not None and max(height, width) > max_resolution:
+        ratio = max_resolution / max(height, width)
+        size = max(1, int(ratio * width)), max(1, int(ratio * height))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    if max(image.shape) > MAX_SIDE:
+        raise BadImageError(f"{height} x {width} px is more than {MAX_SIDE}: set max_resolution")
+    return image
+
+
+def _loader(open_image: Callable[[int], Image.Image | np.ndarray], options: Encoding) -> Callable[[int], np.ndarray]:
+    return lambda image: shrink(to_rgb(open_image(image)), options.max_resolution)
+
+
+def _class_folders(folder: Path) -> dict[str, list[str]]:
+    """The image files of each class below the folder, all in torchvision's order. Hidden folders are no classes."""
+    files: dict[str, list[str]] = {}
+    ignored: list[str] = []
+    for name in sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")):
+        files[name] = []
+        for root, _, names in sorted(os.walk(folder / name, followlinks=True)):
+            for file in sorted(names):
+                (files[name] if file.lower().endswith(EXTENSIONS) else ignored).append(os.path.join(root, file))
+        if not files[name]:
+            raise UserError(
+                f"{folder / name} holds no images ({' '.join(EXTENSIONS)}): remove it, or is it incomplete?"
+            )
+    if not files:
+        raise UserError(f"{folder} has no folders, one for each class")
+    if ignored:
+        print(f"{folder}: {len(ignored)} files that are no images are ignored, such as {ignored[0]!r}")
+    return files
+
+
+class _OnlyArrays(pickle.Unpickler):
+    """Builds numpy arrays and plain values. A pickle can name any function to be called: nothing else is looked up."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        allowed = {"_reconstruct": np.empty(0).__reduce__()[0], "ndarray": np.ndarray, "dtype": np.dtype}
+        if module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray") and name in allowed:
+            return allowed[name]
+        raise pickle.UnpicklingError(f"it wants {module}.{name}, which is no part of a numpy array")
+
+
+def _unpickle(path: Path) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            content = _OnlyArrays(file, encoding="latin1").load()  # written by Python 2: its strings are bytes
+        return {name if isinstance(name, str) else name.decode(): value for name, value in content.items()}
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): CIFAR-10's python version has it") from error
+    except Exception as error:  # a damaged pickle may raise anything
+        raise UserError(f"{path} is not a file of CIFAR-10: {error}") from error
+
+
+def _read_batch(path: Path, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    batch = _unpickle(path)
+    data, labels = batch.get("data"), batch.get("labels", ())
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,):
+        raise UserError(f"{path} has no data of 3,072 bytes an image: it is not CIFAR-10's")
+    known = isinstance(labels, list) and all(type(label) is int and 0 <= label < num_classes for label in labels)
+    if not known or len(labels) != len(data):
+        raise UserError(f"{path} has no list of {len(data)} labels from 0 to {num_classes - 1}: it is not CIFAR-10's")
+    return data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.array(labels, np.int64)
+
+
+def _write(out: Path, splits: dict[str, Images], options: PrepareOptions) -> dict[str, Manifest]:
+    paths = {split: out / f"{split}.beton" for split in splits}
+    for path in paths.values():
+        if path.exists() and not options.overwrite:
+            raise UserError(f"{path} is there already: pass --overwrite to replace it, or give another folder")
+    encoding = Encoding(**{field.name: getattr(options, field.name) for field in fields(Encoding)})
+    manifests = {}
+    for split, images in splits.items():
+        with _progress(paths[split].name, len(images.labels)) as progress:
+            manifests[split] = write_beton(
+                paths[split], images, encoding, workers=options.workers, skip_bad=options.skip_bad, progress=progress
+            )
+        sizes = manifests[split].sizes
+        print(f"{paths[split]}: {manifests[split].count:,} images of {len(images.classes)} classes, ", end="")
+        print(f"up to {sizes.max_height} x {sizes.max_width} px, {sizes.bytes / 1e6:,.1f} MB", flush=True)
+    return manifests
+
+
+@contextmanager
+def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, elsewhere a line now and then."""
+    console = Console(stderr=True)
+    columns = BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn()
+    bar = Progress(TextColumn(title), *columns, console=console, disable=not console.is_terminal)
+    task = bar.add_task(title, total=total, speed="")
+    started = said = 0.0
+    line = ""
+
+    def show(done: int) -> None:
+        nonlocal started, said, line
+        now = time.monotonic()
+        if not started:
+            started = said = now
+            bar.start()  # not before: its thread must not be forked with the workers
+        speed = f"{done / max(now - started, 0.1):,.0f} images/s"
+        bar.update(task, completed=done, speed=speed)
+        line = f"{title}: {done:,} of {total:,} images, {speed}"
+        if now - said > LINE_EVERY and not console.is_terminal:
+            said = now
+            print(line, flush=True)
+
+    try:
+        yield show
+    finally:
+        bar.stop()
+        if line and not console.is_terminal:
+            print(line, flush=True)
