@@ -1,8 +1,8 @@
 """ResNet-50 on ImageNet as torchvision trained its V1 weights: its reference scripts and weights metadata.
 
 Published: 76.130 % top-1, 92.862 % top-5, one run, 224 px centre crop of short side 256.
-8 GPUs x 32 images, 90 epochs, lr 0.1, x 0.1 every 30 epochs, no warmup, momentum 0.9 without Nesterov, weight decay 1e-4
-on every parameter, PyTorch's initialisation of the classifier, all gammas 1.
+8 GPUs x 32 images, 90 epochs, lr 0.1, x 0.1 every 30 epochs, no warmup, momentum 0.9 without Nesterov, weight decay
+1e-4 on every parameter, PyTorch's initialisation of the classifier, all gammas 1.
 Not as there: bf16 where torchvision trained in fp32 (--precision fp32 is the literal one).
 
     torchrun --nproc-per-node 8 -m trainer train resnet50_torchvision_v1 --data DIR --run-dir DIR

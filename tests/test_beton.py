@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from trainer.data import open_source
 from trainer.data.beton import RAW, BetonSource
 from trainer.data.check import read_index
@@ -67,9 +68,7 @@ def test_the_class_folders_give_the_same_crops_within_the_decoders_tolerance(
     assert wrong_pair.min() > 3 * difference.max()
 
 
-def test_padded_crops_of_raw_images_are_bit_equal_to_those_of_the_class_folders(
-    digits: Path, tmp_path: Path
-) -> None:
+def test_padded_crops_of_raw_images_are_bit_equal_to_those_of_the_class_folders(digits: Path, tmp_path: Path) -> None:
     """Pixels that are only copied have no tolerance."""
     from PIL import Image
 

@@ -51,7 +51,7 @@ def overwrite(path: Path, offset: int, content: bytes) -> None:
         file.write(content)
 
 
-def refuse(path: Path, match: str = "") -> None:
+def refuse(path: Path, match: str | None = None) -> None:
     with pytest.raises(UserError, match=match) as caught:
         read_index(path, len(CLASSES))
     assert str(path) in str(caught.value) and "python -m trainer prepare" in str(caught.value)
@@ -127,9 +127,7 @@ def test_the_content_checksum_is_what_it_says(written: Path) -> None:
     index, content = read_index(written), written.read_bytes()
     digests = b""
     for image in range(COUNT):
-        head = struct.pack(
-            "<qiiB", index.labels[image], index.heights[image], index.widths[image], index.modes[image]
-        )
+        head = struct.pack("<qiiB", index.labels[image], index.heights[image], index.widths[image], index.modes[image])
         stored = content[index.pointers[image] : index.pointers[image] + index.sizes[image]]
         digests += hashlib.sha256(head + stored).digest()
     expected = "sha256:" + hashlib.sha256(digests).hexdigest()
@@ -190,7 +188,7 @@ def test_foreign_bytes_are_refused(tmp_path: Path, length: int) -> None:
 
 
 def test_no_file_and_a_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="does not exist.*prepare"):
+    with pytest.raises(UserError, match=r"does not exist.*prepare"):
         read_index(tmp_path / "none.beton")
     with pytest.raises(UserError, match="cannot be read"):
         read_index(tmp_path)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torchvision.transforms import RandomResizedCrop as TorchvisionCrop
+
 from trainer.data.crop import center_boxes, padded_boxes, random_resized_boxes, train_view
 from trainer.recipe import CenterCrop, PaddedCrop, RandomResizedCrop
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from trainer.data import open_source
 from trainer.data.crop import eval_view, train_view
 from trainer.data.loader import Batch, Loader, check_square
@@ -146,5 +147,8 @@ def test_a_process_that_ends_in_the_middle_of_an_epoch_ends(photo_betons: Path) 
 
 
 def test_a_padded_crop_wants_images_of_its_own_size(photo_betons: Path) -> None:
-    with open_photos(photo_betons) as loader, pytest.raises(UserError, match=r"needs images of 32 x 32 px, but image 0"):
+    with (
+        open_photos(photo_betons) as loader,
+        pytest.raises(UserError, match=r"needs images of 32 x 32 px, but image 0"),
+    ):
         check_square(loader.source, PaddedCrop(resolution=32).resolution)

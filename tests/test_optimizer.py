@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+
 from trainer.model import build_model
 from trainer.optimizer import audit, build_optimizer, sort_parameters
 from trainer.recipe import SGD, CifarResNet, LibraryModel, ResNet

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from trainer.data.order import epoch_order, eval_batches, train_batches
 
 COUNT, MICRO, MICRO_BATCHES = 1000, 8, 12  # a global batch of 96 in 12 micro-batches

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from trainer.data.random import Draw, bits, step_seed, uniform
 
 IMAGES = np.arange(200_000)

@@ -1,6 +1,7 @@
 """Learning rates at the points the papers name."""
 
 import pytest
+
 from trainer.recipe import Constant, Cosine, Linear, Steps, Warmup
 from trainer.schedule import lr_at
 from trainer.settings import load_recipe

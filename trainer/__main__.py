@@ -47,8 +47,8 @@ def main(words: Sequence[str] | None = None) -> int:
         return 75  # EX_TEMPFAIL of sysexits.h: starting again may help
 
 
-# On a CPU, OpenMP's threads wait for one another by spinning. Where loader threads or other processes need the cores too,
-# that spinning is what they wait for: 15 images/s instead of 655 was measured with one busy neighbour on two cores.
+# On a CPU, OpenMP's threads wait for one another by spinning. Where loader threads or other processes need the cores
+# too, everybody waits for the spinning: 15 images/s instead of 655 were measured with one busy neighbour on two cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # torch is imported below, inside the verbs: --help, recipes and a misspelt option answer at once

@@ -31,7 +31,7 @@ class Checkpoints:
         return self.folder / "best.pt"
 
     def save(self, state: State, step: int) -> Path:
-        """Writes the state after `step` steps, then removes all but the last `keep`. Raises UserError on a full disk."""
+        """Writes the state after `step` steps, removes all but the last `keep`. Raises UserError on a full disk."""
         path = self._path(step)
         write(path, state)
         for old in self._newest_first()[self._keep :]:

@@ -63,6 +63,7 @@ def world(device: str, timeout_minutes: float) -> Iterator[World]:
     dist.init_process_group(backend, store=alone, rank=rank, world_size=size, timeout=timeout)
     try:
         gloo = dist.new_group(backend="gloo", timeout=timeout)
+        assert isinstance(gloo, dist.ProcessGroup)
         yield World(rank=rank, size=size, local_rank=local_rank, local_size=local_size, device=here, gloo=gloo)
     finally:
         dist.destroy_process_group()

@@ -14,8 +14,8 @@ from trainer.distributed import World
 _PACKAGES = ("torch", "torchvision", "timm", "ffcv", "numba", "numpy", "pillow", "tensorboard")
 
 
-def environment(world: World, workers: int) -> dict[str, Any]:
-    """The passport of a run, for its JSON files."""
+def environment(world: World) -> dict[str, Any]:
+    """The passport of one start of a run, for its JSON files."""
     return {
         "commit": commit(),
         "python": platform.python_version(),
@@ -25,9 +25,18 @@ def environment(world: World, workers: int) -> dict[str, Any]:
         "cpus": len(os.sched_getaffinity(0)),
         "gpu": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else None,
         "processes": world.size,
-        "loader_threads": workers,
         "torch_threads": torch.get_num_threads(),
     }
+
+
+def changed_rounding(starts: list[dict[str, Any]], here: dict[str, Any]) -> list[str]:
+    """A note where the run goes on with what adds up in another order than before; else nothing."""
+    changes = [
+        f"{name} {starts[-1][name]} -> {here[name]}"
+        for name in ("packages", "cpu", "gpu", "processes", "torch_threads")
+        if starts and starts[-1][name] != here[name]
+    ]
+    return [f"the same images from here on, but rounded otherwise than before: {', '.join(changes)}"] if changes else []
 
 
 def commit() -> str | None:

@@ -33,9 +33,7 @@ def protocol(recipe: Recipe, source: Source, evaluation: Evaluation, weights: st
     )
 
 
-def result(
-    recipe: Recipe, source: Source, evaluation: Evaluation, weights: str, environment: dict[str, Any]
-) -> dict[str, Any]:
+def result(recipe: Recipe, source: Source, evaluation: Evaluation, weights: str) -> dict[str, Any]:
     """The passport of a result, for result.json."""
     return {
         "recipe": recipe.name,
@@ -44,7 +42,6 @@ def result(
         "protocol": protocol(recipe, source, evaluation, weights),
         "data": source.checksum,
         "published": asdict(recipe.published) if recipe.published else None,
-        "environment": environment,
     }
 
 

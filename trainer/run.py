@@ -1,6 +1,6 @@
-"""The run directory: which recipe it belongs to, and the names of its files.
+"""The run directory: which recipe it belongs to, what it ran on, what came out.
 
-recipe.py  environment.json  metrics.jsonl  result.json  checkpoints/  tensorboard/
+recipe.py  starts.json  metrics.jsonl  result.json  checkpoints/  tensorboard/
 """
 
 import json
@@ -40,11 +40,20 @@ class Run:
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written: {error.strerror}") from error
 
-    def write_json(self, name: str, content: dict[str, Any]) -> None:
-        _replace(self.folder / name, json.dumps(content, indent=2) + "\n")
+    @property
+    def starts(self) -> list[dict[str, Any]]:
+        """What the run ran on, each time it was started."""
+        path = self.folder / "starts.json"
+        return json.loads(path.read_text()) if path.exists() else []
+
+    def add_start(self, step: int, environment: dict[str, Any]) -> None:
+        _replace(self.folder / "starts.json", json.dumps([*self.starts, {"step": step, **environment}], indent=2))
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        _replace(self.folder / "result.json", json.dumps({**result, "starts": self.starts}, indent=2))
 
 
 def _replace(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
+    partial.write_text(text if text.endswith("\n") else text + "\n")
     partial.replace(path)

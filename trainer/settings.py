@@ -115,7 +115,7 @@ def parse_train(words: Sequence[str]) -> tuple[Recipe, TrainSettings]:
         ],
         kw_only=True,
     )
-    parsed = parse(both, words[1:], f"train {words[0]}", TrainSettings.__doc__)
+    parsed: Any = parse(both, words[1:], f"train {words[0]}", TrainSettings.__doc__)
     return Recipe(**_shallow(parsed.recipe)), parsed.settings
 
 
@@ -141,7 +141,7 @@ def parse_prepare(words: Sequence[str]) -> tuple[str, Path | None, Path, Prepare
     if what := sources[kind]:
         options.insert(0, ("src", Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help=what)]))
     command = make_dataclass("Prepare", options, kw_only=True)
-    parsed = parse(command, words[1:], f"prepare {kind}", f"Write {kind} images as .beton files.")
+    parsed: Any = parse(command, words[1:], f"prepare {kind}", f"Write {kind} images as .beton files.")
     return kind, getattr(parsed, "src", None), parsed.out, parsed.options
 
 

@@ -24,7 +24,7 @@ from trainer.data.loader import Loader, check_square, default_workers
 from trainer.data.order import epoch_order, train_batches
 from trainer.data.random import step_seed
 from trainer.distributed import Request, Requests, World, gradient_sync, on_every_rank, require_same, sum_over_ranks
-from trainer.environment import environment
+from trainer.environment import changed_rounding, environment
 from trainer.errors import UserError
 from trainer.evaluate import evaluate
 from trainer.log import Log, Throughput
@@ -111,21 +111,17 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
             on_every_rank(world, lambda: run.checkpoints.save(state, state["step"]) if world.is_main else None)
 
         # The loop
-        passport = environment(world, default_workers(world.local_size))
-        if world.is_main:
-            run.write_json("environment.json", passport)
-        log = Log(
-            run.folder,
-            world,
-            step=_step(position, steps_per_epoch),
-            total_steps=recipe.epochs * steps_per_epoch,
-            evaluated=position.batch < steps_per_epoch,
-        )
+        step, total_steps = _step(position, steps_per_epoch), recipe.epochs * steps_per_epoch
+        log = Log(run.folder, world, step=step, total_steps=total_steps, evaluated=position.batch < steps_per_epoch)
         stack.callback(log.close)
+        if state:
+            log.say(f"continued after step {step}")
+        if world.is_main and step < total_steps:
+            here = environment(world)
+            notes += changed_rounding(run.starts, here)
+            run.add_start(step, here)
         for note in notes:
             log.say(note)
-        if state:
-            log.say(f"continued after step {_step(position, steps_per_epoch)}")
         crop = recipe.train_crop
         example = torch.zeros(recipe.micro_batch_size, 3, crop.resolution, crop.resolution, device=world.device)
         distributed.settle(model, example.to(memory_format=torch.channels_last), recipe.precision)
@@ -199,7 +195,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
 
         weights = f"weights of the last of {recipe.epochs} epochs"
         if world.is_main:
-            run.write_json("result.json", result(recipe, eval_loader.source, evaluation, weights, passport))
+            run.write_result(result(recipe, eval_loader.source, evaluation, weights))
         log.say(report(recipe, eval_loader.source, evaluation, weights))
         return None
 

@@ -13,6 +13,7 @@ import importlib.util
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -44,14 +45,14 @@ _load_native_library()
 
 # int imdecode(source, source_size, height, width, destination, crop_height, crop_width, offset_x, offset_y,
 #              scale_numerator, scale_denominator, enable_crop, flip): 0 when the whole JPEG was sound
-_imdecode = types.ExternalFunction(
+_imdecode: Any = types.ExternalFunction(
     "ffcv_imdecode",
     types.int32(types.uintp, types.uint64, types.uint32, types.uint32, types.uintp, *(types.uint32,) * 6,
                 types.boolean, types.boolean),
 )  # fmt: skip
 # void resize(unused, source, height, width, first_row, end_row, first_column, end_column, destination, height, width)
-_resize = types.ExternalFunction("ffcv_resize", types.void(*(types.int64,) * 11))
-_pread = types.ExternalFunction("pread", types.int64(types.int32, types.uintp, types.uint64, types.int64))
+_resize: Any = types.ExternalFunction("ffcv_resize", types.void(*(types.int64,) * 11))
+_pread: Any = types.ExternalFunction("pread", types.int64(types.int32, types.uintp, types.uint64, types.int64))
 
 
 class BetonSource:
@@ -94,7 +95,9 @@ class BetonSource:
 
 
 @njit(nogil=True, cache=True)
-def _decode(file, images, pointers, sizes, modes, heights, widths, boxes, flips, fill, file_bytes, pixels, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _decode(  # type: ignore[no-untyped-def]
+    file, images, pointers, sizes, modes, heights, widths, boxes, flips, fill, file_bytes, pixels, out
+):  # fmt: skip
     """Reads each image, cuts its box, flips it. Returns (position of the first failure, its code) or (0, 0)."""
     out_size = out.shape[1]
     for position in range(len(images)):

@@ -23,11 +23,10 @@ def train_view(crop: RandomResizedCrop | PaddedCrop, flip: bool, seed: int, epoc
     def view(images: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         match crop:
             case RandomResizedCrop():
-                draws = uniform(seed, epoch, images, Draw.CROP, 4 * _TRIES).reshape(-1, 4, _TRIES)
-                boxes = random_resized_boxes(crop, draws, heights, widths)
+                draws = uniform(seed, epoch, images, Draw.CROP, 4 * _TRIES)
+                boxes = random_resized_boxes(crop, draws.reshape(-1, 4, _TRIES), heights, widths)
             case PaddedCrop():
-                draws = uniform(seed, epoch, images, Draw.CROP, 2)
-                boxes = padded_boxes(crop, draws)
+                boxes = padded_boxes(crop, uniform(seed, epoch, images, Draw.CROP, 2))
         flips = flip & (uniform(seed, epoch, images, Draw.FLIP)[:, 0] < 0.5)
         return boxes, flips
 
@@ -53,7 +52,7 @@ def random_resized_boxes(
     ratio = np.exp(log_low + (log_high - log_low) * draws[:, 1])
     box_widths = np.rint(np.sqrt(area * ratio)).astype(np.int64)
     box_heights = np.rint(np.sqrt(area / ratio)).astype(np.int64)
-    fits = (0 < box_widths) & (box_widths <= widths) & (0 < box_heights) & (box_heights <= heights)
+    fits = (box_widths > 0) & (box_widths <= widths) & (box_heights > 0) & (box_heights <= heights)
     tops = (draws[:, 2] * (heights - box_heights + 1)).astype(np.int64)
     lefts = (draws[:, 3] * (widths - box_widths + 1)).astype(np.int64)
     tries = np.stack([tops, lefts, box_heights, box_widths], axis=2)
@@ -69,7 +68,7 @@ def _centered(crop: RandomResizedCrop, heights: np.ndarray, widths: np.ndarray) 
 
 
 def padded_boxes(crop: PaddedCrop, draws: np.ndarray) -> np.ndarray:
-    """Boxes of the image's own size, shifted by up to `padding` pixels each way. `draws`: shape (n, 2), top and left."""
+    """Boxes of the image's own size, shifted by up to `padding` pixels. `draws`: shape (n, 2), top and left."""
     boxes = np.full((len(draws), 4), crop.resolution, np.int32)
     boxes[:, :2] = (draws * (2 * crop.padding + 1)).astype(np.int32) - crop.padding
     return boxes

@@ -9,6 +9,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import pairwise
 from typing import NamedTuple, Protocol, Self
 
 import numpy as np
@@ -132,4 +133,4 @@ def check_square(source: Source, resolution: int) -> None:
 
 def _split(count: int, parts: int) -> list[tuple[int, int]]:
     edges = [count * part // parts for part in range(parts + 1)]
-    return [(start, stop) for start, stop in zip(edges, edges[1:], strict=False) if start < stop]
+    return [(start, stop) for start, stop in pairwise(edges) if start < stop]

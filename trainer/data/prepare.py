@@ -6,7 +6,7 @@ Each is a list of labelled images in an order that depends on nothing but their 
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -60,29 +60,21 @@ def prepare_folder(
 
     Classes and images come in the order of torchvision's ImageFolder, and as there EXIF orientation is ignored.
     """
-    folders = {
-        split: next((src / name for name in names if (src / name).is_dir()), None) for split, names in SPLITS.items()
-    }
     found = {}
-    for split, folder in folders.items():
+    for split, names in SPLITS.items():
+        folder = next((src / name for name in names if (src / name).is_dir()), None)
         if folder is None:
-            raise UserError(f"{src} has no folder {' or '.join(SPLITS[split])} with one folder for each class")
+            raise UserError(f"{src} has no folder {' or '.join(names)} with one folder for each class")
         found[split] = _class_folders(folder)
     for split, other in (("train", "val"), ("val", "train")):
         if missing := sorted(found[split].keys() - found[other].keys()):
-            names = ", ".join(map(repr, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-            raise UserError(f"{src}: of the classes in {folders[split]} there is no {names} in {folders[other]}")
-    classes = list(found["train"])
+            first = ", ".join(map(repr, missing[:5]))
+            raise UserError(f"{src}: {len(missing)} classes of {split} are not in {other}: {first}, ...")
     splits = {}
     for split, files in found.items():
-        paths = [path for class_paths in files.values() for path in class_paths]
-        splits[split] = Images(
-            classes=classes,
-            labels=np.repeat(np.arange(len(classes)), [len(class_paths) for class_paths in files.values()]),
-            names=[os.path.relpath(path, src) for path in paths],
-            source=DataOrigin(kind=kind, name=src.resolve().name),
-            load=_loader(lambda image, paths=paths: Image.open(paths[image]), options),  # type: ignore[misc]
-        )
+        labels = np.repeat(np.arange(len(files)), [len(paths) for paths in files.values()])
+        names = [os.path.relpath(path, src) for paths in files.values() for path in paths]
+        splits[split] = _images(files, labels, names, DataOrigin(kind=kind, name=src.resolve().name), options, src)
     return _write(out, splits, options)
 
 
@@ -94,16 +86,12 @@ def prepare_cifar10(src: Path, out: Path, options: PrepareOptions = SMALL_IMAGES
     classes = _unpickle(folder / "batches.meta").get("label_names")
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         raise UserError(f"{folder / 'batches.meta'} has no label_names: it is not CIFAR-10's")
+    origin = DataOrigin(kind="cifar10", name=src.resolve().name)
     splits = {}
     for split, batches in (("val", ["test_batch"]), ("train", [f"data_batch_{number}" for number in range(1, 6)])):
         read = [_read_batch(folder / name, len(classes)) for name in batches]
-        names = [
-            f"{name}[{row}]" for name, (_, labels) in zip(batches, read, strict=True) for row in range(len(labels))
-        ]
-        pixels, labels = (np.concatenate(parts) for parts in zip(*read, strict=True))
-        origin = DataOrigin(kind="cifar10", name=src.resolve().name)
-        load = _loader(pixels.__getitem__, options)
-        splits[split] = Images(classes=classes, labels=labels, names=names, source=origin, load=load)
+        pixels, labels, names = (np.concatenate(parts) for parts in zip(*read, strict=True))
+        splits[split] = _images(classes, labels, names.tolist(), origin, options, pixels)
     return _write(out, splits, options)
 
 
@@ -115,20 +103,17 @@ def prepare_digits(out: Path, options: PrepareOptions = SMALL_IMAGES) -> dict[st
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise UserError(
-            f"the digits come with scikit-learn ({error}): pip install 'shortcut-trainer[digits]'"
-        ) from error
+        raise UserError(f"digits needs scikit-learn: pip install 'shortcut-trainer[digits]' ({error})") from error
     digits = load_digits()
     gray = np.round(digits.images * (255 / 16)).astype(np.uint8)  # from 0 to 16
     pixels = np.repeat(gray.repeat(4, axis=1).repeat(4, axis=2)[..., None], 3, axis=3)
     origin = DataOrigin(kind="digits", name="scikit-learn load_digits")
-    for_validation = np.arange(len(pixels)) % 5 == 0
     splits = {}
-    for split, chosen in (("val", for_validation), ("train", ~for_validation)):
-        names = [f"digit[{image}]" for image in np.flatnonzero(chosen)]
+    for split, is_val in (("val", True), ("train", False)):
+        chosen = np.flatnonzero((np.arange(len(pixels)) % 5 == 0) == is_val)
+        names = [f"digit[{image}]" for image in chosen]
         classes = [str(name) for name in digits.target_names]
-        load = _loader(pixels[chosen].__getitem__, options)
-        splits[split] = Images(classes=classes, labels=digits.target[chosen], names=names, source=origin, load=load)
+        splits[split] = _images(classes, digits.target[chosen], names, origin, options, pixels[chosen])
     return _write(out, splits, options)
 
 
@@ -170,17 +155,31 @@ def shrink(image: np.ndarray, max_resolution: int | None) -> np.ndarray:
     return image
 
 
-def _loader(open_image: Callable[[int], Image.Image | np.ndarray], options: Encoding) -> Callable[[int], np.ndarray]:
-    return lambda image: shrink(to_rgb(open_image(image)), options.max_resolution)
+def _images(
+    classes: Iterable[str], labels: np.ndarray, names: list[str], source: DataOrigin, options: Encoding,
+    pixels: np.ndarray | Path,
+) -> Images:  # fmt: skip
+    """Images of an array in memory, or of the files `names` in the folder `pixels`."""
+
+    def load(image: int) -> np.ndarray:
+        opened = Image.open(pixels / names[image]) if isinstance(pixels, Path) else pixels[image]
+        return shrink(to_rgb(opened), options.max_resolution)
+
+    return Images(classes=list(classes), labels=labels, names=names, source=source, load=load)
 
 
 def _class_folders(folder: Path) -> dict[str, list[str]]:
     """The image files of each class below the folder, all in torchvision's order. Hidden folders are no classes."""
+
+    def fail(error: OSError) -> None:  # os.walk would leave out what it cannot read
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
+
     files: dict[str, list[str]] = {}
     ignored: list[str] = []
-    for name in sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")):
+    _, classes, _ = next(os.walk(folder, onerror=fail))
+    for name in sorted(name for name in classes if not name.startswith(".")):
         files[name] = []
-        for root, _, names in sorted(os.walk(folder / name, followlinks=True)):
+        for root, _, names in sorted(os.walk(folder / name, onerror=fail, followlinks=True)):
             for file in sorted(names):
                 (files[name] if file.lower().endswith(EXTENSIONS) else ignored).append(os.path.join(root, file))
         if not files[name]:
@@ -190,7 +189,7 @@ def _class_folders(folder: Path) -> dict[str, list[str]]:
     if not files:
         raise UserError(f"{folder} has no folders, one for each class")
     if ignored:
-        print(f"{folder}: {len(ignored)} files that are no images are ignored, such as {ignored[0]!r}")
+        print(f"{folder}: ignored {len(ignored)} files without an image's extension, such as {ignored[0]!r}")
     return files
 
 
@@ -215,7 +214,7 @@ def _unpickle(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a file of CIFAR-10: {error}") from error
 
 
-def _read_batch(path: Path, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+def _read_batch(path: Path, num_classes: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
     batch = _unpickle(path)
     data, labels = batch.get("data"), batch.get("labels", ())
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,):
@@ -223,7 +222,8 @@ def _read_batch(path: Path, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     known = isinstance(labels, list) and all(type(label) is int and 0 <= label < num_classes for label in labels)
     if not known or len(labels) != len(data):
         raise UserError(f"{path} has no list of {len(data)} labels from 0 to {num_classes - 1}: it is not CIFAR-10's")
-    return data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.array(labels, np.int64)
+    names = [f"{path.name}[{row}]" for row in range(len(data))]
+    return data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.array(labels, np.int64), names
 
 
 def _write(out: Path, splits: dict[str, Images], options: PrepareOptions) -> dict[str, Manifest]:

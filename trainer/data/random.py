@@ -10,7 +10,6 @@ from enum import IntEnum
 import numpy as np
 
 UInt64Array = np.ndarray[tuple[int, ...], np.dtype[np.uint64]]
-FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 class Draw(IntEnum):
@@ -31,7 +30,7 @@ def bits(seed: int, epoch: int, images: np.ndarray, draw: Draw, count: int = 1) 
     return _mix(per_image[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN)
 
 
-def uniform(seed: int, epoch: int, images: np.ndarray, draw: Draw, count: int = 1) -> FloatArray:
+def uniform(seed: int, epoch: int, images: np.ndarray, draw: Draw, count: int = 1) -> np.ndarray:
     """Random numbers in [0, 1) for each of `images`: float64, shape (n, count)."""
     return (bits(seed, epoch, images, draw, count) >> np.uint64(11)) * 2.0**-53
 

@@ -74,16 +74,12 @@ def write_beton(
             if check.content_checksum(partial, index, workers) != checksum:
                 raise UserError(f"{partial} reads back other bytes than were written: is the storage faulty?")
             manifest = Manifest(
-                count=len(index),
-                classes=classes,
+                count=len(index), classes=classes,
                 class_counts=np.bincount(index.labels, minlength=len(classes)).tolist(),
                 sizes=index.extremes(partial.stat().st_size),
-                source=images.source,
-                options=encoding,
-                skipped=[images.names[image] for image in sorted(job.skipped)],
-                checksum=checksum,
-                software=beside.software_versions(),
-            )
+                source=images.source, options=encoding, skipped=[images.names[image] for image in sorted(job.skipped)],
+                checksum=checksum, software=beside.software_versions(),
+            )  # fmt: skip
             beside.write_manifest(manifest, path)  # before the file has its name: where a .beton is, its manifest is
         beside.write_stamp(path, beside.stamp_now(path, checksum))
     except OSError as error:
@@ -146,9 +142,8 @@ class _Job:
         try:
             for worker in range(len(self.current)):
                 receiver, sender = self.context.Pipe(duplex=False)
-                processes.append(
-                    self.context.Process(target=self._work, args=(worker, sender, os.getpid()), daemon=True)
-                )
+                arguments = worker, sender, os.getpid()
+                processes.append(self.context.Process(target=self._work, args=arguments, daemon=True))
                 processes[worker].start()
                 sender.close()  # now the worker has the only one: its death ends the pipe
                 running[receiver] = worker
@@ -204,8 +199,9 @@ class _Job:
                     self._store(image, pages)
                 except BadImageError as error:
                     if not self.skip_bad:
-                        raise UserError(f"{self._name(image)} cannot be stored: {error}; or pass --skip-bad") from error
-                    report.send((image, str(error)))
+                        says = f"{self._name(image)} cannot be stored: {_line(error)}"
+                        raise UserError(f"{says}; repair or remove it, or pass --skip-bad") from error
+                    report.send((image, _line(error)))
             self.current[worker] = -1
             pages.flush()
         except UserError as error:
@@ -213,7 +209,7 @@ class _Job:
         except OSError as error:
             report.send((-1, f"{self.path} cannot be written: {error.strerror or error}"))
         except Exception as error:
-            report.send((-1, f"{self._name(image)}: {type(error).__name__}: {error}"))
+            report.send((-1, f"{self._name(image)}: {_line(error)}"))
 
     def _my_images(self) -> Iterator[int]:
         while (first := _take(self.next_image, CHUNK)) < len(self.rows):
@@ -227,9 +223,9 @@ class _Job:
         except OSError as error:
             if error.errno is not None:  # of the disk, not of the image: never to be skipped. PIL's have no number
                 raise UserError(f"{self._name(image)} cannot be read: {error.strerror}") from error
-            raise BadImageError(str(error)) from error
+            raise BadImageError(_line(error)) from error
         except Exception as error:  # a decoder may raise anything: SyntaxError, struct.error, ...
-            raise BadImageError(str(error) or type(error).__name__) from error
+            raise BadImageError(_line(error)) from error
         label, row = self.images.labels[image], self.rows[image : image + 1]
         destination = row["metadata"]["f0"]
         self.fields["jpg" if self.encoding.is_jpeg(image) else "raw"].encode(destination, pixels, pages.allocate)
@@ -272,6 +268,11 @@ def _begin(path: Path, count: int, encoding: Encoding) -> tuple[dict[str, Any], 
 def _shared(count: int, kind: np.dtype) -> np.ndarray:
     """Zeros that forked processes share."""
     return np.frombuffer(mmap.mmap(-1, count * kind.itemsize), kind)
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split())  # OpenCV's are of several lines
+    return text if isinstance(error, BadImageError | OSError) else f"{type(error).__name__}: {text}"
 
 
 def _take(counter: Any, number: int) -> int:

@@ -1,0 +1,99 @@
+"""Real process groups for the tests: the command line, alone or under torchrun, always with a time limit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+TIMEOUT = 180  # seconds; a hang fails the test
+ROOT = Path(__file__).parent.parent
+
+
+def command(words: list[str], processes: int = 1) -> list[str]:
+    """`python -m trainer WORDS`, under torchrun where there are several processes."""
+    if processes == 1:
+        return [sys.executable, "-m", "trainer", *words]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [*torchrun, "-m", "trainer", *words]
+
+
+def run(words: list[str], processes: int = 1, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Runs to the end; kills everything and fails after the time limit."""
+    with start(words, processes, cwd) as process:
+        try:
+            out, err = process.communicate(timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            kill(process)
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def start(words: list[str], processes: int = 1, cwd: Path = ROOT) -> subprocess.Popen[str]:
+    """Starts in a session of its own, so that kill() reaches every process of it."""
+    return subprocess.Popen(
+        command(words, processes),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """SIGKILL to the launcher and all ranks at once, as a power failure would."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def wait_for_step(process: subprocess.Popen[str], run_dir: Path, step: int) -> None:
+    """Returns when metrics.jsonl has told of `step`; fails where the run ends or the time limit passes before."""
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline:
+        if any(record["step"] >= step for record in metrics(run_dir, whole=False)):
+            return
+        if process.poll() is not None:
+            raise AssertionError(f"ended before step {step}: {process.communicate()}")
+        time.sleep(0.02)
+    kill(process)
+    raise AssertionError(f"no step {step} within {TIMEOUT} s")
+
+
+def metrics(run_dir: Path, whole: bool = True) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl without the times, which differ from run to run."""
+    path = run_dir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    records = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            if whole:
+                raise
+            continue
+        records.append({key: value for key, value in record.items() if key not in ("images_per_second", "data_wait")})
+    return records
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    """Model and optimizer of the newest checkpoint, flat."""
+    newest = max((run_dir / "checkpoints").glob("step_*.pt"))
+    state = torch.load(newest, weights_only=True)
+    momentum = {f"momentum {key}": value["momentum_buffer"] for key, value in state["optimizer"]["state"].items()}
+    return {**state["model"], **momentum, "step": torch.tensor(state["step"])}
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    """Bit-equal weights and momenta, and the same story."""
+    ours, theirs = weights(first), weights(second)
+    assert ours.keys() == theirs.keys()
+    different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    assert not different
+    assert metrics(first) == metrics(second)

@@ -1,0 +1,66 @@
+"""What one rank sees and counts; test_world_size.py starts it under torchrun and compares what rank 0 prints.
+
+Usage: rank_worker.py DIGITS PHOTOS
+"""
+
+import hashlib
+import json
+import sys
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from trainer import distributed
+from trainer.data import open_source
+from trainer.data.crop import train_view
+from trainer.data.loader import Loader
+from trainer.data.order import epoch_order, train_batches
+from trainer.evaluate import evaluate
+from trainer.model import build_model
+from trainer.recipe import RandomResizedCrop
+from trainer.settings import load_recipe
+
+MICRO_BATCHES = 6  # of 8 photographs: one step's global batch is 48 of 64
+
+
+def main(digits: str, photos: str) -> None:
+    with distributed.world("cpu", timeout_minutes=1) as world:
+        seen = stream(photos, world)
+        recipe = load_recipe("resnet20_digits")
+        torch.manual_seed(0)
+        model = build_model(recipe.model, 10)
+        if not world.is_main:  # each rank has run its own statistics away from rank 0's
+            for buffer in model.buffers():
+                buffer.add_(world.rank)
+        with Loader(open_source(digits, "val", num_classes=10, resolution=32), workers=1) as loader:
+            evaluation = evaluate(model, loader, recipe, world)
+        shares: list[dict[str, str]] = [{}] * world.size
+        dist.all_gather_object(shares, seen)
+        if world.is_main:
+            together = {key: digest for share in shares for key, digest in share.items()}
+            print(json.dumps({"stream": dict(sorted(together.items())), "evaluation": vars(evaluation)}))
+
+
+def stream(photos: str, world: distributed.World) -> dict[str, str]:
+    """The pixels and labels of this rank's micro-batches of two epochs, by "epoch/number of micro-batch"."""
+    seen = {}
+    accumulation = MICRO_BATCHES // world.size
+    crop = RandomResizedCrop(resolution=32)
+    with Loader(open_source(photos, "train", num_classes=4, resolution=32), workers=1 + world.rank) as loader:
+        for epoch in (0, 1):
+            indices = train_batches(
+                epoch_order(7, epoch, len(loader)),
+                first_step=0,
+                micro_batch_size=8,
+                accumulation=accumulation,
+                rank=world.rank,
+                world_size=world.size,
+            )
+            batches = loader.batches(indices, train_view(crop, True, 7, epoch), 32)
+            for number, batch in enumerate(batches):
+                content = np.ascontiguousarray(batch.images.numpy()).tobytes() + batch.labels.numpy().tobytes()
+                seen[f"{epoch}/{world.rank * accumulation + number}"] = hashlib.sha256(content).hexdigest()
+    return seen
+
+
+main(*sys.argv[1:])

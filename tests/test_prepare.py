@@ -1,0 +1,382 @@
+"""What is prepared: folders, CIFAR-10 and the digits, and what their images become."""
+
+import os
+import pickle
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainer.data import prepare
+from trainer.data.check import read_index, verify
+from trainer.data.manifest import read_manifest
+from trainer.data.prepare import (
+    IMAGENET,
+    SMALL_IMAGES,
+    PrepareOptions,
+    prepare_cifar10,
+    prepare_digits,
+    prepare_folder,
+    shrink,
+    to_rgb,
+)
+from trainer.data.writer import BadImageError
+from trainer.errors import UserError
+
+AS_IT_IS = PrepareOptions(write_mode="raw", max_resolution=None, workers=1)
+random = np.random.default_rng(0)
+
+
+def stored(path: Path) -> list[np.ndarray]:
+    """The raw images of a file, after its content was verified."""
+    index, content = verify(path, read_manifest(path)), path.read_bytes()
+    return [
+        np.frombuffer(content, np.uint8, index.sizes[image], index.pointers[image]).reshape(
+            index.heights[image], index.widths[image], 3
+        )
+        for image in range(len(index))
+    ]
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    return random.integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    """pets/{train,val}/{cat,Dog,emu}: some images in deeper folders, of several kinds; some files are no images."""
+    src = tmp_path / "pets"
+    for split, count in (("train", 4), ("val", 2)):
+        for name in ("emu", "cat", "Dog"):
+            folder = src / split / name
+            (folder / "more").mkdir(parents=True)
+            for number in range(count):
+                inner = folder / "more" if number % 2 else folder
+                suffix = ("png", "PNG", "bmp", "ppm")[number]
+                Image.fromarray(picture(10 + number, 7)).save(inner / f"{9 - number}.{suffix}")
+        (src / split / "cat" / "readme.txt").write_text("not an image")
+        (src / split / ".cache").mkdir()
+        (src / split / "list.csv").write_text("")
+    return src
+
+
+def test_a_folder_is_what_torchvisions_image_folder_sees(pets: Path, tmp_path: Path) -> None:
+    from torchvision.datasets import ImageFolder
+
+    manifests = prepare_folder(pets, tmp_path / "out", AS_IT_IS)
+    assert list(manifests) == ["val", "train"]
+    for split, manifest in manifests.items():
+        os.rmdir(pets / split / ".cache")  # ImageFolder takes it for a class
+        oracle = ImageFolder(str(pets / split))
+        path = tmp_path / "out" / f"{split}.beton"
+        assert manifest.classes == oracle.classes == ["Dog", "cat", "emu"]
+        assert read_index(path).labels.tolist() == oracle.targets
+        for ours, (theirs, _) in zip(stored(path), oracle, strict=True):
+            assert np.array_equal(ours, np.asarray(theirs))
+    assert manifests["train"].count == 12 and manifests["train"].class_counts == [4, 4, 4]
+    assert manifests["train"].sizes.max_height == 13 and manifests["train"].sizes.max_width == 7
+    assert manifests["train"].source.kind == "folder" and manifests["train"].source.name == "pets"
+
+
+def test_validation_may_have_other_names(pets: Path, tmp_path: Path) -> None:
+    for name in ("validation", "test"):
+        next(path for path in pets.iterdir() if path.name != "train").rename(pets / name)
+        assert prepare_folder(pets, tmp_path / name, AS_IT_IS)["val"].count == 6
+
+
+def test_what_is_wrong_with_a_folder_is_said(pets: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def says(text: str) -> None:
+        with pytest.raises(UserError, match=text):
+            prepare_folder(pets, out, AS_IT_IS)
+        assert not out.exists()
+
+    (pets / "train" / "fox").mkdir()
+    says(r"fox holds no images \(\.jpg .*\)")
+    Image.new("RGB", (3, 3)).save(pets / "train" / "fox" / "1.png")
+    says("1 classes of train are not in val: 'fox'")
+    (pets / "val" / "fox").mkdir()
+    says("fox holds no images")
+    Image.new("RGB", (3, 3)).save(pets / "val" / "fox" / "1.png")
+    Image.new("RGB", (3, 3)).save(pets / "val" / "1.png")
+    (pets / "val").rename(pets / "validate")
+    says("pets has no folder val or validation or test")
+    (pets / "val").mkdir()
+    says("val has no folders, one for each class")
+    with pytest.raises(UserError, match="no folder"):
+        prepare_folder(tmp_path / "nowhere", out)
+
+
+def test_what_is_there_is_replaced_only_when_told(pets: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    before = prepare_folder(pets, out, AS_IT_IS)
+    with pytest.raises(UserError, match=r"val\.beton is there already: pass --overwrite"):
+        prepare_folder(pets, out, AS_IT_IS)
+    after = prepare_folder(pets, out, replace(AS_IT_IS, overwrite=True, write_mode="jpg"))
+    assert after["train"].checksum != before["train"].checksum
+    verify(out / "train.beton", after["train"])
+
+
+def test_a_broken_file_is_named_or_skipped(pets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = (pets / "train" / "cat" / "9.png").read_bytes()
+    bad = ["train/cat/empty.png", "train/cat/half.png", "train/emu/text.jpg"]
+    for name, content in zip(bad, (b"", whole[: len(whole) // 2], b"hello"), strict=True):
+        (pets / name).write_bytes(content)
+    with pytest.raises(UserError, match=r"image [0-9]+ \('train/cat/empty.png'\) cannot be stored: cannot identify"):
+        prepare_folder(pets, tmp_path / "out", AS_IT_IS)
+    assert sorted(path.name for path in (tmp_path / "out").glob("train*")) == []
+    manifest = prepare_folder(pets, tmp_path / "out", replace(AS_IT_IS, skip_bad=True, overwrite=True))["train"]
+    assert manifest.skipped == bad and manifest.count == 12
+    printed = capsys.readouterr().out
+    assert all(f"skipped {name!r}: " in printed for name in bad)
+    assert "ignored 1 files without an image's extension, such as" in printed
+
+
+def test_the_defaults_are_ffcvs_for_imagenet() -> None:
+    assert (IMAGENET.max_resolution, IMAGENET.write_mode) == (500, "proportion")
+    assert (IMAGENET.compress_probability, IMAGENET.jpeg_quality) == (0.5, 90)
+    with pytest.raises(UserError, match="workers=0"):
+        PrepareOptions(workers=0)
+
+
+def test_every_mode_becomes_rgb() -> None:
+    colour = Image.fromarray(picture(6, 5))
+    modes = ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "LA", "PA", "RGBX", "RGBa", "La"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for mode in modes:
+            if mode == "La":
+                image = colour.convert("LA").convert("La")
+            elif mode in ("LAB", "PA"):
+                image = Image.new(mode, (5, 6))
+            else:
+                image = colour.convert("RGBA").convert("RGBa") if mode == "RGBa" else colour.convert(mode)
+            rgb = to_rgb(image)
+            assert image.mode == mode and rgb.shape == (6, 5, 3) and rgb.dtype == np.uint8, mode
+            if mode in ("RGB", "RGBA", "RGBX", "RGBa"):
+                assert np.array_equal(rgb, np.asarray(colour))
+            elif mode in ("CMYK", "P", "L", "YCbCr", "HSV", "1"):
+                assert np.array_equal(rgb, np.asarray(image.convert("RGB"))), "as torchvision's loader"
+        transparent = Image.new("P", (2, 2))
+        transparent.info["transparency"] = bytes(256)
+        assert to_rgb(transparent).shape == (2, 2, 3)
+
+
+def test_sixteen_bits_and_floats_keep_their_range() -> None:
+    sixteen = np.array([[0, 255, 256], [32768, 65280, 65535]], np.uint16)
+    expected = np.array([[0, 0, 1], [128, 255, 255]])
+    for image in (Image.fromarray(sixteen), Image.fromarray(sixteen.astype(np.int32)), sixteen):
+        assert np.array_equal(to_rgb(image), np.stack([expected] * 3, axis=2))
+    floats = np.array([[0, 0.5, 1]], np.float32)
+    for image in (Image.fromarray(floats), floats):
+        assert to_rgb(image)[0, :, 0].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [np.array([[0, 256.0]]), np.array([[np.nan]]), np.array([[-0.1]]), np.array([[-1]], np.int32),
+     np.array([[70_000]], np.int32), np.array([[True]]), np.zeros((2, 2, 2), np.uint8), np.zeros(3, np.uint8),
+     np.zeros((2, 2), np.int64), np.zeros((1, 2, 2, 3), np.uint8), np.array([[1j]])],
+)  # fmt: skip
+def test_pixels_without_a_meaning_are_refused(wrong: np.ndarray) -> None:
+    with pytest.raises(BadImageError, match="is not 8 or 16 bits"):
+        to_rgb(wrong)
+
+
+def test_files_of_every_mode_go_through_the_writer(pets: Path, tmp_path: Path) -> None:
+    colour = Image.fromarray(picture(9, 9))
+    folder = pets / "train" / "Dog"
+    expected = {}
+    for name, image in {
+        "a-gray.png": colour.convert("L"), "b-bits.png": colour.convert("1"), "c-palette.png": colour.convert("P"),
+        "d-alpha.png": colour.convert("RGBA"), "e-cmyk.tiff": colour.convert("CMYK"),
+        "f-sixteen.png": Image.fromarray(np.full((9, 9), 65535, np.uint16)),
+        "g-float.tiff": Image.fromarray(np.full((9, 9), 0.5, np.float32)),
+    }.items():  # fmt: skip
+        image.save(folder / name)
+        expected[name] = to_rgb(Image.open(folder / name))
+    prepare_folder(pets, tmp_path / "out", AS_IT_IS)
+    images = stored(tmp_path / "out" / "train.beton")[2:9]  # behind 7.bmp and 9.png
+    for image, wanted in zip(images, expected.values(), strict=True):
+        assert np.array_equal(image, wanted)
+    assert images[5].min() == 255 and images[6].min() == 128
+
+
+def test_exif_orientation_is_ignored(pets: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.fromarray(picture(8, 20)).save(pets / "val" / "cat" / "a.jpg", exif=exif)
+    prepare_folder(pets, tmp_path / "out", AS_IT_IS)
+    assert (8, 20) in {image.shape[:2] for image in stored(tmp_path / "out" / "val.beton")}
+
+
+def test_images_are_shrunk_as_ffcv_does() -> None:
+    from ffcv.fields.rgb_image import resizer
+
+    found = 0
+    for height, width in [(500, 375), (501, 375), (1001, 333), (333, 1001), (2048, 1536), (500, 500), (640, 3), (7, 5)]:
+        for side in (500, 333, 64):
+            image = picture(height, width)
+            if max(height, width) * 1 <= side or side * min(height, width) >= max(height, width):
+                assert np.array_equal(shrink(image, side), resizer(image, side))
+                found += 1
+    assert found > 20
+    assert shrink(picture(640, 3), None).shape == (640, 3, 3)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 3000), (3000, 1), (2, 5001), (2, 2)])
+def test_extreme_shapes_keep_at_least_one_pixel(pets: Path, tmp_path: Path, height: int, width: int) -> None:
+    Image.fromarray(picture(height, width)).save(pets / "val" / "Dog" / "0.png")
+    prepare_folder(pets, tmp_path / "out", replace(IMAGENET, workers=1))
+    index = read_index(tmp_path / "out" / "val.beton")
+    expected = (2, 2) if (height, width) == (2, 2) else (500 if height > 500 else 1, 500 if width > 500 else 1)
+    assert (index.heights[0], index.widths[0]) == expected
+
+
+def test_a_side_beyond_jpegs_limit_is_refused() -> None:
+    image = np.zeros((1, 70_000, 3), np.uint8)
+    with pytest.raises(BadImageError, match="1 x 70000 px is more than 65500"):
+        shrink(image, None)
+    assert shrink(image, 500).shape == (1, 500, 3)
+
+
+NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+@pytest.fixture
+def batches(tmp_path: Path) -> Path:
+    """As CIFAR-10's own, only 20 images in each."""
+    folder = tmp_path / "cifar" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    for name in [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]:
+        data = random.integers(0, 256, (20, 3072), np.uint8)
+        save(folder / name, {"data": data, "labels": [row % 10 for row in range(20)]})
+    save(folder / "batches.meta", {"label_names": NAMES})
+    return folder.parent
+
+
+def save(path: Path, content: object) -> None:
+    path.write_bytes(pickle.dumps(content, protocol=4))
+
+
+@pytest.mark.parametrize("inner", [True, False])
+def test_cifar_batches_are_written_image_by_image(batches: Path, tmp_path: Path, inner: bool) -> None:
+    src = batches / "cifar-10-batches-py"
+    manifests = prepare_cifar10(src if inner else batches, tmp_path / "out")
+    assert manifests["train"].count == 100 and manifests["val"].count == 20
+    assert manifests["train"].classes == NAMES and manifests["train"].source.kind == "cifar10"
+    images = stored(tmp_path / "out" / "train.beton")
+    labels = read_index(tmp_path / "out" / "train.beton").labels
+    for number in range(1, 6):
+        batch = pickle.loads((src / f"data_batch_{number}").read_bytes())
+        for row in range(20):
+            image = images[(number - 1) * 20 + row]
+            red, green, blue = batch["data"][row].reshape(3, 32, 32)
+            assert np.array_equal(image, np.stack([red, green, blue], axis=2))
+            assert labels[(number - 1) * 20 + row] == batch["labels"][row]
+
+
+def test_pickles_of_python_2_are_read(batches: Path, tmp_path: Path) -> None:
+    """Protocol 2 with strings of bytes, and numpy's old module name: what the published files hold."""
+    data = bytes(range(256)) * 12
+    old = (
+        b"\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        b"(K\x01K\x01M\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xff"
+        b"K\x00tb\x89T" + len(data).to_bytes(4, "little") + data + b"tbU\x06labels]K\x07au."
+    )
+    (batches / "cifar-10-batches-py" / "test_batch").write_bytes(old)
+    prepare_cifar10(batches, tmp_path / "out")
+    (image,) = stored(tmp_path / "out" / "val.beton")
+    assert image[0, :, 0].tolist() == list(range(32)) and image[8, 0].tolist() == [0, 0, 0]
+
+
+class _Evil:
+    def __init__(self, *call: Any) -> None:
+        self.call = call
+
+    def __reduce__(self) -> Any:
+        return self.call[0], self.call[1:]
+
+
+@pytest.mark.parametrize(
+    "call", [(os.system, "touch {}"), (open, "{}", "w"), (eval, "open('{}','w')"), (np.load, "{}"), (np.memmap, "{}")]
+)
+def test_a_malicious_pickle_is_refused_and_not_run(batches: Path, tmp_path: Path, call: tuple) -> None:
+    proof = tmp_path / "proof"
+    evil = _Evil(*(part.format(proof) if isinstance(part, str) else part for part in call))
+    for name in ("batches.meta", "data_batch_3"):
+        path = batches / "cifar-10-batches-py" / name
+        good = path.read_bytes()
+        save(path, {"data": evil, "label_names": evil})
+        with pytest.raises(UserError, match=f"{name} is not a file of CIFAR-10: it wants .* no part of a numpy array"):
+            prepare_cifar10(batches, tmp_path / "out")
+        path.write_bytes(good)
+    assert not proof.exists() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x80", b"hello", pickle.dumps(None), pickle.dumps([]), pickle.dumps({}), pickle.dumps({"data": 1}),
+     pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [0]}, 4),
+     pickle.dumps({"data": np.zeros((1, 3072), np.uint8), "labels": [10]}, 4),
+     pickle.dumps({"data": np.zeros((1, 3072), np.uint8), "labels": [-1]}, 4),
+     pickle.dumps({"data": np.zeros((1, 3072), np.uint8), "labels": [1.5]}, 4),
+     pickle.dumps({"data": np.zeros((1, 3072), np.uint8), "labels": None}, 4),
+     pickle.dumps({"data": np.zeros((1, 3072), np.float32), "labels": [0]}, 4),
+     pickle.dumps({"data": np.zeros((1, 3071), np.uint8), "labels": [0]}, 4),
+     pickle.dumps({"data": np.zeros((), np.uint8), "labels": []}, 4), pickle.dumps({1: 2})],
+)  # fmt: skip
+def test_a_wrong_batch_is_one_clear_line(batches: Path, tmp_path: Path, content: bytes) -> None:
+    (batches / "cifar-10-batches-py" / "data_batch_5").write_bytes(content)
+    with pytest.raises(UserError, match="data_batch_5 ") as caught:
+        prepare_cifar10(batches, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_batch_is_named(batches: Path, tmp_path: Path) -> None:
+    (batches / "cifar-10-batches-py" / "data_batch_2").unlink()
+    with pytest.raises(UserError, match="data_batch_2 cannot be read"):
+        prepare_cifar10(batches, tmp_path / "out")
+    with pytest.raises(UserError, match=r"batches\.meta cannot be read"):
+        prepare_cifar10(tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_cifar_folders_are_taken_too(pets: Path, tmp_path: Path) -> None:
+    (pets / "val").rename(pets / "test")
+    manifests = prepare_cifar10(pets, tmp_path / "out")
+    assert manifests["val"].count == 6 and manifests["train"].source.kind == "cifar10"
+    assert manifests["train"].options.write_mode == "raw"
+
+
+def test_the_digits_are_all_there(tmp_path: Path) -> None:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    manifests = prepare_digits(tmp_path)
+    assert manifests["train"].count == 1437 and manifests["val"].count == 360
+    assert manifests["train"].classes == [str(digit) for digit in range(10)]
+    sizes = manifests["val"].sizes
+    assert (sizes.min_height, sizes.max_height, sizes.min_width, sizes.max_width) == (32, 32, 32, 32)
+    validation, train = iter(stored(tmp_path / "val.beton")), iter(stored(tmp_path / "train.beton"))
+    labels = {split: iter(read_index(tmp_path / f"{split}.beton").labels.tolist()) for split in ("val", "train")}
+    for number, original in enumerate(digits.images):
+        image = next(validation if number % 5 == 0 else train)
+        assert next(labels["val" if number % 5 == 0 else "train"]) == digits.target[number]
+        assert np.array_equal(np.round(image[::4, ::4, 0] * (16 / 255)), original), "nothing is lost"
+        assert np.array_equal(image, np.kron(image[::4, ::4, :1], np.ones((4, 4, 3), np.uint8)))
+
+
+def test_progress_is_a_plain_line_where_there_is_no_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "LINE_EVERY", 0.0)
+    prepare_digits(tmp_path, replace(SMALL_IMAGES, workers=2))
+    out, err = capfd.readouterr()
+    assert "train.beton: 1,437 of 1,437 images, " in out and "images/s" in out
+    assert "train.beton: 1,437 images of 10 classes, up to 32 x 32 px" in out
+    assert "\x1b" not in out + err and "\r" not in out + err

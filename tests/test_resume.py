@@ -1,0 +1,135 @@
+"""Stop a run anywhere, by any means, start it again: the weights of the run that was never stopped, bit for bit."""
+
+import os
+import random
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from processes import assert_same_run, kill, metrics, run, start, wait_for_step, weights
+
+RECIPE = str(Path(__file__).parent / "small_recipe.py")
+STEPS_PER_EPOCH = 1437 // 96  # 14
+LAST = 2 * STEPS_PER_EPOCH
+
+
+def words(digits: Path, run_dir: Path, *options: str) -> list[str]:
+    every_step = ["--log-every", "4", "--checkpoint-steps", "1", "--keep", "100"]
+    return ["train", RECIPE, "--data", str(digits), "--run-dir", str(run_dir), *every_step, *options]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """The run directory of an undisturbed run for 1, 2 and 3 processes, with a checkpoint of every step."""
+    runs = {}
+    for processes in (1, 2, 3):
+        runs[processes] = tmp_path_factory.mktemp(f"uninterrupted{processes}")
+        ended = run(words(digits, runs[processes]), processes)
+        assert ended.returncode == 0, ended.stderr
+        assert len(list((runs[processes] / "checkpoints").glob("step_*.pt"))) == LAST
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("processes", "step"),
+    [(1, 1), (1, STEPS_PER_EPOCH - 1), (1, STEPS_PER_EPOCH), (1, STEPS_PER_EPOCH + 1), (1, LAST), (2, 5), (3, 5)],
+)
+def test_a_run_continued_after_any_step_ends_the_same(
+    processes: int, step: int, uninterrupted: dict[int, Path], digits: Path, tmp_path: Path
+) -> None:
+    """Three processes are the ones whose sums depend on DDP's buckets (see distributed.settle)."""
+    run_dir = tmp_path / "run"
+    shutil.copytree(uninterrupted[processes], run_dir)
+    for later in (run_dir / "checkpoints").glob("step_*.pt"):
+        if int(later.stem.removeprefix("step_")) > step:
+            later.unlink()
+    ended = run(words(digits, run_dir), processes)
+    assert ended.returncode == 0, ended.stderr
+    assert f"continued after step {step}" in ended.stdout
+    assert_same_run(run_dir, uninterrupted[processes])
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_kill_9_at_random_steps_changes_nothing(
+    processes: int, uninterrupted: dict[int, Path], digits: Path, tmp_path: Path
+) -> None:
+    chance = random.Random(processes)
+    for step in sorted(chance.sample(range(4, LAST - 2), 2)):
+        process = start(words(digits, tmp_path), processes)
+        wait_for_step(process, tmp_path, step)
+        kill(process)
+    ended = run(words(digits, tmp_path), processes)
+    assert ended.returncode == 0, ended.stderr
+    assert_same_run(tmp_path, uninterrupted[processes])
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_says_how_to_go_on_and_loses_nothing(
+    number: signal.Signals, code: int, uninterrupted: dict[int, Path], digits: Path, tmp_path: Path
+) -> None:
+    rarely = ["--checkpoint-steps", "1000"]  # so that what is found later is what the signal saved
+    process = start(words(digits, tmp_path, *rarely))
+    wait_for_step(process, tmp_path, 4)
+    os.kill(process.pid, number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "the same command continues" in out
+    assert "Traceback" not in err
+    assert 4 <= int(weights(tmp_path)["step"]) < LAST
+    ended = run(words(digits, tmp_path, *rarely))
+    assert ended.returncode == 0, ended.stderr
+    assert_same_run(tmp_path, uninterrupted[1])
+
+
+def test_a_signal_to_one_rank_stops_all_ranks_after_the_same_step(
+    uninterrupted: dict[int, Path], digits: Path, tmp_path: Path
+) -> None:
+    process = start(words(digits, tmp_path, "--checkpoint-steps", "1000"), 2)
+    wait_for_step(process, tmp_path, 4)
+    ranks = [pid for pid in children(process.pid) if "trainer" in Path(f"/proc/{pid}/cmdline").read_text()]
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert "stopped and saved" in out
+    assert run(words(digits, tmp_path), 2).returncode == 0
+    assert_same_run(tmp_path, uninterrupted[2])
+
+
+def test_a_finished_run_is_evaluated_again_and_not_trained_further(
+    uninterrupted: dict[int, Path], digits: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(uninterrupted[1], run_dir)
+    before = (run_dir / "result.json").read_text()
+    assert run(words(digits, run_dir)).returncode == 0
+    assert (run_dir / "result.json").read_text() == before
+    assert_same_run(run_dir, uninterrupted[1])
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    uninterrupted: dict[int, Path], digits: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(uninterrupted[1], run_dir)
+    with (run_dir / "checkpoints" / f"step_{LAST:08d}.pt").open("r+b") as file:
+        file.truncate(1000)
+    ended = run(words(digits, run_dir))
+    assert ended.returncode == 0, ended.stderr
+    assert f"step_{LAST:08d}.pt: damaged" in ended.stderr
+    assert f"continued after step {LAST - 1}" in ended.stdout
+    assert_same_run(run_dir, uninterrupted[1])
+
+
+def test_the_number_of_processes_changes_nothing_but_rounding(uninterrupted: dict[int, Path]) -> None:
+    """The same images in the same micro-batches: losses of the first steps agree to bf16's precision."""
+    stories = [
+        [record["loss"] for record in metrics(uninterrupted[processes]) if record["kind"] == "train"]
+        for processes in (1, 2, 3)
+    ]
+    assert stories[1][0] == pytest.approx(stories[0][0], rel=2e-2)
+    assert stories[2][0] == pytest.approx(stories[0][0], rel=2e-2)
+
+
+def children(parent: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
