@@ -23,6 +23,8 @@ class Run:
     @property
     def recipe(self) -> Recipe:
         """The resolved recipe. Raises UserError where there is none: `folder` is not a run."""
+        if not (self.folder / "recipe.py").is_file():
+            raise UserError(f"{self.folder} is not the folder of a run: it has no recipe.py")
         return load_recipe(self.folder / "recipe.py")
 
     def claim(self, recipe: Recipe) -> None:

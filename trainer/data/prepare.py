@@ -61,19 +61,19 @@ def prepare_folder(
     Classes and images come in the order of torchvision's ImageFolder, and as there EXIF orientation is ignored.
     """
     found = {}
-    for split, names in SPLITS.items():
-        folder = next((src / name for name in names if (src / name).is_dir()), None)
+    for split, folders in SPLITS.items():
+        folder = next((src / name for name in folders if (src / name).is_dir()), None)
         if folder is None:
-            raise UserError(f"{src} has no folder {' or '.join(names)} with one folder for each class")
-        found[split] = _class_folders(folder)
+            raise UserError(f"{src} has no folder {' or '.join(folders)} with one folder for each class")
+        found[split] = _class_folders(src, folder)
     for split, other in (("train", "val"), ("val", "train")):
         if missing := sorted(found[split].keys() - found[other].keys()):
-            first = ", ".join(map(repr, missing[:5]))
-            raise UserError(f"{src}: {len(missing)} classes of {split} are not in {other}: {first}, ...")
+            first = ", ".join(map(repr, missing[:5])) + ", ..." * (len(missing) > 5)
+            raise UserError(f"{src}: {len(missing)} classes of {split} are not in {other}: {first}")
     splits = {}
     for split, files in found.items():
-        labels = np.repeat(np.arange(len(files)), [len(paths) for paths in files.values()])
-        names = [os.path.relpath(path, src) for paths in files.values() for path in paths]
+        labels = np.repeat(np.arange(len(files)), [len(names) for names in files.values()])
+        names = [name for names in files.values() for name in names]
         splits[split] = _images(files, labels, names, DataOrigin(kind=kind, name=src.resolve().name), options, src)
     return _write(out, splits, options)
 
@@ -168,8 +168,8 @@ def _images(
     return Images(classes=list(classes), labels=labels, names=names, source=source, load=load)
 
 
-def _class_folders(folder: Path) -> dict[str, list[str]]:
-    """The image files of each class below the folder, all in torchvision's order. Hidden folders are no classes."""
+def _class_folders(src: Path, folder: Path) -> dict[str, list[str]]:
+    """Class -> its image files relative to SRC, all in torchvision's order. Hidden folders are no classes."""
 
     def fail(error: OSError) -> None:  # os.walk would leave out what it cannot read
         raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
@@ -180,12 +180,11 @@ def _class_folders(folder: Path) -> dict[str, list[str]]:
     for name in sorted(name for name in classes if not name.startswith(".")):
         files[name] = []
         for root, _, names in sorted(os.walk(folder / name, onerror=fail, followlinks=True)):
+            inner = os.path.relpath(root, src)
             for file in sorted(names):
-                (files[name] if file.lower().endswith(EXTENSIONS) else ignored).append(os.path.join(root, file))
+                (files[name] if file.lower().endswith(EXTENSIONS) else ignored).append(f"{inner}/{file}")
         if not files[name]:
-            raise UserError(
-                f"{folder / name} holds no images ({' '.join(EXTENSIONS)}): remove it, or is it incomplete?"
-            )
+            raise UserError(f"{folder / name} holds no images ({' '.join(EXTENSIONS)}): fill or remove it")
     if not files:
         raise UserError(f"{folder} has no folders, one for each class")
     if ignored:
