@@ -8,6 +8,7 @@ It holds tensors and plain values only, so it is read with weights_only=True and
 import hashlib
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,30 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
         self._keep = keep
+        self._saved_step = -1
+        self._saved_at = time.monotonic()
         self.damaged: list[str] = []  # found by newest(), each with its reason
+
+    @property
+    def exist(self) -> bool:
+        return bool(self._newest_first())
 
     @property
     def best(self) -> Path:
         return self.folder / "best.pt"
 
+    @property
+    def minutes_since_save(self) -> float:
+        """Minutes since this process saved, or since it began."""
+        return (time.monotonic() - self._saved_at) / 60
+
     def save(self, state: State, step: int) -> Path:
         """Writes the state after `step` steps, removes all but the last `keep`. Raises UserError on a full disk."""
         path = self._path(step)
+        if step == self._saved_step:
+            return path
         write(path, state)
+        self._saved_step, self._saved_at = step, time.monotonic()
         for old in self._newest_first()[self._keep :]:
             for file in (old, _checksum_file(old)):
                 file.unlink(missing_ok=True)

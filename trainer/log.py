@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -19,16 +19,16 @@ from torch.utils.tensorboard import SummaryWriter
 from trainer.distributed import World
 from trainer.errors import UserError
 from trainer.result import Evaluation
+from trainer.state import Position
 
 T = TypeVar("T")
 _PLAIN_SECONDS = 10.0  # between two lines where there is no terminal to draw a bar on
 
 
 class Log:
-    """The log of one run directory, continued after `step` completed steps. Silent on every rank but 0."""
+    """The log of one run directory, from a position on. A context manager. Silent on every rank but 0."""
 
-    def __init__(self, run_dir: Path, world: World, *, step: int, total_steps: int, evaluated: bool) -> None:
-        """`evaluated`: whether an evaluation after `step` steps is behind us; else it is about to be told again."""
+    def __init__(self, run_dir: Path, world: World, at: Position, *, total_steps: int) -> None:
         self._speaks = world.is_main
         if not self._speaks:
             return
@@ -37,9 +37,9 @@ class Log:
         self._last_line = 0.0
         self._progress: Progress | None = None
         try:
-            _truncate(run_dir / "metrics.jsonl", step, evaluated)
+            _truncate(run_dir / "metrics.jsonl", at)
             self._metrics = (run_dir / "metrics.jsonl").open("a", buffering=1)
-            self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
+            self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=at.step + 1)
         except OSError as error:
             raise UserError(f"{run_dir}: cannot be written: {error.strerror}") from error
         if self._console.is_terminal:
@@ -51,43 +51,44 @@ class Log:
                 TimeRemainingColumn(),
                 console=self._console,
             )
-            self._task = self._progress.add_task("", total=total_steps, completed=step, speed="")
+            self._task = self._progress.add_task("", total=total_steps, completed=at.step, speed="")
             self._progress.start()
-        self._start_step, self._start_time = step, time.monotonic()
+        self._start_step, self._start_time = at.step, time.monotonic()
 
     def say(self, text: str) -> None:
         if self._speaks:
             self._console.print(text, markup=False)
 
-    def steps(
-        self, step: int, epoch: float, *, lr: float, loss: float, images_per_second: float, data_wait: float
-    ) -> None:
+    def steps(self, at: Position, *, lr: float, loss: float, images_per_second: float, data_wait: float) -> None:
         """The mean loss of the steps since the last call; `data_wait`: fraction of time spent waiting for images."""
         if not self._speaks:
             return
         values = {"lr": lr, "loss": loss, "images_per_second": images_per_second, "data_wait": data_wait}
-        self._record("train", step, epoch, values)
+        self._record("train", at, values)
         if self._progress:
-            text = f"epoch {epoch:.1f}  loss {loss:.3f}  lr {lr:.3g}"
+            text = f"epoch {at.epochs:.1f}  loss {loss:.3f}  lr {lr:.3g}"
             speed = f"{images_per_second:,.0f} images/s, data wait {data_wait:.0%}"
-            self._progress.update(self._task, completed=step, description=text, speed=speed)
+            self._progress.update(self._task, completed=at.step, description=text, speed=speed)
         elif time.monotonic() - self._last_line > _PLAIN_SECONDS:
             self._last_line = time.monotonic()
             self.say(
-                f"epoch {epoch:6.2f}  step {step}/{self._total_steps}  loss {loss:.4f}  lr {lr:.4g}  "
-                f"{images_per_second:,.0f} images/s  data wait {data_wait:.0%}  ETA {self._eta(step)}"
+                f"epoch {at.epochs:6.2f}  step {at.step}/{self._total_steps}  loss {loss:.4f}  lr {lr:.4g}  "
+                f"{images_per_second:,.0f} images/s  data wait {data_wait:.0%}  ETA {self._eta(at.step)}"
             )
 
-    def evaluation(self, result: Evaluation, *, step: int, epoch: float, best: bool) -> None:
+    def evaluation(self, result: Evaluation, at: Position, *, best: bool) -> None:
         if not self._speaks:
             return
-        self._record("eval", step, epoch, asdict(result))
+        self._record("eval", at, asdict(result))
         self.say(
-            f"epoch {epoch:6.2f}  top-1 {result.top1:.2f} %  top-5 {result.top5:.2f} %  loss {result.loss:.4f}  "
+            f"epoch {at.epochs:6.2f}  top-1 {result.top1:.2f} %  top-5 {result.top5:.2f} %  loss {result.loss:.4f}  "
             f"({result.coverage}){'  best so far' if best else ''}"
         )
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if not self._speaks:
             return
         if self._progress:
@@ -95,10 +96,10 @@ class Log:
         self._metrics.close()
         self._board.close()
 
-    def _record(self, kind: str, step: int, epoch: float, values: dict[str, Any]) -> None:
-        self._metrics.write(json.dumps({"kind": kind, "step": step, "epoch": round(epoch, 6), **values}) + "\n")
+    def _record(self, kind: str, at: Position, values: dict[str, Any]) -> None:
+        self._metrics.write(json.dumps({"kind": kind, "step": at.step, "epoch": round(at.epochs, 6), **values}) + "\n")
         for name, value in values.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+            self._board.add_scalar(f"{kind}/{name}", value, at.step)
         if kind == "eval":
             self._board.flush()
 
@@ -133,8 +134,8 @@ class Throughput:
         return rates
 
 
-def _truncate(metrics: Path, step: int, evaluated: bool) -> None:
-    """Removes what was told after `step` steps, and a last line that was not finished."""
+def _truncate(metrics: Path, at: Position) -> None:
+    """Removes what was told of later steps, of an evaluation that is about to come, and a last line cut short."""
     if not metrics.exists():
         return
     kept = []
@@ -143,7 +144,7 @@ def _truncate(metrics: Path, step: int, evaluated: bool) -> None:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue
-        if record["step"] < step or (record["step"] == step and (evaluated or record["kind"] == "train")):
+        if record["step"] < at.step or (record["step"] == at.step and record["kind"] == "train"):
             kept.append(line + "\n")
     partial = metrics.with_name(".metrics.jsonl.partial")
     partial.write_text("".join(kept))

@@ -28,8 +28,8 @@ class Run:
         return load_recipe(self.folder / "recipe.py")
 
     def claim(self, recipe: Recipe) -> None:
-        """Makes the directory this recipe's. Raises UserError where it is another's, showing what differs."""
-        if (self.folder / "recipe.py").exists():
+        """Makes the directory this recipe's. Raises UserError where another's is trained there, with the difference."""
+        if self.checkpoints.exist:
             if changes := recipe_changes(self.recipe, recipe):
                 raise UserError(
                     f"{self.folder} was started with another recipe: {'; '.join(changes)}. "
