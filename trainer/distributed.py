@@ -201,6 +201,7 @@ class Requests:
         return Request(int(level))
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is signal.SIGINT and number == signal.SIGINT:  # Ctrl-C again: the user does not want to wait
+        # Ctrl-C again: the user does not want to wait. Below torchrun it is torchrun that says it again.
+        if self._world.size == 1 and self.signal is signal.SIGINT and number == signal.SIGINT:
             signal.default_int_handler(number, frame)
         self.signal = signal.Signals(number)

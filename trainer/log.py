@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
 from trainer.distributed import World
@@ -43,15 +43,9 @@ class Log:
         except OSError as error:
             raise UserError(f"{run_dir}: cannot be written: {error.strerror}") from error
         if self._console.is_terminal:
-            self._progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("steps, {task.fields[speed]}, ETA"),
-                TimeRemainingColumn(),
-                console=self._console,
-            )
-            self._task = self._progress.add_task("", total=total_steps, completed=at.step, speed="")
+            columns = (BarColumn(bar_width=10), TextColumn("{task.description}  ETA"), TimeRemainingColumn())
+            self._progress = Progress(*columns, console=self._console)
+            self._task = self._progress.add_task("starting", total=total_steps, completed=at.step)
             self._progress.start()
         self._start_step, self._start_time = at.step, time.monotonic()
 
@@ -66,9 +60,10 @@ class Log:
         values = {"lr": lr, "loss": loss, "images_per_second": images_per_second, "data_wait": data_wait}
         self._record("train", at, values)
         if self._progress:
-            text = f"epoch {at.epochs:.1f}  loss {loss:.3f}  lr {lr:.3g}"
-            speed = f"{images_per_second:,.0f} images/s, data wait {data_wait:.0%}"
-            self._progress.update(self._task, completed=at.step, description=text, speed=speed)
+            text = (
+                f"epoch {at.epochs:.1f}  loss {loss:.3f}  {images_per_second:,.0f} images/s  data wait {data_wait:.0%}"
+            )
+            self._progress.update(self._task, completed=at.step, description=text)
         elif time.monotonic() - self._last_line > _PLAIN_SECONDS:
             self._last_line = time.monotonic()
             self.say(

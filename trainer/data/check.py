@@ -74,7 +74,6 @@ def read_index(path: Path, num_classes: int | None = None, check_jpegs: bool = T
 
 def _read_index(path: Path, file: BinaryIO, num_classes: int | None, check_jpegs: bool) -> BetonIndex:
     length = os.fstat(file.fileno()).st_size
-    _require(path, length > 0, "the file is empty")
     _require(path, length >= METADATA_START, f"{length} bytes are too short for a .beton file")
     header = _read(path, file, HEADER, 1)[0]
     fields = _read(path, file, FIELD, len(FIELDS))
