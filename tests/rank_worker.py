@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import torch
 import torch.distributed as dist
+
 from trainer import distributed
 from trainer.data import open_source
 from trainer.data.crop import train_view

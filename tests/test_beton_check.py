@@ -202,6 +202,28 @@ def test_a_huge_count_in_the_header_allocates_nothing(beton: Path) -> None:
     refuse(beton, "no images")
 
 
+@pytest.mark.parametrize(
+    ("offset", "content", "says"),
+    [
+        (0, b"\x03", "no .beton file of version 2 with two fields"),
+        (2, b"\x03", "no .beton file of version 2 with two fields"),
+        (4, struct.pack("<I", 0), "page size of 0 bytes"),
+        (4, struct.pack("<I", 3 << 20), "page size of 3145728 bytes is not a power of 2"),
+        (24, b"\x01", "its fields are"),  # the type of the first field
+        (24 + 1041, b"\x00", "its fields are"),
+        (25, b"picture\0", "its fields are"),
+    ],
+)
+def test_another_kind_of_file_is_named(beton: Path, offset: int, content: bytes, says: str) -> None:
+    overwrite(beton, offset, content)
+    refuse(beton, says)
+
+
+def test_an_empty_file_is_too_short(tmp_path: Path) -> None:
+    (tmp_path / "train.beton").write_bytes(b"")
+    refuse(tmp_path / "train.beton", "0 bytes are too short")
+
+
 def jpegs(path: Path) -> list[int]:
     found = np.flatnonzero(read_index(path).modes == check.JPEG).tolist()
     assert 10 < len(found) < 30
@@ -265,6 +287,18 @@ def test_a_label_out_of_range_is_named(beton: Path, label: int) -> None:
 def test_impossible_metadata_is_named(beton: Path, offset: int, content: bytes, says: str) -> None:
     overwrite(beton, metadata_at(4) + offset, content)
     refuse(beton, f"image 4 .*{says}")
+
+
+def test_sizes_that_do_not_fit_the_image_are_named(beton: Path) -> None:
+    index, content = read_index(beton), beton.read_bytes()
+    raw = int(np.flatnonzero(index.modes == check.RAW)[3])
+    overwrite(beton, metadata_at(raw) + 3, struct.pack("<H", 11))
+    refuse(beton, f"image {raw} does not have height x width x 3 bytes")
+    overwrite(beton, 0, content)
+    table = np.frombuffer(content[table_at(beton, 0) :], check.ALLOCATION)
+    jpeg = jpegs(beton)[3]
+    overwrite(beton, table_at(beton, table["sample_id"].tolist().index(jpeg)) + 16, struct.pack("<Q", 3))
+    refuse(beton, f"image {jpeg} is too short for a JPEG")
 
 
 def test_impossible_places_are_named(beton: Path) -> None:

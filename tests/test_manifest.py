@@ -126,7 +126,7 @@ def test_a_file_that_is_not_finished_never_has_its_name(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), whole_file(path) as partial:
         partial.write_text("half")
         raise KeyboardInterrupt
-    assert path.read_text() == "old"
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
     with whole_file(path) as partial:
         partial.write_text("new")
         assert path.read_text() == "old"

@@ -27,7 +27,7 @@ from trainer.data.prepare import (
 from trainer.data.writer import BadImageError
 from trainer.errors import UserError
 
-AS_IT_IS = PrepareOptions(write_mode="raw", max_resolution=None, workers=1)
+AS_IT_IS = PrepareOptions(write_mode="raw", max_resolution=64, workers=1)  # larger than the images of most tests
 random = np.random.default_rng(0)
 
 
@@ -110,6 +110,17 @@ def test_what_is_wrong_with_a_folder_is_said(pets: Path, tmp_path: Path) -> None
     says("val has no folders, one for each class")
     with pytest.raises(UserError, match="no folder"):
         prepare_folder(tmp_path / "nowhere", out)
+
+
+def test_a_folder_that_cannot_be_read_is_an_error_not_fewer_images(pets: Path, tmp_path: Path) -> None:
+    deeper = os.open(pets / "train" / "cat", os.O_RDONLY)
+    for _ in range(25):  # to a path longer than Linux takes (4096), which stops root too
+        os.mkdir("x" * 200, dir_fd=deeper)
+        above, deeper = deeper, os.open("x" * 200, os.O_RDONLY, dir_fd=deeper)
+        os.close(above)
+    os.close(deeper)
+    with pytest.raises(UserError, match="cannot be read: File name too long"):
+        prepare_folder(pets, tmp_path / "out", AS_IT_IS)
 
 
 def test_what_is_there_is_replaced_only_when_told(pets: Path, tmp_path: Path) -> None:

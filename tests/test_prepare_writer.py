@@ -98,11 +98,19 @@ def assert_nothing_left(folder: Path) -> None:
     assert segments_left() == []
 
 
-def load_but(bad: int, fail: Callable[[], Any]) -> Callable[[int], np.ndarray]:
+def load_but(
+    bad: int, fail: Callable[[], Any], load_other: Callable[[int], np.ndarray] = pixels
+) -> Callable[[int], np.ndarray]:
     def load(image: int) -> np.ndarray:
-        return fail() if image == bad else pixels(image)
+        return fail() if image == bad else load_other(image)
 
     return load
+
+
+def slowly(image: int) -> np.ndarray:
+    """All images would take longer than in_its_own_process waits: stopping must not wait for them."""
+    time.sleep(0.5)
+    return pixels(image)
 
 
 def raises(error: BaseException) -> Callable[[], Any]:
@@ -184,10 +192,10 @@ def test_the_content_does_not_depend_on_the_number_of_workers(tmp_path: Path, mo
     "error", [OSError("image file is truncated"), SyntaxError("broken PNG file"), ValueError(""), KeyError(3)]
 )
 def test_an_unreadable_image_is_named_and_stops_everything(tmp_path: Path, error: Exception) -> None:
-    broken = images(load_but(97, raises(error)))
+    broken = images(load_but(17, raises(error), slowly))
     kind, text = in_its_own_process(lambda: write_beton(tmp_path / "train.beton", broken, RAW, workers=2))
     assert kind == "UserError"
-    assert "image 97 ('some/97.png') cannot be stored" in text and "--skip-bad" in text and "\n" not in text
+    assert "image 17 ('some/17.png') cannot be stored" in text and "--skip-bad" in text and "\n" not in text
     assert_nothing_left(tmp_path)
 
 
@@ -240,12 +248,8 @@ def test_a_killed_worker_is_an_error_not_a_hang(tmp_path: Path, workers: int) ->
 
 def test_a_worker_killed_from_outside_is_an_error_not_a_hang(tmp_path: Path) -> None:
     def kill_one(done: int) -> None:
-        if done > 20:
+        if done > 1:
             os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
-
-    def slowly(image: int) -> np.ndarray:
-        time.sleep(0.02)
-        return pixels(image)
 
     path = tmp_path / "train.beton"
     kind, text = in_its_own_process(lambda: write_beton(path, images(slowly), RAW, workers=2, progress=kill_one))
@@ -253,30 +257,22 @@ def test_a_worker_killed_from_outside_is_an_error_not_a_hang(tmp_path: Path) -> 
     assert_nothing_left(tmp_path)
 
 
-def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
+def test_ctrl_c_ends_everything(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def press(done: int) -> None:
-        if done > 20:
+        if done > 1:
             os.killpg(0, signal.SIGINT)  # a terminal sends it to all processes
-
-    def slowly(image: int) -> np.ndarray:
-        time.sleep(0.02)
-        return pixels(image)
 
     path = tmp_path / "train.beton"
     kind, _ = in_its_own_process(lambda: write_beton(path, images(slowly), RAW, workers=2, progress=press))
-    assert kind == "KeyboardInterrupt"
+    assert kind == "KeyboardInterrupt" and "Traceback" not in capfd.readouterr().err
     assert_nothing_left(tmp_path)
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     """Nobody is left to tidy up, but nothing may run on, and the next write starts afresh."""
 
-    def slowly(image: int) -> np.ndarray:
-        time.sleep(0.02)
-        return pixels(image)
-
     def die(done: int) -> None:
-        if done > 20:
+        if done > 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
     path = tmp_path / "train.beton"
@@ -297,7 +293,8 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
 
 def test_a_limit_on_the_file_size_is_an_error_not_a_hang(tmp_path: Path) -> None:
     def write() -> Manifest:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (3 << 20, 3 << 20))  # within the first page: a short write
+        limit = (2 << 20) + 10_000  # within the images of the first page: a short write
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         return write_beton(tmp_path / "train.beton", images(), RAW, workers=2)
 
     kind, text = in_its_own_process(write)
@@ -306,7 +303,7 @@ def test_a_limit_on_the_file_size_is_an_error_not_a_hang(tmp_path: Path) -> None
 
 
 def test_a_full_disk_is_an_error_not_a_hang(tmp_path: Path) -> None:
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(tmp_path)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
     if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("only root can mount a small file system; the limit on the file size is tried anyway")
     try:
@@ -315,6 +312,24 @@ def test_a_full_disk_is_an_error_not_a_hang(tmp_path: Path) -> None:
         assert_nothing_left(tmp_path)
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_what_the_disk_changes_is_found_before_the_file_has_its_name(tmp_path: Path) -> None:
+    def damage(done: int) -> None:  # the last call is after the last byte of the images
+        with open(tmp_path / "train.beton.partial", "r+b") as file:
+            file.seek(2 << 20)  # where the first page begins
+            file.write(b"changed")
+
+    with pytest.raises(UserError, match="reads back other bytes than were written"):
+        write_beton(tmp_path / "train.beton", images(), RAW, workers=2, progress=damage)
+    assert_nothing_left(tmp_path)
+
+
+def test_what_stays_empty_takes_no_room_on_the_disk(tmp_path: Path) -> None:
+    path = tmp_path / "train.beton"
+    write_beton(path, images(), Encoding(write_mode="raw", max_resolution=None), workers=2)
+    assert path.stat().st_size > 128 << 20, "two pages of 64 MiB, for images of any size"
+    assert path.stat().st_blocks * 512 < 4 << 20
 
 
 def test_an_image_larger_than_a_page_is_named(tmp_path: Path) -> None:

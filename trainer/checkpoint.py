@@ -5,6 +5,7 @@ the format of `sha256sum --check`. The checksum is renamed into place first: whe
 It holds tensors and plain values only, so it is read with weights_only=True and cannot run code.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -47,26 +48,30 @@ class Checkpoints:
         path = self._path(step)
         if step == self._saved_step:
             return path
+        for left in self.folder.glob(".*.partial*"):  # by a process that was killed
+            left.unlink(missing_ok=True)
         write(path, state)
         self._saved_step, self._saved_at = step, time.monotonic()
-        for old in self._newest_first()[self._keep :]:
+        # those of later steps are damaged, or the run would have gone on from there: they must not crowd out whole ones
+        for old in [other for other in self._newest_first() if other <= path][self._keep :]:
             for file in (old, _checksum_file(old)):
                 file.unlink(missing_ok=True)
         return path
 
     def mark_best(self, step: int) -> None:
         """Keeps the checkpoint of `step` as the best one so far."""
-        for source, target in (
-            (_checksum_file(self._path(step)), _checksum_file(self.best)),
-            (self._path(step), self.best),
-        ):
-            partial = target.with_name(f".{target.name}.partial")
+        source, partial = self._path(step), self.best.with_name(f".{self.best.name}.partial")
+        try:
             partial.unlink(missing_ok=True)
             try:
                 partial.hardlink_to(source)
             except OSError:  # a file system without hard links
                 shutil.copyfile(source, partial)
-            partial.replace(target)
+            _publish(partial, self.best)
+        except OSError as error:
+            raise UserError(f"{self.best}: cannot be written: {_first_line(error)}") from error
+        finally:
+            partial.unlink(missing_ok=True)  # still there after renaming a link to itself
 
     def newest(self) -> tuple[Path, State] | None:
         """The newest checkpoint that is whole, or None. Those that are not are named in `damaged`."""
@@ -86,30 +91,40 @@ class Checkpoints:
 
 def write(path: Path, state: State) -> None:
     """Writes `state` so that, whenever the process dies, `path` is either absent, the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-        partial_checksum = _checksum_file(partial)
-        partial_checksum.write_text(f"{_sha256(partial)}  {path.name}\n")
-        path.unlink(missing_ok=True)  # an older file of this name would not match the new checksum
-        partial_checksum.replace(_checksum_file(path))
-        partial.replace(path)
+        _publish(partial, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         raise UserError(f"{path}: the checkpoint cannot be written: {_first_line(error)}") from error
     finally:
-        partial.unlink(missing_ok=True)
-        _checksum_file(partial).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+            _checksum_file(partial).unlink(missing_ok=True)
+
+
+def _publish(partial: Path, path: Path) -> None:
+    """Renames a whole file to `path`. The checksum file is true of the old and of the new one until it is there."""
+    line, partial_checksum = f"{_sha256(partial)}  {path.name}\n", _checksum_file(partial)
+    old = _checksum_file(path).read_text() if path.exists() and _checksum_file(path).exists() else ""
+    partial_checksum.write_text(line + old)
+    partial_checksum.replace(_checksum_file(path))
+    partial.replace(path)
+    _sync_folder(path.parent)
+    if old:
+        partial_checksum.write_text(line)
+        partial_checksum.replace(_checksum_file(path))
 
 
 def read(path: Path) -> State:
     """The state written to `path`, on the CPU. Raises UserError where it is absent, incomplete or damaged."""
     try:
-        expected = _checksum_file(path).read_text().split()[:1]
-        if expected != [_sha256(path)]:
+        expected = _checksum_file(path).read_text().split()[::2]
+        if _sha256(path) not in expected:
             raise UserError(f"{path}: damaged: its SHA-256 is not the one in {_checksum_file(path).name}")
         state: State = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
@@ -117,6 +132,15 @@ def read(path: Path) -> State:
     except Exception as error:  # torch.load raises whatever the damage leads to
         raise UserError(f"{path}: not a checkpoint that can be read: {_first_line(error)}") from error
     return state
+
+
+def _sync_folder(folder: Path) -> None:
+    """Renames survive a power failure from here on."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _checksum_file(path: Path) -> Path:

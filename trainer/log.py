@@ -37,9 +37,13 @@ class Log:
         self._last_line = 0.0
         self._progress: Progress | None = None
         try:
-            _truncate(run_dir / "metrics.jsonl", at)
+            kept = _truncate(run_dir / "metrics.jsonl", at)
             self._metrics = (run_dir / "metrics.jsonl").open("a", buffering=1)
-            self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=at.step + 1)
+            # also what was told at this very step, where an evaluation may be about to come again; the rest is put back
+            self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=at.step)
+            for record in kept:
+                if record["step"] == at.step:
+                    self._show(record)
         except OSError as error:
             raise UserError(f"{run_dir}: cannot be written: {error.strerror}") from error
         if self._console.is_terminal:
@@ -92,11 +96,15 @@ class Log:
         self._board.close()
 
     def _record(self, kind: str, at: Position, values: dict[str, Any]) -> None:
-        self._metrics.write(json.dumps({"kind": kind, "step": at.step, "epoch": round(at.epochs, 6), **values}) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(f"{kind}/{name}", value, at.step)
+        record = {"kind": kind, "step": at.step, "epoch": round(at.epochs, 6), **values}
+        self._metrics.write(json.dumps(record) + "\n")
+        self._show(record)
         if kind == "eval":
             self._board.flush()
+
+    def _show(self, record: dict[str, Any]) -> None:
+        for name in record.keys() - {"kind", "step", "epoch"}:
+            self._board.add_scalar(f"{record['kind']}/{name}", record[name], record["step"])
 
     def _eta(self, step: int) -> str:
         seconds = (time.monotonic() - self._start_time) * (self._total_steps - step) / max(1, step - self._start_step)
@@ -129,10 +137,10 @@ class Throughput:
         return rates
 
 
-def _truncate(metrics: Path, at: Position) -> None:
+def _truncate(metrics: Path, at: Position) -> list[dict[str, Any]]:
     """Removes what was told of later steps, of an evaluation that is about to come, and a last line cut short."""
     if not metrics.exists():
-        return
+        return []
     kept = []
     for line in metrics.read_text().splitlines():
         try:
@@ -140,7 +148,8 @@ def _truncate(metrics: Path, at: Position) -> None:
         except json.JSONDecodeError:
             continue
         if record["step"] < at.step or (record["step"] == at.step and record["kind"] == "train"):
-            kept.append(line + "\n")
+            kept.append(record)
     partial = metrics.with_name(".metrics.jsonl.partial")
-    partial.write_text("".join(kept))
+    partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
     partial.replace(metrics)
+    return kept

@@ -8,7 +8,7 @@ does not move the learning rate. Standard library only, so that recipes can be l
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Literal
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -228,6 +228,18 @@ class Constant:
     warmup: Warmup | None = None
 
 
+def _check_finite(value: object, name: str) -> None:
+    """Raises ValueError where there is a nan or an infinity, which no paper means and no file of Python can hold."""
+    if is_dataclass(value):
+        for field in fields(value):
+            _check_finite(getattr(value, field.name), f"{name}.{field.name}" if name else field.name)
+    elif isinstance(value, tuple):
+        for item in value:
+            _check_finite(item, name)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name}={value} is not a finite number")
+
+
 def _check_not_negative(name: str, value: float) -> None:
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"{name}={value} is negative or not a number")
@@ -271,6 +283,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _check_finite(self, "")
         for name in ("num_classes", "epochs", "global_batch_size", "micro_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is not a positive number")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import importlib.util
 import io
 import re
+import runpy
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, make_dataclass
 from pathlib import Path
@@ -89,6 +89,10 @@ class EvaluateSettings:
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: cuda where there is a GPU"""
 
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers={self.workers} is not a positive number")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecipesSettings:
@@ -100,7 +104,9 @@ class RecipesSettings:
 
 def parse_train(words: Sequence[str]) -> tuple[Recipe, TrainSettings]:
     """`RECIPE --data DIR --run-dir DIR [--optimizer.lr 1.6 ...]` -> the resolved recipe and the settings."""
-    if not words or words[0] in ("-h", "--help"):
+    if not words:
+        raise UserError(f"which recipe? python -m trainer train RECIPE --data DIR --run-dir DIR ({_known_recipes()})")
+    if words[0] in ("-h", "--help"):
         parse(TrainSettings, ["--help"], "train RECIPE", _recipe_help())
     if words[0].startswith("-"):
         raise UserError(f"the recipe comes first: python -m trainer train RECIPE {words[0]} ... ({_known_recipes()})")
@@ -167,9 +173,9 @@ def parse(command: type[T], words: Sequence[str], verb: str, description: str | 
 
 def _one_line(box: str) -> str:
     """The message in the box that tyro draws around an error, with the options it suggests."""
-    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    message = " ".join(lines).split("─────")[0].strip()
-    suggestions = re.findall(r"(?:^|\s)(--[\w.-]+)(?= |$)", box.partition("Perhaps you meant:")[2])
+    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith(("│", "  "))]
+    message, _, rest = re.sub(r" *(─────+|-----+) *", "\n", " ".join(lines)).strip().partition("\n")
+    suggestions = re.findall(r"(?:^|\s)(--[\w.-]+)(?= |$)", rest.partition("Perhaps you meant:")[2].partition("\n")[0])
     if suggestions:
         return f"{message} (did you mean {' or '.join(dict.fromkeys(suggestions[:3]))}?)"
     return message or box.strip()
@@ -197,14 +203,11 @@ def load_recipe(name: str | Path) -> Recipe:
             raise UserError(f"no recipe is called {name!r}: {hint} (a recipe of your own is a path that ends in .py)")
         if not path.is_file():
             raise UserError(f"{path}: there is no such recipe file")
-    spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # somebody else's code: whatever it raises is about that file
-        raise UserError(f"{path}: not a recipe: {type(error).__name__}: {error}") from error
-    recipe = getattr(module, "recipe", None)
+        found = runpy.run_path(str(path))  # as it is now: a module would be cached by its size and second
+    except (Exception, SystemExit) as error:  # somebody else's code: whatever it raises is about that file
+        raise UserError(f"{path}: not a recipe: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    recipe = found.get("recipe")
     if not isinstance(recipe, Recipe):
         raise UserError(f"{path}: not a recipe: it has to define recipe = Recipe(...) of trainer.recipe")
     return recipe

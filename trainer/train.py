@@ -44,7 +44,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
         world = stack.enter_context(distributed.world(settings.device, settings.timeout_minutes))
         requests = stack.enter_context(Requests(world))
         require_same(world, "recipe", recipe_source(recipe))
-        accumulation = recipe.accumulation(world.size)
+        accumulation = _accumulation(recipe, world)
 
         # What is trained
         train_loader, eval_loader = _open_loaders(recipe, settings, world, stack)
@@ -84,7 +84,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
         # The loop
         throughput = Throughput()
         while at.epoch < recipe.epochs:
-            batches = _batches(recipe, at, train_loader, world)
+            batches = _batches(recipe, at, train_loader, accumulation, world)
             throughput.start()
             while at.batch < at.steps_per_epoch:
                 lr = lr_at(recipe.schedule, peak=recipe.optimizer.lr, epoch=at.epochs, epochs=recipe.epochs)
@@ -121,8 +121,8 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
             save()  # before the evaluation: one that is cut short then costs nothing but itself
             evaluation = evaluate(module, eval_loader, recipe, world)
             is_best = evaluation.top1 > at.best_top1
-            if is_best and world.is_main:
-                run.checkpoints.mark_best(at.step)
+            if is_best:
+                on_every_rank(world, lambda: run.checkpoints.mark_best(at.step) if world.is_main else None)
             log.evaluation(evaluation, at, best=is_best)
             at.start_next_epoch(evaluation.top1)
 
@@ -149,6 +149,13 @@ def _open_loaders(recipe: Recipe, settings: TrainSettings, world: World, stack: 
 
     first = on_every_rank(world, lambda: open_both() if world.local_rank == 0 else None)
     return on_every_rank(world, lambda: first or open_both())
+
+
+def _accumulation(recipe: Recipe, world: World) -> int:
+    try:
+        return recipe.accumulation(world.size)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _steps_per_epoch(recipe: Recipe, images: int) -> int:
@@ -196,14 +203,14 @@ def _note_start(recipe: Recipe, run: Run, world: World, at: Position) -> list[st
     return notes
 
 
-def _batches(recipe: Recipe, at: Position, loader: Loader, world: World) -> Iterator[DeviceBatch]:
+def _batches(recipe: Recipe, at: Position, loader: Loader, accumulation: int, world: World) -> Iterator[DeviceBatch]:
     """This rank's micro-batches of the rest of the epoch."""
     crop = recipe.train_crop
     indices = train_batches(
         epoch_order(recipe.seed, at.epoch, len(loader)),
         first_step=at.batch,
         micro_batch_size=recipe.micro_batch_size,
-        accumulation=recipe.accumulation(world.size),
+        accumulation=accumulation,
         rank=world.rank,
         world_size=world.size,
     )

@@ -109,15 +109,15 @@ class _Pages:
         if self._place < 0 or self._used + size > len(self._page):
             self.flush()
             self._place, self._used = self._start + _take(self._next_page, 1) * len(self._page), 0
-            self._page.fill(0)
         self.given = self._page[self._used : self._used + size]
         self._used += size
         return self._place + self._used - size, self.given
 
     def flush(self) -> None:
+        """Writes the page up to where it is used: the rest stays a hole, which takes no room on the disk."""
         done = 0
-        while self._place >= 0 and done < len(self._page):
-            done += os.pwrite(self._file, self._page[done:].data, self._place + done)
+        while done < self._used:
+            done += os.pwrite(self._file, self._page[done : self._used].data, self._place + done)
 
 
 class _Job:

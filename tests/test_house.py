@@ -1,0 +1,205 @@
+"""Who may import whom, and what a file of this house may hold: DESIGN.md's rules, read from the sources."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TRAINER = sorted((ROOT / "trainer").rglob("*.py"))
+RECIPES = sorted((ROOT / "recipes").glob("*.py"))
+LAUNCH = sorted((ROOT / "launch").rglob("*.py"))
+CODE = [*TRAINER, *RECIPES, *LAUNCH]
+OTHER = [path for path in ROOT.iterdir() if path.suffix in ("", ".md", ".sh", ".toml", ".yml") and path.is_file()]
+TEXT = [*CODE, *sorted((ROOT / "tests").glob("*.py")), *sorted(OTHER)]
+MACHINE_PATH = re.compile(r"/(work|root|home)/")
+HEAVY = ("torch", "torchvision", "timm", "numba", "ffcv", "tensorboard", "numpy")
+
+
+def name_of(path: Path) -> str:
+    """trainer/data/beton.py -> "trainer/data/beton.py", whatever the checkout is called."""
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(source: str) -> set[str]:
+    """Every module that `source` may import, anywhere in it: `from a import b` counts as a and as a.b."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def is_within(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
+def importers(package: str, paths: list[Path] = CODE) -> set[str]:
+    """The files that import `package` or something of it."""
+    return {name_of(path) for path in paths if any(is_within(m, package) for m in imports(path.read_text()))}
+
+
+def top_levels(path: Path) -> set[str]:
+    return {module.partition(".")[0] for module in imports(path.read_text())}
+
+
+def test_the_sources_are_found() -> None:
+    assert len(RECIPES) == 5  # with __init__.py
+    assert len(TRAINER) >= 36
+    assert len({path.parent for path in TRAINER}) == 3  # trainer, trainer/data, trainer/model
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import trainer.train",
+        "import numpy, trainer.train as loop",
+        "from trainer import train",
+        "from trainer.train import Position",
+        "def verb():\n    from trainer.train import train",
+        "if TYPE_CHECKING:\n    import trainer.train",
+        "try:\n    pass\nexcept ImportError:\n    from trainer import (\n        recipe,\n        train as t,\n    )",
+    ],
+)
+def test_an_import_is_found_in_any_form(source: str) -> None:
+    """The rules below are worth what this is worth."""
+    assert any(is_within(module, "trainer.train") for module in imports(source))
+    assert not any(is_within(module, "trainer.t") or is_within(module, "recipes") for module in imports(source))
+
+
+def test_every_import_can_be_read_from_the_sources() -> None:
+    """None relative, none by a string: else the rules would not see it."""
+    for path in CODE:
+        assert not [module for module in imports(path.read_text()) if module.startswith(".")], path
+        called = {
+            node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call)
+        }
+        assert not called & {"import_module", "__import__"}, path
+
+
+def test_recipes_import_the_vocabulary_and_nothing_else() -> None:
+    recipes = [path for path in RECIPES if path.stem != "__init__"]
+    assert len(recipes) == 4
+    for path in recipes:
+        assert all(is_within(module, "trainer.recipe") for module in imports(path.read_text())), path
+
+
+def test_the_vocabulary_imports_the_standard_library_only() -> None:
+    found = top_levels(ROOT / "trainer" / "recipe.py")
+    assert "dataclasses" in found
+    assert found <= sys.stdlib_module_names
+
+
+def test_recipes_load_where_nothing_is_installed() -> None:
+    """-S: without site-packages. What the sources say, seen from outside."""
+    code = (
+        "import importlib, pathlib, sys\n"
+        "sys.path.insert(0, '.')\n"
+        "names = [path.stem for path in pathlib.Path('recipes').glob('*.py') if path.stem != '__init__']\n"
+        "print(*sorted(importlib.import_module(f'recipes.{name}').recipe.name for name in names))\n"
+        "try:\n"
+        "    import numpy\n"
+        "except ImportError:\n"
+        "    print('no numpy')\n"
+    )
+    ended = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    recipes = [path.stem for path in RECIPES if path.stem != "__init__"]
+    assert ended.stdout.splitlines() == [" ".join(recipes), "no numpy"], ended.stderr
+
+
+def test_the_loop_is_imported_by_the_door_alone() -> None:
+    assert importers("trainer.train") == {"trainer/__main__.py"}
+
+
+def test_the_door_is_imported_by_nobody() -> None:
+    assert importers("trainer.__main__") == set()
+
+
+def test_the_trainer_knows_no_launcher_and_no_recipe() -> None:
+    assert importers("launch", [*TRAINER, *RECIPES]) == set()
+    assert importers("recipes") == set()
+
+
+def test_the_launcher_looks_into_no_recipe() -> None:
+    assert importers("trainer.recipe", LAUNCH) == set()
+
+
+@pytest.mark.parametrize(
+    ("package", "allowed"),
+    [
+        ("ffcv", {"trainer/data/beton.py", "trainer/data/writer.py"}),
+        ("numba", {"trainer/data/beton.py"}),
+        ("tyro", {"trainer/settings.py"}),
+        ("timm", {"trainer/model/library.py"}),
+        ("torch.utils.tensorboard", {"trainer/log.py"}),
+    ],
+)
+def test_a_library_has_one_door(package: str, allowed: set[str]) -> None:
+    found = importers(package)
+    assert found, f"nobody imports {package}: is the rule still about something?"
+    assert found <= allowed
+
+
+def test_submitit_is_the_launchers() -> None:
+    assert importers("submitit") <= {"launch/slurm.py"}
+
+
+def test_listing_recipes_and_reading_a_command_line_need_no_torch() -> None:
+    """With imports of heavy libraries forbidden; evaluate shows that they are."""
+    code = (
+        "import contextlib, io, sys\n"
+        "class Forbidden(ImportError): pass\n"
+        "class Gate:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.partition('.')[0] in {HEAVY}:\n"
+        "            raise Forbidden(name)\n"
+        "sys.meta_path.insert(0, Gate())\n"
+        "from trainer.__main__ import main\n"
+        "goyal = 'resnet50_goyal2017_8k'\n"
+        "for words in ([], ['--help'], ['recipes'], ['train', '--help'], ['train', goyal, '--help'],\n"
+        "              ['train', goyal, '--optimizer.lrr', '1'], ['evaluate', '--help'], ['evaluate', 'nowhere']):\n"
+        "    try:\n"
+        "        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):\n"
+        "            ended = main(words)\n"
+        "    except SystemExit as error:\n"
+        "        ended = error.code\n"
+        "    except Forbidden as error:\n"
+        "        ended = f'needs {error}'\n"
+        "    print(*words, '->', ended)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.stdout.splitlines() == [
+        "-> 2",
+        "--help -> 0",
+        "recipes -> 0",
+        "train --help -> 0",
+        "train resnet50_goyal2017_8k --help -> 0",
+        "train resnet50_goyal2017_8k --optimizer.lrr 1 -> 2",
+        "evaluate --help -> 0",
+        "evaluate nowhere -> needs torch",
+    ], ended.stderr
+
+
+def test_a_file_holds_one_thought() -> None:
+    lengths = {name_of(path): len(path.read_text().splitlines()) for path in TRAINER}
+    assert max(lengths.values()) > 200  # lines were counted
+    assert {name: lines for name, lines in lengths.items() if lines > 320} == {}
+
+
+def test_every_file_begins_with_what_it_is() -> None:
+    assert [name_of(path) for path in CODE if not ast.get_docstring(ast.parse(path.read_text()))] == []
+
+
+def test_no_file_names_a_path_of_somebodys_machine() -> None:
+    assert {"pyproject.toml", "Makefile", "trainer/recipe.py", "tests/conftest.py"} <= {name_of(path) for path in TEXT}
+    assert MACHINE_PATH.search("data = '/" + "home/me/imagenet'")
+    found = {name_of(path): hit.group() for path in TEXT if (hit := MACHINE_PATH.search(path.read_text()))}
+    assert found == {}
