@@ -14,6 +14,7 @@ from PIL import Image
 from trainer.data import prepare
 from trainer.data.check import read_index, verify
 from trainer.data.manifest import read_manifest
+from trainer.data.pixels import shrink, to_rgb
 from trainer.data.prepare import (
     IMAGENET,
     SMALL_IMAGES,
@@ -21,8 +22,6 @@ from trainer.data.prepare import (
     prepare_cifar10,
     prepare_digits,
     prepare_folder,
-    shrink,
-    to_rgb,
 )
 from trainer.data.writer import BadImageError
 from trainer.errors import UserError
