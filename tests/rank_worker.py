@@ -19,7 +19,7 @@ from trainer.data.order import epoch_order, train_batches
 from trainer.evaluate import evaluate
 from trainer.model import build_model
 from trainer.recipe import RandomResizedCrop
-from trainer.settings import load_recipe
+from trainer.recipe_file import load_recipe
 
 MICRO_BATCHES = 6  # of 8 photographs: one step's global batch is 48 of 64
 

@@ -48,7 +48,7 @@ def test_centre_crops_are_bit_equal_to_those_of_ffcvs_own_loader(photo_betons: P
     theirs = np.load(tmp_path / "ffcv.npz")
     assert theirs["images"].shape == (64, 3, 48, 48)
     assert np.array_equal(read_all(photo_betons, eval_view(CENTER), 48).numpy(), theirs["images"])
-    assert np.array_equal(BetonSource(photo_betons / "train.beton", 4).labels, theirs["labels"])
+    assert np.array_equal(BetonSource(photo_betons / "train.beton").labels, theirs["labels"])
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_padded_crops_of_raw_images_are_bit_equal_to_those_of_the_class_folders(
     from PIL import Image
 
     whole = read_all(digits, eval_view(CenterCrop(resolution=32, crop_ratio=1.0)), 32, classes=10, split="val")
-    labels = BetonSource(digits / "val.beton", 10).labels
+    labels = BetonSource(digits / "val.beton").labels
     for image, label in enumerate(labels):
         target = tmp_path / "val" / str(label) / f"{image:04}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def test_a_jpeg_damaged_while_the_file_is_open_is_named(photo_betons: Path, tmp_
     path = copy_of(photo_betons, tmp_path)
     index = read_index(path)
     image = int(np.flatnonzero(index.modes != RAW)[0])
-    source = BetonSource(path, 4)
+    source = BetonSource(path)
     read_one(source, image)
     with path.open("r+b") as file:
         file.seek(int(index.pointers[image]))
@@ -126,7 +126,7 @@ def test_a_file_cut_short_while_it_is_open_is_an_error_not_a_dead_process(photo_
     path = copy_of(photo_betons, tmp_path)
     index = read_index(path)
     last = int(np.argmax(index.pointers))
-    source = BetonSource(path, 4)
+    source = BetonSource(path)
     with path.open("r+b") as file:
         file.truncate(int(index.pointers[last]) + 1)
     with pytest.raises(LocalError, match=rf"image {last} cannot be read: the file has become shorter"):

@@ -16,11 +16,11 @@ from trainer.data.manifest import (
     read_manifest,
     read_stamp,
     stamp_now,
-    whole_file,
     write_manifest,
     write_stamp,
 )
 from trainer.errors import UserError
+from trainer.files import whole_file
 
 MANIFEST = Manifest(
     count=3,

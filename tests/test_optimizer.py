@@ -7,7 +7,7 @@ from torch import nn
 from trainer.model import build_model
 from trainer.optimizer import audit, build_optimizer, sort_parameters
 from trainer.recipe import SGD, CifarResNet, LibraryModel, ResNet
-from trainer.settings import load_recipe
+from trainer.recipe_file import load_recipe
 
 NORM_TENSORS = {18: 40, 34: 72, 50: 106, 101: 208, 152: 310}
 BLOCKS = {18: 8, 34: 16, 50: 16, 101: 33, 152: 50}

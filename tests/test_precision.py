@@ -23,7 +23,8 @@ from trainer.model import build_model
 from trainer.optimizer import build_optimizer
 from trainer.precision import Precision, autocast, build_scaler
 from trainer.recipe import SGD, CenterCrop, CifarResNet, Constant, CrossEntropy, LibraryModel, Recipe
-from trainer.settings import TrainSettings, load_recipe
+from trainer.recipe_file import load_recipe
+from trainer.settings import TrainSettings
 from trainer.train import train
 
 CPU = torch.device("cpu")

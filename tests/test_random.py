@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainer.data.random import Draw, bits, step_seed, uniform
+from trainer.data.random import Draw, bits, torch_seed, uniform
 
 IMAGES = np.arange(200_000)
 
@@ -55,8 +55,8 @@ def test_the_stream_never_changes() -> None:
     assert [int(draw) for draw in Draw] == [0, 1, 2, 3]
 
 
-def test_every_step_and_rank_has_its_own_torch_seed() -> None:
-    seeds = {step_seed(0, step, rank) for step in range(100) for rank in range(8)}
+def test_every_step_and_micro_batch_has_its_own_torch_seed() -> None:
+    seeds = {torch_seed(0, step, micro_batch) for step in range(100) for micro_batch in range(8)}
     assert len(seeds) == 800
     assert all(0 <= seed < 2**63 for seed in seeds)
 

@@ -15,8 +15,9 @@ from torch import nn
 from trainer.model import build_model
 from trainer.optimizer import audit, build_optimizer
 from trainer.recipe import CenterCrop, CrossEntropy, PaddedCrop, RandomResizedCrop, Recipe, Steps
+from trainer.recipe_file import load_recipe
 from trainer.schedule import lr_at
-from trainer.settings import load_recipe, parse_prepare, parse_train
+from trainer.settings import parse_prepare, parse_train
 
 FILES = sorted(path for path in (Path(__file__).parent.parent / "recipes").glob("*.py") if path.stem != "__init__")
 BY_NAME = {path.stem: path for path in FILES}

@@ -3,8 +3,8 @@
 import pytest
 
 from trainer.recipe import Constant, Cosine, Linear, Steps, Warmup
+from trainer.recipe_file import load_recipe
 from trainer.schedule import lr_at
-from trainer.settings import load_recipe
 
 GOYAL = load_recipe("resnet50_goyal2017_8k")
 PER_EPOCH = 1_281_167 // 8192  # 156 iterations

@@ -28,18 +28,8 @@ from trainer.recipe import (
     Steps,
     Warmup,
 )
-from trainer.settings import (
-    RECIPES,
-    EvaluateSettings,
-    RecipesSettings,
-    load_recipe,
-    parse,
-    parse_prepare,
-    parse_train,
-    recipe_changes,
-    recipe_names,
-    recipe_source,
-)
+from trainer.recipe_file import RECIPES, load_recipe, recipe_changes, recipe_names, recipe_source
+from trainer.settings import EvaluateSettings, RecipesSettings, parse, parse_prepare, parse_train
 
 NEEDED = ["--data", "DIR", "--run-dir", "runs/one"]
 SCREENS = {"wide": ("utf-8", "120"), "narrow": ("utf-8", "40"), "not unicode": ("iso-8859-1", "80")}
@@ -203,7 +193,7 @@ MISTAKES = {
     "seed": (["--seed", "-1"], r"seed=-1 is not within 0 and 2\*\*63 - 1"),
     "std": (["--std", "1", "1", "0"], r"std=\(1\.0, 1\.0, 0\.0\) has a value that is not positive"),
     "keep": (["--keep", "0"], r"keep=0 is not a positive number"),
-    "minutes": (["--checkpoint-minutes", "0"], r"checkpoint_minutes=0\.0 is not positive"),
+    "minutes": (["--checkpoint-minutes", "0"], r"checkpoint_minutes=0\.0 is not above 0 and within a month"),
 }
 
 
@@ -257,13 +247,14 @@ def test_an_unknown_recipe_is_answered_with_those_there_are(name: str, answer: s
     assert "\n" not in str(caught.value)
 
 
-def test_a_mistake_is_printed_by_rank_0_alone_and_exits_with_2(
+def test_a_mistake_is_printed_once_per_machine_and_exits_with_2(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = ["train", "resnet20_digits", *NEEDED, "--epochs", "0"]
     assert main(words) == 2
     assert capfd.readouterr() == ("", "error: epochs=0 is not a positive number\n")
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
     assert main(words) == 2
     assert capfd.readouterr() == ("", "")
 

@@ -1,11 +1,12 @@
 """The door: python -m trainer train | evaluate | prepare | recipes."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
 
-from trainer import settings
-from trainer.errors import LocalError, UserError
+from trainer import recipe_file, settings
+from trainer.errors import LocalError, SharedError, UserError, first_line
 
 USAGE = """usage: python -m trainer VERB ...
 
@@ -36,15 +37,38 @@ def main(words: Sequence[str] | None = None) -> int:
             raise UserError(f"there is no verb {words[0]!r}: use {', '.join(verbs)}")
         return verbs[words[0]](words[1:])
     except UserError as error:
-        rank = int(os.environ.get("RANK", 0))
-        if rank == 0 or isinstance(error, LocalError):  # any other error is raised by all ranks together
-            print(f"error: {error}", file=sys.stderr, flush=True)
+        if _speaks(error):
+            _say(str(error))
         return 2
-    except RuntimeError as error:
-        if not _is_lost_peer(error):
-            raise
-        print("error: another process of this run has ended: its own message says why", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        return _expected(error)
+
+
+def _speaks(error: UserError) -> bool:
+    """One line for an error of all ranks, one per machine for what may be this machine's alone, such as a file."""
+    if isinstance(error, LocalError):
+        return True
+    return os.environ.get("RANK" if isinstance(error, SharedError) else "LOCAL_RANK", "0") == "0"
+
+
+def _expected(error: Exception) -> int:
+    """Answers what no check can foresee, and returns its exit code; raises again what it does not know."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+        _say(f"{error.filename or 'a file of the run'}: {error.strerror}")
+        return 2
+    if type(error).__name__ == "OutOfMemoryError":
+        _say(f"the GPU's memory is exhausted, use a smaller --micro-batch-size: {first_line(error)}")
+        return 2
+    if type(error).__name__.startswith("Dist") or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+        _say(f"another process of this run has ended, its own message says why: {first_line(error)}")
         return 75  # EX_TEMPFAIL of sysexits.h: starting again may help
+    raise error
+
+
+def _say(text: str) -> None:
+    print(f"error: {text}", file=sys.stderr, flush=True)
 
 
 # On a CPU, OpenMP's threads wait for one another by spinning. Where loader threads or other processes need the cores
@@ -84,17 +108,12 @@ def _prepare(words: list[str]) -> int:
 
 def _recipes(words: list[str]) -> int:
     settings.parse(settings.RecipesSettings, words, "recipes")
-    for name in settings.recipe_names():
-        recipe = settings.load_recipe(name)
+    for name in recipe_file.recipe_names():
+        recipe = recipe_file.load_recipe(name)
         published = recipe.published
-        result = f"{published.top1:.2f} % top-1 ({published.source})" if published else "nothing published"
-        print(f"{name:<28} {recipe.dataset:<12} {recipe.epochs:>4} epochs   {result}")
+        result = f"{published.top1:.2f} % top-1 ({published.source})" if published else "none published"
+        print(f"{name}: {recipe_file.first_sentence(name)}\n    {recipe.dataset}, {recipe.epochs} epochs; {result}")
     return 0
-
-
-def _is_lost_peer(error: RuntimeError) -> bool:
-    """Whether a collective failed; gloo raises plain RuntimeErrors that name its source files."""
-    return type(error).__name__.startswith("Dist") or "gloo" in str(error)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from trainer.errors import UserError
+from trainer.errors import UserError, first_line
 
 State = dict[str, Any]
 
@@ -69,7 +69,7 @@ class Checkpoints:
                 shutil.copyfile(source, partial)
             _publish(partial, self.best)
         except OSError as error:
-            raise UserError(f"{self.best}: cannot be written: {_first_line(error)}") from error
+            raise UserError(f"{self.best}: cannot be written: {first_line(error)}") from error
         finally:
             partial.unlink(missing_ok=True)  # still there after renaming a link to itself
 
@@ -100,7 +100,7 @@ def write(path: Path, state: State) -> None:
             os.fsync(file.fileno())
         _publish(partial, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        raise UserError(f"{path}: the checkpoint cannot be written: {_first_line(error)}") from error
+        raise UserError(f"{path}: the checkpoint cannot be written: {first_line(error)}") from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -111,12 +111,12 @@ def _publish(partial: Path, path: Path) -> None:
     """Renames a whole file to `path`. The checksum file is true of the old and of the new one until it is there."""
     line, partial_checksum = f"{_sha256(partial)}  {path.name}\n", _checksum_file(partial)
     old = _checksum_file(path).read_text() if path.exists() and _checksum_file(path).exists() else ""
-    partial_checksum.write_text(line + old)
+    _write_synced(partial_checksum, line + old)
     partial_checksum.replace(_checksum_file(path))
     partial.replace(path)
     _sync_folder(path.parent)
     if old:
-        partial_checksum.write_text(line)
+        _write_synced(partial_checksum, line)
         partial_checksum.replace(_checksum_file(path))
 
 
@@ -130,8 +130,15 @@ def read(path: Path) -> State:
     except UserError:
         raise
     except Exception as error:  # torch.load raises whatever the damage leads to
-        raise UserError(f"{path}: not a checkpoint that can be read: {_first_line(error)}") from error
+        raise UserError(f"{path}: not a checkpoint that can be read: {first_line(error)}") from error
     return state
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:
@@ -150,7 +157,3 @@ def _checksum_file(path: Path) -> Path:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trainer.errors import UserError
+from trainer.errors import LocalError, SharedError, UserError, first_line
 from trainer.precision import Precision, autocast
 
 T = TypeVar("T")
@@ -55,22 +55,32 @@ def world(device: str, timeout_minutes: float) -> Iterator[World]:
     timeout = timedelta(minutes=timeout_minutes)
     here = torch.device("cpu")
     if device == "cuda":
-        # A launcher may show every process all GPUs of the machine, or only its own.
-        here = torch.device("cuda", local_rank % torch.cuda.device_count())
+        count = torch.cuda.device_count()  # a launcher may show a process all GPUs of the machine, or only its own
+        if 1 < count <= local_rank:
+            raise UserError(f"{local_size} processes on this machine, but {count} GPUs: start {count} or fewer")
+        here = torch.device("cuda", local_rank % count)
         torch.cuda.set_device(here)
     backend = "nccl" if device == "cuda" else "gloo"
     alone = dist.HashStore() if size == 1 else None  # type: ignore[attr-defined]  # no port to find, nothing to clash with
-    dist.init_process_group(backend, store=alone, rank=rank, world_size=size, timeout=timeout)
+    try:
+        dist.init_process_group(backend, store=alone, rank=rank, world_size=size, timeout=timeout)
+    except (ValueError, RuntimeError) as error:
+        raise LocalError(
+            f"rank {rank} cannot join the other processes, check MASTER_ADDR and MASTER_PORT: {first_line(error)}"
+        ) from error
     try:
         gloo = dist.new_group(backend="gloo", timeout=timeout)
         assert isinstance(gloo, dist.ProcessGroup)
         yield World(rank=rank, size=size, local_rank=local_rank, local_size=local_size, device=here, gloo=gloo)
-    finally:
-        dist.destroy_process_group()
+    except BaseException:
+        if backend == "gloo":  # NCCL's shutdown waits for peers, which wait for this process to end
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
 
 
 def on_every_rank(world: World, action: Callable[[], T]) -> T:
-    """Runs `action` on every rank; where it raises UserError on any of them, all raise it, with its message."""
+    """Runs `action` on every rank; where it raises UserError on any of them, all raise SharedError with its message."""
     result, message = None, None
     try:
         result = action()
@@ -81,17 +91,17 @@ def on_every_rank(world: World, action: Callable[[], T]) -> T:
     failed = [rank for rank, text in enumerate(messages) if text is not None]
     if failed:
         where = "" if len(failed) == world.size else f"rank {failed[0]}: "
-        raise UserError(f"{where}{messages[failed[0]]}")
+        raise SharedError(f"{where}{messages[failed[0]]}")
     return result  # type: ignore[return-value]
 
 
 def require_same(world: World, what: str, value: str) -> None:
-    """Raises UserError on every rank where `value` is not the same on all."""
+    """Raises SharedError on every rank where `value` is not the same on all."""
     values: list[str] = [""] * world.size
     dist.all_gather_object(values, value, group=world.gloo)
     for rank, other in enumerate(values):
         if other != values[0]:
-            raise UserError(f"rank {rank} has another {what} than rank 0: {other} instead of {values[0]}")
+            raise SharedError(f"rank {rank} has another {what} than rank 0: {other} instead of {values[0]}")
 
 
 def sum_over_ranks(world: World, tensor: torch.Tensor) -> torch.Tensor:
@@ -164,6 +174,7 @@ class Requests:
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self._asked = Request.NOTHING
         self._pending: tuple[torch.Tensor, dist.Work] | None = None
         self._previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         self.signal: signal.Signals | None = None
@@ -176,6 +187,9 @@ class Requests:
             request = Request.STOP
         if self._world.size == 1:
             return request
+        if request is self._asked is Request.SAVE:  # the answer is on its way
+            request = Request.NOTHING
+        self._asked = request
         agreed = self._result()
         level = torch.tensor(int(request))
         work = dist.all_reduce(level, dist.ReduceOp.MAX, group=self._world.gloo, async_op=True)
@@ -205,3 +219,5 @@ class Requests:
         if self._world.size == 1 and self.signal is signal.SIGINT and number == signal.SIGINT:
             signal.default_int_handler(number, frame)
         self.signal = signal.Signals(number)
+        if self._world.is_main:
+            os.write(2, b"stopping and saving after this step\n")  # print() is not for signal handlers

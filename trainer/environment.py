@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from trainer.distributed import World
+from trainer.settings import TrainSettings
 
 _PACKAGES = ("torch", "torchvision", "timm", "ffcv", "numba", "numpy", "pillow", "tensorboard")
 
 
-def environment(world: World) -> dict[str, Any]:
+def environment(world: World, settings: TrainSettings) -> dict[str, Any]:
     """The passport of one start of a run, for its JSON files."""
     return {
         "commit": commit(),
@@ -26,15 +27,19 @@ def environment(world: World) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else None,
         "processes": world.size,
         "torch_threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda if world.device.type == "cuda" else None,
+        "compile": settings.compile,
+        "deterministic": settings.deterministic,
     }
 
 
 def changed_rounding(starts: list[dict[str, Any]], here: dict[str, Any]) -> list[str]:
     """A note where the run goes on with what adds up in another order than before; else nothing."""
+    counted = ("python", "packages", "cuda", "cpu", "gpu", "processes", "torch_threads", "compile", "deterministic")
     changes = [
-        f"{name} {starts[-1][name]} -> {here[name]}"
-        for name in ("packages", "cpu", "gpu", "processes", "torch_threads")
-        if starts and starts[-1][name] != here[name]
+        f"{name} {starts[-1].get(name)} -> {here[name]}"
+        for name in counted
+        if starts and starts[-1].get(name) != here[name]
     ]
     return [f"the same images from here on, but rounded otherwise than before: {', '.join(changes)}"] if changes else []
 

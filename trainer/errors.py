@@ -5,5 +5,14 @@ class UserError(Exception):
     """Input that cannot be used: the message names the values and the way out. The door exits with code 2."""
 
 
+class SharedError(UserError):
+    """What all ranks raise together, after one of them met it: only rank 0 says it."""
+
+
 class LocalError(UserError):
     """What only this process has met, such as a damaged image among its own: it says so, whatever its rank."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, short enough for a line."""
+    return (str(error) or type(error).__name__).splitlines()[0]

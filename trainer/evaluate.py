@@ -2,10 +2,11 @@
 
 Nothing is padded and nothing assumed: each image's result is stored under its index, together with how often it was
 seen, and the report says so. The batches, and the order in which the results are added, do not depend on the number of
-processes, so neither do the sums.
+processes; so on CPUs with the same number of threads neither do the sums.
 """
 
 import math
+import sys
 from functools import partial
 
 import torch
@@ -18,10 +19,10 @@ from trainer.data.crop import eval_view
 from trainer.data.device import device_batches
 from trainer.data.loader import Loader, default_workers
 from trainer.data.order import eval_batches
-from trainer.distributed import World, on_every_rank, share_buffers, sum_over_ranks
+from trainer.distributed import World, on_every_rank, require_same, share_buffers, sum_over_ranks
 from trainer.errors import UserError
 from trainer.model import build_model, without_pretrained
-from trainer.precision import autocast
+from trainer.precision import allow_tensor_float, autocast
 from trainer.recipe import Recipe
 from trainer.result import Evaluation, report
 from trainer.run import Run
@@ -67,21 +68,28 @@ def evaluate_run(settings: EvaluateSettings) -> None:
     run = Run(settings.run_dir)
     with distributed.world(settings.device, timeout_minutes=30) as world:
         recipe = on_every_rank(world, lambda: run.recipe)
+        allow_tensor_float(recipe.precision)
         state = on_every_rank(world, lambda: _checkpoint(run, settings.checkpoint))
+        require_same(world, "step in its newest checkpoint", str(state["step"]))  # the run may be going on
+        if world.is_main and run.checkpoints.damaged:
+            print(f"{'; '.join(run.checkpoints.damaged)}; using the one before", file=sys.stderr)
         open_val = partial(
             open_source,
             settings.data or state["data_folder"],
             "val",
             num_classes=recipe.num_classes,
             resolution=recipe.eval_crop.resolution,
+            check_content=world.local_rank == 0,
         )
         workers = settings.workers or default_workers(world.local_size)
         with Loader(on_every_rank(world, open_val), workers=workers, pin_memory=world.device.type == "cuda") as loader:
+            if loader.source.classes != state["classes"]:
+                raise UserError(f"{settings.data} has other classes than the run's data: {state['classes'][:3]}, ...")
             model = build_model(without_pretrained(recipe.model), recipe.num_classes)
             model.load_state_dict(state["model"])
             model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             evaluation = evaluate(model, loader, recipe, world)
-            weights = f"weights after {state['step']:,} steps"
+            weights = f"weights after {state['step']:,} steps{state['started_from']}"
             if settings.checkpoint == "best":
                 weights += ", the best epoch on these images and so optimistic"
             if world.is_main:

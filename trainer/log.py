@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from trainer.distributed import World
 from trainer.errors import UserError
+from trainer.files import replace_text
 from trainer.result import Evaluation
 from trainer.state import Position
 
@@ -149,7 +150,5 @@ def _truncate(metrics: Path, at: Position) -> list[dict[str, Any]]:
             continue
         if record["step"] < at.step or (record["step"] == at.step and record["kind"] == "train"):
             kept.append(record)
-    partial = metrics.with_name(".metrics.jsonl.partial")
-    partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
-    partial.replace(metrics)
+    replace_text(metrics, "".join(json.dumps(record) + "\n" for record in kept))
     return kept

@@ -13,6 +13,11 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=_DTYPES[precision], enabled=precision != "fp32")
 
 
+def allow_tensor_float(precision: Precision) -> None:
+    """fp32 is fp32: torch would let convolutions on a GPU round their inputs to TF32's 10 bits."""
+    torch.backends.cudnn.allow_tf32 = precision != "fp32"
+
+
 def build_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:
     """fp16's loss scaling (Micikevicius et al. 2017, arXiv:1710.03740, section 3.2); does nothing for the others."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")

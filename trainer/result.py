@@ -5,6 +5,7 @@ from typing import Any
 
 from trainer.data.loader import Source
 from trainer.recipe import Recipe
+from trainer.recipe_file import changes_to_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ def protocol(recipe: Recipe, source: Source, evaluation: Evaluation, weights: st
     """What the accuracy was measured on and how. `weights`: which ones, in words."""
     crop = recipe.eval_crop
     return (
-        f"{recipe.dataset}, {evaluation.coverage}; {crop.resolution} px, centre crop of {crop.crop_ratio:.3f} x short "
+        f"{source.name}: {evaluation.coverage}; {crop.resolution} px, centre crop of {crop.crop_ratio:.3f} x short "
         f"side, one view; {weights}, no averaging; {recipe.precision}; "
         f"1 run, seed {recipe.seed}; data {source.checksum[:19]}"
     )
@@ -41,6 +42,7 @@ def result(recipe: Recipe, source: Source, evaluation: Evaluation, weights: str)
         **asdict(evaluation),
         "protocol": protocol(recipe, source, evaluation, weights),
         "data": source.checksum,
+        "changed": changes_to_named(recipe),
         "published": asdict(recipe.published) if recipe.published else None,
     }
 
@@ -54,8 +56,9 @@ def report(recipe: Recipe, source: Source, evaluation: Evaluation, weights: str)
         ("loss", f"{evaluation.loss:.4f}"),
         ("protocol", protocol(recipe, source, evaluation, weights)),
     ]
-    if recipe.published:
-        sd = f" +- {recipe.published.sd:.2f}" if recipe.published.sd is not None else ""
-        published = f"{recipe.published.top1:.2f} %{sd} ({recipe.published.protocol}; {recipe.published.source})"
-        rows.append(("published", published))
+    if changes := changes_to_named(recipe):
+        rows.append(("changed", "; ".join(changes)))
+    elif published := recipe.published:
+        sd = f" +- {published.sd:.2f}" if published.sd is not None else ""
+        rows.append(("published", f"{published.top1:.2f} %{sd} ({published.protocol}; {published.source})"))
     return "\n".join(f"  {name:<9} {text}" for name, text in rows)

@@ -3,14 +3,17 @@
 recipe.py  starts.json  metrics.jsonl  result.json  checkpoints/  tensorboard/
 """
 
+import errno
+import fcntl
 import json
 from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint import Checkpoints
 from trainer.errors import UserError
+from trainer.files import replace_text
 from trainer.recipe import Recipe
-from trainer.settings import load_recipe, recipe_changes, recipe_source
+from trainer.recipe_file import is_resolved, load_recipe, recipe_changes, recipe_source
 
 
 class Run:
@@ -28,34 +31,41 @@ class Run:
         return load_recipe(self.folder / "recipe.py")
 
     def claim(self, recipe: Recipe) -> None:
-        """Makes the directory this recipe's. Raises UserError where another's is trained there, with the difference."""
-        if self.checkpoints.exist:
-            if changes := recipe_changes(self.recipe, recipe):
-                raise UserError(
-                    f"{self.folder} was started with another recipe: {'; '.join(changes)}. "
-                    f"Use another --run-dir, or the recipe as it was"
-                )
-            return
+        """Makes the directory this recipe's, for this process alone as long as it lives.
+
+        Raises UserError where another process has it, where another recipe is trained there (with the difference), or
+        where it is not a run's.
+        """
+        stored = self.folder / "recipe.py"
+        if stored.exists() and not is_resolved(stored):
+            raise UserError(f"{stored} is somebody's own file: use another --run-dir")
+        if self.checkpoints.exist and (changes := recipe_changes(self.recipe, recipe)):
+            raise UserError(
+                f"{self.folder} was started with another recipe: {'; '.join(changes)}. "
+                f"Use another --run-dir, or the recipe as it was"
+            )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _replace(self.folder / "recipe.py", recipe_source(recipe))
+            self._lock = (self.folder / ".lock").open("w")  # kept open: the lock ends with the process, however it ends
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{self.folder} is in use by another process: wait for it, or use another one") from error
         except OSError as error:
-            raise UserError(f"{self.folder}: cannot be written: {error.strerror}") from error
+            if error.errno != errno.ENOTSUP:  # a file system without locks
+                raise UserError(f"{self.folder}: cannot be written: {error.strerror}") from error
+        replace_text(stored, recipe_source(recipe))
 
     @property
     def starts(self) -> list[dict[str, Any]]:
         """What the run ran on, each time it was started."""
         path = self.folder / "starts.json"
-        return json.loads(path.read_text()) if path.exists() else []
+        try:
+            return json.loads(path.read_text()) if path.exists() else []
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error}): remove it, it is a record only") from error
 
     def add_start(self, step: int, environment: dict[str, Any]) -> None:
-        _replace(self.folder / "starts.json", json.dumps([*self.starts, {"step": step, **environment}], indent=2))
+        replace_text(self.folder / "starts.json", json.dumps([*self.starts, {"step": step, **environment}], indent=2))
 
     def write_result(self, result: dict[str, Any]) -> None:
-        _replace(self.folder / "result.json", json.dumps({**result, "starts": self.starts}, indent=2))
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text if text.endswith("\n") else text + "\n")
-    partial.replace(path)
+        replace_text(self.folder / "result.json", json.dumps({**result, "starts": self.starts}, indent=2))

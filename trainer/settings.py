@@ -1,32 +1,28 @@
 """What this machine says: where the data and the run are, how many threads, how often to log and save.
 
-The command line is read here and nowhere else. A recipe is named by its file in recipes/ or by a path; it is stored in
-the run directory as Python that runs again.
+The command line is read here and nowhere else.
 """
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import re
-import runpy
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass, make_dataclass
+from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
-import trainer.recipe
 from trainer.errors import UserError
 from trainer.recipe import Recipe
+from trainer.recipe_file import known_recipes, load_recipe
 
 if TYPE_CHECKING:
     from trainer.data.prepare import PrepareOptions
 
 T = TypeVar("T")
-RECIPES = Path(__file__).parent.parent / "recipes"
 _IDENTITY = ("name", "dataset", "published")  # of a recipe: not for the command line
 
 
@@ -64,9 +60,11 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} is not a positive number")
+        if self.log_every > 10_000:
+            raise ValueError(f"log_every={self.log_every} is more than 10,000 steps")
         for name in ("checkpoint_minutes", "timeout_minutes"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} is not positive")
+            if not 0 < getattr(self, name) <= 60 * 24 * 30:
+                raise ValueError(f"{name}={getattr(self, name)} is not above 0 and within a month")
 
     @property
     def data_folder(self) -> str:
@@ -105,11 +103,11 @@ class RecipesSettings:
 def parse_train(words: Sequence[str]) -> tuple[Recipe, TrainSettings]:
     """`RECIPE --data DIR --run-dir DIR [--optimizer.lr 1.6 ...]` -> the resolved recipe and the settings."""
     if not words:
-        raise UserError(f"which recipe? python -m trainer train RECIPE --data DIR --run-dir DIR ({_known_recipes()})")
+        raise UserError(f"which recipe? python -m trainer train RECIPE --data DIR --run-dir DIR ({known_recipes()})")
     if words[0] in ("-h", "--help"):
         parse(TrainSettings, ["--help"], "train RECIPE", _recipe_help())
     if words[0].startswith("-"):
-        raise UserError(f"the recipe comes first: python -m trainer train RECIPE {words[0]} ... ({_known_recipes()})")
+        raise UserError(f"the recipe comes first: python -m trainer train RECIPE {words[0]} ... ({known_recipes()})")
     recipe = load_recipe(words[0])
     hidden = [(name, Annotated[Any, tyro.conf.Suppress], getattr(recipe, name)) for name in _IDENTITY]
     options = make_dataclass("Recipe", hidden, bases=(Recipe,), frozen=True, kw_only=True)
@@ -181,81 +179,9 @@ def _one_line(box: str) -> str:
     return message or box.strip()
 
 
-# -------------------------------------------------------------------------------------------------------- recipes
-
-
-def recipe_names() -> list[str]:
-    """The recipes of this package, sorted."""
-    return sorted(path.stem for path in RECIPES.glob("*.py") if not path.stem.startswith("_"))
-
-
-def load_recipe(name: str | Path) -> Recipe:
-    """The recipe of that name in recipes/, or of a Python file by its path (which is run: it is code).
-
-    Raises UserError where there is none, or where the file does not define `recipe = Recipe(...)`.
-    """
-    path = RECIPES / f"{name}.py"
-    if not path.is_file():
-        path = Path(name)
-        if path.suffix != ".py":
-            close = difflib.get_close_matches(str(name), recipe_names(), n=1)
-            hint = f"did you mean {close[0]}?" if close else _known_recipes()
-            raise UserError(f"no recipe is called {name!r}: {hint} (a recipe of your own is a path that ends in .py)")
-        if not path.is_file():
-            raise UserError(f"{path}: there is no such recipe file")
-    try:
-        found = runpy.run_path(str(path))  # as it is now: a module would be cached by its size and second
-    except (Exception, SystemExit) as error:  # somebody else's code: whatever it raises is about that file
-        raise UserError(f"{path}: not a recipe: {type(error).__name__}: {' '.join(str(error).split())}") from error
-    recipe = found.get("recipe")
-    if not isinstance(recipe, Recipe):
-        raise UserError(f"{path}: not a recipe: it has to define recipe = Recipe(...) of trainer.recipe")
-    return recipe
-
-
-def recipe_source(recipe: Recipe) -> str:
-    """The recipe as a Python file that defines it again, every value written out."""
-    used = sorted(set(re.findall(r"\b([A-Z]\w*)\(", _written(recipe, 0))) & set(vars(trainer.recipe)))
-    return (
-        f'"""The resolved recipe of a run: python -m trainer train THIS_FILE --data DIR --run-dir DIR."""\n\n'
-        f"from trainer.recipe import {', '.join(used)}\n\nrecipe = {_written(recipe, 0)}\n"
-    )
-
-
-def recipe_changes(old: Recipe, new: Recipe) -> list[str]:
-    """What differs, one setting each: "optimizer.lr: 0.1 -> 0.2"."""
-    before, after = _flat(old), _flat(new)
-    return [
-        f"{name}: {before.get(name)} -> {after.get(name)}"
-        for name in dict.fromkeys((*before, *after))
-        if before.get(name) != after.get(name)
-    ]
-
-
-def _written(value: Any, depth: int) -> str:
-    if not is_dataclass(value):
-        return repr(value)
-    indent = "    " * (depth + 1)
-    lines = [f"{indent}{field.name}={_written(getattr(value, field.name), depth + 1)},\n" for field in fields(value)]
-    return f"{type(value).__name__}(\n{''.join(lines)}{'    ' * depth})"
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not is_dataclass(value):
-        return {prefix: value}
-    flat: dict[str, Any] = {prefix: type(value).__name__} if prefix else {}
-    for field in fields(value):
-        flat |= _flat(getattr(value, field.name), f"{prefix}.{field.name}" if prefix else field.name)
-    return flat
-
-
 def _shallow(recipe: Recipe) -> dict[str, Any]:
     return {field.name: getattr(recipe, field.name) for field in fields(Recipe)}
 
 
-def _known_recipes() -> str:
-    return f"recipes: {', '.join(recipe_names())}"
-
-
 def _recipe_help() -> str:
-    return f"{TrainSettings.__doc__} RECIPE --help shows the recipe's own values and options; {_known_recipes()}."
+    return f"{TrainSettings.__doc__} RECIPE --help shows the recipe's own values and options; {known_recipes()}."

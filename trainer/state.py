@@ -13,6 +13,8 @@ from trainer.checkpoint import State
 from trainer.distributed import World, sum_over_ranks
 from trainer.errors import UserError
 
+DIVERGED = "start anew in another --run-dir with a lower --optimizer.lr, a longer warmup or --precision bf16"
+
 
 @dataclass
 class Position:
@@ -44,7 +46,7 @@ class StepLosses:
     def __init__(self, count: int, world: World) -> None:
         self._world = world
         self._losses = torch.zeros(count, dtype=torch.float64, device=world.device)
-        self._known_from = 0  # first step whose loss is here
+        self.known_from = 0  # first step whose loss is here
 
     def start(self, step: int) -> None:
         """Makes room for the loss of the step after `step` complete ones."""
@@ -56,22 +58,20 @@ class StepLosses:
 
     def mean(self, step: int) -> float:
         """The mean over the latest steps, of which `step` are complete, and over all ranks; called by all together."""
-        return math.fsum(self.summed().tolist()) / self._world.size / min(len(self._losses), step - self._known_from)
+        return math.fsum(self.summed().tolist()) / self._world.size / min(len(self._losses), step - self.known_from)
 
     def summed(self) -> torch.Tensor:
         """Each step's loss, summed over the ranks: float64, on the CPU. Raises UserError where one is not finite."""
         losses = sum_over_ranks(self._world, self._losses)
         if not losses.isfinite().all():
-            raise UserError(
-                "the loss is not finite: lower --optimizer.lr, add a warmup or use --precision bf16; what the run has "
-                "saved is from before"
-            )
+            raise UserError(f"the loss is not finite: {DIVERGED}")
         return losses
 
-    def restore(self, summed: torch.Tensor, step: int) -> None:
+    def restore(self, summed: torch.Tensor, known_from: int, step: int) -> None:
         """Takes what summed() returned after `step` steps; where it was another `count`, starts anew from there."""
+        self.known_from = known_from
         if len(summed) != len(self._losses):
-            self._known_from = step
+            self.known_from = step
         elif self._world.is_main:  # the sum over the ranks is one rank's from now on
             self._losses.copy_(summed)
 
@@ -87,7 +87,13 @@ class TrainingState:
     position: Position
 
     def save(self) -> State:
-        """For a checkpoint. Called by all ranks together; module and buffers are this rank's own."""
+        """For a checkpoint. Called by all ranks together; module and buffers are this rank's own.
+
+        Raises UserError, the same on all ranks, where a loss or a weight is not finite: that is not worth keeping.
+        """
+        finite = torch.stack([parameter.isfinite().all() for parameter in self.module.parameters()])
+        if not finite.all():
+            raise UserError(f"the weights are not finite after step {self.position.step}: {DIVERGED}")
         return {
             "step": self.position.step,
             "position": asdict(self.position),
@@ -95,6 +101,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "losses": self.losses.summed(),
+            "losses_from": self.losses.known_from,
         }
 
     def restore(self, state: State) -> None:
@@ -103,4 +110,4 @@ class TrainingState:
         self.module.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.losses.restore(state["losses"], state["step"])
+        self.losses.restore(state["losses"], state["losses_from"], state["step"])

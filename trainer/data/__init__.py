@@ -15,12 +15,13 @@ Split = Literal["train", "val"]
 SYNTHETIC = "synthetic:"  # --data synthetic:50000
 
 
-def open_source(data: str, split: Split, *, num_classes: int, resolution: int) -> Source:
+def open_source(data: str, split: Split, *, num_classes: int, resolution: int, check_content: bool = True) -> Source:
     """Opens DATA/train.beton or DATA/val.beton; without them the class folders DATA/train/ or DATA/val/.
 
+    `check_content`: compare every byte with the manifest's checksum, where nobody has done so yet.
     Raises UserError where there is neither, where the file is damaged, or where it has another number of classes.
     """
-    source = _open(data, split, num_classes, resolution)
+    source = _open(data, split, num_classes, resolution, check_content)
     if len(source.classes) != num_classes:
         source.close()
         raise UserError(
@@ -30,7 +31,7 @@ def open_source(data: str, split: Split, *, num_classes: int, resolution: int) -
     return source
 
 
-def _open(data: str, split: Split, num_classes: int, resolution: int) -> Source:
+def _open(data: str, split: Split, num_classes: int, resolution: int, check_content: bool) -> Source:
     if data.startswith(SYNTHETIC):
         count = data.removeprefix(SYNTHETIC)
         if not count.isdecimal() or not int(count):
@@ -45,7 +46,7 @@ def _open(data: str, split: Split, num_classes: int, resolution: int) -> Source:
             raise UserError(
                 f"{beton} needs FFCV: pip install 'shortcut-trainer[ffcv]' (or give the folder of the original images)"
             ) from error
-        return BetonSource(beton, num_classes)
+        return BetonSource(beton, check_content)
     if (folder / split).is_dir():
         from trainer.data.image_folder import ImageFolderSource
 

@@ -58,13 +58,14 @@ _pread: Any = types.ExternalFunction("pread", types.int64(types.int32, types.uin
 class BetonSource:
     """The images of one .beton file, checked against its manifest before the first is read."""
 
-    def __init__(self, path: Path, num_classes: int) -> None:
+    def __init__(self, path: Path, check_content: bool = True) -> None:
         """Raises UserError where the file, its manifest or its content is not what was written."""
         manifest = read_manifest(path)
         self.path = path
+        self.name = f"{manifest.source.name}, {path.name}"
         self.classes = manifest.classes
         self.checksum = manifest.checksum
-        self._index: BetonIndex = verify(path, manifest)
+        self._index: BetonIndex = verify(path, manifest, check_content=check_content)
         self.labels = self._index.labels
         self._file = os.open(path, os.O_RDONLY)
         self._scratch = threading.local()

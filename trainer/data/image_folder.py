@@ -25,6 +25,7 @@ class ImageFolderSource:
             dataset = ImageFolder(str(folder))
         except FileNotFoundError as error:
             raise UserError(f"{folder}: {error}") from error
+        self.name = f"{folder.absolute().parent.name}, {folder.name}"
         self.classes = dataset.classes
         self.labels = np.array(dataset.targets, np.int64)
         self._paths = [path for path, _ in dataset.samples]

@@ -27,6 +27,8 @@ class Source(Protocol):
     labels: np.ndarray
     """int64, shape (number of images,), from 0 to len(classes) - 1"""
     classes: list[str]
+    name: str
+    """what these images are, in words for the result's protocol"""
     checksum: str
     """identifies the content, whatever the format"""
 

@@ -6,7 +6,6 @@ path: manifests get published. train.beton.verified, the stamp: when the content
 """
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -15,12 +14,13 @@ import os
 import platform
 import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from trainer.errors import UserError
+from trainer.files import whole_file
 
 FORMAT_VERSION = 1
 WRITE_AGAIN = "write it again with: python -m trainer prepare"
@@ -187,35 +187,6 @@ def read_stamp(path: Path) -> object:
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     with whole_file(path) as partial:  # ASCII, so that names which are not UTF-8 survive as escapes
         partial.write_text(json.dumps(data, indent=1) + "\n", encoding="ascii")
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Gives another name to write to; the file gets its own when the block ends without an error, else it is removed.
-
-    It is on disk by then, also after a power cut. Raises UserError where another process writes this file now.
-    """
-    partial = path.with_name(path.name + ".partial")
-    folder = os.open(path.parent, os.O_RDONLY)
-    file = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{partial} is being written by another process: wait for it, or end it") from error
-        except OSError:
-            pass  # a file system without locks
-        try:
-            yield partial
-            os.fsync(file)
-            os.replace(partial, path)
-            os.fsync(folder)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-    finally:
-        os.close(folder)
-        os.close(file)
 
 
 def _from_json(kind: Any, value: Any, where: str) -> Any:

@@ -35,9 +35,9 @@ def uniform(seed: int, epoch: int, images: np.ndarray, draw: Draw, count: int = 
     return (bits(seed, epoch, images, draw, count) >> np.uint64(11)) * 2.0**-53
 
 
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """A seed for torch's own generators (drop path, dropout) at one optimizer step on one rank."""
-    return int(bits(seed, step, np.array([rank]), Draw.STEP)[0, 0] >> np.uint64(1))
+def torch_seed(seed: int, step: int, micro_batch: int) -> int:
+    """A seed for torch's own generators (drop path, dropout): for one micro-batch of a step, on whichever rank."""
+    return int(bits(seed, step, np.array([micro_batch]), Draw.STEP)[0, 0] >> np.uint64(1))
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: consecutive counters land far apart

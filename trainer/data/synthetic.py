@@ -14,6 +14,7 @@ class SyntheticSource:
         images = np.arange(count)
         self.classes = [f"class {label}" for label in range(num_classes)]
         self.checksum = f"synthetic:{count}"
+        self.name = f"{count:,} images of synthetic noise"
         self.labels = (bits(0, 0, images, Draw.ORDER)[:, 0] % np.uint64(num_classes)).astype(np.int64)
         noise = np.random.default_rng(0).integers(0, 128, (_DISTINCT, resolution, resolution, 3), np.uint8)
         self._noise = noise

@@ -21,6 +21,7 @@ from trainer.data import check
 from trainer.data import manifest as beside
 from trainer.data.manifest import DataOrigin, Encoding, Manifest
 from trainer.errors import UserError
+from trainer.files import whole_file
 
 INSTALL_FFCV = "pip install 'shortcut-trainer[ffcv]' (builds with libopencv-dev libturbojpeg0-dev pkg-config g++)"
 CHUNK = 16  # images that a worker takes at a time
@@ -66,7 +67,7 @@ def write_beton(
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.whole_file(path) as partial:
+        with whole_file(path) as partial:
             job = _Job(partial, images, encoding, workers or len(os.sched_getaffinity(0)), skip_bad)
             job.run(progress)
             checksum = job.finish()

@@ -1,0 +1,134 @@
+"""A run directory belongs to one recipe, one data set and one process at a time."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from processes import kill, run, start, wait_for_step
+
+from trainer.__main__ import main
+from trainer.errors import UserError
+from trainer.recipe_file import load_recipe
+from trainer.run import Run
+
+RECIPE = str(Path(__file__).parent / "small_recipe.py")
+
+
+def words(digits: Path, run_dir: Path, *options: str) -> list[str]:
+    return ["train", RECIPE, "--data", str(digits), "--run-dir", str(run_dir), "--epochs", "1", *options]
+
+
+def test_two_runs_in_one_directory_are_refused_and_the_first_goes_on(digits: Path, tmp_path: Path) -> None:
+    first = start(words(digits, tmp_path, "--epochs", "60", "--log-every", "2"))
+    wait_for_step(first, tmp_path, 2)
+    second = run(words(digits, tmp_path, "--epochs", "60", "--log-every", "2"))
+    assert second.returncode == 2
+    assert "is in use by another process" in second.stderr
+    assert first.poll() is None
+    kill(first)
+
+
+def test_a_persons_own_recipe_file_is_not_overwritten(
+    digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "recipe.py"
+    shutil.copy(RECIPE, mine)
+    before = mine.read_text()
+    assert main(["train", str(mine), "--data", str(digits), "--run-dir", str(tmp_path)]) == 2
+    assert "somebody's own file" in capfd.readouterr().err
+    assert mine.read_text() == before
+
+
+def test_a_run_that_saved_nothing_yet_may_be_started_with_another_recipe(tmp_path: Path) -> None:
+    recipe = load_recipe("resnet20_digits")
+    Run(tmp_path).claim(recipe)
+    Run(tmp_path).claim(replace(recipe, epochs=3))
+    assert Run(tmp_path).recipe.epochs == 3
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(
+    digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(digits, tmp_path)) == 0
+    for file in (tmp_path / "checkpoints").glob("step_*.pt"):
+        file.write_bytes(file.read_bytes()[:-100])
+    before = (tmp_path / "metrics.jsonl").read_text()
+    assert main(words(digits, tmp_path)) == 2
+    assert "no checkpoint can be read" in capfd.readouterr().err
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+def test_a_run_that_diverges_says_so_and_saves_nothing_of_it(
+    digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(digits, tmp_path, "--optimizer.lr", "1e30", "--schedule.warmup.lr", "1e30")) == 2
+    assert "not finite" in capfd.readouterr().err
+    assert not list((tmp_path / "checkpoints").glob("*.pt"))
+
+
+def test_train_and_val_of_other_classes_are_refused(
+    photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(photos, tmp_path / "data")
+    (tmp_path / "data" / "val" / "class3").rename(tmp_path / "data" / "val" / "zebra")
+    data = ["--data", str(tmp_path / "data"), "--num-classes", "4", "--global-batch-size", "32"]
+    assert main(["train", "resnet50_torchvision_v1", *data, "--run-dir", str(tmp_path / "run")]) == 2
+    assert "have other classes" in capfd.readouterr().err
+
+
+def test_data_of_other_classes_is_refused_by_evaluate(
+    digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(digits, tmp_path)) == 0
+    capfd.readouterr()
+    assert main(["evaluate", str(tmp_path), "--data", "synthetic:500"]) == 2
+    assert "synthetic:500 has other classes than the run's data" in capfd.readouterr().err
+
+
+def test_a_changed_recipe_stands_beside_its_result_and_the_published_one_does_not(
+    digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--data", str(digits), "--run-dir", str(tmp_path), "--epochs", "1", "--seed", "3", "--model.depth", "8"]
+    assert main(["train", "resnet20_he2015", *options, "--mean", "0.5", "0.5", "0.5", "--deterministic"]) == 0
+    said = capfd.readouterr().out
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["changed"] == [
+        "model.depth: 20 -> 8",
+        "mean: (0.4914, 0.4822, 0.4465) -> (0.5, 0.5, 0.5)",
+        "epochs: 164 -> 1",
+    ]
+    assert "91.25" not in said
+    assert "scikit-learn load_digits, val.beton: 360 of 360 images" in result["protocol"]
+    assert "seed 3" in result["protocol"]
+
+
+def test_weights_that_a_run_starts_from_stand_in_its_protocol(digits: Path, tmp_path: Path) -> None:
+    assert main(words(digits, tmp_path / "first")) == 0
+    weights = tmp_path / "first" / "checkpoints" / "best.pt"
+    assert main(words(digits, tmp_path / "second", "--initial-weights", str(weights))) == 0
+    result = json.loads((tmp_path / "second" / "result.json").read_text())
+    assert "started from best.pt" in result["protocol"]
+
+
+@pytest.mark.parametrize(
+    ("change", "answer"),
+    [
+        ("precision='fp8'", r"precision='fp8' is not one of 'fp32', 'bf16', 'fp16'"),
+        ("global_batch_size=192 / 2", r"global_batch_size=96.0 is not of type int"),
+        ("optimizer=SGD(lr=np.float64(0.1))", r"optimizer.lr=np.float64\(0.1\) is not of type float"),
+        ("mean=[0.5, 0.5, 0.5]", r"mean=\[0.5, 0.5, 0.5\] is not a tuple of 3"),
+        ("clip_grad_norm='5'", r"not a recipe: TypeError"),
+        ("model='resnet50'", r"model='resnet50' is not ResNet or CifarResNet or LibraryModel"),
+    ],
+)
+def test_a_value_of_the_wrong_type_in_a_recipe_file_is_named(change: str, answer: str, tmp_path: Path) -> None:
+    """What would otherwise train, and then could not be read back from the run directory."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from dataclasses import replace\nimport numpy as np\nfrom trainer.recipe import SGD\n"
+        f"from recipes.resnet20_digits import recipe as base\nrecipe = replace(base, {change})\n"
+    )
+    with pytest.raises(UserError, match=answer):
+        load_recipe(file)

@@ -1,0 +1,136 @@
+"""Recipes as files: found by name or by path, checked, and written as Python that runs again."""
+
+import ast
+import difflib
+import re
+import runpy
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import trainer.recipe
+from trainer.errors import UserError
+from trainer.recipe import Recipe
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+_WRITTEN_BY_US = '"""The resolved recipe of a run'
+
+
+def recipe_names() -> list[str]:
+    """The recipes of this package, sorted."""
+    return sorted(path.stem for path in RECIPES.glob("*.py") if not path.stem.startswith("_"))
+
+
+def first_sentence(name: str) -> str:
+    """The first line of a recipe's docstring: what it trains, and from which paper."""
+    docstring = ast.get_docstring(ast.parse((RECIPES / f"{name}.py").read_text())) or ""
+    return docstring.partition("\n")[0]
+
+
+def load_recipe(name: str | Path) -> Recipe:
+    """The recipe of that name in recipes/, or of a Python file by its path (which is run: it is code).
+
+    Raises UserError where there is none, or where the file does not define `recipe = Recipe(...)`.
+    """
+    path = RECIPES / f"{name}.py"
+    if not path.is_file():
+        path = Path(name)
+        if path.suffix != ".py":
+            close = difflib.get_close_matches(str(name), recipe_names(), n=1)
+            hint = f"did you mean {close[0]}?" if close else known_recipes()
+            raise UserError(f"no recipe is called {name!r}: {hint} (a recipe of your own is a path that ends in .py)")
+        if not path.is_file():
+            raise UserError(f"{path}: there is no such recipe file")
+    try:
+        found = runpy.run_path(str(path))  # as it is now: a module would be cached by its size and second
+    except (Exception, SystemExit) as error:  # somebody else's code: whatever it raises is about that file
+        raise UserError(f"{path}: not a recipe: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    recipe = found.get("recipe")
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"{path}: not a recipe: it has to define recipe = Recipe(...) of trainer.recipe")
+    try:
+        _check_values(recipe, Recipe, "")
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    return recipe
+
+
+def recipe_source(recipe: Recipe) -> str:
+    """The recipe as a Python file that defines it again, every value written out."""
+    used = sorted(set(re.findall(r"\b([A-Z]\w*)\(", _written(recipe, 0))) & set(vars(trainer.recipe)))
+    return (
+        f'{_WRITTEN_BY_US}: python -m trainer train THIS_FILE --data DIR --run-dir DIR."""\n\n'
+        f"from trainer.recipe import {', '.join(used)}\n\nrecipe = {_written(recipe, 0)}\n"
+    )
+
+
+def recipe_changes(old: Recipe, new: Recipe) -> list[str]:
+    """What differs, one setting each: "optimizer.lr: 0.1 -> 0.2"."""
+    before, after = _flat(old), _flat(new)
+    return [
+        f"{name}: {before.get(name)} -> {after.get(name)}"
+        for name in dict.fromkeys((*before, *after))
+        if before.get(name) != after.get(name)
+    ]
+
+
+def changes_to_named(recipe: Recipe) -> list[str]:
+    """What differs from the recipe of this name in recipes/, but for the seed; nothing where there is none."""
+    if recipe.name not in recipe_names():
+        return []
+    return [change for change in recipe_changes(load_recipe(recipe.name), recipe) if not change.startswith("seed: ")]
+
+
+def _written(value: Any, depth: int) -> str:
+    if not is_dataclass(value):
+        return repr(value)
+    indent = "    " * (depth + 1)
+    lines = [f"{indent}{field.name}={_written(getattr(value, field.name), depth + 1)},\n" for field in fields(value)]
+    return f"{type(value).__name__}(\n{''.join(lines)}{'    ' * depth})"
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not is_dataclass(value):
+        return {prefix: value}
+    flat: dict[str, Any] = {prefix: type(value).__name__} if prefix else {}
+    for field in fields(value):
+        flat |= _flat(getattr(value, field.name), f"{prefix}.{field.name}" if prefix else field.name)
+    return flat
+
+
+def known_recipes() -> str:
+    return f"recipes: {', '.join(recipe_names())}"
+
+
+def is_resolved(path: Path) -> bool:
+    """Whether `path` was written by recipe_source, and not by a person."""
+    return path.read_text().startswith(_WRITTEN_BY_US)
+
+
+def _check_values(value: Any, hint: Any, name: str) -> None:
+    """Raises ValueError where a value is not exactly of its field's type: recipes are compared and written as text.
+
+    Dataclasses do not check this themselves. A whole number is a float too; numpy's numbers and lists are neither.
+    """
+    kind, choices = get_origin(hint), get_args(hint)
+    if kind in (Union, UnionType):
+        fitting = [choice for choice in choices if type(value) is choice or (choice is float and type(value) is int)]
+        if not fitting:
+            names = " or ".join("None" if choice is NoneType else choice.__name__ for choice in choices)
+            raise ValueError(f"{name}={value!r} is not {names}")
+        _check_values(value, fitting[0], name)
+    elif kind is Literal:
+        if value not in choices:
+            raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, choices))}")
+    elif kind is tuple:
+        if type(value) is not tuple or (choices[-1] is not ... and len(value) != len(choices)):
+            raise ValueError(f"{name}={value!r} is not a tuple{'' if ... in choices else f' of {len(choices)}'}")
+        for item in value:
+            _check_values(item, choices[0], name)
+    elif type(value) is not hint and not (hint is float and type(value) is int):
+        raise ValueError(f"{name}={value!r} is not of type {hint.__name__}")
+    elif is_dataclass(value):
+        hints = get_type_hints(type(value))
+        for field in fields(value):
+            _check_values(getattr(value, field.name), hints[field.name], f"{name}.{field.name}".removeprefix("."))
