@@ -1,0 +1,115 @@
+"""What a run needs before its first step, each part checked and the same on all ranks."""
+
+import sys
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainer.checkpoint import State
+from trainer.data import Split, open_source
+from trainer.data.loader import Loader, check_square, default_workers
+from trainer.distributed import World, on_every_rank, require_same
+from trainer.environment import changed_rounding, environment
+from trainer.errors import UserError
+from trainer.model import build_model, load_initial_weights, without_pretrained
+from trainer.optimizer import audit
+from trainer.recipe import LibraryModel, PaddedCrop, Recipe
+from trainer.run import Run
+from trainer.settings import TrainSettings
+from trainer.state import Position
+
+
+def open_loaders(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitStack) -> tuple[Loader, Loader]:
+    """The training and validation images. One process of each machine checks the files before the others open them."""
+
+    def open_one(split: Split, resolution: int) -> Loader:
+        source = open_source(
+            settings.data,
+            split,
+            num_classes=recipe.num_classes,
+            resolution=resolution,
+            check_content=world.local_rank == 0,
+        )
+        workers = settings.workers or default_workers(world.local_size)
+        return stack.enter_context(Loader(source, workers=workers, pin_memory=world.device.type == "cuda"))
+
+    def open_both() -> tuple[Loader, Loader]:
+        train_loader = open_one("train", recipe.train_crop.resolution)
+        if isinstance(recipe.train_crop, PaddedCrop):
+            check_square(train_loader.source, recipe.train_crop.resolution)
+        eval_loader = open_one("val", recipe.eval_crop.resolution)
+        if train_loader.source.classes != eval_loader.source.classes:
+            raise UserError(f"train and val in {settings.data} have other classes: prepare them together")
+        return train_loader, eval_loader
+
+    first = on_every_rank(world, lambda: open_both() if world.local_rank == 0 else None)
+    return on_every_rank(world, lambda: first or open_both())
+
+
+def accumulation_steps(recipe: Recipe, world: World) -> int:
+    try:
+        return recipe.accumulation(world.size)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def steps_in_epoch(recipe: Recipe, images: int) -> int:
+    if images < recipe.global_batch_size:
+        raise UserError(
+            f"global_batch_size={recipe.global_batch_size} is more than the {images} training images: "
+            f"use a smaller --global-batch-size"
+        )
+    return images // recipe.global_batch_size
+
+
+def started_from(recipe: Recipe, settings: TrainSettings) -> str:
+    """Words for the protocol, where training did not start from the recipe's own initialisation."""
+    if settings.initial_weights:
+        return f", started from {settings.initial_weights.name}"
+    if isinstance(recipe.model, LibraryModel) and recipe.model.pretrained:
+        return ", started from the library's pretrained weights"
+    return ""
+
+
+def newest_checkpoint(run: Run, identity: dict[str, Any], world: World) -> State | None:
+    """The newest checkpoint that is whole, the same on all ranks and of the same data; None for a new run."""
+    found = on_every_rank(world, run.checkpoints.newest)
+    require_same(world, "checkpoint", found[0].name if found else "none")
+    damaged = run.checkpoints.damaged
+    if damaged and not found:
+        raise UserError(f"no checkpoint can be read ({damaged[0]}): remove {run.checkpoints.folder} to start anew")
+    if damaged and world.is_main:
+        print(f"{'; '.join(damaged)}; falling back to the one before", file=sys.stderr)
+    if not found:
+        return None
+    path, state = found
+    if state["data"] != identity["data"]:
+        raise UserError(
+            f"{path} was trained on other data: {state['data']}, not {identity['data']}: use another --run-dir"
+        )
+    identity["started_from"] = state["started_from"]  # a start that goes on does not use --initial-weights
+    return state
+
+
+def build_module(recipe: Recipe, settings: TrainSettings, world: World, *, fresh: bool) -> tuple[nn.Module, list[str]]:
+    """The network on its device, and what there is to say of it. Not `fresh`: its weights are about to be restored."""
+    spec = recipe.model if fresh else without_pretrained(recipe.model)
+    module = on_every_rank(world, lambda: build_model(spec, recipe.num_classes))
+    notes = []
+    if fresh and settings.initial_weights:
+        weights = settings.initial_weights
+        notes.append(on_every_rank(world, lambda: load_initial_weights(module, weights)))
+    notes.append(str(audit(recipe.optimizer, module)))
+    return module.to(world.device, memory_format=torch.channels_last), notes  # type: ignore[call-overload]
+
+
+def note_start(recipe: Recipe, settings: TrainSettings, run: Run, world: World, at: Position) -> list[str]:
+    """Records what this start runs on, unless nothing is left to train; says where that changes the rounding."""
+    if not world.is_main or at.step == recipe.epochs * at.steps_per_epoch:
+        return []
+    here = environment(world, settings)
+    notes = changed_rounding(run.starts, here) if at.step else []
+    run.add_start(at.step, here)
+    return notes
