@@ -8,6 +8,6 @@ export OMP_NUM_THREADS=1 # per process: two processes share two cores
 [ -f demo/data/train.beton ] || python -m trainer prepare digits --out demo/data --overwrite
 torchrun --nproc-per-node 2 -m trainer train resnet20_digits --data demo/data --run-dir demo/run
 echo
-echo "Curves:  .venv/bin/tensorboard --logdir demo/run"
+echo "Curves:  .venv/bin/tensorboard --logdir demo"
 echo "Again:   .venv/bin/python -m trainer evaluate demo/run"
 echo "Resume:  stop the training with Ctrl-C, or kill it, and run make demo again: it ends with the same weights"

@@ -42,7 +42,7 @@ def mistakes(digits: Path, tmp_path: Path) -> dict[str, Mistake]:
     return {
         "no data": (
             [*good[:3], str(tmp_path / "nowhere"), *good[4:]],
-            r"has neither train.beton nor the folder train/",
+            r"has neither train.beton nor the folder train/: write it",
         ),
         "wrong class count": (
             [*good, "--num-classes", "7"],

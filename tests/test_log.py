@@ -18,7 +18,7 @@ from trainer.state import Position
 
 PER_EPOCH = 4
 TAGS = {
-    *("train/loss", "train/lr", "train/images_per_second", "train/data_wait"),
+    *("train/epoch", "train/loss", "train/lr", "train/images_per_second", "train/data_wait"),
     *("eval/top1", "eval/top5", "eval/loss"),
 }
 
@@ -65,7 +65,7 @@ def told(run_dir: Path) -> list[tuple[str, int, float]]:
 
 
 def board(run_dir: Path) -> EventAccumulator:
-    return EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    return EventAccumulator(str(run_dir), size_guidance={"scalars": 0}).Reload()
 
 
 def scalars(run_dir: Path, tag: str) -> list[tuple[int, float]]:
@@ -190,12 +190,8 @@ def test_zeros_that_a_power_failure_left_are_removed(tmp_path: Path) -> None:
     assert [line["step"] for line in lines(tmp_path)] == [1, 2]
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "tensorboard"])
-def test_a_log_that_cannot_be_written_is_a_users_error(name: str, tmp_path: Path) -> None:
-    if name == "tensorboard":
-        (tmp_path / name).write_text("a file in its place")
-    else:
-        (tmp_path / name).mkdir()
+def test_a_log_that_cannot_be_written_is_a_users_error(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(UserError, match=r"cannot be written: "):
         start(tmp_path, 0)
 

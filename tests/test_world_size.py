@@ -69,7 +69,7 @@ def test_the_evaluate_verb_repeats_the_result_of_the_run(processes: int, trained
     assert f"{result['top1']:.2f} %" in ended.stdout
     assert f"{result['loss']:.4f}" in ended.stdout
     assert "360 of 360 images, 0 duplicates; 32 px, centre crop of 1.000 x short side, one view" in ended.stdout
-    assert "weights after 28 steps" in ended.stdout
+    assert "weights after 28 of 28 steps" in ended.stdout
 
 
 def test_the_best_checkpoint_says_how_it_was_chosen(trained: Path) -> None:
@@ -80,7 +80,7 @@ def test_the_best_checkpoint_says_how_it_was_chosen(trained: Path) -> None:
 
 def test_a_result_carries_its_protocol_and_what_it_ran_on(trained: Path) -> None:
     result = json.loads((trained / "result.json").read_text())
-    assert result["data"].startswith("sha256:")
+    assert all(result["data"][split].startswith("sha256:") for split in ("train", "val"))
     (start,) = result["starts"]
     assert start["packages"]["torch"]
     assert start["processes"] == 1

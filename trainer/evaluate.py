@@ -89,7 +89,8 @@ def evaluate_run(settings: EvaluateSettings) -> None:
             model.load_state_dict(state["model"])
             model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             evaluation = evaluate(model, loader, recipe, world)
-            weights = f"weights after {state['step']:,} steps{state['started_from']}"
+            total = recipe.epochs * state["position"]["steps_per_epoch"]
+            weights = f"weights after {state['step']:,} of {total:,} steps{state['started_from']}"
             if settings.checkpoint == "best":
                 weights += ", the best epoch on these images and so optimistic"
             if world.is_main:
@@ -101,4 +102,5 @@ def _checkpoint(run: Run, which: str) -> State:
         return read(run.checkpoints.best)
     if found := run.checkpoints.newest():
         return found[1]
-    raise UserError(f"{run.checkpoints.folder} holds no checkpoint that can be read")
+    reason = run.checkpoints.damaged[0] if run.checkpoints.damaged else "there is none yet"
+    raise UserError(f"{run.checkpoints.folder} holds no checkpoint that can be read ({reason}): try --checkpoint best")

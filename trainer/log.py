@@ -23,6 +23,7 @@ from trainer.result import Evaluation
 from trainer.state import Position
 
 T = TypeVar("T")
+_NO_CURVES = {"train": {"kind", "step"}, "eval": {"kind", "step", "epoch", "seen", "duplicates", "total"}}
 _PLAIN_SECONDS = 10.0  # between two lines where there is no terminal to draw a bar on
 
 
@@ -41,7 +42,7 @@ class Log:
             kept = _truncate(run_dir / "metrics.jsonl", at)
             self._metrics = (run_dir / "metrics.jsonl").open("a", buffering=1)
             # also what was told at this very step, where an evaluation may be about to come again; the rest is put back
-            self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=at.step)
+            self._board = SummaryWriter(str(run_dir), purge_step=at.step)
             for record in kept:
                 if record["step"] == at.step:
                     self._show(record)
@@ -104,7 +105,7 @@ class Log:
             self._board.flush()
 
     def _show(self, record: dict[str, Any]) -> None:
-        for name in record.keys() - {"kind", "step", "epoch"}:
+        for name in record.keys() - _NO_CURVES[record["kind"]]:
             self._board.add_scalar(f"{record['kind']}/{name}", record[name], record["step"])
 
     def _eta(self, step: int) -> str:

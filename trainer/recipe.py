@@ -255,7 +255,7 @@ class Recipe:
     name: str
     dataset: str
     """the data set it is written for, as people call it"""
-    published: Published | None
+    published: Published | None = None
     """None where nobody has published one"""
     model: ResNet | CifarResNet | LibraryModel
     num_classes: int

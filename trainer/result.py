@@ -30,18 +30,26 @@ def protocol(recipe: Recipe, source: Source, evaluation: Evaluation, weights: st
     return (
         f"{source.name}: {evaluation.coverage}; {crop.resolution} px, centre crop of {crop.crop_ratio:.3f} x short "
         f"side, one view; {weights}, no averaging; {recipe.precision}; "
-        f"1 run, seed {recipe.seed}; data {source.checksum[:19]}"
+        f"1 run, seed {recipe.seed}; data {short(source.checksum)}"
     )
 
 
-def result(recipe: Recipe, source: Source, evaluation: Evaluation, weights: str) -> dict[str, Any]:
-    """The passport of a result, for result.json."""
+def short(checksum: str) -> str:
+    """The kind of a checksum and enough of its digits to tell it from others."""
+    kind, _, digits = checksum.partition(":")
+    return f"{kind}:{digits[:12]}"
+
+
+def result(
+    recipe: Recipe, source: Source, evaluation: Evaluation, weights: str, data: dict[str, str]
+) -> dict[str, Any]:
+    """The passport of a result, for result.json. `data`: the checksums of what was trained and evaluated on."""
     return {
         "recipe": recipe.name,
         "seed": recipe.seed,
         **asdict(evaluation),
         "protocol": protocol(recipe, source, evaluation, weights),
-        "data": source.checksum,
+        "data": data,
         "changed": changes_to_named(recipe),
         "published": asdict(recipe.published) if recipe.published else None,
     }

@@ -1,6 +1,6 @@
 """The run directory: which recipe it belongs to, what it ran on, what came out.
 
-recipe.py  starts.json  metrics.jsonl  result.json  checkpoints/  tensorboard/
+recipe.py  starts.json  metrics.jsonl  result.json  checkpoints/  events.out.tfevents.* (TensorBoard)
 """
 
 import errno
@@ -53,6 +53,9 @@ class Run:
         except OSError as error:
             if error.errno != errno.ENOTSUP:  # a file system without locks
                 raise UserError(f"{self.folder}: cannot be written: {error.strerror}") from error
+        if not self.checkpoints.exist:  # an earlier start that came to nothing
+            for left in (self.folder / "starts.json", *self.folder.glob("events.out.tfevents.*")):
+                left.unlink(missing_ok=True)
         replace_text(stored, recipe_source(recipe))
 
     @property

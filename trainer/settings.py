@@ -33,7 +33,7 @@ class TrainSettings:
     data: str
     """folder with train.beton and val.beton, or with class folders below train/ and val/; or synthetic:COUNT"""
     run_dir: Path
-    """folder of this run: recipe, checkpoints, metrics, TensorBoard; one that has a checkpoint is continued"""
+    """folder of this run: recipe, checkpoints, metrics, TensorBoard's events; one that has a checkpoint is continued"""
     initial_weights: Path | None = None
     """file to start from instead of the recipe's initialisation: .pt, .pth or .safetensors, e.g. torchvision's"""
     workers: int | None = None

@@ -1,9 +1,11 @@
 """What a run needs before its first step, each part checked and the same on all ranks."""
 
+import hashlib
 import sys
 from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -15,7 +17,8 @@ from trainer.environment import changed_rounding, environment
 from trainer.errors import UserError
 from trainer.model import build_model, load_initial_weights, without_pretrained
 from trainer.optimizer import audit
-from trainer.recipe import LibraryModel, PaddedCrop, Recipe
+from trainer.recipe import LibraryModel, PaddedCrop, Recipe, Steps
+from trainer.result import short
 from trainer.run import Run
 from trainer.settings import TrainSettings
 from trainer.state import Position
@@ -40,6 +43,7 @@ def open_loaders(recipe: Recipe, settings: TrainSettings, world: World, stack: E
         if isinstance(recipe.train_crop, PaddedCrop):
             check_square(train_loader.source, recipe.train_crop.resolution)
         eval_loader = open_one("val", recipe.eval_crop.resolution)
+        eval_loader.source.sizes(np.arange(len(eval_loader)))  # what cannot be opened shows now, not after an epoch
         if train_loader.source.classes != eval_loader.source.classes:
             raise UserError(f"train and val in {settings.data} have other classes: prepare them together")
         return train_loader, eval_loader
@@ -64,10 +68,43 @@ def steps_in_epoch(recipe: Recipe, images: int) -> int:
     return images // recipe.global_batch_size
 
 
+def summary(recipe: Recipe, run: Run, world: World, at: Position, train_images: int, eval_images: int) -> str:
+    """The first line of a run: what is about to happen, and on what."""
+    processes = "1 process" if world.size == 1 else f"{world.size} processes"
+    device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
+    return (
+        f"{recipe.name}: {train_images:,} training and {eval_images:,} validation images, {at.steps_per_epoch:,} steps "
+        f"x {recipe.epochs} epochs, {processes} on {device}, {recipe.precision} -> {run.folder}"
+    )
+
+
+def warnings(recipe: Recipe) -> list[str]:
+    """What is allowed, and yet hardly meant."""
+    notes = []
+    if isinstance(recipe.schedule, Steps):
+        late = [milestone for milestone in recipe.schedule.milestones if milestone >= recipe.epochs]
+        if late:
+            notes.append(f"note: schedule.milestones {late} come after the last of {recipe.epochs} epochs")
+    if recipe.eval_crop.resolution > 2 * recipe.train_crop.resolution:
+        notes.append(
+            f"note: trained at {recipe.train_crop.resolution} px, but evaluated at {recipe.eval_crop.resolution} px: "
+            f"see --eval-crop.resolution"
+        )
+    return notes
+
+
 def started_from(recipe: Recipe, settings: TrainSettings) -> str:
-    """Words for the protocol, where training did not start from the recipe's own initialisation."""
+    """Words for the protocol, where training did not start from the recipe's own initialisation.
+
+    Raises UserError where the file of initial weights cannot be read.
+    """
     if settings.initial_weights:
-        return f", started from {settings.initial_weights.name}"
+        try:
+            with settings.initial_weights.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise UserError(f"{settings.initial_weights} cannot be read: {error.strerror}") from error
+        return f", started from {settings.initial_weights.name} (sha256:{digest[:12]})"
     if isinstance(recipe.model, LibraryModel) and recipe.model.pretrained:
         return ", started from the library's pretrained weights"
     return ""
@@ -85,11 +122,17 @@ def newest_checkpoint(run: Run, identity: dict[str, Any], world: World) -> State
     if not found:
         return None
     path, state = found
-    if state["data"] != identity["data"]:
+    for split, checksum in state["data"].items():
+        if checksum != identity["data"][split]:
+            raise UserError(
+                f"{path} was trained on other data: {split} of {state['data_folder']} ({short(checksum)}), not of "
+                f"{identity['data_folder']} ({short(identity['data'][split])}): use another --run-dir"
+            )
+    if identity["started_from"] not in ("", state["started_from"]):
         raise UserError(
-            f"{path} was trained on other data: {state['data']}, not {identity['data']}: use another --run-dir"
+            f"{path} was not{identity['started_from']}: leave --initial-weights out to go on, or use another --run-dir"
         )
-    identity["started_from"] = state["started_from"]  # a start that goes on does not use --initial-weights
+    identity["started_from"] = state["started_from"]
     return state
 
 
@@ -107,7 +150,7 @@ def build_module(recipe: Recipe, settings: TrainSettings, world: World, *, fresh
 
 def note_start(recipe: Recipe, settings: TrainSettings, run: Run, world: World, at: Position) -> list[str]:
     """Records what this start runs on, unless nothing is left to train; says where that changes the rounding."""
-    if not world.is_main or at.step == recipe.epochs * at.steps_per_epoch:
+    if not world.is_main or at.is_last(recipe.epochs):
         return []
     here = environment(world, settings)
     notes = changed_rounding(run.starts, here) if at.step else []

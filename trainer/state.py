@@ -35,6 +35,10 @@ class Position:
         """Epochs complete since the start of training, with their fraction."""
         return self.step / self.steps_per_epoch
 
+    def is_last(self, epochs: int) -> bool:
+        """Whether nothing is left to train."""
+        return self.step == epochs * self.steps_per_epoch
+
     def start_next_epoch(self, top1: float) -> None:
         """After an evaluation with that top-1, in %."""
         self.epoch, self.batch, self.best_top1 = self.epoch + 1, 0, max(top1, self.best_top1)

@@ -8,6 +8,7 @@ stopped anywhere ends with the weights of one that was not.
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import nn
@@ -38,6 +39,8 @@ from trainer.setup import (
     open_loaders,
     started_from,
     steps_in_epoch,
+    summary,
+    warnings,
 )
 from trainer.state import Position, StepLosses, TrainingState
 
@@ -56,7 +59,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
         at = Position(steps_per_epoch=steps_in_epoch(recipe, len(train_loader)))
         run = Run(settings.run_dir, settings.keep)
         on_every_rank(world, lambda: run.claim(recipe) if world.is_main else None)
-        identity = {
+        identity: dict[str, Any] = {
             "data": {"train": train_loader.source.checksum, "val": eval_loader.source.checksum},
             "data_folder": settings.data_folder,
             "classes": train_loader.source.classes,
@@ -76,7 +79,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
         state = TrainingState(module, optimizer, scaler, losses, at)
         if checkpoint:
             state.restore(checkpoint)
-            notes.append(f"continued after step {at.step}")
+            notes.append(f"continued after step {at.step}{', the last one' if at.is_last(recipe.epochs) else ''}")
         model = distributed.wrap(module, world)
         if settings.compile:
             model.compile()
@@ -84,6 +87,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
         distributed.settle(model, example.to(memory_format=torch.channels_last), recipe.precision)
         log = stack.enter_context(Log(run.folder, world, at, total_steps=recipe.epochs * at.steps_per_epoch))
         notes += note_start(recipe, settings, run, world, at)
+        notes = [summary(recipe, run, world, at, len(train_loader), len(eval_loader)), *warnings(recipe), *notes]
         for note in notes:
             log.say(note)
 
@@ -137,9 +141,9 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
             log.evaluation(evaluation, at, best=is_best)
             at.start_next_epoch(evaluation.top1)
 
-        weights = f"weights of the last of {recipe.epochs} epochs{identity['started_from']}"
+        weights = f"weights after {at.step:,} of {at.step:,} steps{identity['started_from']}"
         if world.is_main:
-            run.write_result(result(recipe, eval_loader.source, evaluation, weights))
+            run.write_result(result(recipe, eval_loader.source, evaluation, weights, identity["data"]))
         log.say(report(recipe, eval_loader.source, evaluation, weights))
         return None
 

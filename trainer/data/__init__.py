@@ -12,6 +12,8 @@ from trainer.data.synthetic import SyntheticSource
 from trainer.errors import UserError
 
 Split = Literal["train", "val"]
+FOLDERS: dict[str, tuple[str, ...]] = {"val": ("val", "validation", "test"), "train": ("train",)}
+"""what people call the folder of a split"""
 SYNTHETIC = "synthetic:"  # --data synthetic:50000
 
 
@@ -47,10 +49,12 @@ def _open(data: str, split: Split, num_classes: int, resolution: int, check_cont
                 f"{beton} needs FFCV: pip install 'shortcut-trainer[ffcv]' (or give the folder of the original images)"
             ) from error
         return BetonSource(beton, check_content)
-    if (folder / split).is_dir():
-        from trainer.data.image_folder import ImageFolderSource
+    for name in FOLDERS[split]:
+        if (folder / name).is_dir():
+            from trainer.data.image_folder import ImageFolderSource
 
-        return ImageFolderSource(folder / split)
+            return ImageFolderSource(folder / name)
+    folders = " or ".join(f"{name}/" for name in FOLDERS[split])
     raise UserError(
-        f"--data {data} has neither {split}.beton nor the folder {split}/: write it with python -m trainer prepare"
+        f"--data {data} has neither {split}.beton nor the folder {folders}: write it with python -m trainer prepare"
     )

@@ -46,7 +46,7 @@ class ImageFolderSource:
                 try:
                     pixels = opened.convert("RGB")
                 except OSError as error:
-                    raise LocalError(f"{self._paths[image]}: image {image} cannot be decoded: {error}") from error
+                    raise LocalError(f"{self._paths[image]}: image {image} cannot be decoded: {_why(error)}") from error
             if (height, width) == (size, size):
                 cut = Image.new("RGB", (size, size), tuple(int(value) for value in fill))
                 cut.paste(pixels, (-left, -top))
@@ -65,7 +65,7 @@ class ImageFolderSource:
         try:
             return Image.open(self._paths[image])
         except (OSError, UnidentifiedImageError) as error:
-            raise LocalError(f"{self._paths[image]}: image {image} cannot be opened: {error}") from error
+            raise LocalError(f"{self._paths[image]}: image {image} cannot be opened: {_why(error)}") from error
 
 
 def _checksum(folder: Path, paths: list[str]) -> str:
@@ -74,3 +74,7 @@ def _checksum(folder: Path, paths: list[str]) -> str:
     for path in paths:
         digest.update(f"{Path(path).relative_to(folder)} {Path(path).stat().st_size}\n".encode())
     return f"names-and-sizes-sha256:{digest.hexdigest()}"
+
+
+def _why(error: Exception) -> str:
+    return f"{error}: remove it, or use python -m trainer prepare folder --skip-bad"

@@ -17,6 +17,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from trainer.data import FOLDERS
 from trainer.data.manifest import DataOrigin, Encoding, Manifest
 from trainer.data.pixels import shrink, to_rgb
 from trainer.data.writer import Images, write_beton
@@ -24,7 +25,7 @@ from trainer.errors import UserError
 
 # torchvision.datasets.folder.IMG_EXTENSIONS, so that both see the same images
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-SPLITS = {"val": ("val", "validation", "test"), "train": ("train",)}  # the small one first: what is wrong shows early
+SPLITS = FOLDERS  # the small one first: what is wrong shows early
 LINE_EVERY = 30.0  # seconds between lines of progress where there is no terminal
 
 
