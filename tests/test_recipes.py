@@ -15,7 +15,7 @@ from torch import nn
 from trainer.model import build_model
 from trainer.optimizer import audit, build_optimizer
 from trainer.recipe import CenterCrop, CrossEntropy, PaddedCrop, RandomResizedCrop, Recipe, Steps
-from trainer.recipe_file import load_recipe
+from trainer.recipe_file import RECIPES, load_recipe, recipe_names
 from trainer.schedule import lr_at
 from trainer.settings import parse_prepare, parse_train
 
@@ -355,3 +355,13 @@ def test_every_other_command_in_the_docstring_prepares_the_data_it_trains_on(nam
         _, _, out, _ = parse_prepare(words[4:])
         (training,) = [words for words in commands(name) if "train" in words]
         assert training[training.index("--data") + 1] == str(out)
+
+
+def test_the_ledger_has_a_line_for_every_recipe_with_its_published_result_and_ours() -> None:
+    ledger = (RECIPES / "README.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in ledger.splitlines() if line.startswith("| `")]
+    assert [row[0].strip("`") for row in rows] == recipe_names()
+    for name, _, published, measured in rows:
+        result = load_recipe(name.strip("`")).published
+        assert published.startswith(f"{result.top1:g}" if result else "none")
+        assert measured == "not yet" or ("n = " in measured and "commit " in measured)

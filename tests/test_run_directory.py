@@ -109,7 +109,43 @@ def test_weights_that_a_run_starts_from_stand_in_its_protocol(digits: Path, tmp_
     weights = tmp_path / "first" / "checkpoints" / "best.pt"
     assert main(words(digits, tmp_path / "second", "--initial-weights", str(weights))) == 0
     result = json.loads((tmp_path / "second" / "result.json").read_text())
-    assert "started from best.pt" in result["protocol"]
+    assert "started from best.pt (sha256:" in result["protocol"]
+
+
+def test_other_initial_weights_than_a_run_started_from_are_refused(
+    digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(digits, tmp_path / "run")) == 0
+    weights = str(tmp_path / "run" / "checkpoints" / "best.pt")
+    capfd.readouterr()
+    assert main(words(digits, tmp_path / "run", "--initial-weights", weights)) == 2
+    assert "was not started from best.pt" in capfd.readouterr().err
+    assert main(words(digits, tmp_path / "run", "--initial-weights", str(tmp_path / "nope.pth"))) == 2
+    assert "nope.pth cannot be read: No such file" in capfd.readouterr().err
+
+
+def test_a_validation_image_that_cannot_be_opened_shows_before_the_first_step(
+    photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(photos / "train", tmp_path / "data" / "train")
+    shutil.copytree(photos / "val", tmp_path / "data" / "test")  # as prepare, train knows this name
+    (tmp_path / "data" / "test" / "class2" / "empty.png").touch()
+    data = ["--data", str(tmp_path / "data"), "--num-classes", "4", "--global-batch-size", "32"]
+    assert main(["train", "resnet50_torchvision_v1", *data, "--run-dir", str(tmp_path / "run")]) == 2
+    said = capfd.readouterr()
+    assert "empty.png: image" in said.err
+    assert "remove it, or use python -m trainer prepare folder --skip-bad" in said.err
+    assert said.out == ""
+
+
+def test_milestones_after_the_last_epoch_are_noted(
+    digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--data", str(digits), "--run-dir", str(tmp_path), "--model.depth", "8", "--epochs", "1"]
+    assert main(["train", "resnet20_he2015", *options]) == 0
+    said = capfd.readouterr().out
+    assert "note: schedule.milestones [82, 123] come after the last of 1 epochs" in said
+    assert "1,437 training and 360 validation images, 11 steps x 1 epochs, 1 process on CPU, bf16" in said
 
 
 @pytest.mark.parametrize(

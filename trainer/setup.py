@@ -129,9 +129,8 @@ def newest_checkpoint(run: Run, identity: dict[str, Any], world: World) -> State
                 f"{identity['data_folder']} ({short(identity['data'][split])}): use another --run-dir"
             )
     if identity["started_from"] not in ("", state["started_from"]):
-        raise UserError(
-            f"{path} was not{identity['started_from']}: leave --initial-weights out to go on, or use another --run-dir"
-        )
+        asked = identity["started_from"].removeprefix(", ")
+        raise UserError(f"{path} was not {asked}: leave --initial-weights out to go on, or use another --run-dir")
     identity["started_from"] = state["started_from"]
     return state
 
