@@ -4,11 +4,13 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import run, start, wait_for_step
+from processes import ROOT, run, start, wait_for_step
 
 from trainer.__main__ import main
 
@@ -189,3 +191,11 @@ def test_help_and_recipes_exit_with_0(capsys: pytest.CaptureFixture[str]) -> Non
     listed = capsys.readouterr().out
     assert "resnet50_goyal2017_8k" in listed
     assert "76.26 % top-1 (Goyal et al. 2017, arXiv:1706.02677, Table 1)" in listed
+
+
+def test_a_reader_that_has_seen_enough_is_no_traceback() -> None:
+    line = f"{sys.executable} -m trainer recipes | head -c 1 && exit ${{PIPESTATUS[0]}}"
+    for _ in range(5):  # the pipe may be closed before or after the last line
+        ended = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert ended.returncode in (0, 141)
+        assert ended.stderr == ""

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -55,6 +56,9 @@ def _speaks(error: UserError) -> bool:
 
 def _expected(error: Exception) -> int:
     """Answers what no check can foresee, and returns its exit code; raises again what it does not know."""
+    if isinstance(error, BrokenPipeError):  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more when it ends
+        return 128 + signal.SIGPIPE
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
         _say(f"{error.filename or 'a file of the run'}: {error.strerror}")
         return 2
