@@ -4,6 +4,7 @@ import io
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
@@ -255,8 +256,11 @@ def test_a_mistake_is_printed_once_per_machine_and_exits_with_2(
     assert capfd.readouterr() == ("", "error: epochs=0 is not a positive number\n")
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("LOCAL_RANK", "1")
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
     assert main(words) == 2
     assert capfd.readouterr() == ("", "")
+    assert waited == [10.0]  # so that rank 0 has spoken before torchrun ends it
 
 
 # ------------------------------------------------------------------------------------------------------------ help

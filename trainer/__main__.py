@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 
 from trainer import recipe_file, settings
@@ -19,6 +20,9 @@ USAGE = """usage: python -m trainer VERB ...
 
 python -m trainer VERB --help shows the options of one verb; train RECIPE --help the recipe's own values.
 On several GPUs: torchrun --nproc-per-node 8 -m trainer train RECIPE ..."""
+
+
+_PATIENCE = 10.0  # s that a silent rank waits: torchrun ends all ranks with the first, also the one that has to speak
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -40,6 +44,8 @@ def main(words: Sequence[str] | None = None) -> int:
     except UserError as error:
         if _speaks(error):
             _say(str(error))
+        else:
+            time.sleep(_PATIENCE)
         return 2
     except KeyboardInterrupt:
         return 130
