@@ -14,10 +14,9 @@ from torch import nn
 
 from trainer import distributed
 from trainer.checkpoint import State, read
-from trainer.data import open_source
 from trainer.data.crop import eval_view
 from trainer.data.device import device_batches
-from trainer.data.loader import Loader, default_workers
+from trainer.data.loader import Loader
 from trainer.data.order import eval_batches
 from trainer.distributed import World, on_every_rank, require_same, share_buffers, sum_over_ranks
 from trainer.errors import UserError
@@ -27,6 +26,7 @@ from trainer.recipe import Recipe
 from trainer.result import Evaluation, report
 from trainer.run import Run
 from trainer.settings import EvaluateSettings
+from trainer.setup import open_loader
 
 
 def evaluate(model: nn.Module, loader: Loader, recipe: Recipe, world: World) -> Evaluation:
@@ -73,16 +73,9 @@ def evaluate_run(settings: EvaluateSettings) -> None:
         require_same(world, "step in its newest checkpoint", str(state["step"]))  # the run may be going on
         if world.is_main and run.checkpoints.damaged:
             print(f"{'; '.join(run.checkpoints.damaged)}; using the one before", file=sys.stderr)
-        open_val = partial(
-            open_source,
-            settings.data or state["data_folder"],
-            "val",
-            num_classes=recipe.num_classes,
-            resolution=recipe.eval_crop.resolution,
-            check_content=world.local_rank == 0,
-        )
-        workers = settings.workers or default_workers(world.local_size)
-        with Loader(on_every_rank(world, open_val), workers=workers, pin_memory=world.device.type == "cuda") as loader:
+        data, resolution = settings.data or state["data_folder"], recipe.eval_crop.resolution
+        open_val = partial(open_loader, data, "val", recipe, resolution, settings.workers, world)
+        with on_every_rank(world, open_val) as loader:
             if loader.source.classes != state["classes"]:
                 raise UserError(f"{settings.data} has other classes than the run's data: {state['classes'][:3]}, ...")
             model = build_model(without_pretrained(recipe.model), recipe.num_classes)

@@ -24,19 +24,20 @@ from trainer.settings import TrainSettings
 from trainer.state import Position
 
 
+def open_loader(data: str, split: Split, recipe: Recipe, resolution: int, workers: int | None, world: World) -> Loader:
+    """One split's images at this resolution; the content is compared with its checksum by one process per machine."""
+    source = open_source(
+        data, split, num_classes=recipe.num_classes, resolution=resolution, check_content=world.local_rank == 0
+    )
+    return Loader(source, workers=workers or default_workers(world.local_size), pin_memory=world.device.type == "cuda")
+
+
 def open_loaders(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitStack) -> tuple[Loader, Loader]:
     """The training and validation images. One process of each machine checks the files before the others open them."""
 
     def open_one(split: Split, resolution: int) -> Loader:
-        source = open_source(
-            settings.data,
-            split,
-            num_classes=recipe.num_classes,
-            resolution=resolution,
-            check_content=world.local_rank == 0,
-        )
-        workers = settings.workers or default_workers(world.local_size)
-        return stack.enter_context(Loader(source, workers=workers, pin_memory=world.device.type == "cuda"))
+        loader = open_loader(settings.data, split, recipe, resolution, settings.workers, world)
+        return stack.enter_context(loader)
 
     def open_both() -> tuple[Loader, Loader]:
         train_loader = open_one("train", recipe.train_crop.resolution)
