@@ -3,6 +3,8 @@
 Published: 76.130 % top-1, 92.862 % top-5, one run, 224 px centre crop of short side 256.
 8 GPUs x 32 images, 90 epochs, lr 0.1, x 0.1 every 30 epochs, no warmup, momentum 0.9 without Nesterov, weight decay
 1e-4 on every parameter, PyTorch's initialisation of the classifier, all gammas 1.
+Unverified: the 8 GPUs are the scripts' today; who trained the weights wrote of 4 or perhaps 8 (pytorch/vision, pull
+request 23), and norms over 64 images are --micro-batch-size 64.
 Not as there: bf16 where torchvision trained in fp32 (--precision fp32 is the literal one).
 
     torchrun --nproc-per-node 8 -m trainer train resnet50_torchvision_v1 --data DIR --run-dir DIR

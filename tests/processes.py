@@ -83,11 +83,17 @@ def metrics(run_dir: Path, whole: bool = True) -> list[dict[str, Any]]:
 
 
 def weights(run_dir: Path) -> dict[str, torch.Tensor]:
-    """Model and optimizer of the newest checkpoint, flat."""
+    """Model, its average and optimizer of the newest checkpoint, flat."""
     newest = max((run_dir / "checkpoints").glob("step_*.pt"))
     state = torch.load(newest, weights_only=True)
-    momentum = {f"momentum {key}": value["momentum_buffer"] for key, value in state["optimizer"]["state"].items()}
-    return {**state["model"], **momentum, "step": torch.tensor(state["step"])}
+    optimizer = {
+        f"optimizer {number} {name}": torch.as_tensor(value)
+        for number, values in state["optimizer"]["state"].items()
+        for name, value in values.items()
+        if value is not None
+    }
+    average = {f"average {name}": tensor for name, tensor in (state["average"] or {}).items()}
+    return {**state["model"], **average, **optimizer, "step": torch.tensor(state["step"])}
 
 
 def assert_same_run(first: Path, second: Path) -> None:

@@ -191,12 +191,32 @@ def test_an_image_that_one_rank_cannot_read_is_named_and_ends_the_run(photos: Pa
     assert ended.returncode != 0
 
 
-def test_help_and_recipes_exit_with_0(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_exits_with_0(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
+    assert "recipes" in capsys.readouterr().out
+
+
+def test_the_list_of_recipes_is_the_ledger(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes"]) == 0
     listed = capsys.readouterr().out
-    assert "resnet50_goyal2017_8k" in listed
-    assert "76.26 % top-1 (Goyal et al. 2017, arXiv:1706.02677, Table 1)" in listed
+    rows = [line for line in (ROOT / "recipes" / "README.md").read_text().splitlines() if line.startswith("| `")]
+    assert len(rows) == 62
+    for row in rows:
+        name, _, published, measured = (cell.strip(" `") for cell in row.split("|")[1:-1])
+        (entry,) = re.findall(rf"^{name}: .*\n    published: (.*)\n    measured:  (.*)$", listed, re.MULTILINE)
+        assert entry[0].startswith(published.partition(" %")[0])
+        assert entry[1] == measured
+
+
+def test_the_list_of_recipes_can_be_cut_to_some(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", "goyal", "digits"]) == 0
+    listed = capsys.readouterr().out
+    assert "resnet50_goyal2017_8k: ResNet-50 on ImageNet" in listed
+    assert "published: 76.26 +- 0.09 % top-1 (ImageNet val, 224 px centre crop" in listed
+    assert "resnet20_digits: " in listed
+    assert listed.count("published: ") == 7
+    assert main(["recipes", "vit"]) == 2
+    assert capsys.readouterr().err == "error: no recipe's name holds vit: python -m trainer recipes lists all 62\n"
 
 
 def test_a_reader_that_has_seen_enough_is_no_traceback() -> None:

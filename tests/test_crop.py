@@ -6,7 +6,7 @@ import torch
 from torchvision.transforms import RandomResizedCrop as TorchvisionCrop
 
 from trainer.data.crop import center_boxes, padded_boxes, random_resized_boxes, train_view
-from trainer.recipe import CenterCrop, PaddedCrop, RandomResizedCrop
+from trainer.recipe import CenterCrop, PaddedCrop, RandomResizedCrop, ScaleJitterCrop
 
 COUNT = 20_000
 
@@ -48,6 +48,25 @@ def test_an_image_no_crop_fits_gives_its_centre_at_the_nearest_ratio() -> None:
     draws = np.random.default_rng(0).random((2, 4, 10))
     boxes = random_resized_boxes(crop, draws, np.array([100, 300]), np.array([300, 100]))
     assert boxes.tolist() == [[0, 83, 100, 133], [83, 0, 133, 100]]  # ratio 4/3 and 3/4
+
+
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 333), (32, 32)])
+def test_scale_jitter_is_a_square_of_a_short_side_uniform_between_256_and_480(height: int, width: int) -> None:
+    crop = ScaleJitterCrop(resolution=224, short_side=(256, 480))
+    heights, widths = np.full(COUNT, height), np.full(COUNT, width)
+    boxes, _ = train_view(crop, False, 0, 0)(np.arange(COUNT), heights, widths)
+    top, left, box_height, box_width = boxes.T
+    assert np.array_equal(box_height, box_width)
+    expected = np.rint(min(height, width) * 224 / np.random.default_rng(0).integers(256, 481, COUNT))
+    assert two_sample_statistic(box_height, expected) < 1.95 * np.sqrt(2 / COUNT)  # p = 0.001
+    assert box_height.min() == np.rint(min(height, width) * 224 / 480)
+    assert box_height.max() == np.rint(min(height, width) * 224 / 256)
+    for start, size, length in ((top, box_height, height), (left, box_width, width)):
+        assert (start >= 0).all()
+        assert (start + size <= length).all()
+        share = start / (length - size)  # 0 at one edge, 1 at the other
+        assert (share.min(), share.max()) == (0, 1)
+        assert abs(share.mean() - 0.5) < 0.01
 
 
 def test_half_of_the_images_are_flipped_and_none_without_flip() -> None:

@@ -30,7 +30,7 @@ def read_all(loader: Loader, batch_size: int, seed: int = 0, epoch: int = 0) -> 
     batches = loader.batches(
         np.array_split(order, len(loader) // batch_size), train_view(CROP, True, seed, epoch), CROP.resolution
     )
-    return {int(i): image for batch in batches for i, image in zip(batch.indices, batch.images, strict=True)}
+    return {int(i): image for batch in batches for i, image in zip(batch.samples, batch.images, strict=True)}
 
 
 @pytest.mark.parametrize("kind", ["photo_betons", "photos"])
@@ -53,13 +53,26 @@ def test_another_seed_or_epoch_cuts_another_part(photo_betons: Path, seed: int, 
         assert sum(torch.equal(first[image], second[image]) for image in first) == 0
 
 
+def test_a_repetition_shows_the_same_image_cut_otherwise(photo_betons: Path) -> None:
+    """Sample 64 + 3 is image 3 once more."""
+    with open_photos(photo_betons) as loader:
+        (batch,) = loader.batches([np.array([3, 64 + 3, 128 + 3])], train_view(CROP, True, 0, 0), 48)
+        assert batch.samples.tolist() == [3, 67, 131]
+        assert batch.labels.tolist() == [loader.source.labels[3]] * 3
+        assert not torch.equal(batch.images[0], batch.images[1])
+        assert not torch.equal(batch.images[1], batch.images[2])
+        whole = eval_view(CenterCrop(resolution=48, crop_ratio=1.0))
+        (centre,) = loader.batches([np.array([3, 67])], whole, 48)
+        assert torch.equal(centre.images[0], centre.images[1])
+
+
 def test_batches_are_channels_last_uint8_with_the_right_labels(photo_betons: Path) -> None:
     with open_photos(photo_betons) as loader:
         batch = next(loader.batches([np.array([5, 3, 60])], eval_view(CenterCrop(resolution=48, crop_ratio=1.0)), 48))
         assert batch.images.shape == (3, 3, 48, 48)
         assert batch.images.dtype == torch.uint8
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
-        assert batch.indices.tolist() == [5, 3, 60]
+        assert batch.samples.tolist() == [5, 3, 60]
         assert batch.labels.tolist() == loader.source.labels[[5, 3, 60]].tolist()
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any, TypeVar, cast
 
 import pytest
+import timm
 import torch
+from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision import models
@@ -165,3 +167,71 @@ def test_every_parameter_gets_a_gradient(family: str, residual: bool) -> None:
     model = build(spec)
     functional.cross_entropy(model(images(32)), torch.tensor([0, 1])).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())  # DDP waits for each
+
+
+# ------------------------------------------------------------------------------------------------------- drop path
+
+
+def rates(model: nn.Module) -> list[float]:
+    """Each block's probability of being dropped; 0 where it has nothing that drops."""
+    return [cast(float, getattr(block.drop_path, "p", 0.0)) for block in of_kind(model, Block)]
+
+
+@pytest.mark.parametrize(("depth", "blocks"), [(18, 8), (50, 16), (101, 33)])
+def test_drop_path_grows_linearly_from_0_to_its_value_as_timms(depth: int, blocks: int) -> None:
+    with torch.device("meta"):
+        ours = rates(build(resnet(depth, drop_path=0.2)))
+        theirs = timm.create_model(f"resnet{depth}", drop_path_rate=0.2)
+    assert ours == pytest.approx([0.2 * index / (blocks - 1) for index in range(blocks)])
+    assert ours[1:] == pytest.approx([module.drop_prob for module in of_kind(theirs, DropPath)])
+
+
+def test_a_dropped_image_keeps_its_shortcut_and_the_others_get_more_of_the_branch() -> None:
+    block = of_kind(build(resnet(18, stem="cifar", drop_path=0.75)), Block)[1]
+    p = rates(block)[0]
+    assert p == pytest.approx(0.75 / 7)
+    x = torch.randn(400, 64, 2, 2, generator=torch.Generator().manual_seed(1))
+    branch = block.branch(x).detach()
+    out = block(x).detach()
+    dropped = torch.tensor([torch.equal(image, shortcut) for image, shortcut in zip(out, x.relu(), strict=True)])
+    torch.testing.assert_close(out[~dropped], (x + branch / (1 - p)).relu()[~dropped])
+    assert abs(dropped.float().mean() - p) < 5 * (p * (1 - p) / len(x)) ** 0.5
+    assert dropped.any() and not dropped.all()
+
+
+def test_drop_path_draws_from_torchs_generator_in_training_only() -> None:
+    model = build(resnet(18, stem="cifar", drop_path=0.5))
+    outputs = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        outputs.append(model(images(8, 8)))
+    assert torch.equal(outputs[0], outputs[1]) and not torch.equal(outputs[0], outputs[2])
+    generator = torch.get_rng_state()
+    model.eval()(images(8))
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_drop_path_is_the_identity_in_evaluation_and_no_module_at_0() -> None:
+    plain, dropping = build(resnet(18)), build(resnet(18, drop_path=0.5))
+    assert list(plain.state_dict()) == list(dropping.state_dict())
+    assert [block.drop_path is None for block in of_kind(dropping, Block)] == [True] + 7 * [False]
+    assert all(block.drop_path is None for block in of_kind(plain, Block))
+    generator = torch.get_rng_state()
+    plain(images(32))
+    assert torch.equal(torch.get_rng_state(), generator)
+    dropping.load_state_dict(plain.state_dict())
+    with torch.inference_mode():
+        assert torch.equal(dropping.eval()(images(32)), plain.eval()(images(32)))
+
+
+def test_every_parameter_gets_a_gradient_although_its_block_is_dropped() -> None:
+    model = build(resnet(18, stem="cifar", drop_path=0.999))
+    functional.cross_entropy(model(images(8)), torch.tensor([0, 1])).backward()
+    last = of_kind(model, Block)[-1].last_norm().weight.grad
+    assert last is not None and not last.any()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_drop_path_is_refused_for_a_plain_network() -> None:
+    with pytest.raises(UserError, match=r"drop_path=0\.1 needs model\.residual=True"):
+        build(resnet(18, residual=False, drop_path=0.1))

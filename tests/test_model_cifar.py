@@ -16,6 +16,8 @@ from trainer.model.block import Block
 from trainer.model.cifar import SubsampleAndPad
 
 DEPTHS = (18, 34, 50, 101, 152)
+# Zagoruyko and Komodakis 2016 (arXiv:1605.07146), Table 4: depth 6n + 4 and width
+WIDE_MILLIONS = {(40, 1): "0.6", (40, 4): "8.9", (28, 10): "36.5", (22, 8): "17.2", (16, 8): "11.0"}
 CIFAR_MILLIONS = {20: "0.27", 32: "0.46", 44: "0.66", 56: "0.85", 110: "1.7", 1202: "19.4"}  # paper, Table 6
 Kind = TypeVar("Kind", bound=nn.Module)
 
@@ -50,6 +52,30 @@ def test_cifar_networks_have_the_papers_parameter_counts(depth: int, millions: s
     assert f"{parameters(residual) / 1e6:.{len(millions.partition('.')[2])}f}" == millions
     assert parameters(plain) == parameters(residual)
     assert len(of_kind(residual, nn.Conv2d)) + 1 == depth
+
+
+@pytest.mark.parametrize(("depth", "width"), WIDE_MILLIONS)
+def test_wide_networks_have_the_papers_parameter_counts_but_for_stem_and_shortcuts(depth: int, width: int) -> None:
+    """Theirs has 16 channels in the stem, and so fewer in the block behind it, and a 1x1 convolution at each widening:
+    three, that their depth counts together with the stem and the classifier as 4."""
+    assert len(WIDE_MILLIONS) == 5
+    with torch.device("meta"):
+        ours = parameters(build(recipe.CifarResNet(depth=depth - 2, width=width)))
+        narrow = parameters(build(recipe.CifarResNet(depth=depth - 2)))
+    first, second, third = 16 * width, 32 * width, 64 * width
+    theirs = ours - 9 * (3 + first) * (first - 16) + 16 * first + first * second + second * third
+    assert f"{theirs / 1e6:.1f}" == WIDE_MILLIONS[depth, width]
+    assert ours / narrow == pytest.approx(width**2, rel=0.03)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_width_multiplies_every_number_of_channels(width: int) -> None:
+    with torch.device("meta"):
+        model = build(recipe.CifarResNet(depth=14, width=width))
+    widths = [conv.out_channels for conv in of_kind(model, nn.Conv2d)]
+    assert widths == [16 * width] * 5 + [32 * width] * 4 + [64 * width] * 4
+    assert [norm.num_features for norm in of_kind(model, nn.BatchNorm2d)] == widths
+    assert [(pad.before, pad.after) for pad in of_kind(model, SubsampleAndPad)] == [(8 * width,) * 2, (16 * width,) * 2]
 
 
 def test_cifar_parameters_have_the_names_of_the_imagenet_family() -> None:
@@ -96,9 +122,9 @@ def written_out(weights: dict[str, Tensor], x: Tensor, blocks: int, residual: bo
 
 
 @pytest.mark.parametrize("residual", [True, False])
-@pytest.mark.parametrize("size", [32, 25])
-def test_the_cifar_network_is_section_42_written_out(size: int, residual: bool) -> None:
-    model = build(recipe.CifarResNet(depth=14, residual=residual))
+@pytest.mark.parametrize(("size", "width"), [(32, 1), (25, 1), (25, 2)])
+def test_the_cifar_network_is_section_42_written_out(size: int, width: int, residual: bool) -> None:
+    model = build(recipe.CifarResNet(depth=14, width=width, residual=residual))
     model(images(size, 8))  # moves the running statistics off their start
     model.eval()
     with torch.inference_mode():

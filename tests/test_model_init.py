@@ -79,6 +79,30 @@ def test_without_fc_std_the_classifier_is_pytorchs() -> None:
     assert 0.9 * bound < fc.bias.abs().max() <= bound
 
 
+def test_fc_bias_is_what_every_bias_of_the_classifier_starts_at() -> None:
+    for fc_std in (None, 0.01):
+        with_bias = build(recipe.ResNet(depth=18, fc_std=fc_std, fc_bias=-math.log(1000)), 1000)
+        without = build(recipe.ResNet(depth=18, fc_std=fc_std), 1000)
+        assert torch.equal(with_bias.get_parameter("fc.bias"), torch.full((1000,), -math.log(1000)))
+        others = [name for name, _ in without.named_parameters() if name != "fc.bias"]
+        assert len(others) == 61
+        assert all(torch.equal(with_bias.get_parameter(name), without.get_parameter(name)) for name in others)
+
+
+def test_initialisation_draws_layer_by_layer_and_then_for_each_convolution_again() -> None:
+    """The order of draws is part of a seed's meaning: here written out for the CIFAR network of 8 layers."""
+    torch.manual_seed(0)
+    shapes = [(3, 16), (16, 16), (16, 16), (16, 32), (32, 32), (32, 64), (64, 64)]
+    convs = [nn.Conv2d(*shape, kernel_size=3, bias=False) for shape in shapes]
+    fc = nn.Linear(64, 10)
+    for conv in convs:
+        nn.init.normal_(conv.weight, std=math.sqrt(2 / (9 * conv.out_channels)))
+    found = [module for module in build(recipe.CifarResNet(depth=8)).modules() if isinstance(module, nn.Conv2d)]
+    assert len(found) == len(convs)
+    assert all(torch.equal(mine.weight, theirs.weight) for mine, theirs in zip(found, convs, strict=True))
+    assert torch.equal(build(recipe.CifarResNet(depth=8, width=1)).get_parameter("fc.weight"), fc.weight)
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     spec = recipe.CifarResNet(depth=20)
     first, second = build(spec), build(spec)

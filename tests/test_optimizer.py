@@ -1,12 +1,17 @@
-"""What is decayed and what is not, counted for every depth, by what a parameter is."""
+"""What is decayed and what is not, counted for every depth, by what a parameter is; and each optimizer's arithmetic."""
+
+import copy
+import io
+from collections.abc import Iterator
 
 import pytest
+import timm.optim
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trainer.model import build_model
 from trainer.optimizer import audit, build_optimizer, sort_parameters
-from trainer.recipe import SGD, CifarResNet, LibraryModel, ResNet
+from trainer.recipe import LAMB, LARS, SGD, CifarResNet, DecoupledSGD, FineTuning, LibraryModel, Optimizer, ResNet
 from trainer.recipe_file import load_recipe
 
 NORM_TENSORS = {18: 40, 34: 72, 50: 106, 101: 208, 152: 310}
@@ -50,19 +55,227 @@ def test_every_parameter_is_in_exactly_one_group(spec: CifarResNet | LibraryMode
     assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("nesterov", [False, True])
-def test_sgd_is_the_formula_in_its_docstring(nesterov: bool) -> None:
-    """So that the paper's momentum correction, which is for another form, is not needed (Goyal, section 3)."""
-    model = nn.Linear(3, 1, bias=False)
-    spec = SGD(lr=0.5, momentum=0.9, nesterov=nesterov, weight_decay=0.1)
+SPECS: list[Optimizer] = [
+    SGD(lr=0.5, weight_decay=0.1),
+    SGD(lr=0.5, weight_decay=0.1, nesterov=True),
+    SGD(lr=0.5, weight_decay=0.1, momentum=0, decay_norm=False, decay_bias=False),
+    DecoupledSGD(lr=0.5, weight_decay=0.1),
+    DecoupledSGD(lr=2.0, weight_decay=0.1, nesterov=True, decay_norm=False),
+    DecoupledSGD(lr=2.0, weight_decay=0.1, momentum=0),
+    DecoupledSGD(lr=0.0, weight_decay=0.0),
+    LAMB(lr=0.05, weight_decay=0.1),
+    LAMB(lr=0.05, weight_decay=0.1, decay_norm=False, decay_bias=False),
+    LAMB(lr=0.05, weight_decay=0.1, max_grad_norm=None, betas=(0.8, 0.95), eps=1e-3),
+    LAMB(lr=0.05, weight_decay=0.0),
+    LARS(lr=20.0, weight_decay=0.1),
+    LARS(lr=20.0, weight_decay=0.1, nesterov=True, trust_coefficient=0.01, decay_norm=False, decay_bias=False),
+    LARS(lr=20.0, weight_decay=0.1, momentum=0),
+]
+EVERY_OPTIMIZER = pytest.mark.parametrize("spec", SPECS, ids=str)
+SHARES = (0.2, 1.0, 0.7, 0.1)  # of the peak rate, which rises and falls while velocities go on
+
+
+def network() -> nn.Module:
+    """All kinds of tensors, in float64; beta is zero, which is a case of its own for rates in proportion to norms."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2)).double()
+
+
+def set_gradients(model: nn.Module, step: int) -> None:
+    generator = torch.Generator().manual_seed(step)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
+
+
+def step_all(optimizer: torch.optim.Optimizer, model: nn.Module, lr: float, step: int) -> None:
+    """One step as the loop makes it."""
+    set_gradients(model, step)
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_factor"]
+    optimizer.step()
+
+
+def sgd(spec: SGD, weight: Tensor, gradients: list[Tensor], decay: float) -> Iterator[Tensor]:
+    velocity = torch.zeros_like(weight)
+    for share, gradient in zip(SHARES, gradients, strict=True):
+        coupled = 0.0 if isinstance(spec, DecoupledSGD) else decay
+        gradient = gradient + coupled * weight
+        velocity = spec.momentum * velocity + gradient
+        update = gradient + spec.momentum * velocity if spec.nesterov else velocity
+        if isinstance(spec, DecoupledSGD):  # as Composer: (lr / peak lr) * weight_decay
+            weight = weight - share * decay * weight
+        weight = weight - share * spec.lr * update
+        yield weight
+
+
+def lamb(spec: LAMB, weight: Tensor, gradients: list[Tensor], norms: list[Tensor], decay: float) -> Iterator[Tensor]:
+    """You et al. 2019, algorithm 2, with the identity for phi; norms: of the whole gradient in each step."""
+    m, v = torch.zeros_like(weight), torch.zeros_like(weight)
+    for t, (share, gradient, norm) in enumerate(zip(SHARES, gradients, norms, strict=True), 1):
+        if spec.max_grad_norm is not None:
+            gradient = gradient / max(1.0, float(norm) / spec.max_grad_norm)
+        m = spec.betas[0] * m + (1 - spec.betas[0]) * gradient
+        v = spec.betas[1] * v + (1 - spec.betas[1]) * gradient**2
+        update = m / (1 - spec.betas[0] ** t) / ((v / (1 - spec.betas[1] ** t)).sqrt() + spec.eps) + decay * weight
+        adapts = decay > 0 and weight.norm() > 0 and update.norm() > 0
+        trust = weight.norm() / update.norm() if adapts else 1.0
+        weight = weight - share * spec.lr * trust * update
+        yield weight
+
+
+def lars(spec: LARS, weight: Tensor, gradients: list[Tensor], decay: float) -> Iterator[Tensor]:
+    """You et al. 2017, algorithm 1, with the rate applied after the momentum, as timm and PyTorch's SGD have it."""
+    velocity = torch.zeros_like(weight)
+    for share, gradient in zip(SHARES, gradients, strict=True):
+        adapts = decay > 0 and weight.norm() > 0 and gradient.norm() > 0
+        trust = spec.trust_coefficient * weight.norm() / (gradient.norm() + decay * weight.norm()) if adapts else 1.0
+        velocity = spec.momentum * velocity + trust * (gradient + decay * weight)
+        update = trust * (gradient + decay * weight) + spec.momentum * velocity if spec.nesterov else velocity
+        weight = weight - share * spec.lr * update
+        yield weight
+
+
+@EVERY_OPTIMIZER
+def test_each_step_is_the_formula_of_its_paper(spec: Optimizer) -> None:
+    """For SGD in its docstring's form, for which the paper's momentum correction is not needed (Goyal, section 3)."""
+    model = network()
     optimizer = build_optimizer(spec, model)
-    weight, velocity = model.weight.detach().clone(), torch.zeros(1, 3)
-    for lr in (0.5, 0.05):  # the rate falls while the velocity goes on
-        optimizer.param_groups[0]["lr"] = lr
-        gradient = torch.tensor([[1.0, -2.0, 3.0]])
-        model.weight.grad = gradient.clone()
+    _, biases, norms = sort_parameters(model)
+    gradients: dict[str, list[Tensor]] = {name: [] for name, _ in model.named_parameters()}
+    for step in range(len(SHARES)):
+        set_gradients(model, step)
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None
+            gradients[name].append(parameter.grad.clone())
+    whole = [torch.cat([each[step].flatten() for each in gradients.values()]).norm() for step in range(len(SHARES))]
+    expected: dict[str, Iterator[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        is_norm = any(parameter is norm for norm in norms)
+        is_bias = any(parameter is bias for bias in biases)
+        is_exempt = (is_norm and not spec.decay_norm) or (is_bias and not spec.decay_bias)
+        decay = 0.0 if is_exempt else spec.weight_decay
+        weight = parameter.detach().clone()
+        match spec:
+            case SGD():
+                expected[name] = sgd(spec, weight, gradients[name], decay)
+            case LAMB():
+                expected[name] = lamb(spec, weight, gradients[name], whole, decay)
+            case LARS():
+                expected[name] = lars(spec, weight, gradients[name], decay)
+    for step, share in enumerate(SHARES):
+        step_all(optimizer, model, share * spec.lr, step)
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(parameter.detach(), next(expected[name]), rtol=1e-6, atol=1e-9)
+
+
+TIMM = [  # timm's own names and options for what ours say; timm exempts all 1-d tensors
+    (SGD(lr=0.5, weight_decay=0.1, decay_norm=False, decay_bias=False), "momentum", {}),
+    (SGD(lr=0.5, weight_decay=0.1, decay_norm=False, decay_bias=False, nesterov=True), "sgd", {}),
+    (LAMB(lr=0.05, weight_decay=0.1, decay_norm=False, decay_bias=False), "lamb", {}),
+    (LAMB(lr=0.05, weight_decay=0.1, decay_norm=False, decay_bias=False, eps=1e-3), "lamb", {"eps": 1e-3}),
+    (
+        LAMB(lr=0.05, weight_decay=0.1, decay_norm=False, decay_bias=False, max_grad_norm=None),
+        "lamb",
+        {"max_grad_norm": None},
+    ),
+    (LARS(lr=20.0, weight_decay=0.1, decay_norm=False, decay_bias=False), "lars", {}),
+    (
+        DecoupledSGD(lr=0.5, weight_decay=0.1, decay_norm=False, decay_bias=False, nesterov=True),
+        "sgdw",
+        {"weight_decay": 0.1 / 0.5},
+    ),
+]
+
+
+@pytest.mark.parametrize(("spec", "name", "options"), TIMM, ids=str)
+def test_each_step_is_that_of_timms_own_factory(spec: Optimizer, name: str, options: dict[str, float | None]) -> None:
+    ours, theirs = network(), network()
+    optimizer = build_optimizer(spec, ours)
+    theirs_options = {"lr": spec.lr, "weight_decay": spec.weight_decay, **options}
+    other = timm.optim.create_optimizer_v2(theirs, opt=name, filter_bias_and_bn=True, **theirs_options)
+    for step, share in enumerate(SHARES):
+        step_all(optimizer, ours, share * spec.lr, step)
+        set_gradients(theirs, step)
+        for group in other.param_groups:
+            group["lr"] = share * spec.lr
+        other.step()
+        for mine, its in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(mine, its, rtol=1e-12, atol=1e-14)
+
+
+@EVERY_OPTIMIZER
+def test_an_optimizer_goes_on_from_a_checkpoint_bit_for_bit(spec: Optimizer) -> None:
+    fine_tuning = FineTuning(backbone_lr=0.5)
+    model = network()
+    optimizer = build_optimizer(spec, model, fine_tuning)
+    for step in range(2):
+        step_all(optimizer, model, spec.lr, step)
+    file = io.BytesIO()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    other = network()
+    other.load_state_dict(saved["model"])
+    resumed = build_optimizer(spec, other, fine_tuning)
+    resumed.load_state_dict(saved["optimizer"])
+    for step in range(2, 5):
+        step_all(optimizer, model, spec.lr / step, step)
+        step_all(resumed, other, spec.lr / step, step)
+    ours, theirs = model.state_dict(), other.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("for_each", [False, True])
+@pytest.mark.parametrize(
+    "spec", [spec for spec in SPECS if not isinstance(spec, SGD) or isinstance(spec, DecoupledSGD)], ids=str
+)
+def test_a_step_of_timms_optimizers_reads_nothing_from_the_device(spec: Optimizer, for_each: bool) -> None:
+    """A tensor on the meta device has no values to read: what tries raises. For_each is their way on a GPU."""
+    model = network().to("meta")
+    optimizer = build_optimizer(spec, model)
+    for group in optimizer.param_groups:
+        group["foreach"] = for_each
+    for _ in range(2):
+        for parameter in model.parameters():
+            parameter.grad = torch.empty_like(parameter)
         optimizer.step()
-        decayed = gradient + 0.1 * weight
-        velocity = 0.9 * velocity + decayed
-        weight -= lr * (decayed + 0.9 * velocity if nesterov else velocity)
-        torch.testing.assert_close(model.weight.detach(), weight)
+    with pytest.raises(RuntimeError, match="meta"):
+        next(model.parameters()).sum().item()
+
+
+@EVERY_OPTIMIZER
+def test_gradients_are_left_as_they_are(spec: Optimizer) -> None:
+    model = network()
+    optimizer = build_optimizer(spec, model)
+    for step in range(2):
+        step_all(optimizer, model, spec.lr, step)
+    after = [copy.deepcopy(parameter.grad) for parameter in model.parameters()]
+    set_gradients(model, 1)
+    assert all(torch.equal(old, new.grad) for old, new in zip(after, model.parameters(), strict=True))
+
+
+def test_fine_tuning_has_a_group_for_each_rate_and_decay_and_the_classifier_the_full_rate() -> None:
+    model = build_model(CifarResNet(depth=8), 10)
+    spec = SGD(lr=0.4, weight_decay=1e-4, decay_norm=False)
+    fine_tuned = build_optimizer(spec, model, FineTuning(backbone_lr=0.1)).param_groups
+    counted = {(group["lr_factor"], group["weight_decay"]): len(group["params"]) for group in fine_tuned}
+    assert counted == {(1.0, 1e-4): 2, (0.1, 1e-4): 7, (0.1, 0.0): 14}
+    assert [group["lr"] for group in fine_tuned] == [0.4 * group["lr_factor"] for group in fine_tuned]
+    plain = build_optimizer(spec, model).param_groups
+    assert {(group["lr_factor"], group["weight_decay"]) for group in plain} == {(1.0, 1e-4), (1.0, 0.0)}
+    (alone,) = build_optimizer(SGD(lr=0.4), model, FineTuning(freeze_norms=True)).param_groups
+    assert (len(alone["params"]), alone["lr_factor"]) == (23, 1.0)
+
+
+def test_a_frozen_parameter_is_in_no_group() -> None:
+    model = build_model(CifarResNet(depth=8), 10)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("fc."))
+    for spec in (SGD(lr=0.1), DecoupledSGD(lr=0.1), LAMB(lr=0.1), LARS(lr=0.1)):
+        (group,) = build_optimizer(spec, model, FineTuning(backbone_lr=0)).param_groups
+        assert [id(parameter) for parameter in group["params"]] == [
+            id(parameter) for parameter in model.get_submodule("fc").parameters()
+        ]
+        counted = audit(spec, model)
+        assert (counted.weights, counted.biases, counted.norm_tensors, counted.gammas) == (1, 1, 0, 7)

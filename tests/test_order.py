@@ -62,6 +62,34 @@ def test_no_image_comes_twice_in_an_epoch() -> None:
     assert len(images) == len(set(images.tolist())) == STEPS * MICRO * MICRO_BATCHES
 
 
+@pytest.mark.parametrize("repeats", [2, 3, 4])
+def test_repeated_augmentation_shows_one_in_so_many_images_as_often(repeats: int) -> None:
+    """An epoch is as long as without; every image of it comes `repeats` times, but for the last that is cut off."""
+    order = epoch_order(3, 5, COUNT, repeats)
+    assert len(order) == len(set(order.tolist())) == COUNT
+    assert (order < repeats * COUNT).all()
+    images, times = np.unique(order % COUNT, return_counts=True)
+    assert len(images) == -(-COUNT // repeats)
+    assert np.array_equal(np.sort(epoch_order(3, 5, COUNT)[: len(images)]), images)
+    assert (times == repeats).sum() >= len(images) - 1
+
+
+def test_the_repetitions_of_an_image_come_in_different_micro_batches_of_one_step() -> None:
+    """As the samplers of timm and torchvision deal them to different devices."""
+    micro_batch_size, micro_batches, repeats = 8, 12, 4
+    order = epoch_order(3, 5, 10 * micro_batch_size * micro_batches, repeats)
+    batches = list(
+        train_batches(
+            order, first_step=0, micro_batch_size=micro_batch_size, accumulation=micro_batches, rank=0, world_size=1
+        )
+    )
+    for step in range(10):
+        own = [batch % len(order) for batch in batches[step * micro_batches : (step + 1) * micro_batches]]
+        assert all(len(set(images.tolist())) == micro_batch_size for images in own)
+        _, times = np.unique(np.concatenate(own), return_counts=True)
+        assert set(times.tolist()) == {repeats}
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5, 64])
 @pytest.mark.parametrize("count", [1, 7, 64, 103])
 def test_evaluation_deals_every_image_once_in_the_same_batches(world_size: int, count: int) -> None:

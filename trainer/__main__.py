@@ -16,7 +16,7 @@ USAGE = """usage: python -m trainer VERB ...
   train RECIPE --data DIR --run-dir DIR [--optimizer.lr 1.6 ...]
                                        train, or continue a run that was stopped
   evaluate RUN_DIR                     top-1, top-5 and loss of a run's weights, every image once
-  recipes                              list the recipes with their paper and expected result
+  recipes [WORD ...]                   list the recipes: paper, published result, what was measured here
 
 python -m trainer VERB --help shows the options of one verb; train RECIPE --help the recipe's own values.
 On several GPUs: torchrun --nproc-per-node 8 -m trainer train RECIPE ..."""
@@ -117,12 +117,18 @@ def _prepare(words: list[str]) -> int:
 
 
 def _recipes(words: list[str]) -> int:
-    settings.parse(settings.RecipesSettings, words, "recipes")
-    for name in recipe_file.recipe_names():
-        recipe = recipe_file.load_recipe(name)
-        published = recipe.published
-        result = f"{published.top1:.2f} % top-1 ({published.source})" if published else "none published"
-        print(f"{name}: {recipe_file.first_sentence(name)}\n    {recipe.dataset}, {recipe.epochs} epochs; {result}")
+    wanted = settings.parse(settings.RecipesSettings, words, "recipes").words
+    names = [name for name in recipe_file.recipe_names() if not wanted or any(word in name for word in wanted)]
+    if not names:
+        raise UserError(f"no recipe's name holds {' or '.join(wanted)}: {recipe_file.known_recipes()}")
+    for name in names:
+        published = recipe_file.load_recipe(name).published
+        result = "none"
+        if published:
+            sd = f" +- {published.sd:g}" if published.sd is not None else ""
+            result = f"{published.top1:g}{sd} % top-1 ({published.protocol}; {published.source})"
+        print(f"{name}: {recipe_file.first_sentence(name)}")
+        print(f"    published: {result}\n    measured:  {recipe_file.measured(name)}")
     return 0
 
 

@@ -22,34 +22,42 @@ from trainer.distributed import World, on_every_rank, require_same, share_buffer
 from trainer.errors import UserError
 from trainer.model import build_model, without_pretrained
 from trainer.precision import allow_tensor_float, autocast
-from trainer.recipe import Recipe
-from trainer.result import Evaluation, report
+from trainer.recipe import CenterCrop, Recipe
+from trainer.result import Evaluation, Reading, report, weights_in_words
 from trainer.run import Run
 from trainer.settings import EvaluateSettings
 from trainer.setup import open_loader
 
 
-def evaluate(model: nn.Module, loader: Loader, recipe: Recipe, world: World) -> Evaluation:
+def evaluate(
+    model: nn.Module, loader: Loader, recipe: Recipe, world: World, crop: CenterCrop | None = None
+) -> Evaluation:
     """Evaluates the centre crop of every image. `model` is the module itself: DDP's wrapper would wait for its peers.
 
-    Ranks other than 0 get rank 0's buffers. Called by all ranks together.
+    `crop`: another one than the recipe's. With flip_tta an image's logits are the mean of both views'. Ranks other than
+    0 get rank 0's buffers; the modules keep the modes they are in. Called by all ranks together.
     """
+    crop = crop or recipe.eval_crop
     share_buffers(world, model)
     total = len(loader)
     top_k = min(5, recipe.num_classes)
     table = torch.zeros(total, 4, dtype=torch.float64, device=world.device)  # times seen, top-1, top-5, loss
     batch_size = max(64, recipe.micro_batch_size)
     batches = eval_batches(total, batch_size=batch_size, rank=world.rank, world_size=world.size)
-    crops = loader.batches(batches, eval_view(recipe.eval_crop), recipe.eval_crop.resolution)
+    crops = loader.batches(batches, eval_view(crop), crop.resolution)
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     with torch.inference_mode(), autocast(recipe.precision, world.device):
         for images, labels, indices in device_batches(crops, world.device, recipe.mean, recipe.std):
             logits = model(images).float()
+            if crop.flip_tta:
+                logits = (logits + model(images.flip(3)).float()) / 2
             hits = logits.topk(top_k).indices == labels[:, None]
             losses = nn.functional.cross_entropy(logits, labels, reduction="none")
             rows = torch.stack([torch.ones_like(losses), hits[:, 0].float(), hits.any(dim=1).float(), losses], dim=1)
             table.index_add_(0, indices, rows.double())
-    model.train()
+    for module, training in modes:
+        module.training = training
 
     times, top1, top5, losses = sum_over_ranks(world, table).unbind(dim=1)  # a row is zero on all ranks but one
     evaluated = int(times.sum())
@@ -74,20 +82,42 @@ def evaluate_run(settings: EvaluateSettings) -> None:
         if world.is_main and run.checkpoints.damaged:
             print(f"{'; '.join(run.checkpoints.damaged)}; using the one before", file=sys.stderr)
         data, resolution = settings.data or state["data_folder"], recipe.eval_crop.resolution
+        total = recipe.epochs * state["position"]["steps_per_epoch"]
         open_val = partial(open_loader, data, "val", recipe, resolution, settings.workers, world)
         with on_every_rank(world, open_val) as loader:
             if loader.source.classes != state["classes"]:
                 raise UserError(f"{settings.data} has other classes than the run's data: {state['classes'][:3]}, ...")
             model = build_model(without_pretrained(recipe.model), recipe.num_classes)
-            model.load_state_dict(state["model"])
             model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            evaluation = evaluate(model, loader, recipe, world)
-            total = recipe.epochs * state["position"]["steps_per_epoch"]
-            weights = f"weights after {state['step']:,} of {total:,} steps{state['started_from']}"
-            if settings.checkpoint == "best":
-                weights += ", the best epoch on these images and so optimistic"
+            chosen = ", the best epoch on these images and so optimistic" if settings.checkpoint == "best" else ""
+            trained = f"weights after {state['step']:,} of {total:,} steps{state['started_from']}{chosen}"
+            readings = []
+            for averaged in [False] if recipe.ema is None else [True, False]:
+                model.load_state_dict(state["average" if averaged else "model"])
+                readings += read_all(model, loader, recipe, world, trained, averaged=averaged)
             if world.is_main:
-                print(report(recipe, loader.source, evaluation, weights), flush=True)
+                print(report(recipe, loader.source, readings), flush=True)
+
+
+def read_all(
+    model: nn.Module,
+    loader: Loader,
+    recipe: Recipe,
+    world: World,
+    trained: str,
+    *,
+    averaged: bool,
+    known: Evaluation | None = None,
+) -> list[Reading]:
+    """Evaluates under each protocol of the recipe, that of its result first, unless its evaluation is `known`.
+
+    `trained`: what `model` is, in words.
+    """
+    weights = weights_in_words(recipe, trained, averaged=averaged)
+    readings = [Reading(known or evaluate(model, loader, recipe, world), recipe.eval_crop, weights)]
+    if other := recipe.also_eval_crop:
+        readings.append(Reading(evaluate(model, loader, recipe, world, other), other, weights))
+    return readings
 
 
 def _checkpoint(run: Run, which: str) -> State:

@@ -1,8 +1,9 @@
 """What a run says: console, metrics.jsonl and TensorBoard, from rank 0 alone.
 
 metrics.jsonl holds one JSON object per line: {"kind": "train", "step", "epoch", "lr", "loss", "images_per_second",
-"data_wait"} every few steps and {"kind": "eval", "step", "epoch", "top1", "top5", "loss", ...} for each evaluation. A
-resumed run cuts off what was written after its checkpoint, so that every step is told once.
+"data_wait"} every few steps and {"kind": "eval", "step", "epoch", "top1", "top5", "loss", ...} for each evaluation,
+"eval_ema" for that of the averaged weights. A resumed run cuts off what was written after its checkpoint, so that every
+step is told once.
 """
 
 import json
@@ -23,7 +24,7 @@ from trainer.result import Evaluation
 from trainer.state import Position
 
 T = TypeVar("T")
-_NO_CURVES = {"train": {"kind", "step"}, "eval": {"kind", "step", "epoch", "seen", "duplicates", "total"}}
+_NO_CURVES = {"kind", "step", "seen", "duplicates", "total"}
 _PLAIN_SECONDS = 10.0  # between two lines where there is no terminal to draw a bar on
 
 
@@ -77,13 +78,15 @@ class Log:
                 f"{images_per_second:,.0f} images/s  data wait {data_wait:.0%}  ETA {self._eta(at.step)}"
             )
 
-    def evaluation(self, result: Evaluation, at: Position, *, best: bool) -> None:
+    def evaluation(self, kind: str, result: Evaluation, at: Position, *, best: bool) -> None:
+        """`kind`: eval, or eval_ema for the averaged weights."""
         if not self._speaks:
             return
-        self._record("eval", at, asdict(result))
+        self._record(kind, at, asdict(result))
+        weights = "EMA " if kind == "eval_ema" else ""
         self.say(
-            f"epoch {at.epochs:6.2f}  top-1 {result.top1:.2f} %  top-5 {result.top5:.2f} %  loss {result.loss:.4f}  "
-            f"({result.coverage}){'  best so far' if best else ''}"
+            f"epoch {at.epochs:6.2f}  {weights}top-1 {result.top1:.2f} %  top-5 {result.top5:.2f} %  "
+            f"loss {result.loss:.4f}  ({result.coverage}){'  best so far' if best else ''}"
         )
 
     def __enter__(self) -> Self:
@@ -101,11 +104,12 @@ class Log:
         record = {"kind": kind, "step": at.step, "epoch": round(at.epochs, 6), **values}
         self._metrics.write(json.dumps(record) + "\n")
         self._show(record)
-        if kind == "eval":
+        if kind != "train":
             self._board.flush()
 
     def _show(self, record: dict[str, Any]) -> None:
-        for name in record.keys() - _NO_CURVES[record["kind"]]:
+        hidden = _NO_CURVES if record["kind"] == "train" else _NO_CURVES | {"epoch"}
+        for name in record.keys() - hidden:
             self._board.add_scalar(f"{record['kind']}/{name}", record[name], record["step"])
 
     def _eta(self, step: int) -> str:

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from trainer.recipe import SGD
+from trainer.model.weights import classifiers
+from trainer.recipe import LAMB, LARS, SGD, DecoupledSGD, FineTuning, Optimizer
 
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,18 +48,23 @@ def sort_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Param
             if parameter in seen or not parameter.requires_grad:
                 continue
             seen.add(parameter)
-            group = norms if isinstance(module, _NORMS) else biases if name == "bias" else weights
+            group = norms if isinstance(module, NORMS) else biases if name == "bias" else weights
             group.append(parameter)
     return weights, biases, norms
 
 
-def audit(spec: SGD, model: nn.Module) -> ParameterAudit:
-    """Counts the tensors of each kind; reads the gammas, so call it before training, not during."""
+def classifier_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The tensors of the layers that the logits come from; empty where the model has no such layer."""
+    return [parameter for name in classifiers(model) for parameter in model.get_submodule(name).parameters()]
+
+
+def audit(spec: Optimizer, model: nn.Module) -> ParameterAudit:
+    """Counts the trainable tensors of each kind, and all gammas; reads them, so call it before training."""
     weights, biases, norms = sort_parameters(model)
     gammas = [
         parameter
         for module in model.modules()
-        if isinstance(module, _NORMS)
+        if isinstance(module, NORMS)
         for name, parameter in module.named_parameters(recurse=False)
         if name == "weight"
     ]
@@ -73,19 +79,51 @@ def audit(spec: SGD, model: nn.Module) -> ParameterAudit:
     )
 
 
-def build_optimizer(spec: SGD, model: nn.Module) -> torch.optim.SGD:
-    """SGD in two groups, decayed and not. Fused, so that a step with fp16's scaler never waits for the device."""
+def build_optimizer(spec: Optimizer, model: nn.Module, fine_tuning: FineTuning | None = None) -> torch.optim.Optimizer:
+    """The optimizer over the model's trainable parameters, in groups of one weight decay and one rate.
+
+    Every group has an "lr_factor": the schedule's rate times that is the group's "lr", which the caller sets before
+    each step. It is 1, or fine_tuning.backbone_lr outside the classifier, which slows weight decay
+    too. No step reads from the device; but with fp16's scaler and timm's optimizers the scaler does, once per step.
+    """
+    groups = _groups(spec, model, fine_tuning)
+    match spec:
+        case DecoupledSGD():
+            from timm.optim.sgdw import SGDW
+
+            return SGDW(groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov)
+        case SGD():  # fused, so that a step with fp16's scaler never waits for the device
+            return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov, fused=True)
+        case LAMB():
+            from timm.optim.lamb import Lamb
+
+            return Lamb(groups, lr=spec.lr, betas=spec.betas, eps=spec.eps, max_grad_norm=spec.max_grad_norm)
+        case LARS():
+            from timm.optim.lars import Lars
+
+            momentum, trust = spec.momentum, spec.trust_coefficient
+            return Lars(groups, lr=spec.lr, momentum=momentum, nesterov=spec.nesterov, trust_coeff=trust)
+
+
+def _groups(spec: Optimizer, model: nn.Module, fine_tuning: FineTuning | None) -> list[dict[str, Any]]:
+    """One group for each pair of weight decay and lr_factor that a trainable parameter has.
+
+    timm's LAMB and LARS find a rate per layer where there is decay and leave the others at the group's own: for norms
+    and biases, whose norms are small or zero, a rate in proportion to them would be too.
+    """
     weights, biases, norms = sort_parameters(model)
     decayed = weights + (biases if spec.decay_bias else []) + (norms if spec.decay_norm else [])
     exempt = ([] if spec.decay_bias else biases) + ([] if spec.decay_norm else norms)
-    groups: list[dict[str, Any]] = [{"params": decayed}]
-    if exempt:
-        groups.append({"params": exempt, "weight_decay": 0.0})
-    return torch.optim.SGD(
-        groups,
-        lr=spec.lr,
-        momentum=spec.momentum,
-        nesterov=spec.nesterov,
-        weight_decay=spec.weight_decay,
-        fused=True,
-    )
+    weight_decay = spec.weight_decay
+    if isinstance(spec, DecoupledSGD) and weight_decay:
+        weight_decay /= spec.lr  # timm multiplies it by the step's rate, Composer by its share of the peak's
+    full_rate = set(classifier_parameters(model)) if fine_tuning else set()
+    found: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for decay, parameters in ((weight_decay, decayed), (0.0, exempt)):
+        for parameter in parameters:
+            lr_factor = 1.0 if fine_tuning is None or parameter in full_rate else fine_tuning.backbone_lr
+            found.setdefault((decay, lr_factor), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "lr": spec.lr * lr_factor, "lr_factor": lr_factor}
+        for (decay, lr_factor), parameters in found.items()
+    ]

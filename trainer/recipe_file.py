@@ -28,6 +28,14 @@ def first_sentence(name: str) -> str:
     return docstring.partition("\n")[0]
 
 
+def measured(name: str) -> str:
+    """What this code reached with a recipe, as the ledger beside the recipes has it; "not yet" where nothing is."""
+    for line in (RECIPES / "README.md").read_text().splitlines():
+        if line.startswith(f"| `{name}` |"):
+            return line.split("|")[4].strip()
+    return "not yet"
+
+
 def load_recipe(name: str | Path) -> Recipe:
     """The recipe of that name in recipes/, or of a Python file by its path (which is run: it is code).
 
@@ -100,7 +108,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def known_recipes() -> str:
-    return f"recipes: {', '.join(recipe_names())}"
+    return f"python -m trainer recipes lists all {len(recipe_names())}"
 
 
 def is_resolved(path: Path) -> bool:
@@ -115,10 +123,9 @@ def _check_values(value: Any, hint: Any, name: str) -> None:
     """
     kind, choices = get_origin(hint), get_args(hint)
     if kind in (Union, UnionType):
-        fitting = [choice for choice in choices if type(value) is choice or (choice is float and type(value) is int)]
+        fitting = [choice for choice in choices if _is_kind(value, choice)]
         if not fitting:
-            names = " or ".join("None" if choice is NoneType else choice.__name__ for choice in choices)
-            raise ValueError(f"{name}={value!r} is not {names}")
+            raise ValueError(f"{name}={value!r} is not {' or '.join(_called(choice) for choice in choices)}")
         _check_values(value, fitting[0], name)
     elif kind is Literal:
         if value not in choices:
@@ -128,9 +135,22 @@ def _check_values(value: Any, hint: Any, name: str) -> None:
             raise ValueError(f"{name}={value!r} is not a tuple{'' if ... in choices else f' of {len(choices)}'}")
         for item in value:
             _check_values(item, choices[0], name)
-    elif type(value) is not hint and not (hint is float and type(value) is int):
+    elif not _is_kind(value, hint):
         raise ValueError(f"{name}={value!r} is not of type {hint.__name__}")
     elif is_dataclass(value):
         hints = get_type_hints(type(value))
         for field in fields(value):
             _check_values(getattr(value, field.name), hints[field.name], f"{name}.{field.name}".removeprefix("."))
+
+
+def _is_kind(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type, a tuple of whatever, or one of the literals."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    return type(value) is (get_origin(hint) or hint) or (hint is float and type(value) is int)
+
+
+def _called(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    return "None" if hint is NoneType else str(hint.__name__)

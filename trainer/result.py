@@ -1,10 +1,10 @@
 """A result and its protocol: the words and counts without which an accuracy cannot be compared."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainer.data.loader import Source
-from trainer.recipe import Recipe
+from trainer.recipe import CenterCrop, Recipe
 from trainer.recipe_file import changes_to_named
 
 
@@ -24,12 +24,33 @@ class Evaluation:
         return f"{self.seen:,} of {self.total:,} images, {self.duplicates} duplicates"
 
 
-def protocol(recipe: Recipe, source: Source, evaluation: Evaluation, weights: str) -> str:
-    """What the accuracy was measured on and how. `weights`: which ones, in words."""
-    crop = recipe.eval_crop
+class Reading(NamedTuple):
+    """One evaluation of one network: under which protocol, and of which weights."""
+
+    evaluation: Evaluation
+    crop: CenterCrop
+    weights: str  # in words
+
+
+def weights_in_words(recipe: Recipe, trained: str, *, averaged: bool) -> str:
+    """Which weights are evaluated. `trained`: after how many steps, from which start."""
+    if averaged and recipe.ema:
+        every = "step" if recipe.ema.every == 1 else f"{recipe.ema.every} steps"
+        words = f"{trained}, exponential moving average (decay {recipe.ema.decay:g} every {every})"
+    else:
+        words = f"{trained}, no averaging"
+    if recipe.precise_norm_images:
+        words += f", norms measured over {recipe.precise_norm_images:,} training images"
+    return words
+
+
+def protocol(recipe: Recipe, source: Source, reading: Reading) -> str:
+    """What the accuracy was measured on and how."""
+    crop = reading.crop
+    views = "mean logits of two views, the crop and its mirror image" if crop.flip_tta else "one view"
     return (
-        f"{source.name}: {evaluation.coverage}; {crop.resolution} px, centre crop of {crop.crop_ratio:.3f} x short "
-        f"side, one view; {weights}, no averaging; {recipe.precision}; "
+        f"{source.name}: {reading.evaluation.coverage}; {crop.resolution} px, centre crop of {crop.crop_ratio:.3f} x "
+        f"short side, {views}; {reading.weights}; {recipe.precision}; "
         f"1 run, seed {recipe.seed}; data {short(source.checksum)}"
     )
 
@@ -40,30 +61,35 @@ def short(checksum: str) -> str:
     return f"{kind}:{digits[:12]}"
 
 
-def result(
-    recipe: Recipe, source: Source, evaluation: Evaluation, weights: str, data: dict[str, str]
-) -> dict[str, Any]:
-    """The passport of a result, for result.json. `data`: the checksums of what was trained and evaluated on."""
+def result(recipe: Recipe, source: Source, readings: list[Reading], data: dict[str, str]) -> dict[str, Any]:
+    """The passport of a result, for result.json: the first reading, and the others beside it.
+
+    `data`: the checksums of what was trained and evaluated on.
+    """
+    passports = [{**asdict(reading.evaluation), "protocol": protocol(recipe, source, reading)} for reading in readings]
     return {
         "recipe": recipe.name,
         "seed": recipe.seed,
-        **asdict(evaluation),
-        "protocol": protocol(recipe, source, evaluation, weights),
+        **passports[0],
+        "also": passports[1:],
         "data": data,
         "changed": changes_to_named(recipe),
         "published": asdict(recipe.published) if recipe.published else None,
     }
 
 
-def report(recipe: Recipe, source: Source, evaluation: Evaluation, weights: str) -> str:
-    """The result as a short table."""
+def report(recipe: Recipe, source: Source, readings: list[Reading]) -> str:
+    """The result as a short table; further readings in one line each."""
+    first = readings[0].evaluation
     rows = [
         ("recipe", recipe.name),
-        ("top-1", f"{evaluation.top1:.2f} %"),
-        ("top-5", f"{evaluation.top5:.2f} %"),
-        ("loss", f"{evaluation.loss:.4f}"),
-        ("protocol", protocol(recipe, source, evaluation, weights)),
+        ("top-1", f"{first.top1:.2f} %"),
+        ("top-5", f"{first.top5:.2f} %"),
+        ("loss", f"{first.loss:.4f}"),
+        ("protocol", protocol(recipe, source, readings[0])),
     ]
+    for reading in readings[1:]:
+        rows.append(("also", f"{reading.evaluation.top1:.2f} % top-1: {protocol(recipe, source, reading)}"))
     if changes := changes_to_named(recipe):
         rows.append(("changed", "; ".join(changes)))
     elif published := recipe.published:

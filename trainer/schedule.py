@@ -2,21 +2,26 @@
 
 import math
 
-from trainer.recipe import Constant, Cosine, Linear, Steps
+from trainer.recipe import Constant, Cosine, Linear, Schedule, Steps
 
 
-def lr_at(schedule: Steps | Cosine | Linear | Constant, *, peak: float, epoch: float, epochs: int) -> float:
+def lr_at(schedule: Schedule, *, peak: float, epoch: float, epochs: int) -> float:
     """The learning rate of the step that starts at `epoch`, a fractional number of epochs in [0, epochs).
 
-    The gradual warmup adds a constant amount per step, from `warmup.lr` to `peak` (Goyal et al. 2017, section 2.2).
+    The gradual warmup adds a constant amount per step, from `warmup.lr` to `peak` (Goyal et al. 2017, section 2.2), or
+    per epoch where the rate changes every epoch. After it the rate is the peak until its own curve begins.
     """
+    if schedule.changes_every == "epoch":
+        epoch = math.floor(epoch)
     warmup = schedule.warmup
     if warmup and epoch < warmup.epochs:
         if warmup.shape == "constant":
             return warmup.lr
         return warmup.lr + (peak - warmup.lr) * epoch / warmup.epochs
     start = warmup.epochs if warmup else 0.0
-    progress = (epoch - start) / max(epochs - start, 1e-12)
+    if isinstance(schedule, Cosine) and schedule.start_epoch is not None:
+        start = schedule.start_epoch
+    progress = max(0.0, (epoch - start) / max(epochs - start, 1e-12))
     match schedule:
         case Steps(milestones=milestones, factor=factor):
             return peak * factor ** sum(epoch >= milestone for milestone in milestones)

@@ -94,7 +94,10 @@ class EvaluateSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RecipesSettings:
-    """List the recipes with their paper and expected result."""
+    """List the recipes: paper, published result with its protocol, and what was measured with this code."""
+
+    words: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """show those only whose name holds one of these, e.g. resnet50 goyal"""
 
 
 # ------------------------------------------------------------------------------------------------ the command line

@@ -15,6 +15,7 @@ from trainer.data.loader import Loader, check_square, default_workers
 from trainer.distributed import World, on_every_rank, require_same
 from trainer.environment import changed_rounding, environment
 from trainer.errors import UserError
+from trainer.fine_tuning import apply_fine_tuning
 from trainer.model import build_model, load_initial_weights, without_pretrained
 from trainer.optimizer import audit
 from trainer.recipe import LibraryModel, PaddedCrop, Recipe, Steps
@@ -58,6 +59,22 @@ def accumulation_steps(recipe: Recipe, world: World) -> int:
         return recipe.accumulation(world.size)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def norm_accumulation(recipe: Recipe, images: int, world: World) -> int:
+    """Micro-batches per process that norms are measured over before an evaluation; 0: they are running averages."""
+    wanted = recipe.precise_norm_images or 0
+    if wanted > images:
+        raise UserError(
+            f"precise_norm_images={wanted} is more than the {images} training images: use a smaller "
+            f"--precise-norm-images, a multiple of micro_batch_size={recipe.micro_batch_size}"
+        )
+    if wanted % (recipe.micro_batch_size * world.size):
+        raise UserError(
+            f"precise_norm_images={wanted} cannot be shared by {world.size} processes in micro-batches of "
+            f"{recipe.micro_batch_size}: use a multiple of {recipe.micro_batch_size * world.size}"
+        )
+    return wanted // recipe.micro_batch_size // world.size
 
 
 def steps_in_epoch(recipe: Recipe, images: int) -> int:
@@ -139,11 +156,15 @@ def newest_checkpoint(run: Run, identity: dict[str, Any], world: World) -> State
 def build_module(recipe: Recipe, settings: TrainSettings, world: World, *, fresh: bool) -> tuple[nn.Module, list[str]]:
     """The network on its device, and what there is to say of it. Not `fresh`: its weights are about to be restored."""
     spec = recipe.model if fresh else without_pretrained(recipe.model)
-    module = on_every_rank(world, lambda: build_model(spec, recipe.num_classes))
+    module = on_every_rank(world, lambda: build_model(spec, recipe.num_classes, recipe.norm_batch_size))
     notes = []
     if fresh and settings.initial_weights:
         weights = settings.initial_weights
         notes.append(on_every_rank(world, lambda: load_initial_weights(module, weights)))
+    if tuning := recipe.fine_tuning:
+        if fresh and not settings.initial_weights and not (isinstance(spec, LibraryModel) and spec.pretrained):
+            raise UserError("fine_tuning needs weights to start from: add --initial-weights FILE")
+        notes.append(on_every_rank(world, lambda: apply_fine_tuning(module, tuning)))
     notes.append(str(audit(recipe.optimizer, module)))
     return module.to(world.device, memory_format=torch.channels_last), notes  # type: ignore[call-overload]
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from trainer.checkpoint import State
 from trainer.distributed import World, sum_over_ranks
+from trainer.ema import Average
 from trainer.errors import UserError
 
 DIVERGED = "start anew in another --run-dir with a lower --optimizer.lr, a longer warmup or --precision bf16"
@@ -85,10 +86,16 @@ class TrainingState:
     """Everything that changes while training."""
 
     module: nn.Module
+    average: Average | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     losses: StepLosses
     position: Position
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """What is evaluated, by the name of its metrics; the last one's is the result."""
+        return {"eval": self.module} | ({"eval_ema": self.average.module} if self.average else {})
 
     def save(self) -> State:
         """For a checkpoint. Called by all ranks together; module and buffers are this rank's own.
@@ -102,6 +109,7 @@ class TrainingState:
             "step": self.position.step,
             "position": asdict(self.position),
             "model": self.module.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "losses": self.losses.summed(),
@@ -112,6 +120,8 @@ class TrainingState:
         for name, value in state["position"].items():
             setattr(self.position, name, value)
         self.module.load_state_dict(state["model"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.losses.restore(state["losses"], state["losses_from"], state["step"])

@@ -6,26 +6,27 @@ stopped anywhere ends with the weights of one that was not.
 """
 
 import signal
-from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from trainer import distributed
-from trainer.data.crop import train_view
-from trainer.data.device import DeviceBatch, device_batches
-from trainer.data.loader import Loader
-from trainer.data.order import epoch_order, train_batches
+from trainer.data.mixing import mix
 from trainer.data.random import torch_seed
-from trainer.distributed import Request, Requests, World, gradient_sync, on_every_rank, require_same
-from trainer.evaluate import evaluate
+from trainer.data.stream import train_stream
+from trainer.distributed import Request, Requests, gradient_sync, on_every_rank, require_same
+from trainer.ema import Average
+from trainer.evaluate import evaluate, read_all
+from trainer.fine_tuning import train_mode
 from trainer.log import Log, Throughput
 from trainer.loss import build_loss
 from trainer.optimizer import build_optimizer
+from trainer.precise_norm import measure_norms
 from trainer.precision import allow_tensor_float, autocast, build_scaler
-from trainer.recipe import PaddedCrop, Recipe
+from trainer.recipe import Recipe
 from trainer.recipe_file import recipe_source
 from trainer.result import report, result
 from trainer.run import Run
@@ -35,6 +36,7 @@ from trainer.setup import (
     accumulation_steps,
     build_module,
     newest_checkpoint,
+    norm_accumulation,
     note_start,
     open_loaders,
     started_from,
@@ -57,6 +59,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
         # What is trained
         train_loader, eval_loader = open_loaders(recipe, settings, world, stack)
         at = Position(steps_per_epoch=steps_in_epoch(recipe, len(train_loader)))
+        for_norms = norm_accumulation(recipe, len(train_loader), world)
         run = Run(settings.run_dir, settings.keep)
         on_every_rank(world, lambda: run.claim(recipe) if world.is_main else None)
         identity: dict[str, Any] = {
@@ -70,19 +73,22 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
         torch.backends.cudnn.benchmark = not settings.deterministic
         torch.manual_seed(recipe.seed)  # the same initialisation on every rank
         module, notes = build_module(recipe, settings, world, fresh=checkpoint is None)
-        optimizer = build_optimizer(recipe.optimizer, module)
+        optimizer = build_optimizer(recipe.optimizer, module, recipe.fine_tuning)
+        average = Average(recipe.ema, module) if recipe.ema else None
         scaler = build_scaler(recipe.precision, world.device)
         loss_of = build_loss(recipe.loss)
+        mixed = partial(mix, recipe.mixing, num_classes=recipe.num_classes, seed=recipe.seed) if recipe.mixing else None
         losses = StepLosses(settings.log_every, world)
 
         # From where
-        state = TrainingState(module, optimizer, scaler, losses, at)
+        state = TrainingState(module, average, optimizer, scaler, losses, at)
         if checkpoint:
             state.restore(checkpoint)
             notes.append(f"continued after step {at.step}{', the last one' if at.is_last(recipe.epochs) else ''}")
         model = distributed.wrap(module, world)
         if settings.compile:
             model.compile()
+        train_mode(module, recipe.fine_tuning)
         example = torch.zeros(recipe.micro_batch_size, 3, *[recipe.train_crop.resolution] * 2, device=world.device)
         distributed.settle(model, example.to(memory_format=torch.channels_last), recipe.precision)
         log = stack.enter_context(Log(run.folder, world, at, total_steps=recipe.epochs * at.steps_per_epoch))
@@ -98,20 +104,24 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
         # The loop
         throughput = Throughput()
         while at.epoch < recipe.epochs:
-            batches = _batches(recipe, at, train_loader, accumulation, world)
+            batches = train_stream(
+                recipe, train_loader, world, epoch=at.epoch, accumulation=accumulation, first_step=at.batch
+            )
             throughput.start()
             while at.batch < at.steps_per_epoch:
                 lr = lr_at(recipe.schedule, peak=recipe.optimizer.lr, epoch=at.epochs, epochs=recipe.epochs)
                 for group in optimizer.param_groups:
-                    group["lr"] = lr
+                    group["lr"] = lr * group["lr_factor"]
                 losses.start(at.step)
                 for micro_step in range(accumulation):
-                    images, labels, _ = throughput.wait_for(batches)
+                    images, targets, _ = throughput.wait_for(batches)
                     micro_batch = world.rank * accumulation + micro_step
+                    if mixed:
+                        images, targets = mixed(images, targets, step=at.step, micro_batch=micro_batch)
                     torch.manual_seed(torch_seed(recipe.seed, at.step, micro_batch))  # for drop path and dropout
                     with gradient_sync(model, micro_step == accumulation - 1):
                         with autocast(recipe.precision, world.device):
-                            loss = loss_of(model(images), labels) / accumulation
+                            loss = loss_of(model(images), targets) / accumulation
                         scaler.scale(loss).backward()
                     losses.add(at.step, loss)
                 if recipe.clip_grad_norm is not None:
@@ -121,6 +131,8 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
                 scaler.update()
                 optimizer.zero_grad(set_to_none=True)
                 at.batch += 1
+                if average:
+                    average.update(module, at.step, at.epochs)
                 throughput.images += recipe.global_batch_size
 
                 if at.step % settings.log_every == 0:
@@ -133,32 +145,30 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
                     log.say(f"stopped and saved after step {at.step}: the same command continues from there")
                     return requests.signal or signal.SIGTERM
 
+            if for_norms:
+                for network in state.networks.values():
+                    batches = train_stream(recipe, train_loader, world, epoch=at.epoch, accumulation=for_norms)
+                    measure_norms(network, (next(batches).images for _ in range(for_norms)), world, recipe.precision)
             save()  # before the evaluation: one that is cut short then costs nothing but itself
-            evaluation = evaluate(module, eval_loader, recipe, world)
-            is_best = evaluation.top1 > at.best_top1
+            evaluations = {
+                kind: evaluate(network, eval_loader, recipe, world) for kind, network in state.networks.items()
+            }
+            *_, final = evaluations.values()
+            is_best = final.top1 > at.best_top1
             if is_best:
                 on_every_rank(world, lambda: run.checkpoints.mark_best(at.step) if world.is_main else None)
-            log.evaluation(evaluation, at, best=is_best)
-            at.start_next_epoch(evaluation.top1)
+            for kind, evaluation in evaluations.items():
+                log.evaluation(kind, evaluation, at, best=is_best and evaluation is final)
+            at.start_next_epoch(final.top1)
 
-        weights = f"weights after {at.step:,} of {at.step:,} steps{identity['started_from']}"
+        trained = f"weights after {at.step:,} of {at.step:,} steps{identity['started_from']}"
+        readings = []
+        for kind, network in reversed(state.networks.items()):
+            averaged = kind == "eval_ema"
+            readings += read_all(
+                network, eval_loader, recipe, world, trained, averaged=averaged, known=evaluations[kind]
+            )
         if world.is_main:
-            run.write_result(result(recipe, eval_loader.source, evaluation, weights, identity["data"]))
-        log.say(report(recipe, eval_loader.source, evaluation, weights))
+            run.write_result(result(recipe, eval_loader.source, readings, identity["data"]))
+        log.say(report(recipe, eval_loader.source, readings))
         return None
-
-
-def _batches(recipe: Recipe, at: Position, loader: Loader, accumulation: int, world: World) -> Iterator[DeviceBatch]:
-    """This rank's micro-batches of the rest of the epoch."""
-    crop = recipe.train_crop
-    indices = train_batches(
-        epoch_order(recipe.seed, at.epoch, len(loader)),
-        first_step=at.batch,
-        micro_batch_size=recipe.micro_batch_size,
-        accumulation=accumulation,
-        rank=world.rank,
-        world_size=world.size,
-    )
-    view = train_view(crop, recipe.flip, recipe.seed, at.epoch)
-    fill = crop.fill if isinstance(crop, PaddedCrop) else (0, 0, 0)
-    return device_batches(loader.batches(indices, view, crop.resolution, fill), world.device, recipe.mean, recipe.std)

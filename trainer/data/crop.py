@@ -1,4 +1,6 @@
-"""Which part of an image the model sees: boxes and flips, as pure functions of (seed, epoch, image).
+"""Which part of an image the model sees: boxes and flips, as pure functions of (seed, epoch, sample).
+
+A sample is an image, or one of its repetitions within an epoch (see order.py).
 
 A box is (top, left, height, width) in pixels of the stored image, int32. It may reach over the image's edge (a padded
 crop); then it has the size of the output and is copied, not resized.
@@ -9,25 +11,27 @@ from collections.abc import Callable
 import numpy as np
 
 from trainer.data.random import Draw, uniform
-from trainer.recipe import CenterCrop, PaddedCrop, RandomResizedCrop
+from trainer.recipe import CenterCrop, PaddedCrop, RandomResizedCrop, ScaleJitterCrop, TrainCrop
 
 View = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""(images, heights, widths), each of shape (n,) -> (boxes of shape (n, 4), flips: bool of shape (n,))"""
+"""(samples, heights, widths), each of shape (n,) -> (boxes of shape (n, 4), flips: bool of shape (n,))"""
 
 _TRIES = 10  # as torchvision and FFCV: then the centre of the image, at the nearest allowed ratio
 
 
-def train_view(crop: RandomResizedCrop | PaddedCrop, flip: bool, seed: int, epoch: int) -> View:
-    """The random crop and flip of each image in one epoch."""
+def train_view(crop: TrainCrop, flip: bool, seed: int, epoch: int) -> View:
+    """The random crop and flip of each sample in one epoch."""
 
-    def view(images: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def view(samples: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         match crop:
             case RandomResizedCrop():
-                draws = uniform(seed, epoch, images, Draw.CROP, 4 * _TRIES)
+                draws = uniform(seed, epoch, samples, Draw.CROP, 4 * _TRIES)
                 boxes = random_resized_boxes(crop, draws.reshape(-1, 4, _TRIES), heights, widths)
+            case ScaleJitterCrop():
+                boxes = scale_jitter_boxes(crop, uniform(seed, epoch, samples, Draw.CROP, 3), heights, widths)
             case PaddedCrop():
-                boxes = padded_boxes(crop, uniform(seed, epoch, images, Draw.CROP, 2))
-        flips = flip & (uniform(seed, epoch, images, Draw.FLIP)[:, 0] < 0.5)
+                boxes = padded_boxes(crop, uniform(seed, epoch, samples, Draw.CROP, 2))
+        flips = flip & (uniform(seed, epoch, samples, Draw.FLIP)[:, 0] < 0.5)
         return boxes, flips
 
     return view
@@ -35,7 +39,7 @@ def train_view(crop: RandomResizedCrop | PaddedCrop, flip: bool, seed: int, epoc
 
 def eval_view(crop: CenterCrop) -> View:
     """The centre crop of each image, never flipped."""
-    return lambda images, heights, widths: (center_boxes(crop, heights, widths), np.zeros(len(images), bool))
+    return lambda samples, heights, widths: (center_boxes(crop, heights, widths), np.zeros(len(samples), bool))
 
 
 def random_resized_boxes(
@@ -65,6 +69,21 @@ def _centered(crop: RandomResizedCrop, heights: np.ndarray, widths: np.ndarray) 
     box_heights = np.minimum(heights, np.rint(widths / crop.ratio[0])).astype(np.int64)
     box_widths, box_heights = np.maximum(box_widths, 1), np.maximum(box_heights, 1)
     return np.stack([(heights - box_heights) // 2, (widths - box_widths) // 2, box_heights, box_widths], axis=1)
+
+
+def scale_jitter_boxes(crop: ScaleJitterCrop, draws: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    """The squares that are crops of `resolution` px once the short side is resized to a random length.
+
+    `draws`: uniform in [0, 1), shape (n, 3): length, top, left.
+    """
+    heights, widths = heights.astype(np.int64), widths.astype(np.int64)
+    shortest, longest = crop.short_side
+    short_sides = shortest + (draws[:, 0] * (longest - shortest + 1)).astype(np.int64)
+    sides = np.rint(np.minimum(heights, widths) * crop.resolution / short_sides).astype(np.int64)
+    sides = np.maximum(sides, 1)
+    tops = (draws[:, 1] * (heights - sides + 1)).astype(np.int64)
+    lefts = (draws[:, 2] * (widths - sides + 1)).astype(np.int64)
+    return np.stack([tops, lefts, sides, sides], axis=1).astype(np.int32)
 
 
 def padded_boxes(crop: PaddedCrop, draws: np.ndarray) -> np.ndarray:

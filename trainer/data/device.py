@@ -1,23 +1,28 @@
-"""Batches as the model wants them: on its device, normalised, channels-last."""
+"""Batches as the model wants them: on its device, augmented, normalised, channels-last."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 
+from trainer.data.augment import Augmenter
 from trainer.data.loader import Batch
 
 
 class DeviceBatch(NamedTuple):
     images: torch.Tensor  # float32, shape (n, 3, resolution, resolution), channels-last
     labels: torch.Tensor  # int64, shape (n,)
-    indices: torch.Tensor  # int64, shape (n,)
+    samples: torch.Tensor  # int64, shape (n,)
 
 
 def device_batches(
-    batches: Iterable[Batch], device: torch.device, mean: tuple[float, float, float], std: tuple[float, float, float]
+    batches: Iterable[Batch],
+    device: torch.device,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    augmenter: Augmenter | None = None,
 ) -> Iterator[DeviceBatch]:
-    """Copies uint8 and normalises on the device; on a GPU one batch ahead, on a stream of its own.
+    """Copies uint8, augments and normalises on the device; on a GPU one batch ahead, on a stream of its own.
 
     The pinned memory of a batch goes back to torch's pinned-memory cache, which waits for the copy before reusing it.
     """
@@ -25,8 +30,13 @@ def device_batches(
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, 3, 1, 1)
 
     def prepare(batch: Batch) -> DeviceBatch:
-        images, labels, indices = (tensor.to(device, non_blocking=True) for tensor in batch)
-        return DeviceBatch(images.float().mul_(scale).add_(shift), labels, indices)
+        images, labels, samples = (tensor.to(device, non_blocking=True) for tensor in batch)
+        if augmenter:
+            images = augmenter.pixels(images, batch.samples.numpy())
+        images = images.float().mul_(scale).add_(shift)
+        if augmenter:
+            images = augmenter.normalised(images, batch.samples.numpy())
+        return DeviceBatch(images, labels, samples)
 
     if device.type != "cuda":
         yield from map(prepare, batches)

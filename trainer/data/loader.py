@@ -49,7 +49,7 @@ class Source(Protocol):
 class Batch(NamedTuple):
     images: torch.Tensor  # uint8, shape (n, 3, resolution, resolution), channels-last
     labels: torch.Tensor  # int64, shape (n,)
-    indices: torch.Tensor  # int64, shape (n,): which images of the data set these are
+    samples: torch.Tensor  # int64, shape (n,): what each was drawn as; image = sample % number of images (order.py)
 
 
 class Loader:
@@ -75,13 +75,13 @@ class Loader:
         self.source.close()
 
     def batches(
-        self, indices: Iterable[np.ndarray], view: View, resolution: int, fill: tuple[int, int, int] = (0, 0, 0)
+        self, samples: Iterable[np.ndarray], view: View, resolution: int, fill: tuple[int, int, int] = (0, 0, 0)
     ) -> Iterator[Batch]:
-        """One batch for each array of image indices, in their order."""
+        """One batch for each array of samples, in their order; without repetition samples are image indices."""
         fill_pixel = np.array(fill, np.uint8)
         in_flight: deque[tuple[Batch, list[Future[None]]]] = deque()
         try:
-            for batch in indices:
+            for batch in samples:
                 in_flight.append(self._start(batch, view, resolution, fill_pixel))
                 if len(in_flight) > BATCHES_AHEAD:
                     yield self._finish(*in_flight.popleft())
@@ -94,20 +94,20 @@ class Loader:
             wait(futures)
 
     def _start(
-        self, indices: np.ndarray, view: View, resolution: int, fill: np.ndarray
+        self, samples: np.ndarray, view: View, resolution: int, fill: np.ndarray
     ) -> tuple[Batch, list[Future[None]]]:
-        pixels = torch.empty((len(indices), resolution, resolution, 3), dtype=torch.uint8, pin_memory=self._pin_memory)
+        images = samples % len(self)
+        pixels = torch.empty((len(samples), resolution, resolution, 3), dtype=torch.uint8, pin_memory=self._pin_memory)
         out = pixels.numpy()
 
         def read(part: slice) -> None:
-            images = indices[part]
-            boxes, flips = view(images, *self.source.sizes(images))
-            self.source.read(images, boxes, flips, fill, out[part])
+            boxes, flips = view(samples[part], *self.source.sizes(images[part]))
+            self.source.read(images[part], boxes, flips, fill, out[part])
 
-        parts = [slice(start, stop) for start, stop in _split(len(indices), self._workers)]
+        parts = [slice(start, stop) for start, stop in _split(len(samples), self._workers)]
         futures = [self._threads.submit(read, part) for part in parts]
-        labels = torch.from_numpy(self.source.labels[indices])
-        return Batch(pixels.permute(0, 3, 1, 2), labels, torch.from_numpy(indices)), futures
+        labels = torch.from_numpy(self.source.labels[images])
+        return Batch(pixels.permute(0, 3, 1, 2), labels, torch.from_numpy(np.ascontiguousarray(samples))), futures
 
     def _finish(self, batch: Batch, futures: list[Future[None]]) -> Batch:
         wait(futures)  # all of them, so that none still writes when the first one's exception leaves

@@ -1,8 +1,12 @@
 """Which image comes when: a pure function of (seed, epoch, position), the same for any number of processes.
 
 An epoch is one permutation of the images (Goyal et al. 2017, section 2.3). A step takes the next `global_batch_size`
-of them and cuts them into micro-batches; rank r computes the r-th block of micro-batches. So a micro-batch, which is
-what batch normalisation sees, holds the same images whether 1 process computes all of them or 256 compute one each.
+of them and deals them out to its micro-batches in turn; rank r computes the r-th block of micro-batches. So a
+micro-batch, which is what batch normalisation sees, holds the same images whether 1 process computes all of them or 256
+compute one each.
+
+What the order holds are samples: with repeated augmentation an image comes several times in an epoch, each time as
+another sample, which has draws of its own. Sample s shows image s % count; without repetition both are the same.
 """
 
 from collections.abc import Iterator
@@ -12,12 +16,16 @@ import numpy as np
 from trainer.data.random import Draw, bits
 
 
-def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The permutation of `count` images in this epoch: int64, shape (count,).
+def epoch_order(seed: int, epoch: int, count: int, repeats: int = 1) -> np.ndarray:
+    """The samples of this epoch, a permutation of the `count` images: int64, shape (count,).
 
+    With `repeats` each image comes so often in a row, until there are `count` samples: an epoch is as long as without
+    and shows one in so many images (Hoffer et al. 2019, arXiv:1901.09335, and the samplers of timm and torchvision).
     Images are sorted by a random 64-bit key, which does not depend on numpy's version as its shuffle would.
     """
-    return np.argsort(bits(seed, epoch, np.arange(count), Draw.ORDER)[:, 0], kind="stable")
+    images = np.argsort(bits(seed, epoch, np.arange(count), Draw.ORDER)[:, 0], kind="stable")
+    position = np.arange(count)
+    return images[position // repeats] + position % repeats * count
 
 
 def train_batches(
@@ -25,14 +33,16 @@ def train_batches(
 ) -> Iterator[np.ndarray]:
     """The micro-batches of one rank from `first_step` of the epoch on, `accumulation` of them for each step.
 
-    Yields image indices, int64, shape (micro_batch_size,). The tail that does not fill a global batch is left out.
-    Starting at a later step skips nothing one by one: it is an offset.
+    Yields samples, int64, shape (micro_batch_size,). The tail that does not fill a global batch is left out. Dealt in
+    turn, the repetitions of an image come into different micro-batches. Starting at a later step skips nothing one by
+    one: it is an offset.
     """
-    global_batch_size = micro_batch_size * accumulation * world_size
+    micro_batches = accumulation * world_size
+    global_batch_size = micro_batch_size * micro_batches
     for step in range(first_step, len(order) // global_batch_size):
+        samples = order[step * global_batch_size : (step + 1) * global_batch_size]
         for micro_step in range(accumulation):
-            start = step * global_batch_size + (rank * accumulation + micro_step) * micro_batch_size
-            yield order[start : start + micro_batch_size]
+            yield samples[rank * accumulation + micro_step :: micro_batches]
 
 
 def eval_batches(count: int, *, batch_size: int, rank: int, world_size: int) -> Iterator[np.ndarray]:

@@ -19,6 +19,10 @@ class Draw(IntEnum):
     FLIP = 1
     CROP = 2
     STEP = 3
+    COLOR = 4
+    POLICY = 5
+    ERASING = 6
+    MIXING = 7
 
 
 def bits(seed: int, epoch: int, images: np.ndarray, draw: Draw, count: int = 1) -> UInt64Array:

@@ -8,7 +8,10 @@ _DISTINCT = 64  # different images; more would only cost memory
 
 
 class SyntheticSource:
-    """`count` images of noise in `num_classes` classes; an image's brightness tells its class, so it can be learned."""
+    """`count` images of noise in `num_classes` classes; an image's brightness tells its class, so it can be learned.
+
+    They are stored at `resolution` px, and read at any other.
+    """
 
     def __init__(self, count: int, num_classes: int, resolution: int) -> None:
         images = np.arange(count)
@@ -16,17 +19,25 @@ class SyntheticSource:
         self.checksum = f"synthetic:{count}"
         self.name = f"{count:,} images of synthetic noise"
         self.labels = (bits(0, 0, images, Draw.ORDER)[:, 0] % np.uint64(num_classes)).astype(np.int64)
-        noise = np.random.default_rng(0).integers(0, 128, (_DISTINCT, resolution, resolution, 3), np.uint8)
-        self._noise = noise
+        self._resolution = resolution
+        self._noise = {resolution: _noise(resolution)}  # by resolution
         self._brightness = np.linspace(0, 127, num_classes).astype(np.uint8)
 
     def sizes(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        size = np.full(len(images), self._noise.shape[1], np.int32)
+        size = np.full(len(images), self._resolution, np.int32)
         return size, size
 
     def read(self, images: np.ndarray, boxes: np.ndarray, flips: np.ndarray, fill: np.ndarray, out: np.ndarray) -> None:
         """Whole images, whatever the boxes: there is nothing to see in a crop of noise."""
-        np.add(self._noise[images % _DISTINCT], self._brightness[self.labels[images]][:, None, None, None], out=out)
+        resolution = out.shape[1]
+        if resolution not in self._noise:
+            self._noise[resolution] = _noise(resolution)
+        noise = self._noise[resolution][images % _DISTINCT]
+        np.add(noise, self._brightness[self.labels[images]][:, None, None, None], out=out)
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+def _noise(resolution: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 128, (_DISTINCT, resolution, resolution, 3), np.uint8)

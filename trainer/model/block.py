@@ -5,16 +5,20 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from trainer.errors import UserError
+from trainer.model.blur import BlurConv2d, wants_blur
 
 
 class Block(nn.Module):
     """relu(branch(x) + shortcut(x)), He et al. 2015, section 3.2; a plain block has no shortcut: relu(branch(x)).
 
     The shortcut is held under torchvision's name for it, `downsample`, so that state_dicts are interchangeable.
+    In training an image skips the branch with probability `drop_path`, and keeps it scaled by 1 / (1 - drop_path)
+    otherwise, so that evaluation needs no scale (Huang et al. 2016, arXiv:1603.09382, has the scale there instead).
     """
 
     relu: nn.ReLU
     downsample: nn.Module | None
+    drop_path: nn.Module | None
 
     def branch(self, x: Tensor) -> Tensor:
         """All that is learned in the block, up to and with its last norm."""
@@ -27,8 +31,11 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C', H', W'], in the memory format of x."""
         y = self.branch(x)
+        if self.drop_path is not None:
+            y = self.drop_path(y)
         if self.downsample is not None:
-            y += self.downsample(x)  # in place: the backward pass of a norm needs its input, not its output
+            # in place: the backward pass of a norm needs its input, not its output, and drop path's only its draws
+            y += self.downsample(x)
         out: Tensor = self.relu(y)
         return out
 
@@ -38,14 +45,24 @@ class BasicBlock(Block):
 
     expansion = 1
 
-    def __init__(self, in_channels: int, channels: int, stride: int, shortcut: nn.Module | None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        shortcut: nn.Module | None,
+        *,
+        drop_path: float = 0.0,
+        blur: bool = False,
+    ) -> None:
         super().__init__()
-        self.conv1 = conv3x3(in_channels, channels, stride)
+        self.conv1 = conv3x3(in_channels, channels, stride, blur=blur)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = conv3x3(channels, channels)
         self.bn2 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut
+        self.drop_path = stochastic_depth(drop_path)
 
     def branch(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
@@ -64,16 +81,26 @@ class Bottleneck(Block):
 
     expansion = 4
 
-    def __init__(self, in_channels: int, channels: int, stride: int, shortcut: nn.Module | None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        shortcut: nn.Module | None,
+        *,
+        drop_path: float = 0.0,
+        blur: bool = False,
+    ) -> None:
         super().__init__()
         self.conv1 = conv1x1(in_channels, channels)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = conv3x3(channels, channels, stride)
+        self.conv2 = conv3x3(channels, channels, stride, blur=blur)
         self.bn2 = nn.BatchNorm2d(channels)
         self.conv3 = conv1x1(channels, channels * self.expansion)
         self.bn3 = nn.BatchNorm2d(channels * self.expansion)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut
+        self.drop_path = stochastic_depth(drop_path)
 
     def branch(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
@@ -85,23 +112,47 @@ class Bottleneck(Block):
         return self.bn3
 
 
-def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1, *, blur: bool = False) -> nn.Conv2d:
     """Without a bias, because a norm follows, which has one; padded, so that stride 1 keeps height and width."""
-    return nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
+    return _conv(in_channels, out_channels, 3, stride, blur)
 
 
-def conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+def conv1x1(in_channels: int, out_channels: int, stride: int = 1, *, blur: bool = False) -> nn.Conv2d:
     """Without a bias, because a norm follows, which has one."""
-    return nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)
+    return _conv(in_channels, out_channels, 1, stride, blur)
 
 
-def initialise(model: nn.Module, *, residual: bool, zero_init_residual: bool, fc_std: float | None) -> None:
+def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int, blur: bool) -> nn.Conv2d:
+    if blur and wants_blur(in_channels, stride):
+        return BlurConv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2)
+    return nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
+
+
+def stochastic_depth(drop_path: float) -> nn.Module | None:
+    """Drops the branches of images at random, by torch's global generator; None where there is nothing to drop."""
+    if drop_path == 0:
+        return None
+    from torchvision.ops import StochasticDepth  # loads all of torchvision, which our networks do without
+
+    module: nn.Module = StochasticDepth(drop_path, "row")
+    return module
+
+
+def initialise(
+    model: nn.Module,
+    *,
+    residual: bool,
+    zero_init_residual: bool,
+    fc_std: float | None,
+    fc_bias: float | None = None,
+) -> None:
     """Set the weights that training starts from, in place; draws from torch's global random generator.
 
     Convolutions: normal with variance 2 / fan_out (He et al. 2015, arXiv:1502.01852, section 2.2, its backward form).
     Norms: gamma 1 and beta 0, but gamma 0 in the last norm of each block where `zero_init_residual`, so that every
     block starts as its shortcut (Goyal et al. 2017, section 5.1). Classifier: normal with `fc_std` and zero bias (same
-    section), or PyTorch's default for None. Raises UserError for zero_init_residual in a plain network.
+    section), or PyTorch's default for None; its bias is `fc_bias` where that is given. Raises UserError for
+    zero_init_residual in a plain network.
     """
     if zero_init_residual and not residual:
         raise UserError(
@@ -114,9 +165,12 @@ def initialise(model: nn.Module, *, residual: bool, zero_init_residual: bool, fc
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear) and fc_std is not None:
-            nn.init.normal_(module.weight, std=fc_std)
-            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            if fc_std is not None:
+                nn.init.normal_(module.weight, std=fc_std)
+                nn.init.zeros_(module.bias)
+            if fc_bias is not None:
+                nn.init.constant_(module.bias, fc_bias)
     if zero_init_residual:
         for module in model.modules():
             if isinstance(module, Block):

@@ -12,20 +12,23 @@ from trainer.model.block import BasicBlock, conv3x3, initialise
 class CifarResNet(nn.Module):
     """Images [N, 3, H, W], in the paper of 32 px, to logits [N, num_classes]: 6n + 2 layers for n blocks per stage.
 
+    `width` multiplies every number of channels, the first convolution's too, so that the shortcuts stay those of the
+    paper: Zagoruyko and Komodakis 2016 (arXiv:1605.07146, Table 1) leave that at 16 and widen in a 1x1 shortcut.
     Raises UserError for zero_init_residual without residual. The depth is checked by the spec.
     """
 
     def __init__(self, spec: recipe.CifarResNet, num_classes: int) -> None:
         super().__init__()
         blocks = (spec.depth - 2) // 6
-        self.conv1 = conv3x3(3, 16)
-        self.bn1 = nn.BatchNorm2d(16)
+        first, second, third = 16 * spec.width, 32 * spec.width, 64 * spec.width
+        self.conv1 = conv3x3(3, first)
+        self.bn1 = nn.BatchNorm2d(first)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = stage(blocks, 16, 16, stride=1, residual=spec.residual)
-        self.layer2 = stage(blocks, 16, 32, stride=2, residual=spec.residual)
-        self.layer3 = stage(blocks, 32, 64, stride=2, residual=spec.residual)
+        self.layer1 = stage(blocks, first, first, stride=1, residual=spec.residual)
+        self.layer2 = stage(blocks, first, second, stride=2, residual=spec.residual)
+        self.layer3 = stage(blocks, second, third, stride=2, residual=spec.residual)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(64, num_classes)
+        self.fc = nn.Linear(third, num_classes)
         initialise(self, residual=spec.residual, zero_init_residual=spec.zero_init_residual, fc_std=spec.fc_std)
 
     def forward(self, x: Tensor) -> Tensor:

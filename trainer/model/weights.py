@@ -93,7 +93,7 @@ def _read(file: Path) -> object:
 
 def _unwrap(content: object, file: Path) -> dict[str, Tensor]:
     """The state_dict within what was read, without the names of wrappers around the model."""
-    for key in ("model", "state_dict"):
+    for key in ("average", "model", "state_dict"):  # of our checkpoints the average, where there is one: its result
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not content:

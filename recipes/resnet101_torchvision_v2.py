@@ -1,0 +1,26 @@
+"""ResNet-101 on ImageNet as torchvision trained its V2 weights: its reference scripts and weights metadata.
+
+Published: 81.886 % top-1, 95.780 % top-5, one run, the averaged weights, 224 px centre crop of short side 232.
+As resnet50_torchvision_v2, but without repeated augmentation: each image once in an epoch, as in the recipe that issue
+3995 of pytorch/vision first had. Unverified: the flags are read from copies of that command.
+Not as there: bf16 where torchvision trained, we assume, in fp32.
+
+    torchrun --nproc-per-node 8 -m trainer train resnet101_torchvision_v2 --data DIR --run-dir DIR
+"""
+
+from dataclasses import replace
+
+from recipes.resnet50_torchvision_v2 import recipe as base
+from trainer.recipe import Published, ResNet
+
+recipe = replace(
+    base,
+    name="resnet101_torchvision_v2",
+    published=Published(
+        top1=81.886,
+        protocol="ImageNet val, 224 px centre crop of short side 232, averaged weights, 1 run",
+        source="torchvision, ResNet101_Weights.IMAGENET1K_V2",
+    ),
+    model=ResNet(depth=101),
+    repeats=1,
+)

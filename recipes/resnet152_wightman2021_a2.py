@@ -1,0 +1,26 @@
+"""ResNet-152 on ImageNet for 300 epochs, procedure A2: Wightman et al. 2021, arXiv:2110.00476.
+
+Published: 81.764 % top-1 of timm's weights, one run, 224 px centre crop of ratio 0.95.
+All but the depth is resnet50_wightman2021_a2, which says where each number is from and what is unverified. Unverified
+too: that timm's weights of this depth were trained with ResNet-50's settings and its drop path.
+Not as there: bf16, theirs was fp16; no cooldown, no bicubic filter. A GPU too small for 512 images:
+--micro-batch-size 256.
+
+    torchrun --nproc-per-node 4 -m trainer train resnet152_wightman2021_a2 --data DIR --run-dir DIR
+"""
+
+from dataclasses import replace
+
+from recipes.resnet50_wightman2021_a2 import recipe as base
+from trainer.recipe import Published, ResNet
+
+recipe = replace(
+    base,
+    name="resnet152_wightman2021_a2",
+    published=Published(
+        top1=81.764,
+        protocol="ImageNet val, 224 px centre crop of ratio 0.95, 1 run",
+        source="Wightman et al. 2021, arXiv:2110.00476; timm, resnet152.a2_in1k",
+    ),
+    model=ResNet(depth=152, zero_init_residual=True, drop_path=0.05),
+)

@@ -1,0 +1,24 @@
+"""ResNet-18 on ImageNet as torchvision trained its V1 weights: its reference scripts and weights metadata.
+
+Published: 69.758 % top-1, 89.078 % top-5, one run, 224 px centre crop of short side 256.
+All but the depth is resnet50_torchvision_v1, which says where each number is from and what is unverified.
+Not as there: bf16 where torchvision trained in fp32 (--precision fp32 is the literal one).
+
+    torchrun --nproc-per-node 8 -m trainer train resnet18_torchvision_v1 --data DIR --run-dir DIR
+"""
+
+from dataclasses import replace
+
+from recipes.resnet50_torchvision_v1 import recipe as base
+from trainer.recipe import Published, ResNet
+
+recipe = replace(
+    base,
+    name="resnet18_torchvision_v1",
+    published=Published(
+        top1=69.758,
+        protocol="ImageNet val, 224 px centre crop of short side 256, 1 run",
+        source="torchvision, ResNet18_Weights.IMAGENET1K_V1",
+    ),
+    model=ResNet(depth=18),
+)

@@ -1,0 +1,25 @@
+"""ResNet-44 on CIFAR-10: He et al. 2015, arXiv:1512.03385, section 4.2 and Table 6.
+
+Published: 7.17 % test error, one run, at the end of 64k iterations.
+All but the depth is resnet20_he2015, which says what is from the paper.
+Not as in the paper: the mean is subtracted per channel, training uses all 50,000 images, and bf16, as there.
+
+    python -m trainer prepare cifar10 SRC --out data/cifar10
+    python -m trainer train resnet44_he2015 --data data/cifar10 --run-dir runs/resnet44_he2015
+"""
+
+from dataclasses import replace
+
+from recipes.resnet20_he2015 import recipe as base
+from trainer.recipe import CifarResNet, Published
+
+recipe = replace(
+    base,
+    name="resnet44_he2015",
+    published=Published(
+        top1=92.83,
+        protocol="CIFAR-10 test, 32 px, end of training, 1 run",
+        source="He et al. 2015, arXiv:1512.03385, Table 6",
+    ),
+    model=CifarResNet(depth=44),
+)

@@ -1,0 +1,20 @@
+"""The resolution of the training crops as a pure function of the epoch."""
+
+from trainer.recipe import Recipe
+
+
+def resolution_at(recipe: Recipe, epoch: int) -> int:
+    """Height and width of all training crops of `epoch`, in pixels: as FFCV's ImageNet trainer grows them.
+
+    Between the two epochs the straight line's value is rounded to the nearest multiple, halves to the even one, but
+    never beyond the two resolutions it lies between. Where both epochs are the same, that epoch has the crop's own.
+    """
+    own, progressive = recipe.train_crop.resolution, recipe.progressive
+    if progressive is None or epoch >= progressive.end_epoch:
+        return own
+    start = progressive.start_resolution
+    if epoch <= progressive.start_epoch:
+        return start
+    progress = (epoch - progressive.start_epoch) / (progressive.end_epoch - progressive.start_epoch)
+    rounded = round((start + (own - start) * progress) / progressive.multiple) * progressive.multiple
+    return min(max(rounded, min(start, own)), max(start, own))

@@ -1,0 +1,31 @@
+"""The training images of one epoch, as one rank sees them: ordered, cut, augmented, on its device."""
+
+from collections.abc import Iterator
+
+from trainer.data.augment import Augmenter
+from trainer.data.crop import train_view
+from trainer.data.device import DeviceBatch, device_batches
+from trainer.data.loader import Loader
+from trainer.data.order import epoch_order, train_batches
+from trainer.data.resolution import resolution_at
+from trainer.distributed import World
+from trainer.recipe import PaddedCrop, Recipe
+
+
+def train_stream(
+    recipe: Recipe, loader: Loader, world: World, *, epoch: int, accumulation: int, first_step: int = 0
+) -> Iterator[DeviceBatch]:
+    """This rank's micro-batches from a step of the epoch on, `accumulation` of them for each step."""
+    crop = recipe.train_crop
+    samples = train_batches(
+        epoch_order(recipe.seed, epoch, len(loader), recipe.repeats),
+        first_step=first_step,
+        micro_batch_size=recipe.micro_batch_size,
+        accumulation=accumulation,
+        rank=world.rank,
+        world_size=world.size,
+    )
+    view = train_view(crop, recipe.flip, recipe.seed, epoch)
+    fill = crop.fill if isinstance(crop, PaddedCrop) else (0, 0, 0)
+    batches = loader.batches(samples, view, resolution_at(recipe, epoch), fill)
+    return device_batches(batches, world.device, recipe.mean, recipe.std, Augmenter(recipe, epoch))

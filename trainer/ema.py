@@ -1,0 +1,45 @@
+"""An exponential moving average of the weights, evaluated beside them."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainer.recipe import EMA
+
+
+class Average:
+    """A network of its own whose weights and running statistics are the moving average of another's.
+
+    Made before that other is compiled or wrapped for several processes, after it is on its device.
+    """
+
+    def __init__(self, spec: EMA, module: nn.Module) -> None:
+        from timm.utils.model_ema import ModelEmaV3
+
+        self._spec = spec
+        self._average = ModelEmaV3(module, decay=spec.decay)  # a copy, whose state it moves by one kernel for all
+        self.module: nn.Module = self._average.module
+        """the averaged network: in eval mode, without gradients"""
+        self.module.eval().requires_grad_(False)
+
+    def update(self, module: nn.Module, step: int, epochs: float) -> None:
+        """After each optimizer step: `step` steps and `epochs`, a fractional number, are then complete.
+
+        Until spec.start_epoch, that included, the average is a copy; then, after each spec.every steps, it becomes
+        decay * average + (1 - decay) * weights, and so do running statistics; counts are copied. Nothing is read from
+        the device.
+        """
+        if epochs <= self._spec.start_epoch:
+            self._average.apply_update_(module, decay=0.0)  # exact: the end of a linear interpolation
+        elif step % self._spec.every == 0:
+            self._average.apply_update_(module, decay=self._spec.decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint: the averaged network's state, under the names of the network itself."""
+        return self.module.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what state_dict() returned, bit for bit. Raises RuntimeError for another network's."""
+        with torch.no_grad():
+            self.module.load_state_dict(state)

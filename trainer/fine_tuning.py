@@ -1,0 +1,55 @@
+"""Fine-tuning: which weights stay as they are, and which norms keep their running statistics."""
+
+from torch import nn
+
+from trainer.errors import UserError
+from trainer.model.weights import classifiers
+from trainer.optimizer import NORMS, classifier_parameters
+from trainer.recipe import FineTuning
+
+
+def apply_fine_tuning(model: nn.Module, spec: FineTuning) -> str:
+    """Freezes what `spec` says by requires_grad=False, and returns a sentence for the log.
+
+    backbone_lr=0 freezes every tensor outside the classifier, freeze_norms the gammas and betas of all norms. Call it
+    before the optimizer and DistributedDataParallel are built: both look at requires_grad only then. Raises UserError
+    for a model without a classifier and where nothing is left to train.
+    """
+    heads = set(classifier_parameters(model))
+    if not heads:
+        raise UserError(f"fine_tuning: {type(model).__name__} has no classifier that could be told from its backbone")
+    if spec.backbone_lr == 0:
+        for parameter in model.parameters():
+            if parameter not in heads:
+                parameter.requires_grad_(False)
+    if spec.freeze_norms:
+        for module in model.modules():
+            if isinstance(module, NORMS):
+                for parameter in module.parameters(recurse=False):
+                    parameter.requires_grad_(False)
+    parameters = list(model.parameters())
+    frozen = sum(not parameter.requires_grad for parameter in parameters)
+    if frozen == len(parameters):
+        raise UserError(f"fine_tuning: all {frozen} tensors of {type(model).__name__} are frozen, nothing is trained")
+    norms = sum(isinstance(module, NORMS) for module in model.modules())
+    return (
+        f"fine-tuning: {frozen} of {len(parameters)} tensors are frozen, {len(_frozen_norms(model, spec))} of {norms} "
+        f"norms keep their statistics; {' and '.join(classifiers(model))} at the full rate, "
+        f"other layers at {spec.backbone_lr:g} of it"
+    )
+
+
+def train_mode(model: nn.Module, spec: FineTuning | None) -> None:
+    """model.train(), except for frozen norms: those normalise by their running statistics and do not move them."""
+    model.train()
+    if spec is not None:
+        for norm in _frozen_norms(model, spec):
+            norm.eval()
+
+
+def _frozen_norms(model: nn.Module, spec: FineTuning) -> list[nn.Module]:
+    if not spec.freeze_norms and spec.backbone_lr != 0:
+        return []
+    heads = [model.get_submodule(name) for name in classifiers(model)]
+    learning = set() if spec.freeze_norms else {module for head in heads for module in head.modules()}
+    return [module for module in model.modules() if isinstance(module, NORMS) and module not in learning]

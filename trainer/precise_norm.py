@@ -1,0 +1,77 @@
+"""The statistics that norms evaluate with, measured on training images instead of gathered while the weights moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from trainer.distributed import World
+from trainer.precision import Precision, autocast
+
+
+@torch.no_grad()
+def measure_norms(model: nn.Module, batches: Iterable[Tensor], world: World, precision: Precision) -> None:
+    """Replaces the running mean and variance of every BatchNorm by those of its input over all images of all ranks.
+
+    `model` is the module itself, not DDP's wrapper. `batches`: float32 [N, 3, H, W] on the model's device, of N as in
+    training, because norms normalise each batch by its own statistics here too. Called by all ranks together, each
+    with its share. Parameters, gradients, modes and the count of batches stay as they are. Raises ValueError where a
+    norm sees no image, and then changes nothing.
+
+    This is precise BN: mean E[m] and variance E[m^2 + v] - E[m]^2 for batches with means m and variances v (Wu and
+    Johnson 2021, arXiv:2105.07576, section 3; pycls' compute_precise_bn_stats), that is, of all values together;
+    the variance is the unbiased one, as in PyTorch's running statistics. torch.optim.swa_utils.update_bn averages
+    v alone, which leaves out how much the batches' means differ, and switches dropout and drop path on: here they
+    are off, as in the evaluation this is for.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    if not norms:
+        return
+    sums = [torch.zeros(3, norm.num_features, dtype=torch.float64, device=world.device) for norm in norms]
+    modes = {module: module.training for module in model.modules()}
+    hooks = [norm.register_forward_pre_hook(partial(_add, total)) for norm, total in zip(norms, sums, strict=True)]
+    try:
+        model.eval()
+        for norm in norms:
+            norm.training = True  # not train(), which would reach what a library keeps inside its norms
+            norm.track_running_stats = False
+        with autocast(precision, world.device):
+            for images in batches:
+                model.forward(images)  # not model(images): compiled code would not know of the hooks
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for norm in norms:
+            norm.track_running_stats = True
+        for module, training in modes.items():
+            module.training = training
+
+    everything = torch.cat(sums, dim=1)
+    if world.size > 1:
+        dist.all_reduce(everything)
+    count, total, squares = everything
+    if not count.all():
+        raise ValueError("norms cannot be measured: no training image has reached all of them")
+    mean = total / count
+    var = (squares - total * mean).clamp(min=0) / (count - 1).clamp(min=1)
+    sizes = [norm.num_features for norm in norms]
+    for norm, norm_mean, norm_var in zip(norms, mean.split(sizes), var.split(sizes), strict=True):
+        assert norm.running_mean is not None and norm.running_var is not None
+        norm.running_mean.copy_(norm_mean)
+        norm.running_var.copy_(norm_var)
+
+
+def _add(sums: Tensor, _norm: nn.Module, inputs: tuple[Tensor]) -> None:
+    """Adds a norm's input [N, C, ...] to its float64 sums [3, C]: how many values, their sum, that of their squares.
+
+    Moments of one batch are float32, about its own mean, and so exact enough; only their sums need float64.
+    """
+    x = inputs[0].float()
+    var, mean = torch.var_mean(x, dim=[0, *range(2, x.ndim)], correction=0)
+    var, mean, count = var.double(), mean.double(), x.numel() // x.shape[1]
+    sums += torch.stack([torch.full_like(mean, count), count * mean, count * (var + mean.square())])

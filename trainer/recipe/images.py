@@ -1,0 +1,212 @@
+"""What the model sees: crops, colours, augmentation policies, mixtures of two images.
+
+Every random choice is drawn per image from (seed, epoch, image), and for mixtures from (seed, step, micro-batch).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainer.recipe.check import (
+    check_area,
+    check_not_negative,
+    check_positive_int,
+    check_resolution,
+    check_share,
+)
+
+# -------------------------------------------------------------------------------------------- where an image is cut
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomResizedCrop:
+    """A crop of random area and aspect ratio, resized (Szegedy et al. 2014, arXiv:1409.4842, section 6)."""
+
+    resolution: int
+    """height and width of the crop as the model sees it, in pixels"""
+    scale: tuple[float, float] = (0.08, 1.0)
+    """range of the crop's area, as a fraction of the image's"""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """range of the crop's width / height"""
+
+    def __post_init__(self) -> None:
+        check_resolution("train_crop.resolution", self.resolution)
+        check_area("train_crop", self.scale, self.ratio)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleJitterCrop:
+    """A square crop of the image after its short side was resized to a random length (Simonyan and Zisserman 2014,
+    arXiv:1409.1556, section 3.1; He et al. 2015, section 3.4)."""
+
+    resolution: int
+    """height and width of the crop as the model sees it, in pixels"""
+    short_side: tuple[int, int] = (256, 480)
+    """range of the resized short side, in pixels, ends included"""
+
+    def __post_init__(self) -> None:
+        check_resolution("train_crop.resolution", self.resolution)
+        if not self.resolution <= self.short_side[0] <= self.short_side[1]:
+            raise ValueError(
+                f"train_crop.short_side={self.short_side} is not a range from resolution={self.resolution}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaddedCrop:
+    """A random crop of the image padded on all sides (He et al. 2015, section 4.2). Images must be of this size."""
+
+    resolution: int
+    """height and width of image and crop, in pixels"""
+    padding: int = 4
+    """pixels added on each side"""
+    fill: tuple[int, int, int] = (0, 0, 0)
+    """RGB of the padding, 0 to 255; He pads with zero after subtracting the mean, which is the mean's own colour"""
+
+    def __post_init__(self) -> None:
+        check_resolution("train_crop.resolution", self.resolution)
+        if not 0 <= self.padding < self.resolution:
+            raise ValueError(f"train_crop.padding={self.padding} is not within 0 and resolution={self.resolution}")
+        if not all(0 <= value <= 255 for value in self.fill):
+            raise ValueError(f"train_crop.fill={self.fill} is not an RGB value of 0 to 255")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CenterCrop:
+    """The centre square of an image, resized: `crop_ratio` x short side -> resolution. 224/256 is the common test."""
+
+    resolution: int
+    """height and width of the crop as the model sees it, in pixels"""
+    crop_ratio: float
+    """side of the centre square as a fraction of the image's short side"""
+    flip_tta: bool = False
+    """test-time augmentation: average the logits of the crop and of its mirror image"""
+
+    def __post_init__(self) -> None:
+        check_resolution("eval_crop.resolution", self.resolution)
+        if not 0 < self.crop_ratio <= 1:
+            raise ValueError(f"eval_crop.crop_ratio={self.crop_ratio} is not within (0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressiveResizing:
+    """Smaller training crops in the first epochs, growing to the crop's own resolution; constant within an epoch."""
+
+    start_resolution: int
+    """height and width of the crops until `start_epoch`, in pixels"""
+    start_epoch: float
+    """the resolution grows linearly from here"""
+    end_epoch: float
+    """and is the crop's own from here"""
+    multiple: int = 32
+    """resolutions are rounded to the nearest multiple of so many pixels"""
+
+    def __post_init__(self) -> None:
+        check_resolution("progressive.start_resolution", self.start_resolution)
+        check_positive_int("progressive.multiple", self.multiple)
+        check_not_negative("progressive.start_epoch", self.start_epoch)
+        if not self.start_epoch <= self.end_epoch:
+            raise ValueError(
+                f"progressive.end_epoch={self.end_epoch} comes before progressive.start_epoch={self.start_epoch}"
+            )
+
+
+# -------------------------------------------------------------------------------------------- colours, policies, boxes
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColorJitter:
+    """Random brightness, contrast and saturation, in random order, as torchvision's transform of this name."""
+
+    brightness: float = 0.0
+    """the image is blended with black, by a factor uniform in 1 +- this"""
+    contrast: float = 0.0
+    """blended with its mean gray"""
+    saturation: float = 0.0
+    """blended with its grayscale version"""
+
+    def __post_init__(self) -> None:
+        for name in ("brightness", "contrast", "saturation"):
+            check_share(f"color.{name}", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PcaLighting:
+    """Random amounts of the principal components of ImageNet's colours (Krizhevsky et al. 2012, section 4.1)."""
+
+    std: float = 0.1
+    """standard deviation of the amounts, in units of the components' own deviations"""
+
+    def __post_init__(self) -> None:
+        check_not_negative("color.std", self.std)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrivialAugmentWide:
+    """One random operation of 14 with a random strength of 31 (Müller and Hutter 2021, arXiv:2103.10158, Table 5)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandAugment:
+    """A few random operations of one strength (Cubuk et al. 2019, arXiv:1909.13719), as timm's "rand-m7-mstd0.5-inc1":
+    operations whose strength grows with the magnitude, each of them applied with a probability of its own."""
+
+    operations: int = 2
+    """operations drawn for each image"""
+    magnitude: float = 9.0
+    """strength, of at most 10"""
+    magnitude_std: float = 0.5
+    """standard deviation of the strength, drawn anew for each operation"""
+    probability: float = 0.5
+    """that a drawn operation is applied"""
+
+    def __post_init__(self) -> None:
+        check_positive_int("augmentation.operations", self.operations)
+        check_not_negative("augmentation.magnitude_std", self.magnitude_std)
+        check_share("augmentation.probability", self.probability)
+        if not 0 <= self.magnitude <= 10:
+            raise ValueError(f"augmentation.magnitude={self.magnitude} is not within [0, 10]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomErasing:
+    """A random box of the normalised image set to zero, the mean colour (Zhong et al. 2017, arXiv:1708.04896)."""
+
+    probability: float
+    """share of the images that lose a box"""
+    scale: tuple[float, float] = (0.02, 0.33)
+    """range of the box's area, as a fraction of the image's"""
+    ratio: tuple[float, float] = (0.3, 3.3)
+    """range of the box's height / width"""
+
+    def __post_init__(self) -> None:
+        check_share("erasing.probability", self.probability)
+        check_area("erasing", self.scale, self.ratio)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixing:
+    """Mixes each image of a micro-batch, and its label, with another one; one kind and one share per micro-batch.
+
+    mixup: the weighted mean of both (Zhang et al. 2017, arXiv:1710.09412); cutmix: a box of one pasted into the other
+    (Yun et al. 2019, arXiv:1905.04899).
+    """
+
+    mixup_alpha: float | None = None
+    """the share is drawn from Beta(alpha, alpha); None: no mixup"""
+    cutmix_alpha: float | None = None
+    """the same of the kept area; None: no cutmix"""
+    cutmix_probability: float = 0.5
+    """share of the micro-batches that get cutmix, where both are on"""
+    probability: float = 1.0
+    """share of the micro-batches that are mixed at all"""
+
+    def __post_init__(self) -> None:
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"mixing.{name}={value} is not positive; None switches it off")
+        if self.mixup_alpha is None and self.cutmix_alpha is None:
+            raise ValueError("mixing needs mixup_alpha or cutmix_alpha; mixing=None switches it off")
+        check_share("mixing.cutmix_probability", self.cutmix_probability)
+        check_share("mixing.probability", self.probability)

@@ -1,0 +1,161 @@
+"""The whole recipe, and the result it is measured against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trainer.recipe.check import check_finite
+from trainer.recipe.images import (
+    CenterCrop,
+    ColorJitter,
+    Mixing,
+    PaddedCrop,
+    PcaLighting,
+    ProgressiveResizing,
+    RandAugment,
+    RandomErasing,
+    RandomResizedCrop,
+    ScaleJitterCrop,
+    TrivialAugmentWide,
+)
+from trainer.recipe.model import CifarResNet, LibraryModel, ResNet
+from trainer.recipe.optimization import (
+    EMA,
+    LAMB,
+    LARS,
+    SGD,
+    BinaryCrossEntropy,
+    Constant,
+    Cosine,
+    CrossEntropy,
+    DecoupledSGD,
+    FineTuning,
+    Linear,
+    Steps,
+)
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Model = ResNet | CifarResNet | LibraryModel
+TrainCrop = RandomResizedCrop | ScaleJitterCrop | PaddedCrop
+Color = ColorJitter | PcaLighting
+Augmentation = TrivialAugmentWide | RandAugment
+Loss = CrossEntropy | BinaryCrossEntropy
+Optimizer = SGD | DecoupledSGD | LAMB | LARS
+Schedule = Steps | Cosine | Linear | Constant
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A result somebody published, with the protocol that makes it a number."""
+
+    top1: float  # accuracy in %
+    protocol: str  # data, resolution, crop, which epoch, how many runs
+    source: str  # paper and table, or the file that states it
+    sd: float | None = None  # standard deviation over the runs, in %
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides which weights come out, and the result it is measured against."""
+
+    name: str
+    dataset: str
+    """the data set it is written for, as people call it"""
+    published: Published | None = None
+    """None where nobody has published one"""
+
+    model: Model
+    num_classes: int
+
+    train_crop: TrainCrop
+    progressive: ProgressiveResizing | None = None
+    """training crops that grow; None: always of the crop's resolution"""
+    flip: bool
+    """mirror half of the training images, left to right"""
+    color: Color | None = None
+    augmentation: Augmentation | None = None
+    """policy applied to each crop"""
+    erasing: RandomErasing | None = None
+    mixing: Mixing | None = None
+    repeats: int = 1
+    """how often an image comes in an epoch, each time with draws of its own and in another micro-batch, where there
+    are as many; an epoch then holds one in so many images (repeated augmentation, Hoffer et al. 2019,
+    arXiv:1901.09335)"""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """subtracted from the RGB values, which are in [0, 1]"""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """what the difference is divided by"""
+
+    eval_crop: CenterCrop
+    """how the result is measured, after every epoch"""
+    also_eval_crop: CenterCrop | None = None
+    """a second reading of the final weights, beside the result"""
+
+    loss: Loss = field(default_factory=CrossEntropy)
+    optimizer: Optimizer
+    schedule: Schedule
+    clip_grad_norm: float | None = None
+    """largest L2 norm of the gradient of a step; None: no clipping"""
+    ema: EMA | None = None
+    fine_tuning: FineTuning | None = None
+    """for weights that were trained before; None: all layers learn at one rate"""
+
+    epochs: int
+    """passes over as many images as the data set has; the tail that does not fill a batch is left out"""
+    global_batch_size: int
+    """images per optimizer step, over all processes"""
+    micro_batch_size: int
+    """images per forward pass in one process"""
+    norm_batch_size: int | None = None
+    """images that batch normalisation computes its statistics over, a part of the micro-batch; None: all of it"""
+    precise_norm_images: int | None = None
+    """before each evaluation the running statistics are measured anew over so many training images (precise BN, Wu and
+    Johnson 2021, arXiv:2105.07576, section 3); None: they are the running averages"""
+    precision: Literal["fp32", "bf16", "fp16"]
+    """of matrix products and convolutions; parameters, norms and the loss are always fp32"""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_finite(self, "")
+        for name in ("num_classes", "repeats", "epochs", "global_batch_size", "micro_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is not a positive number")
+        _check_multiple(self, "global_batch_size", "micro_batch_size")
+        if self.norm_batch_size is not None:
+            _check_multiple(self, "micro_batch_size", "norm_batch_size")
+        if self.precise_norm_images is not None:
+            _check_multiple(self, "precise_norm_images", "micro_batch_size")
+            if self.fine_tuning and (self.fine_tuning.freeze_norms or not self.fine_tuning.backbone_lr):
+                raise ValueError("precise_norm_images measures the statistics that fine_tuning keeps: use one of both")
+        if not all(value > 0 for value in self.std):
+            raise ValueError(f"std={self.std} has a value that is not positive")
+        if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
+            raise ValueError(f"clip_grad_norm={self.clip_grad_norm} is not positive; None switches clipping off")
+        if self.progressive and isinstance(self.train_crop, PaddedCrop):
+            raise ValueError("progressive needs a train_crop that is resized, and PaddedCrop is not")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed} is not within 0 and 2**63 - 1")
+
+    def accumulation(self, world_size: int) -> int:
+        """Forward passes per process and optimizer step, so that `world_size` processes fill the global batch.
+
+        Raises ValueError, naming the process counts that fit, where the micro-batches cannot be shared evenly.
+        """
+        micro_batches = self.global_batch_size // self.micro_batch_size
+        if micro_batches % world_size:
+            fitting = [str(count) for count in range(1, micro_batches + 1) if micro_batches % count == 0]
+            raise ValueError(
+                f"{world_size} processes cannot share global_batch_size={self.global_batch_size} in micro-batches of "
+                f"{self.micro_batch_size}: use {', '.join(fitting)} processes, or change --global-batch-size or "
+                f"--micro-batch-size"
+            )
+        return micro_batches // world_size
+
+
+def _check_multiple(recipe: Recipe, whole: str, part: str) -> None:
+    total, size = getattr(recipe, whole), getattr(recipe, part)
+    if size < 1 or total < size or total % size:
+        raise ValueError(f"{whole}={total} is not a multiple of {part}={size}")
