@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,17 +84,23 @@ def metrics(run_dir: Path, whole: bool = True) -> list[dict[str, Any]]:
 
 
 def weights(run_dir: Path) -> dict[str, torch.Tensor]:
-    """Model, its average and optimizer of the newest checkpoint, flat."""
+    """All of the newest checkpoint, flat: model, average, optimizer, scaler, position, losses."""
     newest = max((run_dir / "checkpoints").glob("step_*.pt"))
-    state = torch.load(newest, weights_only=True)
-    optimizer = {
-        f"optimizer {number} {name}": torch.as_tensor(value)
-        for number, values in state["optimizer"]["state"].items()
-        for name, value in values.items()
-        if value is not None
-    }
-    average = {f"average {name}": tensor for name, tensor in (state["average"] or {}).items()}
-    return {**state["model"], **average, **optimizer, "step": torch.tensor(state["step"])}
+    return dict(_flat(torch.load(newest, weights_only=True)))
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor and number within dictionaries and lists, by its path; words and None as they are written."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}/{key}")
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _flat(inner, f"{name}/{number}")
+    elif isinstance(value, str) or value is None:
+        yield f"{name} {value}", torch.tensor(0)
+    else:
+        yield name, torch.as_tensor(value)
 
 
 def assert_same_run(first: Path, second: Path) -> None:

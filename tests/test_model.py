@@ -233,5 +233,5 @@ def test_every_parameter_gets_a_gradient_although_its_block_is_dropped() -> None
 
 
 def test_drop_path_is_refused_for_a_plain_network() -> None:
-    with pytest.raises(UserError, match=r"drop_path=0\.1 needs model\.residual=True"):
-        build(resnet(18, residual=False, drop_path=0.1))
+    with pytest.raises(ValueError, match=r"drop_path=0\.1 needs model\.residual=True"):
+        recipe.ResNet(depth=18, residual=False, drop_path=0.1)

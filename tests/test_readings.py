@@ -1,6 +1,7 @@
 """What a result is read from: averaged weights, two views, a second protocol, measured norms; and that it says so."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from trainer.data.device import device_batches
 from trainer.data.loader import Loader
 from trainer.evaluate import evaluate
 from trainer.model import build_model
-from trainer.recipe import CenterCrop, Recipe
+from trainer.recipe import EMA, CenterCrop, Recipe
 from trainer.recipe_file import load_recipe
-from trainer.result import weights_in_words
+from trainer.result import averaged_in_words, trained_in_words
+from trainer.state import Position
 
 SMALL = Path(__file__).parent / "small_recipe.py"
 READINGS = f"""
@@ -44,7 +46,18 @@ def finished(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of READINGS."""
     folder = tmp_path_factory.mktemp("readings")
     (folder / "readings.py").write_text(READINGS)
-    ended = run(["train", str(folder / "readings.py"), "--data", str(digits), "--run-dir", str(folder / "run")])
+    ended = run(
+        [
+            "train",
+            str(folder / "readings.py"),
+            "--data",
+            str(digits),
+            "--run-dir",
+            str(folder / "run"),
+            "--checkpoint-steps",
+            "1",
+        ]
+    )  # also at the ends of epochs, where norms are measured before saving
     assert ended.returncode == 0, ended.stderr
     return folder / "run"
 
@@ -63,7 +76,7 @@ def test_a_result_is_that_of_the_averaged_weights_and_has_the_other_readings_bes
     readings = [result, *result["also"]]
     assert len(readings) == 4
     for reading, words in zip(readings, expected, strict=True):
-        assert all(word in reading["protocol"] for word in (*words, "norms measured over 96 training images"))
+        assert all(word in reading["protocol"] for word in (*words, "norms measured over 96 training samples"))
         assert (reading["seen"], reading["duplicates"]) == (360, 0)
     assert len({reading["loss"] for reading in readings}) == 4  # four evaluations, not one told four times
 
@@ -146,8 +159,21 @@ def test_an_evaluation_leaves_every_module_in_its_mode(digits: Path, untrained: 
     assert [module for module in model.modules() if not module.training] == [frozen]
 
 
-def test_weights_without_an_average_say_so() -> None:
-    recipe = load_recipe(SMALL)
-    assert weights_in_words(recipe, "weights after 3 of 3 steps", averaged=False) == (
-        "weights after 3 of 3 steps, no averaging"
-    )
+def test_words_claim_no_average_and_no_norms_that_are_not_there_yet() -> None:
+    recipe = replace(load_recipe(SMALL), ema=EMA(decay=0.99, every=32, start_epoch=5), precise_norm_images=96)
+    at = Position(steps_per_epoch=14, epoch=1, batch=3)
+    measured, running = (trained_in_words(recipe, at, "", norms_measured=measured) for measured in (True, False))
+    assert measured == "weights after 17 of 28 steps, norms measured over 96 training samples"
+    assert running == "weights after 17 of 28 steps, norms not measured yet: running averages"
+    assert averaged_in_words(None, 3) == "no averaging"
+    assert averaged_in_words(recipe.ema, 5) == "a copy of the weights, whose average begins at epoch 5"
+    assert averaged_in_words(recipe.ema, 5.1) == "exponential moving average (decay 0.99 every 32 steps)"
+
+
+def test_a_checkpoint_between_two_epochs_says_that_norms_are_running_averages(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    for file in (tmp_path / "run" / "checkpoints").glob("step_00000028.pt*"):
+        file.unlink()
+    ended = run(["evaluate", str(tmp_path / "run")])
+    assert ended.returncode == 0, ended.stderr
+    assert "weights after 27 of 28 steps, norms not measured yet: running averages" in ended.stdout

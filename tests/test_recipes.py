@@ -318,13 +318,23 @@ def test_every_other_command_in_the_docstring_prepares_the_data_it_trains_on(nam
 
 @EVERY_RECIPE
 def test_options_that_a_docstring_recommends_exist(name: str) -> None:
-    """Also those in its sentences: --precision fp32, --micro-batch-size 256, ..."""
     words = ["--data", "DIR", "--run-dir", "DIR"]
-    prose = " ".join(line for line in docstring(name).splitlines() if not line.startswith("    "))
-    for option in re.findall(r"--[\w.-]+(?: (?:[\d.]+(?=[ ,:;.)]|$)|fp\d+|FILE|N\b))?", prose):
+    for option in recommended(name):
         flag, _, value = option.rstrip(".").partition(" ")
         value = {"FILE": "weights.pt", "N": "10"}.get(value, value)
         parse_train([name, *words, flag, *([value.rstrip(".")] if value else [])])
+
+
+def recommended(name: str) -> list[str]:
+    """The options in a docstring's sentences: --precision fp32, --micro-batch-size 256, ..."""
+    prose = " ".join(line for line in docstring(name).splitlines() if not line.startswith("    "))
+    return re.findall(r"--[\w.-]+(?: (?:[\d.]+(?=[ ,:;.)]|$)|fp\d+|FILE|N\b))?", prose)
+
+
+def test_options_in_docstrings_are_found() -> None:
+    assert "--precision fp32" in recommended("resnet50_goyal2017_8k")
+    assert "--micro-batch-size 256" in recommended("resnet50_wightman2021_a1")
+    assert sum(len(recommended(name)) for name in BY_NAME) == 34
 
 
 def test_the_ledger_has_a_line_for_every_recipe_with_its_published_result_and_ours() -> None:

@@ -76,7 +76,7 @@ def test_a_signal_saves_says_how_to_go_on_and_loses_nothing(
     assert process.returncode == code, err
     assert "the same command continues" in out
     assert "Traceback" not in err
-    assert 4 <= int(weights(tmp_path)["step"]) < LAST
+    assert 4 <= int(weights(tmp_path)["/step"]) < LAST
     ended = run(words(digits, tmp_path, *rarely))
     assert ended.returncode == 0, ended.stderr
     assert_same_run(tmp_path, uninterrupted[1])

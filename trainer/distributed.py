@@ -149,8 +149,14 @@ def settle(model: nn.Module, images: torch.Tensor, precision: Precision) -> None
     """
     module = model.module if isinstance(model, DistributedDataParallel) else model
     buffers = [buffer.clone() for buffer in module.buffers()]
-    with autocast(precision, images.device):
-        outputs = model(images)
+    try:
+        with autocast(precision, images.device):
+            outputs = model(images)
+    except ValueError as error:  # of a norm that sees too little: on all ranks alike
+        raise SharedError(
+            f"{len(images)} images of {images.shape[2]} px cannot pass the network: {first_line(error)}: use a larger "
+            f"--micro-batch-size, --norm-batch-size or --train-crop.resolution"
+        ) from error
     outputs.float().sum().backward()
     model.zero_grad(set_to_none=True)
     with torch.no_grad():

@@ -23,10 +23,11 @@ from trainer.errors import UserError
 from trainer.model import build_model, without_pretrained
 from trainer.precision import allow_tensor_float, autocast
 from trainer.recipe import CenterCrop, Recipe
-from trainer.result import Evaluation, Reading, report, weights_in_words
+from trainer.result import Evaluation, Reading, averaged_in_words, report, trained_in_words
 from trainer.run import Run
 from trainer.settings import EvaluateSettings
 from trainer.setup import open_loader
+from trainer.state import Position
 
 
 def evaluate(
@@ -82,19 +83,30 @@ def evaluate_run(settings: EvaluateSettings) -> None:
         if world.is_main and run.checkpoints.damaged:
             print(f"{'; '.join(run.checkpoints.damaged)}; using the one before", file=sys.stderr)
         data, resolution = settings.data or state["data_folder"], recipe.eval_crop.resolution
-        total = recipe.epochs * state["position"]["steps_per_epoch"]
+        at = Position(**state["position"])
         open_val = partial(open_loader, data, "val", recipe, resolution, settings.workers, world)
         with on_every_rank(world, open_val) as loader:
             if loader.source.classes != state["classes"]:
-                raise UserError(f"{settings.data} has other classes than the run's data: {state['classes'][:3]}, ...")
+                raise UserError(f"{data} has other classes than the run's data: {state['classes'][:3]}, ...")
             model = build_model(without_pretrained(recipe.model), recipe.num_classes)
             model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            chosen = ", the best epoch on these images and so optimistic" if settings.checkpoint == "best" else ""
-            trained = f"weights after {state['step']:,} of {total:,} steps{state['started_from']}{chosen}"
+            trained = trained_in_words(
+                recipe,
+                at,
+                state["started_from"],
+                norms_measured=state["norms_measured"],
+                best=settings.checkpoint == "best",
+            )
             readings = []
             for averaged in [False] if recipe.ema is None else [True, False]:
                 model.load_state_dict(state["average" if averaged else "model"])
-                readings += read_all(model, loader, recipe, world, trained, averaged=averaged)
+                readings += read_all(
+                    model,
+                    loader,
+                    recipe,
+                    world,
+                    f"{trained}, {averaged_in_words(recipe.ema if averaged else None, at.epochs)}",
+                )
             if world.is_main:
                 print(report(recipe, loader.source, readings), flush=True)
 
@@ -104,16 +116,13 @@ def read_all(
     loader: Loader,
     recipe: Recipe,
     world: World,
-    trained: str,
-    *,
-    averaged: bool,
+    weights: str,
     known: Evaluation | None = None,
 ) -> list[Reading]:
     """Evaluates under each protocol of the recipe, that of its result first, unless its evaluation is `known`.
 
-    `trained`: what `model` is, in words.
+    `weights`: what `model` is, in words.
     """
-    weights = weights_in_words(recipe, trained, averaged=averaged)
     readings = [Reading(known or evaluate(model, loader, recipe, world), recipe.eval_crop, weights)]
     if other := recipe.also_eval_crop:
         readings.append(Reading(evaluate(model, loader, recipe, world, other), other, weights))

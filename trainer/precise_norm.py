@@ -10,8 +10,22 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from trainer.data.loader import Loader
+from trainer.data.stream import train_stream
 from trainer.distributed import World
 from trainer.precision import Precision, autocast
+from trainer.recipe import Recipe
+
+
+def remeasure_norms(recipe: Recipe, networks: dict[str, nn.Module], loader: Loader, world: World, epoch: int) -> None:
+    """Measures the norms of each network over the first recipe.precise_norm_images samples of `epoch`, augmented."""
+    assert recipe.precise_norm_images is not None
+    micro_batches = recipe.precise_norm_images // recipe.micro_batch_size // world.size
+    for network in networks.values():
+        stream = train_stream(
+            recipe, loader, world, epoch=epoch, accumulation=micro_batches, first_samples=recipe.precise_norm_images
+        )
+        measure_norms(network, (batch.images for batch in stream), world, recipe.precision)
 
 
 @torch.no_grad()

@@ -4,8 +4,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from trainer.data.loader import Source
-from trainer.recipe import CenterCrop, Recipe
+from trainer.recipe import EMA, CenterCrop, Recipe
 from trainer.recipe_file import changes_to_named
+from trainer.state import Position
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +33,27 @@ class Reading(NamedTuple):
     weights: str  # in words
 
 
-def weights_in_words(recipe: Recipe, trained: str, *, averaged: bool) -> str:
-    """Which weights are evaluated. `trained`: after how many steps, from which start."""
-    if averaged and recipe.ema:
-        every = "step" if recipe.ema.every == 1 else f"{recipe.ema.every} steps"
-        words = f"{trained}, exponential moving average (decay {recipe.ema.decay:g} every {every})"
-    else:
-        words = f"{trained}, no averaging"
-    if recipe.precise_norm_images:
-        words += f", norms measured over {recipe.precise_norm_images:,} training images"
+def trained_in_words(
+    recipe: Recipe, at: Position, started_from: str, *, norms_measured: bool, best: bool = False
+) -> str:
+    """What was trained: for how long, from which start; `best`: chosen among the epochs."""
+    words = f"weights after {at.step:,} of {recipe.epochs * at.steps_per_epoch:,} steps{started_from}"
+    if best:
+        words += ", the best epoch on these images and so optimistic"
+    if norms_measured:
+        words += f", norms measured over {recipe.precise_norm_images:,} training samples"
+    elif recipe.precise_norm_images:
+        words += ", norms not measured yet: running averages"
     return words
+
+
+def averaged_in_words(ema: EMA | None, epochs: float) -> str:
+    """What was averaged after so many epochs; None: nothing."""
+    if ema is None:
+        return "no averaging"
+    if epochs <= ema.start_epoch:
+        return f"a copy of the weights, whose average begins at epoch {ema.start_epoch:g}"
+    return f"exponential moving average (decay {ema.decay:g} every {f'{ema.every} steps' if ema.every > 1 else 'step'})"
 
 
 def protocol(recipe: Recipe, source: Source, reading: Reading) -> str:

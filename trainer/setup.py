@@ -18,7 +18,7 @@ from trainer.errors import UserError
 from trainer.fine_tuning import apply_fine_tuning
 from trainer.model import build_model, load_initial_weights, without_pretrained
 from trainer.optimizer import audit
-from trainer.recipe import LibraryModel, PaddedCrop, Recipe, Steps
+from trainer.recipe import Cosine, LibraryModel, PaddedCrop, Recipe, Steps
 from trainer.result import short
 from trainer.run import Run
 from trainer.settings import TrainSettings
@@ -61,20 +61,19 @@ def accumulation_steps(recipe: Recipe, world: World) -> int:
         raise UserError(str(error)) from error
 
 
-def norm_accumulation(recipe: Recipe, images: int, world: World) -> int:
-    """Micro-batches per process that norms are measured over before an evaluation; 0: they are running averages."""
-    wanted = recipe.precise_norm_images or 0
+def check_norm_images(recipe: Recipe, images: int, world: World) -> None:
+    """Raises UserError where precise_norm_images cannot be taken from the data or shared by the processes."""
+    wanted, shared = recipe.precise_norm_images or 0, recipe.micro_batch_size * world.size
     if wanted > images:
         raise UserError(
             f"precise_norm_images={wanted} is more than the {images} training images: use a smaller "
-            f"--precise-norm-images, a multiple of micro_batch_size={recipe.micro_batch_size}"
+            f"--precise-norm-images, a multiple of {shared}, or None"
         )
-    if wanted % (recipe.micro_batch_size * world.size):
+    if wanted % shared:
         raise UserError(
             f"precise_norm_images={wanted} cannot be shared by {world.size} processes in micro-batches of "
-            f"{recipe.micro_batch_size}: use a multiple of {recipe.micro_batch_size * world.size}"
+            f"{recipe.micro_batch_size}: use a multiple of {shared}, or None"
         )
-    return wanted // recipe.micro_batch_size // world.size
 
 
 def steps_in_epoch(recipe: Recipe, images: int) -> int:
@@ -103,6 +102,15 @@ def warnings(recipe: Recipe) -> list[str]:
         late = [milestone for milestone in recipe.schedule.milestones if milestone >= recipe.epochs]
         if late:
             notes.append(f"note: schedule.milestones {late} come after the last of {recipe.epochs} epochs")
+    ends = {
+        "schedule.warmup.epochs": recipe.schedule.warmup.epochs if recipe.schedule.warmup else 0,
+        "schedule.start_epoch": (recipe.schedule.start_epoch or 0) if isinstance(recipe.schedule, Cosine) else 0,
+        "progressive.end_epoch": recipe.progressive.end_epoch if recipe.progressive else 0,
+        "ema.start_epoch": recipe.ema.start_epoch if recipe.ema else 0,
+    }
+    for name, epoch in ends.items():
+        if epoch >= recipe.epochs:
+            notes.append(f"note: {name}={epoch:g} is not before the end of {recipe.epochs} epochs")
     if recipe.eval_crop.resolution > 2 * recipe.train_crop.resolution:
         notes.append(
             f"note: trained at {recipe.train_crop.resolution} px, but evaluated at {recipe.eval_crop.resolution} px: "
@@ -156,7 +164,12 @@ def newest_checkpoint(run: Run, identity: dict[str, Any], world: World) -> State
 def build_module(recipe: Recipe, settings: TrainSettings, world: World, *, fresh: bool) -> tuple[nn.Module, list[str]]:
     """The network on its device, and what there is to say of it. Not `fresh`: its weights are about to be restored."""
     spec = recipe.model if fresh else without_pretrained(recipe.model)
-    module = on_every_rank(world, lambda: build_model(spec, recipe.num_classes, recipe.norm_batch_size))
+
+    def build() -> nn.Module:
+        return build_model(spec, recipe.num_classes, recipe.norm_batch_size)
+
+    first = on_every_rank(world, lambda: build() if world.local_rank == 0 else None)  # one download for each machine
+    module = on_every_rank(world, lambda: first or build())
     notes = []
     if fresh and settings.initial_weights:
         weights = settings.initial_weights

@@ -1,8 +1,8 @@
 """The training loop, top to bottom: what is trained, from where, the loop.
 
 Nothing on the device is read inside a step: losses stay there until they are logged. Every random choice is a function
-of (seed, epoch, image) or (seed, step, rank), so the state of a run is its tensors and its position, and a run that was
-stopped anywhere ends with the weights of one that was not.
+of (seed, epoch, sample) or (seed, step, micro-batch), so the state of a run is its tensors and its position, and a run
+that was stopped anywhere ends with the weights of one that was not.
 """
 
 import signal
@@ -24,19 +24,19 @@ from trainer.fine_tuning import train_mode
 from trainer.log import Log, Throughput
 from trainer.loss import build_loss
 from trainer.optimizer import build_optimizer
-from trainer.precise_norm import measure_norms
+from trainer.precise_norm import remeasure_norms
 from trainer.precision import allow_tensor_float, autocast, build_scaler
 from trainer.recipe import Recipe
 from trainer.recipe_file import recipe_source
-from trainer.result import report, result
+from trainer.result import averaged_in_words, report, result, trained_in_words
 from trainer.run import Run
 from trainer.schedule import lr_at
 from trainer.settings import TrainSettings
 from trainer.setup import (
     accumulation_steps,
     build_module,
+    check_norm_images,
     newest_checkpoint,
-    norm_accumulation,
     note_start,
     open_loaders,
     started_from,
@@ -59,7 +59,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
         # What is trained
         train_loader, eval_loader = open_loaders(recipe, settings, world, stack)
         at = Position(steps_per_epoch=steps_in_epoch(recipe, len(train_loader)))
-        for_norms = norm_accumulation(recipe, len(train_loader), world)
+        check_norm_images(recipe, len(train_loader), world)
         run = Run(settings.run_dir, settings.keep)
         on_every_rank(world, lambda: run.claim(recipe) if world.is_main else None)
         identity: dict[str, Any] = {
@@ -97,8 +97,8 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
         for note in notes:
             log.say(note)
 
-        def save() -> None:
-            content = {**state.save(), **identity}
+        def save(norms_measured: bool = False) -> None:
+            content = {**state.save(), **identity, "norms_measured": norms_measured}
             on_every_rank(world, lambda: run.checkpoints.save(content, at.step) if world.is_main else None)
 
         # The loop
@@ -139,17 +139,17 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
                     log.steps(at, lr=lr, loss=losses.mean(at.step), **throughput.read())
                 overdue = world.is_main and run.checkpoints.minutes_since_save > settings.checkpoint_minutes
                 agreed = requests.agree(Request.SAVE if overdue else Request.NOTHING)
-                if agreed or (settings.checkpoint_steps and at.step % settings.checkpoint_steps == 0):
-                    save()
+                is_due = settings.checkpoint_steps and at.step % settings.checkpoint_steps == 0
+                if (agreed or is_due) and (at.batch < at.steps_per_epoch or agreed is Request.STOP):
+                    save()  # not at the end of an epoch, which saves what is complete
                 if agreed is Request.STOP:
                     log.say(f"stopped and saved after step {at.step}: the same command continues from there")
                     return requests.signal or signal.SIGTERM
 
-            if for_norms:
-                for network in state.networks.values():
-                    batches = train_stream(recipe, train_loader, world, epoch=at.epoch, accumulation=for_norms)
-                    measure_norms(network, (next(batches).images for _ in range(for_norms)), world, recipe.precision)
-            save()  # before the evaluation: one that is cut short then costs nothing but itself
+            if recipe.precise_norm_images:
+                remeasure_norms(recipe, state.networks, train_loader, world, at.epoch)
+            save(norms_measured=recipe.precise_norm_images is not None)
+            # saved before the evaluation: one that is cut short then costs nothing but itself
             evaluations = {
                 kind: evaluate(network, eval_loader, recipe, world) for kind, network in state.networks.items()
             }
@@ -161,13 +161,14 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
                 log.evaluation(kind, evaluation, at, best=is_best and evaluation is final)
             at.start_next_epoch(final.top1)
 
-        trained = f"weights after {at.step:,} of {at.step:,} steps{identity['started_from']}"
+        trained = trained_in_words(
+            recipe, at, identity["started_from"], norms_measured=recipe.precise_norm_images is not None
+        )
         readings = []
         for kind, network in reversed(state.networks.items()):
-            averaged = kind == "eval_ema"
-            readings += read_all(
-                network, eval_loader, recipe, world, trained, averaged=averaged, known=evaluations[kind]
-            )
+            averaged = averaged_in_words(recipe.ema if kind == "eval_ema" else None, at.epochs)
+            weights = f"{trained}, {averaged}"
+            readings += read_all(network, eval_loader, recipe, world, weights, evaluations[kind])
         if world.is_main:
             run.write_result(result(recipe, eval_loader.source, readings, identity["data"]))
         log.say(report(recipe, eval_loader.source, readings))

@@ -1,4 +1,4 @@
-"""What is done to the pixels of each image, and in which order: pure functions of (seed, epoch, image).
+"""What is done to the pixels of each image, and in which order: pure functions of (seed, epoch, sample).
 
     uint8       color jitter, then TrivialAugment or RandAugment
     normalised  PCA lighting, then random erasing

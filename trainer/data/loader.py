@@ -107,7 +107,10 @@ class Loader:
         parts = [slice(start, stop) for start, stop in _split(len(samples), self._workers)]
         futures = [self._threads.submit(read, part) for part in parts]
         labels = torch.from_numpy(self.source.labels[images])
-        return Batch(pixels.permute(0, 3, 1, 2), labels, torch.from_numpy(np.ascontiguousarray(samples))), futures
+        numbers = torch.from_numpy(np.ascontiguousarray(samples))
+        if self._pin_memory:  # else their copy to the device would wait for what runs there
+            labels, numbers = labels.pin_memory(), numbers.pin_memory()
+        return Batch(pixels.permute(0, 3, 1, 2), labels, numbers), futures
 
     def _finish(self, batch: Batch, futures: list[Future[None]]) -> Batch:
         wait(futures)  # all of them, so that none still writes when the first one's exception leaves

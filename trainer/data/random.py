@@ -1,4 +1,4 @@
-"""Counter-based random numbers: a draw is a pure function of (seed, epoch, image, draw).
+"""Counter-based random numbers: a draw is a pure function of (seed, epoch, sample) and what it is drawn for.
 
 No generator is ever advanced, so threads, processes, prefetching and resuming cannot change what is drawn. The mixing
 function is the finaliser of SplitMix64 (Steele, Lea and Flood 2014, OOPSLA, "Fast splittable pseudorandom number

@@ -13,12 +13,22 @@ from trainer.recipe import PaddedCrop, Recipe
 
 
 def train_stream(
-    recipe: Recipe, loader: Loader, world: World, *, epoch: int, accumulation: int, first_step: int = 0
+    recipe: Recipe,
+    loader: Loader,
+    world: World,
+    *,
+    epoch: int,
+    accumulation: int,
+    first_step: int = 0,
+    first_samples: int | None = None,
 ) -> Iterator[DeviceBatch]:
-    """This rank's micro-batches from a step of the epoch on, `accumulation` of them for each step."""
+    """This rank's micro-batches from a step of the epoch on, `accumulation` of them for each step.
+
+    `first_samples`: no more than so many, the first of the epoch.
+    """
     crop = recipe.train_crop
     samples = train_batches(
-        epoch_order(recipe.seed, epoch, len(loader), recipe.repeats),
+        epoch_order(recipe.seed, epoch, len(loader), recipe.repeats)[:first_samples],
         first_step=first_step,
         micro_batch_size=recipe.micro_batch_size,
         accumulation=accumulation,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from trainer.errors import UserError
 from trainer.model.blur import BlurConv2d, wants_blur
 
 
@@ -139,26 +138,15 @@ def stochastic_depth(drop_path: float) -> nn.Module | None:
 
 
 def initialise(
-    model: nn.Module,
-    *,
-    residual: bool,
-    zero_init_residual: bool,
-    fc_std: float | None,
-    fc_bias: float | None = None,
+    model: nn.Module, *, zero_init_residual: bool, fc_std: float | None, fc_bias: float | None = None
 ) -> None:
     """Set the weights that training starts from, in place; draws from torch's global random generator.
 
     Convolutions: normal with variance 2 / fan_out (He et al. 2015, arXiv:1502.01852, section 2.2, its backward form).
     Norms: gamma 1 and beta 0, but gamma 0 in the last norm of each block where `zero_init_residual`, so that every
     block starts as its shortcut (Goyal et al. 2017, section 5.1). Classifier: normal with `fc_std` and zero bias (same
-    section), or PyTorch's default for None; its bias is `fc_bias` where that is given. Raises UserError for
-    zero_init_residual in a plain network.
+    section), or PyTorch's default for None; its bias is `fc_bias` where that is given.
     """
-    if zero_init_residual and not residual:
-        raise UserError(
-            "model.zero_init_residual=True needs model.residual=True: "
-            "a plain block that starts with its last gamma at 0 lets no signal through"
-        )
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -14,7 +14,6 @@ class CifarResNet(nn.Module):
 
     `width` multiplies every number of channels, the first convolution's too, so that the shortcuts stay those of the
     paper: Zagoruyko and Komodakis 2016 (arXiv:1605.07146, Table 1) leave that at 16 and widen in a 1x1 shortcut.
-    Raises UserError for zero_init_residual without residual. The depth is checked by the spec.
     """
 
     def __init__(self, spec: recipe.CifarResNet, num_classes: int) -> None:
@@ -29,7 +28,7 @@ class CifarResNet(nn.Module):
         self.layer3 = stage(blocks, second, third, stride=2, residual=spec.residual)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(third, num_classes)
-        initialise(self, residual=spec.residual, zero_init_residual=spec.zero_init_residual, fc_std=spec.fc_std)
+        initialise(self, zero_init_residual=spec.zero_init_residual, fc_std=spec.fc_std)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Sequence
 from typing import cast
 
+import torch
 from torch import nn
 
 from trainer.errors import UserError
@@ -45,6 +46,10 @@ def _torchvision_model(name: str, num_classes: int, pretrained: bool) -> nn.Modu
         model = models.get_model(name, weights="DEFAULT")
     except Exception as error:  # network, disk, a broken cache: each layer below has errors of its own
         raise _no_weights(f"torchvision/{name}", error) from error
+    with torch.device("meta"):
+        plain: nn.Module = models.get_model(name)
+    if _shapes(plain) != _shapes(model):  # a run is continued by building the plain one and loading its checkpoint
+        raise UserError(f"torchvision/{name} is another network with published weights than without: choose another")
     paths = classifiers(model)
     if not paths:
         raise UserError(f"torchvision/{name} has no linear classifier that could be replaced: choose another model")
@@ -64,6 +69,10 @@ def _timm_model(name: str, num_classes: int, pretrained: bool) -> nn.Module:
         return timm.create_model(name, num_classes=num_classes, pretrained=True)
     except Exception as error:  # network, disk, a broken cache: each layer below has errors of its own
         raise _no_weights(f"timm/{name}", error) from error
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
 def _check_name(library: str, name: str, known: Sequence[str]) -> None:

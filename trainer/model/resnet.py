@@ -27,8 +27,7 @@ LAYOUTS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int
 class ResNet(nn.Module):
     """Images [N, 3, H, W] of any size from 1 px on to logits [N, num_classes].
 
-    Raises UserError for a depth that Table 1 does not have, an unknown stem or blur_pool, and for zero_init_residual or
-    drop_path without residual.
+    Raises UserError for a depth that Table 1 does not have, and for an unknown stem or blur_pool.
     """
 
     def __init__(self, spec: recipe.ResNet, num_classes: int) -> None:
@@ -37,11 +36,6 @@ class ResNet(nn.Module):
             raise UserError(f"model.depth={spec.depth} is not a ResNet: there are {', '.join(map(str, LAYOUTS))}")
         if spec.blur_pool not in (None, "convs", "convs_and_pool"):
             raise UserError(f"model.blur_pool={spec.blur_pool!r} is neither 'convs' nor 'convs_and_pool'")
-        if spec.drop_path and not spec.residual:
-            raise UserError(
-                f"model.drop_path={spec.drop_path} needs model.residual=True: "
-                f"a plain block that is dropped lets no signal through"
-            )
         block, blocks = LAYOUTS[spec.depth]
         rates = linear_rates(spec.drop_path, sum(blocks))
         first, second, third = blocks[0], sum(blocks[:2]), sum(blocks[:3])  # where the stages after the first begin
@@ -55,13 +49,7 @@ class ResNet(nn.Module):
         self.layer4 = stage(block, rates[third:], 256 * width, 512, stride=2, residual=residual, blur=blur)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(512 * width, num_classes)
-        initialise(
-            self,
-            residual=residual,
-            zero_init_residual=spec.zero_init_residual,
-            fc_std=spec.fc_std,
-            fc_bias=spec.fc_bias,
-        )
+        initialise(self, zero_init_residual=spec.zero_init_residual, fc_std=spec.fc_std, fc_bias=spec.fc_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))

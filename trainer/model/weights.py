@@ -15,11 +15,12 @@ WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.c
 def load_initial_weights(model: nn.Module, file: Path) -> str:
     """Copy the weights of `file` into `model`, all of them or none, and return a sentence for the log.
 
-    The file is .safetensors, or .pt / .pth with a state_dict, bare or under 'model' or 'state_dict'; no code in it is
-    run. Where only its number of classes differs, the model keeps the classifier it has, and the sentence says so.
-    Raises UserError for a file that cannot be read and for any other name or shape that does not fit.
+    The file is .safetensors, or .pt / .pth with a state_dict, bare or under 'model', 'state_dict' or, of our own runs
+    with an EMA, 'average'; no code in it is run. Where only its number of classes differs, the model keeps the
+    classifier it has, and the sentence says so. Raises UserError for a file that cannot be read and for any other name
+    or shape that does not fit.
     """
-    theirs = _unwrap(_read(file), file)
+    theirs, part = _unwrap(_read(file), file)
     ours: dict[str, Tensor] = model.state_dict()
     fresh = _other_classes(model, ours, theirs)
     # norms count batches since PyTorch 0.4.1: a file from before has no counts, and only momentum=None reads them
@@ -35,7 +36,7 @@ def load_initial_weights(model: nn.Module, file: Path) -> str:
         found = "; ".join(f"{len(names)} {kind} ({_first(names)})" for kind, names in wrong.items() if names)
         raise UserError(f"initial weights: {file} is of another model: {found}")
     model.load_state_dict({name: tensor for name, tensor in theirs.items() if name not in fresh}, strict=False)
-    sentence = f"initial weights: {len(theirs) - len(fresh)} tensors of {file}"
+    sentence = f"initial weights: {len(theirs) - len(fresh)} tensors of {file}{part}"
     if fresh:
         name = fresh[0]
         sentence += (
@@ -91,11 +92,12 @@ def _read(file: Path) -> object:
     raise UserError(f"initial weights: {file} is neither .pt, .pth nor .safetensors")
 
 
-def _unwrap(content: object, file: Path) -> dict[str, Tensor]:
-    """The state_dict within what was read, without the names of wrappers around the model."""
+def _unwrap(content: object, file: Path) -> tuple[dict[str, Tensor], str]:
+    """The state_dict within what was read, without the names of wrappers around the model; and which part it is."""
+    part = ""
     for key in ("average", "model", "state_dict"):  # of our checkpoints the average, where there is one: its result
         if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
+            content, part = content[key], ", the average of its run" if key == "average" else part
     if not isinstance(content, dict) or not content:
         raise UserError(f"initial weights: {file} holds a {type(content).__name__}, not a state_dict")
     strangers = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
@@ -107,7 +109,7 @@ def _unwrap(content: object, file: Path) -> dict[str, Tensor]:
     for prefix in WRAPPERS * 2:  # either may be around the other
         if all(name.startswith(prefix) for name in content):
             content = {name.removeprefix(prefix): value for name, value in content.items()}
-    return content
+    return content, part
 
 
 def _first(names: list[str]) -> str:

@@ -1,6 +1,7 @@
 """What the model sees: crops, colours, augmentation policies, mixtures of two images.
 
-Every random choice is drawn per image from (seed, epoch, image), and for mixtures from (seed, step, micro-batch).
+Random choices are functions of (seed, epoch, sample), those of mixtures of (seed, step, micro-batch). A sample is an
+image, or one of its repetitions within an epoch.
 """
 
 from __future__ import annotations
@@ -205,8 +206,8 @@ class Mixing:
         for name in ("mixup_alpha", "cutmix_alpha"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise ValueError(f"mixing.{name}={value} is not positive; None switches it off")
+                raise ValueError(f"mixing.{name}={value} is not positive; mixing.probability=0 mixes nothing")
         if self.mixup_alpha is None and self.cutmix_alpha is None:
-            raise ValueError("mixing needs mixup_alpha or cutmix_alpha; mixing=None switches it off")
+            raise ValueError("mixing needs mixup_alpha or cutmix_alpha; mixing.probability=0 mixes nothing")
         check_share("mixing.cutmix_probability", self.cutmix_probability)
         check_share("mixing.probability", self.probability)

@@ -32,6 +32,12 @@ class ResNet:
 
     def __post_init__(self) -> None:
         check_below_one("model.drop_path", self.drop_path)
+        _check_plain(self)
+        if self.drop_path and not self.residual:
+            raise ValueError(
+                f"model.drop_path={self.drop_path} needs model.residual=True: "
+                f"a plain block that is dropped lets no signal through"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +60,15 @@ class CifarResNet:
                 f"model.depth={self.depth} is not 6n + 2: the CIFAR family has 20, 32, 44, 56, 110, 1202, ..."
             )
         check_positive_int("model.width", self.width)
+        _check_plain(self)
+
+
+def _check_plain(spec: ResNet | CifarResNet) -> None:
+    if spec.zero_init_residual and not spec.residual:
+        raise ValueError(
+            "model.zero_init_residual=True needs model.residual=True: "
+            "a plain block that starts with its last gamma at 0 lets no signal through"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

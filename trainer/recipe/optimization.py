@@ -162,6 +162,7 @@ class Steps(_Schedule):
     def __post_init__(self) -> None:
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"schedule.milestones={self.milestones} are not in increasing order")
+        check_not_negative("schedule.factor", self.factor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +174,7 @@ class Cosine(_Schedule):
     """where the cosine begins; None: at the end of the warmup; 0: at once, the warmup covers its beginning (timm)"""
 
     def __post_init__(self) -> None:
+        check_not_negative("schedule.final_lr", self.final_lr)
         if self.start_epoch is not None:
             check_not_negative("schedule.start_epoch", self.start_epoch)
 
@@ -182,6 +184,9 @@ class Linear(_Schedule):
     """A straight line from the peak, at the end of the warmup, to `final_lr` at the end of training."""
 
     final_lr: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_not_negative("schedule.final_lr", self.final_lr)
 
 
 @dataclass(frozen=True, kw_only=True)

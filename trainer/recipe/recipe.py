@@ -76,10 +76,13 @@ class Recipe:
     flip: bool
     """mirror half of the training images, left to right"""
     color: Color | None = None
+    """change of colours"""
     augmentation: Augmentation | None = None
     """policy applied to each crop"""
     erasing: RandomErasing | None = None
+    """boxes cut out of the crops"""
     mixing: Mixing | None = None
+    """mixup and cutmix"""
     repeats: int = 1
     """how often an image comes in an epoch, each time with draws of its own and in another micro-batch, where there
     are as many; an epoch then holds one in so many images (repeated augmentation, Hoffer et al. 2019,
@@ -100,6 +103,7 @@ class Recipe:
     clip_grad_norm: float | None = None
     """largest L2 norm of the gradient of a step; None: no clipping"""
     ema: EMA | None = None
+    """average of the weights over time; None: the result is that of the last weights"""
     fine_tuning: FineTuning | None = None
     """for weights that were trained before; None: all layers learn at one rate"""
 
@@ -117,6 +121,7 @@ class Recipe:
     precision: Literal["fp32", "bf16", "fp16"]
     """of matrix products and convolutions; parameters, norms and the loss are always fp32"""
     seed: int = 0
+    """of the initialisation, the order and every draw"""
 
     def __post_init__(self) -> None:
         check_finite(self, "")
@@ -134,8 +139,21 @@ class Recipe:
             raise ValueError(f"std={self.std} has a value that is not positive")
         if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
             raise ValueError(f"clip_grad_norm={self.clip_grad_norm} is not positive; None switches clipping off")
+        if self.num_classes < 2:
+            raise ValueError(f"num_classes={self.num_classes}: there is nothing to learn, use 2 or more")
+        if self.mixing and self.micro_batch_size < 2:
+            raise ValueError("micro_batch_size=1 leaves mixing no other image: use 2 or more")
         if self.progressive and isinstance(self.train_crop, PaddedCrop):
             raise ValueError("progressive needs a train_crop that is resized, and PaddedCrop is not")
+        if self.progressive and self.progressive.start_resolution > self.train_crop.resolution:
+            raise ValueError(
+                f"progressive.start_resolution={self.progressive.start_resolution} is more than "
+                f"train_crop.resolution={self.train_crop.resolution}: crops grow, they do not shrink"
+            )
+        if isinstance(self.loss, BinaryCrossEntropy) and self.loss.target_threshold is not None:
+            floor = self.loss.label_smoothing / self.num_classes
+            if self.loss.target_threshold < floor:
+                raise ValueError(f"loss.target_threshold={self.loss.target_threshold} is below {floor:g}, every target")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed} is not within 0 and 2**63 - 1")
 

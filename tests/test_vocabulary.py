@@ -1,0 +1,115 @@
+"""What a recipe cannot mean is refused where it is written, naming the setting, its value and the way out."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from trainer.recipe import (
+    EMA,
+    LAMB,
+    LARS,
+    SGD,
+    BinaryCrossEntropy,
+    CifarResNet,
+    ColorJitter,
+    Cosine,
+    DecoupledSGD,
+    FineTuning,
+    Linear,
+    Mixing,
+    PaddedCrop,
+    PcaLighting,
+    ProgressiveResizing,
+    RandAugment,
+    RandomErasing,
+    RandomResizedCrop,
+    ResNet,
+    ScaleJitterCrop,
+    Steps,
+)
+from trainer.recipe_file import load_recipe
+from trainer.setup import warnings
+
+GOYAL = load_recipe("resnet50_goyal2017_8k")
+MIXED = Mixing(mixup_alpha=0.2)
+GROWING = ProgressiveResizing(start_resolution=160, start_epoch=1, end_epoch=2)
+
+REFUSED: list[tuple[Callable[[], Any], str]] = [
+    (lambda: ResNet(depth=50, drop_path=1.0), r"model\.drop_path=1\.0 is not within \[0, 1\)"),
+    (lambda: ResNet(depth=18, residual=False, drop_path=0.1), r"drop_path=0\.1 needs model\.residual=True"),
+    (lambda: CifarResNet(depth=20, width=0), r"model\.width=0 is not a positive number"),
+    (lambda: ScaleJitterCrop(resolution=224, short_side=(200, 480)), r"short_side=\(200, 480\) is not a range from"),
+    (lambda: ProgressiveResizing(start_resolution=1, start_epoch=3, end_epoch=2), r"end_epoch=2 comes before"),
+    (lambda: ColorJitter(contrast=1.5), r"color\.contrast=1\.5 is not within \[0, 1\]"),
+    (lambda: PcaLighting(std=-0.1), r"color\.std=-0\.1 is negative"),
+    (lambda: RandAugment(magnitude=11), r"augmentation\.magnitude=11 is not within \[0, 10\]"),
+    (lambda: RandAugment(operations=0), r"augmentation\.operations=0 is not a positive number"),
+    (lambda: RandomErasing(probability=2), r"erasing\.probability=2 is not within"),
+    (lambda: RandomErasing(probability=0.1, scale=(0.5, 0.1)), r"erasing\.scale=\(0\.5, 0\.1\) is not a range"),
+    (lambda: Mixing(), r"mixing needs mixup_alpha or cutmix_alpha; mixing\.probability=0"),
+    (lambda: Mixing(mixup_alpha=0), r"mixing\.mixup_alpha=0 is not positive"),
+    (lambda: DecoupledSGD(lr=0.0), r"relative to optimizer\.lr, which is 0"),
+    (lambda: LAMB(lr=1e-3, betas=(0.9, 1.0)), r"optimizer\.betas=1\.0 is not within"),
+    (lambda: LAMB(lr=1e-3, max_grad_norm=0), r"optimizer\.max_grad_norm=0 is not positive; None"),
+    (lambda: LARS(lr=1.0, nesterov=True, momentum=0), r"nesterov needs optimizer\.momentum above 0"),
+    (lambda: BinaryCrossEntropy(target_threshold=1), r"loss\.target_threshold=1 is not within"),
+    (lambda: Steps(milestones=(1,), factor=-0.1), r"schedule\.factor=-0\.1 is negative"),
+    (lambda: Cosine(final_lr=-1), r"schedule\.final_lr=-1 is negative"),
+    (lambda: Linear(final_lr=-1), r"schedule\.final_lr=-1 is negative"),
+    (lambda: EMA(decay=1.0), r"ema\.decay=1\.0 is not within \[0, 1\)"),
+    (lambda: EMA(decay=0.9, every=0), r"ema\.every=0 is not a positive number"),
+    (lambda: FineTuning(backbone_lr=-1), r"fine_tuning\.backbone_lr=-1 is negative"),
+    (lambda: replace(GOYAL, num_classes=1), r"num_classes=1: there is nothing to learn"),
+    (lambda: replace(GOYAL, repeats=0), r"repeats=0 is not a positive number"),
+    (lambda: replace(GOYAL, norm_batch_size=48), r"micro_batch_size=128 is not a multiple of norm_batch_size=48"),
+    (lambda: replace(GOYAL, precise_norm_images=100), r"precise_norm_images=100 is not a multiple of micro_batch_size"),
+    (
+        lambda: replace(GOYAL, precise_norm_images=128, fine_tuning=FineTuning(freeze_norms=True)),
+        r"precise_norm_images measures the statistics that fine_tuning keeps",
+    ),
+    (
+        lambda: replace(GOYAL, micro_batch_size=1, norm_batch_size=None, mixing=MIXED),
+        r"micro_batch_size=1 leaves mixing no other image",
+    ),
+    (
+        lambda: replace(GOYAL, progressive=GROWING, train_crop=PaddedCrop(resolution=32)),
+        r"progressive needs a train_crop that is resized",
+    ),
+    (
+        lambda: replace(GOYAL, progressive=GROWING, train_crop=RandomResizedCrop(resolution=128)),
+        r"start_resolution=160 is more than train_crop\.resolution=128: crops grow",
+    ),
+    (
+        lambda: replace(GOYAL, loss=BinaryCrossEntropy(label_smoothing=0.1, target_threshold=0.00001)),
+        r"target_threshold=1e-05 is below 0\.0001, every target",
+    ),
+]
+
+
+@pytest.mark.parametrize(("build", "answer"), REFUSED)
+def test_what_cannot_be_meant_is_refused(build: Callable[[], Any], answer: str) -> None:
+    with pytest.raises(ValueError, match=answer):
+        build()
+
+
+def test_optimizers_start_from_one_vocabulary() -> None:
+    """All of them have a peak rate, a decay and what it reaches: the loop and the audit ask no further."""
+    for kind in (SGD, DecoupledSGD, LAMB, LARS):
+        assert {"lr", "weight_decay", "decay_norm", "decay_bias"} <= kind.__dataclass_fields__.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "note"),
+    [
+        ("resnet50_leclerc2023_88ep", {"epochs": 16}, r"progressive\.end_epoch=76 is not before the end of 16 epochs"),
+        ("resnet50_torchvision_v2", {"epochs": 3}, r"schedule\.warmup\.epochs=5 is not before the end of 3 epochs"),
+        ("resnet50_torchvision_v2", {"epochs": 3}, r"ema\.start_epoch=5 is not before the end of 3 epochs"),
+        ("resnet50_nvidia_90ep", {"epochs": 8}, r"schedule\.start_epoch=8 is not before the end of 8 epochs"),
+    ],
+)
+def test_a_shortened_recipe_is_told_what_it_no_longer_reaches(name: str, change: dict[str, Any], note: str) -> None:
+    assert warnings(load_recipe(name)) == []
+    assert any(re.search(note, line) for line in warnings(replace(load_recipe(name), **change)))
