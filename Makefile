@@ -8,7 +8,7 @@ RUN := .venv/bin/python
 demo: install
 	./demo.sh
 
-test: install check
+test: .venv/tests-installed check
 	$(RUN) -m pytest
 
 check: install
@@ -20,6 +20,10 @@ install: .venv/installed
 
 .venv/installed: pyproject.toml install.sh
 	PYTHON=$(PYTHON) ./install.sh
+	touch $@
+
+.venv/tests-installed: .venv/installed
+	PYTHON=$(PYTHON) ./install.sh --tests
 	touch $@
 
 clean:

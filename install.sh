@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Installs what is missing for `make demo` and `make test` on Debian or Ubuntu: system packages, .venv, this package.
+# Installs what is missing for `make demo` on Debian or Ubuntu: system packages, .venv, this package.
+# install.sh --tests: also what `make test` needs: the optional libraries, and chromium to look at TensorBoard with.
 set -euo pipefail
 cd "$(dirname "$0")"
 PYTHON=${PYTHON:-python3}
+extras=ffcv,digits,dev
 
 missing=()
 need() { # need PACKAGE COMMAND...: the package is missing unless the command succeeds
@@ -30,6 +32,17 @@ if ((${#missing[@]})); then
     "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
 fi
 
+if [ "${1-}" = --tests ]; then
+    extras+=,browser,onnx,plots
+    if ! command -v chromium >/dev/null; then
+        sudo=()
+        if [ "$(id -u)" -ne 0 ]; then sudo=(sudo); fi
+        { "${sudo[@]}" apt-get update -qq &&
+            "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } ||
+            echo "note: chromium cannot be installed here: tests/test_browser.py will be skipped" >&2
+    fi
+fi
+
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
     echo "error: $("$PYTHON" --version) is too old: Python 3.11 or newer is needed (make PYTHON=python3.12 ...)" >&2
     exit 2
@@ -37,4 +50,4 @@ fi
 echo "Installing the package and its dependencies into .venv"
 "$PYTHON" -m venv .venv
 .venv/bin/pip install --quiet --disable-pip-version-check --upgrade pip
-.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[ffcv,digits,dev]'
+.venv/bin/pip install --quiet --disable-pip-version-check --editable ".[$extras]"

@@ -1,19 +1,6 @@
-"""A recipe of seconds: ResNet-8 on the digits, with everything that could make a resumed run differ switched on."""
+"""A recipe of seconds: ResNet-8 on the digits."""
 
-from trainer.recipe import (
-    EMA,
-    SGD,
-    CenterCrop,
-    CifarResNet,
-    Cosine,
-    CrossEntropy,
-    Mixing,
-    PaddedCrop,
-    RandomErasing,
-    Recipe,
-    TrivialAugmentWide,
-    Warmup,
-)
+from trainer.recipe import SGD, CenterCrop, CifarResNet, Cosine, CrossEntropy, PaddedCrop, Recipe, Warmup
 
 recipe = Recipe(
     name="small",
@@ -23,20 +10,13 @@ recipe = Recipe(
     num_classes=10,
     train_crop=PaddedCrop(resolution=32, padding=4),
     flip=True,
-    augmentation=TrivialAugmentWide(),
-    erasing=RandomErasing(probability=0.25),
-    mixing=Mixing(mixup_alpha=0.2, cutmix_alpha=1.0),
-    repeats=2,
     eval_crop=CenterCrop(resolution=32, crop_ratio=1.0),
     loss=CrossEntropy(label_smoothing=0.1),
     optimizer=SGD(lr=0.05, nesterov=True, decay_norm=False),
     schedule=Cosine(warmup=Warmup(epochs=0.5, lr=0.01)),
     clip_grad_norm=5.0,
-    ema=EMA(decay=0.9),
     epochs=2,
     global_batch_size=96,
     micro_batch_size=16,
-    norm_batch_size=8,
-    precise_norm_images=96,
     precision="bf16",
 )

@@ -5,7 +5,9 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +53,24 @@ def test_another_seed_or_epoch_cuts_another_part(photo_betons: Path, seed: int, 
     with open_photos(photo_betons) as loader:
         first, second = read_all(loader, 16), read_all(loader, 16, seed, epoch)
         assert sum(torch.equal(first[image], second[image]) for image in first) == 0
+
+
+def test_an_epoch_left_after_the_loader_was_closed_does_not_hang(photo_betons: Path) -> None:
+    """As when an error ends a run: the loader's threads end first, and their cancelled work is never picked up."""
+    with open_photos(photo_betons, workers=1) as loader:
+        read = loader.source.read
+
+        def slow(*arguments: Any) -> None:
+            time.sleep(0.05)
+            read(*arguments)
+
+        loader.source.read = slow  # type: ignore[method-assign]
+        batches = loader.batches([np.arange(64)] * 9, train_view(CROP, True, 0, 0), CROP.resolution)
+        next(batches)
+    left = threading.Thread(target=batches.close, daemon=True)  # type: ignore[attr-defined]
+    left.start()
+    left.join(timeout=20)
+    assert not left.is_alive()
 
 
 def test_a_repetition_shows_the_same_image_cut_otherwise(photo_betons: Path) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,20 +13,23 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from trainer.distributed import World
 from trainer.errors import UserError
-from trainer.log import Log, Throughput
+from trainer.log.log import Log
+from trainer.log.throughput import Rates, Throughput, slowest
+from trainer.recipe_file import load_recipe
 from trainer.result import Evaluation
 from trainer.state import Position
 
 PER_EPOCH = 4
+RECIPE = replace(load_recipe(Path(__file__).parent / "small_recipe.py"), epochs=25)
 TAGS = {
-    *("train/epoch", "train/loss", "train/lr", "train/images_per_second", "train/data_wait"),
+    *("train/epoch", "train/loss", "train/lr", "train/images_per_second", "train/step_seconds", "train/data_wait"),
     *("eval/top1", "eval/top5", "eval/loss"),
 }
 
 
-def world(rank: int = 0) -> World:
+def world(rank: int = 0, size: int = 2) -> World:
     """Without a process group: a log needs none."""
-    here = {"rank": rank, "size": 2, "local_rank": rank, "local_size": 2}
+    here = {"rank": rank, "size": size, "local_rank": rank, "local_size": size}
     return World(**here, device=torch.device("cpu"), gloo=cast(Any, None))
 
 
@@ -44,16 +48,17 @@ def start(run_dir: Path, step: int, rank: int = 0) -> Log:
     now = next(SECONDS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("time.time", lambda: float(now))
-        return Log(run_dir, world(rank), position(step), total_steps=100)
+        return Log(run_dir, world(rank), position(step), RECIPE)
 
 
 def tell(log: Log, step: int, loss: float) -> None:
-    log.steps(position(step), lr=loss / 10, loss=loss, images_per_second=loss * 1000, data_wait=loss / 100)
+    rates = Rates(images_per_second=loss * 1000, data_wait=loss / 100)
+    log.steps(position(step), lr=loss / 10, loss=loss, rates=rates)
 
 
 def tell_evaluation(log: Log, step: int, top1: float) -> None:
     result = Evaluation(top1=top1, top5=top1 + 1, loss=top1 / 100, seen=360, duplicates=0, total=360)
-    log.evaluation(result, position(step), best=False)
+    log.evaluation("eval", result, position(step), best=False)
 
 
 def lines(run_dir: Path) -> list[dict[str, Any]]:
@@ -163,9 +168,9 @@ def test_a_run_resumed_three_times_tells_every_step_once(tmp_path: Path) -> None
     for number, (first, last) in enumerate([(0, 7), (2, 6), (5, 9), (1, 10)]):
         with start(tmp_path, first) as log:
             for step in range(first + 1, last + 1):
-                tell(log, step, loss=number)
-    assert told(tmp_path) == [("train", 1, 0.0)] + [("train", step, 3.0) for step in range(2, 11)]
-    assert scalars(tmp_path, "train/loss") == [(1, 0.0)] + [(step, 3.0) for step in range(2, 11)]
+                tell(log, step, loss=1.0 + number)
+    assert told(tmp_path) == [("train", 1, 1.0)] + [("train", step, 4.0) for step in range(2, 11)]
+    assert scalars(tmp_path, "train/loss") == [(1, 1.0)] + [(step, 4.0) for step in range(2, 11)]
 
 
 @pytest.mark.parametrize("cut", range(1, 40, 6))
@@ -224,29 +229,29 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_throughput_counts_waiting_and_work(clock: Clock) -> None:
-    throughput = Throughput()
+    throughput = Throughput(world(size=1))
     batches = clock.batches(seconds=0.5)
     for expected in (1, 2, 3, 4):
         assert throughput.wait_for(batches) == expected
         clock.now += 1.5
         throughput.images += 100
-    assert throughput.read() == {"images_per_second": 50.0, "data_wait": 0.25}
+    assert throughput.read() == Rates(images_per_second=50.0, data_wait=0.25)
 
 
 def test_each_reading_is_of_the_time_since_the_last(clock: Clock) -> None:
-    throughput = Throughput()
+    throughput = Throughput(world(size=1))
     throughput.wait_for(clock.batches(seconds=8.0))
     throughput.images += 80
-    assert throughput.read() == {"images_per_second": 10.0, "data_wait": 1.0}
+    assert throughput.read() == Rates(images_per_second=10.0, data_wait=1.0)
     throughput.wait_for(clock.batches(seconds=1.0))
     clock.now += 3.0
     throughput.images += 80
-    assert throughput.read() == {"images_per_second": 20.0, "data_wait": 0.25}
+    assert throughput.read() == Rates(images_per_second=20.0, data_wait=0.25)
 
 
 def test_what_came_before_start_does_not_count(clock: Clock) -> None:
     """An evaluation, a save, and the steps since the last reading before them."""
-    throughput = Throughput()
+    throughput = Throughput(world(size=1))
     throughput.wait_for(clock.batches(seconds=7.0))
     throughput.images += 1_000_000
     clock.now += 3600.0
@@ -254,9 +259,30 @@ def test_what_came_before_start_does_not_count(clock: Clock) -> None:
     throughput.wait_for(clock.batches(seconds=1.0))
     clock.now += 1.0
     throughput.images += 64
-    assert throughput.read() == {"images_per_second": 32.0, "data_wait": 0.5}
+    assert throughput.read() == Rates(images_per_second=32.0, data_wait=0.5)
 
 
 def test_the_end_of_the_batches_reaches_the_caller() -> None:
     with pytest.raises(StopIteration):
-        Throughput().wait_for(iter(()))
+        Throughput(world(size=1)).wait_for(iter(()))
+
+
+def test_the_slowest_rank_is_measured_against_the_median_of_two_the_lower() -> None:
+    assert slowest([1.0, 1.0, 1.5, 1.0]) == (2, 0.5)
+    assert slowest([1.5, 1.0]) == (0, 0.5)
+    assert slowest([0.0, 0.0]) == (0, 0.0)
+
+
+def test_a_rank_is_named_where_it_is_more_than_a_tenth_slower(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with start(tmp_path, 0) as log:
+        rates = Rates(images_per_second=10.0, data_wait=0.0, slowest_rank=3, slower_by=0.25)
+        log.steps(position(1), lr=0.1, loss=1.0, rates=rates)
+    with start(tmp_path, 1) as log:
+        log.steps(position(2), lr=0.1, loss=1.0, rates=replace(rates, slower_by=0.1))
+    first, second = capfd.readouterr().out.splitlines()
+    assert first.endswith("rank 3 is 25% slower than the median")
+    assert "slower" not in second
+    assert scalars(tmp_path, "train/slowest_rank_share") == [(1, 0.25), (2, 0.1)]
+    assert scalars(tmp_path, "train/slowest_rank") == [(1, 3), (2, 3)]

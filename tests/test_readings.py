@@ -1,5 +1,6 @@
 """What a result is read from: averaged weights, two views, a second protocol, measured norms; and that it says so."""
 
+import copy
 import json
 import shutil
 from dataclasses import replace
@@ -17,6 +18,7 @@ from trainer.data import open_source
 from trainer.data.crop import eval_view
 from trainer.data.device import device_batches
 from trainer.data.loader import Loader
+from trainer.errors import UserError
 from trainer.evaluate import evaluate
 from trainer.model import build_model
 from trainer.recipe import EMA, CenterCrop, Recipe
@@ -148,6 +150,15 @@ def test_flip_tta_is_the_mean_of_the_logits_of_both_views(digits: Path, untraine
     model.train()
     assert found.top1 == 100 * (logits.argmax(1) == batch.labels).sum().item() / 360
     assert found.loss == pytest.approx(nn.functional.cross_entropy(logits, batch.labels).item(), rel=1e-5)
+
+
+def test_logits_that_are_not_finite_are_no_result(digits: Path, untrained: tuple[Recipe, nn.Module]) -> None:
+    recipe, model = untrained
+    broken = copy.deepcopy(model)
+    broken.get_submodule("fc").weight.data[3] = float("inf")  # finite weights can do the same in fp16
+    refused = pytest.raises(UserError, match=r"the logits of \d+ of 360 images are not finite")
+    with distributed.world("cpu", timeout_minutes=1) as world, open_digits(digits) as loader, refused:
+        evaluate(broken, loader, recipe, world)
 
 
 def test_an_evaluation_leaves_every_module_in_its_mode(digits: Path, untrained: tuple[Recipe, nn.Module]) -> None:

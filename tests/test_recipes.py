@@ -14,6 +14,7 @@ from papers import PAPERS, Images
 from torch import nn
 from torchvision.ops import StochasticDepth
 
+from trainer.command_line import parse_prepare, parse_train
 from trainer.data.resolution import resolution_at
 from trainer.model import build_model, without_pretrained
 from trainer.model.block import Block
@@ -22,7 +23,6 @@ from trainer.optimizer import audit, build_optimizer
 from trainer.recipe import LibraryModel, Model, Recipe, ResNet, Steps
 from trainer.recipe_file import RECIPES, first_sentence, load_recipe, recipe_names
 from trainer.schedule import lr_at
-from trainer.settings import parse_prepare, parse_train
 
 FILES = sorted(path for path in (Path(__file__).parent.parent / "recipes").glob("*.py") if path.stem != "__init__")
 BY_NAME = {path.stem: path for path in FILES}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from processes import assert_same_run, kill, metrics, run, start, wait_for_step, weights
 
-RECIPE = str(Path(__file__).parent / "small_recipe.py")
+RECIPE = str(Path(__file__).parent / "everything_recipe.py")
 STEPS_PER_EPOCH = 1437 // 96  # 14
 LAST = 2 * STEPS_PER_EPOCH
 

@@ -1,6 +1,7 @@
 """A run directory belongs to one recipe, one data set and one process at a time."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +40,13 @@ def test_a_persons_own_recipe_file_is_not_overwritten(
     assert main(["train", str(mine), "--data", str(digits), "--run-dir", str(tmp_path)]) == 2
     assert "somebody's own file" in capfd.readouterr().err
     assert mine.read_text() == before
+
+
+def test_a_folder_of_data_is_no_run_directory(digits: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = sorted(digits.iterdir())
+    assert main(["train", RECIPE, "--data", str(digits), "--run-dir", str(digits)]) == 2
+    assert re.search(r"holds data, \w+\.beton: use another --run-dir", capfd.readouterr().err)
+    assert sorted(digits.iterdir()) == before
 
 
 def test_a_run_that_saved_nothing_yet_may_be_started_with_another_recipe(tmp_path: Path) -> None:
@@ -84,7 +92,7 @@ def test_data_of_other_classes_is_refused_by_evaluate(
     assert main(words(digits, tmp_path)) == 0
     capfd.readouterr()
     assert main(["evaluate", str(tmp_path), "--data", "synthetic:500"]) == 2
-    assert "synthetic:500 has other classes than the run's data" in capfd.readouterr().err
+    assert "synthetic:500 has other classes than the weights" in capfd.readouterr().err
 
 
 def test_a_changed_recipe_stands_beside_its_result_and_the_published_one_does_not(

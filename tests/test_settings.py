@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from trainer.__main__ import main
+from trainer.command_line import parse, parse_prepare, parse_train
 from trainer.errors import UserError
 from trainer.recipe import (
     LARS,
@@ -35,7 +36,7 @@ from trainer.recipe import (
     Warmup,
 )
 from trainer.recipe_file import RECIPES, load_recipe, recipe_changes, recipe_names, recipe_source
-from trainer.settings import EvaluateSettings, RecipesSettings, parse, parse_prepare, parse_train
+from trainer.settings import EvaluateSettings, RecipesSettings
 
 CHOICES = {"progressive", "color", "augmentation", "erasing", "mixing", "also_eval_crop", "ema", "fine_tuning"}
 CHOICES |= {"schedule.warmup"}
@@ -113,7 +114,7 @@ def as_words(name: str, value: Any) -> list[str]:
 # ------------------------------------------------------------------------------------------------ what can be said
 
 
-@pytest.mark.parametrize(("name", "count"), [("resnet50_goyal2017_8k", 40), ("resnet20_he2015", 34)])
+@pytest.mark.parametrize(("name", "count"), [("resnet50_goyal2017_8k_gamma1", 40), ("resnet20_he2015", 34)])
 def test_every_value_of_a_recipe_is_an_option_that_changes_this_value_alone(name: str, count: int) -> None:
     recipe = load_recipe(name)
     identity = ("name", "dataset", "published")
@@ -486,18 +487,18 @@ def evaluate(*words: str) -> EvaluateSettings:
 
 
 def test_evaluate_takes_a_run_and_what_to_evaluate() -> None:
-    assert evaluate("runs/one") == EvaluateSettings(run_dir=Path("runs/one"))
+    assert evaluate("runs/one") == EvaluateSettings(weights=Path("runs/one"))
     assert evaluate("runs/one").checkpoint == "newest"
     words = ["--data", "DIR", "--checkpoint", "best", "--workers", "2", "--device", "cpu"]
     assert evaluate("runs/one", *words) == EvaluateSettings(
-        run_dir=Path("runs/one"), data="DIR", checkpoint="best", workers=2, device="cpu"
+        weights=Path("runs/one"), data="DIR", checkpoint="best", workers=2, device="cpu"
     )
 
 
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        ([], r"Missing from python -m trainer evaluate: PATH folder of the run"),
+        ([], r"Missing from python -m trainer evaluate: PATH folder of a run, or a file"),
         (["one", "two"], r"Unrecognized options: two"),
         (["one", "--chekpoint", "best"], r"--chekpoint.*did you mean --checkpoint"),
         (["one", "--checkpoint", "last"], r"'last'.*'newest', 'best'"),

@@ -84,6 +84,7 @@ def test_a_result_carries_its_protocol_and_what_it_ran_on(trained: Path) -> None
     (start,) = result["starts"]
     assert start["packages"]["torch"]
     assert start["processes"] == 1
+    assert not [path.name for path in trained.iterdir() if os.uname().nodename in path.name]  # TensorBoard would
     text = "".join(path.read_text() for path in trained.glob("*.json*"))
     for secret in (os.uname().nodename, os.environ["HOME"] + "/", os.environ["PATH"]):
         assert secret not in text

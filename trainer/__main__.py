@@ -1,4 +1,4 @@
-"""The door: python -m trainer train | evaluate | prepare | recipes."""
+"""The door: python -m trainer VERB, and what each verb answers to mistakes."""
 
 import errno
 import os
@@ -7,16 +7,24 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from trainer import recipe_file, settings
+from trainer import command_line, recipe_file, settings
 from trainer.errors import LocalError, SharedError, UserError, first_line
 
 USAGE = """usage: python -m trainer VERB ...
 
+before
+  recipes [WORD ...]                   list the recipes: paper, published result, what was measured here
   prepare folder | cifar10 | digits    write images as .beton files
+  look DATA                            a sheet of images as a recipe sees them, sizes, class balance
+  plan RECIPE                          steps, rates, batches, memory and time of a recipe; nothing is trained
+  benchmark RECIPE --data DIR          what limits training here: loader, copy or compute
+during
   train RECIPE --data DIR --run-dir DIR [--optimizer.lr 1.6 ...]
                                        train, or continue a run that was stopped
-  evaluate RUN_DIR                     top-1, top-5 and loss of a run's weights, every image once
-  recipes [WORD ...]                   list the recipes: paper, published result, what was measured here
+after
+  evaluate RUN | FILE                  top-1, top-5 and loss of weights, every image once
+  compare RUN ...                      recipes side by side, over seeds, with their published results
+  export RUN --to torchvision | onnx | safetensors
 
 python -m trainer VERB --help shows the options of one verb; train RECIPE --help the recipe's own values.
 On several GPUs: torchrun --nproc-per-node 8 -m trainer train RECIPE ..."""
@@ -32,10 +40,15 @@ def main(words: Sequence[str] | None = None) -> int:
         print(USAGE)
         return 0 if words else 2
     verbs: dict[str, Callable[[list[str]], int]] = {
+        "recipes": _recipes,
         "prepare": _prepare,
+        "look": _look,
+        "plan": _plan,
+        "benchmark": _benchmark,
         "train": _train,
         "evaluate": _evaluate,
-        "recipes": _recipes,
+        "compare": _compare,
+        "export": _export,
     }
     try:
         if words[0] not in verbs:
@@ -89,7 +102,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _train(words: list[str]) -> int:
-    recipe, options = settings.parse_train(words)
+    recipe, options = command_line.parse_train(words)
     from trainer.train import train
 
     stopped = train(recipe, options)
@@ -97,15 +110,55 @@ def _train(words: list[str]) -> int:
 
 
 def _evaluate(words: list[str]) -> int:
-    options = settings.parse(settings.EvaluateSettings, words, "evaluate")
-    from trainer.evaluate import evaluate_run
+    options = command_line.parse(settings.EvaluateSettings, words, "evaluate")
+    from trainer.evaluate import evaluate_weights
 
-    evaluate_run(options)
+    evaluate_weights(options)
+    return 0
+
+
+def _look(words: list[str]) -> int:
+    options = command_line.parse(settings.LookSettings, words, "look")
+    from trainer.look import look
+
+    look(options)
+    return 0
+
+
+def _plan(words: list[str]) -> int:
+    recipe, options = command_line.parse_with_recipe(settings.PlanSettings, words, "plan")
+    from trainer.plan.plan import plan
+
+    plan(recipe, options)
+    return 0
+
+
+def _benchmark(words: list[str]) -> int:
+    recipe, options = command_line.parse_with_recipe(settings.BenchmarkSettings, words, "benchmark")
+    from trainer.benchmark.benchmark import benchmark
+
+    benchmark(recipe, options)
+    return 0
+
+
+def _compare(words: list[str]) -> int:
+    options = command_line.parse(settings.CompareSettings, words, "compare")
+    from trainer.compare.compare import compare
+
+    compare(options)
+    return 0
+
+
+def _export(words: list[str]) -> int:
+    options = command_line.parse(settings.ExportSettings, words, "export")
+    from trainer.export import export
+
+    export(options)
     return 0
 
 
 def _prepare(words: list[str]) -> int:
-    kind, source, out, options = settings.parse_prepare(words)
+    kind, source, out, options = command_line.parse_prepare(words)
     from trainer.data import prepare
 
     if kind == "digits":
@@ -117,7 +170,7 @@ def _prepare(words: list[str]) -> int:
 
 
 def _recipes(words: list[str]) -> int:
-    wanted = settings.parse(settings.RecipesSettings, words, "recipes").words
+    wanted = command_line.parse(settings.RecipesSettings, words, "recipes").words
     names = [name for name in recipe_file.recipe_names() if not wanted or any(word in name for word in wanted)]
     if not names:
         raise UserError(f"no recipe's name holds {' or '.join(wanted)}: {recipe_file.known_recipes()}")

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from trainer.calibration import BINS, ClassAccuracy, Details
 from trainer.data.loader import Source
 from trainer.recipe import EMA, CenterCrop, Recipe
 from trainer.recipe_file import changes_to_named
@@ -31,15 +32,13 @@ class Reading(NamedTuple):
     evaluation: Evaluation
     crop: CenterCrop
     weights: str  # in words
+    of_run: bool = True  # whether the recipe, with its seed, led to them
+    details: Details | None = None  # None: not asked for
 
 
-def trained_in_words(
-    recipe: Recipe, at: Position, started_from: str, *, norms_measured: bool, best: bool = False
-) -> str:
-    """What was trained: for how long, from which start; `best`: chosen among the epochs."""
+def trained_in_words(recipe: Recipe, at: Position, started_from: str, *, norms_measured: bool) -> str:
+    """What was trained: for how long and from which start."""
     words = f"weights after {at.step:,} of {recipe.epochs * at.steps_per_epoch:,} steps{started_from}"
-    if best:
-        words += ", the best epoch on these images and so optimistic"
     if norms_measured:
         words += f", norms measured over {recipe.precise_norm_images:,} training samples"
     elif recipe.precise_norm_images:
@@ -60,10 +59,10 @@ def protocol(recipe: Recipe, source: Source, reading: Reading) -> str:
     """What the accuracy was measured on and how."""
     crop = reading.crop
     views = "mean logits of two views, the crop and its mirror image" if crop.flip_tta else "one view"
+    run = f"1 run, seed {recipe.seed}; " if reading.of_run else ""
     return (
         f"{source.name}: {reading.evaluation.coverage}; {crop.resolution} px, centre crop of {crop.crop_ratio:.3f} x "
-        f"short side, {views}; {reading.weights}; {recipe.precision}; "
-        f"1 run, seed {recipe.seed}; data {short(source.checksum)}"
+        f"short side, {views}; {reading.weights}; {recipe.precision}; {run}data {short(source.checksum)}"
     )
 
 
@@ -98,6 +97,7 @@ def report(recipe: Recipe, source: Source, readings: list[Reading]) -> str:
         ("top-1", f"{first.top1:.2f} %"),
         ("top-5", f"{first.top5:.2f} %"),
         ("loss", f"{first.loss:.4f}"),
+        *_detail_rows(readings[0].details),
         ("protocol", protocol(recipe, source, readings[0])),
     ]
     for reading in readings[1:]:
@@ -108,3 +108,27 @@ def report(recipe: Recipe, source: Source, readings: list[Reading]) -> str:
         sd = f" +- {published.sd:.2f}" if published.sd is not None else ""
         rows.append(("published", f"{published.top1:.2f} %{sd} ({published.protocol}; {published.source})"))
     return "\n".join(f"  {name:<9} {text}" for name, text in rows)
+
+
+def printable(name: str, longest: int = 24) -> str:
+    """A class's name for a line of text: no control characters, nothing that is not Unicode, not too long."""
+    clean = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return clean if len(clean) <= longest else f"{clean[: longest - 2]}.."
+
+
+def _detail_rows(details: Details | None) -> list[tuple[str, str]]:
+    if details is None:
+        return []
+    seen = [one for one in details.classes if one.images]
+    ranked = sorted(seen, key=lambda one: one.top1 or 0.0)  # stable: equals stay in the order of the classes
+    few = min(5, len(ranked) // 2)
+    rows = [("ECE", f"{details.ece:.2f} % (expected calibration error, {BINS} bins)")]
+    if few:
+        rows += [("worst", _in_words(ranked[:few])), ("best", _in_words(ranked[: -few - 1 : -1]))]
+    if empty := len(details.classes) - len(seen):
+        rows.append(("empty", f"{empty} of {len(details.classes)} classes have no images here"))
+    return rows
+
+
+def _in_words(classes: list[ClassAccuracy]) -> str:
+    return ", ".join(f"{printable(one.name)} {one.top1:.1f} % of {one.images:,}" for one in classes)

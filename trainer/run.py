@@ -27,7 +27,8 @@ class Run:
     def recipe(self) -> Recipe:
         """The resolved recipe. Raises UserError where there is none: `folder` is not a run."""
         if not (self.folder / "recipe.py").is_file():
-            raise UserError(f"{self.folder} is not the folder of a run: it has no recipe.py")
+            reason = "it has no recipe.py" if self.folder.is_dir() else "there is no such folder"
+            raise UserError(f"{self.folder} is not the folder of a run: {reason}")
         return load_recipe(self.folder / "recipe.py")
 
     def claim(self, recipe: Recipe) -> None:
@@ -39,6 +40,8 @@ class Run:
         stored = self.folder / "recipe.py"
         if stored.exists() and not is_resolved(stored):
             raise UserError(f"{stored} is somebody's own file: use another --run-dir")
+        if not stored.exists() and (data := next(self.folder.glob("*.beton"), None)):
+            raise UserError(f"{self.folder} holds data, {data.name}: use another --run-dir")
         if self.checkpoints.exist and (changes := recipe_changes(self.recipe, recipe)):
             raise UserError(
                 f"{self.folder} was started with another recipe: {'; '.join(changes)}. "

@@ -1,29 +1,13 @@
-"""What this machine says: where the data and the run are, how many threads, how often to log and save.
-
-The command line is read here and nowhere else.
-"""
+"""What this machine says, verb by verb: where data and runs are, how many threads, how often to log and save."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, make_dataclass
+import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
 import tyro
-
-from trainer.errors import UserError
-from trainer.recipe import Recipe
-from trainer.recipe_file import known_recipes, load_recipe
-
-if TYPE_CHECKING:
-    from trainer.data.prepare import PrepareOptions
-
-T = TypeVar("T")
-_IDENTITY = ("name", "dataset", "published")  # of a recipe: not for the command line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +30,12 @@ class TrainSettings:
     """allow deterministic kernels only, so that a GPU too gives the same bits every time; a CPU always does"""
     log_every: int = 20
     """steps from one line of metrics to the next"""
+    pictures: bool = True
+    """augmented images, mistakes and the confusion matrix in TensorBoard; at the end one more pass over validation"""
+    profile_steps: int | None = None
+    """record so many steps with torch.profiler, into RUN/profile/; None: off"""
+    profile_from: int = 20
+    """steps before the recorded ones, counted from the run's beginning"""
     checkpoint_steps: int | None = None
     """save after every so many steps, besides the end of each epoch"""
     checkpoint_minutes: float = 10.0
@@ -56,10 +46,11 @@ class TrainSettings:
     """how long processes wait for one another before they give up"""
 
     def __post_init__(self) -> None:
-        for name in ("workers", "log_every", "checkpoint_steps", "keep"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} is not a positive number")
+        _check_positive(self, "workers", "log_every", "checkpoint_steps", "keep", "profile_steps")
+        if self.profile_steps is not None and self.profile_steps > 100:
+            raise ValueError(f"profile_steps={self.profile_steps} is more than 100: a trace of so many opens nowhere")
+        if self.profile_from < 0:
+            raise ValueError(f"profile_from={self.profile_from} is negative")
         if self.log_every > 10_000:
             raise ValueError(f"log_every={self.log_every} is more than 10,000 steps")
         for name in ("checkpoint_minutes", "timeout_minutes"):
@@ -74,22 +65,148 @@ class TrainSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
-    """Evaluate a run's weights on every validation image once."""
+    """Evaluate weights on every validation image once: a run's, or those of a file."""
 
-    run_dir: Annotated[Path, tyro.conf.Positional]
-    """folder of the run"""
+    weights: Annotated[Path, tyro.conf.Positional]
+    """folder of a run, or a file: a checkpoint of this trainer, anybody's .pt, .pth or .safetensors, .onnx"""
+    recipe: str | None = None
+    """for a file: the recipe that says which network it is and how it is evaluated; a run, and its files, have one"""
     data: str | None = None
-    """folder of other data than the run's own, with the same classes"""
+    """folder as for train, a .beton file or a folder of class folders. For a run: other images than its own"""
     checkpoint: Literal["newest", "best"] = "newest"
-    """best: the highest top-1 of all epochs, chosen on the validation images themselves and so optimistic"""
+    """of a run. best: the highest top-1 of all epochs, chosen on the validation images themselves and so optimistic"""
+    resolution: int | None = None
+    """another resolution than the recipe's eval_crop, in pixels"""
+    crop_ratio: float | None = None
+    """another crop than the recipe's: side of the centre square as a fraction of the short side"""
+    flip_tta: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """average the logits of the crop and of its mirror image, whatever the recipe does"""
+    no_flip_tta: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """one view, whatever the recipe does"""
+    out: Path | None = None
+    """file for the result with its protocol, as JSON; None: RUN/evaluations/ for a run, beside the file for a file"""
     workers: int | None = None
     """threads that read images, for each process; None: the CPUs of this machine shared by its processes"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: cuda where there is a GPU"""
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"workers={self.workers} is not a positive number")
+        _check_positive(self, "workers", "resolution")
+        if self.resolution and self.resolution > 2048:
+            raise ValueError(f"resolution={self.resolution} is more than 2,048 pixels")
+        if self.flip_tta and self.no_flip_tta:
+            raise ValueError("--flip-tta and --no-flip-tta: use one of both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSettings:
+    """Show what a recipe would do: steps, rates, batches, memory, time. Nothing is trained."""
+
+    data: str | None = None
+    """folder of the data; None: as many images as the recipe's data set has"""
+    world_size: int = 1
+    """number of processes, one for each GPU"""
+    out: Path | None = None
+    """folder for the learning-rate curve, lr.png; None: it is drawn in the terminal only"""
+    measure: bool = False
+    """also run two real steps on this machine, with noise for images, to measure the memory they take"""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """what is measured. auto: cuda where there is a GPU"""
+    images_per_second: float | None = None
+    """what one GPU alone trains, from a benchmark: 1 to 1,024 GPUs are predicted from it; None: no prediction"""
+    gpus_per_node: int = 8
+    """GPUs of one machine, for the prediction"""
+    link_gbytes: float = 450.0
+    """GB/s, one direction, between the GPUs of a machine, for the prediction; 450: NVLink of an H100"""
+    network_gbytes: float = 50.0
+    """GB/s, one direction, of one machine's network, all adapters together, for the prediction; 50: 400 Gbit/s"""
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "world_size", "images_per_second", "gpus_per_node", "link_gbytes", "network_gbytes")
+        if self.world_size > 1_000_000:
+            raise ValueError(f"world_size={self.world_size} is more than a million processes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkSettings:
+    """Measure loader, compute, copy and the real thing in turn, and say what limits training."""
+
+    data: str
+    """folder with train.beton, or with class folders below train/"""
+    seconds: float = 5.0
+    """length of one measurement"""
+    rounds: int = 3
+    """how often each is measured, in turn"""
+    original: str | None = None
+    """folder of the original images, class folders below train/, for torchvision's pipeline; None: left out"""
+    workers: int | None = None
+    """threads that read images; None: all CPUs this process may use"""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """auto: cuda where there is a GPU"""
+    compile: bool = False
+    """torch.compile the model"""
+    json: Path | None = None
+    """file for the figures, for machines"""
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "workers", "rounds", "seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings:
+    """Compare finished runs by recipe: seeds, mean and deviation, the published result, time and images needed."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """folders of runs, or folders that hold them, directly or one folder below"""
+    html: Path | None = None
+    """file for a report with curves that needs nothing else to be read"""
+    unlike: bool = False
+    """also line up runs of unlike protocols or data; the table then says what differs"""
+    reach: tuple[float, ...] = ()
+    """top-1 accuracies, in %, whose time and number of images are shown"""
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ValueError("which runs? give folders of runs, or folders that hold them")
+        for top1 in self.reach:
+            if not 0 < top1 <= 100:
+                raise ValueError(f"reach={top1} is not an accuracy above 0 and up to 100 %")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """Write a run's weights for others to use, and check what was written."""
+
+    run_dir: Annotated[Path, tyro.conf.Positional]
+    """folder of the run"""
+    to: Literal["torchvision", "onnx", "safetensors"]
+    """torchvision: a state_dict that its own resnet50() loads; onnx: checked by onnxruntime; safetensors: no pickle"""
+    out: Path | None = None
+    """file to write; None: in the run's folder, named after the recipe"""
+    checkpoint: Literal["newest", "best"] = "newest"
+    """best: the highest top-1 of all epochs, chosen on the validation images themselves and so optimistic"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookSettings:
+    """Show what is in a data set: a sheet of images as a recipe sees them, sizes, how many of each class."""
+
+    data: Annotated[str, tyro.conf.Positional]
+    """folder with train.beton and val.beton, or with class folders below train/ and val/; or one .beton, or one folder
+    of class folders"""
+    recipe: str | None = None
+    """show the images as this recipe trains on them, or evaluates them for --split val; None: whole"""
+    split: Literal["train", "val"] = "train"
+    """of a folder that has both"""
+    images: int = 48
+    """number of images on the sheet"""
+    out: Path = Path("look.png")
+    """file for the sheet"""
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "images")
+        if self.images > 2000:
+            raise ValueError(f"images={self.images} is more than 2,000, which is much for a sheet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,91 +217,8 @@ class RecipesSettings:
     """show those only whose name holds one of these, e.g. resnet50 goyal"""
 
 
-# ------------------------------------------------------------------------------------------------ the command line
-
-
-def parse_train(words: Sequence[str]) -> tuple[Recipe, TrainSettings]:
-    """`RECIPE --data DIR --run-dir DIR [--optimizer.lr 1.6 ...]` -> the resolved recipe and the settings."""
-    if not words:
-        raise UserError(f"which recipe? python -m trainer train RECIPE --data DIR --run-dir DIR ({known_recipes()})")
-    if words[0] in ("-h", "--help"):
-        parse(TrainSettings, ["--help"], "train RECIPE", _recipe_help())
-    if words[0].startswith("-"):
-        raise UserError(f"the recipe comes first: python -m trainer train RECIPE {words[0]} ... ({known_recipes()})")
-    recipe = load_recipe(words[0])
-    hidden = [(name, Annotated[Any, tyro.conf.Suppress], getattr(recipe, name)) for name in _IDENTITY]
-    options = make_dataclass("Recipe", hidden, bases=(Recipe,), frozen=True, kw_only=True)
-    both = make_dataclass(
-        "Train",
-        [
-            ("settings", Annotated[TrainSettings, tyro.conf.arg(name="")]),
-            ("recipe", Annotated[options, tyro.conf.arg(name="")], options(**_shallow(recipe))),
-        ],
-        kw_only=True,
-    )
-    parsed: Any = parse(both, words[1:], f"train {words[0]}", TrainSettings.__doc__)
-    return Recipe(**_shallow(parsed.recipe)), parsed.settings
-
-
-def parse_prepare(words: Sequence[str]) -> tuple[str, Path | None, Path, PrepareOptions]:
-    """`folder SRC --out DIR [--max-resolution 400 ...]` -> (kind, SRC or None, DIR, options)."""
-    from trainer.data.prepare import IMAGENET, SMALL_IMAGES, PrepareOptions
-
-    sources = {
-        "folder": "folder with class folders below train/ and val/ (or validation/, or test/)",
-        "cifar10": "CIFAR-10's folder of Python batches, or class folders below train/ and test/",
-        "digits": None,
-    }
-    kind = words[0] if words else ""
-    if kind in ("-h", "--help"):
-        print("usage: python -m trainer prepare folder SRC | cifar10 SRC | digits  --out DIR; add --help for options")
-        raise SystemExit(0)
-    if kind not in sources:
-        raise UserError(f"prepare writes {', '.join(sources)}, not {kind!r}: python -m trainer prepare folder SRC ...")
-    options: list[Any] = [
-        ("out", Annotated[Path, tyro.conf.arg(help="folder to write train.beton and val.beton into")]),
-        ("options", Annotated[PrepareOptions, tyro.conf.arg(name="")], IMAGENET if kind == "folder" else SMALL_IMAGES),
-    ]
-    if what := sources[kind]:
-        options.insert(0, ("src", Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help=what)]))
-    command = make_dataclass("Prepare", options, kw_only=True)
-    parsed: Any = parse(command, words[1:], f"prepare {kind}", f"Write {kind} images as .beton files.")
-    return kind, getattr(parsed, "src", None), parsed.out, parsed.options
-
-
-def parse(command: type[T], words: Sequence[str], verb: str, description: str | None = None) -> T:
-    """Reads the options of one verb into its dataclass. Raises UserError with one line for any mistake."""
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(
-                command,
-                args=list(words),
-                prog=f"python -m trainer {verb}",
-                description=description or command.__doc__,
-                config=(tyro.conf.AvoidSubcommands,),
-            )
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    except SystemExit as end:
-        if end.code:
-            raise UserError(f"{_one_line(said.getvalue())}; see python -m trainer {verb} --help") from end
-        raise
-
-
-def _one_line(box: str) -> str:
-    """The message in the box that tyro draws around an error, with the options it suggests."""
-    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith(("│", "  "))]
-    message, _, rest = re.sub(r" *(─────+|-----+) *", "\n", " ".join(lines)).strip().partition("\n")
-    suggestions = re.findall(r"(?:^|\s)(--[\w.-]+)(?= |$)", rest.partition("Perhaps you meant:")[2].partition("\n")[0])
-    if suggestions:
-        return f"{message} (did you mean {' or '.join(dict.fromkeys(suggestions[:3]))}?)"
-    return message or box.strip()
-
-
-def _shallow(recipe: Recipe) -> dict[str, Any]:
-    return {field.name: getattr(recipe, field.name) for field in fields(Recipe)}
-
-
-def _recipe_help() -> str:
-    return f"{TrainSettings.__doc__} RECIPE --help shows the recipe's own values and options; {known_recipes()}."
+def _check_positive(settings: object, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name}={value} is not a positive number")

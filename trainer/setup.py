@@ -110,7 +110,7 @@ def warnings(recipe: Recipe) -> list[str]:
     }
     for name, epoch in ends.items():
         if epoch >= recipe.epochs:
-            notes.append(f"note: {name}={epoch:g} is not before the end of {recipe.epochs} epochs")
+            notes.append(f"note: {name}={epoch:g} is not before the end of {recipe.epochs} epochs: it is never reached")
     if recipe.eval_crop.resolution > 2 * recipe.train_crop.resolution:
         notes.append(
             f"note: trained at {recipe.train_crop.resolution} px, but evaluated at {recipe.eval_crop.resolution} px: "

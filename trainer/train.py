@@ -1,8 +1,8 @@
 """The training loop, top to bottom: what is trained, from where, the loop.
 
-Nothing on the device is read inside a step: losses stay there until they are logged. Every random choice is a function
-of (seed, epoch, sample) or (seed, step, micro-batch), so the state of a run is its tensors and its position, and a run
-that was stopped anywhere ends with the weights of one that was not.
+Nothing on the device is read inside a step (but by fp16's scaler, for timm's optimizers): losses stay there until they
+are logged. Every random choice is a function of (seed, epoch, sample) or (seed, step, micro-batch), so the state of a
+run is its tensors and its position, and a run that was stopped anywhere ends with the weights of one that was not.
 """
 
 import signal
@@ -21,7 +21,10 @@ from trainer.distributed import Request, Requests, gradient_sync, on_every_rank,
 from trainer.ema import Average
 from trainer.evaluate import evaluate, read_all
 from trainer.fine_tuning import train_mode
-from trainer.log import Log, Throughput
+from trainer.log.log import Log
+from trainer.log.pictures import show_augmented, show_mistakes
+from trainer.log.profile import profiler
+from trainer.log.throughput import Throughput
 from trainer.loss import build_loss
 from trainer.optimizer import build_optimizer
 from trainer.precise_norm import remeasure_norms
@@ -91,18 +94,19 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
         train_mode(module, recipe.fine_tuning)
         example = torch.zeros(recipe.micro_batch_size, 3, *[recipe.train_crop.resolution] * 2, device=world.device)
         distributed.settle(model, example.to(memory_format=torch.channels_last), recipe.precision)
-        log = stack.enter_context(Log(run.folder, world, at, total_steps=recipe.epochs * at.steps_per_epoch))
+        log = stack.enter_context(Log(run.folder, world, at, recipe))
         notes += note_start(recipe, settings, run, world, at)
         notes = [summary(recipe, run, world, at, len(train_loader), len(eval_loader)), *warnings(recipe), *notes]
-        for note in notes:
-            log.say(note)
+        log.say("\n".join(notes))
+        show_augmented(log, recipe, settings, train_loader, world, at)
+        profile = stack.enter_context(profiler(settings, run.folder, world, at, recipe.epochs, log.say))
 
         def save(norms_measured: bool = False) -> None:
             content = {**state.save(), **identity, "norms_measured": norms_measured}
             on_every_rank(world, lambda: run.checkpoints.save(content, at.step) if world.is_main else None)
 
         # The loop
-        throughput = Throughput()
+        throughput = Throughput(world)
         while at.epoch < recipe.epochs:
             batches = train_stream(
                 recipe, train_loader, world, epoch=at.epoch, accumulation=accumulation, first_step=at.batch
@@ -122,6 +126,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
                     with gradient_sync(model, micro_step == accumulation - 1):
                         with autocast(recipe.precision, world.device):
                             loss = loss_of(model(images), targets) / accumulation
+                        throughput.forward_done()
                         scaler.scale(loss).backward()
                     losses.add(at.step, loss)
                 if recipe.clip_grad_norm is not None:
@@ -134,9 +139,10 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
                 if average:
                     average.update(module, at.step, at.epochs)
                 throughput.images += recipe.global_batch_size
+                profile.step_done(at.step)
 
                 if at.step % settings.log_every == 0:
-                    log.steps(at, lr=lr, loss=losses.mean(at.step), **throughput.read())
+                    log.steps(at, lr=lr, loss=losses.mean(at.step), rates=throughput.read())
                 overdue = world.is_main and run.checkpoints.minutes_since_save > settings.checkpoint_minutes
                 agreed = requests.agree(Request.SAVE if overdue else Request.NOTHING)
                 is_due = settings.checkpoint_steps and at.step % settings.checkpoint_steps == 0
@@ -171,5 +177,6 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
             readings += read_all(network, eval_loader, recipe, world, weights, evaluations[kind])
         if world.is_main:
             run.write_result(result(recipe, eval_loader.source, readings, identity["data"]))
-        log.say(report(recipe, eval_loader.source, readings))
+        log.result(report(recipe, eval_loader.source, readings), at)
+        show_mistakes(log, [*state.networks.values()][-1], eval_loader, recipe, settings, world, at)
         return None

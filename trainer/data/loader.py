@@ -89,9 +89,8 @@ class Loader:
                 yield self._finish(*in_flight.popleft())
         finally:  # left early, or one failed: nothing may go on writing into the buffers of the rest
             futures = [future for _, parts in in_flight for future in parts]
-            for future in futures:
-                future.cancel()
-            wait(futures)
+            # a cancelled one never runs, and where the threads have ended nobody would ever say so
+            wait([future for future in futures if not future.cancel()])
 
     def _start(
         self, samples: np.ndarray, view: View, resolution: int, fill: np.ndarray

@@ -20,7 +20,10 @@ def load_initial_weights(model: nn.Module, file: Path) -> str:
     classifier it has, and the sentence says so. Raises UserError for a file that cannot be read and for any other name
     or shape that does not fit.
     """
-    theirs, part = _unwrap(_read(file), file)
+    try:
+        theirs, part = state_dict_in(read_weights_file(file), file)
+    except UserError as error:
+        raise UserError(f"initial weights: {error}") from error
     ours: dict[str, Tensor] = model.state_dict()
     fresh = _other_classes(model, ours, theirs)
     # norms count batches since PyTorch 0.4.1: a file from before has no counts, and only momentum=None reads them
@@ -69,9 +72,10 @@ def _other_classes(model: nn.Module, ours: dict[str, Tensor], theirs: dict[str, 
     ]
 
 
-def _read(file: Path) -> object:
+def read_weights_file(file: Path) -> object:
+    """What a .pt, .pth or .safetensors file holds; no code in it is run. Raises UserError where it cannot be read."""
     if not file.is_file():
-        raise UserError(f"initial weights: there is no file {file}")
+        raise UserError(f"there is no file {file}")
     try:
         match file.suffix:
             case ".pt" | ".pth":
@@ -81,29 +85,29 @@ def _read(file: Path) -> object:
 
                 return load_file(file)
     except ImportError as error:
-        raise UserError(f"initial weights: {file} needs safetensors: pip install safetensors ({error})") from error
+        raise UserError(f"{file} needs safetensors: pip install safetensors ({error})") from error
     except OSError as error:
-        raise UserError(f"initial weights: {file} cannot be read: {error}") from error
+        raise UserError(f"{file} cannot be read: {error}") from error
     except Exception as error:  # bytes that are something else fail anywhere in the reader
         raise UserError(
-            f"initial weights: {file} is damaged or holds more than tensors ({type(error).__name__}): "
+            f"{file} is damaged or holds more than tensors ({type(error).__name__}): "
             f"save the state_dict alone, torch.save(model.state_dict(), FILE)"
         ) from error
-    raise UserError(f"initial weights: {file} is neither .pt, .pth nor .safetensors")
+    raise UserError(f"{file} is neither .pt, .pth nor .safetensors")
 
 
-def _unwrap(content: object, file: Path) -> tuple[dict[str, Tensor], str]:
+def state_dict_in(content: object, file: Path) -> tuple[dict[str, Tensor], str]:
     """The state_dict within what was read, without the names of wrappers around the model; and which part it is."""
     part = ""
     for key in ("average", "model", "state_dict"):  # of our checkpoints the average, where there is one: its result
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content, part = content[key], ", the average of its run" if key == "average" else part
     if not isinstance(content, dict) or not content:
-        raise UserError(f"initial weights: {file} holds a {type(content).__name__}, not a state_dict")
+        raise UserError(f"{file} holds a {type(content).__name__}, not a state_dict")
     strangers = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
     if strangers:
         raise UserError(
-            f"initial weights: {file} is not a state_dict, bare or under 'model' or 'state_dict': "
+            f"{file} is not a state_dict, bare or under 'model' or 'state_dict': "
             f"{len(strangers)} entries are not tensors ({_first(strangers)})"
         )
     for prefix in WRAPPERS * 2:  # either may be around the other

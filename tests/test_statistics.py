@@ -1,0 +1,59 @@
+"""Mean, deviation and Welch's interval: against scipy, and against intervals worked out by hand."""
+
+import math
+import random
+import statistics
+
+import pytest
+from scipy import stats
+
+from trainer.compare.statistics import Mean, deviation, difference, mean_of, published_mean, t_quantile
+
+
+@pytest.mark.parametrize("freedom", [1.0, 1.3, 2.0, 4.7, 30.0, 1e4, math.inf])
+@pytest.mark.parametrize("probability", [0.6, 0.975, 0.995])
+def test_quantiles_are_students(probability: float, freedom: float) -> None:
+    expected = stats.norm.ppf(probability) if math.isinf(freedom) else stats.t.ppf(probability, freedom)
+    assert t_quantile(probability, freedom) == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (2, 9), (5, 3)])
+def test_the_interval_is_welchs(sizes: tuple[int, int]) -> None:
+    draw = random.Random(sum(sizes))
+    first, second = ([draw.gauss(76, 0.1 * (place + 1)) for _ in range(n)] for place, n in enumerate(sizes))
+    expected = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
+    found = difference(mean_of(first), mean_of(second))
+    assert found and (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-6)
+    assert found.delta == pytest.approx(statistics.fmean(first) - statistics.fmean(second))
+
+
+def test_true_differences_lie_in_95_of_100_intervals() -> None:
+    """Three seeds against five: what a factor of 2 would claim far too often."""
+    draw = random.Random(0)
+    held = narrow = 0
+    for _ in range(200):
+        ours, theirs = ([draw.gauss(0, 0.1) for _ in range(n)] for n in (3, 5))
+        found = difference(mean_of(ours), mean_of(theirs))
+        assert found
+        held += found.holds_zero
+        narrow += abs(found.delta) <= 2 * math.hypot(mean_of(ours).standard_error, mean_of(theirs).standard_error)
+    assert 0.92 <= held / 200 <= 0.98
+    assert narrow / 200 < 0.92
+
+
+def test_deviation_is_with_n_minus_1_and_one_value_has_none() -> None:
+    assert deviation([1.0, 3.0]) == pytest.approx(math.sqrt(2))
+    assert deviation([1.0]) is None
+    with pytest.raises(ValueError, match="1 values have no standard deviation"):
+        mean_of([1.0])
+
+
+def test_a_published_mean_is_as_well_known_as_it_says() -> None:
+    assert published_mean(76.26, 0.09, 5) == Mean(76.26, pytest.approx(0.09 / math.sqrt(5)), 4)
+    assert published_mean(77.12, 0.11, None) == Mean(77.12, 0.11, math.inf)
+    assert published_mean(91.25, None, 1) == Mean(91.25, 0.0, math.inf)
+
+
+def test_values_without_any_deviation_say_nothing_of_their_noise() -> None:
+    assert difference(mean_of([99.0, 99.0]), mean_of([98.0, 98.0])) is None
+    assert difference(mean_of([99.0, 99.0]), mean_of([98.0, 98.5]))

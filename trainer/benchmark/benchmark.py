@@ -1,0 +1,249 @@
+"""What limits training here: loader, copy and compute alone, and all of it together, measured in turn in one run.
+
+Nothing is written but the file of --json: no run directory, nothing into the folder of the data.
+"""
+
+import json
+import os
+from collections.abc import Generator
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from trainer import distributed
+from trainer.benchmark.measure import WARM_UP, Measured, Part, gather, window, window_length
+from trainer.benchmark.peak import peak
+from trainer.benchmark.peers import Peer, PeerError, ffcv_loader, job, torchvision_pipeline
+from trainer.benchmark.report import FFCV, TORCHVISION, figures, report
+from trainer.benchmark.training_step import TrainingStep
+from trainer.benchmark.verdict import smallest_useful_side
+from trainer.cost import pass_cost
+from trainer.data import FOLDERS, open_source
+from trainer.data.augment import Augmenter
+from trainer.data.crop import train_view
+from trainer.data.device import DeviceBatch, device_batches
+from trainer.data.loader import Batch, Loader, check_square, default_workers
+from trainer.data.order import epoch_order, train_batches
+from trainer.data.stream import train_stream
+from trainer.distributed import World, on_every_rank, require_same
+from trainer.environment import environment
+from trainer.errors import SharedError, UserError
+from trainer.files import replace_text
+from trainer.precision import allow_tensor_float
+from trainer.recipe import PaddedCrop, Recipe
+from trainer.recipe_file import recipe_source
+from trainer.settings import BenchmarkSettings, TrainSettings
+from trainer.setup import accumulation_steps, build_module, steps_in_epoch
+
+FEW_BATCHES = 20  # of an epoch: then its beginning, when nothing is read ahead, is much of it
+
+
+def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
+    """Measures, prints what limits training and writes settings.json. Raises UserError for input it cannot use.
+
+    The step is the recipe's own, on random weights that learn nothing of use.
+    """
+    load = os.getloadavg()[0]
+    with ExitStack() as stack:
+        world = stack.enter_context(distributed.world(settings.device, timeout_minutes=30))
+        require_same(world, "recipe", recipe_source(recipe))
+        accumulation = accumulation_steps(recipe, world)
+        allow_tensor_float(recipe.precision)
+        torch.backends.cudnn.benchmark = True
+        original = on_every_rank(world, lambda: _check(settings))
+        workers = settings.workers or default_workers(world.local_size)
+        loader = stack.enter_context(on_every_rank(world, lambda: _open(recipe, settings, workers, world)))
+        steps = steps_in_epoch(recipe, len(loader))
+        notes = _notes(recipe, load, micro_batches=steps * accumulation)
+        recipe = replace(recipe, progressive=None)
+        peers = _start_peers(recipe, settings, original, workers, stack)
+
+        like_training = TrainSettings(data=settings.data, run_dir=Path(), workers=workers, compile=settings.compile)
+        torch.manual_seed(recipe.seed)
+        module, _ = build_module(recipe, like_training, world, fresh=False)
+        flops = pass_cost(recipe, module).training_flops
+        step = TrainingStep(recipe, module, world, steps_per_epoch=steps, compile=settings.compile)
+        parts = _parts(recipe, loader, step, world, accumulation)
+        _wait_for_peers(peers, world, notes)
+        if world.is_main:
+            seconds = settings.seconds * settings.rounds * (len(parts) + len(peers))
+            names = ", ".join([*parts, *peers])
+            print(
+                f"{settings.rounds} x {settings.seconds:g} s of each in turn, {seconds:.0f} s and more: {names}",
+                flush=True,
+            )
+        measured = _measure(parts, peers, recipe.micro_batch_size, settings, world, notes)
+        if not world.is_main:
+            return
+        found = figures(
+            recipe,
+            loader.source,
+            measured,
+            environment(world, like_training),
+            seconds=settings.seconds,
+            workers=workers,
+            cpus=default_workers(world.local_size),
+            stored_side=_stored_side(recipe, settings, loader),
+            flops=flops,
+            peak=peak(world.device, recipe.precision),
+            notes=notes,
+        )
+        if settings.json:
+            replace_text(settings.json, json.dumps(found, indent=2) + "\n")
+        print(report(found), flush=True)
+
+
+def _check(settings: BenchmarkSettings) -> Path | None:
+    """What would else fail after minutes. Returns the folder of the original training images."""
+    if settings.json and (settings.json.is_dir() or not os.access(settings.json.absolute().parent, os.W_OK)):
+        raise UserError(f"--json {settings.json} cannot be written: name a file in a folder that exists")
+    if settings.original is None:
+        return None
+    for name in FOLDERS["train"]:
+        folder = Path(settings.original) / name
+        if folder.is_dir() and any(child.is_dir() for child in folder.iterdir()):
+            return folder
+    raise UserError(f"--original {settings.original} has no class folders below train/")
+
+
+def _open(recipe: Recipe, settings: BenchmarkSettings, workers: int, world: World) -> Loader:
+    """The training images. Their content is not hashed: that would leave a stamp beside them."""
+    resolution = recipe.train_crop.resolution
+    source = open_source(
+        settings.data, "train", num_classes=recipe.num_classes, resolution=resolution, check_content=False
+    )
+    if isinstance(recipe.train_crop, PaddedCrop):
+        check_square(source, resolution)
+    return Loader(source, workers=workers, pin_memory=world.device.type == "cuda")
+
+
+def _notes(recipe: Recipe, load: float, *, micro_batches: int) -> list[str]:
+    """What a reader of the figures should know. `load`: the load average before anything was started."""
+    notes = []
+    if load > len(os.sched_getaffinity(0)) / 2:
+        notes.append(f"other processes were busy here: load average {load:.1f} at the start")
+    if recipe.progressive:
+        start, own = recipe.progressive.start_resolution, recipe.train_crop.resolution
+        notes.append(f"measured at {own} px, the resolution of the last epochs; the first ones have {start} px")
+    if micro_batches < FEW_BATCHES:
+        notes.append(f"an epoch has {micro_batches} micro-batches only: to begin it is much of what is measured")
+    return notes
+
+
+def _start_peers(
+    recipe: Recipe, settings: BenchmarkSettings, original: Path | None, workers: int, stack: ExitStack
+) -> dict[str, Peer]:
+    """They compile and list files while the model is built."""
+    peers = {}
+    beton = Path(settings.data) / "train.beton"
+    if beton.exists():
+        peers[FFCV] = Peer(ffcv_loader, job(recipe, beton, workers))
+    if original:
+        peers[TORCHVISION] = Peer(torchvision_pipeline, job(recipe, original, workers))
+    for peer in peers.values():
+        stack.callback(peer.close)
+    return peers
+
+
+def _wait_for_peers(peers: dict[str, Peer], world: World, notes: list[str]) -> None:
+    """Leaves FFCV's own Loader out where it fails; what was asked for has to work."""
+    for name in list(peers):
+        problem = None
+        try:
+            peers[name].wait_until_ready()
+        except PeerError as error:
+            problem = str(error)
+        problems = [text for text in gather(world, problem) if text is not None]
+        if problems and name == TORCHVISION:
+            raise SharedError(f"--original cannot be read by torchvision: {problems[0]}")
+        if problems:
+            notes.append(f"{name} is left out: {problems[0]}")
+            del peers[name]
+
+
+def _parts(recipe: Recipe, loader: Loader, step: TrainingStep, world: World, accumulation: int) -> dict[str, Part]:
+    """What is measured, in this order."""
+    size, resolution = recipe.micro_batch_size, recipe.train_crop.resolution
+    noise = torch.randint(256, (size, resolution, resolution, 3), dtype=torch.uint8)
+    if world.device.type == "cuda":
+        noise = noise.pin_memory()
+    labels = torch.randint(recipe.num_classes, (size,)).to(world.device)
+
+    def read(first_epoch: int) -> Generator[Batch, None, None]:
+        for epoch in count(first_epoch):
+            samples = train_batches(
+                epoch_order(recipe.seed, epoch, len(loader), recipe.repeats),
+                first_step=0,
+                micro_batch_size=size,
+                accumulation=accumulation,
+                rank=world.rank,
+                world_size=world.size,
+            )
+            fill = recipe.train_crop.fill if isinstance(recipe.train_crop, PaddedCrop) else (0, 0, 0)
+            yield from loader.batches(
+                samples, train_view(recipe.train_crop, recipe.flip, recipe.seed, epoch), resolution, fill
+            )
+
+    def on_host(_: int) -> Generator[torch.Tensor, None, None]:
+        while True:
+            yield noise.permute(0, 3, 1, 2)
+
+    def on_device(epoch: int) -> Generator[DeviceBatch, None, None]:
+        images = noise.to(world.device).permute(0, 3, 1, 2)
+        batches = (Batch(images, labels, torch.arange(first, first + size)) for first in count(step=size))
+        yield from device_batches(batches, world.device, recipe.mean, recipe.std, Augmenter(recipe, epoch))
+
+    def real(first_epoch: int) -> Generator[DeviceBatch, None, None]:
+        for epoch in count(first_epoch):
+            yield from train_stream(recipe, loader, world, epoch=epoch, accumulation=accumulation)
+
+    parts = {"loader": Part(batches=read, work=lambda _: None, warm_up=WARM_UP)}
+    if world.device.type == "cuda":
+        parts["copy"] = Part(batches=on_host, work=lambda images: images.to(world.device, non_blocking=True))
+    parts["augmentation"] = Part(batches=on_device, work=lambda _: None)
+    parts["compute"] = Part(batches=on_device, work=step, accumulation=accumulation)
+    parts["real"] = Part(batches=real, work=step, warm_up=WARM_UP, accumulation=accumulation)
+    return parts
+
+
+def _measure(
+    parts: dict[str, Part],
+    peers: dict[str, Peer],
+    images: int,
+    settings: BenchmarkSettings,
+    world: World,
+    notes: list[str],
+) -> dict[str, Measured]:
+    """All rounds of all parts and peers, in turn. `images`: of a micro-batch."""
+    lengths = {name: window_length(part, settings.seconds, images, world) for name, part in parts.items()}
+    measured = {name: Measured() for name in [*parts, *peers]}
+    for round_number in range(settings.rounds):
+        for name, part in parts.items():
+            rates = gather(world, window(part, lengths[name], images, round_number, world))
+            measured[name].images_per_second.append([rate.images_per_second for rate in rates])
+            measured[name].data_wait.append([rate.data_wait for rate in rates])
+        for name in list(peers):
+            answer: float | str
+            try:
+                answer = peers[name].images_per_second(settings.seconds)
+            except PeerError as error:
+                answer = str(error)
+            answers = gather(world, answer)
+            if problems := [text for text in answers if isinstance(text, str)]:
+                notes.append(f"{name} is left out: {problems[0]}")
+                del peers[name], measured[name]
+            else:
+                measured[name].images_per_second.append([rate for rate in answers if isinstance(rate, float)])
+    return measured
+
+
+def _stored_side(recipe: Recipe, settings: BenchmarkSettings, loader: Loader) -> int | None:
+    """The median longest side of images in a .beton, in px; None where the recipe does not leave it open."""
+    if smallest_useful_side(recipe.train_crop) is None or not (Path(settings.data) / "train.beton").exists():
+        return None
+    some = np.unique(np.linspace(0, len(loader) - 1, 1000).astype(np.int64))
+    return int(np.median(np.maximum(*loader.source.sizes(some))))

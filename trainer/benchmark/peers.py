@@ -1,0 +1,178 @@
+"""The loaders that others would use, as peers of ours: FFCV's own, and torchvision's reference pipeline.
+
+Each runs in a process of its own. FFCV's Loader waits for ever when anything fails in its thread, leaks when an epoch
+is left early and changes torch's threads; torchvision's forks, which a process with threads should not do.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from time import perf_counter, sleep
+from typing import Any
+
+from trainer.errors import first_line
+from trainer.recipe import PaddedCrop, RandomResizedCrop, Recipe, ScaleJitterCrop
+
+START_SECONDS = 300.0  # FFCV compiles for about 15 s; ImageFolder lists a million files
+ANSWER_SECONDS = 60.0  # longer than a measurement is meant to take
+_AHEAD = 3  # batches: FFCV's default, and ours
+
+
+class PeerError(Exception):
+    """A peer could not be measured; the message says why, in one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a peer reads, and how it cuts it."""
+
+    source: Path  # a .beton file, or the folder above class folders
+    batch_size: int
+    workers: int  # threads of FFCV, processes of torchvision
+    crop: PaddedCrop | RandomResizedCrop
+    flip: bool
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def job(recipe: Recipe, source: Path, workers: int) -> Job:
+    """The recipe's crop and flip, or the nearest that both libraries have, and batches of `micro_batch_size`."""
+    crop = recipe.train_crop
+    if isinstance(crop, ScaleJitterCrop):  # of a square image these are the same squares
+        low, high = (crop.resolution / side for side in reversed(crop.short_side))
+        crop = RandomResizedCrop(resolution=crop.resolution, scale=(low**2, high**2), ratio=(1.0, 1.0))
+    return Job(
+        source=source,
+        batch_size=recipe.micro_batch_size,
+        workers=workers,
+        crop=crop,
+        flip=recipe.flip,
+        mean=recipe.mean,
+        std=recipe.std,
+    )
+
+
+class Peer:
+    """A loader in a process of its own, which reads only while it is measured. Close it."""
+
+    def __init__(self, read: Callable[[Job], Iterator[int]], job: Job) -> None:
+        """`read`: ffcv_loader or torchvision_pipeline, which yield the number of images of each batch, for ever."""
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, read, job))
+        self._process.start()
+        theirs.close()
+
+    def wait_until_ready(self) -> None:
+        """Raises PeerError where it cannot read the data."""
+        self._answer(START_SECONDS)
+
+    def images_per_second(self, seconds: float) -> float:
+        """Reads for so long. Raises PeerError where it fails or stops answering."""
+        self._connection.send(seconds)
+        return float(self._answer(ANSWER_SECONDS + 10 * seconds))
+
+    def close(self) -> None:
+        self._connection.close()  # it reads the end of its input and leaves
+        self._process.join(5)
+        self._process.kill()
+        self._process.join()
+
+    def _answer(self, patience: float) -> Any:
+        try:
+            if not self._connection.poll(patience):
+                raise PeerError(f"no answer within {patience:.0f} s")
+            answer = self._connection.recv()
+        except (EOFError, ConnectionError) as error:
+            self._process.join(5)
+            raise PeerError(f"its process ended (exit code {self._process.exitcode})") from error
+        if isinstance(answer, str):
+            raise PeerError(answer)
+        return answer
+
+
+def ffcv_loader(job: Job) -> Iterator[int]:
+    """FFCV's own Loader and decoders on the same .beton: uint8 batches, channels-last, as ours."""
+    os.environ["NUMBA_NUM_THREADS"] = str(job.workers)
+    from ffcv.fields.basics import IntDecoder
+    from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder, SimpleRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.transforms import RandomHorizontalFlip, RandomTranslate, ToTensor, ToTorchImage
+
+    flip = [RandomHorizontalFlip()] if job.flip else []
+    if isinstance(job.crop, PaddedCrop):
+        image = [SimpleRGBImageDecoder(), *flip, RandomTranslate(job.crop.padding, job.crop.fill)]
+    else:
+        size = (job.crop.resolution, job.crop.resolution)
+        image = [RandomResizedCropRGBImageDecoder(size, job.crop.scale, job.crop.ratio), *flip]
+    loader = Loader(
+        str(job.source),
+        batch_size=job.batch_size,
+        num_workers=job.workers,
+        order=OrderOption.RANDOM,
+        drop_last=True,
+        batches_ahead=_AHEAD,
+        pipelines={"image": [*image, ToTensor(), ToTorchImage()], "label": [IntDecoder(), ToTensor()]},
+    )
+    while True:
+        for _, labels in loader:
+            yield len(labels)
+
+
+def torchvision_pipeline(job: Job) -> Iterator[int]:
+    """torchvision's reference: PIL, crop, flip, ToTensor, Normalize in worker processes; float32 batches."""
+    from torch.utils.data import DataLoader
+    from torchvision import datasets, transforms
+
+    if isinstance(job.crop, PaddedCrop):
+        crop = transforms.RandomCrop(job.crop.resolution, job.crop.padding, fill=job.crop.fill)
+    else:
+        crop = transforms.RandomResizedCrop(job.crop.resolution, job.crop.scale, job.crop.ratio)
+    flip = [transforms.RandomHorizontalFlip()] if job.flip else []
+    augment = transforms.Compose([crop, *flip, transforms.ToTensor(), transforms.Normalize(job.mean, job.std)])
+    dataset = datasets.ImageFolder(str(job.source), augment)
+    if len(dataset) < job.batch_size:
+        raise PeerError(f"{len(dataset)} images are less than a micro-batch of {job.batch_size}")
+    loader = DataLoader(
+        dataset,
+        job.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=job.workers,
+        persistent_workers=True,
+        multiprocessing_context="fork",
+    )
+    while True:
+        for _, labels in loader:
+            yield len(labels)
+
+
+def _serve(connection: Connection, read: Callable[[Job], Iterator[int]], job: Job) -> None:
+    """The life of a peer's process: None when it is ready, then a rate for each number of seconds, or what failed."""
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 1)  # FFCV complains there of what it does itself, also when it ends
+    os.dup2(silent, 2)
+    try:
+        batches = read(job)
+        ahead = max(_AHEAD + 2, 2 * job.workers)  # batches that may have been read before anybody asked
+        for _ in range(ahead):
+            next(batches)
+        connection.send(None)
+        while True:
+            seconds = connection.recv()
+            for _ in range(ahead):
+                next(batches)
+            images, start = 0, perf_counter()
+            while (elapsed := perf_counter() - start) < seconds or not images:
+                images += next(batches)
+            rate = images / elapsed
+            sleep(ahead * job.batch_size / rate)  # until it has read ahead what it will, so that it disturbs nobody
+            connection.send(rate)
+    except (EOFError, KeyboardInterrupt):
+        pass
+    except Exception as error:
+        connection.send(first_line(error))
+    os._exit(0)  # FFCV's threads would keep the process alive

@@ -1,0 +1,136 @@
+"""The figures of a benchmark: as a dictionary for machines, with all that makes a number a result, and as text."""
+
+from typing import Any
+
+from trainer.benchmark.measure import WARM_UP, Measured
+from trainer.benchmark.peak import Peak
+from trainer.benchmark.verdict import Rates, smallest_useful_side, verdict
+from trainer.data.loader import Source
+from trainer.recipe import Recipe
+from trainer.recipe_file import changes_to_named
+
+FFCV = "FFCV's own Loader"
+TORCHVISION = "torchvision's pipeline"
+UNSTEADY = 1.3  # fastest round / slowest one
+_LABELS = {
+    "loader": "loader alone",
+    FFCV: f"  {FFCV}, same file",
+    TORCHVISION: f"  {TORCHVISION}, original files",
+    "copy": "copy to the device alone",
+    "augmentation": "augmenting and normalising alone",
+    "compute": "compute alone, with augmenting",
+    "real": "real: all of it together",
+}
+
+
+def figures(
+    recipe: Recipe,
+    source: Source,
+    measured: dict[str, Measured],
+    hardware: dict[str, Any],
+    *,
+    seconds: float,
+    workers: int,
+    cpus: int,
+    stored_side: int | None,
+    flops: float,
+    peak: Peak,
+    notes: list[str],
+) -> dict[str, Any]:
+    """Everything that was found, for JSON. `flops`: of one image; `cpus`: that each process may use."""
+    rates = {name: rate.total for name, rate in measured.items()}
+    processes = int(hardware["processes"])
+    found = verdict(
+        Rates(
+            loader=rates["loader"],
+            compute=rates["compute"],
+            real=rates["real"],
+            copy=rates.get("copy"),
+            workers=workers,
+            cpus=cpus,
+            processes=processes,
+            stored_side=stored_side,
+            smallest_side=smallest_useful_side(recipe.train_crop) or 0,
+        )
+    )
+    ratios = {"real/compute": rates["real"] / rates["compute"], "real/loader": rates["real"] / rates["loader"]}
+    ratios |= {f"loader/{peer}": rates["loader"] / rates[peer] for peer in (FFCV, TORCHVISION) if peer in rates}
+    waits = measured["real"].waits
+    rounds = len(measured["real"].rounds)
+    if unsteady := [name for name, rate in measured.items() if max(rate.rounds) > UNSTEADY * min(rate.rounds)]:
+        notes = [
+            *notes,
+            f"the rounds differ much in {', '.join(unsteady)}: compare again with more --rounds, or in peace",
+        ]
+    of_peak = flops / processes / peak.flops_per_second
+    return {
+        "recipe": recipe.name,
+        "changed": changes_to_named(recipe),
+        "micro_batch_size": recipe.micro_batch_size,
+        "resolution": recipe.train_crop.resolution,
+        "precision": recipe.precision,
+        "data": {"name": source.name, "images": len(source.labels), "checksum": source.checksum},
+        "workers": workers,
+        "n": rounds,
+        "seconds": seconds,
+        "protocol": f"median of {rounds} rounds of about {seconds:g} s, all parts in turn in each; images/s of all "
+        f"{processes} processes, as {processes} x the slowest; up to {WARM_UP} micro-batches before each do not count",
+        "parts": {name: rate.as_json() for name, rate in measured.items()},
+        "ratios": ratios,
+        "data_wait": max(waits),
+        "data_wait_ranks": waits,
+        "mfu": {
+            "real": rates["real"] * of_peak,
+            "compute": rates["compute"] * of_peak,
+            "flops_per_image": flops,
+            "peak_flops_per_second": peak.flops_per_second,
+            "peak": peak.source,
+        },
+        "verdict": {"kind": found.kind, "words": found.words},
+        "notes": notes,
+        "commit": hardware["commit"],
+        "hardware": hardware,
+    }
+
+
+def report(found: dict[str, Any]) -> str:
+    """The same for people: a table, ratios, the verdict last."""
+    parts, mfu, hardware = found["parts"], found["mfu"], found["hardware"]
+    processes = "1 process" if hardware["processes"] == 1 else f"{hardware['processes']} processes"
+    lines = [
+        f"{found['recipe']}: micro-batches of {found['micro_batch_size']} at {found['resolution']} px, "
+        f"{found['precision']}; {found['data']['name']}, {found['data']['images']:,} images",
+        f"{processes} on {hardware['gpu'] or hardware['cpu']}, {found['workers']} loader threads each, "
+        f"{hardware['torch_threads']} of torch; commit {hardware['commit'] or 'unknown'}",
+        f"{'':<42} images/s, median of {found['n']} (range)",
+        *(_row(name, parts) for name in _LABELS if name in parts),
+    ]
+    if "copy" not in parts:
+        lines.append(f"  {_LABELS['copy']:<40} none: the CPU is the device")
+    ratios = found["ratios"]
+    lines += [
+        f"real / compute {ratios['real/compute']:.2f}, real / loader {ratios['real/loader']:.2f}, "
+        f"waiting for images {found['data_wait']:.0%} of the time{_with_augmenting(parts)}",
+        f"MFU {mfu['real']:.1%}, of compute alone {mfu['compute']:.1%}: {mfu['flops_per_image'] / 1e9:.3g} GFLOP per "
+        f"image, peak {mfu['peak_flops_per_second'] / 1e12:.3g} TFLOP/s ({mfu['peak']})",
+        *(f"note: {note}" for note in found["notes"]),
+        found["verdict"]["words"],
+    ]
+    return "\n".join(lines)
+
+
+def _row(name: str, parts: dict[str, Any]) -> str:
+    part = parts[name]
+    low, high = min(part["rounds"]), max(part["rounds"])
+    row = f"  {_LABELS[name]:<40} {part['images_per_second']:8,.0f} ({low:,.0f} to {high:,.0f})"
+    if name in (FFCV, TORCHVISION):
+        ratio = parts["loader"]["images_per_second"] / part["images_per_second"]
+        row += f"  ours / this: {ratio:.2f}"
+    if len(part["ranks"]) > 1:
+        ranks = part["ranks"]
+        row += f"  each {min(ranks):,.0f} to {max(ranks):,.0f}, slowest rank {part['slowest_rank']}"
+    return row
+
+
+def _with_augmenting(parts: dict[str, Any]) -> str:
+    return "" if "copy" in parts else " (augmenting included, as the CPU does it)"

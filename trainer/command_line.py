@@ -1,0 +1,117 @@
+"""The command line: RECIPE, options, overrides of the recipe's values. Every mistake is one line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import fields, make_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import tyro
+
+from trainer.errors import UserError
+from trainer.recipe import Recipe
+from trainer.recipe_file import known_recipes, load_recipe
+from trainer.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from trainer.data.prepare import PrepareOptions
+
+T = TypeVar("T")
+_IDENTITY = ("name", "dataset", "published")  # of a recipe: not for the command line
+
+
+def parse_with_recipe(command: type[T], words: Sequence[str], verb: str) -> tuple[Recipe, T]:
+    """`RECIPE OPTIONS [--optimizer.lr 1.6 ...]` -> the resolved recipe and the verb's options."""
+    usage = f"python -m trainer {verb} RECIPE"
+    if not words:
+        raise UserError(f"which recipe? {usage} ... ({known_recipes()})")
+    if words[0] in ("-h", "--help"):
+        parse(command, ["--help"], f"{verb} RECIPE", _recipe_help(command))
+    if words[0].startswith("-"):
+        raise UserError(f"the recipe comes first: {usage} {words[0]} ... ({known_recipes()})")
+    recipe = load_recipe(words[0])
+    hidden = [(name, Annotated[Any, tyro.conf.Suppress], getattr(recipe, name)) for name in _IDENTITY]
+    options = make_dataclass("Recipe", hidden, bases=(Recipe,), frozen=True, kw_only=True)
+    both = make_dataclass(
+        "Both",
+        [
+            ("settings", Annotated[command, tyro.conf.arg(name="")]),
+            ("recipe", Annotated[options, tyro.conf.arg(name="")], options(**_shallow(recipe))),
+        ],
+        kw_only=True,
+    )
+    parsed: Any = parse(both, words[1:], f"{verb} {words[0]}", command.__doc__)
+    return Recipe(**_shallow(parsed.recipe)), parsed.settings
+
+
+def parse_train(words: Sequence[str]) -> tuple[Recipe, TrainSettings]:
+    """`RECIPE --data DIR --run-dir DIR [--optimizer.lr 1.6 ...]`"""
+    return parse_with_recipe(TrainSettings, words, "train")
+
+
+def parse_prepare(words: Sequence[str]) -> tuple[str, Path | None, Path, PrepareOptions]:
+    """`folder SRC --out DIR [--max-resolution 400 ...]` -> (kind, SRC or None, DIR, options)."""
+    from trainer.data.prepare import IMAGENET, SMALL_IMAGES, PrepareOptions
+
+    sources = {
+        "folder": "folder with class folders below train/ and val/ (or validation/, or test/)",
+        "cifar10": "CIFAR-10's folder of Python batches, or class folders below train/ and test/",
+        "digits": None,
+    }
+    kind = words[0] if words else ""
+    if kind in ("-h", "--help"):
+        print("usage: python -m trainer prepare folder SRC | cifar10 SRC | digits  --out DIR; add --help for options")
+        raise SystemExit(0)
+    if kind not in sources:
+        raise UserError(f"prepare writes {', '.join(sources)}, not {kind!r}: python -m trainer prepare folder SRC ...")
+    options: list[Any] = [
+        ("out", Annotated[Path, tyro.conf.arg(help="folder to write train.beton and val.beton into")]),
+        ("options", Annotated[PrepareOptions, tyro.conf.arg(name="")], IMAGENET if kind == "folder" else SMALL_IMAGES),
+    ]
+    if what := sources[kind]:
+        options.insert(0, ("src", Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help=what)]))
+    command = make_dataclass("Prepare", options, kw_only=True)
+    parsed: Any = parse(command, words[1:], f"prepare {kind}", f"Write {kind} images as .beton files.")
+    return kind, getattr(parsed, "src", None), parsed.out, parsed.options
+
+
+def parse(command: type[T], words: Sequence[str], verb: str, description: str | None = None) -> T:
+    """Reads the options of one verb into its dataclass. Raises UserError with one line for any mistake."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                command,
+                args=list(words),
+                prog=f"python -m trainer {verb}",
+                description=description or command.__doc__,
+                config=(tyro.conf.AvoidSubcommands,),
+            )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    except SystemExit as end:
+        if end.code:
+            raise UserError(f"{_one_line(said.getvalue())}; see python -m trainer {verb} --help") from end
+        raise
+
+
+def _one_line(box: str) -> str:
+    """The message in the box that tyro draws around an error, with the options it suggests."""
+    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith(("│", "  "))]
+    message, _, rest = re.sub(r" *(─────+|-----+) *", "\n", " ".join(lines)).strip().partition("\n")
+    suggestions = re.findall(r"(?:^|\s)(--[\w.-]+)(?= |$)", rest.partition("Perhaps you meant:")[2].partition("\n")[0])
+    if suggestions:
+        return f"{message} (did you mean {' or '.join(dict.fromkeys(suggestions[:3]))}?)"
+    return message or box.strip()
+
+
+def _shallow(recipe: Recipe) -> dict[str, Any]:
+    return {field.name: getattr(recipe, field.name) for field in fields(Recipe)}
+
+
+def _recipe_help(command: type) -> str:
+    return f"{command.__doc__} RECIPE --help shows the recipe's own values and options; {known_recipes()}."

@@ -1,0 +1,95 @@
+"""The verb compare: finds finished runs, refuses to line up unlike protocols, and prints what they say by recipe."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.compare.comparison import HEADER, NOTES, Row, cells, details, differences, reached, rows_of, unlike
+from trainer.compare.run_record import FinishedRun, is_run, read_run
+from trainer.errors import UserError
+from trainer.settings import CompareSettings
+
+_RIGHT = {"n", "images/s", "training"}  # columns that are lined up on the right
+
+
+def compare(settings: CompareSettings) -> None:
+    """Prints the runs side by side, and writes the report where one is asked for.
+
+    Raises UserError where a folder is no run's and holds none, where a run that was named is damaged, where nothing is
+    finished, and where protocols or data are unlike and settings.unlike does not allow it.
+    """
+    runs, not_counted = read_runs(settings.runs)
+    if not runs:
+        raise UserError(f"no finished run: {'; '.join(f'{folder} ({why})' for folder, why in not_counted)}")
+    differing = unlike(runs)
+    if differing and not settings.unlike:
+        raise UserError(
+            f"protocols or data are unlike: {'; '.join(differing)}. Compare such runs apart, or add --unlike"
+        )
+    rows, repeated = rows_of(runs)
+    sections = {
+        **{f"to {top1:g} % top-1": reached(rows, top1) for top1 in settings.reach},
+        "differences of top-1": differences(rows, settings.unlike),
+        "unlike": differing,
+        "not counted": [f"{folder}: {why}" for folder, why in (*not_counted, *repeated)],
+        "how to read": list(NOTES),
+    }
+    print(as_text(rows, sections))
+    if settings.html:
+        from trainer.compare.report import write_report
+
+        write_report(settings.html, rows, sections)
+        print(f"wrote {settings.html}")
+
+
+def read_runs(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[tuple[Path, str]]]:
+    """The finished runs in these folders, two levels deep, each once; and the others, with what keeps them out.
+
+    Raises UserError for a folder that is no run's and holds none, and for a damaged run that was named itself.
+    """
+    finished: dict[Path, FinishedRun] = {}
+    others: dict[Path, tuple[Path, str]] = {}
+    for named in folders:
+        for folder in [named] if is_run(named) else _runs_within(named):
+            if folder.resolve() in finished or folder.resolve() in others:
+                continue
+            try:
+                run = read_run(folder)
+            except UserError as error:
+                if folder == named:
+                    raise
+                others[folder.resolve()] = folder, str(error)
+                continue
+            if isinstance(run, FinishedRun):
+                finished[folder.resolve()] = run
+            else:
+                others[folder.resolve()] = folder, run.state
+    return list(finished.values()), list(others.values())
+
+
+def _runs_within(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder")
+    found = sorted(path.parent for levels in ("*", "*/*") for path in folder.glob(f"{levels}/recipe.py"))
+    runs = [path for path in found if is_run(path)]
+    if not runs:
+        raise UserError(f"{folder} is not the folder of a run, and neither its folders nor theirs are: give RUN ...")
+    return runs
+
+
+def as_text(rows: Sequence[Row], sections: dict[str, list[str]]) -> str:
+    """Everything as plain text, which can be read where it is piped to."""
+    table = [list(HEADER), *(cells(row) for row in rows)]
+    widths = [max(len(line[column]) for line in table) for column in range(len(HEADER))]
+    lines = [
+        "  ".join(
+            text.rjust(width) if name in _RIGHT else text.ljust(width)
+            for text, width, name in zip(line, widths, HEADER, strict=True)
+        ).rstrip()
+        for line in table
+    ]
+    for row in rows:
+        lines += ["", f"{row.number}  {row.label}", *(f"   {what:<9}  {words}" for what, words in details(row))]
+    for title, said in sections.items():
+        if said:
+            lines += ["", title, *(f"   {line}" for line in said)]
+    return "\n".join(lines)

@@ -1,0 +1,222 @@
+"""Runs side by side, in words: a row for each recipe, what the rows say, and how they differ."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from trainer.compare.published import LAST_EPOCHS, against_published, changed, median_of_last
+from trainer.compare.run_record import PRETRAINED, FinishedRun
+from trainer.compare.statistics import deviation, difference, mean_of
+from trainer.recipe_file import recipe_changes, recipe_names
+
+HEADER = ("", "recipe", "n", "top-1, %", f"last {LAST_EPOCHS}, %", "vs published", "images/s", "training")
+NOTES = (
+    f"n: seeds. top-1: mean +- standard deviation (n - 1) over the seeds, final weights. last {LAST_EPOCHS}: the same "
+    f"of each run's median over its last {LAST_EPOCHS} epochs (Goyal et al. 2017).",
+    "training: time without evaluation, saving between epochs and stops, from images_per_second; images/s: median. "
+    "Accuracies are reached at the end of an epoch.",
+    "Intervals are Welch's, 95 %: of 20 true ones, one misses. Within the noise: the interval holds 0.",
+)
+_LABEL = 40  # characters of what was changed, in the table
+_ALL_PAIRS = 6  # rows of which all pairs are told; of more, each against the first
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Runs of one resolved recipe, on the same data and from the same start, which differ by their seeds."""
+
+    number: int
+    label: str
+    """the recipe's name, and of the changes those that only some rows of this name have"""
+    runs: list[FinishedRun]
+    changed: list[str]
+    """what differs from the recipe of this name: one of the package, else that of the first row of this name"""
+
+    @property
+    def seeds(self) -> str:
+        return "1 seed" if len(self.runs) == 1 else f"{len(self.runs)} seeds"
+
+
+def rows_of(runs: Sequence[FinishedRun]) -> tuple[list[Row], list[tuple[Path, str]]]:
+    """The rows, in the order of the runs; and the runs that say nothing new, with the reason."""
+    found: dict[Any, list[FinishedRun]] = {}
+    repeated = []
+    for run in runs:
+        alike = found.setdefault(_identity(run), [])
+        same = next((other for other in alike if other.recipe.seed == run.recipe.seed), None)
+        if same:
+            repeated.append((run.folder, f"the same recipe and seed as {same.folder}: no other draw, no more evidence"))
+        else:
+            alike.append(run)
+    first: dict[str, FinishedRun] = {}
+    changes = [_changed(alike[0], first.setdefault(alike[0].recipe.name, alike[0])) for alike in found.values()]
+    rows = []
+    for number, (alike, of_this) in enumerate(zip(found.values(), changes, strict=True), 1):
+        name = alike[0].recipe.name
+        of_name = [one for other, one in zip(found.values(), changes, strict=True) if other[0].recipe.name == name]
+        rows.append(Row(number=number, label=_label(name, of_this, of_name), runs=alike, changed=of_this))
+    return rows, repeated
+
+
+def cells(row: Row) -> list[str]:
+    """One line of the table, as HEADER names its columns."""
+    rates = [record["images_per_second"] for run in row.runs for record in run.train]
+    last = [median_of_last(run) for run in row.runs]
+    times = [run.seconds(run.evaluations[-1]["step"]) for run in row.runs]
+    return [
+        str(row.number),
+        row.label,
+        str(len(row.runs)),
+        _spread([run.top1 for run in row.runs]),
+        _spread([value for value in last if value is not None]),
+        against_published(row.runs).short,
+        f"{statistics.median(rates):,.0f}" if rates else "-",
+        _mean_duration(times),
+    ]
+
+
+def details(row: Row) -> list[tuple[str, str]]:
+    """What else there is to say of a row: (what, in words)."""
+    found = [("changed", "; ".join(row.changed))] if row.changed else []
+    runs = ", ".join(f"{run.recipe.seed} ({run.folder})" for run in row.runs)
+    found.append(("seeds" if len(row.runs) > 1 else "seed", runs))
+    found.append(("published", against_published(row.runs).words))
+    found += [("hardware", words) for words in hardware(row)]
+    found.append(("protocol", row.runs[0].result["protocol"].replace(f"; 1 run, seed {row.runs[0].recipe.seed}", "")))
+    return found
+
+
+def reached(rows: Sequence[Row], top1: float) -> list[str]:
+    """After how many images, and how much time, the runs of each row came to this accuracy, in %."""
+    return [f"{row.number}: {_reached(row, top1)}" for row in rows]
+
+
+def hardware(row: Row) -> list[str]:
+    """What the runs ran on, each kind once, in words."""
+    starts = [start for run in row.runs for start in run.starts]
+    return list(dict.fromkeys(_in_words(start) for start in starts)) or ["not recorded"]
+
+
+def differences(rows: Sequence[Row], unlike: bool) -> list[str]:
+    """The differences of mean final top-1, pair by pair, and whether the seeds are enough to tell."""
+    pairs = [(first, second) for first in rows for second in rows if first.number < second.number]
+    lines = []
+    if len(rows) > _ALL_PAIRS:
+        pairs = [(rows[0], row) for row in rows[1:]]
+        lines.append(f"of {len(rows)} rows, each against the first only; name fewer runs for other pairs")
+    for first, second in pairs:
+        unlike_pair = unlike and properties(first.runs[0]) != properties(second.runs[0])
+        protocols = " (under unlike protocols)" if unlike_pair else ""
+        lines.append(f"{first.number} - {second.number}{protocols}: {_difference(first, second)}")
+    if len({tuple(hardware(row)) for row in rows}) > 1:
+        lines.append("the hardware, or the versions, of the rows differ: images/s and times are theirs, too")
+    return lines
+
+
+def properties(run: FinishedRun) -> dict[str, str]:
+    """What has to be alike for accuracies to be compared, the protocol and the data: each by name, in words."""
+    crop, result, norms = run.recipe.eval_crop, run.result, run.recipe.precise_norm_images
+    return {
+        "resolution": f"{crop.resolution} px",
+        "crop": f"{crop.crop_ratio:.3f} x short side",
+        "views": "two views" if crop.flip_tta else "one view",
+        "weights": "averaged" if run.recipe.ema else "last",
+        "norms": f"measured over {norms:,} images" if norms else "running averages",
+        "images": f"{result['seen']:,} of {result['total']:,}, {result['duplicates']} duplicates",
+        "validation data": result["data"]["val"][:19],
+        "training data": result["data"]["train"][:19],
+    }
+
+
+def unlike(runs: Sequence[FinishedRun]) -> list[str]:
+    """The properties that differ, a line for each kind of runs that shares them; nothing where all are alike."""
+    of_runs = [properties(run) for run in runs]
+    differing = [name for name in of_runs[0] if len({one[name] for one in of_runs}) > 1]
+    holders: dict[str, list[str]] = {}
+    for run, one in zip(runs, of_runs, strict=True):
+        holders.setdefault(", ".join(f"{name} {one[name]}" for name in differing), []).append(str(run.folder))
+    return [f"{values} ({_listed(who)})" for values, who in holders.items()] if differing else []
+
+
+def duration(seconds: float) -> str:
+    for unit, length in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= length:
+            return f"{seconds / length:.2f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def _identity(run: FinishedRun) -> Any:
+    data = run.result["data"]
+    return replace(run.recipe, seed=0, published=None), run.started_from, data["train"], data["val"]
+
+
+def _changed(run: FinishedRun, base: FinishedRun) -> list[str]:
+    if run.recipe.name in recipe_names():
+        found = changed(run.recipe)
+    else:
+        found = recipe_changes(replace(base.recipe, seed=run.recipe.seed), run.recipe)
+    if run.started_from and run.started_from != PRETRAINED:
+        found = [*found, f"initial_weights: None -> {run.started_from}"]
+    return found
+
+
+def _label(name: str, changes: list[str], of_name: list[list[str]]) -> str:
+    if not changes:
+        return name
+    own = [change for change in changes if not all(change in others for others in of_name)]
+    values = ", ".join(f"{change.partition(': ')[0]} {change.rpartition(' -> ')[2]}" for change in own)
+    return f"{name} (changed{': ' if own else ''}{values[:_LABEL]}{'...' if len(values) > _LABEL else ''})"
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    sd = deviation(values)
+    return f"{statistics.fmean(values):.2f}" + (" (one run: no sd)" if sd is None else f" +- {sd:.2f}")
+
+
+def _mean_duration(times: Sequence[float | None]) -> str:
+    known = [time for time in times if time is not None]
+    return duration(statistics.fmean(known)) if known else "-"
+
+
+def _reached(row: Row, top1: float) -> str:
+    found = [(run, record) for run in row.runs if (record := run.reached(top1))]
+    if not found:
+        best = max(record["top1"] for run in row.runs for record in run.evaluations)
+        return f"not reached, the best epoch has {best:.2f} %"
+    images = statistics.fmean(run.images(record["step"]) for run, record in found)
+    epochs = statistics.fmean(record["epoch"] for _, record in found)
+    time = _mean_duration([run.seconds(record["step"]) for run, record in found])
+    who = f"{len(found)} of {len(row.runs)} runs" + (", the mean is of these" if len(found) < len(row.runs) else "")
+    return f"{images:,.0f} images, {epochs:.1f} epochs, {time} of training ({who})"
+
+
+def _difference(first: Row, second: Row) -> str:
+    values = [[run.top1 for run in row.runs] for row in (first, second)]
+    delta = f"{statistics.fmean(values[0]) - statistics.fmean(values[1]):+z.2f} points"
+    if single := [str(row.number) for row in (first, second) if len(row.runs) == 1]:
+        who = f"{single[0]} is one run" if len(single) == 1 else "both are one run"
+        return f"{delta}; {who}: noise unknown, so nothing can be told; train 2 seeds of each, or more"
+    found = difference(mean_of(values[0]), mean_of(values[1]))
+    if not found:
+        return f"{delta}; no deviation among the seeds of either: their noise is unknown"
+    interval = f"{delta}, 95 % interval {found.low:+z.2f} to {found.high:+z.2f}"
+    if found.holds_zero:
+        return f"{interval}: {first.seeds} and {second.seeds} are not enough to tell them apart"
+    better = first if found.delta > 0 else second
+    return f"{interval}: {better.number} is better; {first.seeds} and {second.seeds} are enough to tell"
+
+
+def _in_words(start: dict[str, Any]) -> str:
+    processes = "1 process" if start.get("processes") == 1 else f"{start.get('processes')} processes"
+    cpus = "1 core" if start.get("cpus") == 1 else f"{start.get('cpus')} cores"
+    device = f"{start['gpu']}, " if start.get("gpu") else ""
+    versions = f"torch {start.get('packages', {}).get('torch')}, commit {start.get('commit')}"
+    return f"{processes} on {device}{cpus} of {start.get('cpu')}; {versions}"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

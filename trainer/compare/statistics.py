@@ -1,0 +1,87 @@
+"""What a few seeds tell: mean, standard deviation, and the interval in which a difference of two means lies.
+
+Pure functions of the standard library, so that runs can be compared where nothing else is installed.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Mean(NamedTuple):
+    """A mean and how well it is known."""
+
+    value: float
+    standard_error: float
+    """standard deviation of the mean itself; 0: it is taken as exact"""
+    freedom: float
+    """degrees of freedom of the standard error; inf where it is taken as known"""
+
+
+class Interval(NamedTuple):
+    """A difference, and the range that holds the true one in 95 of 100 such comparisons."""
+
+    delta: float
+    low: float
+    high: float
+
+    @property
+    def holds_zero(self) -> bool:
+        return self.low <= 0 <= self.high
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """The standard deviation with n - 1; None for a single value, which has none."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def mean_of(values: Sequence[float]) -> Mean:
+    """The mean of independent runs. Raises ValueError for fewer than two: the noise of one is unknown."""
+    sd = deviation(values)
+    if sd is None:
+        raise ValueError(f"{len(values)} values have no standard deviation")
+    return Mean(statistics.fmean(values), sd / math.sqrt(len(values)), len(values) - 1)
+
+
+def published_mean(value: float, sd: float | None, runs: int | None) -> Mean:
+    """A mean somebody else states. Without a deviation it is taken as exact, without a number of runs as one run's."""
+    if sd is None:
+        return Mean(value, 0.0, math.inf)
+    return Mean(value, sd / math.sqrt(runs or 1), runs - 1 if runs and runs > 1 else math.inf)
+
+
+def difference(first: Mean, second: Mean, confidence: float = 0.95) -> Interval | None:
+    """First minus second, with Welch's interval for unequal deviations (Welch 1947, Biometrika 34).
+
+    None where both standard errors are 0: values without any deviation say nothing about their noise.
+    """
+    variances = (first.standard_error**2, second.standard_error**2)
+    if not sum(variances):
+        return None
+    freedom = sum(variances) ** 2 / (variances[0] ** 2 / first.freedom + variances[1] ** 2 / second.freedom)
+    half = t_quantile((1 + confidence) / 2, freedom) * math.sqrt(sum(variances))
+    delta = first.value - second.value
+    return Interval(delta, delta - half, delta + half)
+
+
+def t_quantile(probability: float, freedom: float) -> float:
+    """The value that Student's t stays below with this probability, from 0.5 up; freedom of at least 1, or inf."""
+    if math.isinf(freedom):
+        return statistics.NormalDist().inv_cdf(probability)
+    high = 1.0
+    while _t_probability(high, freedom) < probability:
+        high *= 2
+    low = 0.0
+    for _ in range(60):  # halvings: as exact as a float
+        middle = (low + high) / 2
+        low, high = (middle, high) if _t_probability(middle, freedom) < probability else (low, middle)
+    return high
+
+
+def _t_probability(value: float, freedom: float, panels: int = 400) -> float:
+    """P(T < value) for value >= 0: with t = sqrt(freedom) tan(a) the density is a power of the cosine (Simpson)."""
+    end = math.atan(value / math.sqrt(freedom))
+    heights: list[float] = [math.cos(end * step / panels) ** (freedom - 1) for step in range(panels + 1)]
+    area = (heights[0] + heights[-1] + 4 * sum(heights[1:-1:2]) + 2 * sum(heights[2:-1:2])) * end / panels / 3
+    return 0.5 + area * math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)

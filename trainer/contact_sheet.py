@@ -1,0 +1,77 @@
+"""A contact sheet: rows of images with their labels, as one PNG. The same images give the same bytes."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from trainer.data.loader import Source
+from trainer.errors import UserError
+from trainer.files import whole_file
+from trainer.result import printable
+
+SIDE = 160  # px of a tile
+GAP = 6
+LABEL = 18  # px for the line below it
+_PAPER, _INK, _EMPTY = (255, 255, 255), (30, 30, 30), (225, 225, 225)
+
+
+class Tile(NamedTuple):
+    pixels: np.ndarray  # uint8 RGB, square
+    label: str
+
+
+def letterboxed(source: Source, image: int) -> np.ndarray:
+    """A whole image in the middle of a gray square of its longer side: uint8 RGB, shape (side, side, 3).
+
+    Raises LocalError, naming file and image, where it cannot be decoded.
+    """
+    images = np.array([image])
+    heights, widths = source.sizes(images)
+    height, width = int(heights[0]), int(widths[0])
+    side = max(height, width)
+    out = np.empty((1, side, side, 3), np.uint8)
+    box = np.array([[-((side - height) // 2), -((side - width) // 2), side, side]], np.int32)  # copied, not resized
+    source.read(images, box, np.zeros(1, bool), np.array(_EMPTY, np.uint8), out)
+    pixels: np.ndarray = out[0]
+    return pixels
+
+
+def draw_sheet(groups: list[list[Tile]], columns: int, file: Path) -> None:
+    """Draws the tiles in rows of `columns`, each group from a new row on, and writes the PNG whole or not at all.
+
+    Raises UserError where it cannot be written.
+    """
+    rows = [group[start : start + columns] for group in groups for start in range(0, len(group), columns)]
+    columns = max(len(row) for row in rows)
+    sheet = Image.new("RGB", (columns * (SIDE + GAP) + GAP, len(rows) * (SIDE + LABEL + GAP) + GAP), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(12)
+    for number, row in enumerate(rows):
+        for column, tile in enumerate(row):
+            left, top = GAP + column * (SIDE + GAP), GAP + number * (SIDE + LABEL + GAP)
+            sheet.paste(_scaled(tile.pixels), (left, top))
+            draw.text((left, top + SIDE + 2), _fitting(tile.label, font), fill=_INK, font=font)
+    try:
+        with whole_file(file) as partial:
+            sheet.save(partial, format="PNG")
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror}") from error
+
+
+def _scaled(pixels: np.ndarray) -> Image.Image:
+    """At the side of a tile: smoothly down, and small images in squares, so that their pixels can be seen."""
+    image = Image.fromarray(pixels)
+    method = Image.Resampling.NEAREST if image.width < SIDE else Image.Resampling.LANCZOS
+    return image.resize((SIDE, SIDE), method)
+
+
+def _fitting(label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """As much of a label as fits below a tile."""
+    text = printable(label, longest=100)
+    if font.getlength(text) <= SIDE:
+        return text
+    while text and font.getlength(f"{text}..") > SIDE:
+        text = text[:-1]
+    return f"{text}.."

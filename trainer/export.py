@@ -1,0 +1,176 @@
+"""The verb export: a run's weights for others to use, and the proof that what was written computes the same."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from trainer.errors import UserError, first_line
+from trainer.files import whole_file
+from trainer.onnx_file import OnnxNetwork, write_onnx
+from trainer.recipe import LibraryModel, Recipe, ResNet
+from trainer.run import Run
+from trainer.settings import ExportSettings
+from trainer.weights_file import Weights, file_sha256, load_network, run_weights
+
+SUFFIXES = {"torchvision": (".pth", ".pt"), "onnx": (".onnx",), "safetensors": (".safetensors",)}
+SAME = 1e-6  # largest difference of logits where the same kernels compute
+SIMILAR = 1e-3  # and where others do, with sums in another order
+
+
+def export(settings: ExportSettings) -> None:
+    """Writes the weights of the run's result: whole, checked, or not at all. Raises UserError where that cannot be."""
+    run = Run(settings.run_dir)
+    weights = run_weights(run, settings.checkpoint)
+    averaged, network = next(iter(weights.networks.items()))
+    recipe = weights.recipe
+    chosen = ", the best epoch on the run's validation images and so optimistic" if weights.is_best else ""
+    words = f"{weights.trained}{chosen}{averaged}"
+    out = _place(run, recipe, settings)
+    name = torchvision_name(recipe) if settings.to == "torchvision" else ""
+    model = load_network(weights, network, recipe.num_classes, torch.device("cpu"))
+    model = model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    about = _about(weights, words)
+    try:
+        with whole_file(out) as partial:
+            match settings.to:
+                case "torchvision":
+                    torch.save(model.state_dict(), partial)
+                    checked = _check_torchvision(model, recipe, partial, name)
+                case "safetensors":
+                    _save_tensors(model.state_dict(), about, partial)
+                    checked = _check_safetensors(model, about, partial)
+                case "onnx":
+                    write_onnx(model, recipe.eval_crop.resolution, about, partial)
+                    checked = _check_onnx(model, recipe, partial)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror}") from error
+    crop = recipe.eval_crop
+    rows = [
+        ("recipe", recipe.name),
+        ("weights", words),
+        ("checked", checked),
+        ("input", f"RGB in [0, 1], minus mean {recipe.mean}, divided by std {recipe.std}: this is NOT in the file"),
+        ("protocol", f"{crop.resolution} px, centre crop of {crop.crop_ratio:.3f} x short side"),
+        ("written", f"{out} ({out.stat().st_size / 1e6:.1f} MB, sha256:{file_sha256(out)})"),
+        ("again", f"python -m trainer evaluate {out} --recipe {settings.run_dir / 'recipe.py'} --data DIR"),
+    ]
+    print("\n".join(f"  {name:<9} {text}" for name, text in rows), flush=True)
+
+
+def torchvision_name(recipe: Recipe) -> str:
+    """Which of torchvision's models has these parameters. Raises UserError, with the reason, where none has."""
+    spec = recipe.model
+    match spec:
+        case LibraryModel() if spec.name.startswith("torchvision/"):
+            return spec.name.removeprefix("torchvision/")
+        case ResNet(stem="imagenet", residual=True, blur_pool=None):
+            return f"resnet{spec.depth}"
+        case ResNet(stem="cifar"):
+            reason = "its stem is for small images"
+        case ResNet(residual=False):
+            reason = "it has no shortcuts"
+        case ResNet():
+            reason = f"it has filters before its strided convolutions (blur_pool={spec.blur_pool})"
+        case LibraryModel():
+            reason = f"{spec.name} is not one of its models"
+        case _:
+            reason = "it has no CIFAR family"
+    raise UserError(f"torchvision has no network like that of {recipe.name}: {reason}; use --to safetensors or onnx")
+
+
+def _place(run: Run, recipe: Recipe, settings: ExportSettings) -> Path:
+    suffixes = SUFFIXES[settings.to]
+    if settings.out is None:
+        return run.folder / (re.sub(r"[^\w.-]+", "_", recipe.name) + suffixes[0])
+    out = settings.out.absolute()
+    if out.suffix not in suffixes:
+        raise UserError(f"--out {settings.out}: a file for {settings.to} ends in {' or '.join(suffixes)}")
+    if not out.parent.is_dir():
+        raise UserError(f"--out {settings.out}: there is no folder {settings.out.parent}")
+    if out.parent == run.checkpoints.folder.absolute():
+        raise UserError(f"--out {settings.out} is among the run's checkpoints: choose another folder")
+    return settings.out
+
+
+def _about(weights: Weights, words: str) -> dict[str, str]:
+    """What a file with room for it says of itself; values that are not text, as JSON."""
+    recipe = weights.recipe
+    return {
+        "format": "pt",  # what safetensors files of PyTorch's tensors say
+        "recipe": recipe.name,
+        "model": json.dumps({"kind": type(recipe.model).__name__, **asdict(recipe.model)}),
+        "weights": words,
+        "checkpoint": f"sha256:{weights.sha256}",
+        "eval_crop": json.dumps(asdict(recipe.eval_crop)),
+        "mean": json.dumps(recipe.mean),
+        "std": json.dumps(recipe.std),
+        "classes": json.dumps(weights.classes),
+    }
+
+
+def _save_tensors(state: dict[str, Tensor], about: dict[str, str], file: Path) -> None:
+    from safetensors.torch import save_file
+
+    try:
+        save_file(state, file, about)
+    except RuntimeError as error:  # tensors that share their memory, in some library's network
+        raise UserError(f"safetensors cannot hold this network: {first_line(error)}") from error
+
+
+def _check_torchvision(model: nn.Module, recipe: Recipe, file: Path, name: str) -> str:
+    from torchvision import models
+
+    theirs = models.get_model(name, num_classes=recipe.num_classes)
+    theirs.load_state_dict(torch.load(file, weights_only=True), strict=True)
+    difference = _difference(model, theirs.eval(), recipe)
+    _require(difference, SAME, f"torchvision's {name}")
+    return (
+        f"torchvision's {name}(num_classes={recipe.num_classes}) loads it with strict=True; largest difference of its "
+        f"logits on random images: {difference:.2g}"
+    )
+
+
+def _check_safetensors(model: nn.Module, about: dict[str, str], file: Path) -> str:
+    from safetensors import safe_open
+
+    state = model.state_dict()
+    with safe_open(file, "pt") as read:
+        same = {name: read.get_tensor(name) for name in read.keys()}  # noqa: SIM118  # no mapping
+        if same.keys() != state.keys() or not all(torch.equal(same[name], state[name]) for name in state):
+            raise UserError("the file does not hold what was written: is the disk damaged?")
+        if read.metadata() != about:
+            raise UserError("the file's metadata is not what was written: is the disk damaged?")
+    return f"{len(state)} tensors read back, bit for bit, with their metadata ({', '.join(about)})"
+
+
+def _check_onnx(model: nn.Module, recipe: Recipe, file: Path) -> str:
+    theirs = OnnxNetwork(file, recipe.num_classes)
+    difference = _difference(model, theirs, recipe)
+    _require(difference, SIMILAR, theirs.runtime)
+    resolution = recipe.eval_crop.resolution
+    return (
+        f"{theirs.runtime}, images float32 [batch, 3, {resolution}, {resolution}] -> logits [batch, "
+        f"{recipe.num_classes}]: largest difference from PyTorch on random images {difference:.2g}"
+    )
+
+
+def _difference(ours: nn.Module, theirs: Callable[[Tensor], Tensor], recipe: Recipe) -> float:
+    """The largest of any logit, on batches of 1 and of 4 images of noise, in fp32."""
+    random = torch.Generator().manual_seed(0)
+    side = recipe.eval_crop.resolution
+    differences = []
+    with torch.inference_mode():
+        for count in (1, 4):
+            images = torch.randn(count, 3, side, side, generator=random)
+            differences.append((ours(images) - theirs(images)).abs().max())
+    return float(torch.stack(differences).max())  # nan where any is
+
+
+def _require(difference: float, limit: float, who: str) -> None:
+    if not difference <= limit:
+        raise UserError(f"logits of {who} differ by {difference:.3g}, more than {limit:g}: nothing was written")

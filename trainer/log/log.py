@@ -1,0 +1,113 @@
+"""What a run says: terminal, log.txt, metrics.jsonl and TensorBoard, from rank 0 alone.
+
+metrics.jsonl holds one JSON object per line: {"kind": "train", "step", "epoch", "lr", "loss", "images_per_second",
+"data_wait"} every few steps and {"kind": "eval", "step", "epoch", "top1", "top5", "loss", ...} for each evaluation,
+"eval_ema" for that of the averaged weights. A resumed run cuts off what was written after its checkpoint, here and in
+TensorBoard, so that every step is told once; log.txt only grows.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from trainer.distributed import World
+from trainer.errors import UserError
+from trainer.files import replace_text
+from trainer.log.board import Board
+from trainer.log.progress import Screen
+from trainer.log.throughput import Rates
+from trainer.recipe import Recipe
+from trainer.result import Evaluation
+from trainer.state import Position
+
+_NOTABLE = 0.1  # a rank that is slower than the median by more is named
+
+
+class Log:
+    """The log of one run directory, from a position on. A context manager. Silent on every rank but 0."""
+
+    def __init__(self, run_dir: Path, world: World, at: Position, recipe: Recipe) -> None:
+        self.speaks = world.is_main
+        if not self.speaks:
+            return
+        try:
+            kept = _truncate(run_dir / "metrics.jsonl", at)
+            self._metrics = (run_dir / "metrics.jsonl").open("a", buffering=1)
+            self._board = Board(run_dir, recipe, at, kept)
+            self._screen = Screen(run_dir, at, total_steps=recipe.epochs * at.steps_per_epoch)
+        except OSError as error:
+            raise UserError(f"{run_dir}: cannot be written: {error.strerror}") from error
+
+    def say(self, text: str) -> None:
+        if self.speaks:
+            self._screen.say(text)
+
+    def steps(self, at: Position, *, lr: float, loss: float, rates: Rates) -> None:
+        """The mean loss of the steps since the last call, and how fast they were."""
+        if not self.speaks:
+            return
+        speed = {"images_per_second": rates.images_per_second, "data_wait": rates.data_wait}
+        remark = ""
+        if rates.slower_by > _NOTABLE:
+            remark = f"  rank {rates.slowest_rank} is {rates.slower_by:.0%} slower than the median"
+        self._record("train", at, {"lr": lr, "loss": loss, **speed})
+        if rates.slowest_rank is not None:
+            self._board.scalar("train/slowest_rank", rates.slowest_rank, at.step)
+            self._board.scalar("train/slowest_rank_share", rates.slower_by, at.step)
+        self._screen.steps(at, lr=lr, loss=loss, **speed, remark=remark)
+
+    def evaluation(self, kind: str, result: Evaluation, at: Position, *, best: bool) -> None:
+        """`kind`: eval, or eval_ema for the averaged weights."""
+        if not self.speaks:
+            return
+        self._record(kind, at, asdict(result))
+        self._screen.top1 = result.top1
+        weights = "EMA " if kind == "eval_ema" else ""
+        self.say(
+            f"epoch {at.epochs:6.2f}  {weights}top-1 {result.top1:.2f} %  top-5 {result.top5:.2f} %  "
+            f"loss {result.loss:.4f}  ({result.coverage}){'  best so far' if best else ''}"
+        )
+
+    def picture(self, name: str, pixels: np.ndarray, at: Position) -> None:
+        """An image for TensorBoard: uint8, shape (height, width, 3)."""
+        if self.speaks:
+            self._board.picture(name, pixels, at.step)
+
+    def result(self, text: str, at: Position) -> None:
+        """The end: the report, in words."""
+        if self.speaks:
+            self.say(text)
+            self._board.end(text, at.step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.speaks:
+            self._screen.close()
+            self._metrics.close()
+            self._board.close()
+
+    def _record(self, kind: str, at: Position, values: dict[str, Any]) -> None:
+        record = {"kind": kind, "step": at.step, "epoch": round(at.epochs, 6), **values}
+        self._metrics.write(json.dumps(record) + "\n")
+        self._board.record(record)
+
+
+def _truncate(metrics: Path, at: Position) -> list[dict[str, Any]]:
+    """Removes what was told of later steps, of an evaluation that is about to come, and a last line cut short."""
+    if not metrics.exists():
+        return []
+    kept = []
+    for line in metrics.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if record["step"] < at.step or (record["step"] == at.step and record["kind"] == "train"):
+            kept.append(record)
+    replace_text(metrics, "".join(json.dumps(record) + "\n" for record in kept))
+    return kept

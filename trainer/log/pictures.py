@@ -1,0 +1,190 @@
+"""What training looks like: the images as the model sees them, its most confident mistakes, the confusion matrix.
+
+All are drawn by PIL. A picture is uint8 RGB of shape (height, width, 3).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import nn
+from torch.nn import functional
+
+from trainer.data.crop import eval_view
+from trainer.data.device import device_batches
+from trainer.data.loader import Loader
+from trainer.data.mixing import mix
+from trainer.data.order import eval_batches
+from trainer.data.stream import train_stream
+from trainer.distributed import World, sum_over_ranks
+from trainer.log.log import Log
+from trainer.precision import autocast
+from trainer.recipe import Recipe
+from trainer.settings import TrainSettings
+from trainer.state import Position
+
+_TILES, _COLUMNS = 24, 8
+_SMALLEST = 96  # px: smaller images are shown enlarged
+_MOST_CLASSES = 100  # of a confusion matrix that can be read
+_TEXT, _LINE = 11, 14  # height of letters and of a line in px
+_WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
+
+
+class Answers(NamedTuple):
+    """What a network says of each validation image. Each of shape (number of images,)."""
+
+    labels: np.ndarray  # int64
+    predicted: np.ndarray  # int64
+    confidence: np.ndarray  # float64: the predicted class's softmax
+
+
+def show_augmented(
+    log: Log, recipe: Recipe, settings: TrainSettings, loader: Loader, world: World, at: Position
+) -> None:
+    """The first images of a new run, on rank 0."""
+    if not settings.pictures or not log.speaks or at.step:
+        return
+    images, captions = augmented(recipe, loader, world)
+    log.picture("augmented", sheet(images, captions), at)
+
+
+def show_mistakes(
+    log: Log, model: nn.Module, loader: Loader, recipe: Recipe, settings: TrainSettings, world: World, at: Position
+) -> None:
+    """The most confident mistakes and, for a few classes, the confusion matrix. Called by all ranks together."""
+    if not settings.pictures:
+        return
+    answers = predict(model, loader, recipe, world)
+    if not log.speaks:
+        return
+    images, captions = mistakes(answers, loader, recipe)
+    if images:
+        log.picture("misclassified", sheet(images, captions), at)
+    classes = loader.source.classes
+    if len(classes) <= _MOST_CLASSES:
+        log.picture("confusion", confusion_picture(confusion_matrix(answers, len(classes)), classes), at)
+
+
+def augmented(recipe: Recipe, loader: Loader, world: World) -> tuple[list[np.ndarray], list[str]]:
+    """The first micro-batch of training as the model sees it, mixed where it is, without the normalisation."""
+    batches = train_stream(recipe, loader, world, epoch=0, accumulation=1)
+    images, labels, _ = next(batches)
+    batches.close()  # type: ignore[attr-defined]  # it is a generator: its threads stop reading ahead
+    targets = functional.one_hot(labels, recipe.num_classes).float()
+    if recipe.mixing:
+        classes = recipe.num_classes
+        images, targets = mix(
+            recipe.mixing, images, labels, num_classes=classes, seed=recipe.seed, step=0, micro_batch=0
+        )
+    mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (recipe.mean, recipe.std))
+    pixels = (images[:_TILES] * std + mean).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    captions = []
+    for target in targets[:_TILES].cpu():
+        shares, found = target.topk(min(2, len(target)))
+        names = [loader.source.classes[int(number)] for number in found]
+        parts = [f"{name} {share:.0%}" for name, share in zip(names, shares.tolist(), strict=True) if share > 0]
+        captions.append(names[0] if len(parts) == 1 else "\n".join(parts))
+    return list(pixels), captions
+
+
+def predict(model: nn.Module, loader: Loader, recipe: Recipe, world: World) -> Answers:
+    """The answer to the centre crop of every image. Called by all ranks together; modules keep their modes."""
+    table = torch.zeros(len(loader), 2, dtype=torch.float64, device=world.device)  # predicted, confidence
+    batches = eval_batches(
+        len(loader), batch_size=max(64, recipe.micro_batch_size), rank=world.rank, world_size=world.size
+    )
+    crops = loader.batches(batches, eval_view(recipe.eval_crop), recipe.eval_crop.resolution)
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    with torch.inference_mode(), autocast(recipe.precision, world.device):
+        for images, _, indices in device_batches(crops, world.device, recipe.mean, recipe.std):
+            logits = model(images).float()
+            if recipe.eval_crop.flip_tta:
+                logits = (logits + model(images.flip(3)).float()) / 2
+            confidence, predicted = logits.softmax(dim=1).max(dim=1)
+            table.index_add_(0, indices, torch.stack([predicted.double(), confidence.double()], dim=1))
+    for module, training in modes:
+        module.training = training
+    predicted, confidence = sum_over_ranks(world, table).unbind(dim=1)  # a row is zero on all ranks but one
+    return Answers(loader.source.labels, predicted.long().numpy(), confidence.numpy())
+
+
+def mistakes(answers: Answers, loader: Loader, recipe: Recipe) -> tuple[list[np.ndarray], list[str]]:
+    """The misclassified images, the most confident first, with the true class, the predicted one and its softmax."""
+    wrong = np.flatnonzero(answers.predicted != answers.labels)
+    chosen = wrong[np.argsort(-answers.confidence[wrong], kind="stable")][:_TILES]
+    if not len(chosen):
+        return [], []
+    crop = recipe.eval_crop
+    (batch,) = loader.batches([chosen], eval_view(crop), crop.resolution)
+    classes = loader.source.classes
+    captions = [
+        f"is {classes[answers.labels[image]]}\n{classes[answers.predicted[image]]} {answers.confidence[image]:.0%}?"
+        for image in chosen
+    ]
+    return list(batch.images.permute(0, 2, 3, 1).numpy()), captions
+
+
+def confusion_matrix(answers: Answers, classes: int) -> np.ndarray:
+    """How many images of each class (row) were taken for each class (column): int64, shape (classes, classes)."""
+    counts = np.bincount(answers.labels * classes + answers.predicted, minlength=classes * classes)
+    return counts.reshape(classes, classes)
+
+
+# ------------------------------------------------------------------------------------------------------------ drawing
+
+
+def sheet(images: list[np.ndarray], captions: list[str]) -> np.ndarray:
+    """Images of one size in rows of 8, each above its caption of at most two lines."""
+    side = images[0].shape[0]
+    side *= max(1, -(-_SMALLEST // side))  # whole pixels stay whole
+    width, height = side + 8, side + 2 * _LINE + 6
+    rows = -(-len(images) // _COLUMNS)
+    picture = Image.new("RGB", (min(len(images), _COLUMNS) * width, rows * height), _WHITE)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(_TEXT)
+    for number, (pixels, caption) in enumerate(zip(images, captions, strict=True)):
+        left, top = number % _COLUMNS * width + 4, number // _COLUMNS * height + 2
+        tile = Image.fromarray(np.ascontiguousarray(pixels)).resize((side, side), Image.Resampling.NEAREST)
+        picture.paste(tile, (left, top))
+        for line, text in enumerate(caption.splitlines()[:2]):
+            draw.text((left, top + side + 1 + line * _LINE), _fitted(text, side + 4, font), _BLACK, font)
+    return np.asarray(picture)
+
+
+def confusion_picture(counts: np.ndarray, classes: list[str]) -> np.ndarray:
+    """A row for each true class, a column for each predicted one; darker is a larger share of the row."""
+    cell = 40 if len(classes) <= 20 else max(8, 1000 // len(classes))
+    font = ImageFont.load_default(min(_TEXT, cell))
+    margin = 10 + round(max(min(font.getlength(name), 140) for name in classes))
+    title = _LINE + 8
+    size = margin + cell * len(classes) + 4
+    picture = Image.new("RGB", (size, size + title), _WHITE)
+    draw = ImageDraw.Draw(picture)
+    draw.text((4, 4), "rows: true class, columns: predicted", _BLACK, ImageFont.load_default(_TEXT))
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    for row, name in enumerate(classes):
+        top = title + margin + row * cell
+        draw.text((margin - 4, top + cell // 2), _fitted(name, margin - 8, font), _BLACK, font, anchor="rm")
+        for column in range(len(classes)):
+            left = margin + column * cell
+            light = round(255 * (1 - shares[row, column] ** 0.5))  # the root: one mistake in a hundred shows
+            colour = (light, light, 255) if row == column else (255, light, light)
+            draw.rectangle((left, top, left + cell - 2, top + cell - 2), colour)
+            if cell >= 40 and counts[row, column]:
+                ink = _WHITE if shares[row, column] > 0.5 else _BLACK
+                draw.text((left + cell // 2, top + cell // 2), str(counts[row, column]), ink, font, anchor="mm")
+    for column, name in enumerate(classes):  # upwards, above their columns
+        label = Image.new("RGB", (margin, cell), _WHITE)
+        ImageDraw.Draw(label).text((4, cell // 2), _fitted(name, margin - 8, font), _BLACK, font, anchor="lm")
+        picture.paste(label.rotate(90, expand=True), (margin + column * cell, title))
+    return np.asarray(picture)
+
+
+def _fitted(text: str, width: float, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """The text, or its beginning with an ellipsis."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"

@@ -1,0 +1,92 @@
+"""torch.profiler over a few steps, on request: a trace for Perfetto or TensorBoard's profile plugin."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from trainer.distributed import World
+from trainer.errors import UserError
+from trainer.settings import TrainSettings
+from trainer.state import Position
+
+
+class Profiler:
+    """Records `count` steps after the `first` ones of the run, on rank 0. A context manager. Nothing where count is 0.
+
+    The trace is folder/profile/steps_FIRST-LAST.pt.trace.json, its steps marked as ProfilerStep#NUMBER.
+    """
+
+    def __init__(
+        self, folder: Path, world: World, say: Callable[[str], None], *, first: int, count: int, step: int, total: int
+    ) -> None:
+        """`step` steps of `total` are complete. Raises UserError where the run ends before the first one."""
+        if count and first >= total:
+            raise UserError(f"--profile-from {first} is not below the run's {total} steps: use a smaller one")
+        self._folder, self._device, self._say = folder / "profile", world.device, say
+        self._first, self._last = max(first, step), min(first + count, total)
+        self._profile: profile | None = None
+        self._mark: record_function | None = None
+        self._recorded = step
+        self._wanted = world.is_main and self._first < self._last
+        if count and step >= self._last:
+            say(f"no profile: steps {first + 1} to {self._last} are past, {step} are complete")
+        self.step_done(step)
+
+    def step_done(self, step: int) -> None:
+        """After so many steps of the run."""
+        if not self._wanted or step < self._first:
+            return
+        self._end_step()
+        self._recorded = step
+        if step == self._last:
+            self.close()
+            return
+        if not self._profile:
+            os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # its own messages, such as of GPUs that are not asked for
+            cuda = [ProfilerActivity.CUDA] if self._device.type == "cuda" else []
+            self._profile = profile(activities=[ProfilerActivity.CPU, *cuda])
+            self._profile.start()
+        self._mark = record_function(f"ProfilerStep#{step + 1}")
+        self._mark.__enter__()
+
+    def close(self) -> None:
+        """Writes what was recorded, if anything: also of a run that is stopped within these steps."""
+        if not self._profile:
+            return
+        self._end_step()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # or the last kernels would be missing
+        self._profile.stop()
+        if self._recorded > self._first:
+            self._folder.mkdir(exist_ok=True)
+            path = self._folder / f"steps_{self._first + 1}-{self._recorded}.pt.trace.json"
+            self._profile.export_chrome_trace(str(path))
+            text = re.sub(r'"(host_name|traceName)": "[^"]*"', r'"\1": ""', path.read_text())  # nobody else's business
+            path.write_text(text)
+            steps = f"steps {self._first + 1} to {self._recorded}"
+            self._say(f"profile of {steps}: {path} (for ui.perfetto.dev, or TensorBoard's profile plugin)")
+        self._profile, self._wanted = None, False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _end_step(self) -> None:
+        if self._mark:
+            self._mark.__exit__(None, None, None)
+            self._mark = None
+
+
+def profiler(
+    settings: TrainSettings, folder: Path, world: World, at: Position, epochs: int, say: Callable[[str], None]
+) -> Profiler:
+    """The profiler that the settings ask for. Raises UserError as Profiler does."""
+    first, count = settings.profile_from, settings.profile_steps or 0
+    return Profiler(folder, world, say, first=first, count=count, step=at.step, total=epochs * at.steps_per_epoch)

@@ -1,0 +1,107 @@
+"""How fast training is: images per second, the share of time without images, the slowest rank.
+
+Nothing waits for the device inside a step. On a CPU the host's clock is read; on a GPU events are put between the
+kernels and read when the losses are, so that a wait is one of the device: a host that is ahead of it waits for nothing.
+"""
+
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from trainer.distributed import World
+
+T = TypeVar("T")
+Mark = float | torch.cuda.Event
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """The steps between two readings."""
+
+    images_per_second: float  # over all ranks
+    data_wait: float  # share of the time that this rank waited for images
+    slowest_rank: int | None = None  # None where there is one rank only
+    slower_by: float = 0.0  # share by which its own part of a step is longer than the median rank's
+
+
+class _MicroStep(NamedTuple):
+    asked: Mark  # for its images
+    got: Mark
+    forward_done: Mark | None = None  # None: it was not told
+
+
+class Throughput:
+    """Called at each micro-step; nothing on the device is read but by read()."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.images = 0
+        """trained on since the last reading, over all ranks; counted by the caller"""
+        self.start()
+
+    def start(self) -> None:
+        """From here on: what came before, such as an evaluation, does not count."""
+        self.images, self._since = 0, time.perf_counter()
+        self._micro_steps: list[_MicroStep] = []
+
+    def wait_for(self, batches: Iterator[T]) -> T:
+        """The next batch."""
+        asked = self._mark()
+        batch = next(batches)
+        self._micro_steps.append(_MicroStep(asked, self._mark()))
+        return batch
+
+    def forward_done(self) -> None:
+        """The forward pass is over, and with it what a rank does alone: the backward pass waits for the others."""
+        self._micro_steps[-1] = self._micro_steps[-1]._replace(forward_done=self._mark())
+
+    def read(self) -> Rates:
+        """The rates since the last read or start. Called by all ranks together, after the losses were read."""
+        seconds = time.perf_counter() - self._since
+        waited = sum(_seconds(step.asked, step.got) for step in self._micro_steps)
+        own = sum(_seconds(step.asked, step.forward_done) for step in self._micro_steps if step.forward_done)
+        rank, slower_by = self._slowest(own)
+        rates = Rates(
+            images_per_second=self.images / seconds,
+            data_wait=min(1.0, waited / seconds),
+            slowest_rank=rank,
+            slower_by=slower_by,
+        )
+        self.start()
+        return rates
+
+    def _slowest(self, own: float) -> tuple[int | None, float]:
+        """The rank that takes longest for images and forward passes, and by which share longer than the median."""
+        if self._world.size == 1:
+            return None, 0.0
+        ranks = [torch.zeros(1, dtype=torch.float64) for _ in range(self._world.size)]
+        dist.all_gather(ranks, torch.tensor([own], dtype=torch.float64), group=self._world.gloo)
+        return slowest([float(rank) for rank in ranks])
+
+    def _mark(self) -> Mark:
+        if self._world.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+def slowest(seconds: list[float]) -> tuple[int, float]:
+    """The rank with the most of the ranks' seconds, and the share by which they exceed the median, of two the lower."""
+    rank = max(range(len(seconds)), key=seconds.__getitem__)
+    median = statistics.median_low(seconds)
+    return rank, seconds[rank] / median - 1 if median > 0 else 0.0
+
+
+def _seconds(first: Mark, last: Mark) -> float:
+    if isinstance(first, float):
+        assert isinstance(last, float)
+        return last - first
+    assert not isinstance(last, float)
+    last.synchronize()  # nothing to wait for after the losses were read
+    return float(first.elapsed_time(last)) / 1000

@@ -1,0 +1,185 @@
+"""The verb look: what is in a data set, and what a recipe makes of it."""
+
+from itertools import islice
+
+import numpy as np
+import torch
+
+from trainer.contact_sheet import Tile, draw_sheet, letterboxed
+from trainer.data.anywhere import beton_file, open_anywhere
+from trainer.data.augment import Augmenter
+from trainer.data.check import RAW, read_index
+from trainer.data.crop import eval_view, train_view
+from trainer.data.device import device_batches
+from trainer.data.loader import Loader, Source, check_square, default_workers
+from trainer.data.mixing import mix
+from trainer.data.order import epoch_order, train_batches
+from trainer.data.resolution import resolution_at
+from trainer.errors import UserError
+from trainer.recipe import PaddedCrop, Recipe
+from trainer.recipe_file import load_recipe
+from trainer.result import printable, short
+from trainer.settings import LookSettings
+
+COLUMNS = 8
+MEASURED = 20_000  # image files that are opened for their sizes; a .beton has all sizes in its index
+
+
+def look(settings: LookSettings) -> None:
+    """Prints what there is and draws a sheet, the same each time. Raises UserError where the images cannot be read."""
+    if settings.data.startswith("synthetic:"):
+        raise UserError(f"{settings.data} is noise, there is nothing to see: give a folder or a .beton file")
+    if settings.out.suffix.lower() != ".png":
+        raise UserError(f"--out {settings.out}: the sheet is a PNG, call it {settings.out.with_suffix('.png').name}")
+    if not settings.out.absolute().parent.is_dir():
+        raise UserError(f"--out {settings.out}: there is no folder {settings.out.parent}")
+    recipe = load_recipe(settings.recipe) if settings.recipe else None
+    source = open_anywhere(settings.data, settings.split, num_classes=1, resolution=1)
+    with Loader(source, workers=default_workers(1)) as loader:
+        rows = [*_content(source), *_sizes(source), *_storage(settings)]
+        print(_table(rows), flush=True)
+        images = spread(len(loader), settings.images)
+        if recipe is None:
+            tiles = [Tile(letterboxed(source, int(image)), source.classes[source.labels[image]]) for image in images]
+            mixed: list[Tile] = []
+            shown = "whole, letterboxed where they are not square"
+        else:
+            tiles = recipe_tiles(recipe, loader, settings, images)
+            mixed, shown = _mixed_row(recipe, loader, settings)
+        draw_sheet([tiles, mixed] if mixed else [tiles], COLUMNS, settings.out)
+    print(_table([("sheet", f"{settings.out}: {len(tiles)} images, evenly over the data set, {shown}")]), flush=True)
+
+
+def spread(count: int, wanted: int) -> np.ndarray:
+    """`wanted` of `count` images at equal distances, all of them where there are fewer: int64 indices, ascending."""
+    wanted = min(count, wanted)
+    return np.arange(wanted) * count // wanted
+
+
+def recipe_tiles(recipe: Recipe, loader: Loader, settings: LookSettings, images: np.ndarray) -> list[Tile]:
+    """The images as the network gets them: for training in the first epoch, or for the evaluation."""
+    source = loader.source
+    pixels = []
+    for chosen in np.array_split(images, -(-len(images) // 64)):
+        if settings.split == "val":
+            crops = loader.batches([chosen], eval_view(recipe.eval_crop), recipe.eval_crop.resolution)
+            (batch,) = device_batches(crops, torch.device("cpu"), recipe.mean, recipe.std)
+            pixels += list(_denormalised(batch.images, recipe))
+        else:
+            pixels += list(_denormalised(first_epoch(recipe, loader, chosen), recipe))
+    return [
+        Tile(image, source.classes[source.labels[index]]) for image, index in zip(pixels, images.tolist(), strict=True)
+    ]
+
+
+def first_epoch(recipe: Recipe, loader: Loader, samples: np.ndarray) -> torch.Tensor:
+    """These samples of epoch 0 as training has them, normalised: what is drawn does not depend on their batch.
+
+    `samples`: int64, shape (n,). Returns float32, shape (n, 3, resolution, resolution).
+    """
+    crop = recipe.train_crop
+    fill = crop.fill if isinstance(crop, PaddedCrop) else (0, 0, 0)
+    if isinstance(crop, PaddedCrop):
+        check_square(loader.source, crop.resolution)
+    view = train_view(crop, recipe.flip, recipe.seed, 0)
+    batches = loader.batches([samples], view, resolution_at(recipe, 0), fill)
+    (batch,) = device_batches(batches, torch.device("cpu"), recipe.mean, recipe.std, Augmenter(recipe, 0))
+    return batch.images
+
+
+def _mixed_row(recipe: Recipe, loader: Loader, settings: LookSettings) -> tuple[list[Tile], str]:
+    """One image of each of the first micro-batches, mixed as training does, and what the sheet shows in words."""
+    classes = loader.source.classes
+    name = recipe.name + (f" (for {recipe.num_classes} classes)" if recipe.num_classes != len(classes) else "")
+    if settings.split == "val":
+        crop = recipe.eval_crop
+        return [], f"as {name} evaluates them: {crop.resolution} px, centre crop of {crop.crop_ratio:.3f} x short side"
+    shown = f"as {name} trains on them in the first epoch, at {resolution_at(recipe, 0)} px"
+    if recipe.mixing is None:
+        return [], shown
+    order = epoch_order(recipe.seed, 0, len(loader), recipe.repeats)
+    accumulation = recipe.accumulation(1)
+    micro_batches = train_batches(
+        order,
+        first_step=0,
+        micro_batch_size=recipe.micro_batch_size,
+        accumulation=accumulation,
+        rank=0,
+        world_size=1,
+    )
+    tiles = []
+    for number, samples in enumerate(islice(micro_batches, COLUMNS)):
+        pair = samples[[0, -1]] if len(samples) > 1 else samples  # partners mirror one another in the micro-batch
+        labels = torch.from_numpy(loader.source.labels[pair % len(loader)])
+        step, micro_batch = divmod(number, accumulation)
+        mixed, targets = mix(
+            recipe.mixing,
+            first_epoch(recipe, loader, pair),
+            labels,
+            num_classes=len(classes),
+            seed=recipe.seed,
+            step=step,
+            micro_batch=micro_batch,
+        )
+        shares = [(float(targets[0, label]), classes[label]) for label in targets[0].nonzero().flatten().tolist()]
+        words = " ".join(f"{share:.0%} {printable(name, 9)}" for share, name in sorted(shares, reverse=True))
+        tiles.append(Tile(_denormalised(mixed, recipe)[0], words))
+    if not tiles:
+        return [], f"{shown}, not mixed: they are fewer than global_batch_size={recipe.global_batch_size}"
+    return tiles, f"{shown}; last row: the first image of each of the first micro-batches, mixed"
+
+
+def _denormalised(images: torch.Tensor, recipe: Recipe) -> np.ndarray:
+    """Normalised float32 [n, 3, h, w] to uint8 [n, h, w, 3], clipped to what can be shown."""
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (recipe.mean, recipe.std))
+    pixels = ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _content(source: Source) -> list[tuple[str, str]]:
+    counts = np.bincount(source.labels, minlength=len(source.classes))
+    empty = [printable(source.classes[index]) for index in np.flatnonzero(counts == 0)]
+    rarest, commonest = (source.classes[int(index)] for index in (counts.argmin(), counts.argmax()))
+    balance = f"{len(counts):,}: {_spread_in_words(counts)} images each"
+    if counts.min() != counts.max():
+        balance += f"; fewest {printable(rarest)}, most {printable(commonest)}"
+    named = f"{len(empty)} ({', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''})" if empty else "none"
+    return [
+        ("data", f"{source.name}: {len(source.labels):,} images, {short(source.checksum)}"),
+        ("classes", balance),
+        ("empty", named),
+    ]
+
+
+def _sizes(source: Source) -> list[tuple[str, str]]:
+    is_file = hasattr(source, "path")  # a .beton, with all sizes in memory
+    images = np.arange(len(source.labels)) if is_file else spread(len(source.labels), MEASURED)
+    heights, widths = source.sizes(images)
+    of = "" if len(images) == len(source.labels) else f", of {len(images):,} images evenly over the data set"
+    return [
+        ("height", f"{_spread_in_words(heights)} px{of}"),
+        ("width", f"{_spread_in_words(widths)} px{of}"),
+    ]
+
+
+def _storage(settings: LookSettings) -> list[tuple[str, str]]:
+    beton = beton_file(settings.data, settings.split)
+    if beton is None:
+        return []
+    index = read_index(beton, check_jpegs=False)
+    raw = index.modes == RAW
+    return [
+        (
+            "stored",
+            f"{raw.mean():.1%} raw ({index.sizes[raw].sum() / 1e6:,.1f} MB), {1 - raw.mean():.1%} JPEG "
+            f"({index.sizes[~raw].sum() / 1e6:,.1f} MB)",
+        )
+    ]
+
+
+def _spread_in_words(values: np.ndarray) -> str:
+    return f"{values.min():,} / {np.median(values):,.10g} / {values.max():,} (least / median / most)"
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    return "\n".join(f"  {name:<9} {text}" for name, text in rows)

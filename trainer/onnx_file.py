@@ -1,0 +1,80 @@
+"""The only file that knows ONNX: writing a network as .onnx, and running one through onnxruntime."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.errors import UserError, first_line
+
+INSTALL = "pip install 'shortcut-trainer[onnx]'"
+
+
+class OnnxNetwork(nn.Module):
+    """An .onnx file as a network: normalised images [N, 3, H, W], float32, to logits [N, num_classes]. Runs on the CPU.
+
+    Raises UserError for a file that cannot be read, or is not such a network.
+    """
+
+    def __init__(self, file: Path, num_classes: int) -> None:
+        super().__init__()
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise UserError(f"{file} needs onnxruntime: {INSTALL} ({error})") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # see OMP_WAIT_POLICY in __main__.py
+        options.log_severity_level = 3  # errors only: they come as exceptions too
+        self.runtime = f"onnxruntime {onnxruntime.__version__}"
+        try:
+            self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions have no class of their own
+            raise UserError(f"{file} is not an ONNX network that can be run: {first_line(error)}") from error
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        self._input = inputs[0].name
+        found = [f"{value.type} {value.shape}" for value in (*inputs, *outputs)]
+        if len(found) != 2 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 4:
+            raise UserError(f"{file} does not map images, float [N, 3, H, W], to logits: it has {', '.join(found)}")
+        classes = outputs[0].shape[-1]
+        if isinstance(classes, int) and classes != num_classes:
+            raise UserError(f"{file} is for {classes} classes, and the data has {num_classes}")
+
+    def forward(self, images: Tensor) -> Tensor:
+        try:
+            (logits,) = self._session.run(None, {self._input: images.float().cpu().contiguous().numpy()})
+        except Exception as error:
+            raise RuntimeError(first_line(error)) from error
+        return torch.from_numpy(logits).to(images.device)
+
+
+def write_onnx(model: nn.Module, resolution: int, about: dict[str, str], file: Path) -> None:
+    """Writes `model`, in eval mode on the CPU, for any number of normalised images of `resolution` px.
+
+    Its input is called images, float32 [batch, 3, resolution, resolution], its output logits; `about` becomes the
+    file's metadata. Raises UserError where torch cannot export the network.
+    """
+    try:
+        import onnx  # noqa: F401  # torch needs both, and its own message would come after minutes
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"--to onnx needs onnx and onnxscript: {INSTALL} ({error})") from error
+    example = torch.zeros(2, 3, resolution, resolution)  # two: a batch of one would become a constant
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, about what it deprecates inside
+        try:
+            program: Any = torch.onnx.export(
+                model,
+                (example,),
+                dynamo=True,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+        except Exception as error:  # any network, any operator: each layer of the exporter has errors of its own
+            raise UserError(f"torch.onnx cannot export this network: {first_line(error)}") from error
+    program.model.metadata_props.update(about)
+    program.save(str(file), external_data=False)

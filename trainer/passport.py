@@ -1,0 +1,69 @@
+"""An evaluation as a file: what was found, under which protocol, of which weights and images, on what it ran."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from trainer.data.loader import Source
+from trainer.distributed import World
+from trainer.environment import environment
+from trainer.errors import UserError
+from trainer.files import replace_text
+from trainer.recipe import CenterCrop, Recipe
+from trainer.recipe_file import changes_to_named
+from trainer.result import Reading, protocol
+from trainer.settings import EvaluateSettings, TrainSettings
+from trainer.weights_file import Weights
+
+
+def write_passport(
+    weights: Weights, recipe: Recipe, source: Source, readings: list[Reading], world: World, settings: EvaluateSettings
+) -> None:
+    """Writes the evaluation as JSON and says where. Raises UserError where it cannot be written."""
+    content = passport(weights, recipe, source, readings, world)
+    place = settings.out or _default_place(weights, source, readings[0].crop, settings.weights)
+    try:
+        if not settings.out and not settings.weights.is_file():
+            place.parent.mkdir(exist_ok=True)
+        replace_text(place, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    except OSError as error:
+        raise UserError(f"{place} cannot be written ({error.strerror}): use --out FILE") from error
+    print(f"  written   {place}", flush=True)
+
+
+def passport(weights: Weights, recipe: Recipe, source: Source, readings: list[Reading], world: World) -> dict[str, Any]:
+    """The first reading, with the others in "also". Accuracies, confidences and calibration errors are in %."""
+    found = [
+        {
+            **asdict(reading.evaluation),
+            "protocol": protocol(recipe, source, reading),
+            "crop": asdict(reading.crop),
+            **(asdict(reading.details) if reading.details else {}),
+        }
+        for reading in readings
+    ]
+    # an evaluation is neither compiled nor made deterministic, and the rest does not depend on the settings
+    here = environment(world, TrainSettings(data="", run_dir=Path()))
+    return {
+        "recipe": recipe.name,
+        "seed": recipe.seed if weights.of_run else None,
+        "precision": recipe.precision,
+        **found[0],
+        "also": found[1:],
+        "weights": {"file": weights.file.name, "sha256": weights.sha256},
+        "data": {"name": source.name, "checksum": source.checksum},
+        "changed": changes_to_named(recipe),
+        "published": asdict(recipe.published) if recipe.published else None,
+        "ran_on": {name: value for name, value in here.items() if name not in ("compile", "deterministic")},
+    }
+
+
+def _default_place(weights: Weights, source: Source, crop: CenterCrop, evaluated: Path) -> Path:
+    """Beside a file; within a run, one for each checkpoint, protocol and other data."""
+    if evaluated.is_file():
+        return evaluated.with_name(f"{evaluated.name}.evaluation.json")
+    name = f"{weights.file.stem}_{crop.resolution}px_{crop.crop_ratio:.3f}{'_flip' if crop.flip_tta else ''}"
+    if weights.data is None or weights.data.get("val") != source.checksum:
+        name += f"_data-{source.checksum.rpartition(':')[2][:8]}"
+    return evaluated / "evaluations" / f"{name}.json"

@@ -1,0 +1,121 @@
+"""The learning rate of a recipe over its epochs: drawn in a terminal, or as a picture."""
+
+from __future__ import annotations
+
+import math
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+from trainer.errors import UserError, first_line
+from trainer.files import whole_file
+from trainer.recipe import Cosine, Recipe, Steps
+from trainer.schedule import lr_at
+
+BLOCKS = " ▁▂▃▄▅▆▇█"
+ASCII = " .:-=+*%#"  # where the output cannot hold them
+WIDTH, HEIGHT = 72, 8  # characters
+_SAMPLES = 1000  # of the curve, where its peak is looked for
+
+
+class Mark(NamedTuple):
+    """A place of the curve worth a name."""
+
+    name: str
+    epoch: float
+    lr: float
+
+
+def marks(recipe: Recipe, steps_per_epoch: int) -> list[Mark]:
+    """First step, end of the warmup, start of a late cosine, milestones, peak and last step, each at a real step.
+
+    Those of one step are one mark.
+    """
+    schedule, last = recipe.schedule, recipe.epochs - 1 / steps_per_epoch
+    places = [("first step", 0.0), ("last step", last)]
+    if schedule.warmup:
+        places.append(("warmup ends", schedule.warmup.epochs))
+    if isinstance(schedule, Cosine) and schedule.start_epoch:
+        places.append(("cosine begins", schedule.start_epoch))
+    if isinstance(schedule, Steps):
+        places += [("milestone", milestone) for milestone in schedule.milestones]
+    found = []
+    for name, wanted in places:
+        epoch = math.ceil(round(wanted * steps_per_epoch, 6)) / steps_per_epoch  # the first step that feels it
+        if epoch <= last:
+            found.append(Mark(name, epoch, _rate(recipe, epoch)))
+    sampled = [math.floor(last * steps_per_epoch * at / _SAMPLES) / steps_per_epoch for at in range(_SAMPLES + 1)]
+    peak = max([*(mark.epoch for mark in found), *sampled], key=lambda epoch: (_rate(recipe, epoch), -epoch))
+    found.append(Mark("peak", peak, _rate(recipe, peak)))
+    by_epoch = groupby(sorted(found, key=lambda mark: mark.epoch), key=lambda mark: mark.epoch)
+    return [
+        Mark(", ".join(mark.name for mark in together), epoch, together[0].lr)
+        for epoch, together in ((epoch, list(group)) for epoch, group in by_epoch)
+    ]
+
+
+def draw(recipe: Recipe, steps_per_epoch: int, blocks: str = BLOCKS) -> list[str]:
+    """The curve as lines of at most 90 characters: bars, an axis with the marks, and what the marks are.
+
+    Each column is the rate of the first step at or after its epoch. Where the rate falls by steps the scale is
+    logarithmic, so that all of them are seen. `blocks`: nine characters, from empty to full.
+    """
+    total = recipe.epochs * steps_per_epoch
+    rates = [_rate(recipe, math.ceil(column * total / WIDTH) / steps_per_epoch) for column in range(WIDTH)]
+    places = marks(recipe, steps_per_epoch)
+    top = max(*rates, *(mark.lr for mark in places))
+    bottom = min([rate for rate in rates if rate > 0], default=0.0) if isinstance(recipe.schedule, Steps) else 0.0
+    heights = [_eighths(rate, bottom, top) for rate in rates]
+    labels = [f"{top:>9.4g} ", *[" " * 10] * (HEIGHT - 2), f"{bottom:>9.4g} "]
+    lines = []
+    for row, label in zip(reversed(range(HEIGHT)), labels, strict=True):
+        lines.append(f"{label}|{''.join(blocks[min(8, max(0, height - 8 * row))] for height in heights)}".rstrip())
+    axis = ["-"] * WIDTH
+    for mark in places:
+        axis[min(WIDTH - 1, int(mark.epoch * WIDTH / recipe.epochs))] = "^"
+    margin = " " * 11
+    lines.append(f"{margin[:-1]}+{''.join(axis)}")
+    lines.append(f"{margin}epoch 0{recipe.epochs:>{WIDTH - 7}}")
+    lines.append(f"{margin}scale {'logarithmic' if bottom else 'linear'}; marked ^:")
+    lines += [f"{margin}{mark.name:<19} epoch {mark.epoch:>8.6g}   lr {mark.lr:.4g}" for mark in places]
+    return lines
+
+
+def save_picture(recipe: Recipe, steps_per_epoch: int, path: Path) -> None:
+    """Writes the curve with its marks as PNG, through some 2,000 of the steps. Raises UserError where it cannot."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError(f"{path} needs matplotlib: pip install 'shortcut-trainer[plots]', or no --out") from error
+    total, places = recipe.epochs * steps_per_epoch, marks(recipe, steps_per_epoch)
+    sampled = [step / steps_per_epoch for step in range(0, total, max(1, total // 2000))]
+    epochs = sorted({*sampled, *(mark.epoch for mark in places)})
+    figure = Figure(figsize=(9, 4.5), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(epochs, [_rate(recipe, epoch) for epoch in epochs])
+    for mark in places:
+        axes.plot(mark.epoch, mark.lr, "o", label=f"{mark.name}: epoch {mark.epoch:.6g}, lr {mark.lr:.4g}")
+    if isinstance(recipe.schedule, Steps) and min(_rate(recipe, epoch) for epoch in epochs) > 0:
+        axes.set_yscale("log")
+    axes.set(title=recipe.name, xlabel="epoch", ylabel="learning rate")
+    axes.legend(fontsize="small")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as partial:
+            figure.savefig(partial, format="png")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or first_line(error)}") from error
+
+
+def _rate(recipe: Recipe, epoch: float) -> float:
+    return lr_at(recipe.schedule, peak=recipe.optimizer.lr, epoch=epoch, epochs=recipe.epochs)
+
+
+def _eighths(rate: float, bottom: float, top: float) -> int:
+    """The height of a bar in eighths of a character; whatever is not zero is seen. bottom: 0 for a linear scale."""
+    if rate <= 0:
+        return 0
+    if not bottom:
+        return max(1, round(8 * HEIGHT * rate / top))
+    share = math.log(rate / bottom) / math.log(top / bottom) if top > bottom else 1.0
+    return max(1, round(8 + 8 * (HEIGHT - 1) * share))

@@ -1,0 +1,249 @@
+"""The verb plan: what a recipe would do, on how many processes, and what it would cost. Nothing is trained.
+
+cost.py (operations and memory, counted), scaling.py (many GPUs, a model), data.py (the images), warnings.py,
+curve.py (the learning rate), measure.py (two real steps).
+"""
+
+from __future__ import annotations
+
+import sys
+from itertools import groupby
+
+from torch import nn
+
+from trainer.cost import (
+    Memory,
+    PassCost,
+    checkpoint_bytes,
+    forward_flops,
+    gradient_bytes,
+    memory,
+    parameter_count,
+    pass_cost,
+)
+from trainer.data.resolution import resolution_at
+from trainer.fine_tuning import apply_fine_tuning, train_mode
+from trainer.model import build_model, without_pretrained
+from trainer.optimizer import audit
+from trainer.plan import curve
+from trainer.plan.data import DataFacts, data_facts
+from trainer.plan.measure import choose_device, measured_bytes
+from trainer.plan.scaling import Links, all_reduce_seconds, misfit, ring_bytes, speed, world_sizes
+from trainer.plan.text import Row, in_bytes, in_flops, in_macs, in_time, section, table
+from trainer.plan.warnings import warnings
+from trainer.recipe import LibraryModel, Recipe
+from trainer.recipe_file import changes_to_named, recipe_names, recipe_source
+from trainer.settings import PlanSettings
+from trainer.setup import steps_in_epoch
+
+
+def plan(recipe: Recipe, settings: PlanSettings) -> None:
+    """Prints the plan, each section as soon as it is known.
+
+    Raises UserError where the data is unknown, damaged or less than a step, where the network cannot run the recipe's
+    batch, and where lr.png or --measure is asked for and cannot be had.
+    """
+    facts = data_facts(recipe, settings.data)
+    steps = steps_in_epoch(recipe, facts.train.count)
+    device = choose_device(settings.device)
+    _say(f"Plan of {recipe.name}: nothing is trained")
+    _show("Recipe", _recipe_rows(recipe))
+    notes = warnings(recipe, facts, settings.world_size)
+    _show("Warnings", [(str(number), note) for number, note in enumerate(notes, 1)] or [("", "none")])
+    _show("Training", _training_rows(recipe, facts, steps))
+    _show("Learning rate", [], curve.draw(recipe, steps, _blocks()))
+    if settings.out:
+        curve.save_picture(recipe, steps, settings.out / "lr.png")
+        _show("", [("picture", str(settings.out / "lr.png"))])
+
+    model = build_model(without_pretrained(recipe.model), recipe.num_classes, recipe.norm_batch_size)
+    tuning = apply_fine_tuning(model, recipe.fine_tuning) if recipe.fine_tuning else None
+    _show("Network", _network_rows(recipe, model, tuning))
+    train_mode(model, recipe.fine_tuning)
+    cost = pass_cost(recipe, model)
+    _show("Floating-point operations", _flops_rows(recipe, model, cost, steps))
+    used = memory(recipe, model, cost.activations)
+    measured = None
+    if settings.measure:
+        accumulation = 1 if misfit(recipe, settings.world_size) else recipe.accumulation(settings.world_size)
+        measured = measured_bytes(recipe, device, accumulation, used.total), device.type
+    _show("Memory of one process", _memory_rows(recipe, used, measured))
+    _show("Disk", _disk_rows(used, facts, settings.data))
+    _show(*_processes(recipe, settings, steps, gradient_bytes(model)))
+    _say("\nThe resolved recipe\n\n" + recipe_source(recipe))
+
+
+def _recipe_rows(recipe: Recipe) -> list[Row]:
+    changes = changes_to_named(recipe)
+    unknown = "" if recipe.name in recipe_names() else "not one of the named recipes, so what differs is not known"
+    rows = [("changed", "; ".join(changes) or unknown or "nothing")]
+    if published := recipe.published:
+        sd = f" +- {published.sd:g}" if published.sd is not None else ""
+        rows.append(("published", f"{published.top1:g}{sd} % top-1 ({published.protocol}; {published.source})"))
+    return rows
+
+
+def _training_rows(recipe: Recipe, facts: DataFacts, steps: int) -> list[Row]:
+    left = facts.train.count - steps * recipe.global_batch_size
+    rows = [
+        ("data", f"{facts.name}: {facts.train.count:,} training images, {facts.val.count:,} validation images"),
+        ("steps", f"{steps:,} x {recipe.epochs} epochs = {steps * recipe.epochs:,}"),
+        ("images", f"{steps * recipe.epochs * recipe.global_batch_size:,} in all; {left:,} are left out of each epoch"),
+        ("batch", f"{recipe.global_batch_size:,} images per step, in micro-batches of {recipe.micro_batch_size:,}"),
+        ("norms see", f"{recipe.norm_batch_size or recipe.micro_batch_size:,} images at a time"),
+        ("resolution", f"{_resolutions(recipe)}; evaluated at {recipe.eval_crop.resolution} px"),
+    ]
+    if recipe.repeats > 1:
+        rows.append(("repeats", f"an epoch shows one in {recipe.repeats} images, {recipe.repeats} times"))
+    return rows
+
+
+def _resolutions(recipe: Recipe) -> str:
+    """The training crops: "160 px from epoch 0, 192 px from epoch 12"."""
+    runs = [
+        (resolution, next(epochs))
+        for resolution, epochs in groupby(range(recipe.epochs), lambda epoch: resolution_at(recipe, epoch))
+    ]
+    if len(runs) == 1:
+        return f"{runs[0][0]} px"
+    return ", ".join(f"{size} px from epoch {epoch}" for size, epoch in runs)
+
+
+def _network_rows(recipe: Recipe, model: nn.Module, tuning: str | None) -> list[Row]:
+    total, trained = parameter_count(model), parameter_count(model, trainable=True)
+    rows = [
+        ("parameters", f"{total:,}, {'all' if trained == total else f'{trained:,}'} of them trained"),
+        ("audit", str(audit(recipe.optimizer, model))),
+    ]
+    if isinstance(recipe.model, LibraryModel) and recipe.model.pretrained:
+        rows.append(("weights", "published ones replace the initial ones, gammas included: nothing was downloaded"))
+    if tuning:
+        rows.append(("tuning", tuning.removeprefix("fine-tuning: ")))
+    return rows
+
+
+def _flops_rows(recipe: Recipe, model: nn.Module, cost: PassCost, steps: int) -> list[Row]:
+    """Operations of other resolutions are counted forward, and their backward passes taken in the same proportion."""
+    own = recipe.train_crop.resolution
+    ratio = cost.training_flops / cost.forward_flops
+    epochs = [resolution_at(recipe, epoch) for epoch in range(recipe.epochs)]
+    forward = {size: cost.forward_flops if size == own else forward_flops(recipe, model, size) for size in {*epochs}}
+    total = steps * recipe.global_batch_size * sum(ratio * forward[size] for size in epochs)
+    return [
+        ("forward", f"{in_flops(cost.forward_flops)} per image at {own} px, {in_macs(cost.forward_flops)}"),
+        ("training", f"{in_flops(cost.training_flops)} per image, {ratio:.2f} x forward (3 is the usual estimate)"),
+        ("whole run", f"{in_flops(total)}, without evaluation"),
+        ("counted", "convolutions and matrix products; a multiply-add is two operations, and one MAC"),
+    ]
+
+
+def _memory_rows(recipe: Recipe, used: Memory, measured: tuple[int, str] | None) -> list[Row]:
+    rows = [
+        ("parameters", f"{in_bytes(used.parameters)}, and {in_bytes(used.buffers)} of running statistics"),
+        ("gradients", in_bytes(used.gradients)),
+        ("optimizer", f"{in_bytes(used.optimizer)}, {type(recipe.optimizer).__name__}"),
+        ("average", in_bytes(used.average) if recipe.ema else "none"),
+        ("images", f"{in_bytes(used.images)}, a micro-batch of {recipe.micro_batch_size:,} in fp32"),
+        ("activations", f"{in_bytes(used.activations)}, what autograd saves of that micro-batch in {recipe.precision}"),
+        ("together", in_bytes(used.total)),
+        (
+            "how exact",
+            "tensors only, counted one by one. On top come workspaces of convolutions, gradients of activations, and "
+            "what the allocator and the device's libraries take",
+        ),
+    ]
+    if measured:
+        peak, device = measured
+        kind = "torch.cuda.max_memory_allocated" if device == "cuda" else "growth of the resident set"
+        rows.append(("measured", f"{in_bytes(peak)} at most in two steps on noise on this machine's {device} ({kind})"))
+    return rows
+
+
+def _disk_rows(used: Memory, facts: DataFacts, data: str | None) -> list[Row]:
+    one = checkpoint_bytes(used)
+    rows = [
+        ("checkpoint", in_bytes(one)),
+        (
+            "checkpoints",
+            f"{in_bytes(4 * one)} for the 3 newest (--keep 3) and the best, and {in_bytes(5 * one)} while the next "
+            f"one is written",
+        ),
+    ]
+    files = [found.file_bytes for found in (facts.train, facts.val)]
+    if None not in files:
+        rows.append((".beton", f"{in_bytes(files[0] or 0)} for training, {in_bytes(files[1] or 0)} for validation"))
+    else:
+        rows.append((".beton", "not prepared" if data else "not known without --data"))
+    return rows
+
+
+def _processes(recipe: Recipe, settings: PlanSettings, steps: int, gradients: int) -> tuple[str, list[Row], list[str]]:
+    """Which numbers of processes can share a step, what they send, and how fast they would be."""
+    links = Links(
+        node_size=settings.gpus_per_node, inside=1e9 * settings.link_gbytes, between=1e9 * settings.network_gbytes
+    )
+    alone = settings.images_per_second
+    header = ["processes", "micro-batches each", "sent each", "all-reduce"]
+    header += ["images/s", "overlap", "none", "training"] if alone else []
+    rows = []
+    for count in world_sizes(settings.world_size):
+        if reason := misfit(recipe, count):
+            rows.append([f"{count:,}", f"does not fit: {reason}"])
+            continue
+        accumulation = recipe.accumulation(count)
+        all_reduce = all_reduce_seconds(count, gradients, links)
+        row = [
+            f"{count:,}",
+            f"{accumulation:,} x {recipe.micro_batch_size:,}",
+            in_bytes(ring_bytes(count, gradients)),
+            in_time(all_reduce) if count > 1 else "-",
+        ]
+        if alone:
+            best, worst = (
+                speed(recipe, count, gradients, links, images_per_second=alone, overlap=overlap)
+                for overlap in (True, False)
+            )
+            row += [
+                f"{best.images_per_second:,.0f}",
+                f"{best.efficiency:.1%}",
+                f"{worst.efficiency:.1%}",
+                in_time(steps * recipe.epochs * best.step_seconds),
+            ]
+        rows.append(row)
+    where = f"{settings.link_gbytes:g} GB/s within {settings.gpus_per_node} GPUs, {settings.network_gbytes:g} GB/s per"
+    notes = [
+        (
+            "model",
+            f"not a measurement. Ring all-reduce of {in_bytes(gradients)} of gradients per step, 2 (n - 1) / n of it "
+            f"sent by each process, at {where} machine; no latency",
+        )
+    ]
+    if alone:
+        notes.append(
+            (
+                "speed",
+                f"stated: {alone:,.5g} images/s for one GPU alone. overlap: efficiency where the sum hides behind the "
+                f"last micro-batch's backward pass, 2/3 of its time; none: where all of it is waited for. images/s and "
+                f"training are those with overlap, without loading, evaluation and stragglers",
+            )
+        )
+    else:
+        notes.append(("speed", "give --images-per-second, what one GPU alone trains, for a prediction"))
+    return "Processes, at the same batch", notes, table(header, rows)
+
+
+def _blocks() -> str:
+    """The characters of the curve that the output can hold."""
+    try:
+        curve.BLOCKS.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return curve.ASCII
+    return curve.BLOCKS
+
+
+def _show(title: str, rows: list[Row], drawn: list[str] | None = None) -> None:
+    _say(section(title, rows, drawn or []))
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

@@ -1,0 +1,71 @@
+"""How a plan looks: sections of named rows, tables, numbers with units. Plain text of at most 110 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+Row = tuple[str, str]
+"""(name, text)"""
+WIDTH, _NAMES = 110, 13
+
+
+def section(title: str, rows: Sequence[Row], drawn: Sequence[str] = ()) -> str:
+    """A title, rows of which a long text goes on under its beginning, and lines that are printed as they are."""
+    lines = ["", title] if title else []
+    for name, text in rows:
+        indent = " " * (_NAMES + 2)
+        lines += textwrap.wrap(
+            text,
+            WIDTH,
+            initial_indent=f"  {name:<{_NAMES - 1}} ",
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return "\n".join([*lines, *(f"  {line}".rstrip() for line in drawn)])
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns to the right; the last cell of a row that is shorter than the header takes the rest of the line."""
+    whole = [header, *(row for row in rows if len(row) == len(header))]
+    widths = [max(len(row[column]) for row in whole) for column in range(len(header))]
+    lines = []
+    for row in [header, *rows]:
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=False)]
+        if len(row) < len(header):
+            cells[-1] = row[-1]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def in_bytes(count: float) -> str:
+    """1,234,567 -> "1.23 MB"; units of 1,000."""
+    return f"{_scaled(count, ('bytes', 'kB', 'MB', 'GB', 'TB'))}"
+
+
+def in_flops(count: float) -> str:
+    """8,178,368,512 -> "8.18 GFLOPs": a number of operations, not a rate."""
+    return _scaled(count, ("FLOPs", "kFLOPs", "MFLOPs", "GFLOPs", "TFLOPs", "PFLOPs", "EFLOPs", "ZFLOPs"))
+
+
+def in_macs(flops: float) -> str:
+    """The same as multiply-adds, of which many papers count one as one operation: "4.09 GMACs"."""
+    return _scaled(flops / 2, ("MACs", "kMACs", "MMACs", "GMACs", "TMACs", "PMACs"))
+
+
+def in_time(seconds: float) -> str:
+    """7,300 s -> "2.03 h"; three digits, and the largest unit of which there are two."""
+    for unit, length, least in (("days", 86400, 2 * 86400), ("h", 3600, 2 * 3600), ("min", 60, 120), ("s", 1, 1)):
+        if seconds >= least:
+            return f"{seconds / length:,.3g} {unit}" if seconds / length < 1000 else f"{seconds / length:,.0f} {unit}"
+    return f"{1000 * seconds:.3g} ms"
+
+
+def _scaled(count: float, units: Sequence[str]) -> str:
+    """Three digits, and the largest unit of which there is one."""
+    power = 0
+    while abs(count) >= 999.5 and power < len(units) - 1:
+        count, power = count / 1000, power + 1
+    digits = 0 if not power or count >= 99.95 else 1 if count >= 9.995 else 2
+    return f"{count:,.{digits}f} {units[power]}"

@@ -1,0 +1,56 @@
+"""What a plan warns of: values that are allowed one by one, and hardly meant together."""
+
+from __future__ import annotations
+
+import math
+
+from trainer import setup
+from trainer.plan.data import DataFacts, data_warnings
+from trainer.plan.scaling import misfit
+from trainer.recipe import LAMB, Recipe, Steps
+from trainer.recipe_file import load_recipe, recipe_names
+
+
+def warnings(recipe: Recipe, facts: DataFacts, world_size: int) -> list[str]:
+    """All of them, a sentence each: what training would refuse first, then what an override has broken."""
+    notes = []
+    if reason := misfit(recipe, world_size):
+        notes.append(f"training would refuse {world_size:,} processes: {reason}")
+    notes += data_warnings(recipe, facts)
+    if recipe.name in recipe_names():
+        notes += override_warnings(load_recipe(recipe.name), recipe)
+    return notes + [note.removeprefix("note: ") for note in setup.warnings(recipe)]
+
+
+def override_warnings(named: Recipe, recipe: Recipe) -> list[str]:
+    """What moves with another setting in the literature, and did not move here, where nothing moves by itself."""
+    notes = []
+    factor = recipe.global_batch_size / named.global_batch_size
+    if factor != 1 and recipe.optimizer.lr == named.optimizer.lr:
+        lamb = isinstance(recipe.optimizer, LAMB)
+        rate = recipe.optimizer.lr * (math.sqrt(factor) if lamb else factor)
+        rule = (
+            "LAMB's square-root scaling (You et al. 2019, section 4)"
+            if lamb
+            else "linear scaling (Goyal et al. 2017, section 2.1)"
+        )
+        notes.append(
+            f"global_batch_size went from {named.global_batch_size:,} to {recipe.global_batch_size:,}, and the "
+            f"learning rate stayed: {rule} would be --optimizer.lr {rate:.6g}"
+        )
+    sees, saw = (one.norm_batch_size or one.micro_batch_size for one in (recipe, named))
+    if sees != saw:
+        way_out = (
+            f"--norm-batch-size {saw} keeps it"
+            if recipe.micro_batch_size % saw == 0
+            else f"{saw} are more than a micro-batch of {recipe.micro_batch_size} holds"
+            if saw > recipe.micro_batch_size
+            else f"a micro-batch that is a multiple of {saw} could keep it"
+        )
+        notes.append(f"batch normalisation sees {sees} images at a time instead of {saw}: {way_out}")
+    schedule = recipe.schedule
+    if recipe.epochs != named.epochs and isinstance(schedule, Steps) and schedule == named.schedule:
+        notes.append(
+            f"epochs went from {named.epochs} to {recipe.epochs}, and schedule.milestones stayed {schedule.milestones}"
+        )
+    return notes
