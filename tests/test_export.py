@@ -236,4 +236,4 @@ def test_the_weights_of_a_result_come_first(cifar: Path) -> None:
     from trainer.run import Run
 
     weights = run_weights(Run(cifar), "newest")
-    assert list(weights.networks) == [True, False]
+    assert list(weights.networks) == [", exponential moving average (decay 0.5 every step)", ", no averaging"]

@@ -18,7 +18,7 @@ from torchvision.models import resnet50
 from trainer.data.prepare import PrepareOptions, prepare_folder
 from trainer.recipe_file import load_recipe, recipe_names
 
-TIMEOUT = 480  # seconds for all of them
+TIMEOUT = 1200  # seconds for all of them, on a machine that has other things to do
 
 
 @pytest.fixture(scope="module")
