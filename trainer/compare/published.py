@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from trainer.compare.run_record import FinishedRun
 from trainer.compare.statistics import difference, mean_of, published_mean
+from trainer.datasets import IMAGES
 from trainer.recipe import Published, Recipe
 from trainer.recipe_file import changes_to_named, load_recipe, recipe_names
 
 LAST_EPOCHS = 5  # Goyal et al. 2017, section 5: the median over the last 5 epochs
-_IMAGES = {"ImageNet": (1_281_167, 50_000), "CIFAR-10": (50_000, 10_000)}  # training, validation
 
 
 class Verdict(NamedTuple):
@@ -88,7 +88,8 @@ def not_comparable(run: FinishedRun, published: Published) -> str | None:
         return "ours is on labelled noise"
     if result["duplicates"] or result["seen"] != result["total"]:
         return f"ours is on {result['seen']:,} of {result['total']:,} images, {result['duplicates']} of them repeated"
-    for name, (training, validation) in _IMAGES.items():
+    for dataset, (training, validation) in IMAGES.items():
+        name = dataset.removesuffix("-1k")
         if published.protocol.startswith(name):
             if result["total"] != validation:
                 return f"ours is on {result['total']:,} images, not on the {validation:,} of {name}"

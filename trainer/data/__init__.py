@@ -43,13 +43,7 @@ def _open(data: str, split: Split, num_classes: int, resolution: int, check_cont
     folder = Path(data)
     beton = folder / f"{split}.beton"
     if beton.exists():
-        try:
-            from trainer.data.beton import BetonSource
-        except ImportError as error:
-            raise UserError(
-                f"{beton} needs FFCV: pip install 'shortcut-trainer[ffcv]' (or give the folder of the original images)"
-            ) from error
-        return BetonSource(beton, check_content)
+        return open_beton(beton, check_content)
     for name in FOLDERS[split]:
         if (folder / name).is_dir():
             from trainer.data.image_folder import ImageFolderSource
@@ -59,3 +53,14 @@ def _open(data: str, split: Split, num_classes: int, resolution: int, check_cont
     raise UserError(
         f"--data {data} has neither {split}.beton nor the folder {folders}: write it with python -m trainer prepare"
     )
+
+
+def open_beton(path: Path, check_content: bool) -> Source:
+    """One .beton file; see open_source. Raises UserError where it is damaged, or where FFCV is not installed."""
+    try:
+        from trainer.data.beton import BetonSource
+    except ImportError as error:
+        raise UserError(
+            f"{path} needs FFCV: pip install 'shortcut-trainer[ffcv]' (or give the folder of the original images)"
+        ) from error
+    return BetonSource(path, check_content)

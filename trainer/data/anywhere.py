@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from trainer.data import FOLDERS, SYNTHETIC, Split, open_source
+from trainer.data import FOLDERS, SYNTHETIC, Split, open_beton, open_source
 from trainer.data.loader import Source
 from trainer.errors import UserError
 
@@ -17,13 +17,7 @@ def open_anywhere(data: str, split: Split, *, num_classes: int, resolution: int,
     if data.startswith(SYNTHETIC):
         return open_source(data, split, num_classes=num_classes, resolution=resolution)
     if beton := beton_file(data, split):
-        try:
-            from trainer.data.beton import BetonSource
-        except ImportError as error:
-            raise UserError(
-                f"{beton} needs FFCV: pip install 'shortcut-trainer[ffcv]' (or give the folder of the original images)"
-            ) from error
-        return BetonSource(beton, check_content)
+        return open_beton(beton, check_content)
     names = " or ".join(f"{name}/" for name in FOLDERS[split])
     if not folder.exists():
         raise UserError(f"{data}: there is no such file or folder")

@@ -11,11 +11,10 @@ import numpy as np
 from trainer.data import FOLDERS, Split, open_source
 from trainer.data.check import verify
 from trainer.data.manifest import read_manifest
+from trainer.datasets import IMAGES
 from trainer.errors import UserError
 from trainer.recipe import PaddedCrop, Recipe
 
-KNOWN = {"ImageNet-1k": (1_281_167, 50_000), "CIFAR-10": (50_000, 10_000), "digits (scikit-learn)": (1_437, 360)}
-"""training and validation images of the data sets that recipes are written for"""
 _LOOKED_AT = 256  # images of class folders whose size is looked at: each is a file to open
 
 
@@ -46,11 +45,11 @@ def data_facts(recipe: Recipe, data: str | None) -> DataFacts:
     """
     if data is not None:
         return DataFacts(name=data, train=_split(recipe, data, "train"), val=_split(recipe, data, "val"))
-    if recipe.dataset not in KNOWN:
+    if recipe.dataset not in IMAGES:
         raise UserError(
             f"{recipe.name} is for {recipe.dataset!r}, and how many images that has is not known: add --data DIR"
         )
-    train, val = KNOWN[recipe.dataset]
+    train, val = IMAGES[recipe.dataset]
     return DataFacts(name=recipe.dataset, train=SplitFacts(count=train), val=SplitFacts(count=val))
 
 
