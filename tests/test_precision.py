@@ -221,7 +221,7 @@ def test_the_loss_is_computed_in_fp32(dtype: torch.dtype) -> None:
 def trained(recipe: Recipe, images: int, run_dir: Path) -> dict[str, torch.Tensor]:
     """The weights after training on noise."""
     settings = TrainSettings(data=f"synthetic:{images}", run_dir=run_dir, device="cpu", workers=1, log_every=1)
-    assert train(recipe, settings) is None
+    train(recipe, settings)
     found = Checkpoints(run_dir / "checkpoints", keep=1).newest()
     assert found is not None
     state: dict[str, Any] = found[1]

@@ -4,10 +4,11 @@ import os
 import random
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
-from processes import assert_same_run, kill, metrics, run, start, wait_for_step, weights
+from processes import TIMEOUT, assert_same_run, kill, metrics, run, start, wait_for_step, weights
 
 RECIPE = str(Path(__file__).parent / "everything_recipe.py")
 STEPS_PER_EPOCH = 1437 // 96  # 14
@@ -64,7 +65,7 @@ def test_kill_9_at_random_steps_changes_nothing(
     assert_same_run(tmp_path, uninterrupted[processes])
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR2, 140)])
 def test_a_signal_saves_says_how_to_go_on_and_loses_nothing(
     number: signal.Signals, code: int, uninterrupted: dict[int, Path], digits: Path, tmp_path: Path
 ) -> None:
@@ -94,6 +95,23 @@ def test_a_signal_to_one_rank_stops_all_ranks_after_the_same_step(
     assert "stopped and saved" in out
     assert run(words(digits, tmp_path), 2).returncode == 0
     assert_same_run(tmp_path, uninterrupted[2])
+
+
+def test_a_signal_in_an_evaluation_is_not_kept_waiting_for_its_end(digits: Path, tmp_path: Path) -> None:
+    """The epoch was saved before it. At 320 px each batch of it takes long enough to be met."""
+    options = ["--epochs", "1", "--eval-crop.resolution", "320", "--checkpoint-steps", "1000"]
+    process = start(words(digits, tmp_path, *options), 2)
+    saved = tmp_path / "checkpoints" / f"step_{STEPS_PER_EPOCH:08d}.pt"
+    deadline = time.monotonic() + TIMEOUT
+    while not saved.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert "stopped in an evaluation" in out, err
+    assert not any(record["kind"] != "train" for record in metrics(tmp_path))
+    ended = run(words(digits, tmp_path, *options), 2)
+    assert f"continued after step {STEPS_PER_EPOCH}, the last one" in ended.stdout, ended.stderr
+    assert [record["step"] for record in metrics(tmp_path) if record["kind"] == "eval"] == [STEPS_PER_EPOCH]
 
 
 def test_a_finished_run_is_evaluated_again_and_not_trained_further(

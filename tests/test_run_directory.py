@@ -56,6 +56,34 @@ def test_a_run_that_saved_nothing_yet_may_be_started_with_another_recipe(tmp_pat
     assert Run(tmp_path).recipe.epochs == 3
 
 
+def test_a_later_attempt_of_the_same_job_takes_the_directory_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that its scheduler has lost may go on training: it must not save beside its successor."""
+    recipe = load_recipe("resnet20_digits")
+
+    def attempt(job: str, number: int) -> Run:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", job)
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(number))
+        return Run(tmp_path)
+
+    lost = attempt("17", 0)
+    lost.claim(recipe)
+    lost.save({"step": 1}, 1)
+    with pytest.raises(UserError, match="in use by another process"):
+        attempt("18", 1).claim(recipe)
+    successor = attempt("17", 1)
+    successor.claim(recipe)
+    with pytest.raises(UserError, match="taken over by attempt 1 of job 17"):
+        lost.save({"step": 2}, 2)
+    with pytest.raises(UserError, match="in use by another process"):
+        attempt("17", 0).claim(recipe)
+    successor.save({"step": 2}, 2)
+    found = successor.checkpoints.newest()
+    assert found
+    assert found[1] == {"step": 2}
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

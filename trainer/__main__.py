@@ -103,10 +103,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 def _train(words: list[str]) -> int:
     recipe, options = command_line.parse_train(words)
+    from trainer.requests import Stopped
     from trainer.train import train
 
-    stopped = train(recipe, options)
-    return 128 + stopped if stopped else 0
+    try:
+        train(recipe, options)
+    except Stopped as stopped:
+        return 128 + stopped.signal
+    return 0
 
 
 def _evaluate(words: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""The processes of one run: starting them, agreeing on errors and interruptions, wrapping the model.
+"""The processes of one run: starting them, agreeing on errors, wrapping the model.
 
 Processes are told who they are by torchrun's variables (RANK, LOCAL_RANK, LOCAL_WORLD_SIZE, WORLD_SIZE); without them
 this process is alone. NCCL carries gradients on GPUs, gloo on CPUs; small agreements always go through gloo, so that
@@ -6,15 +6,12 @@ they never wait for a device.
 """
 
 import os
-import signal
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import IntEnum
-from types import FrameType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -162,68 +159,3 @@ def settle(model: nn.Module, images: torch.Tensor, precision: Precision) -> None
     with torch.no_grad():
         for buffer, saved in zip(module.buffers(), buffers, strict=True):
             buffer.copy_(saved)
-
-
-class Request(IntEnum):
-    """What a rank may ask of all ranks at the end of a step; the highest wins."""
-
-    NOTHING = 0
-    SAVE = 1
-    STOP = 2
-
-
-class Requests:
-    """Requests of any rank, and SIGTERM and SIGINT, agreed on by all ranks at the same step.
-
-    The agreement is one step late: its small all-reduce runs in the background of the step that follows.
-    """
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._asked = Request.NOTHING
-        self._pending: tuple[torch.Tensor, dist.Work] | None = None
-        self._previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        self.signal: signal.Signals | None = None
-        for number in self._previous:
-            signal.signal(number, self._on_signal)
-
-    def agree(self, request: Request) -> Request:
-        """Called by every rank once per step with its own request; returns the highest of the previous call."""
-        if self.signal is not None:
-            request = Request.STOP
-        if self._world.size == 1:
-            return request
-        if request is self._asked is Request.SAVE:  # the answer is on its way
-            request = Request.NOTHING
-        self._asked = request
-        agreed = self._result()
-        level = torch.tensor(int(request))
-        work = dist.all_reduce(level, dist.ReduceOp.MAX, group=self._world.gloo, async_op=True)
-        assert work is not None
-        self._pending = (level, work)
-        return agreed
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:  # else a peer may be gone, and its answer would never come
-            self._result()
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _result(self) -> Request:
-        if self._pending is None:
-            return Request.NOTHING
-        level, work = self._pending
-        self._pending = None
-        work.wait()
-        return Request(int(level))
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        # Ctrl-C again: the user does not want to wait. Below torchrun it is torchrun that says it again.
-        if self._world.size == 1 and self.signal is signal.SIGINT and number == signal.SIGINT:
-            signal.default_int_handler(number, frame)
-        self.signal = signal.Signals(number)
-        if self._world.is_main:
-            os.write(2, b"stopping and saving after this step\n")  # print() is not for signal handlers

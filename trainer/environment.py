@@ -13,6 +13,7 @@ from trainer.distributed import World
 from trainer.settings import TrainSettings
 
 _PACKAGES = ("torch", "torchvision", "timm", "ffcv", "numba", "numpy", "pillow", "tensorboard")
+COMMIT = "COMMIT"  # file beside this one
 
 
 def environment(world: World, settings: TrainSettings) -> dict[str, Any]:
@@ -45,8 +46,13 @@ def changed_rounding(starts: list[dict[str, Any]], here: dict[str, Any]) -> list
 
 
 def commit() -> str | None:
-    """The commit of this code, with + where files differ from it; None outside a git checkout."""
+    """The commit of this code, with + where files differ from it; None outside a git checkout.
+
+    A copy of the code that a launcher made has it in a file beside this one: its git is elsewhere.
+    """
     here = Path(__file__)
+    if (copied_from := here.with_name(COMMIT)).is_file():
+        return copied_from.read_text().strip() or None
     try:
         _git(here, "ls-files", "--error-unmatch", here.name)  # installed below somebody else's checkout: not our commit
         name = _git(here, "rev-parse", "--short=12", "HEAD")

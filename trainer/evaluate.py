@@ -26,6 +26,7 @@ from trainer.errors import UserError, first_line
 from trainer.passport import write_passport
 from trainer.precision import allow_tensor_float, autocast
 from trainer.recipe import CenterCrop, Recipe
+from trainer.requests import Requests
 from trainer.result import Evaluation, Reading, report
 from trainer.run import Run
 from trainer.settings import EvaluateSettings
@@ -33,18 +34,31 @@ from trainer.weights_file import Network, Weights, file_weights, load_network, r
 
 
 def evaluate(
-    model: nn.Module, loader: Loader, recipe: Recipe, world: World, crop: CenterCrop | None = None
+    model: nn.Module,
+    loader: Loader,
+    recipe: Recipe,
+    world: World,
+    crop: CenterCrop | None = None,
+    requests: Requests | None = None,
 ) -> Evaluation:
     """Evaluates the centre crop of every image. `model` is the module itself: DDP's wrapper would wait for its peers.
 
     `crop`: another one than the recipe's. With flip_tta an image's logits are the mean of both views'. Ranks other than
-    0 get rank 0's buffers; the modules keep the modes they are in. Called by all ranks together.
+    0 get rank 0's buffers; the modules keep the modes they are in. Called by all ranks together. `requests`: raises
+    Stopped when they ask for it.
     """
-    return _summary(_answers(model, loader, recipe, world, crop or recipe.eval_crop))
+    return _summary(_answers(model, loader, recipe, world, crop or recipe.eval_crop, requests))
 
 
 def _answers(
-    model: nn.Module, loader: Loader, recipe: Recipe, world: World, crop: CenterCrop, *, predictions: bool = False
+    model: nn.Module,
+    loader: Loader,
+    recipe: Recipe,
+    world: World,
+    crop: CenterCrop,
+    requests: Requests | None = None,
+    *,
+    predictions: bool = False,
 ) -> torch.Tensor:
     """What the network made of each image: float64, on the CPU, the same on all ranks, a row for each image.
 
@@ -57,10 +71,13 @@ def _answers(
     batch_size = max(64, recipe.micro_batch_size)
     batches = eval_batches(total, batch_size=batch_size, rank=world.rank, world_size=world.size)
     crops = loader.batches(batches, eval_view(crop), crop.resolution)
+    on_device = device_batches(crops, world.device, recipe.mean, recipe.std)
+    if requests:
+        on_device = requests.watch(on_device, rounds=math.ceil(total / (batch_size * world.size)))
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     with torch.inference_mode(), autocast(recipe.precision, world.device):
-        for images, labels, indices in device_batches(crops, world.device, recipe.mean, recipe.std):
+        for images, labels, indices in on_device:
             logits = model(images).float()
             if crop.flip_tta:
                 logits = (logits + model(images.flip(3)).float()) / 2
@@ -100,15 +117,16 @@ def read_all(
     recipe: Recipe,
     world: World,
     weights: str,
-    known: Evaluation | None = None,
+    known: Evaluation,
+    requests: Requests,
 ) -> list[Reading]:
-    """Evaluates under each protocol of the recipe, that of its result first, unless its evaluation is `known`.
+    """The reading under each protocol of the recipe, that of its result first, whose evaluation is `known`.
 
-    `weights`: what `model` is, in words.
+    `weights`: what `model` is, in words. Raises Stopped when asked to.
     """
-    readings = [Reading(known or evaluate(model, loader, recipe, world), recipe.eval_crop, weights)]
+    readings = [Reading(known, recipe.eval_crop, weights)]
     if other := recipe.also_eval_crop:
-        readings.append(Reading(evaluate(model, loader, recipe, world, other), other, weights))
+        readings.append(Reading(evaluate(model, loader, recipe, world, other, requests), other, weights))
     return readings
 
 

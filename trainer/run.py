@@ -6,14 +6,28 @@ recipe.py  starts.json  metrics.jsonl  result.json  checkpoints/  events.out.tfe
 import errno
 import fcntl
 import json
+import os
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoint import Checkpoints
+from trainer.checkpoint import Checkpoints, State
 from trainer.errors import UserError
 from trainer.files import replace_text
 from trainer.recipe import Recipe
 from trainer.recipe_file import is_resolved, load_recipe, recipe_changes, recipe_source
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Which start of which job this process belongs to, by torchrun's variables; without a launcher: of none."""
+
+    job: str = field(default_factory=lambda: os.environ.get("TORCHELASTIC_RUN_ID", ""))
+    number: int = field(default_factory=lambda: int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))
+
+    def replaces(self, other: "Attempt") -> bool:
+        """Whether this is a later attempt of the same job."""
+        return bool(self.job) and self.job == other.job and self.number > other.number
 
 
 class Run:
@@ -22,6 +36,7 @@ class Run:
     def __init__(self, folder: Path, keep: int = 3) -> None:
         self.folder = folder
         self.checkpoints = Checkpoints(folder / "checkpoints", keep)
+        self._attempt = Attempt()
 
     @property
     def recipe(self) -> Recipe:
@@ -52,14 +67,34 @@ class Run:
             self._lock = (self.folder / ".lock").open("w")  # kept open: the lock ends with the process, however it ends
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"{self.folder} is in use by another process: wait for it, or use another one") from error
+            if not self._attempt.replaces(self._owner):
+                message = f"{self.folder} is in use by another process: wait for it, or use another one"
+                raise UserError(message) from error
         except OSError as error:
             if error.errno != errno.ENOTSUP:  # a file system without locks
                 raise UserError(f"{self.folder}: cannot be written: {error.strerror}") from error
         if not self.checkpoints.exist:  # an earlier start that came to nothing
             for left in (self.folder / "starts.json", *self.folder.glob("events.out.tfevents.*")):
                 left.unlink(missing_ok=True)
+        replace_text(self.folder / ".owner", json.dumps(asdict(self._attempt)))
         replace_text(stored, recipe_source(recipe))
+
+    def save(self, state: State, step: int) -> None:
+        """Saves a checkpoint, unless a later attempt of the same job has taken the directory over: a UserError.
+
+        A node that is lost to its scheduler may go on training while the job runs elsewhere.
+        """
+        if (owner := self._owner) != self._attempt:
+            message = f"{self.folder} was taken over by attempt {owner.number} of job {owner.job}"
+            raise UserError(f"{message}: nothing more is saved here")
+        self.checkpoints.save(state, step)
+
+    @property
+    def _owner(self) -> "Attempt":
+        try:
+            return Attempt(**json.loads((self.folder / ".owner").read_text()))
+        except (OSError, ValueError, TypeError):
+            return Attempt()
 
     @property
     def starts(self) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ are logged. Every random choice is a function of (seed, epoch, sample) or (seed,
 run is its tensors and its position, and a run that was stopped anywhere ends with the weights of one that was not.
 """
 
-import signal
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ from trainer import distributed
 from trainer.data.mixing import mix
 from trainer.data.random import torch_seed
 from trainer.data.stream import train_stream
-from trainer.distributed import Request, Requests, gradient_sync, on_every_rank, require_same
+from trainer.distributed import gradient_sync, on_every_rank, require_same
 from trainer.ema import Average
 from trainer.evaluate import evaluate, read_all
 from trainer.fine_tuning import train_mode
@@ -31,6 +30,7 @@ from trainer.precise_norm import remeasure_norms
 from trainer.precision import allow_tensor_float, autocast, build_scaler
 from trainer.recipe import Recipe
 from trainer.recipe_file import recipe_source
+from trainer.requests import Request, Requests
 from trainer.result import averaged_in_words, report, result, trained_in_words
 from trainer.run import Run
 from trainer.schedule import lr_at
@@ -50,8 +50,8 @@ from trainer.setup import (
 from trainer.state import Position, StepLosses, TrainingState
 
 
-def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
-    """Trains to the end, or until a signal: then saves and returns it. Raises UserError for input it cannot use."""
+def train(recipe: Recipe, settings: TrainSettings) -> None:
+    """Trains to the end. Raises Stopped, with everything saved, after a signal; UserError for input it cannot use."""
     with ExitStack() as stack:
         world = stack.enter_context(distributed.world(settings.device, settings.timeout_minutes))
         requests = stack.enter_context(Requests(world))
@@ -103,7 +103,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
 
         def save(norms_measured: bool = False) -> None:
             content = {**state.save(), **identity, "norms_measured": norms_measured}
-            on_every_rank(world, lambda: run.checkpoints.save(content, at.step) if world.is_main else None)
+            on_every_rank(world, lambda: run.save(content, at.step) if world.is_main else None)
 
         # The loop
         throughput = Throughput(world)
@@ -149,15 +149,15 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
                 if (agreed or is_due) and (at.batch < at.steps_per_epoch or agreed is Request.STOP):
                     save()  # not at the end of an epoch, which saves what is complete
                 if agreed is Request.STOP:
-                    log.say(f"stopped and saved after step {at.step}: the same command continues from there")
-                    return requests.signal or signal.SIGTERM
+                    requests.stop(f"stopped and saved after step {at.step}: the same command continues from there")
 
             if recipe.precise_norm_images:
                 remeasure_norms(recipe, state.networks, train_loader, world, at.epoch)
             save(norms_measured=recipe.precise_norm_images is not None)
             # saved before the evaluation: one that is cut short then costs nothing but itself
             evaluations = {
-                kind: evaluate(network, eval_loader, recipe, world) for kind, network in state.networks.items()
+                kind: evaluate(network, eval_loader, recipe, world, requests=requests)
+                for kind, network in state.networks.items()
             }
             *_, final = evaluations.values()
             is_best = final.top1 > at.best_top1
@@ -174,9 +174,8 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
         for kind, network in reversed(state.networks.items()):
             averaged = averaged_in_words(recipe.ema if kind == "eval_ema" else None, at.epochs)
             weights = f"{trained}, {averaged}"
-            readings += read_all(network, eval_loader, recipe, world, weights, evaluations[kind])
+            readings += read_all(network, eval_loader, recipe, world, weights, evaluations[kind], requests)
         if world.is_main:
             run.write_result(result(recipe, eval_loader.source, readings, identity["data"]))
         log.result(report(recipe, eval_loader.source, readings), at)
         show_mistakes(log, [*state.networks.values()][-1], eval_loader, recipe, settings, world, at)
-        return None

@@ -20,6 +20,7 @@ from trainer.log.board import Board
 from trainer.log.progress import Screen
 from trainer.log.throughput import Rates
 from trainer.recipe import Recipe
+from trainer.requests import Stopped
 from trainer.result import Evaluation
 from trainer.state import Position
 
@@ -85,8 +86,10 @@ class Log:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if self.speaks:
+            if isinstance(error, Stopped):
+                self.say(str(error))
             self._screen.close()
             self._metrics.close()
             self._board.close()

@@ -1,0 +1,76 @@
+"""Requests to save and to stop: agreed by all ranks at the same place, in training and in evaluations."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainer import distributed
+from trainer.requests import Request, Requests, Stopped
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+def test_an_evaluation_ends_at_the_batch_after_a_signal(number: signal.Signals) -> None:
+    seen = []
+    expected = pytest.raises(Stopped, match="saved before it")
+    with distributed.world("cpu", 1) as world, expected as stopped, Requests(world) as requests:
+        for batch in requests.watch(iter(range(10)), rounds=10):
+            seen.append(batch)
+            if batch == 3:
+                os.kill(os.getpid(), number)
+    assert seen == [0, 1, 2, 3]
+    assert stopped.value.signal is number
+
+
+def test_an_evaluation_without_a_signal_sees_every_batch() -> None:
+    with distributed.world("cpu", 1) as world, Requests(world) as requests:
+        assert list(requests.watch(iter(range(3)), rounds=5)) == [0, 1, 2]
+        assert requests.agree() is Request.NOTHING
+
+
+def test_signals_are_given_back() -> None:
+    before = signal.getsignal(signal.SIGUSR2)
+    with distributed.world("cpu", 1) as world, Requests(world):
+        assert signal.getsignal(signal.SIGUSR2) != before
+    assert signal.getsignal(signal.SIGUSR2) == before
+
+
+def test_ranks_with_unlike_numbers_of_batches_stop_together() -> None:
+    """Rank 0 has 5 batches and rank 1 has 4; only rank 1 gets the signal, and none waits for the other for ever."""
+    code = (
+        "import os, signal, sys\n"
+        "from trainer import distributed\n"
+        "from trainer.requests import Requests, Stopped\n"
+        "seen = 0\n"
+        "with distributed.world('cpu', 1) as world:\n"
+        "    try:\n"
+        "        with Requests(world) as requests:\n"
+        "            for batch in requests.watch(iter(range(5 - world.rank)), rounds=5):\n"
+        "                seen += 1\n"
+        "                if (world.rank, batch) == (1, 2):\n"
+        "                    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        print('not stopped')\n"
+        "    except Stopped:\n"
+        "        print(f'stopped after {seen}')\n"
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    variables = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={**os.environ, **variables, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    assert [rank.communicate(timeout=120)[0].strip() for rank in ranks] == ["stopped after 4", "stopped after 4"]
