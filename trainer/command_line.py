@@ -48,9 +48,32 @@ def parse_with_recipe(command: type[T], words: Sequence[str], verb: str) -> tupl
     return Recipe(**_shallow(parsed.recipe)), parsed.settings
 
 
-def parse_train(words: Sequence[str]) -> tuple[Recipe, TrainSettings]:
-    """`RECIPE --data DIR --run-dir DIR [--optimizer.lr 1.6 ...]`"""
-    return parse_with_recipe(TrainSettings, words, "train")
+def parse_train(words: Sequence[str], processes: int | None = None) -> tuple[Recipe, TrainSettings]:
+    """`RECIPE --data DIR --run-dir DIR [--optimizer.lr 1.6 ...]`
+
+    Raises UserError, also where so many `processes` cannot share the recipe's batch.
+    """
+    recipe, settings = parse_with_recipe(TrainSettings, words, "train")
+    if processes:
+        try:
+            recipe.accumulation(processes)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    return recipe, settings
+
+
+def train_words(settings: TrainSettings) -> list[str]:
+    """The options that parse_train reads as these settings, those that are not the defaults."""
+    words = []
+    for field in fields(TrainSettings):
+        value = getattr(settings, field.name)
+        option = field.name.replace("_", "-")
+        if value == field.default:
+            continue
+        words += (
+            [f"--{option}" if value else f"--no-{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
+        )
+    return words
 
 
 def parse_prepare(words: Sequence[str]) -> tuple[str, Path | None, Path, PrepareOptions]:
@@ -79,23 +102,34 @@ def parse_prepare(words: Sequence[str]) -> tuple[str, Path | None, Path, Prepare
     return kind, getattr(parsed, "src", None), parsed.out, parsed.options
 
 
-def parse(command: type[T], words: Sequence[str], verb: str, description: str | None = None) -> T:
+def parse(
+    command: type[T],
+    words: Sequence[str],
+    verb: str,
+    description: str | None = None,
+    *,
+    program: str = "trainer",
+    default: T | None = None,
+) -> T:
     """Reads the options of one verb into its dataclass. Raises UserError with one line for any mistake."""
     said = io.StringIO()
+    given: Any = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(
+            parsed: T = tyro.cli(
                 command,
                 args=list(words),
-                prog=f"python -m trainer {verb}",
+                prog=f"python -m {program} {verb}",
                 description=description or command.__doc__,
                 config=(tyro.conf.AvoidSubcommands,),
+                **given,
             )
+            return parsed
     except ValueError as error:
         raise UserError(str(error)) from error
     except SystemExit as end:
         if end.code:
-            raise UserError(f"{_one_line(said.getvalue())}; see python -m trainer {verb} --help") from end
+            raise UserError(f"{_one_line(said.getvalue())}; see python -m {program} {verb} --help") from end
         raise
 
 

@@ -2,18 +2,17 @@
 
 import os
 import platform
-import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from trainer.commit import commit
 from trainer.distributed import World
 from trainer.settings import TrainSettings
 
 _PACKAGES = ("torch", "torchvision", "timm", "ffcv", "numba", "numpy", "pillow", "tensorboard")
-COMMIT = "COMMIT"  # file beside this one
 
 
 def environment(world: World, settings: TrainSettings) -> dict[str, Any]:
@@ -43,28 +42,6 @@ def changed_rounding(starts: list[dict[str, Any]], here: dict[str, Any]) -> list
         if starts and starts[-1].get(name) != here[name]
     ]
     return [f"the same images from here on, but rounded otherwise than before: {', '.join(changes)}"] if changes else []
-
-
-def commit() -> str | None:
-    """The commit of this code, with + where files differ from it; None outside a git checkout.
-
-    A copy of the code that a launcher made has it in a file beside this one: its git is elsewhere.
-    """
-    here = Path(__file__)
-    if (copied_from := here.with_name(COMMIT)).is_file():
-        return copied_from.read_text().strip() or None
-    try:
-        _git(here, "ls-files", "--error-unmatch", here.name)  # installed below somebody else's checkout: not our commit
-        name = _git(here, "rev-parse", "--short=12", "HEAD")
-        changed = _git(here, "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return name + ("+" if changed else "")
-
-
-def _git(file: Path, *words: str) -> str:
-    command = ["git", "-C", str(file.parent), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _version(package: str) -> str | None:

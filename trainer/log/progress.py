@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from trainer.environment import commit
+from trainer.commit import commit
 from trainer.state import Position
 
 _PLAIN_SECONDS = 10.0  # between two plain lines

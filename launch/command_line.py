@@ -1,0 +1,93 @@
+"""OPTIONS RECIPE [RECIPE ...] WORDS: what stands before the recipes is the launcher's, after them the job's."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import TypeVar
+
+from launch import cluster
+from launch.settings import LocalSettings, ProcessSettings, SlurmSettings
+from launch.submission import Run
+from trainer.command_line import parse as parse_options
+from trainer.command_line import parse_train, train_words
+from trainer.errors import UserError
+from trainer.recipe_file import known_recipes, recipe_source
+
+T = TypeVar("T")
+
+
+def parse(command: type[T], words: Sequence[str], verb: str) -> T:
+    """The options of a verb, over those of the cluster's file. Raises UserError with one line for any mistake."""
+    defaults = None
+    if issubclass(command, ProcessSettings):
+        chosen = parse_options(command, words, verb, program="launch").cluster  # type: ignore[attr-defined]
+        defaults = cluster.defaults(command, chosen)
+    return parse_options(command, words, verb, program="launch", default=defaults)
+
+
+def parse_launch(command: type[T], words: Sequence[str], verb: str) -> tuple[T, list[str], list[str]]:
+    """-> the launcher's options, the recipes' names, the words of the job."""
+    usage = f"python -m launch {verb} [OPTIONS] RECIPE [RECIPE ...] --data DIR --run-dir DIR"
+    before, recipes, after = _split(command, words)
+    if {"-h", "--help"} & set(before):
+        print(f"usage: {usage} [--optimizer.lr 1.6 ...]\n")
+    options = parse(command, before, verb)
+    if not recipes:
+        raise UserError(f"which recipe? {usage} ({known_recipes()})")
+    return options, recipes, after
+
+
+def runs_of(options: SlurmSettings | LocalSettings, recipes: list[str], words: list[str], processes: int) -> list[Run]:
+    """A run for each recipe and seed, checked as python -m trainer train would, for so many processes.
+
+    Each has a folder below --run-dir, named after recipe and seed, where there are several. Raises UserError.
+    """
+    seeds = options.seeds or (None,)
+    if options.seeds and any(word == "--seed" or word.startswith("--seed=") for word in words):
+        raise UserError("--seeds for the launcher and --seed for the job: use one of both")
+    several = len(recipes) * len(seeds) > 1
+    runs: list[Run] = []
+    for name in recipes:
+        for seed in seeds:
+            chosen = [] if seed is None else ["--seed", str(seed)]
+            recipe, settings = parse_train([name, *words, *chosen], processes)
+            label = recipe.name if seed is None else f"{recipe.name}_seed{seed}"
+            folder = settings.run_dir.absolute()
+            settings = replace(
+                settings,
+                data=settings.data_folder,
+                run_dir=folder / label if several else folder,
+                initial_weights=settings.initial_weights and settings.initial_weights.absolute(),
+            )
+            run = Run(
+                name=label,
+                recipe=recipe_source(recipe),
+                run_dir=settings.run_dir,
+                data=settings.data,
+                options=tuple(train_words(settings)),
+            )
+            runs.append(run)
+    names = [run.name for run in runs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"two runs would be called {twice}: launch them with different --run-dir")
+    return runs
+
+
+def _split(command: type, words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """The words before the recipes, the recipes, and those after them."""
+    kinds = {f"--{field.name.replace('_', '-')}": str(field.type) for field in fields(command)}
+    kinds |= {name.replace("--", "--no-", 1): kind for name, kind in kinds.items() if "bool" in kind}
+    place = 0
+    while place < len(words) and words[place].startswith("-"):
+        kind = kinds.get(words[place].replace("_", "-"), "")
+        alone = "=" in words[place] or "bool" in kind or words[place] in ("-h", "--help")
+        place += 1
+        if "tuple[int" in kind:
+            while place < len(words) and re.fullmatch(r"-?\d+", words[place]):
+                place += 1
+        elif not alone:
+            place += 1
+    end = place
+    while end < len(words) and not words[end].startswith("-"):
+        end += 1
+    return list(words[:place]), list(words[place:end]), list(words[end:])

@@ -1,0 +1,72 @@
+"""How many processes on how many nodes, and for how long: arithmetic that is exact or refused."""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trainer.errors import UserError
+
+if TYPE_CHECKING:
+    from launch.settings import ProcessSettings
+
+_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Processes on nodes: one for each GPU, or as many as asked for on CPUs."""
+
+    nodes: int
+    processes_per_node: int
+    gpus_per_node: int
+
+    @property
+    def processes(self) -> int:
+        return self.nodes * self.processes_per_node
+
+
+def layout_of(settings: "ProcessSettings") -> Layout:
+    """Raises UserError where the numbers contradict each other, or GPUs do not fill whole nodes."""
+    nodes, gpus_per_node, gpus = settings.nodes, settings.gpus_per_node, settings.gpus
+    if gpus is not None:
+        if not gpus_per_node:
+            raise UserError(f"--gpus {gpus} needs --gpus-per-node, the number of GPUs that a node has")
+        if gpus < gpus_per_node:
+            full, gpus_per_node = 1, gpus
+        elif gpus % gpus_per_node:
+            fewer = gpus - gpus % gpus_per_node
+            raise UserError(
+                f"--gpus {gpus} do not fill nodes of {gpus_per_node}: use {fewer} or {fewer + gpus_per_node}, or "
+                f"share them otherwise with --nodes and --gpus-per-node"
+            )
+        else:
+            full = gpus // gpus_per_node
+        if nodes not in (None, full):
+            raise UserError(f"--gpus {gpus} with {gpus_per_node} on each node are {full} nodes, not --nodes {nodes}")
+        nodes = full
+    processes = settings.processes_per_node
+    if gpus_per_node and processes not in (None, gpus_per_node):
+        raise UserError(
+            f"--processes-per-node {processes} with --gpus-per-node {gpus_per_node}: each process has one GPU, so "
+            f"leave the first out"
+        )
+    return Layout(nodes=nodes or 1, processes_per_node=gpus_per_node or processes or 1, gpus_per_node=gpus_per_node)
+
+
+def minutes_of(time: str) -> int:
+    """Slurm's time, rounded up: MINUTES, MINUTES:SECONDS, HOURS:MINUTES:SECONDS, DAYS-HOURS[:MINUTES[:SECONDS]].
+
+    Raises ValueError for anything else.
+    """
+    if not (match := _TIME.fullmatch(time)):
+        raise ValueError(f"time={time} is not MINUTES, HH:MM:SS or DAYS-HH:MM:SS")
+    parts = [int(part) for part in match["parts"].split(":")]
+    if match["days"] is None:
+        hours, minutes, seconds = ([0, *parts, 0] if len(parts) == 1 else [0, *parts] if len(parts) == 2 else parts)[:3]
+    else:
+        hours, minutes, seconds = [*parts, 0, 0][:3]
+    total = 24 * 60 * int(match["days"] or 0) + 60 * hours + minutes + math.ceil(seconds / 60)
+    if total < 1:
+        raise ValueError(f"time={time} is no time at all")
+    return total

@@ -1,0 +1,83 @@
+"""What the processes of a run wrote, of all its starts."""
+
+import re
+import sys
+import time
+from pathlib import Path
+
+from launch.jobs import slurm_id, state_of
+from launch.settings import LogsSettings
+from launch.submission import Submission, submission_of
+from trainer.errors import UserError
+
+_TROUBLE = re.compile(r"^(error: .*|Traceback \(most recent call last\):)$", re.MULTILINE)
+_OFTEN = 0.5  # s from one look to the next
+
+
+def logs(options: LogsSettings) -> None:
+    """Prints the log of one rank, and where another one was in trouble first, that. Raises UserError for none."""
+    submission, index = submission_of(options.run)
+    path = log_file(submission, index, options.rank)
+    waits = options.follow and not state_of(submission, index).is_over
+    if not path.is_file() and not waits:
+        raise UserError(f"{options.run} has no log of rank {options.rank} yet: {path} is not there")
+    if note := trouble_elsewhere(submission, index, options.rank):
+        print(note, file=sys.stderr)
+    _print(path, submission, index, options.follow)
+
+
+def log_file(submission: Submission, index: int, rank: int) -> Path:
+    """Where a rank's output is. Raises UserError where there is no such rank, or it wrote to the terminal."""
+    job = submission.job
+    if rank not in range(job.processes):
+        raise UserError(f"--rank {rank}: the run has {job.processes} processes, ranks 0 to {job.processes - 1}")
+    if job.cluster == "slurm":
+        return submission.logs / f"{slurm_id(job, index)}_{rank}_log.out"
+    if not job.background:
+        return Path(job.runs[index]) / "log.txt"  # the rest went to the terminal
+    found = sorted(submission.logs.glob("*_0_log.out"))  # one for all ranks
+    return found[0] if found else submission.logs / "log.out"
+
+
+def trouble_elsewhere(submission: Submission, index: int, rank: int) -> str | None:
+    """What went wrong first, where that was not on `rank`."""
+    found = first_trouble(submission, index)
+    if found is None or found[0] == rank:
+        return None
+    return f"--- rank {found[0]} was in trouble first: {found[1]} (--rank {found[0]} has all of it)"
+
+
+def first_trouble(submission: Submission, index: int) -> tuple[int, str] | None:
+    """The rank and the last error of the log that was finished first, of those that have one; None where none has.
+
+    That a peer was lost is a consequence, and does not count.
+    """
+    job = submission.job
+    ranks = range(job.processes) if job.cluster == "slurm" else range(1)
+    logs = [(rank, path) for rank in ranks if (path := log_file(submission, index, rank)).is_file()]
+    for rank, path in sorted(logs, key=lambda entry: entry[1].stat().st_mtime):
+        text = path.read_text(errors="replace")
+        if found := [trouble for trouble in _TROUBLE.finditer(text) if "another process of this run" not in trouble[0]]:
+            said = [line for line in text[found[-1].start() :].splitlines() if line.strip()]
+            return rank, said[0].removeprefix("error: ") if said[0].startswith("error: ") else _exception(said)
+    return None
+
+
+def _exception(lines: list[str]) -> str:
+    """Of a traceback: the first line after the frames, which are indented."""
+    return next((line for line in lines[1:] if not line.startswith(" ")), lines[-1])
+
+
+def _print(path: Path, submission: Submission, index: int, follow: bool) -> None:
+    place = 0
+    while True:
+        over = not follow or state_of(submission, index).is_over
+        if path.is_file():
+            with path.open(errors="replace") as file:
+                file.seek(place)
+                sys.stdout.write(file.read())
+                place = file.tell()
+            sys.stdout.flush()
+        if over:
+            return
+        time.sleep(_OFTEN)

@@ -1,0 +1,79 @@
+"""A table of where launched runs stand: what the scheduler says beside what the run itself has written."""
+
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from launch.attempt import attempts
+from launch.jobs import State, slurm_id, state_of
+from launch.logs import first_trouble
+from launch.settings import StatusSettings
+from launch.submission import Submission, launched_runs, submission_of
+from trainer.errors import UserError
+from trainer.standing import Standing, standing
+
+_COLUMNS = ("run", "job", "state", "step", "epoch", "images/s", "top-1", "left", "starts", "why")
+_STYLES = {"RUNNING": "green", "COMPLETED": "dim", "FAILED": "red", "GONE": "red", "TIMEOUT": "red", "NODE_FAIL": "red"}
+
+
+def status(options: StatusSettings) -> None:
+    """Prints a line for each run. Raises UserError where a folder holds none."""
+    found = [run for folder in options.runs or (Path(),) for run in launched_runs(folder)]
+    table = Table(*_COLUMNS, box=None, pad_edge=False, header_style="bold")
+    for run_dir in dict.fromkeys(found):
+        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row(run_dir)))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=250)  # for a file, or `watch`: no line is broken
+    console.print(table)
+
+
+def row(run_dir: Path) -> list[str]:
+    """The cells of one run."""
+    try:
+        submission, index = submission_of(run_dir)
+        state, job = state_of(submission, index), submission.job
+    except UserError as error:
+        return [str(run_dir), "", "UNKNOWN", *[""] * 6, str(error)]
+    stands = standing(run_dir)
+    name = slurm_id(job, index) if job.cluster == "slurm" else job.id
+    starts = attempts(submission, index)
+    return [str(run_dir), name, state.name, *_progress(stands), str(len(starts)), _why(submission, index, state)]
+
+
+def _progress(at: Standing) -> list[str]:
+    step = f"{at.step:,}" + (f"/{at.steps:,}" if at.steps else "")
+    left = "" if at.seconds_left is None or at.finished else in_time(at.seconds_left)
+    return [
+        step if at.step else "",
+        f"{at.epoch:.2f}/{at.epochs}" if at.epochs else "",
+        f"{at.images_per_second:,.0f}" if at.images_per_second and not at.finished else "",
+        f"{at.top1:.2f} %" if at.top1 is not None else "",
+        left,
+    ]
+
+
+def _why(submission: Submission, index: int, state: State) -> str:
+    """Why it waits, or how it ended; and what ended its earlier starts."""
+    ends = [start.get("reason") or "ended from outside" for start in attempts(submission, index) if "reason" in start]
+    now = state.nodes if state.name == "RUNNING" else state.reason
+    if state.is_over and ends:
+        now = ends.pop()
+        if now != "finished" and (trouble := first_trouble(submission, index)):
+            now += f": {trouble[1]}"
+    counted = Counter(ends + state.earlier)
+    before = ", ".join(f"{count} x {reason}" if count > 1 else reason for reason, count in counted.items())
+    return "; ".join(part for part in (now, f"before: {before}" if before else "") if part)
+
+
+def in_time(seconds: float) -> str:
+    """Hours and minutes, or days and hours, for people."""
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"

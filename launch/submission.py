@@ -1,0 +1,176 @@
+"""What is kept of a launch, in RUN_DIR/launch/001, 002, ...: code, recipes, job, logs, and every start of each run.
+
+    code/                       trainer, recipes and launch as they were: what the job imports, also after a requeue
+    packages.txt                the versions it was submitted with
+    recipes/NAME.py             the resolved recipes
+    job.json                    where it runs, and the runs in the order of the array
+    logs/                       submitit's: the script, and what each process wrote
+    attempts/0/003.json         the start number 3 of run 0: when, where, from which step, how it ended
+    alive                       on this machine: locked by the process that runs it
+    attempts/0/003.rank1        how rank 1 of that start ended, unless it was killed
+
+Each run's folder points to it by launch.json, {"submission": FOLDER, "index": 0}.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from launch.snapshot import copy_code, package_versions
+from trainer.errors import UserError
+from trainer.files import replace_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training to launch."""
+
+    name: str
+    recipe: str
+    """the resolved recipe, as Python"""
+    run_dir: Path
+    data: str
+    options: tuple[str, ...]
+    """of python -m trainer train, with run_dir and data"""
+
+    def words(self, recipe_file: Path) -> list[str]:
+        """What python -m trainer is told to do."""
+        return ["train", str(recipe_file), *self.options]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Where a submission runs."""
+
+    cluster: str
+    """slurm, or local for this machine"""
+    id: str
+    """Slurm's job id, empty until it is known; or the host's name"""
+    processes: int
+    """of each run"""
+    tries: int
+    runs: list[str]
+    """folders, in the order of the array"""
+    background: bool = True
+    """whether logs/ has what the processes wrote"""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One launch of one or more runs."""
+
+    folder: Path
+
+    @property
+    def code(self) -> Path:
+        return self.folder / "code"
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+    @property
+    def job(self) -> Job:
+        """Raises UserError where it cannot be read."""
+        path = self.folder / "job.json"
+        try:
+            return Job(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{path} cannot be read, so its job is not known: {error}") from error
+
+    def recipe_file(self, run: Run) -> Path:
+        return self.folder / "recipes" / f"{run.name}.py"
+
+    def write_job(self, job: Job) -> None:
+        replace_text(self.folder / "job.json", json.dumps(asdict(job), indent=2))
+
+    def attempts(self, index: int) -> Path:
+        """The folder of the starts of run number `index`."""
+        return self.folder / "attempts" / str(index)
+
+    @contextlib.contextmanager
+    def runs_here(self) -> Iterator[None]:
+        """As long as this process is in here, runner() tells its number."""
+        with (self.folder / "alive").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # it ends with the process, however that ends
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    def runner(self) -> int | None:
+        """The process that runs a local submission, as long as it lives."""
+        path = self.folder / "alive"
+        for _ in range(20):
+            try:
+                with path.open() as file:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return None
+            except FileNotFoundError:
+                return None
+            except BlockingIOError:
+                if text := path.read_text():
+                    return int(text)
+                time.sleep(0.05)  # it is about to write its number
+        return None
+
+
+def new_submission(runs: list[Run]) -> Submission:
+    """Keeps code and recipes, and points each run's folder there. Raises UserError if it cannot."""
+    folder = common_folder(runs)
+    try:
+        parent = folder / "launch"
+        parent.mkdir(parents=True, exist_ok=True)
+        number = max((int(path.name) for path in parent.iterdir() if path.name.isdigit()), default=0)
+        submission = Submission(parent / f"{number + 1:03}")
+        submission.folder.mkdir()
+        copy_code(submission.code)
+        (submission.folder / "packages.txt").write_text(package_versions())
+        (submission.folder / "recipes").mkdir()
+        submission.logs.mkdir()
+        for index, run in enumerate(runs):
+            submission.recipe_file(run).write_text(run.recipe)
+            submission.attempts(index).mkdir(parents=True)
+            run.run_dir.mkdir(parents=True, exist_ok=True)
+            pointer = {"submission": os.path.relpath(submission.folder, run.run_dir), "index": index}
+            replace_text(run.run_dir / "launch.json", json.dumps(pointer))
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: cannot be written: {error.strerror}") from error
+    return submission
+
+
+def common_folder(runs: list[Run]) -> Path:
+    """The folder above several runs, or the only one's."""
+    folder = runs[0].run_dir
+    return folder.parent if len(runs) > 1 else folder
+
+
+def submission_of(run_dir: Path) -> tuple[Submission, int]:
+    """The newest launch of this run, and the run's number in it. Raises UserError where it was not launched."""
+    path = run_dir / "launch.json"
+    try:
+        pointer: dict[str, Any] = json.loads(path.read_text())
+        return Submission((run_dir / pointer["submission"]).resolve()), int(pointer["index"])
+    except FileNotFoundError:
+        raise UserError(f"{run_dir} was not launched by python -m launch: it has no launch.json") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): launch the run again to go on with it") from error
+
+
+def launched_runs(folder: Path) -> list[Path]:
+    """`folder`, or the folders within it that hold launched runs, directly or one below. Raises UserError for none."""
+    found = [path.parent for pattern in ("", "*/", "*/*/") for path in sorted(folder.glob(f"{pattern}launch.json"))]
+    if not found:
+        raise UserError(f"{folder} holds no run that was launched by python -m launch")
+    return found
+
+
+def now() -> str:
+    """The time for people and records: UTC, to the second."""
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"

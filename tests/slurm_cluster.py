@@ -1,0 +1,254 @@
+"""A real Slurm on this machine, for as long as a test needs it: munged, slurmctld and a slurmd for each node.
+
+Debian builds slurmd so that several can run on one machine, told apart by -N and their ports. Everything lives in one
+folder and ends with the cluster; jobs run as the user who runs the tests. CONTRIBUTING.md says what it needs.
+"""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+NEEDED = ("munged", "slurmctld", "slurmd", "srun")
+NEEDED_FOR_ACCOUNTS = ("slurmdbd", "mariadbd", "mariadb-install-db")
+PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+LIMIT = 60  # seconds for any of the daemons to do what it was asked for
+
+CONF = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.sock,cred_expire=3
+CredType=cred/munge
+SlurmctldPort={port}
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdPidFile={folder}/slurmd.%n.pid
+SlurmdLogFile={folder}/slurmd.%n.log
+SlurmdSpoolDir={folder}/spool.%n
+StateSaveLocation={folder}/state
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+MpiDefault=none
+ReturnToService=2
+PropagateResourceLimits=NONE
+SlurmdParameters=config_overrides
+SchedulerType=sched/backfill
+SchedulerParameters=batch_sched_delay=0,sched_min_interval=200000,sched_interval=2,bf_interval=2
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+GresTypes=gpu
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+KillWait=15
+KillOnBadExit=0
+SlurmdTimeout={node_timeout}
+MessageTimeout=10
+MinJobAge=300
+{accounts}
+{nodes}
+PartitionName=low Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=10 State=UP PriorityTier=1
+PartitionName=high Nodes=ALL MaxTime=INFINITE DefaultTime=10 State=UP PriorityTier=10 PreemptMode=OFF
+"""
+NODE = (
+    "NodeName=n{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4 Boards=1 SocketsPerBoard=1 "
+    "CoresPerSocket=4 ThreadsPerCore=1 RealMemory=4000 Gres=gpu:fake:2 State=UNKNOWN"
+)
+ACCOUNTS = """
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort={port}
+AccountingStoragePass={folder}/munge.sock
+"""
+DATABASE = """
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.sock
+DbdHost={host}
+DbdAddr=127.0.0.1
+DbdPort={port}
+SlurmUser={user}
+PidFile={folder}/slurmdbd.pid
+LogFile={folder}/slurmdbd.log
+StorageType=accounting_storage/mysql
+StorageHost=localhost
+StorageUser=slurm
+StoragePass=slurm
+StorageLoc=accounts
+"""
+
+
+def missing(accounts: bool = False) -> str | None:
+    """Why there can be no cluster here; None where there can."""
+    needed = [*NEEDED, *(NEEDED_FOR_ACCOUNTS if accounts else ())]
+    absent = [name for name in needed if shutil.which(name, path=PATH) is None]
+    if absent:
+        return f"{', '.join(absent)} not installed: ./install.sh --tests installs Slurm on Debian and Ubuntu"
+    if accounts and os.getuid():
+        return "MariaDB is started for its own user, which takes root"
+    return None
+
+
+class Cluster:
+    """A running cluster. `env`: what programs need to find it."""
+
+    def __init__(self, folder: Path, nodes: int, accounts: bool) -> None:
+        self.folder = folder
+        self.nodes = nodes
+        self.accounts = accounts
+        self.env = {**os.environ, "PATH": PATH, "SLURM_CONF": str(folder / "slurm.conf")}
+        self._host = socket.gethostname().partition(".")[0]
+        self._user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
+        self._daemons: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
+        ports = _free_ports(self.nodes + 2)
+        named = {"host": self._host, "user": self._user, "folder": self.folder}
+        nodes = [NODE.format(number=n, port=ports[n], **named) for n in range(1, self.nodes + 1)]
+        accounts = ACCOUNTS.format(port=ports[-1], **named) if self.accounts else ""
+        text = CONF.format(port=ports[0], nodes="\n".join(nodes), accounts=accounts, node_timeout=8, **named)
+        (self.folder / "slurm.conf").write_text(text)
+        devices = "".join(f"NodeName=n[1-{self.nodes}] Name=gpu Type=fake File=/dev/{d}\n" for d in ("null", "zero"))
+        (self.folder / "gres.conf").write_text(devices)
+        # named, because its autodetection fails where no cgroup is mounted; it is loaded, and does nothing
+        (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n")
+        (self.folder / "state").mkdir()
+        self._start_munge()
+        if self.accounts:
+            self._start_accounts(DATABASE.format(port=ports[-1], **named))
+        self._daemon("slurmctld", "-D", "-c", "-i")
+        for number in range(1, self.nodes + 1):
+            self.start_node(number)
+        self.wait_until(lambda: self.idle() == self.nodes, "the nodes are idle")
+
+    def start_node(self, number: int) -> None:
+        (self.folder / f"spool.n{number}").mkdir(exist_ok=True)
+        self._daemon("slurmd", "-D", "-N", f"n{number}", NODE=f"n{number}")  # inherited by what it starts
+
+    def lose_node(self, number: int) -> None:
+        """As a machine that loses its power: slurmd and everything it had started, at once."""
+        victims = [
+            process
+            for process in _processes()
+            if self._is_mine(process)
+            and f"n{number}" in (_environment(process).get(n) for n in ("NODE", "SLURMD_NODENAME"))
+        ]
+        for process in victims:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+    def run(self, *words: str, check: bool = True) -> str:
+        """What a command prints, such as squeue."""
+        ended = subprocess.run(words, capture_output=True, text=True, env=self.env, timeout=LIMIT)
+        assert not check or ended.returncode == 0, (words, ended.stdout, ended.stderr)
+        return ended.stdout
+
+    def idle(self) -> int:
+        return len(set(self.run("sinfo", "-h", "-N", "-t", "idle", "-o", "%N", check=False).split()))
+
+    def job(self, job: str) -> dict[str, str]:
+        """What scontrol shows of a job."""
+        words = self.run("scontrol", "show", "job", "-o", job).split()
+        return dict(word.split("=", 1) for word in words if "=" in word)
+
+    def wait_until(self, condition, what: str, limit: float = LIMIT) -> None:
+        deadline = time.monotonic() + limit
+        while not condition():
+            assert time.monotonic() < deadline, f"not within {limit} s: {what}\n{self.story()}"
+            time.sleep(0.1)
+
+    def story(self) -> str:
+        """For a failed test: the queue, and the end of each log."""
+        logs = [f"{log.name}:\n{log.read_text()[-1500:]}" for log in sorted(self.folder.glob("*.log"))]
+        return "\n".join([self.run("squeue", "-t", "all", check=False), self.run("sinfo", "-N", check=False), *logs])
+
+    def stop(self) -> None:
+        self.run("scancel", "--full", "--signal=KILL", "--user", self._user, check=False)
+        for daemon in reversed(self._daemons):
+            daemon.kill()
+            daemon.wait()
+        for process in _processes():
+            if self._is_mine(process):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+
+    def _is_mine(self, process: int) -> bool:
+        return _environment(process).get("SLURM_CONF") == self.env["SLURM_CONF"]
+
+    def _daemon(self, *words: str, **more: str) -> None:
+        with (self.folder / f"{words[0]}.out").open("ab") as out:
+            env = {**self.env, **more}
+            self._daemons.append(subprocess.Popen(words, env=env, stdout=out, stderr=out, start_new_session=True))
+
+    def _start_munge(self) -> None:
+        key = self.folder / "munge.key"
+        key.write_bytes(secrets.token_bytes(128))
+        key.chmod(0o600)
+        files = {"key-file": key, "socket": self.folder / "munge.sock", "pid-file": self.folder / "munge.pid"}
+        files |= {"log-file": self.folder / "munged.log", "seed-file": self.folder / "munge.seed"}
+        self._daemon("munged", "--foreground", "--force", *(f"--{name}={path}" for name, path in files.items()))
+        self.wait_until(lambda: (self.folder / "munge.sock").exists(), "munged listens")
+
+    def _start_accounts(self, conf: str) -> None:
+        data, sock = self.folder / "db", self.folder / "db.sock"
+        shutil.chown(self.folder, "mysql")
+        data.mkdir()
+        shutil.chown(data, "mysql")
+        where = ["--no-defaults", "--user=mysql", f"--datadir={data}"]
+        self.run("mariadb-install-db", *where, "--auth-root-authentication-method=normal", "--skip-test-db")
+        self._daemon("mariadbd", *where, f"--socket={sock}", "--skip-networking", "--innodb-flush-log-at-trx-commit=0")
+        sql = (
+            "CREATE DATABASE accounts; CREATE USER slurm@localhost IDENTIFIED BY 'slurm'; "
+            "GRANT ALL ON accounts.* TO slurm@localhost;"
+        )
+        client = ["mariadb", "--no-defaults", f"--socket={sock}", "-u", "root"]
+        ready = lambda: subprocess.run([*client, "-e", "SELECT 1"], env=self.env, capture_output=True).returncode == 0  # noqa: E731
+        self.wait_until(ready, "the database answers")
+        self.run(*client, "-e", sql)
+        (self.folder / "slurmdbd.conf").write_text(conf)
+        (self.folder / "slurmdbd.conf").chmod(0o600)
+        self._daemon("slurmdbd", "-D", MYSQL_UNIX_PORT=str(sock))
+        self.wait_until(lambda: bool(self.run("sacctmgr", "-n", "list", "user", check=False)), "slurmdbd answers")
+        self.run("sacctmgr", "-i", "add", "cluster", "test")
+
+
+@contextlib.contextmanager
+def cluster(folder: Path, nodes: int = 2, accounts: bool = False) -> Iterator[Cluster]:
+    """A cluster of so many nodes, for the time of the block."""
+    folder.chmod(0o755)
+    it = Cluster(folder, nodes, accounts)
+    try:
+        it.start()
+        yield it
+    finally:
+        it.stop()
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for probe in sockets:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in sockets]
+    for probe in sockets:
+        probe.close()
+    return ports
+
+
+def _processes() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def _environment(process: int) -> dict[str, str]:
+    try:
+        text = Path(f"/proc/{process}/environ").read_bytes().decode(errors="replace")
+    except OSError:
+        return {}
+    return dict(entry.split("=", 1) for entry in text.split("\0") if "=" in entry)

@@ -1,0 +1,77 @@
+"""How far a run is, read from its folder without torch: for those who wait for it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.errors import UserError
+from trainer.recipe_file import load_recipe
+
+_ROUNDING = 5e-7  # of the fractional epochs in metrics.jsonl
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What metrics.jsonl tells so far; None where nothing is told yet."""
+
+    step: int = 0
+    steps: int | None = None
+    """of the whole training; None: too early to tell"""
+    epoch: float = 0.0
+    epochs: int | None = None
+    images_per_second: float | None = None
+    """over all processes, at the last logged step"""
+    top1: float | None = None
+    """of the last evaluation, in %"""
+    seconds_left: float | None = None
+    """of training at that speed; evaluations not counted"""
+    finished: bool = False
+
+
+def standing(run_dir: Path) -> Standing:
+    """Where the run in this folder stands; an unwritten or damaged line of its metrics is passed over."""
+    try:
+        recipe = load_recipe(run_dir / "recipe.py")
+    except UserError:  # not begun
+        return Standing()
+    records = _records(run_dir / "metrics.jsonl")
+    trained = [record for record in records if record["kind"] == "train"]
+    evaluated = [record for record in records if record["kind"] != "train"]
+    top1 = evaluated[-1]["top1"] if evaluated else None
+    if not records:
+        return Standing(epochs=recipe.epochs)
+    step, epoch = records[-1]["step"], records[-1]["epoch"]
+    per_epoch = step / epoch
+    steps = round(per_epoch) * recipe.epochs if per_epoch * _ROUNDING / epoch < 0.5 else None
+    speed = trained[-1]["images_per_second"] if trained else None
+    left = (steps - step) * recipe.global_batch_size / speed if steps and speed else None
+    over = bool(evaluated) and evaluated[-1]["epoch"] >= recipe.epochs and (run_dir / "result.json").is_file()
+    return Standing(
+        step=step,
+        steps=steps,
+        epoch=epoch,
+        epochs=recipe.epochs,
+        images_per_second=speed,
+        top1=top1,
+        seconds_left=left,
+        finished=over,
+    )
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return []
+    records = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+            usable = record["step"] > 0 and record["epoch"] > 0
+            usable = usable and (record["images_per_second"] > 0 if record["kind"] == "train" else "top1" in record)
+        except (ValueError, KeyError, TypeError):
+            continue
+        if usable:
+            records.append(record)
+    return records
