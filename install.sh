@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing for `make demo` on Debian or Ubuntu: system packages, .venv, this package.
-# install.sh --tests: also what `make test` needs: the optional libraries, and chromium to look at TensorBoard with.
+# install.sh --tests: also what `make test` needs: the optional libraries, chromium to look at TensorBoard with, Slurm.
 set -euo pipefail
 cd "$(dirname "$0")"
 PYTHON=${PYTHON:-python3}
@@ -32,15 +32,33 @@ if ((${#missing[@]})); then
     "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
 fi
 
+optional() { # optional NEEDS COMMAND PACKAGE...: installed where the command is missing; without it NEEDS are skipped
+    local needs=$1 command=$2 sudo=()
+    shift 2
+    if PATH=$PATH:/usr/sbin:/sbin command -v "$command" >/dev/null; then return; fi
+    if [ "$(id -u)" -ne 0 ]; then sudo=(sudo); fi
+    { "${sudo[@]}" apt-get update -qq &&
+        "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; } ||
+        echo "note: $* cannot be installed here: $needs will be skipped" >&2
+}
+
+no_daemons() { # no_daemons COMMAND...: the packages that it installs must not start theirs: the tests start their own
+    local policy=/usr/sbin/policy-rc.d sudo=()
+    if [ "$(id -u)" -ne 0 ]; then sudo=(sudo); fi
+    if [ -e $policy ] || ! printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee $policy >/dev/null; then
+        "$@"
+        return
+    fi
+    "${sudo[@]}" chmod 755 $policy
+    "$@"
+    "${sudo[@]}" rm $policy
+}
+
 if [ "${1-}" = --tests ]; then
     extras+=,browser,onnx,plots
-    if ! command -v chromium >/dev/null; then
-        sudo=()
-        if [ "$(id -u)" -ne 0 ]; then sudo=(sudo); fi
-        { "${sudo[@]}" apt-get update -qq &&
-            "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } ||
-            echo "note: chromium cannot be installed here: tests/test_browser.py will be skipped" >&2
-    fi
+    optional tests/test_browser.py chromium chromium
+    no_daemons optional tests/test_slurm.py slurmctld slurmctld slurmd slurm-client munge
+    no_daemons optional "the tests of Slurm's accounting" slurmdbd slurmdbd mariadb-server
 fi
 
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {

@@ -58,8 +58,11 @@ def decide(codes: dict[int, int], *, finished: bool, ended: str, fruitless: int,
     return Verdict(again=True, reason=reason)
 
 
-def begin(submission: Submission, index: int, number: int, nodes: str) -> None:
-    """Notes that start `number` of run `index` begins. Raises UserError where the last ones came to nothing."""
+def begin(submission: Submission, index: int, number: int, nodes: str, port: int | None = None) -> None:
+    """Notes that start `number` of run `index` begins. Raises UserError where the last ones came to nothing.
+
+    `port`: where its processes meet; None: torchrun finds one.
+    """
     job = submission.job
     starts, step = attempts(submission, index), newest_step(Path(job.runs[index]))
     if starts and "ended" not in starts[-1]:
@@ -68,7 +71,7 @@ def begin(submission: Submission, index: int, number: int, nodes: str) -> None:
     if fruitless >= job.tries:
         last = starts[-1].get("reason", "ended from outside: preemption, a lost node or a requeue")
         raise UserError(f"given up after {fruitless} starts without a new checkpoint: {last}")
-    _note(submission, index, {"number": number, "began": now(), "step": step, "nodes": nodes})
+    _note(submission, index, {"number": number, "began": now(), "step": step, "nodes": nodes, "port": port})
 
 
 def end(submission: Submission, index: int, number: int, ended: str) -> Verdict:
@@ -104,7 +107,7 @@ def rank_codes(submission: Submission, index: int, number: int) -> dict[int, int
 
 
 def attempts(submission: Submission, index: int) -> list[dict[str, Any]]:
-    """The starts of a run so far: number, began, step, nodes, and once it is known ended, reason, again."""
+    """The starts of a run so far: number, began, step, nodes, port, and once it is known ended, reason, again."""
     files = sorted(submission.attempts(index).glob("*.json"))
     return sorted((json.loads(file.read_text()) for file in files), key=lambda start: start["number"])
 
@@ -150,8 +153,9 @@ def _main(words: list[str]) -> int:
     number = int(os.environ.get("SLURM_RESTART_COUNT", 0))
     try:
         if what == "begin":
-            begin(submission, index, number, os.environ["SLURM_JOB_NODELIST"])
-            print(f"{words[2]}:{free_port(int(os.environ['SLURM_JOB_ID']) * 100 + number)}")
+            port = free_port(int(os.environ["SLURM_JOB_ID"]) * 100 + number)
+            begin(submission, index, number, os.environ["SLURM_JOB_NODELIST"], port)
+            print(f"{words[2]}:{port}")
             return 0
         verdict = end(submission, index, number, f"srun ended with {words[2]}")
     except UserError as error:

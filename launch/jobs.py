@@ -7,6 +7,7 @@ import signal
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from launch.attempt import attempts
 from launch.submission import Job, Run, Submission, submission_of
@@ -105,8 +106,7 @@ def _on_slurm(submission: Submission, job: Job, index: int) -> State:
     if told:
         return State(name=told[-1][0].split()[0], nodes=told[-1][1], restarts=restarts, earlier=earlier)
     if starts and starts[-1].get("again") is False:
-        finished = starts[-1]["reason"] == "finished"
-        return State(name="COMPLETED" if finished else "FAILED", reason=starts[-1]["reason"], restarts=restarts)
+        return State(name=_word(starts[-1]), reason=starts[-1]["reason"], restarts=restarts)
     if shutil.which("scontrol") is None:
         return State(name="UNKNOWN", reason="there is no Slurm on this machine", restarts=restarts)
     return State(name="GONE", reason="Slurm knows it no more", restarts=restarts)
@@ -116,17 +116,20 @@ def _on_this_machine(submission: Submission, job: Job, index: int) -> State:
     starts = attempts(submission, index)
     restarts = max(0, len(starts) - 1)
     if submission.runner() is not None:
-        mine = starts and "again" not in starts[-1]
-        if mine or (starts and starts[-1]["again"]):
+        if starts and starts[-1].get("again", True):
             return State(name="RUNNING", nodes=job.id, restarts=restarts)
         if not starts:
             return State(name="PENDING", reason="the runs before it", nodes=job.id)
     if starts and starts[-1].get("again") is False:
-        finished = starts[-1]["reason"] == "finished"
-        return State(
-            name="COMPLETED" if finished else "FAILED", reason=starts[-1]["reason"], nodes=job.id, restarts=restarts
-        )
+        return State(name=_word(starts[-1]), reason=starts[-1]["reason"], nodes=job.id, restarts=restarts)
     return State(name="GONE", reason="its processes have ended", nodes=job.id, restarts=restarts)
+
+
+def _word(last_start: dict[str, Any]) -> str:
+    """Slurm's word for a run whose last start was not followed by another one."""
+    if last_start["reason"] == "finished":
+        return "COMPLETED"
+    return "CANCELLED" if last_start["reason"].startswith("stopped by ") else "FAILED"
 
 
 def _slurm(*command: str) -> str | None:

@@ -60,11 +60,8 @@ def submit_here(function: Callable[[], Any], submission: Submission) -> None:
         visible_gpus=_visible_gpus(),
         stderr_to_stdout=True,
     )
-    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # inherited: the end of the terminal is not the job's
-    try:
+    with _detached():
         executor.submit(function)
-    finally:
-        signal.signal(signal.SIGHUP, hangup)
 
 
 def _slurm_executor(options: SlurmSettings, layout: Layout, submission: Submission, name: str) -> Any:
@@ -141,6 +138,25 @@ def _visible_gpus() -> list[int]:
     import torch
 
     return list(range(torch.cuda.device_count()))
+
+
+@contextlib.contextmanager
+def _detached() -> Iterator[None]:
+    """What starts in here outlives the terminal, and keeps no pipe open that somebody reads to its end."""
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # children inherit both
+    sys.stdout.flush()
+    saved = [os.dup(stream) for stream in range(3)]
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(nothing, stream)
+    try:
+        yield
+    finally:
+        for stream, original in enumerate(saved):
+            os.dup2(original, stream)
+        for descriptor in (*saved, nothing):
+            os.close(descriptor)
+        signal.signal(signal.SIGHUP, hangup)
 
 
 @contextlib.contextmanager

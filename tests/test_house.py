@@ -121,8 +121,9 @@ def test_the_loop_is_imported_by_the_door_alone() -> None:
     assert importers("trainer.train") == {"trainer/__main__.py"}
 
 
-def test_the_door_is_imported_by_nobody() -> None:
-    assert importers("trainer.__main__") == set()
+def test_the_door_is_opened_by_the_processes_of_a_launch_alone() -> None:
+    assert importers("trainer.__main__") == {"launch/rank.py"}
+    assert importers("launch.__main__") == set()
 
 
 def test_the_trainer_knows_no_launcher_and_no_recipe() -> None:
@@ -140,22 +141,19 @@ def test_the_launcher_looks_into_no_recipe() -> None:
         # peers.py measures FFCV's own Loader beside ours, in a process of its own
         ("ffcv", {"trainer/data/beton.py", "trainer/data/writer.py", "trainer/benchmark/peers.py"}),
         ("numba", {"trainer/data/beton.py"}),
-        ("tyro", {"trainer/settings.py", "trainer/command_line.py"}),
+        ("tyro", {"trainer/settings.py", "trainer/command_line.py", "launch/settings.py"}),
         ("timm", {"trainer/model/library.py", "trainer/optimizer.py", "trainer/ema.py"}),
         ("torch.utils.tensorboard", {"trainer/log/board.py"}),
         ("plotly", {"trainer/compare/report.py"}),
         ("matplotlib", {"trainer/plan/curve.py"}),
         ("onnxruntime", {"trainer/onnx_file.py"}),
+        ("submitit", {"launch/submit.py"}),
     ],
 )
 def test_a_library_has_one_door(package: str, allowed: set[str]) -> None:
     found = importers(package)
     assert found, f"nobody imports {package}: is the rule still about something?"
     assert found <= allowed
-
-
-def test_submitit_is_the_launchers() -> None:
-    assert importers("submitit") <= {"launch/slurm.py"}
 
 
 def test_listing_recipes_and_reading_a_command_line_need_no_torch() -> None:
@@ -169,6 +167,7 @@ def test_listing_recipes_and_reading_a_command_line_need_no_torch() -> None:
         "            raise Forbidden(name)\n"
         "sys.meta_path.insert(0, Gate())\n"
         "from trainer.__main__ import main\n"
+        "from launch.__main__ import main as launch\n"
         "goyal = 'resnet50_goyal2017_8k'\n"
         "for words in ([], ['--help'], ['recipes'], ['train', '--help'], ['train', goyal, '--help'],\n"
         "              ['train', goyal, '--optimizer.lrr', '1'], ['evaluate', '--help'], ['evaluate', 'nowhere']):\n"
@@ -180,6 +179,8 @@ def test_listing_recipes_and_reading_a_command_line_need_no_torch() -> None:
         "    except Forbidden as error:\n"
         "        ended = f'needs {error}'\n"
         "    print(*words, '->', ended)\n"
+        "with contextlib.redirect_stderr(io.StringIO()):\n"
+        "    print('launch status ->', launch(['status', 'nowhere']))\n"
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ended.stdout.splitlines() == [
@@ -191,11 +192,12 @@ def test_listing_recipes_and_reading_a_command_line_need_no_torch() -> None:
         "train resnet50_goyal2017_8k --optimizer.lrr 1 -> 2",
         "evaluate --help -> 0",
         "evaluate nowhere -> needs torch",
+        "launch status -> 2",
     ], ended.stderr
 
 
 def test_a_file_holds_one_thought() -> None:
-    lengths = {name_of(path): len(path.read_text().splitlines()) for path in TRAINER}
+    lengths = {name_of(path): len(path.read_text().splitlines()) for path in [*TRAINER, *LAUNCH]}
     assert max(lengths.values()) > 200  # lines were counted
     assert {name: lines for name, lines in lengths.items() if lines > 320} == {}
 

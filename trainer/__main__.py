@@ -27,7 +27,7 @@ after
   export RUN --to torchvision | onnx | safetensors
 
 python -m trainer VERB --help shows the options of one verb; train RECIPE --help the recipe's own values.
-On several GPUs: torchrun --nproc-per-node 8 -m trainer train RECIPE ..."""
+On several GPUs: python -m launch local RECIPE ...; on a cluster: python -m launch slurm RECIPE ..."""
 
 
 _PATIENCE = 10.0  # s that a silent rank waits: torchrun ends all ranks with the first, also the one that has to speak

@@ -5,6 +5,7 @@ SIGTERM and SIGINT ask to stop, and so does SIGUSR2, by which a launcher says th
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from enum import IntEnum
 from types import FrameType
@@ -47,6 +48,7 @@ class Requests:
         self._pending: tuple[torch.Tensor, dist.Work] | None = None
         self._previous = {number: signal.getsignal(number) for number in SIGNALS}
         self._signal: signal.Signals | None = None
+        self._signalled_at = 0.0
         for number in self._previous:
             signal.signal(number, self._on_signal)
 
@@ -67,7 +69,9 @@ class Requests:
         return agreed
 
     def stop(self, message: str) -> NoReturn:
-        """Raises Stopped, with the signal that this rank, or else another one, has met."""
+        """Raises Stopped, with the signal that this rank, or else another one, has met, and how long ago."""
+        if self._signal:
+            message += f" ({time.monotonic() - self._signalled_at:.1f} s after {self._signal.name})"
         raise Stopped(message, self._signal or signal.SIGTERM)
 
     def watch(self, batches: Iterator[T], rounds: int) -> Iterator[T]:
@@ -100,6 +104,8 @@ class Requests:
         alone = "TORCHELASTIC_RUN_ID" not in os.environ
         if alone and self._signal is signal.SIGINT and number == signal.SIGINT:
             signal.default_int_handler(number, frame)
+        if self._signal is None:
+            self._signalled_at = time.monotonic()
         self._signal = signal.Signals(number)
         if self._world.is_main:
             os.write(2, b"stopping and saving after this step\n")  # print() is not for signal handlers

@@ -1,0 +1,188 @@
+"""What stands before the recipe is the launcher's, after it the job's; numbers that do not fit are refused."""
+
+from pathlib import Path
+
+import pytest
+
+from launch.__main__ import main
+from launch.command_line import parse, parse_launch, runs_of
+from launch.layout import Layout, layout_of, minutes_of
+from launch.settings import LocalSettings, PreflightSettings, ProcessSettings, SlurmSettings
+from trainer.command_line import parse_train, train_words
+from trainer.errors import UserError
+
+NEEDED = ["--data", "synthetic:64", "--run-dir", "runs"]
+
+
+def test_options_recipes_and_words_of_the_job_are_told_apart() -> None:
+    words = "--nodes 4 --gpus-per-node=8 --no-preflight --setup a --setup=b --seeds 0 1 2 one two.py --data D --seed 3"
+    options, recipes, job = parse_launch(SlurmSettings, words.split(), "slurm")
+    assert (options.nodes, options.gpus_per_node, options.preflight) == (4, 8, False)
+    assert (options.setup, options.seeds) == (("a", "b"), (0, 1, 2))
+    assert recipes == ["one", "two.py"]
+    assert job == ["--data", "D", "--seed", "3"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--nods", "4", "resnet20_digits"], "did you mean --nodes"),
+        (["--nodes", "4"], "which recipe?"),
+        (["--nodes", "four", "resnet20_digits"], "--nodes"),
+        (["--nodes", "0", "resnet20_digits"], "nodes=0 is not a positive number"),
+        (["--time", "soon", "resnet20_digits"], "time=soon is not MINUTES"),
+        (["--time", "3", "resnet20_digits"], "--signal-seconds 120"),
+        (
+            ["--gpus", "12", "--gpus-per-node", "8", "resnet20_digits", *NEEDED],
+            "12 do not fill nodes of 8: use 8 or 16",
+        ),
+        (["--nodes", "3", "resnet20_digits", *NEEDED], "3 processes cannot share global_batch_size"),
+        (["resnet20_digits", *NEEDED, "--optimizer.lrr", "1"], "did you mean --optimizer.lr"),
+        (["resnet20_digitz", *NEEDED], "did you mean resnet20_digits"),
+        (["--seeds", "0", "1", "resnet20_digits", *NEEDED, "--seed", "4"], "use one of both"),
+        (["--seeds", "0", "0", "resnet20_digits", *NEEDED], "names one twice"),
+        (["resnet20_digits", "resnet20_digits", *NEEDED], "two runs would be called resnet20_digits"),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_is_submitted(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["slurm", *words]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "layout"),
+    [
+        ({}, (1, 1, 0)),
+        ({"nodes": 4, "gpus_per_node": 8}, (4, 8, 8)),
+        ({"gpus": 32, "gpus_per_node": 8}, (4, 8, 8)),
+        ({"gpus": 4, "gpus_per_node": 8}, (1, 4, 4)),
+        ({"gpus": 8, "gpus_per_node": 8, "nodes": 1}, (1, 8, 8)),
+        ({"nodes": 2, "processes_per_node": 3}, (2, 3, 0)),
+    ],
+)
+def test_nodes_and_processes_are_exact(options: dict, layout: tuple[int, int, int]) -> None:
+    nodes, processes, gpus = layout
+    expected = Layout(nodes=nodes, processes_per_node=processes, gpus_per_node=gpus)
+    assert layout_of(ProcessSettings(**options)) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gpus": 12, "gpus_per_node": 8}, "12 do not fill nodes of 8: use 8 or 16"),
+        ({"gpus": 8}, "needs --gpus-per-node"),
+        ({"gpus": 16, "gpus_per_node": 8, "nodes": 3}, "are 2 nodes, not --nodes 3"),
+        ({"gpus_per_node": 8, "processes_per_node": 4}, "each process has one GPU"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        layout_of(ProcessSettings(**options))
+
+
+@pytest.mark.parametrize(
+    ("time", "minutes"),
+    [("90", 90), ("90:30", 91), ("12:00:00", 720), ("0:05:30", 6), ("1-0", 1440), ("2-12", 3600), ("1-00:30:00", 1470)],
+)
+def test_times_are_those_of_slurm(time: str, minutes: int) -> None:
+    assert minutes_of(time) == minutes
+
+
+@pytest.mark.parametrize("time", ["", "12h", "0", "1:2:3:4", "-5", "1-", "0:00:00"])
+def test_another_time_is_refused(time: str) -> None:
+    with pytest.raises(ValueError, match="time="):
+        minutes_of(time)
+
+
+def test_the_words_of_the_job_are_read_back_as_they_were() -> None:
+    words = (
+        "resnet20_digits --data synthetic:64 --run-dir r --no-pictures --compile --workers 3 --checkpoint-minutes 2.5"
+    )
+    _, settings = parse_train(words.split())
+    assert "--no-pictures" in train_words(settings)
+    assert parse_train(["resnet20_digits", *train_words(settings)])[1] == settings
+
+
+def test_a_run_for_each_recipe_and_seed_has_a_folder_of_its_own() -> None:
+    one = runs_of(LocalSettings(), ["resnet20_digits"], NEEDED, 1)
+    assert [run.run_dir for run in one] == [Path("runs").absolute()]
+    four = runs_of(LocalSettings(seeds=(0, 1)), ["resnet20_digits", "resnet20_he2015"], NEEDED, 1)
+    assert [run.run_dir.name for run in four] == [
+        f"{recipe}_seed{seed}" for recipe in ("resnet20_digits", "resnet20_he2015") for seed in (0, 1)
+    ]
+    assert "seed=1" in four[1].recipe
+
+
+def test_a_cluster_is_a_file_and_the_command_line_has_the_last_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("launch.toml").write_text('partition = "gpu"\ngpus-per-node = 8\nsetup = ["module load cuda"]\ntime = "2-0"\n')
+    Path("other.toml").write_text('partition = "other"\n')
+    here = parse(SlurmSettings, ["--gpus-per-node", "4"], "slurm")
+    assert (here.partition, here.gpus_per_node, here.setup, here.time) == ("gpu", 4, ("module load cuda",), "2-0")
+    assert parse(SlurmSettings, ["--cluster", "other.toml"], "slurm").partition == "other"
+    checked = parse(PreflightSettings, [], "preflight")
+    assert (checked.partition, checked.time) == ("gpu", "00:10:00")  # a check is not a training
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("partitoin = 'gpu'", "did you mean partition"),
+        ("gpus_per_node = 'eight'", "gpus_per_node = 'eight' is not int"),
+        ("setup = 'module load cuda'", "is not a list of strings"),
+        ("preflight = 1", "preflight = 1 is not bool"),
+        ("partition = [", "cannot be read as TOML"),
+        ("time = '1'", "ask for more time"),
+        ("seeds = [1]", "there is no setting 'seeds'"),
+    ],
+)
+def test_a_mistake_in_a_clusters_file_names_the_file(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(text)
+    with pytest.raises(UserError, match=f"(?i){message}") as error:
+        parse(SlurmSettings, ["--cluster", str(tmp_path / "c.toml")], "slurm")
+    assert "c.toml" in str(error.value)
+
+
+def test_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    overview = capsys.readouterr().out
+    for verb in ("local", "slurm", "status", "logs", "cancel", "preflight"):
+        assert f"  {verb} " in overview
+        with pytest.raises(SystemExit) as ended:
+            main([verb, "--help"])
+        assert ended.value.code == 0
+        assert "python -m launch" in capsys.readouterr().out
+    assert main(["launch"]) == 2
+
+
+def test_without_slurm_a_plan_is_shown_and_a_job_is_refused_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    words = ["--nodes", "2", "--gpus-per-node", "4", "--time", "12:00:00", "resnet20_digits", *NEEDED[:2]]
+    words += ["--run-dir", str(tmp_path / "run")]
+    assert main(["slurm", *words, "--global-batch-size", "384"]) == 2
+    assert "python -m launch local --background" in capfd.readouterr().err
+    assert main(["slurm", "--plan", *words, "--global-batch-size", "384"]) == 0
+    shown = capfd.readouterr().out
+    assert "#SBATCH --ntasks-per-node=4" in shown
+    assert "#SBATCH --requeue" in shown
+    assert "8 processes on 2 nodes" in shown
+    assert "recipe = Recipe(" in shown
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("verb", ["status", "logs", "cancel"])
+def test_a_folder_that_was_not_launched_is_said_to_be(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([verb, str(tmp_path)]) == 2
+    assert "launched by python -m launch" in capsys.readouterr().err

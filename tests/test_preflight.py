@@ -1,0 +1,53 @@
+"""Each fault of a machine is one line that names the node."""
+
+from typing import Any
+
+import pytest
+
+from launch.checks import Checks, _compare, _slow_pairs
+
+CHECKS = Checks(data="DATA", run_dir="RUNS")
+
+
+def nodes(**of_the_second: Any) -> list[dict[str, Any]]:
+    """Two nodes of two processes each; the second one with these differences."""
+    versions = {"python": "3.11.7", "torch": "2.15.0"}
+    well = {
+        "versions": versions,
+        "devices": 2,
+        "device": "NVIDIA H200",
+        "data": {"train": "sha256:aa", "val": "sha256:bb"},
+        "free": 2**40,
+        "clock": 1000.0,
+    }
+    places = [("n1", 0), ("n1", 1), ("n2", 0), ("n2", 1)]
+    return [
+        {**well, "rank": rank, "host": host, "local_rank": local, **(of_the_second if host == "n2" else {})}
+        for rank, (host, local) in enumerate(places)
+    ]
+
+
+def test_nodes_that_are_alike_have_no_fault() -> None:
+    assert _compare(nodes(), CHECKS) == []
+
+
+@pytest.mark.parametrize(
+    ("difference", "fault"),
+    [
+        ({"versions": {"python": "3.11.7", "torch": "2.14.0"}}, "n2: torch 2.14.0, but n1 has 2.15.0"),
+        ({"devices": 1}, "n2: 1 x NVIDIA H200, but n1 has 2 x NVIDIA H200"),
+        ({"data": {"train": "sha256:aa", "val": "sha256:cc"}}, "n2: val of DATA is sha256:cc, but sha256:bb on n1"),
+        ({"data": {"train": "sha256:aa", "val": "error: DATA is not there"}}, "n2: DATA is not there"),
+        ({"free": 2**30}, "n2: 1.0 GiB are free for RUNS, less than 20"),
+        ({"free": "RUNS cannot be written"}, "n2: RUNS cannot be written"),
+        ({"clock": 1003.5}, "n2: its clock is +3.5 s from that of n1"),
+    ],
+)
+def test_what_differs_is_one_line_for_the_node(difference: dict[str, Any], fault: str) -> None:
+    assert _compare(nodes(**difference), CHECKS) == [fault]
+
+
+def test_a_link_that_is_slower_than_the_others_is_named() -> None:
+    speeds = {("n1", "n2"): 10e9, ("n1", "n3"): 2e9, ("n2", "n3"): 11e9}
+    assert _slow_pairs(speeds) == ["n1 - n3: 2.00 GB/s, less than half of the median 10.00"]
+    assert _slow_pairs({("n1", "n2"): 1.0}) == []
