@@ -1,7 +1,9 @@
 """Hands jobs to submitit: to Slurm, or to its executor for this machine. The only file that imports it."""
 
 import contextlib
+import io
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -33,12 +35,13 @@ def submit(options: SlurmSettings, layout: Layout, submission: Submission, name:
     executor = _slurm_executor(options, layout, submission, name)
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+    said = io.StringIO()  # submitit repeats it besides raising an error that holds it
     try:
-        with _clean_environment():
+        with _clean_environment(), contextlib.redirect_stderr(said):
             jobs = executor.map_array(Rank.__call__, ranks)
     except (FailedJobError, FailedSubmissionError) as error:
-        said = [line for line in str(error).splitlines() if "error:" in line] or [first_line(error)]
-        raise UserError(f"Slurm refused the job: {said[-1].partition('error: ')[2] or said[-1]}") from error
+        reasons = re.findall(r"error: (.*)", said.getvalue()) or [first_line(error)]
+        raise UserError(f"Slurm refused the job: {'; '.join(reasons)}") from error
     return str(jobs[0].job_id).partition("_")[0]
 
 
