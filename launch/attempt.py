@@ -1,7 +1,8 @@
 """Every start of a run: what it began with, how it ended, and whether another one follows.
 
 A job's script runs `python -m launch.attempt begin FOLDER` before its processes and `... end FOLDER CODE` after them,
-both with the standard library only. local.py calls the same functions.
+both with the standard library only; `begin ADDRESS` prints where the processes meet, `end CODE PREEMPTED` takes srun's
+exit code and the time at which Slurm preempted the job, if it did. local.py calls the same functions.
 """
 
 import json
@@ -20,6 +21,7 @@ from trainer.files import replace_text
 
 AGAIN = 75  # exit code of `end` where the job is to be queued again: EX_TEMPFAIL of sysexits.h
 _PORTS = range(10_000, 32_000)  # below those that systems hand out by themselves
+_ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # by which a user ends a run
 _CHECKPOINT = re.compile(r"step_(\d+)\.pt")
 
 
@@ -33,21 +35,35 @@ class Verdict:
     """exit code of the job, where nothing follows"""
 
 
-def decide(codes: dict[int, int], *, finished: bool, ended: str, fruitless: int, tries: int) -> Verdict:
+def decide(
+    codes: dict[int, int],
+    *,
+    finished: bool,
+    ended: str,
+    stopped_by: signal.Signals | None = None,
+    preempted: bool = False,
+    fruitless: int,
+    tries: int,
+) -> Verdict:
     """What follows after the ranks of a start ended with these codes; one that was killed has none.
 
-    `ended`: how the launcher saw it, in words. `fruitless`: starts in a row, this one included, after which no
-    checkpoint was newer than before.
+    `ended`: how the launcher saw it, in words. `stopped_by`: the signal that it got itself. `preempted`: it was
+    Slurm that ended the ranks, to give the nodes to another job. `fruitless`: starts in a row, this one included, after
+    which no checkpoint was newer than before.
     """
     if finished:
         return Verdict(again=False, reason="finished")
     if wrong := [rank for rank, code in codes.items() if code == 2]:
         return Verdict(again=False, reason=f"the input cannot be used, see the log of rank {wrong[0]}", code=2)
-    stopped = next((code - 128 for code in codes.values() if 128 < code < 160), None)
-    if stopped in (signal.SIGTERM, signal.SIGINT):
+    stops = {code - 128 for code in codes.values()} & {*_ENDS, signal.SIGUSR2}
+    # a rank that was only asked by its peers to stop reports SIGTERM
+    stopped = signal.SIGUSR2 if signal.SIGUSR2 in stops else min(stops, default=None)
+    if stopped in _ENDS and not preempted:
         name = signal.Signals(stopped).name
         return Verdict(again=False, reason=f"stopped by {name}, saved", code=128 + stopped)
-    reason = "saved before the time limit"
+    if stopped_by in (*_ENDS, signal.SIGQUIT):  # before ranks could listen
+        return Verdict(again=False, reason=f"stopped by {stopped_by.name}", code=128 + stopped_by)
+    reason = "preempted, saved" if preempted else "saved before the time limit"
     if stopped is None:
         told = [f"rank {rank} ended with {code}" for rank, code in codes.items() if code not in (0, 75)]
         reason = ", ".join(told) or ended
@@ -74,8 +90,15 @@ def begin(submission: Submission, index: int, number: int, nodes: str, port: int
     _note(submission, index, {"number": number, "began": now(), "step": step, "nodes": nodes, "port": port})
 
 
-def end(submission: Submission, index: int, number: int, ended: str) -> Verdict:
-    """Notes how start `number` of run `index` ended, and decides what follows."""
+def end(
+    submission: Submission,
+    index: int,
+    number: int,
+    ended: str,
+    stopped_by: signal.Signals | None = None,
+    preempted: bool = False,
+) -> Verdict:
+    """Notes how start `number` of run `index` ended, and decides what follows: see decide()."""
     job = submission.job
     step = newest_step(Path(job.runs[index]))
     starts = attempts(submission, index)
@@ -85,6 +108,8 @@ def end(submission: Submission, index: int, number: int, ended: str) -> Verdict:
         codes,
         finished=codes.get(0) == 0,
         ended=ended,
+        stopped_by=stopped_by,
+        preempted=preempted,
         fruitless=_fruitless(starts, step),
         tries=job.tries,
     )
@@ -157,7 +182,7 @@ def _main(words: list[str]) -> int:
             begin(submission, index, number, os.environ["SLURM_JOB_NODELIST"], port)
             print(f"{words[2]}:{port}")
             return 0
-        verdict = end(submission, index, number, f"srun ended with {words[2]}")
+        verdict = end(submission, index, number, f"srun ended with {words[2]}", preempted=bool(words[3:] and words[3]))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import TypeVar
 
 from launch import cluster
@@ -17,12 +18,13 @@ T = TypeVar("T")
 
 
 def parse(command: type[T], words: Sequence[str], verb: str) -> T:
-    """The options of a verb, over those of the cluster's file. Raises UserError with one line for any mistake."""
-    defaults = None
+    """The options of a verb, behind those of the cluster's file. Raises UserError with one line for any mistake."""
+    of_the_cluster = []
     if issubclass(command, ProcessSettings):
-        chosen = parse_options(command, words, verb, program="launch").cluster  # type: ignore[attr-defined]
-        defaults = cluster.defaults(command, chosen)
-    return parse_options(command, words, verb, program="launch", default=defaults)
+        chosen = [word for place, word in enumerate(words) if place and words[place - 1] == "--cluster"]
+        chosen += [word.partition("=")[2] for word in words if word.startswith("--cluster=")]
+        of_the_cluster = cluster.words_of(command, Path(chosen[-1]) if chosen else None)
+    return parse_options(command, [*of_the_cluster, *words], verb, program="launch")
 
 
 def parse_launch(command: type[T], words: Sequence[str], verb: str) -> tuple[T, list[str], list[str]]:

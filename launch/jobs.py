@@ -2,20 +2,19 @@
 
 import os
 import re
-import shutil
 import signal
+import socket
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.attempt import attempts
+from launch.attempt import attempts, rank_codes
 from launch.submission import Job, Run, Submission, submission_of
 from trainer.errors import UserError
 
 WAITING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 ACTIVE = {"RUNNING", "CONFIGURING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "SUSPENDED", "RESIZING"}
-_ENDED_BY_SLURM = {"PREEMPTED", "NODE_FAIL", "TIMEOUT", "OUT_OF_MEMORY", "REQUEUED", "BOOT_FAIL"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +26,11 @@ class State:
     reason: str = ""
     """why it waits, or how it ended"""
     nodes: str = ""
-    restarts: int = 0
-    earlier: list[str] = field(default_factory=list)
-    """how Slurm says that earlier starts ended, where it keeps accounts"""
 
     @property
     def is_over(self) -> bool:
-        return self.name not in WAITING | ACTIVE
+        """Not where nobody tells: better to ask again than to start a second job."""
+        return self.name not in WAITING | ACTIVE | {"UNKNOWN"}
 
 
 def state_of(submission: Submission, index: int) -> State:
@@ -55,11 +52,12 @@ def cancel(run_dir: Path) -> str:
         raise UserError(f"{run_dir} is not running: its job is {state.name}")
     if job.cluster == "slurm":
         ended = _slurm("scancel", slurm_id(job, index))
-        if ended is None:
-            raise UserError(f"scancel {slurm_id(job, index)} failed: is this a machine of the cluster?")
+        if ended.returncode:
+            said = ended.stderr.strip() or "is this a machine of the cluster?"
+            raise UserError(f"scancel {slurm_id(job, index)} failed: {said}")
         return f"{run_dir}: job {slurm_id(job, index)} is cancelled"
     pid = submission.runner()
-    if pid is None:
+    if state.name == "UNKNOWN" or pid is None:
         raise UserError(f"{run_dir} runs on {job.id}: cancel it there")
     os.kill(pid, signal.SIGTERM)
     others = f", and with it the {len(job.runs) - 1} other runs of its launch" if len(job.runs) > 1 else ""
@@ -82,47 +80,44 @@ def refuse_running(runs: list[Run]) -> None:
 
 
 def _on_slurm(submission: Submission, job: Job, index: int) -> State:
-    """From squeue's memory, scontrol, or where it has forgotten from accounting, or else from our own records."""
+    """From scontrol, or where it has forgotten the job from accounting, or else from our own records."""
+    if not job.id:
+        return State(name="PENDING", reason="being submitted, or its submission was interrupted")
     name = slurm_id(job, index)
-    accounts = _slurm("sacct", "-n", "-P", "-D", "-X", "-j", name, "-o", "State,NodeList") or ""
-    told = [line.split("|") for line in accounts.splitlines() if line]
-    earlier = [state.split()[0] for state, _ in told[:-1]]
     shown = _slurm("scontrol", "show", "job", "-o", name)
-    if shown:
-        if len(job.runs) > 1:  # a waiting array is one entry for all: its elements have none of their own yet
-            own = [line for line in shown.splitlines() if re.search(rf"\bArrayTaskId={index}\b", line)]
-            shown = own[0] if own else shown.splitlines()[0]
-        values = dict(re.findall(r"(\w+)=(\S*)", shown))
+    if shown.returncode == 0:
+        # a waiting array is one entry: its elements have none of their own yet
+        lines = shown.stdout.splitlines()
+        own = [line for line in lines if re.search(rf"\bArrayTaskId={index}\b", line)]
+        values = dict(re.findall(r"(\w+)=(\S*)", own[0] if own else lines[0]))
         reason = values.get("Reason", "")
-        return State(
-            name=values["JobState"],
-            reason="" if reason == "None" else reason,
-            nodes=values.get("NodeList", "").removeprefix("(null)"),
-            restarts=int(values.get("Restarts", 0)),
-            earlier=[state for state in earlier if state in _ENDED_BY_SLURM],
-        )
+        nodes = values.get("NodeList", "").removeprefix("(null)")
+        return State(name=values["JobState"], reason="" if reason == "None" else reason, nodes=nodes)
+    if shown.stderr and "Invalid job id" not in shown.stderr:
+        return State(name="UNKNOWN", reason=shown.stderr.strip().splitlines()[-1])
+    accounts = _slurm("sacct", "-n", "-P", "-D", "-X", "-j", name, "-o", "State,NodeList")
+    if told := [line.split("|") for line in accounts.stdout.splitlines() if line]:
+        return State(name=told[-1][0].split()[0], nodes=told[-1][1])
     starts = attempts(submission, index)
-    restarts = max(0, len(starts) - 1)
-    if told:
-        return State(name=told[-1][0].split()[0], nodes=told[-1][1], restarts=restarts, earlier=earlier)
     if starts and starts[-1].get("again") is False:
-        return State(name=_word(starts[-1]), reason=starts[-1]["reason"], restarts=restarts)
-    if shutil.which("scontrol") is None:
-        return State(name="UNKNOWN", reason="there is no Slurm on this machine", restarts=restarts)
-    return State(name="GONE", reason="Slurm knows it no more", restarts=restarts)
+        return State(name=_word(starts[-1]), reason=starts[-1]["reason"])
+    if starts and (codes := rank_codes(submission, index, starts[-1]["number"])) and codes.get(0, 0) > 128:
+        return State(name="CANCELLED")
+    return State(name="GONE", reason="Slurm knows it no more" if shown.stderr else "there is no Slurm here to ask")
 
 
 def _on_this_machine(submission: Submission, job: Job, index: int) -> State:
     starts = attempts(submission, index)
-    restarts = max(0, len(starts) - 1)
+    if job.id != socket.gethostname():
+        return State(name="UNKNOWN", reason=f"it runs on {job.id}: ask there", nodes=job.id)
     if submission.runner() is not None:
         if starts and starts[-1].get("again", True):
-            return State(name="RUNNING", nodes=job.id, restarts=restarts)
+            return State(name="RUNNING", nodes=job.id)
         if not starts:
             return State(name="PENDING", reason="the runs before it", nodes=job.id)
     if starts and starts[-1].get("again") is False:
-        return State(name=_word(starts[-1]), reason=starts[-1]["reason"], nodes=job.id, restarts=restarts)
-    return State(name="GONE", reason="its processes have ended", nodes=job.id, restarts=restarts)
+        return State(name=_word(starts[-1]), reason=starts[-1]["reason"], nodes=job.id)
+    return State(name="GONE", reason="its processes have ended", nodes=job.id)
 
 
 def _word(last_start: dict[str, Any]) -> str:
@@ -132,10 +127,11 @@ def _word(last_start: dict[str, Any]) -> str:
     return "CANCELLED" if last_start["reason"].startswith("stopped by ") else "FAILED"
 
 
-def _slurm(*command: str) -> str | None:
-    """What a command of Slurm prints; None where it fails or is not there."""
+def _slurm(*command: str) -> subprocess.CompletedProcess[str]:
+    """What a command of Slurm says; code 127 and no words where it is not there."""
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return ended.stdout if ended.returncode == 0 else None
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except OSError:
+        return subprocess.CompletedProcess(command, 127, "", "")
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 124, "", f"{command[0]} did not answer within a minute")

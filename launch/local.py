@@ -1,21 +1,20 @@
 """On this machine: torchrun over its GPUs, or several processes on its CPUs, started again as long as that helps."""
 
-import logging
+import itertools
 import os
 import signal
 import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from launch import attempt
 from launch.command_line import runs_of
 from launch.jobs import refuse_running
 from launch.settings import LocalSettings
 from launch.submission import Job, Submission, new_submission
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2)
-_PATIENCE = "600"  # s that torchrun waits, after a signal, for its processes to save
+from launch.torchrun import torchrun
 
 
 def launch_local(options: LocalSettings, recipes: list[str], words: list[str]) -> int:
@@ -24,20 +23,21 @@ def launch_local(options: LocalSettings, recipes: list[str], words: list[str]) -
     runs = runs_of(options, recipes, words, processes)
     refuse_running(runs)
     submission = new_submission(runs)
-    submission.write_job(
-        Job(
-            cluster="local",
-            id=socket.gethostname(),
-            processes=processes,
-            tries=options.tries,
-            runs=[str(run.run_dir) for run in runs],
-            background=options.background,
-        )
+    job = Job(
+        cluster="local",
+        id=socket.gethostname(),
+        processes=processes,
+        tries=options.tries,
+        runs=[str(run.run_dir) for run in runs],
+        background=options.background,
     )
+    submission.write_job(job)
+    submission.point(runs)
     here = Here(
         submission=submission.folder,
         processes=processes,
         words=tuple(tuple(run.words(submission.recipe_file(run))) for run in runs),
+        gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
     )
     if not options.background:
         return here.run()
@@ -56,13 +56,21 @@ class Here:
     submission: Path
     processes: int
     words: tuple[tuple[str, ...], ...]
+    gpus: str | None
+    """CUDA_VISIBLE_DEVICES as it was; None: it was not set"""
 
-    def __call__(self) -> int:
-        """What submitit calls in the background."""
-        return self.run()
+    def __call__(self) -> NoReturn:
+        """What submitit calls in the background. It never returns: the exit code is the result."""
+        for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGCONT):
+            signal.signal(number, signal.SIG_DFL)  # submitit's would swallow them
+        _restore_gpus(self.gpus)
+        raise SystemExit(self.run())
 
     def run(self) -> int:
+        """Returns the exit code of the last run, or of the first that did not finish."""
         submission = Submission(self.submission)
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(submission.code), os.environ.get("PYTHONPATH")]))
+        os.environ["PYTHONSAFEPATH"] = "1"  # the copy of the code, not that of the folder this was started in
         with submission.runs_here():
             for index, words in enumerate(self.words):
                 if code := self._run(submission, index, words):
@@ -70,51 +78,24 @@ class Here:
         return 0
 
     def _run(self, submission: Submission, index: int, words: tuple[str, ...]) -> int:
-        for number in range(1_000_000):
+        for number in itertools.count():
             attempt.begin(submission, index, number, socket.gethostname())
-            ended = _torchrun(submission, index, number, words, self.processes)
-            verdict = attempt.end(submission, index, number, ended)
+            entry = ["-u", "-m", "launch.rank", str(submission.folder), str(index), str(number), *words]
+            ended = torchrun(self.processes, entry, run_id=submission.folder.name)
+            verdict = attempt.end(submission, index, number, ended.words, ended.signal)
             if not verdict.again:
                 if verdict.code:
                     print(f"launch: {verdict.reason}", file=sys.stderr, flush=True)
                 return verdict.code
             print(f"launch: {verdict.reason}: starting again", file=sys.stderr, flush=True)
-        return 1
+        raise AssertionError("unreachable")
 
 
-def _torchrun(submission: Submission, index: int, number: int, words: tuple[str, ...], processes: int) -> str:
-    """Starts the processes and waits for them; returns how they ended, in words. A signal is passed on to them."""
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(submission.code), os.environ.get("PYTHONPATH")]))
-    os.environ["PYTHONSAFEPATH"] = "1"  # the copy of the code, not that of the folder this was started in
-    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = _PATIENCE
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    logging.disable(logging.CRITICAL)  # torchrun's own account of what the processes say themselves
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=f"{socket.gethostname()}-{submission.folder.name}",
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        signals_to_handle=",".join(number.name for number in _SIGNALS),
-    )
-    entry = ["-u", "-m", "launch.rank", str(submission.folder), str(index), str(number), *words]
-    try:
-        elastic_launch(config, sys.executable)(*entry)
-    except SignalException as error:
-        return f"stopped by {error.sigval.name}"
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        code = failure.exitcode
-        return (
-            f"rank {rank} was ended by {signal.Signals(-code).name}" if code < 0 else f"rank {rank} ended with {code}"
-        )
-    return "ended"
+def _restore_gpus(gpus: str | None) -> None:
+    """Sets CUDA_VISIBLE_DEVICES as it was where the run was launched; submitit sets it to the first ones."""
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
 
 
 def _gpus() -> int:

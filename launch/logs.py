@@ -11,7 +11,8 @@ from launch.submission import Submission, submission_of
 from trainer.errors import UserError
 
 _TROUBLE = re.compile(r"^(error: .*|Traceback \(most recent call last\):)$", re.MULTILINE)
-_OFTEN = 0.5  # s from one look to the next
+_START = "Starting with JobEnvironment("  # submitit's first line
+_OFTEN, _SELDOM = 0.5, 15.0  # s from one look at the file to the next, and from one question to Slurm to the next
 
 
 def logs(options: LogsSettings) -> None:
@@ -57,6 +58,7 @@ def first_trouble(submission: Submission, index: int) -> tuple[int, str] | None:
     logs = [(rank, path) for rank in ranks if (path := log_file(submission, index, rank)).is_file()]
     for rank, path in sorted(logs, key=lambda entry: entry[1].stat().st_mtime):
         text = path.read_text(errors="replace")
+        text = text[max(0, text.rfind(_START)) :]  # logs are of all starts: only the last one's trouble is of today
         if found := [trouble for trouble in _TROUBLE.finditer(text) if "another process of this run" not in trouble[0]]:
             said = [line for line in text[found[-1].start() :].splitlines() if line.strip()]
             return rank, said[0].removeprefix("error: ") if said[0].startswith("error: ") else _exception(said)
@@ -69,9 +71,10 @@ def _exception(lines: list[str]) -> str:
 
 
 def _print(path: Path, submission: Submission, index: int, follow: bool) -> None:
-    place = 0
+    place, over, asked = 0, not follow, -_SELDOM
     while True:
-        over = not follow or state_of(submission, index).is_over
+        if not over and time.monotonic() - asked > _SELDOM:
+            over, asked = state_of(submission, index).is_over, time.monotonic()
         if path.is_file():
             with path.open(errors="replace") as file:
                 file.seek(place)

@@ -15,7 +15,8 @@ from pathlib import Path
 from launch.checks import Checks, run_checks
 from launch.layout import Layout, layout_of, minutes_of
 from launch.settings import PreflightSettings
-from trainer.errors import UserError
+from launch.torchrun import torchrun
+from trainer.errors import UnreachableError, UserError
 
 
 def preflight(options: PreflightSettings) -> int:
@@ -26,12 +27,15 @@ def preflight(options: PreflightSettings) -> int:
     checks = Checks(
         data=str(Path(options.data).absolute()) if options.data else None,
         run_dir=str(options.run_dir.absolute()) if options.run_dir else None,
-        device=options.device,
+        device="cuda" if options.device == "auto" and layout.gpus_per_node else options.device,
     )
     on_slurm = has_slurm() if options.on == "auto" else options.on == "slurm"
     if not on_slurm and layout.nodes > 1:
         raise UserError(f"--nodes {layout.nodes}, but no Slurm answers here (sinfo)")
-    command = _srun(options, layout, checks) if on_slurm else _torchrun(layout, checks)
+    if not on_slurm:
+        entry = ["-m", "launch.preflight", json.dumps(asdict(checks))]
+        return 1 if torchrun(layout.processes, entry, run_id="preflight").code else 0
+    command = _srun(options, layout, checks)
     try:
         return subprocess.run(command).returncode
     except OSError as error:
@@ -39,7 +43,9 @@ def preflight(options: PreflightSettings) -> int:
 
 
 def quick(words: list[str]) -> int:
-    """The short form, at the start of a job that is about to train with these words; 2 where something is wrong.
+    """The short form, at the start of a job that is about to train with these words.
+
+    Returns the exit code: 0, 2 for faults, 75 where processes did not meet.
 
     In a job's process, with torchrun's variables set. The port after the job's own is free for it: see attempt.py.
     """
@@ -48,6 +54,7 @@ def quick(words: list[str]) -> int:
         run_dir=_value(words, "--run-dir"),
         device=_value(words, "--device") or "auto",
         bandwidth=False,
+        content=False,
     )
     port = os.environ["MASTER_PORT"]
     os.environ["MASTER_PORT"] = str(int(port) + 1)
@@ -56,20 +63,15 @@ def quick(words: list[str]) -> int:
         if faults and os.environ["RANK"] == "0":
             print(f"error: preflight: {faults[0]}{f', and {len(faults) - 1} more' * (len(faults) > 1)}", flush=True)
         return 2 if faults else 0
-    except UserError as error:
+    except UnreachableError as error:
         print(f"error: preflight: {error}", flush=True)
-        return 2
+        return 75
     finally:
         os.environ["MASTER_PORT"] = port
 
 
 def _value(words: list[str], option: str) -> str | None:
     return words[words.index(option) + 1] if option in words else None
-
-
-def _torchrun(layout: Layout, checks: Checks) -> list[str]:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return [*torchrun, "--nproc-per-node", str(layout.processes), "-m", "launch.preflight", json.dumps(asdict(checks))]
 
 
 def _srun(options: PreflightSettings, layout: Layout, checks: Checks) -> list[str]:
@@ -98,7 +100,7 @@ def _srun(options: PreflightSettings, layout: Layout, checks: Checks) -> list[st
 
 
 def _main(facts: str) -> int:
-    if "SLURM_PROCID" in os.environ:
+    if "RANK" not in os.environ:  # under srun; torchrun may itself run within a job of Slurm
         from launch.rank import of_slurm
 
         os.environ.update(of_slurm(dict(os.environ))[0])

@@ -40,7 +40,7 @@ class ProcessSettings:
     """nodes to use"""
     reservation: str | None = None
     setup: Repeated = ()
-    """a shell line before the processes start, e.g. 'module load cuda', 'export NCCL_SOCKET_IFNAME=ib0'; repeatable"""
+    """a shell line for the first node before the processes start, e.g. 'export NCCL_SOCKET_IFNAME=ib0'; repeatable"""
     container: str | None = None
     """what stands before python in each process, e.g. 'apptainer exec --nv image.sif'"""
     python: str | None = None

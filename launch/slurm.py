@@ -35,12 +35,11 @@ def launch_slurm(options: SlurmSettings, recipes: list[str], words: list[str]) -
     submission.write_job(_job(options, layout, runs, job_id=""))  # the job may begin before its id is known here
     try:
         job_id = submit.submit(options, layout, submission, name, _ranks(options, layout, submission, runs))
-    except UserError:
-        for run in runs:
-            (run.run_dir / "launch.json").unlink()
+    except BaseException:
         shutil.rmtree(submission.folder)
         raise
     submission.write_job(_job(options, layout, runs, job_id))
+    submission.point(runs)
     folders = " ".join(str(run.run_dir) for run in runs)
     what = f"array {job_id} of {len(runs)} runs" if len(runs) > 1 else f"job {job_id}"
     print(f"submitted {what}, {_processes(layout)}: python -m launch status {folders}")

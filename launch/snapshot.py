@@ -11,9 +11,12 @@ PACKAGES = ("trainer", "recipes", "launch")
 
 
 def copy_code(target: Path) -> None:
-    """Copies the packages, with the commit they are of, to `target`. The Python environment itself is not copied."""
+    """Copies the packages, with the commit they are of and what numba has compiled, to `target`.
+
+    The Python environment itself is not copied.
+    """
     for package in PACKAGES:
-        shutil.copytree(HERE / package, target / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        shutil.copytree(HERE / package, target / package, ignore=shutil.ignore_patterns("*.pyc"))
     (target / "trainer" / COMMIT).write_text(commit() or "")
 
 

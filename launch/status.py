@@ -57,14 +57,18 @@ def _progress(at: Standing) -> list[str]:
 
 
 def _why(submission: Submission, index: int, state: State) -> str:
-    """Why it waits, or how it ended; and what ended its earlier starts."""
-    ends = [start.get("reason") or "ended from outside" for start in attempts(submission, index) if "reason" in start]
+    """Why it waits, where it runs or how it ended; and what ended its earlier starts."""
+    starts = attempts(submission, index)
+    ends = [start.get("reason") or "ended from outside" for start in starts[:-1]]
+    last = starts[-1].get("reason") if starts else None
     now = state.nodes if state.name == "RUNNING" else state.reason
-    if state.is_over and ends:
-        now = ends.pop()
-        if now != "finished" and (trouble := first_trouble(submission, index)):
+    if state.is_over:
+        now = last or state.reason
+        if now not in ("finished", "") and state.name != "CANCELLED" and (trouble := first_trouble(submission, index)):
             now += f": {trouble[1]}"
-    counted = Counter(ends + state.earlier)
+    elif last:
+        ends.append(last)
+    counted = Counter(ends)
     before = ", ".join(f"{count} x {reason}" if count > 1 else reason for reason, count in counted.items())
     return "; ".join(part for part in (now, f"before: {before}" if before else "") if part)
 

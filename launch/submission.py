@@ -91,6 +91,13 @@ class Submission:
     def write_job(self, job: Job) -> None:
         replace_text(self.folder / "job.json", json.dumps(asdict(job), indent=2))
 
+    def point(self, runs: list[Run]) -> None:
+        """Has each run's folder point here: from now on this is its launch."""
+        for index, run in enumerate(runs):
+            run.run_dir.mkdir(parents=True, exist_ok=True)
+            pointer = {"submission": os.path.relpath(self.folder, run.run_dir), "index": index}
+            replace_text(run.run_dir / "launch.json", json.dumps(pointer))
+
     def attempts(self, index: int) -> Path:
         """The folder of the starts of run number `index`."""
         return self.folder / "attempts" / str(index)
@@ -99,7 +106,8 @@ class Submission:
     def runs_here(self) -> Iterator[None]:
         """As long as this process is in here, runner() tells its number."""
         with (self.folder / "alive").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # it ends with the process, however that ends
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)  # it ends with the process, however that ends
             file.write(str(os.getpid()))
             file.flush()
             yield
@@ -122,7 +130,7 @@ class Submission:
 
 
 def new_submission(runs: list[Run]) -> Submission:
-    """Keeps code and recipes, and points each run's folder there. Raises UserError if it cannot."""
+    """Keeps code and recipes below the runs' folder. Raises UserError if it cannot."""
     folder = common_folder(runs)
     try:
         parent = folder / "launch"
@@ -137,9 +145,6 @@ def new_submission(runs: list[Run]) -> Submission:
         for index, run in enumerate(runs):
             submission.recipe_file(run).write_text(run.recipe)
             submission.attempts(index).mkdir(parents=True)
-            run.run_dir.mkdir(parents=True, exist_ok=True)
-            pointer = {"submission": os.path.relpath(submission.folder, run.run_dir), "index": index}
-            replace_text(run.run_dir / "launch.json", json.dumps(pointer))
     except OSError as error:
         raise UserError(f"{error.filename or folder}: cannot be written: {error.strerror}") from error
     return submission

@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -57,14 +56,23 @@ def submit_here(function: Callable[[], Any], submission: Submission) -> None:
     """Calls `function` in a process of its own, which goes on when this one and its terminal have ended."""
     submitit = _submitit()
     executor = submitit.LocalExecutor(submission.logs)
-    executor.update_parameters(
-        timeout_min=60 * 24 * 365,  # its default, 2 minutes, would end the job
-        gpus_per_node=len(_visible_gpus()),  # its default, 0, would hide them
-        visible_gpus=_visible_gpus(),
-        stderr_to_stdout=True,
-    )
-    with _detached():
+    a_year = 60 * 24 * 365  # minutes; its default, 2, would end the job
+    executor.update_parameters(timeout_min=a_year, stderr_to_stdout=True)
+    if (child := os.fork()) == 0:
+        _leave_the_terminal()
         executor.submit(function)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if status:
+        raise UserError(f"the run could not be started in the background: see {submission.logs}")
+
+
+def _leave_the_terminal() -> None:
+    """Into a session of its own; no pipe stays open that somebody reads to its end."""
+    os.setsid()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(nothing, stream)
 
 
 def _slurm_executor(options: SlurmSettings, layout: Layout, submission: Submission, name: str) -> Any:
@@ -122,10 +130,13 @@ def _after(folder: Path, python: str) -> list[str]:
     """Whether the job is queued again. A signal from Slurm ends this script before: then that is Slurm's to decide."""
     return [
         "code=$?",
-        f"{python} -m launch.attempt end {shlex.quote(str(folder))} $code",
+        'job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"',
+        # within a partition's GraceTime only the processes are signalled, and this script goes on
+        "preempted=$(scontrol show job -o \"$job\" | grep -o 'JobState=RUNNING .*PreemptTime=[0-9]')",
+        f'{python} -m launch.attempt end {shlex.quote(str(folder))} $code "$preempted"',
         "verdict=$?",
         "if [ $verdict -ne 75 ]; then exit $verdict; fi",
-        'scontrol requeue "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"',
+        'scontrol requeue "$job"',
     ]
 
 
@@ -135,31 +146,6 @@ def _submitit() -> Any:
     except ImportError as error:
         raise UserError(f"submitit is needed to submit jobs and is not installed: {_INSTALL}") from error
     return submitit
-
-
-def _visible_gpus() -> list[int]:
-    import torch
-
-    return list(range(torch.cuda.device_count()))
-
-
-@contextlib.contextmanager
-def _detached() -> Iterator[None]:
-    """What starts in here outlives the terminal, and keeps no pipe open that somebody reads to its end."""
-    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # children inherit both
-    sys.stdout.flush()
-    saved = [os.dup(stream) for stream in range(3)]
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for stream in range(3):
-        os.dup2(nothing, stream)
-    try:
-        yield
-    finally:
-        for stream, original in enumerate(saved):
-            os.dup2(original, stream)
-        for descriptor in (*saved, nothing):
-            os.close(descriptor)
-        signal.signal(signal.SIGHUP, hangup)
 
 
 @contextlib.contextmanager

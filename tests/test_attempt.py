@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,8 @@ def checkpoint(tmp_path: Path, step: int) -> None:
         ({0: 2, 1: 75}, False, "the input cannot be used, see the log of rank 0", 2),
         ({3: 2, 0: 75}, False, "the input cannot be used, see the log of rank 3", 2),
         ({0: 140}, True, "saved before the time limit", 0),
+        ({0: 143, 1: 140}, True, "saved before the time limit", 0),  # rank 0 heard of it from its peer first
+        ({0: 141}, True, "rank 0 ended with 141", 0),
         ({0: 143}, False, "stopped by SIGTERM, saved", 143),
         ({0: 130}, False, "stopped by SIGINT, saved", 130),
         ({1: 1, 0: 75, 2: 75}, True, "rank 1 ended with 1", 0),
@@ -41,6 +44,18 @@ def checkpoint(tmp_path: Path, step: int) -> None:
 def test_what_follows_from_how_the_ranks_ended(codes: dict[int, int], again: bool, reason: str, code: int) -> None:
     verdict = decide(codes, finished=False, ended="srun ended with 137", fruitless=1, tries=5)
     assert (verdict.again, verdict.reason, verdict.code) == (again, reason, code)
+
+
+def test_a_signal_to_the_launcher_is_the_end_also_before_its_processes_could_listen() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        verdict = decide({}, finished=False, ended="", stopped_by=number, fruitless=1, tries=5)
+        assert (verdict.again, verdict.code) == (False, 128 + number)
+    assert decide({0: 140}, finished=False, ended="", stopped_by=signal.SIGUSR2, fruitless=1, tries=5).again
+
+
+def test_a_preemption_that_leaves_the_jobs_script_alive_is_not_a_cancel() -> None:
+    verdict = decide({0: 143}, finished=False, ended="", preempted=True, fruitless=1, tries=5)
+    assert (verdict.again, verdict.reason) == (True, "preempted, saved")
 
 
 def test_a_finished_run_is_over_whatever_else_is_told() -> None:

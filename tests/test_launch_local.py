@@ -112,7 +112,7 @@ def test_in_the_background_the_same_verbs_tell_and_decide(digits: Path, tmp_path
     assert started.returncode == 0, started.stderr
     try:
         deadline = time.monotonic() + TIMEOUT
-        while "400" not in (shown := launch("status", tmp_path).stdout) and time.monotonic() < deadline:
+        while "/400" not in (shown := launch("status", tmp_path).stdout) and time.monotonic() < deadline:
             time.sleep(0.5)
         assert "RUNNING" in shown
         again = launch(*command)

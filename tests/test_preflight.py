@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from launch.checks import Checks, _compare, _slow_pairs
+from launch.checks import Checks, compare, slow_pairs
 
 CHECKS = Checks(data="DATA", run_dir="RUNS")
 
@@ -28,26 +28,33 @@ def nodes(**of_the_second: Any) -> list[dict[str, Any]]:
 
 
 def test_nodes_that_are_alike_have_no_fault() -> None:
-    assert _compare(nodes(), CHECKS) == []
+    assert compare(nodes(), CHECKS) == []
 
 
 @pytest.mark.parametrize(
     ("difference", "fault"),
     [
         ({"versions": {"python": "3.11.7", "torch": "2.14.0"}}, "n2: torch 2.14.0, but n1 has 2.15.0"),
-        ({"devices": 1}, "n2: 1 x NVIDIA H200, but n1 has 2 x NVIDIA H200"),
         ({"data": {"train": "sha256:aa", "val": "sha256:cc"}}, "n2: val of DATA is sha256:cc, but sha256:bb on n1"),
         ({"data": {"train": "sha256:aa", "val": "error: DATA is not there"}}, "n2: DATA is not there"),
-        ({"free": 2**30}, "n2: 1.0 GiB are free for RUNS, less than 20"),
+        ({"free": 2**30}, "n2: 1.0 GiB are free for RUNS, less than 2"),
         ({"free": "RUNS cannot be written"}, "n2: RUNS cannot be written"),
         ({"clock": 1003.5}, "n2: its clock is +3.5 s from that of n1"),
     ],
 )
 def test_what_differs_is_one_line_for_the_node(difference: dict[str, Any], fault: str) -> None:
-    assert _compare(nodes(**difference), CHECKS) == [fault]
+    assert compare(nodes(**difference), CHECKS) == [fault]
+
+
+def test_every_process_has_to_see_its_device() -> None:
+    one_less = compare(nodes(devices=1), CHECKS)
+    assert one_less == [f"n2: rank {rank} sees 1 x NVIDIA H200, rank 0 2 x NVIDIA H200" for rank in (2, 3)]
+    of_one = nodes()
+    of_one[3] |= {"devices": 0, "device": "CPU"}
+    assert compare(of_one, Checks(data=None, run_dir=None, device="cuda")) == ["n2: rank 3 sees no GPU"]
 
 
 def test_a_link_that_is_slower_than_the_others_is_named() -> None:
     speeds = {("n1", "n2"): 10e9, ("n1", "n3"): 2e9, ("n2", "n3"): 11e9}
-    assert _slow_pairs(speeds) == ["n1 - n3: 2.00 GB/s, less than half of the median 10.00"]
-    assert _slow_pairs({("n1", "n2"): 1.0}) == []
+    assert slow_pairs(speeds) == ["n1 - n3: 2.00 GB/s, less than half of the median 10.00"]
+    assert slow_pairs({("n1", "n2"): 1.0}) == []

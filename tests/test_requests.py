@@ -15,7 +15,7 @@ from trainer.requests import Request, Requests, Stopped
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2])
 def test_an_evaluation_ends_at_the_batch_after_a_signal(number: signal.Signals) -> None:
     seen = []
     expected = pytest.raises(Stopped, match="saved before it")
@@ -39,6 +39,17 @@ def test_signals_are_given_back() -> None:
     with distributed.world("cpu", 1) as world, Requests(world):
         assert signal.getsignal(signal.SIGUSR2) != before
     assert signal.getsignal(signal.SIGUSR2) == before
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
+    try:
+        with distributed.world("cpu", 1) as world, Requests(world) as requests:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert requests.agree() is Request.NOTHING
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_ranks_with_unlike_numbers_of_batches_stop_together() -> None:

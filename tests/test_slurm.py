@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -95,7 +96,7 @@ def ordeal(slurm: Cluster, digits: Path, uninterrupted: Path, tmp_path_factory: 
         def trains() -> bool:
             record = run_dir / "starts.json"
             trained = len(json.loads(record.read_text())) if record.exists() else 0
-            return trained > number and last_step(run_dir) > starts(run_dir)[number]["step"] + 3
+            return trained > number and last_step(run_dir) > starts(run_dir)[-1]["step"] + 3
 
         slurm.wait_until(trains, f"start {number} trains", LIMIT)
 
@@ -107,16 +108,23 @@ def ordeal(slurm: Cluster, digits: Path, uninterrupted: Path, tmp_path_factory: 
     wait_for_start(2)
     os.kill(process_of(slurm, job, rank=3), signal.SIGKILL)
     wait_for_start(3)
-    other = slurm.run("sbatch", "--parsable", "-p", "high", "-N", "3", "--exclusive", "--wrap", "true").strip()
-    assert wait_for_end(slurm, other) == "COMPLETED"
+    preempt(slurm, nodes=3)
     wait_for_start(4)
     slurm.lose_node(2)
     wait_for_start(5)
     assert launch(slurm, "cancel", run_dir).returncode == 0
     assert wait_for_end(slurm, job) == "CANCELLED"
-    job = submit(slurm, run_dir, digits)
+    job = submit(slurm, run_dir, digits, "--partition", "grace")  # where only the processes get the signal
+    wait_for_start(6)
+    preempt(slurm, nodes=2)
     assert wait_for_end(slurm, job) == "COMPLETED", log(run_dir)
     return run_dir
+
+
+def preempt(slurm: Cluster, nodes: int) -> None:
+    """Has a job of a higher priority take so many nodes, and waits until that has run."""
+    words = ["--parsable", "-p", "high", "-N", str(nodes), "--exclusive", "-o", "/dev/null", "--wrap", "true"]
+    assert wait_for_end(slurm, slurm.run("sbatch", *words).strip()) == "COMPLETED"
 
 
 def last_step(run_dir: Path) -> int:
@@ -162,13 +170,21 @@ def test_every_end_of_a_start_is_told(ordeal: Path) -> None:
 
 
 def test_a_signal_saves_where_it_finds_the_run(ordeal: Path) -> None:
-    """Checkpoints are due every 7 steps only: what the next start begins with was saved because of the signal."""
-    first = ordeal / "launch" / "001" / "attempts" / "0"
-    steps = [json.loads(path.read_text())["step"] for path in sorted(first.glob("*.json"))]
-    assert steps == sorted(steps)
-    assert len({step % 7 for step in (steps[1], steps[2], steps[4])}) > 1  # after requeue, time limit and preemption
-    text = (ordeal / "log.txt").read_text()
-    assert text.count("stopped and saved after step") + text.count("stopped in an evaluation") >= 4  # and cancel
+    """Requeue, time limit, preemption, cancel, preemption with a grace: the next start begins at the step it says."""
+    saved, begun = [], []
+    for line in (ordeal / "log.txt").read_text().splitlines():
+        if match := re.match(r"stopped and saved after step (\d+): .* after SIG(TERM|USR2)\)", line):
+            saved.append(int(match[1]))
+        if match := re.match(r"continued after step (\d+)", line):
+            begun.append(int(match[1]))
+    in_an_evaluation = (ordeal / "log.txt").read_text().count("stopped in an evaluation")
+    assert len(saved) + in_an_evaluation == 5
+    assert set(saved) <= set(begun)
+
+
+def test_a_preemption_with_a_grace_is_followed_by_another_start(ordeal: Path) -> None:
+    """The job's script outlives its processes there, and has to tell it from scancel."""
+    assert [start["reason"] for start in starts(ordeal)] == ["preempted, saved", "finished"]
 
 
 def test_a_lost_node_is_left_behind(ordeal: Path) -> None:

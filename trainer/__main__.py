@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from trainer import command_line, recipe_file, settings
-from trainer.errors import LocalError, SharedError, UserError, first_line
+from trainer.errors import LocalError, SharedError, UnreachableError, UserError, first_line
 
 USAGE = """usage: python -m trainer VERB ...
 
@@ -30,6 +30,7 @@ python -m trainer VERB --help shows the options of one verb; train RECIPE --help
 On several GPUs: python -m launch local RECIPE ...; on a cluster: python -m launch slurm RECIPE ..."""
 
 
+_TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 _PATIENCE = 10.0  # s that a silent rank waits: torchrun ends all ranks with the first, also the one that has to speak
 
 
@@ -59,7 +60,7 @@ def main(words: Sequence[str] | None = None) -> int:
             _say(str(error))
         else:
             time.sleep(_PATIENCE)
-        return 2
+        return _TRY_AGAIN if isinstance(error, UnreachableError) else 2
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -86,7 +87,7 @@ def _expected(error: Exception) -> int:
         return 2
     if type(error).__name__.startswith("Dist") or (isinstance(error, RuntimeError) and "gloo" in str(error)):
         _say(f"another process of this run has ended, its own message says why: {first_line(error)}")
-        return 75  # EX_TEMPFAIL of sysexits.h: starting again may help
+        return _TRY_AGAIN
     raise error
 
 

@@ -109,22 +109,18 @@ def parse(
     description: str | None = None,
     *,
     program: str = "trainer",
-    default: T | None = None,
 ) -> T:
     """Reads the options of one verb into its dataclass. Raises UserError with one line for any mistake."""
     said = io.StringIO()
-    given: Any = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(said):
-            parsed: T = tyro.cli(
+            return tyro.cli(
                 command,
                 args=list(words),
                 prog=f"python -m {program} {verb}",
                 description=description or command.__doc__,
                 config=(tyro.conf.AvoidSubcommands,),
-                **given,
             )
-            return parsed
     except ValueError as error:
         raise UserError(str(error)) from error
     except SystemExit as end:

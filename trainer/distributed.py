@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trainer.errors import LocalError, SharedError, UserError, first_line
+from trainer.errors import SharedError, UnreachableError, UserError, first_line
 from trainer.precision import Precision, autocast
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ def world(device: str, timeout_minutes: float) -> Iterator[World]:
     try:
         dist.init_process_group(backend, store=alone, rank=rank, world_size=size, timeout=timeout)
     except (ValueError, RuntimeError) as error:
-        raise LocalError(
+        raise UnreachableError(
             f"rank {rank} cannot join the other processes, check MASTER_ADDR and MASTER_PORT: {first_line(error)}"
         ) from error
     try:

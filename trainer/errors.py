@@ -13,6 +13,10 @@ class LocalError(UserError):
     """What only this process has met, such as a damaged image among its own: it says so, whatever its rank."""
 
 
+class UnreachableError(LocalError):
+    """Processes that do not find one another: starting again may help. The door exits with code 75."""
+
+
 def first_line(error: BaseException) -> str:
     """What an exception says, short enough for a line."""
     return (str(error) or type(error).__name__).splitlines()[0]

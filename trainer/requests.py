@@ -1,6 +1,7 @@
 """What any rank may ask of all between two steps or two batches of an evaluation: to save, or to stop.
 
-SIGTERM and SIGINT ask to stop, and so does SIGUSR2, by which a launcher says that the time is almost over.
+SIGTERM, SIGINT and SIGHUP, the end of the terminal, ask to stop, and so does SIGUSR2, by which a launcher says that the
+time is almost over. What is ignored, as SIGHUP under nohup, stays ignored.
 """
 
 import os
@@ -17,7 +18,7 @@ import torch.distributed as dist
 from trainer.distributed import World
 
 T = TypeVar("T")
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 
 
 class Stopped(Exception):  # noqa: N818
@@ -46,7 +47,8 @@ class Requests:
         self._world = world
         self._asked = Request.NOTHING
         self._pending: tuple[torch.Tensor, dist.Work] | None = None
-        self._previous = {number: signal.getsignal(number) for number in SIGNALS}
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        self._previous = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
         self._signal: signal.Signals | None = None
         self._signalled_at = 0.0
         for number in self._previous:

@@ -20,14 +20,17 @@ from trainer.recipe_file import is_resolved, load_recipe, recipe_changes, recipe
 
 @dataclass(frozen=True)
 class Attempt:
-    """Which start of which job this process belongs to, by torchrun's variables; without a launcher: of none."""
+    """Which start of which job this process belongs to, by torchrun's variables; without a launcher: of none.
+
+    torchrun calls every job "none" that nobody has named.
+    """
 
     job: str = field(default_factory=lambda: os.environ.get("TORCHELASTIC_RUN_ID", ""))
     number: int = field(default_factory=lambda: int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))
 
     def replaces(self, other: "Attempt") -> bool:
         """Whether this is a later attempt of the same job."""
-        return bool(self.job) and self.job == other.job and self.number > other.number
+        return self.job not in ("", "none") and self.job == other.job and self.number > other.number
 
 
 class Run:
@@ -71,7 +74,7 @@ class Run:
                 message = f"{self.folder} is in use by another process: wait for it, or use another one"
                 raise UserError(message) from error
         except OSError as error:
-            if error.errno != errno.ENOTSUP:  # a file system without locks
+            if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):  # a file system without locks
                 raise UserError(f"{self.folder}: cannot be written: {error.strerror}") from error
         if not self.checkpoints.exist:  # an earlier start that came to nothing
             for left in (self.folder / "starts.json", *self.folder.glob("events.out.tfevents.*")):

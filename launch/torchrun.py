@@ -1,0 +1,62 @@
+"""torchrun as a function: processes on this machine, signals passed on to them, and how they ended without its account.
+
+As a command it would print a traceback of its own and exit with 1 whatever the processes' codes are.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from signal import Signals
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2)
+_PATIENCE = "600"  # s that it waits, after a signal, for the processes to save
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How the processes ended."""
+
+    words: str = "ended"
+    code: int = 0
+    """exit code of the process that failed first; negative after a signal; 0 where none failed"""
+    signal: Signals | None = None
+    """that this process was sent, and passed on"""
+
+
+def torchrun(processes: int, entry: list[str], run_id: str) -> Ended:
+    """Runs `python ENTRY` in so many processes with torchrun's variables set, and waits for them."""
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = _PATIENCE
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.disable(logging.CRITICAL)  # its own account of what the processes say themselves
+    heard = [number.name for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup's is not
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=f"{socket.gethostname()}-{run_id}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        signals_to_handle=",".join(heard),
+    )
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        elastic_launch(config, sys.executable)(*entry)
+    except SignalException as error:
+        return Ended(words=f"stopped by {error.sigval.name}", signal=error.sigval)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        code = int(failure.exitcode)
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+        return Ended(words=f"rank {rank} {how}", code=code)
+    finally:
+        for number, handler in before.items():  # it leaves its own ones, which raise
+            signal.signal(number, handler)
+    return Ended()
