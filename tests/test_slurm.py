@@ -212,7 +212,7 @@ def test_wrong_input_is_not_tried_again(slurm: Cluster, tmp_path: Path) -> None:
 
 def test_a_job_that_never_gets_on_is_given_up_with_the_reason(slurm: Cluster, digits: Path, tmp_path: Path) -> None:
     crashing = tmp_path / "crashing"
-    crashing.write_text('#!/bin/sh\nif [ "$SLURM_STEP_ID" = 0 ]; then kill -SEGV $$; fi\nexec "$@"\n')
+    crashing.write_text('#!/bin/sh\nulimit -c 0\nif [ "$SLURM_STEP_ID" = 0 ]; then kill -SEGV $$; fi\nexec "$@"\n')
     crashing.chmod(0o755)
     job = submit(slurm, tmp_path / "run", digits, "--container", str(crashing), "--tries", "2")
     assert wait_for_end(slurm, job) == "FAILED"
