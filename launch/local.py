@@ -18,7 +18,7 @@ from launch.torchrun import torchrun
 
 
 def launch_local(options: LocalSettings, recipes: list[str], words: list[str]) -> int:
-    """Runs one after another, and returns the exit code: that of the last one, or of the first that did not finish."""
+    """Runs one after another, or starts them in the background, and returns the exit code: see Here.run()."""
     processes = options.processes or _gpus() or 1
     runs = runs_of(options, recipes, words, processes)
     refuse_running(runs)
@@ -67,15 +67,18 @@ class Here:
         raise SystemExit(self.run())
 
     def run(self) -> int:
-        """Returns the exit code of the last run, or of the first that did not finish."""
+        """Returns 0, or the exit code of the first run that did not finish; a signal ends those after it, too."""
         submission = Submission(self.submission)
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(submission.code), os.environ.get("PYTHONPATH")]))
         os.environ["PYTHONSAFEPATH"] = "1"  # the copy of the code, not that of the folder this was started in
         with submission.runs_here():
+            first_code = 0
             for index, words in enumerate(self.words):
-                if code := self._run(submission, index, words):
-                    return code
-        return 0
+                code = self._run(submission, index, words)
+                first_code = first_code or code
+                if code > 128:
+                    break
+        return first_code
 
     def _run(self, submission: Submission, index: int, words: tuple[str, ...]) -> int:
         for number in itertools.count():

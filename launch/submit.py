@@ -167,4 +167,7 @@ def has_slurm() -> bool:
     """Whether a Slurm answers here."""
     if not shutil.which("sinfo") or not shutil.which("sbatch"):
         return False
-    return subprocess.run(["sinfo", "-h", "-o", "%P"], capture_output=True, timeout=60).returncode == 0
+    try:
+        return subprocess.run(["sinfo", "-h", "-o", "%P"], capture_output=True, timeout=60).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
