@@ -1,5 +1,6 @@
 """Real process groups for the tests: the command line, alone or under torchrun, always with a time limit."""
 
+import contextlib
 import json
 import os
 import signal
@@ -50,8 +51,15 @@ def start(words: list[str], processes: int = 1, cwd: Path = ROOT) -> subprocess.
 
 def kill(process: subprocess.Popen[str]) -> None:
     """SIGKILL to the launcher and all ranks at once, as a power failure would."""
-    os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # all have ended by themselves
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def ranks_of(launcher: subprocess.Popen[str]) -> list[int]:
+    """The process ids of torchrun's ranks, in their order."""
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    return [int(pid) for pid in children if "trainer" in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
 def wait_for_step(process: subprocess.Popen[str], run_dir: Path, step: int) -> None:

@@ -48,6 +48,7 @@ from trainer.setup import (
     warnings,
 )
 from trainer.state import Position, StepLosses, TrainingState
+from trainer.watch import COMPUTING, EXCHANGING, READING, Watch
 
 
 def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
@@ -55,6 +56,8 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
     with ExitStack() as stack:
         world = stack.enter_context(distributed.world(settings.device, settings.timeout_minutes))
         requests = stack.enter_context(Requests(world))
+        patience = {"silent_minutes": settings.silent_minutes, "timeout_minutes": settings.timeout_minutes}
+        watch = stack.enter_context(Watch(world, **patience))
         require_same(world, "recipe", recipe_source(recipe))
         accumulation = accumulation_steps(recipe, world)
         allow_tensor_float(recipe.precision)
@@ -118,7 +121,9 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
                     group["lr"] = lr * group["lr_factor"]
                 losses.start(at.step)
                 for micro_step in range(accumulation):
+                    watch.at(at.step, READING)
                     images, targets, _ = throughput.wait_for(batches)
+                    watch.at(at.step, COMPUTING)
                     micro_batch = world.rank * accumulation + micro_step
                     if mixed:
                         images, targets = mixed(images, targets, step=at.step, micro_batch=micro_batch)
@@ -127,6 +132,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
                         with autocast(recipe.precision, world.device):
                             loss = loss_of(model(images), targets) / accumulation
                         throughput.forward_done()
+                        watch.at(at.step, EXCHANGING)
                         scaler.scale(loss).backward()
                     losses.add(at.step, loss)
                 if recipe.clip_grad_norm is not None:

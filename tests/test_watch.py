@@ -1,0 +1,133 @@
+"""A rank that is stopped, hangs or is gone is named within the time that was set, and every process ends."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from processes import ROOT, TIMEOUT, kill, ranks_of, run, start, wait_for_step
+
+from trainer.watch import COMPUTING, EXCHANGING, READING, Report, Seen, judge
+
+RECIPE = str(Path(__file__).parent / "small_recipe.py")
+SILENT, BEHIND = 180.0, 1620.0  # s
+
+
+def words(data: Path, run_dir: Path, *options: str) -> list[str]:
+    long = ["--epochs", "500", "--log-every", "2", "--workers", "1"]
+    return ["train", RECIPE, "--data", str(data), "--run-dir", str(run_dir), *long, *options]
+
+
+def seen(*ranks: tuple[float, float, int, str]) -> dict[int, Seen]:
+    """For each rank: seconds since its last beat, seconds since its last mark, its marks, its place."""
+    return {
+        rank: Seen(Report(7, mark, 119, place), -beat_age, -mark_age)
+        for rank, (beat_age, mark_age, mark, place) in enumerate(ranks)
+    }
+
+
+def test_ranks_that_go_on_are_left_alone() -> None:
+    busy = seen((1.0, 1.0, 30, COMPUTING), (2.0, 200.0, 29, READING), (179.0, 1.0, 30, EXCHANGING))
+    assert judge(busy, 0.0, SILENT, BEHIND) is None
+
+
+def test_a_rank_that_is_silent_is_named_with_its_time() -> None:
+    said = judge(seen((1.0, 1.0, 30, EXCHANGING), (190.0, 1.0, 29, COMPUTING)), 0.0, SILENT, BEHIND)
+    assert said is not None and said.startswith(
+        "rank 1 has not answered for 3 minutes: stopped, or its machine is gone"
+    )
+
+
+def test_many_silent_ranks_are_one_line() -> None:
+    said = judge(seen(*[(190.0, 1.0, 30, EXCHANGING)] * 20), 0.0, SILENT, BEHIND)
+    assert said is not None and said.startswith("ranks 0, 1, 2, 3, 4, 5, 6, 7 and 12 more have not answered")
+
+
+def test_the_rank_that_the_others_wait_for_is_named() -> None:
+    waiting = (1.0, 1700.0, 30, EXCHANGING)
+    said = judge(seen(waiting, (1.0, 1800.0, 29, COMPUTING), waiting), 0.0, SILENT, BEHIND)
+    assert said is not None and said.startswith("rank 1 has hung in step 120 for 30 minutes, the others wait for it")
+
+
+def test_a_rank_without_images_is_named_with_the_storage() -> None:
+    said = judge(seen((1.0, 1700.0, 30, EXCHANGING), (1.0, 1800.0, 28, READING)), 0.0, SILENT, BEHIND)
+    assert said is not None and "rank 1 has waited for the images of step 120 for 30 minutes: is the storage" in said
+
+
+def test_a_long_evaluation_is_nobodys_fault() -> None:
+    """All ranks have made the last mark of their epoch; who is late for a collective there, it does not know."""
+    assert judge(seen(*[(1.0, 9000.0, 30, EXCHANGING)] * 4), 0.0, SILENT, BEHIND) is None
+
+
+def test_a_rank_that_has_left_is_not_missed() -> None:
+    gone = {0: Seen(Report(7, 30, 119, EXCHANGING, left=True), -9000.0, -9000.0)}
+    assert judge({**gone, 1: Seen(Report(9, 30, 119, EXCHANGING), -1.0, -9000.0)}, 0.0, SILENT, BEHIND) is None
+
+
+@pytest.mark.parametrize("stopped", [1, 0])
+def test_a_rank_that_is_stopped_is_named_and_no_rank_stays(stopped: int, digits: Path, tmp_path: Path) -> None:
+    """Without torchrun, whose agent would end the others: each has to find out for itself."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    ranks = []
+    for rank in range(2):
+        variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+        environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
+        environment |= {"MASTER_ADDR": "localhost", "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "trainer", *words(digits, tmp_path, "--silent-minutes", "0.05")]
+        ranks.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd=ROOT))
+    try:
+        wait_for_step(ranks[0], tmp_path, 4)
+        ranks[stopped].send_signal(signal.SIGSTOP)
+        other = ranks[1 - stopped]
+        _, said = other.communicate(timeout=TIMEOUT)
+        assert other.returncode == 75, said
+        assert f"error: rank {stopped} has not answered" in said
+        assert "Traceback" not in said
+        ranks[stopped].send_signal(signal.SIGCONT)  # too late: it finds itself alone
+        _, said = ranks[stopped].communicate(timeout=TIMEOUT)
+        assert ranks[stopped].returncode == 75, said
+        assert "Traceback" not in said
+    finally:
+        for process in ranks:
+            process.kill()
+
+
+def test_ranks_end_with_their_launcher(digits: Path, tmp_path: Path) -> None:
+    """kill -9 of torchrun leaves its ranks training, and the run directory in use."""
+    launcher = start(words(digits, tmp_path), 2)
+    try:
+        wait_for_step(launcher, tmp_path, 4)
+        ranks = ranks_of(launcher)
+        assert len(ranks) == 2
+        os.kill(launcher.pid, signal.SIGKILL)
+        deadline = time.monotonic() + TIMEOUT
+        while time.monotonic() < deadline and any(Path(f"/proc/{rank}").exists() for rank in ranks):
+            time.sleep(0.1)
+        assert [rank for rank in ranks if Path(f"/proc/{rank}").exists()] == []
+        _, said = launcher.communicate(timeout=TIMEOUT)
+        assert "torchrun has ended" in said
+    finally:
+        kill(launcher)
+
+
+def test_storage_that_does_not_answer_is_named_and_ends_the_run(photos: Path, tmp_path: Path) -> None:
+    """An image that is a FIFO which nobody writes to: opening it blocks, as a file of a dead NFS server does."""
+    stuck = tmp_path / "data" / "train" / "class0"
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "val").symlink_to(photos / "val")
+    for folder in sorted((photos / "train").iterdir()):
+        (tmp_path / "data" / "train" / folder.name).mkdir(parents=True)
+        for image in folder.iterdir():
+            (tmp_path / "data" / "train" / folder.name / image.name).symlink_to(image)
+    os.mkfifo(stuck / "stuck.jpg")
+    size = ["--num-classes", "4", "--micro-batch-size", "8", "--global-batch-size", "8", "--model.depth", "18"]
+    crop = ["--eval-crop.resolution", "32", "--train-crop.resolution", "32", "--no-pictures"]
+    here = ["--data", str(tmp_path / "data"), "--run-dir", str(tmp_path / "run"), "--timeout-minutes", "0.05"]
+    ended = run(["train", "resnet50_torchvision_v1", *size, *crop, *here])
+    assert ended.returncode == 75, ended.stderr
+    assert "error: rank 0 has waited for the images of step " in ended.stderr
