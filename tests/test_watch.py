@@ -1,5 +1,6 @@
 """A rank that is stopped, hangs or is gone is named within the time that was set, and every process ends."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -9,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import ROOT, TIMEOUT, kill, ranks_of, run, start, wait_for_step
+from processes import ROOT, TIMEOUT, ranks_of, run, start, wait_for_step
 
 from trainer.watch import COMPUTING, EXCHANGING, READING, Report, Seen, judge
 
@@ -97,22 +98,32 @@ def test_a_rank_that_is_stopped_is_named_and_no_rank_stays(stopped: int, digits:
             process.kill()
 
 
-def test_ranks_end_with_their_launcher(digits: Path, tmp_path: Path) -> None:
-    """kill -9 of torchrun leaves its ranks training, and the run directory in use."""
-    launcher = start(words(digits, tmp_path), 2)
+def test_ranks_end_with_their_launcher_also_before_they_have_joined(digits: Path, tmp_path: Path) -> None:
+    """kill -9 of torchrun leaves its ranks to themselves: here one that waits for a peer that never comes."""
+    launcher, ranks = start(words(digits, tmp_path), 2), list[int]()
     try:
-        wait_for_step(launcher, tmp_path, 4)
-        ranks = ranks_of(launcher)
-        assert len(ranks) == 2
-        os.kill(launcher.pid, signal.SIGKILL)
         deadline = time.monotonic() + TIMEOUT
-        while time.monotonic() < deadline and any(Path(f"/proc/{rank}").exists() for rank in ranks):
+        while time.monotonic() < deadline and len(ranks := ranks_of(launcher)) < 2:
+            time.sleep(0.01)
+        while time.monotonic() < deadline and not all(threads(rank) > 1 for rank in ranks):  # they look already
+            time.sleep(0.01)
+        os.kill(ranks[1], signal.SIGSTOP)
+        os.kill(launcher.pid, signal.SIGKILL)
+        while time.monotonic() < deadline and Path(f"/proc/{ranks[0]}").exists():
             time.sleep(0.1)
-        assert [rank for rank in ranks if Path(f"/proc/{rank}").exists()] == []
-        _, said = launcher.communicate(timeout=TIMEOUT)
-        assert "torchrun has ended" in said
+        assert not Path(f"/proc/{ranks[0]}").exists()
+        os.kill(ranks[1], signal.SIGCONT)
+        _, said = launcher.communicate(timeout=TIMEOUT)  # until both have closed it
+        assert "error: rank 0: torchrun has ended" in said
+        assert "error: rank 1: torchrun has ended" in said
     finally:
-        kill(launcher)
+        for pid in (launcher.pid, *ranks):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def threads(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
 
 
 def test_storage_that_does_not_answer_is_named_and_ends_the_run(photos: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from trainer import command_line, recipe_file, settings
 from trainer.errors import LocalError, SharedError, UserError, first_line
+from trainer.launcher import TEMPORARY, end_with_launcher
 
 USAGE = """usage: python -m trainer VERB ...
 
@@ -35,6 +36,7 @@ _PATIENCE = 10.0  # s that a silent rank waits: torchrun ends all ranks with the
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code: 0, 2 for input that cannot be used, 128 + n after signal n."""
+    end_with_launcher()
     words = list(sys.argv[1:] if words is None else words)
     if not words or words[0] in ("-h", "--help"):
         print(USAGE)
@@ -86,7 +88,7 @@ def _expected(error: Exception) -> int:
         return 2
     if type(error).__name__.startswith("Dist") or (isinstance(error, RuntimeError) and "gloo" in str(error)):
         _say(f"another process of this run has ended, its own message says why: {first_line(error)}")
-        return 75  # EX_TEMPFAIL of sysexits.h: starting again may help
+        return TEMPORARY
     raise error
 
 

@@ -3,18 +3,14 @@
 There is no random state in it, because nothing draws from a generator that goes on from step to step.
 """
 
-import math
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
 
 from trainer.checkpoint import State
-from trainer.distributed import World, sum_over_ranks
 from trainer.ema import Average
-from trainer.errors import UserError
-
-DIVERGED = "start anew in another --run-dir with a lower --optimizer.lr, a longer warmup or --precision bf16"
+from trainer.steps import StepNumbers
 
 
 @dataclass
@@ -45,42 +41,6 @@ class Position:
         self.epoch, self.batch, self.best_top1 = self.epoch + 1, 0, max(top1, self.best_top1)
 
 
-class StepLosses:
-    """The losses of the latest `count` steps, kept on the device and read only when they are logged or saved."""
-
-    def __init__(self, count: int, world: World) -> None:
-        self._world = world
-        self._losses = torch.zeros(count, dtype=torch.float64, device=world.device)
-        self.known_from = 0  # first step whose loss is here
-
-    def start(self, step: int) -> None:
-        """Makes room for the loss of the step after `step` complete ones."""
-        self._losses[step % len(self._losses)] = 0
-
-    def add(self, step: int, loss: torch.Tensor) -> None:
-        """Adds a micro-batch's share of that loss."""
-        self._losses[step % len(self._losses)] += loss.detach()
-
-    def mean(self, step: int) -> float:
-        """The mean over the latest steps, of which `step` are complete, and over all ranks; called by all together."""
-        return math.fsum(self.summed().tolist()) / self._world.size / min(len(self._losses), step - self.known_from)
-
-    def summed(self) -> torch.Tensor:
-        """Each step's loss, summed over the ranks: float64, on the CPU. Raises UserError where one is not finite."""
-        losses = sum_over_ranks(self._world, self._losses)
-        if not losses.isfinite().all():
-            raise UserError(f"the loss is not finite: {DIVERGED}")
-        return losses
-
-    def restore(self, summed: torch.Tensor, known_from: int, step: int) -> None:
-        """Takes what summed() returned after `step` steps; where it was another `count`, starts anew from there."""
-        self.known_from = known_from
-        if len(summed) != len(self._losses):
-            self.known_from = step
-        elif self._world.is_main:  # the sum over the ranks is one rank's from now on
-            self._losses.copy_(summed)
-
-
 @dataclass
 class TrainingState:
     """Everything that changes while training."""
@@ -89,7 +49,7 @@ class TrainingState:
     average: Average | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    losses: StepLosses
+    numbers: StepNumbers
     position: Position
 
     @property
@@ -100,11 +60,12 @@ class TrainingState:
     def save(self) -> State:
         """For a checkpoint. Called by all ranks together; module and buffers are this rank's own.
 
-        Raises UserError, the same on all ranks, where a loss or a weight is not finite: that is not worth keeping.
+        Raises NotFiniteError, the same on all ranks, where a loss or a weight is not: that is not worth keeping.
         """
         finite = torch.stack([parameter.isfinite().all() for parameter in self.module.parameters()])
         if not finite.all():
-            raise UserError(f"the weights are not finite after step {self.position.step}: {DIVERGED}")
+            step = self.position.step
+            raise self.numbers.not_finite(f"the weights are not finite after step {step}", step)
         return {
             "step": self.position.step,
             "position": asdict(self.position),
@@ -112,8 +73,8 @@ class TrainingState:
             "average": self.average.state_dict() if self.average else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "losses": self.losses.summed(),
-            "losses_from": self.losses.known_from,
+            "numbers": self.numbers.summed(self.position.step),
+            "numbers_from": self.numbers.known_from,
         }
 
     def restore(self, state: State) -> None:
@@ -124,4 +85,4 @@ class TrainingState:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.losses.restore(state["losses"], state["losses_from"], state["step"])
+        self.numbers.restore(state["numbers"], state["numbers_from"], state["step"])

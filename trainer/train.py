@@ -11,13 +11,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
 from trainer import distributed
 from trainer.data.mixing import mix
 from trainer.data.random import torch_seed
 from trainer.data.stream import train_stream
 from trainer.distributed import Request, Requests, gradient_sync, on_every_rank, require_same
+from trainer.divergence import on_record
 from trainer.ema import Average
 from trainer.evaluate import evaluate, read_all
 from trainer.fine_tuning import train_mode
@@ -47,7 +47,8 @@ from trainer.setup import (
     summary,
     warnings,
 )
-from trainer.state import Position, StepLosses, TrainingState
+from trainer.state import Position, TrainingState
+from trainer.steps import StepNumbers, gradient_norm
 from trainer.watch import COMPUTING, EXCHANGING, READING, Watch
 
 
@@ -84,10 +85,11 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
         scaler = build_scaler(recipe.precision, world.device)
         loss_of = build_loss(recipe.loss)
         mixed = partial(mix, recipe.mixing, num_classes=recipe.num_classes, seed=recipe.seed) if recipe.mixing else None
-        losses = StepLosses(settings.log_every, world)
+        numbers = StepNumbers(settings.log_every, world, scaled=scaler.is_enabled())
+        one = torch.ones((), device=world.device)
 
         # From where
-        state = TrainingState(module, average, optimizer, scaler, losses, at)
+        state = TrainingState(module, average, optimizer, scaler, numbers, at)
         if checkpoint:
             state.restore(checkpoint)
             notes.append(f"continued after step {at.step}{', the last one' if at.is_last(recipe.epochs) else ''}")
@@ -102,6 +104,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
         notes = [summary(recipe, run, world, at, len(train_loader), len(eval_loader)), *warnings(recipe), *notes]
         log.say("\n".join(notes))
         show_augmented(log, recipe, settings, train_loader, world, at)
+        stack.enter_context(on_record(run.folder, recipe, world, at, len(train_loader)))
         profile = stack.enter_context(profiler(settings, run.folder, world, at, recipe.epochs, log.say))
 
         def save(norms_measured: bool = False) -> None:
@@ -119,7 +122,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
                 lr = lr_at(recipe.schedule, peak=recipe.optimizer.lr, epoch=at.epochs, epochs=recipe.epochs)
                 for group in optimizer.param_groups:
                     group["lr"] = lr * group["lr_factor"]
-                losses.start(at.step)
+                numbers.start(at.step)
                 for micro_step in range(accumulation):
                     watch.at(at.step, READING)
                     images, targets, _ = throughput.wait_for(batches)
@@ -134,10 +137,10 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
                         throughput.forward_done()
                         watch.at(at.step, EXCHANGING)
                         scaler.scale(loss).backward()
-                    losses.add(at.step, loss)
-                if recipe.clip_grad_norm is not None:
-                    scaler.unscale_(optimizer)
-                    nn.utils.clip_grad_norm_(module.parameters(), recipe.clip_grad_norm)
+                    numbers.add_loss(at.step, loss)
+                scaler.unscale_(optimizer)
+                norm = gradient_norm(module, recipe.clip_grad_norm)
+                numbers.add_gradient(at.step, norm, scale=scaler.scale(one))
                 scaler.step(optimizer)
                 scaler.update()
                 optimizer.zero_grad(set_to_none=True)
@@ -148,7 +151,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
                 profile.step_done(at.step)
 
                 if at.step % settings.log_every == 0:
-                    log.steps(at, lr=lr, loss=losses.mean(at.step), rates=throughput.read())
+                    log.steps(at, lr=lr, steps=numbers.read(at.step), rates=throughput.read())
                 overdue = world.is_main and run.checkpoints.minutes_since_save > settings.checkpoint_minutes
                 agreed = requests.agree(Request.SAVE if overdue else Request.NOTHING)
                 is_due = settings.checkpoint_steps and at.step % settings.checkpoint_steps == 0

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple, Self
 import torch.distributed as dist
 
 from trainer.distributed import World
+from trainer.launcher import TEMPORARY
 
 READING, COMPUTING, EXCHANGING = "waits for images", "computes", "waits for the others"
 GO_ON = "the same command continues from the last checkpoint"
-TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h: starting again may help
 _LONGEST_INTERVAL = 2.0  # s between two looks
 _STORE_PATIENCE = timedelta(seconds=60)
 _VERDICT = "verdict"
@@ -78,7 +78,6 @@ class Watch:
         self._interval = min(_LONGEST_INTERVAL, self._silent / 10)
         self._beat = 0
         self._here = (0, 0, EXCHANGING)
-        self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         self._answered = time.monotonic()  # the store
         self._seen: dict[int, Seen] = {}
         self._stop = threading.Event()
@@ -117,13 +116,11 @@ class Watch:
                 self._seen = {rank: Seen(one[0], one[1] + gap, one[2] + gap) for rank, one in self._seen.items()}
                 self._answered += gap
             looked = now
-            if self._launcher is not None and os.getppid() != self._launcher:
-                self._end(f"rank {self._world.rank}: torchrun has ended; {GO_ON}")
             if self._world.size == 1:
                 self._beat += 1
                 self._note({0: self._report()}, now)
             elif now - self._answered > self._silent:
-                keeper = "torchrun" if self._launcher is not None else "rank 0"
+                keeper = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "rank 0"
                 self._end(f"{keeper} has not answered rank {self._world.rank} for {_duration(self._silent)}; {GO_ON}")
             if verdict := judge(self._seen, now, self._silent, self._behind):
                 if self._world.is_main and self._world.size > 1:  # the store may be what does not answer

@@ -1,9 +1,10 @@
 """What a run says: terminal, log.txt, metrics.jsonl and TensorBoard, from rank 0 alone.
 
 metrics.jsonl holds one JSON object per line: {"kind": "train", "step", "epoch", "lr", "loss", "images_per_second",
-"data_wait"} every few steps and {"kind": "eval", "step", "epoch", "top1", "top5", "loss", ...} for each evaluation,
-"eval_ema" for that of the averaged weights. A resumed run cuts off what was written after its checkpoint, here and in
-TensorBoard, so that every step is told once; log.txt only grows.
+"data_wait", "grad_norm", "grad_norm_max"} every few steps, with "spikes" of the loss and the number of "skipped" steps
+where there were any, and {"kind": "eval", "step", "epoch", "top1", "top5", "loss", ...} for each evaluation, "eval_ema"
+for that of the averaged weights. A resumed run cuts off what was written after its checkpoint, here and in TensorBoard,
+so that every step is told once; log.txt only grows.
 """
 
 import json
@@ -22,6 +23,7 @@ from trainer.log.throughput import Rates
 from trainer.recipe import Recipe
 from trainer.result import Evaluation
 from trainer.state import Position
+from trainer.steps import Summary
 
 _NOTABLE = 0.1  # a rank that is slower than the median by more is named
 
@@ -45,19 +47,24 @@ class Log:
         if self.speaks:
             self._screen.say(text)
 
-    def steps(self, at: Position, *, lr: float, loss: float, rates: Rates) -> None:
-        """The mean loss of the steps since the last call, and how fast they were."""
+    def steps(self, at: Position, *, lr: float, steps: Summary, rates: Rates) -> None:
+        """What the steps since the last call were like, and how fast."""
         if not self.speaks:
             return
         speed = {"images_per_second": rates.images_per_second, "data_wait": rates.data_wait}
         remark = ""
         if rates.slower_by > _NOTABLE:
             remark = f"  rank {rates.slowest_rank} is {rates.slower_by:.0%} slower than the median"
-        self._record("train", at, {"lr": lr, "loss": loss, **speed})
+        self._record("train", at, {"lr": lr, "loss": steps.loss, **speed, **_gradients(steps)})
         if rates.slowest_rank is not None:
             self._board.scalar("train/slowest_rank", rates.slowest_rank, at.step)
             self._board.scalar("train/slowest_rank_share", rates.slower_by, at.step)
-        self._screen.steps(at, lr=lr, loss=loss, **speed, remark=remark)
+        self._screen.steps(at, lr=lr, loss=steps.loss, **speed, remark=remark)
+        for spike in steps.spikes:
+            self.say(
+                f"note: the loss of step {spike.step} stands out: {spike.loss:.4g}, the median of its neighbours is "
+                f"{steps.median:.4g}; gradient norm {spike.grad_norm:.4g}"
+            )
 
     def evaluation(self, kind: str, result: Evaluation, at: Position, *, best: bool) -> None:
         """`kind`: eval, or eval_ema for the averaged weights."""
@@ -95,6 +102,13 @@ class Log:
         record = {"kind": kind, "step": at.step, "epoch": round(at.epochs, 6), **values}
         self._metrics.write(json.dumps(record) + "\n")
         self._board.record(record)
+
+
+def _gradients(steps: Summary) -> dict[str, Any]:
+    """What there is to say of them."""
+    spikes = [{"step": spike.step, "loss": spike.loss} for spike in steps.spikes]
+    norms = {"grad_norm": steps.grad_norm, "grad_norm_max": steps.grad_norm_max} if steps.grad_norm is not None else {}
+    return norms | ({"skipped": steps.skipped} if steps.skipped else {}) | ({"spikes": spikes} if spikes else {})
 
 
 def _truncate(metrics: Path, at: Position) -> list[dict[str, Any]]:
