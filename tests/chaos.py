@@ -100,14 +100,14 @@ class Chaos:
             )  # fmt: skip
 
     def _kill(self, launcher: subprocess.Popen[str], victim: str) -> None:
-        ranks = ranks_of(launcher) if launcher.poll() is None else []
-        if victim == "everything":
-            _kill(-launcher.pid)
-        elif victim == "launcher" or not ranks:  # it has not come so far as to start any
-            _kill(launcher.pid)
-        else:
-            for rank in [self._chance.choice(ranks)] if victim == "one rank" else ranks:
+        ranks = ranks_of(launcher)
+        if victim == "one rank" and ranks:
+            ranks = [self._chance.choice(ranks)]
+        if victim != "launcher":
+            for rank in ranks:
                 _kill(rank)
+        if victim in ("launcher", "everything") or not ranks:  # it has not come so far as to start any
+            _kill(launcher.pid)
 
     def _wait_until_gone(self) -> None:
         """No process of the run may outlive it."""
@@ -247,7 +247,6 @@ def _shared_memory() -> set[str]:
 
 
 def _kill(pid: int) -> None:
-    """SIGKILL to a process, or, negative, to a group."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
 

@@ -50,14 +50,20 @@ def start(words: list[str], processes: int = 1, cwd: Path = ROOT) -> subprocess.
 
 
 def kill(process: subprocess.Popen[str]) -> None:
-    """SIGKILL to the launcher and all ranks at once, as a power failure would."""
+    """SIGKILL to the launcher and all ranks at once, as a power failure would; torchrun's are in sessions of their own."""
+    ranks = ranks_of(process)
     with contextlib.suppress(ProcessLookupError):  # all have ended by themselves
         os.killpg(process.pid, signal.SIGKILL)
+    for rank in ranks:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(rank, signal.SIGKILL)
     process.wait()
 
 
 def ranks_of(launcher: subprocess.Popen[str]) -> list[int]:
-    """The process ids of torchrun's ranks, in their order."""
+    """The process ids of torchrun's ranks, in their order; none where it has ended, or has not come so far."""
+    if launcher.poll() is not None:
+        return []
     children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
     return [int(pid) for pid in children if "trainer" in Path(f"/proc/{pid}/cmdline").read_text()]
 
