@@ -50,7 +50,7 @@ def start(words: list[str], processes: int = 1, cwd: Path = ROOT) -> subprocess.
 
 
 def kill(process: subprocess.Popen[str]) -> None:
-    """SIGKILL to the launcher and all ranks at once, as a power failure would; torchrun's are in sessions of their own."""
+    """SIGKILL to the launcher and all ranks at once, as a power failure would. torchrun gives each a session."""
     ranks = ranks_of(process)
     with contextlib.suppress(ProcessLookupError):  # all have ended by themselves
         os.killpg(process.pid, signal.SIGKILL)

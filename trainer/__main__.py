@@ -4,11 +4,13 @@ import errno
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 
 from trainer import command_line, recipe_file, settings
 from trainer.errors import LocalError, SharedError, UserError, first_line
+from trainer.files import MAKE_ROOM
 from trainer.launcher import TEMPORARY, end_with_launcher
 
 USAGE = """usage: python -m trainer VERB ...
@@ -37,6 +39,7 @@ _PATIENCE = 10.0  # s that a silent rank waits: torchrun ends all ranks with the
 def main(words: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code: 0, 2 for input that cannot be used, 128 + n after signal n."""
     end_with_launcher()
+    os.umask(os.umask(0o022) | 0o002)  # whatever the system's says, nothing that is written may be written to by all
     words = list(sys.argv[1:] if words is None else words)
     if not words or words[0] in ("-h", "--help"):
         print(USAGE)
@@ -81,7 +84,7 @@ def _expected(error: Exception) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more when it ends
         return 128 + signal.SIGPIPE
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
-        _say(f"{error.filename or 'a file of the run'}: {error.strerror}")
+        _say(f"{error.filename or 'a file of the run'}: {error.strerror}: {MAKE_ROOM}")
         return 2
     if type(error).__name__ == "OutOfMemoryError":
         _say(f"the GPU's memory is exhausted, use a smaller --micro-batch-size: {first_line(error)}")
@@ -90,6 +93,12 @@ def _expected(error: Exception) -> int:
         _say(f"another process of this run has ended, its own message says why: {first_line(error)}")
         return TEMPORARY
     raise error
+
+
+def _ended(thread: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread, whose OSError the main thread raises again: once is enough."""
+    if not issubclass(thread.exc_type, OSError):
+        threading.__excepthook__(thread)
 
 
 def _say(text: str) -> None:
@@ -188,4 +197,5 @@ def _recipes(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    threading.excepthook = _ended
     sys.exit(main())

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import IntEnum
+from itertools import zip_longest
 from types import FrameType
 from typing import Self, TypeVar
 
@@ -96,12 +97,14 @@ def on_every_rank(world: World, action: Callable[[], T]) -> T:
 
 
 def require_same(world: World, what: str, value: str) -> None:
-    """Raises SharedError on every rank where `value` is not the same on all."""
+    """Raises SharedError on every rank where `value` is not the same on all, with the first line that differs."""
     values: list[str] = [""] * world.size
     dist.all_gather_object(values, value, group=world.gloo)
     for rank, other in enumerate(values):
         if other != values[0]:
-            raise SharedError(f"rank {rank} has another {what} than rank 0: {other} instead of {values[0]}")
+            lines = zip_longest(other.splitlines(), values[0].splitlines(), fillvalue="nothing")
+            theirs, ours = next((a.strip(), b.strip()) for a, b in lines if a != b)
+            raise SharedError(f"rank {rank} has another {what} than rank 0: {theirs} instead of {ours}")
 
 
 def sum_over_ranks(world: World, tensor: torch.Tensor) -> torch.Tensor:

@@ -3,14 +3,18 @@
 There is no random state in it, because nothing draws from a generator that goes on from step to step.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Self
 
 import torch
 from torch import nn
 
 from trainer.checkpoint import State
 from trainer.ema import Average
+from trainer.errors import UserError, first_line
 from trainer.steps import StepNumbers
+
+FOREIGN = "it is of another version of this program, use another --run-dir"
 
 
 @dataclass
@@ -21,6 +25,18 @@ class Position:
     epoch: int = 0
     batch: int = 0  # optimizer steps complete in this epoch
     best_top1: float = -1.0  # of the epochs evaluated so far, in %
+
+    @classmethod
+    def of(cls, state: State) -> Self:
+        """That of a checkpoint. Raises UserError where it holds another program's, or nonsense."""
+        found = state["position"]
+        names = [field.name for field in fields(cls)]
+        numbers = isinstance(found, dict) and all(type(value) in (int, float) for value in found.values())
+        if not numbers or [*found] != names or not 0 <= found["batch"] <= found["steps_per_epoch"]:
+            raise UserError(
+                f"the checkpoint's position is {found!r:.100}, not numbers for {', '.join(names)}: {FOREIGN}"
+            )
+        return cls(**found)
 
     @property
     def step(self) -> int:
@@ -78,8 +94,15 @@ class TrainingState:
         }
 
     def restore(self, state: State) -> None:
-        for name, value in state["position"].items():
+        """Takes what save() returned. Raises UserError where it does not fit."""
+        for name, value in asdict(Position.of(state)).items():
             setattr(self.position, name, value)
+        try:
+            self._restore(state)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+            raise UserError(f"the checkpoint does not fit this recipe: {first_line(error)}: {FOREIGN}") from error
+
+    def _restore(self, state: State) -> None:
         self.module.load_state_dict(state["model"])
         if self.average:
             self.average.load_state_dict(state["average"])

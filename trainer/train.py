@@ -16,7 +16,7 @@ from trainer import distributed
 from trainer.data.mixing import mix
 from trainer.data.random import torch_seed
 from trainer.data.stream import train_stream
-from trainer.distributed import Request, Requests, gradient_sync, on_every_rank, require_same
+from trainer.distributed import Request, Requests, gradient_sync, on_every_rank
 from trainer.divergence import on_record
 from trainer.ema import Average
 from trainer.evaluate import evaluate, read_all
@@ -30,7 +30,6 @@ from trainer.optimizer import build_optimizer
 from trainer.precise_norm import remeasure_norms
 from trainer.precision import allow_tensor_float, autocast, build_scaler
 from trainer.recipe import Recipe
-from trainer.recipe_file import recipe_source
 from trainer.result import averaged_in_words, report, result, trained_in_words
 from trainer.run import Run
 from trainer.schedule import lr_at
@@ -42,6 +41,7 @@ from trainer.setup import (
     newest_checkpoint,
     note_start,
     open_loaders,
+    require_same_everywhere,
     started_from,
     steps_in_epoch,
     summary,
@@ -59,7 +59,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
         requests = stack.enter_context(Requests(world))
         patience = {"silent_minutes": settings.silent_minutes, "timeout_minutes": settings.timeout_minutes}
         watch = stack.enter_context(Watch(world, **patience))
-        require_same(world, "recipe", recipe_source(recipe))
+        require_same_everywhere(recipe, settings, world)
         accumulation = accumulation_steps(recipe, world)
         allow_tensor_float(recipe.precision)
 

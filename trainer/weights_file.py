@@ -98,7 +98,7 @@ def file_sha256(file: Path) -> str:
 
 
 def _of_state(file: Path, state: State, recipe: Recipe, *, of_run: bool) -> Weights:
-    at = Position(**state["position"])
+    at = Position.of(state)
     networks: dict[str, Network] = {}
     if state.get("average"):
         if recipe.ema is None:
