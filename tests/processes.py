@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 TIMEOUT = 180  # seconds; a hang fails the test
+LONGEST = 3600  # seconds of what is run by hand
 ROOT = Path(__file__).parent.parent
 
 
