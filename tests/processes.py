@@ -18,12 +18,12 @@ LONGEST = 3600  # seconds of what is run by hand
 ROOT = Path(__file__).parent.parent
 
 
-def command(words: list[str], processes: int = 1) -> list[str]:
-    """`python -m trainer WORDS`, under torchrun where there are several processes."""
+def command(words: list[str], processes: int = 1, restarts: int = 0) -> list[str]:
+    """`python -m trainer WORDS`, under torchrun where there are several processes, which it may restart so often."""
     if processes == 1:
         return [sys.executable, "-m", "trainer", *words]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return [*torchrun, "-m", "trainer", *words]
+    return [*torchrun, "--max-restarts", str(restarts), "-m", "trainer", *words]
 
 
 def run(words: list[str], processes: int = 1, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -37,10 +37,10 @@ def run(words: list[str], processes: int = 1, cwd: Path = ROOT) -> subprocess.Co
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def start(words: list[str], processes: int = 1, cwd: Path = ROOT) -> subprocess.Popen[str]:
+def start(words: list[str], processes: int = 1, cwd: Path = ROOT, restarts: int = 0) -> subprocess.Popen[str]:
     """Starts in a session of its own, so that kill() reaches every process of it."""
     return subprocess.Popen(
-        command(words, processes),
+        command(words, processes, restarts),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from processes import assert_same_run, kill, metrics, run, start, wait_for_step, weights
+from processes import TIMEOUT, assert_same_run, kill, metrics, ranks_of, run, start, wait_for_step, weights
 
 RECIPE = str(Path(__file__).parent / "everything_recipe.py")
 STEPS_PER_EPOCH = 1437 // 96  # 14
@@ -62,6 +62,18 @@ def test_kill_9_at_random_steps_changes_nothing(
     ended = run(words(digits, tmp_path), processes)
     assert ended.returncode == 0, ended.stderr
     assert_same_run(tmp_path, uninterrupted[processes])
+
+
+def test_torchrun_starts_all_ranks_again_after_one_has_died(
+    uninterrupted: dict[int, Path], digits: Path, tmp_path: Path
+) -> None:
+    process = start(words(digits, tmp_path), 2, restarts=1)
+    wait_for_step(process, tmp_path, 4)
+    os.kill(ranks_of(process)[1], signal.SIGKILL)
+    out, err = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, err
+    assert "continued after step" in out
+    assert_same_run(tmp_path, uninterrupted[2])
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -15,7 +15,7 @@ from datetime import timedelta
 from enum import IntEnum
 from itertools import zip_longest
 from types import FrameType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -62,9 +62,9 @@ def world(device: str, timeout_minutes: float) -> Iterator[World]:
         here = torch.device("cuda", local_rank % count)
         torch.cuda.set_device(here)
     backend = "nccl" if device == "cuda" else "gloo"
-    alone = dist.HashStore() if size == 1 else None  # type: ignore[attr-defined]  # no port to find, nothing to clash with
     try:
-        dist.init_process_group(backend, store=alone, rank=rank, world_size=size, timeout=timeout)
+        store = _store(size, timeout)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     except (ValueError, RuntimeError) as error:
         raise LocalError(
             f"rank {rank} cannot join the other processes, check MASTER_ADDR and MASTER_PORT: {first_line(error)}"
@@ -78,6 +78,22 @@ def world(device: str, timeout_minutes: float) -> Iterator[World]:
             dist.destroy_process_group()
         raise
     dist.destroy_process_group()
+
+
+def _store(size: int, timeout: timedelta) -> Any:
+    """Where ranks find one another; None: torch's own choice.
+
+    torchrun keeps one store for all its restarts, and in it the addresses of ranks that have died: torch 2.15 connects
+    to those. So each attempt has names of its own.
+    """
+    if size == 1:
+        return dist.HashStore()  # type: ignore[attr-defined]  # no port to find, nothing to clash with
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(host, port, is_master=False, timeout=timeout)  # type: ignore[attr-defined]
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
 
 
 def on_every_rank(world: World, action: Callable[[], T]) -> T:
