@@ -61,9 +61,7 @@ def judge(seen: dict[int, Seen], now: float, silent: float, behind: float) -> st
     if report.place == READING:
         ends = f"is the storage of --data reachable there? {GO_ON}"
         return f"{_ranks(last)} waited for the images of step {report.step + 1} for {_duration(waited)}: {ends}"
-    if len(last) < len(
-        watched
-    ):  # all at the same place: an evaluation, a save, or a collective with its own time limit
+    if len(last) < len(watched):  # else they evaluate, save, or are in a collective, which has a time limit itself
         return f"{_ranks(last)} hung in step {report.step + 1} for {_duration(waited)}, the others wait for it; {GO_ON}"
     return None
 
@@ -102,7 +100,9 @@ class Watch:
             thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self._world.size > 1:
+            dist.barrier(group=self._world.gloo)  # rank 0 may keep the store: it leaves with the last one
         self._stop.set()
         for thread in self._threads:
             thread.join(timeout=2 * _LONGEST_INTERVAL)  # where the store is gone one may go on; a daemon harms nobody
