@@ -26,7 +26,7 @@ from processes import ROOT, assert_same_run, command, metrics, ranks_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 RECIPE = Path(__file__).parent / "everything_recipe.py"
-EPOCHS, STEPS_PER_EPOCH, SAVE_EVERY = 4, 1437 // 96, 3
+STEPS_PER_EPOCH, SAVE_EVERY = 1437 // 96, 3
 MARK = "CHAOS_TEST"  # an environment variable, by which every process of a run is found, whoever its parent is now
 BOUND = 120.0  # s from a kill until no process is left
 LONGEST_RUN = 600.0  # s
@@ -37,8 +37,8 @@ CURVES = ("train/loss", "train/lr", "train/grad_norm", "eval/top1", "eval/loss",
 class Chaos:
     """One run after the other in `folder`, until `kills` processes or groups of them were killed."""
 
-    def __init__(self, folder: Path, data: Path, *, kills: int, seed: int, processes: int) -> None:
-        self._folder, self._data, self._processes = folder, data, processes
+    def __init__(self, folder: Path, data: Path, *, kills: int, seed: int, processes: int, epochs: int) -> None:
+        self._folder, self._data, self._processes, self._epochs = folder, data, processes, epochs
         self._wanted, self._chance = kills, random.Random(seed)
         self._mark = f"{os.getpid()}-{time.time_ns()}"
         self.kills: Counter[str] = Counter()
@@ -91,7 +91,16 @@ class Chaos:
     def _start(self, run_dir: Path) -> subprocess.Popen[str]:
         run_dir.mkdir(exist_ok=True)
         often = ["--log-every", "4", "--checkpoint-steps", str(SAVE_EVERY), "--no-pictures", "--workers", "2"]
-        words = ["train", str(RECIPE), "--data", str(self._data), "--run-dir", str(run_dir), "--epochs", str(EPOCHS)]
+        words = [
+            "train",
+            str(RECIPE),
+            "--data",
+            str(self._data),
+            "--run-dir",
+            str(run_dir),
+            "--epochs",
+            str(self._epochs),
+        ]
         variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", MARK: self._mark}
         with (run_dir / "said.txt").open("a") as said:
             return subprocess.Popen(
@@ -256,24 +265,23 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=4)
     options = parser.parse_args()
     from trainer.data.prepare import prepare_digits
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare_digits(folder / "data")
-        chaos = Chaos(folder, folder / "data", kills=options.kills, seed=options.seed, processes=options.processes)
+        chaos = Chaos(folder, folder / "data", **vars(options))
         began = time.monotonic()
         chaos.run()
     for what, count in sorted(chaos.kills.items()):
         print(f"{count:4}  {what}")
-    print(
-        f"{chaos.kills.total()} kills in {chaos.runs} runs of {EPOCHS * STEPS_PER_EPOCH} steps on {options.processes} "
-        f"processes, {time.monotonic() - began:.0f} s; {chaos.inside_writing} while a checkpoint was half written, "
-        f"{chaos.inside_evaluation} before an epoch's evaluation was told; all processes gone within "
-        f"{chaos.slowest_end:.1f} s; weights, metrics.jsonl, result.json and TensorBoard's curves are those of the run "
-        f"that was left alone"
-    )
+    seconds, steps = time.monotonic() - began, options.epochs * STEPS_PER_EPOCH
+    print(f"{chaos.kills.total()} kills in {chaos.runs} runs of {steps} steps on {options.processes} processes")
+    print(f"{chaos.inside_writing} while a checkpoint was half written, {chaos.inside_evaluation} in an evaluation")
+    print(f"all processes gone within {chaos.slowest_end:.1f} s of a kill; {seconds:.0f} s in all")
+    print("weights, metrics.jsonl, result.json and TensorBoard's curves are those of the run that was left alone")
 
 
 if __name__ == "__main__":

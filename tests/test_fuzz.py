@@ -42,7 +42,7 @@ def examples(count: int) -> settings:
 
 
 def is_clear(error: UserError) -> bool:
-    """One line of printable words, and not the words of Python."""
+    """One line, and not the words of Python."""
     text = str(error)
     return bool(text.strip()) and "\n" not in text and "Traceback" not in text
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from trainer import command_line, recipe_file, settings
-from trainer.errors import LocalError, SharedError, UserError, first_line
+from trainer.errors import LocalError, SharedError, UserError, first_line, one_line
 from trainer.files import MAKE_ROOM
 from trainer.launcher import TEMPORARY, end_with_launcher
 
@@ -102,7 +102,7 @@ def _ended(thread: threading.ExceptHookArgs) -> None:
 
 
 def _say(text: str) -> None:
-    print(f"error: {text}", file=sys.stderr, flush=True)
+    print(f"error: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 # On a CPU, OpenMP's threads wait for one another by spinning. Where loader threads or other processes need the cores

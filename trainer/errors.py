@@ -13,6 +13,11 @@ class LocalError(UserError):
     """What only this process has met, such as a damaged image among its own: it says so, whatever its rank."""
 
 
+def one_line(text: str) -> str:
+    """What a file or a person wrote may hold line ends and codes that drive a terminal: they are shown, not sent."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
 def first_line(error: BaseException) -> str:
     """What an exception says, short enough for a line."""
     return (str(error) or type(error).__name__).splitlines()[0]
