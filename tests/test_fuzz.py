@@ -226,9 +226,10 @@ def test_any_metrics_are_cut_to_records_of_the_past(data: st.DataObject, tmp_pat
         case "anything":
             lines[number] = json.dumps(data.draw(ANYTHING)).encode()
     path.write_bytes(b"\n".join(lines) + b"\n")
-    kept = _truncate(path, Position(steps_per_epoch=4, batch=3))
+    kept, damaged = _truncate(path, Position(steps_per_epoch=4, batch=3))
     untouched = [record for record in RECORDS[:3] if record is not RECORDS[number]]
     assert [record for record in kept if record in untouched] == untouched
+    assert damaged or len(kept) >= 2  # nothing is left out silently
     assert all(isinstance(record["step"], int) and record["step"] <= 3 for record in kept)
     assert [json.loads(line) for line in path.read_text().splitlines()] == kept
 

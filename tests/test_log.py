@@ -201,6 +201,19 @@ def test_a_line_cut_short_by_a_crash_is_removed(cut: int, tmp_path: Path) -> Non
     assert [line["step"] for line in lines(tmp_path)] == ([1, 2, 3, 4] if cut == 1 else [1, 2, 4])
 
 
+def test_a_damaged_line_is_left_out_and_that_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with start(tmp_path, 0) as log:
+        for step in (1, 2, 3):
+            tell(log, step, loss=1.0)
+    text = (tmp_path / "metrics.jsonl").read_text().replace('"step": 2', '"step": "2"')
+    (tmp_path / "metrics.jsonl").write_text(text + '{"kind": "tra')  # and one cut short, as a crash does: no news
+    capfd.readouterr()
+    with start(tmp_path, 3):
+        pass
+    assert [line["step"] for line in lines(tmp_path)] == [1, 3]
+    assert "damaged lines of metrics.jsonl are left out, what they told is lost: 1" in capfd.readouterr().out
+
+
 def test_zeros_that_a_power_failure_left_are_removed(tmp_path: Path) -> None:
     with start(tmp_path, 0) as log:
         tell(log, 1, loss=1.0)

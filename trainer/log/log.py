@@ -40,10 +40,12 @@ class Log:
             return
         self._run_dir = run_dir
         with self._writing():
-            kept = _truncate(run_dir / "metrics.jsonl", at)
+            kept, damaged = _truncate(run_dir / "metrics.jsonl", at)
             self._metrics = (run_dir / "metrics.jsonl").open("a", buffering=1)
             self._board = Board(run_dir, recipe, at, kept)
             self._screen = Screen(run_dir, at, total_steps=recipe.epochs * at.steps_per_epoch)
+        if damaged:
+            self.say(f"note: damaged lines of metrics.jsonl are left out, what they told is lost: {damaged}")
 
     def say(self, text: str) -> None:
         if self.speaks:
@@ -142,19 +144,23 @@ def _is_record(value: Any) -> bool:
     )
 
 
-def _truncate(metrics: Path, at: Position) -> list[dict[str, Any]]:
-    """Removes what was told of later steps, of an evaluation that is about to come, and lines cut short or damaged."""
+def _truncate(metrics: Path, at: Position) -> tuple[list[dict[str, Any]], int]:
+    """Removes what was told of later steps, of an evaluation that is about to come, and lines cut short or damaged.
+
+    Returns what stays, and the number of damaged lines.
+    """
     if not metrics.exists():
-        return []
-    kept = []
-    for line in metrics.read_text(errors="replace").split("\n"):
+        return [], 0
+    kept, damaged = [], 0
+    *lines, last = metrics.read_text(errors="replace").split("\n")  # the last one is empty, or was cut short by a crash
+    for line in (*lines, last):
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):
-            continue
-        if _is_record(record) and (
-            record["step"] < at.step or (record["step"] == at.step and record["kind"] == "train")
-        ):
+            record = None
+        if not _is_record(record):
+            damaged += line is not last
+        elif record["step"] < at.step or (record["step"] == at.step and record["kind"] == "train"):
             kept.append(record)
     replace_text(metrics, "".join(json.dumps(record) + "\n" for record in kept))
-    return kept
+    return kept, damaged
