@@ -114,8 +114,8 @@ def test_ranks_end_with_their_launcher_also_before_they_have_joined(digits: Path
         assert not Path(f"/proc/{ranks[0]}").exists()
         os.kill(ranks[1], signal.SIGCONT)
         _, said = launcher.communicate(timeout=TIMEOUT)  # until both have closed it
-        assert "error: rank 0: torchrun has ended" in said
-        assert "error: rank 1: torchrun has ended" in said
+        assert "error: the launcher of rank 0 has ended" in said
+        assert "error: the launcher of rank 1 has ended" in said
     finally:
         for pid in (launcher.pid, *ranks):
             with contextlib.suppress(ProcessLookupError):

@@ -16,10 +16,9 @@ from typing import Any, NamedTuple, Self
 import torch.distributed as dist
 
 from trainer.distributed import World
-from trainer.launcher import TEMPORARY
+from trainer.launcher import GO_ON, end_now
 
 READING, COMPUTING, EXCHANGING = "waits for images", "computes", "waits for the others"
-GO_ON = "the same command continues from the last checkpoint"
 _LONGEST_INTERVAL = 2.0  # s between two looks
 _STORE_PATIENCE = timedelta(seconds=60)
 _VERDICT = "verdict"
@@ -120,14 +119,14 @@ class Watch:
                 self._beat += 1
                 self._note({0: self._report()}, now)
             elif now - self._answered > self._silent:
-                keeper = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "rank 0"
-                self._end(f"{keeper} has not answered rank {self._world.rank} for {_duration(self._silent)}; {GO_ON}")
+                keeper = "torchrun" if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else "rank 0"
+                end_now(f"{keeper} has not answered rank {self._world.rank} for {_duration(self._silent)}; {GO_ON}")
             if verdict := judge(self._seen, now, self._silent, self._behind):
                 if self._world.is_main and self._world.size > 1:  # the store may be what does not answer
                     telling = threading.Thread(target=self._store.set, args=(_VERDICT, verdict), daemon=True)
                     telling.start()
                     telling.join(timeout=2 * _LONGEST_INTERVAL)
-                self._end(verdict if self._world.rank <= 1 else None)  # rank 1 speaks where rank 0 is silent
+                end_now(verdict if self._world.rank <= 1 else None)  # rank 1 speaks where rank 0 is silent
 
     def _talk(self) -> None:
         """Tells the store of this rank and asks it for others. The store may block it for long."""
@@ -142,7 +141,7 @@ class Watch:
                 continue
             self._answered = time.monotonic()
             if verdict and not self._world.is_main:
-                self._end(None)  # rank 0 says it
+                end_now(None)  # rank 0 says it
             reports = {rank: Report(*json.loads(text)) for rank, text in zip(others, told, strict=True)}
             self._note(reports, self._answered)
         with contextlib.suppress(RuntimeError):
@@ -164,12 +163,6 @@ class Watch:
             )
             for rank, report in reports.items()
         }
-
-    def _end(self, message: str | None) -> None:
-        """Ends this process, whatever its main thread is doing."""
-        if message:
-            os.write(2, f"error: {message}\n".encode())
-        os._exit(TEMPORARY)
 
 
 def _store() -> Any:
