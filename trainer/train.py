@@ -49,7 +49,7 @@ from trainer.setup import (
 )
 from trainer.state import Position, TrainingState
 from trainer.steps import StepNumbers, gradient_norm
-from trainer.watch import COMPUTING, EXCHANGING, READING, Watch
+from trainer.watch import COMPUTING, EXCHANGING, Watch
 
 
 def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
@@ -65,6 +65,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
 
         # What is trained
         train_loader, eval_loader = open_loaders(recipe, settings, world, stack)
+        watch.follow(train_loader, eval_loader)
         at = Position(steps_per_epoch=steps_in_epoch(recipe, len(train_loader)))
         check_norm_images(recipe, len(train_loader), world)
         run = Run(settings.run_dir, settings.keep)
@@ -124,7 +125,6 @@ def train(recipe: Recipe, settings: TrainSettings) -> signal.Signals | None:
                     group["lr"] = lr * group["lr_factor"]
                 numbers.start(at.step)
                 for micro_step in range(accumulation):
-                    watch.at(at.step, READING)
                     images, targets, _ = throughput.wait_for(batches)
                     watch.at(at.step, COMPUTING)
                     micro_batch = world.rank * accumulation + micro_step

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple, Self
 
 import torch.distributed as dist
 
+from trainer.data.loader import Loader
 from trainer.distributed import World
 from trainer.launcher import GO_ON, end_now
 
-READING, COMPUTING, EXCHANGING = "waits for images", "computes", "waits for the others"
+COMPUTING, EXCHANGING = "computes", "waits for the others"
 _LONGEST_INTERVAL = 2.0  # s between two looks
 _STORE_PATIENCE = timedelta(seconds=60)
 _VERDICT = "verdict"
@@ -46,7 +47,7 @@ def judge(seen: dict[int, Seen], now: float, silent: float, behind: float) -> st
     """One line that names the ranks which keep the run waiting; None where all is well.
 
     `silent`: seconds after which a rank that no longer reports is given up. `behind`: the same for one that reports but
-    does not go on while others wait for it, or that waits for images.
+    does not go on while others wait for it.
     """
     watched = {rank: one for rank, one in seen.items() if not one.report.left}
     if lost := [rank for rank, one in watched.items() if now - one.beat_at > silent]:
@@ -57,9 +58,6 @@ def judge(seen: dict[int, Seen], now: float, silent: float, behind: float) -> st
     marks = {rank: one.report.mark for rank, one in watched.items()}
     last = [rank for rank, mark in marks.items() if mark == min(marks.values())]
     report, waited = watched[last[0]].report, now - watched[last[0]].mark_at
-    if report.place == READING:
-        ends = f"is the storage of --data reachable there? {GO_ON}"
-        return f"{_ranks(last)} waited for the images of step {report.step + 1} for {_duration(waited)}: {ends}"
     if len(last) < len(watched):  # else they evaluate, save, or are in a collective, which has a time limit itself
         return f"{_ranks(last)} hung in step {report.step + 1} for {_duration(waited)}, the others wait for it; {GO_ON}"
     return None
@@ -72,6 +70,8 @@ class Watch:
         self._world = world
         self._silent = 60 * silent_minutes
         self._behind = 60 * timeout_minutes * 0.9  # before the collectives give up, which know no names
+        self._storage = 60 * timeout_minutes * 0.8  # before the rank is found to be behind for it
+        self._loaders: tuple[Loader, ...] = ()
         self._interval = min(_LONGEST_INTERVAL, self._silent / 10)
         self._beat = 0
         self._here = (0, 0, EXCHANGING)
@@ -83,6 +83,10 @@ class Watch:
     def at(self, step: int, place: str) -> None:
         """Where the main thread is, after `step` complete steps."""
         self._here = (self._here[0] + 1, step, place)
+
+    def follow(self, *loaders: Loader) -> None:
+        """From here on, also ends the run where their images do not come."""
+        self._loaders = loaders
 
     def __enter__(self) -> Self:
         work = [self._look]
@@ -108,13 +112,18 @@ class Watch:
 
     def _look(self) -> None:
         """Judges by the clock alone, and never waits for anybody."""
-        looked = time.monotonic()
+        looked = started = time.monotonic()
         while not self._stop.wait(self._interval):
             now = time.monotonic()
             if (gap := now - looked) > 5 * self._interval:  # this process was stopped itself: others are not to blame
                 self._seen = {rank: Seen(one[0], one[1] + gap, one[2] + gap) for rank, one in self._seen.items()}
                 self._answered += gap
+                started = now
             looked = now
+            for since in [loader.waits_since for loader in self._loaders]:
+                if since is not None and (waited := now - max(since, started)) > self._storage:
+                    what = f"rank {self._world.rank} has waited for images for {_duration(waited)}"
+                    end_now(f"{what}: is the storage of --data reachable there? {GO_ON}")
             if self._world.size == 1:
                 self._beat += 1
                 self._note({0: self._report()}, now)
