@@ -1,5 +1,6 @@
 """Real process groups for the tests: the command line, alone or under torchrun, always with a time limit."""
 
+import contextlib
 import json
 import os
 import signal
@@ -13,15 +14,16 @@ from typing import Any
 import torch
 
 TIMEOUT = 180  # seconds; a hang fails the test
+LONGEST = 3600  # seconds of what is run by hand
 ROOT = Path(__file__).parent.parent
 
 
-def command(words: list[str], processes: int = 1) -> list[str]:
-    """`python -m trainer WORDS`, under torchrun where there are several processes."""
+def command(words: list[str], processes: int = 1, restarts: int = 0) -> list[str]:
+    """`python -m trainer WORDS`, under torchrun where there are several processes, which it may restart so often."""
     if processes == 1:
         return [sys.executable, "-m", "trainer", *words]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return [*torchrun, "-m", "trainer", *words]
+    return [*torchrun, "--max-restarts", str(restarts), "-m", "trainer", *words]
 
 
 def run(words: list[str], processes: int = 1, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -35,10 +37,10 @@ def run(words: list[str], processes: int = 1, cwd: Path = ROOT) -> subprocess.Co
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def start(words: list[str], processes: int = 1, cwd: Path = ROOT) -> subprocess.Popen[str]:
+def start(words: list[str], processes: int = 1, cwd: Path = ROOT, restarts: int = 0) -> subprocess.Popen[str]:
     """Starts in a session of its own, so that kill() reaches every process of it."""
     return subprocess.Popen(
-        command(words, processes),
+        command(words, processes, restarts),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -49,9 +51,22 @@ def start(words: list[str], processes: int = 1, cwd: Path = ROOT) -> subprocess.
 
 
 def kill(process: subprocess.Popen[str]) -> None:
-    """SIGKILL to the launcher and all ranks at once, as a power failure would."""
-    os.killpg(process.pid, signal.SIGKILL)
+    """SIGKILL to the launcher and all ranks at once, as a power failure would. torchrun gives each a session."""
+    ranks = ranks_of(process)
+    with contextlib.suppress(ProcessLookupError):  # all have ended by themselves
+        os.killpg(process.pid, signal.SIGKILL)
+    for rank in ranks:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(rank, signal.SIGKILL)
     process.wait()
+
+
+def ranks_of(launcher: subprocess.Popen[str]) -> list[int]:
+    """The process ids of torchrun's ranks, in their order; none where it has ended, or has not come so far."""
+    if launcher.poll() is not None:
+        return []
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    return [int(pid) for pid in children if "trainer" in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
 def wait_for_step(process: subprocess.Popen[str], run_dir: Path, step: int) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import ROOT, run, start, wait_for_step
+from processes import ROOT, ranks_of, run, start, wait_for_step
 
 from trainer.__main__ import main
 
@@ -195,11 +195,10 @@ def test_a_rank_that_dies_ends_the_run_in_bounded_time(digits: Path, tmp_path: P
     words = ["train", RECIPE, "--data", str(digits), "--run-dir", str(tmp_path), *long]
     process = start(words, 2)
     wait_for_step(process, tmp_path, 2)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    ranks = [int(pid) for pid in children if "trainer" in Path(f"/proc/{pid}/cmdline").read_text()]
-    os.kill(ranks[1], signal.SIGKILL)
-    process.communicate(timeout=60)
+    os.kill(ranks_of(process)[1], signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
     assert process.returncode != 0
+    assert "failed (exitcode: -9) local_rank: 1" in said  # torchrun names it
 
 
 def test_an_image_that_one_rank_cannot_read_is_named_and_ends_the_run(photos: Path, tmp_path: Path) -> None:
@@ -213,6 +212,12 @@ def test_an_image_that_one_rank_cannot_read_is_named_and_ends_the_run(photos: Pa
     (line,) = [line for line in ended.stderr.splitlines() if "001.jpg" in line]
     assert re.fullmatch(r"error: .*class1/001.jpg: image \d+ cannot be (opened|decoded): .*", line)
     assert ended.returncode != 0
+
+
+def test_line_ends_and_terminal_codes_in_a_name_are_shown_not_sent(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "no\nsuch\x1b[31m", "--data", "d", "--run-dir", "r"]) == 2
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and "\x1b" not in said
 
 
 def test_help_exits_with_0(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -18,11 +18,13 @@ from trainer.log.throughput import Rates, Throughput, slowest
 from trainer.recipe_file import load_recipe
 from trainer.result import Evaluation
 from trainer.state import Position
+from trainer.steps import Summary, Told
 
 PER_EPOCH = 4
 RECIPE = replace(load_recipe(Path(__file__).parent / "small_recipe.py"), epochs=25)
 TAGS = {
     *("train/epoch", "train/loss", "train/lr", "train/images_per_second", "train/step_seconds", "train/data_wait"),
+    *("train/grad_norm", "train/grad_norm_max"),
     *("eval/top1", "eval/top5", "eval/loss"),
 }
 
@@ -51,9 +53,12 @@ def start(run_dir: Path, step: int, rank: int = 0) -> Log:
         return Log(run_dir, world(rank), position(step), RECIPE)
 
 
-def tell(log: Log, step: int, loss: float) -> None:
+def tell(log: Log, step: int, loss: float, skipped: int = 0, spikes: Sequence[Told] = ()) -> None:
     rates = Rates(images_per_second=loss * 1000, data_wait=loss / 100)
-    log.steps(position(step), lr=loss / 10, loss=loss, rates=rates)
+    steps = Summary(
+        loss=loss, grad_norm=loss * 2, grad_norm_max=loss * 3, skipped=skipped, spikes=[*spikes], median=1.0
+    )
+    log.steps(position(step), lr=loss / 10, steps=steps, rates=rates)
 
 
 def tell_evaluation(log: Log, step: int, top1: float) -> None:
@@ -87,12 +92,23 @@ def test_metrics_hold_one_object_per_line(tmp_path: Path) -> None:
     train, evaluation = lines(tmp_path)
     assert train == {
         **{"kind": "train", "step": 2, "epoch": 0.5, "lr": 0.25, "loss": 2.5},
-        **{"images_per_second": 2500.0, "data_wait": 0.025},
+        **{"images_per_second": 2500.0, "data_wait": 0.025, "grad_norm": 5.0, "grad_norm_max": 7.5},
     }
     assert evaluation == {
         **{"kind": "eval", "step": 4, "epoch": 1.0, "top1": 50.0, "top5": 51.0, "loss": 0.5},
         **{"seen": 360, "duplicates": 0, "total": 360},
     }
+
+
+def test_a_spike_of_the_loss_and_skipped_steps_are_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with start(tmp_path, 0) as log:
+        tell(log, 20, loss=2.5, skipped=2, spikes=[Told(13, 7.125, 54.2, 1.0)])
+    (line,) = lines(tmp_path)
+    assert (line["skipped"], line["spikes"]) == (2, [{"step": 13, "loss": 7.125}])
+    said = "note: the loss of step 13 stands out: 7.125, the median of its neighbours is 1; gradient norm 54.2"
+    assert said in capfd.readouterr().out
+    assert said in (tmp_path / "log.txt").read_text()
+    assert "train/spikes" not in board(tmp_path).Tags()["scalars"]
 
 
 def test_a_line_can_be_read_as_soon_as_it_is_told(tmp_path: Path) -> None:
@@ -183,6 +199,19 @@ def test_a_line_cut_short_by_a_crash_is_removed(cut: int, tmp_path: Path) -> Non
     with start(tmp_path, 3) as log:
         tell(log, 4, loss=1.0)
     assert [line["step"] for line in lines(tmp_path)] == ([1, 2, 3, 4] if cut == 1 else [1, 2, 4])
+
+
+def test_a_damaged_line_is_left_out_and_that_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with start(tmp_path, 0) as log:
+        for step in (1, 2, 3):
+            tell(log, step, loss=1.0)
+    text = (tmp_path / "metrics.jsonl").read_text().replace('"step": 2', '"step": "2"')
+    (tmp_path / "metrics.jsonl").write_text(text + '{"kind": "tra')  # and one cut short, as a crash does: no news
+    capfd.readouterr()
+    with start(tmp_path, 3):
+        pass
+    assert [line["step"] for line in lines(tmp_path)] == [1, 3]
+    assert "damaged lines of metrics.jsonl are left out, what they told is lost: 1" in capfd.readouterr().out
 
 
 def test_zeros_that_a_power_failure_left_are_removed(tmp_path: Path) -> None:
@@ -278,9 +307,10 @@ def test_a_rank_is_named_where_it_is_more_than_a_tenth_slower(
 ) -> None:
     with start(tmp_path, 0) as log:
         rates = Rates(images_per_second=10.0, data_wait=0.0, slowest_rank=3, slower_by=0.25)
-        log.steps(position(1), lr=0.1, loss=1.0, rates=rates)
+        steps = Summary(loss=1.0, grad_norm=1.0, grad_norm_max=1.0, skipped=0, spikes=[], median=1.0)
+        log.steps(position(1), lr=0.1, steps=steps, rates=rates)
     with start(tmp_path, 1) as log:
-        log.steps(position(2), lr=0.1, loss=1.0, rates=replace(rates, slower_by=0.1))
+        log.steps(position(2), lr=0.1, steps=steps, rates=replace(rates, slower_by=0.1))
     first, second = capfd.readouterr().out.splitlines()
     assert first.endswith("rank 3 is 25% slower than the median")
     assert "slower" not in second

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import TIMEOUT, assert_same_run, kill, metrics, run, start, wait_for_step, weights
+from processes import TIMEOUT, assert_same_run, kill, metrics, ranks_of, run, start, wait_for_step, weights
 
 RECIPE = str(Path(__file__).parent / "everything_recipe.py")
 STEPS_PER_EPOCH = 1437 // 96  # 14
@@ -51,18 +51,28 @@ def test_a_run_continued_after_any_step_ends_the_same(
     assert_same_run(run_dir, uninterrupted[processes])
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_kill_9_at_random_steps_changes_nothing(
-    processes: int, uninterrupted: dict[int, Path], digits: Path, tmp_path: Path
-) -> None:
-    chance = random.Random(processes)
+def test_kill_9_at_random_steps_changes_nothing(uninterrupted: dict[int, Path], digits: Path, tmp_path: Path) -> None:
+    """On several processes: chaos.py."""
+    chance = random.Random(1)
     for step in sorted(chance.sample(range(4, LAST - 2), 2)):
-        process = start(words(digits, tmp_path), processes)
+        process = start(words(digits, tmp_path))
         wait_for_step(process, tmp_path, step)
         kill(process)
-    ended = run(words(digits, tmp_path), processes)
+    ended = run(words(digits, tmp_path))
     assert ended.returncode == 0, ended.stderr
-    assert_same_run(tmp_path, uninterrupted[processes])
+    assert_same_run(tmp_path, uninterrupted[1])
+
+
+def test_torchrun_starts_all_ranks_again_after_one_has_died(
+    uninterrupted: dict[int, Path], digits: Path, tmp_path: Path
+) -> None:
+    process = start(words(digits, tmp_path), 2, restarts=1)
+    wait_for_step(process, tmp_path, 4)
+    os.kill(ranks_of(process)[1], signal.SIGKILL)
+    out, err = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, err
+    assert "continued after step" in out
+    assert_same_run(tmp_path, uninterrupted[2])
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR2, 140)])

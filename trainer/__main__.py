@@ -4,11 +4,14 @@ import errno
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 
 from trainer import command_line, recipe_file, settings
-from trainer.errors import LocalError, SharedError, UnreachableError, UserError, first_line
+from trainer.errors import LocalError, SharedError, UnreachableError, UserError, first_line, one_line
+from trainer.files import MAKE_ROOM
+from trainer.launcher import TEMPORARY, end_with_launcher
 
 USAGE = """usage: python -m trainer VERB ...
 
@@ -30,12 +33,13 @@ python -m trainer VERB --help shows the options of one verb; train RECIPE --help
 On several GPUs: python -m launch local RECIPE ...; on a cluster: python -m launch slurm RECIPE ..."""
 
 
-_TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 _PATIENCE = 10.0  # s that a silent rank waits: torchrun ends all ranks with the first, also the one that has to speak
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code: 0, 2 for input that cannot be used, 128 + n after signal n."""
+    end_with_launcher()
+    os.umask(os.umask(0o022) | 0o002)  # whatever the system's says, nothing that is written may be written to by all
     words = list(sys.argv[1:] if words is None else words)
     if not words or words[0] in ("-h", "--help"):
         print(USAGE)
@@ -60,7 +64,7 @@ def main(words: Sequence[str] | None = None) -> int:
             _say(str(error))
         else:
             time.sleep(_PATIENCE)
-        return _TRY_AGAIN if isinstance(error, UnreachableError) else 2
+        return TEMPORARY if isinstance(error, UnreachableError) else 2
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -80,19 +84,25 @@ def _expected(error: Exception) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more when it ends
         return 128 + signal.SIGPIPE
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
-        _say(f"{error.filename or 'a file of the run'}: {error.strerror}")
+        _say(f"{error.filename or 'a file of the run'}: {error.strerror}: {MAKE_ROOM}")
         return 2
     if type(error).__name__ == "OutOfMemoryError":
         _say(f"the GPU's memory is exhausted, use a smaller --micro-batch-size: {first_line(error)}")
         return 2
     if type(error).__name__.startswith("Dist") or (isinstance(error, RuntimeError) and "gloo" in str(error)):
         _say(f"another process of this run has ended, its own message says why: {first_line(error)}")
-        return _TRY_AGAIN
+        return TEMPORARY
     raise error
 
 
+def _ended(thread: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread, whose OSError the main thread raises again: once is enough."""
+    if not issubclass(thread.exc_type, OSError):
+        threading.__excepthook__(thread)
+
+
 def _say(text: str) -> None:
-    print(f"error: {text}", file=sys.stderr, flush=True)
+    print(f"error: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 # On a CPU, OpenMP's threads wait for one another by spinning. Where loader threads or other processes need the cores
@@ -191,4 +201,5 @@ def _recipes(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    threading.excepthook = _ended
     sys.exit(main())

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from trainer.errors import UserError, first_line
+from trainer.files import MAKE_ROOM
 
 State = dict[str, Any]
 
@@ -69,7 +70,7 @@ class Checkpoints:
                 shutil.copyfile(source, partial)
             _publish(partial, self.best)
         except OSError as error:
-            raise UserError(f"{self.best}: cannot be written: {first_line(error)}") from error
+            raise UserError(f"{self.best}: cannot be written: {first_line(error)}: {MAKE_ROOM}") from error
         finally:
             partial.unlink(missing_ok=True)  # still there after renaming a link to itself
 
@@ -99,8 +100,9 @@ def write(path: Path, state: State) -> None:
             file.flush()
             os.fsync(file.fileno())
         _publish(partial, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        raise UserError(f"{path}: the checkpoint cannot be written: {first_line(error)}") from error
+    except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of a full disk
+        reason = first_line(error.__context__ if isinstance(error.__context__, OSError) else error)
+        raise UserError(f"{path}: the checkpoint cannot be written: {reason}: {MAKE_ROOM}") from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)

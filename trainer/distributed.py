@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from itertools import zip_longest
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -58,9 +59,9 @@ def world(device: str, timeout_minutes: float) -> Iterator[World]:
         here = torch.device("cuda", local_rank % count)
         torch.cuda.set_device(here)
     backend = "nccl" if device == "cuda" else "gloo"
-    alone = dist.HashStore() if size == 1 else None  # type: ignore[attr-defined]  # no port to find, nothing to clash with
     try:
-        dist.init_process_group(backend, store=alone, rank=rank, world_size=size, timeout=timeout)
+        store = _store(size, timeout)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     except (ValueError, RuntimeError) as error:
         raise UnreachableError(
             f"rank {rank} cannot join the other processes, check MASTER_ADDR and MASTER_PORT: {first_line(error)}"
@@ -74,6 +75,22 @@ def world(device: str, timeout_minutes: float) -> Iterator[World]:
             dist.destroy_process_group()
         raise
     dist.destroy_process_group()
+
+
+def _store(size: int, timeout: timedelta) -> Any:
+    """Where ranks find one another; None: torch's own choice.
+
+    torchrun keeps one store for all its restarts, and in it the addresses of ranks that have died: torch 2.15 connects
+    to those. So each attempt has names of its own.
+    """
+    if size == 1:
+        return dist.HashStore()  # type: ignore[attr-defined]  # no port to find, nothing to clash with
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(host, port, is_master=False, timeout=timeout)  # type: ignore[attr-defined]
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
 
 
 def on_every_rank(world: World, action: Callable[[], T]) -> T:
@@ -93,12 +110,14 @@ def on_every_rank(world: World, action: Callable[[], T]) -> T:
 
 
 def require_same(world: World, what: str, value: str) -> None:
-    """Raises SharedError on every rank where `value` is not the same on all."""
+    """Raises SharedError on every rank where `value` is not the same on all, with the first line that differs."""
     values: list[str] = [""] * world.size
     dist.all_gather_object(values, value, group=world.gloo)
     for rank, other in enumerate(values):
         if other != values[0]:
-            raise SharedError(f"rank {rank} has another {what} than rank 0: {other} instead of {values[0]}")
+            lines = zip_longest(other.splitlines(), values[0].splitlines(), fillvalue="nothing")
+            theirs, ours = next((a.strip(), b.strip()) for a, b in lines if a != b)
+            raise SharedError(f"rank {rank} has another {what} than rank 0: {theirs} instead of {ours}")
 
 
 def sum_over_ranks(world: World, tensor: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """What a run ran on: versions, commit, hardware, number of processes. No environment variables, names or paths."""
 
+import hashlib
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -42,6 +43,15 @@ def changed_rounding(starts: list[dict[str, Any]], here: dict[str, Any]) -> list
         if starts and starts[-1].get(name) != here[name]
     ]
     return [f"the same images from here on, but rounded otherwise than before: {', '.join(changes)}"] if changes else []
+
+
+def code() -> str:
+    """Names this code and the torch it runs on, whether or not there is a commit."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
+    return f"sha256:{digest.hexdigest()[:12]} with torch {torch.__version__}"
 
 
 def _version(package: str) -> str | None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from trainer.errors import UserError
 
+MAKE_ROOM = "where the disk is full or read-only, change that, then the same command goes on from the last checkpoint"
+
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -30,8 +32,10 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.fsync(file)
             os.replace(partial, path)
             os.fsync(folder)
-        except BaseException:
+        except BaseException as error:
             partial.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = str(path)  # write() does not say where
             raise
     finally:
         os.close(folder)

@@ -13,7 +13,7 @@ from typing import Any
 
 from trainer.checkpoint import Checkpoints, State
 from trainer.errors import UserError
-from trainer.files import replace_text
+from trainer.files import MAKE_ROOM, replace_text
 from trainer.recipe import Recipe
 from trainer.recipe_file import is_resolved, load_recipe, recipe_changes, recipe_source
 
@@ -75,7 +75,7 @@ class Run:
                 raise UserError(message) from error
         except OSError as error:
             if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):  # a file system without locks
-                raise UserError(f"{self.folder}: cannot be written: {error.strerror}") from error
+                raise UserError(f"{self.folder}: cannot be written: {error.strerror}: {MAKE_ROOM}") from error
         if not self.checkpoints.exist:  # an earlier start that came to nothing
             for left in (self.folder / "starts.json", *self.folder.glob("events.out.tfevents.*")):
                 left.unlink(missing_ok=True)
@@ -104,9 +104,12 @@ class Run:
         """What the run ran on, each time it was started."""
         path = self.folder / "starts.json"
         try:
-            return json.loads(path.read_text()) if path.exists() else []
-        except ValueError as error:
+            starts = json.loads(path.read_text()) if path.exists() else []
+            if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
+                raise ValueError("no list of starts")
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is damaged ({error}): remove it, it is a record only") from error
+        return starts
 
     def add_start(self, step: int, environment: dict[str, Any]) -> None:
         replace_text(self.folder / "starts.json", json.dumps([*self.starts, {"step": step, **environment}], indent=2))

@@ -43,7 +43,9 @@ class TrainSettings:
     keep: int = 3
     """number of newest checkpoints to keep, besides the best"""
     timeout_minutes: float = 30.0
-    """how long processes wait for one another before they give up"""
+    """how long processes wait for one another, or for images, before they give up"""
+    silent_minutes: float = 3.0
+    """how long a process may give no sign of life, because it is stopped or its machine is gone, before the run ends"""
 
     def __post_init__(self) -> None:
         _check_positive(self, "workers", "log_every", "checkpoint_steps", "keep", "profile_steps")
@@ -53,7 +55,7 @@ class TrainSettings:
             raise ValueError(f"profile_from={self.profile_from} is negative")
         if self.log_every > 10_000:
             raise ValueError(f"log_every={self.log_every} is more than 10,000 steps")
-        for name in ("checkpoint_minutes", "timeout_minutes"):
+        for name in ("checkpoint_minutes", "timeout_minutes", "silent_minutes"):
             if not 0 < getattr(self, name) <= 60 * 24 * 30:
                 raise ValueError(f"{name}={getattr(self, name)} is not above 0 and within a month")
 

@@ -3,6 +3,7 @@
 import hashlib
 import sys
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,13 @@ from trainer.checkpoint import State
 from trainer.data import Split, open_source
 from trainer.data.loader import Loader, check_square, default_workers
 from trainer.distributed import World, on_every_rank, require_same
-from trainer.environment import changed_rounding, environment
+from trainer.environment import changed_rounding, code, environment
 from trainer.errors import UserError
 from trainer.fine_tuning import apply_fine_tuning
 from trainer.model import build_model, load_initial_weights, without_pretrained
 from trainer.optimizer import audit
 from trainer.recipe import Cosine, LibraryModel, PaddedCrop, Recipe, Steps
+from trainer.recipe_file import recipe_source
 from trainer.result import short
 from trainer.run import Run
 from trainer.settings import TrainSettings
@@ -51,7 +53,22 @@ def open_loaders(recipe: Recipe, settings: TrainSettings, world: World, stack: E
         return train_loader, eval_loader
 
     first = on_every_rank(world, lambda: open_both() if world.local_rank == 0 else None)
-    return on_every_rank(world, lambda: first or open_both())
+    train_loader, eval_loader = on_every_rank(world, lambda: first or open_both())
+    for split, loader in (("training", train_loader), ("validation", eval_loader)):
+        require_same(world, f"{split} data", loader.source.checksum)
+    return train_loader, eval_loader
+
+
+def require_same_everywhere(recipe: Recipe, settings: TrainSettings, world: World) -> None:
+    """Raises SharedError where ranks were started with another code, recipe, seed or option, before it can matter.
+
+    Where data and runs are, and how many threads read, is each machine's own matter; what it reads is compared later.
+    """
+    require_same(world, "code", code())
+    require_same(world, "recipe", recipe_source(recipe))
+    own = ("data", "run_dir", "initial_weights", "workers", "device")
+    options = {f"--{name.replace('_', '-')}": value for name, value in asdict(settings).items() if name not in own}
+    require_same(world, "option", "\n".join(f"{name} {value}" for name, value in options.items()))
 
 
 def accumulation_steps(recipe: Recipe, world: World) -> int:
@@ -138,6 +155,7 @@ def started_from(recipe: Recipe, settings: TrainSettings) -> str:
 
 def newest_checkpoint(run: Run, identity: dict[str, Any], world: World) -> State | None:
     """The newest checkpoint that is whole, the same on all ranks and of the same data; None for a new run."""
+    require_same(world, "start", identity["started_from"] or "from the recipe's own initialisation")
     found = on_every_rank(world, run.checkpoints.newest)
     require_same(world, "checkpoint", found[0].name if found else "none")
     damaged = run.checkpoints.damaged
@@ -148,6 +166,8 @@ def newest_checkpoint(run: Run, identity: dict[str, Any], world: World) -> State
     if not found:
         return None
     path, state = found
+    if missing := {"data", "data_folder", "started_from", "position"} - state.keys():
+        raise UserError(f"{path} has no {', '.join(sorted(missing))}: it is of another program, use another --run-dir")
     for split, checksum in state["data"].items():
         if checksum != identity["data"][split]:
             raise UserError(

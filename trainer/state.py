@@ -3,18 +3,18 @@
 There is no random state in it, because nothing draws from a generator that goes on from step to step.
 """
 
-import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Self
 
 import torch
 from torch import nn
 
 from trainer.checkpoint import State
-from trainer.distributed import World, sum_over_ranks
 from trainer.ema import Average
-from trainer.errors import UserError
+from trainer.errors import UserError, first_line
+from trainer.steps import StepNumbers
 
-DIVERGED = "start anew in another --run-dir with a lower --optimizer.lr, a longer warmup or --precision bf16"
+FOREIGN = "it is of another version of this program, use another --run-dir"
 
 
 @dataclass
@@ -25,6 +25,18 @@ class Position:
     epoch: int = 0
     batch: int = 0  # optimizer steps complete in this epoch
     best_top1: float = -1.0  # of the epochs evaluated so far, in %
+
+    @classmethod
+    def of(cls, state: State) -> Self:
+        """That of a checkpoint. Raises UserError where it holds another program's, or nonsense."""
+        found = state["position"]
+        names = [field.name for field in fields(cls)]
+        numbers = isinstance(found, dict) and all(type(value) in (int, float) for value in found.values())
+        if not numbers or [*found] != names or not 0 <= found["batch"] <= found["steps_per_epoch"]:
+            raise UserError(
+                f"the checkpoint's position is {found!r:.100}, not numbers for {', '.join(names)}: {FOREIGN}"
+            )
+        return cls(**found)
 
     @property
     def step(self) -> int:
@@ -45,42 +57,6 @@ class Position:
         self.epoch, self.batch, self.best_top1 = self.epoch + 1, 0, max(top1, self.best_top1)
 
 
-class StepLosses:
-    """The losses of the latest `count` steps, kept on the device and read only when they are logged or saved."""
-
-    def __init__(self, count: int, world: World) -> None:
-        self._world = world
-        self._losses = torch.zeros(count, dtype=torch.float64, device=world.device)
-        self.known_from = 0  # first step whose loss is here
-
-    def start(self, step: int) -> None:
-        """Makes room for the loss of the step after `step` complete ones."""
-        self._losses[step % len(self._losses)] = 0
-
-    def add(self, step: int, loss: torch.Tensor) -> None:
-        """Adds a micro-batch's share of that loss."""
-        self._losses[step % len(self._losses)] += loss.detach()
-
-    def mean(self, step: int) -> float:
-        """The mean over the latest steps, of which `step` are complete, and over all ranks; called by all together."""
-        return math.fsum(self.summed().tolist()) / self._world.size / min(len(self._losses), step - self.known_from)
-
-    def summed(self) -> torch.Tensor:
-        """Each step's loss, summed over the ranks: float64, on the CPU. Raises UserError where one is not finite."""
-        losses = sum_over_ranks(self._world, self._losses)
-        if not losses.isfinite().all():
-            raise UserError(f"the loss is not finite: {DIVERGED}")
-        return losses
-
-    def restore(self, summed: torch.Tensor, known_from: int, step: int) -> None:
-        """Takes what summed() returned after `step` steps; where it was another `count`, starts anew from there."""
-        self.known_from = known_from
-        if len(summed) != len(self._losses):
-            self.known_from = step
-        elif self._world.is_main:  # the sum over the ranks is one rank's from now on
-            self._losses.copy_(summed)
-
-
 @dataclass
 class TrainingState:
     """Everything that changes while training."""
@@ -89,7 +65,7 @@ class TrainingState:
     average: Average | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    losses: StepLosses
+    numbers: StepNumbers
     position: Position
 
     @property
@@ -100,11 +76,12 @@ class TrainingState:
     def save(self) -> State:
         """For a checkpoint. Called by all ranks together; module and buffers are this rank's own.
 
-        Raises UserError, the same on all ranks, where a loss or a weight is not finite: that is not worth keeping.
+        Raises NotFiniteError, the same on all ranks, where a loss or a weight is not: that is not worth keeping.
         """
         finite = torch.stack([parameter.isfinite().all() for parameter in self.module.parameters()])
         if not finite.all():
-            raise UserError(f"the weights are not finite after step {self.position.step}: {DIVERGED}")
+            step = self.position.step
+            raise self.numbers.not_finite(f"the weights are not finite after step {step}", step)
         return {
             "step": self.position.step,
             "position": asdict(self.position),
@@ -112,16 +89,23 @@ class TrainingState:
             "average": self.average.state_dict() if self.average else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "losses": self.losses.summed(),
-            "losses_from": self.losses.known_from,
+            "numbers": self.numbers.summed(self.position.step),
+            "numbers_from": self.numbers.known_from,
         }
 
     def restore(self, state: State) -> None:
-        for name, value in state["position"].items():
+        """Takes what save() returned. Raises UserError where it does not fit."""
+        for name, value in asdict(Position.of(state)).items():
             setattr(self.position, name, value)
+        try:
+            self._restore(state)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+            raise UserError(f"the checkpoint does not fit this recipe: {first_line(error)}: {FOREIGN}") from error
+
+    def _restore(self, state: State) -> None:
         self.module.load_state_dict(state["model"])
         if self.average:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.losses.restore(state["losses"], state["losses_from"], state["step"])
+        self.numbers.restore(state["numbers"], state["numbers_from"], state["step"])

@@ -10,13 +10,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
 from trainer import distributed
 from trainer.data.mixing import mix
 from trainer.data.random import torch_seed
 from trainer.data.stream import train_stream
-from trainer.distributed import gradient_sync, on_every_rank, require_same
+from trainer.distributed import gradient_sync, on_every_rank
+from trainer.divergence import on_record
 from trainer.ema import Average
 from trainer.evaluate import evaluate, read_all
 from trainer.fine_tuning import train_mode
@@ -29,7 +29,6 @@ from trainer.optimizer import build_optimizer
 from trainer.precise_norm import remeasure_norms
 from trainer.precision import allow_tensor_float, autocast, build_scaler
 from trainer.recipe import Recipe
-from trainer.recipe_file import recipe_source
 from trainer.requests import Request, Requests
 from trainer.result import averaged_in_words, report, result, trained_in_words
 from trainer.run import Run
@@ -42,12 +41,15 @@ from trainer.setup import (
     newest_checkpoint,
     note_start,
     open_loaders,
+    require_same_everywhere,
     started_from,
     steps_in_epoch,
     summary,
     warnings,
 )
-from trainer.state import Position, StepLosses, TrainingState
+from trainer.state import Position, TrainingState
+from trainer.steps import StepNumbers, gradient_norm
+from trainer.watch import COMPUTING, EXCHANGING, Watch
 
 
 def train(recipe: Recipe, settings: TrainSettings) -> None:
@@ -55,12 +57,15 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
     with ExitStack() as stack:
         world = stack.enter_context(distributed.world(settings.device, settings.timeout_minutes))
         requests = stack.enter_context(Requests(world))
-        require_same(world, "recipe", recipe_source(recipe))
+        patience = {"silent_minutes": settings.silent_minutes, "timeout_minutes": settings.timeout_minutes}
+        watch = stack.enter_context(Watch(world, **patience))
+        require_same_everywhere(recipe, settings, world)
         accumulation = accumulation_steps(recipe, world)
         allow_tensor_float(recipe.precision)
 
         # What is trained
         train_loader, eval_loader = open_loaders(recipe, settings, world, stack)
+        watch.follow(train_loader, eval_loader)
         at = Position(steps_per_epoch=steps_in_epoch(recipe, len(train_loader)))
         check_norm_images(recipe, len(train_loader), world)
         run = Run(settings.run_dir, settings.keep)
@@ -81,10 +86,11 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
         scaler = build_scaler(recipe.precision, world.device)
         loss_of = build_loss(recipe.loss)
         mixed = partial(mix, recipe.mixing, num_classes=recipe.num_classes, seed=recipe.seed) if recipe.mixing else None
-        losses = StepLosses(settings.log_every, world)
+        numbers = StepNumbers(settings.log_every, world, scaled=scaler.is_enabled())
+        one = torch.ones((), device=world.device)
 
         # From where
-        state = TrainingState(module, average, optimizer, scaler, losses, at)
+        state = TrainingState(module, average, optimizer, scaler, numbers, at)
         if checkpoint:
             state.restore(checkpoint)
             notes.append(f"continued after step {at.step}{', the last one' if at.is_last(recipe.epochs) else ''}")
@@ -99,6 +105,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
         notes = [summary(recipe, run, world, at, len(train_loader), len(eval_loader)), *warnings(recipe), *notes]
         log.say("\n".join(notes))
         show_augmented(log, recipe, settings, train_loader, world, at)
+        stack.enter_context(on_record(run.folder, recipe, world, at, len(train_loader)))
         profile = stack.enter_context(profiler(settings, run.folder, world, at, recipe.epochs, log.say))
 
         def save(norms_measured: bool = False) -> None:
@@ -116,9 +123,10 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
                 lr = lr_at(recipe.schedule, peak=recipe.optimizer.lr, epoch=at.epochs, epochs=recipe.epochs)
                 for group in optimizer.param_groups:
                     group["lr"] = lr * group["lr_factor"]
-                losses.start(at.step)
+                numbers.start(at.step)
                 for micro_step in range(accumulation):
                     images, targets, _ = throughput.wait_for(batches)
+                    watch.at(at.step, COMPUTING)
                     micro_batch = world.rank * accumulation + micro_step
                     if mixed:
                         images, targets = mixed(images, targets, step=at.step, micro_batch=micro_batch)
@@ -127,11 +135,12 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
                         with autocast(recipe.precision, world.device):
                             loss = loss_of(model(images), targets) / accumulation
                         throughput.forward_done()
+                        watch.at(at.step, EXCHANGING)
                         scaler.scale(loss).backward()
-                    losses.add(at.step, loss)
-                if recipe.clip_grad_norm is not None:
-                    scaler.unscale_(optimizer)
-                    nn.utils.clip_grad_norm_(module.parameters(), recipe.clip_grad_norm)
+                    numbers.add_loss(at.step, loss)
+                scaler.unscale_(optimizer)
+                norm = gradient_norm(module, recipe.clip_grad_norm)
+                numbers.add_gradient(at.step, norm, scale=scaler.scale(one))
                 scaler.step(optimizer)
                 scaler.update()
                 optimizer.zero_grad(set_to_none=True)
@@ -142,7 +151,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
                 profile.step_done(at.step)
 
                 if at.step % settings.log_every == 0:
-                    log.steps(at, lr=lr, loss=losses.mean(at.step), rates=throughput.read())
+                    log.steps(at, lr=lr, steps=numbers.read(at.step), rates=throughput.read())
                 overdue = world.is_main and run.checkpoints.minutes_since_save > settings.checkpoint_minutes
                 agreed = requests.agree(Request.SAVE if overdue else Request.NOTHING)
                 is_due = settings.checkpoint_steps and at.step % settings.checkpoint_steps == 0

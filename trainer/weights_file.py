@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from trainer import checkpoint
 from trainer.checkpoint import State
-from trainer.errors import UserError
+from trainer.errors import UserError, one_line
 from trainer.model import build_model, without_pretrained
 from trainer.model.weights import classifiers, read_weights_file, state_dict_in
 from trainer.recipe import Recipe
@@ -98,7 +98,7 @@ def file_sha256(file: Path) -> str:
 
 
 def _of_state(file: Path, state: State, recipe: Recipe, *, of_run: bool) -> Weights:
-    at = Position(**state["position"])
+    at = Position.of(state)
     networks: dict[str, Network] = {}
     if state.get("average"):
         if recipe.ema is None:
@@ -139,7 +139,7 @@ def _require_fit(model: nn.Module, theirs: dict[str, Tensor], file: Path, num_cl
     if reshaped and not missing and not unexpected and all(name.startswith(heads) for name in reshaped):
         raise UserError(f"{file} is for {theirs[reshaped[0]].shape[0]} classes, and the data has {num_classes}")
     found = [
-        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        f"{len(names)} {kind} ({one_line(', '.join(names[:3]))}{', ...' if len(names) > 3 else ''})"
         for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
         if names
     ]

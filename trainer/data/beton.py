@@ -65,9 +65,11 @@ class BetonSource:
         self.name = f"{manifest.source.name}, {path.name}"
         self.classes = manifest.classes
         self.checksum = manifest.checksum
+        self._state = _state(os.stat(path))
         self._index: BetonIndex = verify(path, manifest, check_content=check_content)
         self.labels = self._index.labels
         self._file = os.open(path, os.O_RDONLY)
+        self._require_unchanged()
         self._scratch = threading.local()
 
     def sizes(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -89,10 +91,23 @@ class BetonSource:
                 f"{self.path}: image {images[failed]} is a damaged JPEG: write the file again with prepare"
             )
 
+        self._require_unchanged()
+
+    def _require_unchanged(self) -> None:
+        """Damage of raw pixels does not show, but that somebody wrote to the file does."""
+        if _state(os.fstat(self._file)) != self._state:
+            raise LocalError(
+                f"{self.path} was written to while it was read: start again with the same command, which checks it anew"
+            )
+
     def close(self) -> None:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+def _state(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
 
 
 @njit(nogil=True, cache=True)

@@ -6,6 +6,7 @@ valid; and the scratch memory is one image per thread, not one per image of ever
 """
 
 import os
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -60,6 +61,8 @@ class Loader:
         self._workers = workers
         self._pin_memory = pin_memory
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="loader")
+        self.waits_since: float | None = None
+        """when the caller began to wait for the batch it waits for now, in seconds of time.monotonic()"""
 
     def __len__(self) -> int:
         return len(self.source.labels)
@@ -112,7 +115,9 @@ class Loader:
         return Batch(pixels.permute(0, 3, 1, 2), labels, numbers), futures
 
     def _finish(self, batch: Batch, futures: list[Future[None]]) -> Batch:
+        self.waits_since = time.monotonic()
         wait(futures)  # all of them, so that none still writes when the first one's exception leaves
+        self.waits_since = None
         for future in futures:
             future.result()
         return batch

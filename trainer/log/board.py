@@ -30,7 +30,7 @@ from trainer.schedule import lr_at
 from trainer.state import Position
 
 _KINDS = ("train", "eval", "eval_ema")
-_NO_CURVES = {"kind", "step", "seen", "duplicates", "total"}
+_NO_CURVES = {"kind", "step", "seen", "duplicates", "total", "spikes"}
 _SCHEDULE_POINTS = 500
 _EITHER = "eval(_ema)?"
 _LAYOUT = {
@@ -40,6 +40,7 @@ _LAYOUT = {
         "top-1 (%) by epoch": ["Multiline", [f"{_EITHER}_by_epoch/top1"]],
     },
     "Learning rate": {"by step": ["Multiline", ["train/lr"]], "whole schedule": ["Multiline", ["schedule/lr"]]},
+    "Gradient norm": {"before clipping": ["Multiline", ["train/grad_norm(_max)?"]]},
     "Loss": {"training": ["Multiline", ["train/loss"]], "validation": ["Multiline", [f"{_EITHER}/loss"]]},
     "Throughput and data wait": {
         "images per second": ["Multiline", ["train/images_per_second"]],

@@ -1,12 +1,16 @@
 """What a run says: terminal, log.txt, metrics.jsonl and TensorBoard, from rank 0 alone.
 
 metrics.jsonl holds one JSON object per line: {"kind": "train", "step", "epoch", "lr", "loss", "images_per_second",
-"data_wait"} every few steps and {"kind": "eval", "step", "epoch", "top1", "top5", "loss", ...} for each evaluation,
-"eval_ema" for that of the averaged weights. A resumed run cuts off what was written after its checkpoint, here and in
-TensorBoard, so that every step is told once; log.txt only grows.
+"data_wait", "grad_norm", "grad_norm_max"} every few steps, with "spikes" of the loss and the number of "skipped" steps
+where there were any, and {"kind": "eval", "step", "epoch", "top1", "top5", "loss", ...} for each evaluation, "eval_ema"
+for that of the averaged weights. A resumed run cuts off what was written after its checkpoint, here and in TensorBoard,
+so that every step is told once; log.txt only grows.
 """
 
+import contextlib
 import json
+import math
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +19,7 @@ import numpy as np
 
 from trainer.distributed import World
 from trainer.errors import UserError
-from trainer.files import replace_text
+from trainer.files import MAKE_ROOM, replace_text
 from trainer.log.board import Board
 from trainer.log.progress import Screen
 from trainer.log.throughput import Rates
@@ -23,6 +27,7 @@ from trainer.recipe import Recipe
 from trainer.requests import Stopped
 from trainer.result import Evaluation
 from trainer.state import Position
+from trainer.steps import Summary
 
 _NOTABLE = 0.1  # a rank that is slower than the median by more is named
 
@@ -34,31 +39,39 @@ class Log:
         self.speaks = world.is_main
         if not self.speaks:
             return
-        try:
-            kept = _truncate(run_dir / "metrics.jsonl", at)
+        self._run_dir = run_dir
+        with self._writing():
+            kept, damaged = _truncate(run_dir / "metrics.jsonl", at)
             self._metrics = (run_dir / "metrics.jsonl").open("a", buffering=1)
             self._board = Board(run_dir, recipe, at, kept)
             self._screen = Screen(run_dir, at, total_steps=recipe.epochs * at.steps_per_epoch)
-        except OSError as error:
-            raise UserError(f"{run_dir}: cannot be written: {error.strerror}") from error
+        if damaged:
+            self.say(f"note: damaged lines of metrics.jsonl are left out, what they told is lost: {damaged}")
 
     def say(self, text: str) -> None:
         if self.speaks:
-            self._screen.say(text)
+            with self._writing():
+                self._screen.say(text)
 
-    def steps(self, at: Position, *, lr: float, loss: float, rates: Rates) -> None:
-        """The mean loss of the steps since the last call, and how fast they were."""
+    def steps(self, at: Position, *, lr: float, steps: Summary, rates: Rates) -> None:
+        """What the steps since the last call were like, and how fast."""
         if not self.speaks:
             return
         speed = {"images_per_second": rates.images_per_second, "data_wait": rates.data_wait}
         remark = ""
         if rates.slower_by > _NOTABLE:
             remark = f"  rank {rates.slowest_rank} is {rates.slower_by:.0%} slower than the median"
-        self._record("train", at, {"lr": lr, "loss": loss, **speed})
-        if rates.slowest_rank is not None:
-            self._board.scalar("train/slowest_rank", rates.slowest_rank, at.step)
-            self._board.scalar("train/slowest_rank_share", rates.slower_by, at.step)
-        self._screen.steps(at, lr=lr, loss=loss, **speed, remark=remark)
+        self._record("train", at, {"lr": lr, "loss": steps.loss, **speed, **_gradients(steps)})
+        with self._writing():
+            if rates.slowest_rank is not None:
+                self._board.scalar("train/slowest_rank", rates.slowest_rank, at.step)
+                self._board.scalar("train/slowest_rank_share", rates.slower_by, at.step)
+            self._screen.steps(at, lr=lr, loss=steps.loss, **speed, remark=remark)
+        for spike in steps.spikes:
+            self.say(
+                f"note: the loss of step {spike.step} stands out: {spike.loss:.4g}, the median of its neighbours is "
+                f"{steps.median:.4g}; gradient norm {spike.grad_norm:.4g}"
+            )
 
     def evaluation(self, kind: str, result: Evaluation, at: Position, *, best: bool) -> None:
         """`kind`: eval, or eval_ema for the averaged weights."""
@@ -75,13 +88,15 @@ class Log:
     def picture(self, name: str, pixels: np.ndarray, at: Position) -> None:
         """An image for TensorBoard: uint8, shape (height, width, 3)."""
         if self.speaks:
-            self._board.picture(name, pixels, at.step)
+            with self._writing():
+                self._board.picture(name, pixels, at.step)
 
     def result(self, text: str, at: Position) -> None:
         """The end: the report, in words."""
         if self.speaks:
             self.say(text)
-            self._board.end(text, at.step)
+            with self._writing():
+                self._board.end(text, at.step)
 
     def __enter__(self) -> Self:
         return self
@@ -90,27 +105,65 @@ class Log:
         if self.speaks:
             if isinstance(error, Stopped):
                 self.say(str(error))
-            self._screen.close()
-            self._metrics.close()
-            self._board.close()
+            with self._writing(), contextlib.ExitStack() as stack:  # all of them, also where one cannot write any more
+                stack.callback(self._board.close)
+                stack.callback(self._metrics.close)
+                stack.callback(self._screen.close)
 
     def _record(self, kind: str, at: Position, values: dict[str, Any]) -> None:
         record = {"kind": kind, "step": at.step, "epoch": round(at.epochs, 6), **values}
-        self._metrics.write(json.dumps(record) + "\n")
-        self._board.record(record)
+        with self._writing():
+            self._metrics.write(json.dumps(record) + "\n")
+            self._board.record(record)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:  # of the terminal
+            raise
+        except OSError as error:
+            raise UserError(f"{self._run_dir}: cannot be written: {error.strerror}: {MAKE_ROOM}") from error
 
 
-def _truncate(metrics: Path, at: Position) -> list[dict[str, Any]]:
-    """Removes what was told of later steps, of an evaluation that is about to come, and a last line cut short."""
+def _gradients(steps: Summary) -> dict[str, Any]:
+    """What there is to say of them."""
+    spikes = [{"step": spike.step, "loss": spike.loss} for spike in steps.spikes]
+    norms = {"grad_norm": steps.grad_norm, "grad_norm_max": steps.grad_norm_max} if steps.grad_norm is not None else {}
+    return norms | ({"skipped": steps.skipped} if steps.skipped else {}) | ({"spikes": spikes} if spikes else {})
+
+
+def _is_record(value: Any) -> bool:
+    """Whether this is a line as they are written here: other ones would not survive being shown again."""
+    if not isinstance(value, dict) or value.get("kind") not in ("train", "eval", "eval_ema"):
+        return False
+    numbers = {name: number for name, number in value.items() if name not in ("kind", "spikes")}
+    rate_or_top1 = numbers.get("images_per_second" if value["kind"] == "train" else "top1", -1)
+    return (
+        all(type(number) in (int, float) and math.isfinite(number) for number in numbers.values())
+        and type(numbers.get("step")) is int
+        and {"epoch", "loss"} <= numbers.keys()
+        and (rate_or_top1 > 0 if value["kind"] == "train" else rate_or_top1 >= 0)
+    )
+
+
+def _truncate(metrics: Path, at: Position) -> tuple[list[dict[str, Any]], int]:
+    """Removes what was told of later steps, of an evaluation that is about to come, and lines cut short or damaged.
+
+    Returns what stays, and the number of damaged lines.
+    """
     if not metrics.exists():
-        return []
-    kept = []
-    for line in metrics.read_text().splitlines():
+        return [], 0
+    kept, damaged = [], 0
+    *lines, last = metrics.read_text(errors="replace").split("\n")  # the last one is empty, or was cut short by a crash
+    for line in (*lines, last):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if record["step"] < at.step or (record["step"] == at.step and record["kind"] == "train"):
+        except (ValueError, RecursionError):
+            record = None
+        if not _is_record(record):
+            damaged += line is not last
+        elif record["step"] < at.step or (record["step"] == at.step and record["kind"] == "train"):
             kept.append(record)
     replace_text(metrics, "".join(json.dumps(record) + "\n" for record in kept))
-    return kept
+    return kept, damaged

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from trainer.errors import UserError
+from trainer.errors import UserError, one_line
 
 WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
 
@@ -117,4 +117,4 @@ def state_dict_in(content: object, file: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def _first(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return one_line(", ".join(names[:3])) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,78 @@
+"""When numbers are no longer finite: which images it was, on which rank, for whoever looks for the reason."""
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.data.order import epoch_order, train_batches
+from trainer.distributed import World
+from trainer.errors import SharedError
+from trainer.files import replace_text
+from trainer.recipe import Recipe
+from trainer.schedule import lr_at
+from trainer.state import Position
+from trainer.steps import NotFiniteError
+
+FILE = "not_finite.json"
+
+
+@contextlib.contextmanager
+def on_record(folder: Path, recipe: Recipe, world: World, at: Position, images: int) -> Iterator[None]:
+    """Where the block raises NotFiniteError, writes FOLDER/not_finite.json and says so in the error of all ranks.
+
+    `images`: how many there are to train on.
+    """
+    try:
+        yield
+    except NotFiniteError as error:
+        if world.is_main:
+            with contextlib.suppress(OSError):  # a full disk must not hide what happened
+                replace_text(folder / FILE, json.dumps(_record(error, recipe, world, at, images), indent=1) + "\n")
+        raise SharedError(f"{error}; its images, losses and loss scales are in {folder / FILE}") from error
+
+
+def _record(error: NotFiniteError, recipe: Recipe, world: World, at: Position, images: int) -> dict[str, Any]:
+    step = error.latest[-1].step - 1
+    epoch = step / at.steps_per_epoch
+    blamed = [rank for rank, loss in enumerate(error.losses) if not math.isfinite(loss)] or [*range(world.size)]
+    return {
+        "what": error.what,
+        "step": step + 1,
+        "epoch": round(epoch, 6),
+        "lr": lr_at(recipe.schedule, peak=recipe.optimizer.lr, epoch=epoch, epochs=recipe.epochs),
+        "ranks": [
+            {
+                "rank": rank,
+                "loss": _number(error.losses[rank]),
+                "images": images_of(recipe, world.size, step, at.steps_per_epoch, images, rank).tolist(),
+            }
+            for rank in blamed
+        ],
+        "steps": [{name: _number(value) for name, value in told._asdict().items()} for told in error.latest],
+    }
+
+
+def images_of(recipe: Recipe, world_size: int, step: int, steps_per_epoch: int, count: int, rank: int) -> np.ndarray:
+    """The images that a rank saw in the step after `step` complete ones, its micro-batches one after the other."""
+    epoch, batch = divmod(step, steps_per_epoch)
+    accumulation = recipe.accumulation(world_size)
+    batches = train_batches(
+        epoch_order(recipe.seed, epoch, count, recipe.repeats),
+        first_step=batch,
+        micro_batch_size=recipe.micro_batch_size,
+        accumulation=accumulation,
+        rank=rank,
+        world_size=world_size,
+    )
+    return np.concatenate([*islice(batches, accumulation)]) % count
+
+
+def _number(value: float) -> float | str:
+    """JSON has no NaN and no infinity."""
+    return value if math.isfinite(value) else str(value)
