@@ -210,6 +210,23 @@ def test_damage_in_a_tile_that_the_whole_decoder_finds_is_found(tmp_path: Path, 
     assert code == BAD_JPEG or np.array_equal(found, expected)
 
 
+@thorough
+@given(data=st.data())
+def test_no_header_however_damaged_ends_the_process_or_moves_a_pixel(tmp_path: Path, data: st.DataObject) -> None:
+    """Lengths, counts and sizes in it say where to read next."""
+    stored = bytearray(jpeg(photo(*SHAPE), interval=2))
+    end = stored.index(b"\xff\xda") + 14
+    segments = [place for place in range(2, end) if stored[place] == 0xFF and stored[place + 1] >= 0xC0]
+    place = data.draw(st.sampled_from(segments)) + data.draw(st.integers(0, 18))
+    stored[place] = data.draw(st.sampled_from([0, 1, 2, 0xFF]) | st.integers(0, 255))
+    cut = data.draw(st.sampled_from([len(stored), place + 1]))
+    whole, of_all = read(tmp_path, bytes(stored[:cut]), SHAPE, (0, 0, 96, 96), 96)
+    found, code = read(tmp_path, bytes(stored[:cut]), SHAPE, (40, 40, 14, 14), 14)
+    if of_all == 0:  # the damage means nothing, or another image
+        assert code == 0
+        assert np.array_equal(found, whole[40:54, 40:54])
+
+
 @pytest.mark.parametrize("width", [1, 16, 333, 368, 375, 496, 500, 4000])
 def test_tiles_divide_a_row_and_are_about_32_px_wide(width: int) -> None:
     interval, row = restart_interval(width), -(-width // 16)

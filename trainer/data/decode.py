@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 
 from trainer.data.check import RAW
-from trainer.data.native import imdecode, memchr, pread, resize
+from trainer.data.native import imdecode, memchr, memcpy, pread, resize
 
 SHORT_READ, BAD_JPEG = 1, 2  # what decode() says of an image it could not read
 _MARGIN = 1  # px around a crop: chroma of half the resolution is interpolated from the next sample
@@ -35,13 +35,15 @@ def _layout(jpeg, size):  # type: ignore[no-untyped-def]
     frame = components = interval = np.int64(0)
     mcu_height = mcu_width = np.int64(8)
     place = np.int64(2)
-    while place + 4 <= size and jpeg[place] == 0xFF:
+    while place + 6 <= size and jpeg[place] == 0xFF:
         marker = jpeg[place + 1]
         end = place + 2 + (np.int64(jpeg[place + 2]) << 8 | np.int64(jpeg[place + 3]))
         if end > size:
             return nothing
         if marker == 0xC0:  # SOF0, baseline
-            frame, components = place, np.int64(jpeg[place + 9])
+            frame, components = place, np.int64(jpeg[place + 9]) if place + 10 <= end else np.int64(0)
+            if not components or place + 10 + 3 * components > end:
+                return nothing
             if components > 1:  # else an MCU is one block, whatever the sampling
                 for component in range(components):
                     sampling = np.int64(jpeg[place + 11 + 3 * component])
@@ -63,7 +65,7 @@ def _layout(jpeg, size):  # type: ignore[no-untyped-def]
 def _find_tiles(jpeg, size, start, ends):  # type: ignore[no-untyped-def]
     """Where each tile ends, written into `ends`; False where the markers are not as many, or not in order."""
     count, begin, place = 0, jpeg.ctypes.data, start
-    while True:
+    while place < size - 1:
         found = memchr(begin + np.uint64(place), 0xFF, size - 1 - place)
         if found == 0:
             return False
@@ -79,6 +81,7 @@ def _find_tiles(jpeg, size, start, ends):  # type: ignore[no-untyped-def]
             if follows != 0xD0 + (count - 1) % 8:
                 return False
         place += 2
+    return False
 
 
 @njit(nogil=True, cache=True)
@@ -109,7 +112,8 @@ def _splice(jpeg, size, height, width, top, left, bottom, right, ends, out):  # 
     covered_height = min(height, end_row * mcu_height) - first_row * mcu_height
     covered_width = min(width, end * tile_width) - first * tile_width
 
-    out[:start] = jpeg[:start]
+    source, destination = jpeg.ctypes.data, out.ctypes.data
+    memcpy(destination, source, start)
     out[frame + 5], out[frame + 6] = covered_height >> 8, covered_height & 255
     out[frame + 7], out[frame + 8] = covered_width >> 8, covered_width & 255
     place, number = start, 0
@@ -117,7 +121,7 @@ def _splice(jpeg, size, height, width, top, left, bottom, right, ends, out):  # 
         for tile in range(row * columns + first, row * columns + end):
             begin = ends[tile - 1] + 2 if tile else start
             length = ends[tile] - begin
-            out[place : place + length] = jpeg[begin : begin + length]
+            memcpy(destination + np.uint64(place), source + np.uint64(begin), length)
             out[place + length], out[place + length + 1] = 0xFF, 0xD0 + number % 8
             place += length + 2
             number += 1
@@ -180,7 +184,8 @@ def _area_weights(length, count, starts, weights):  # type: ignore[no-untyped-de
         if end - last > 1e-3:
             weights[number, place] = min(end - last, 1.0, cell) / cell
             number += 1
-        weights[number:, place] = 0
+        for absent in range(number, len(weights)):
+            weights[absent, place] = 0
         most = max(most, number)
     return most
 
@@ -230,7 +235,8 @@ def _shrink(pixels, width, top, left, box_height, box_width, flip, target):  # t
     sums, totals = np.empty(3 * size, np.float32), np.empty(3 * size, np.float32)
     summed = -1  # the row that is in sums
     for y in range(size):
-        totals[:] = 0
+        for place in range(3 * size):
+            totals[place] = 0
         for tap in range(row_taps):
             weight = row_weights[tap, y]
             if weight == 0:
@@ -268,8 +274,13 @@ def _copy(pixels, height, width, top, left, fill, flip, target):  # type: ignore
 
 @njit(nogil=True, cache=True)
 def _mirror(target):  # type: ignore[no-untyped-def]
-    for row in range(target.shape[0]):
-        target[row] = target[row, ::-1].copy()
+    size = target.shape[0]
+    for row in range(size):
+        for column in range(size // 2):
+            for channel in range(3):
+                value = target[row, column, channel]
+                target[row, column, channel] = target[row, size - 1 - column, channel]
+                target[row, size - 1 - column, channel] = value
 
 
 @njit(nogil=True, cache=True)

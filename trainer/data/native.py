@@ -37,3 +37,4 @@ imdecode: Any = types.ExternalFunction(
 resize: Any = types.ExternalFunction("ffcv_resize", types.void(*(types.int64,) * 11))
 pread: Any = types.ExternalFunction("pread", types.int64(types.int32, types.uintp, types.uint64, types.int64))
 memchr: Any = types.ExternalFunction("memchr", types.uintp(types.uintp, types.int32, types.uint64))
+memcpy: Any = types.ExternalFunction("memcpy", types.uintp(types.uintp, types.uintp, types.uint64))
