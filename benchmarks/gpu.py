@@ -62,7 +62,7 @@ class GpuSettings:
     """threads that read images; None: all CPUs"""
     batch: int = 256
     resolution: int = 224
-    depth: int = 50
+    depth: Literal[18, 34, 50, 101, 152] = 50
     seconds: float = 6.0
     """length of one measurement"""
     rounds: int = 3

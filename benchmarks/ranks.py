@@ -75,6 +75,6 @@ def memory_row(data: Path, batch: int, workers: int) -> Row:
         figure=" / ".join(f"{megabytes:.0f} MB" for megabytes in grown),
         target="flat from 30 epochs on",
         reached=grown[-1] <= 1.05 * grown[1],
-        detail=f"after {', '.join(map(str, EPOCHS))} epochs; {batches:.0f} MB of it batches, the rest the compiled code, its "
-        "compiler and what malloc keeps; the file is in the page cache alone, which all ranks share",
+        detail=f"after {', '.join(map(str, EPOCHS))} epochs; {batches:.0f} MB of it batches, the rest the compiled "
+        "code, its compiler and what malloc keeps; the file is in the page cache alone, which all ranks share",
     )

@@ -62,7 +62,7 @@ class _Traffic(TorchDispatchMode):
     """Adds up what each operation reads and writes; views and allocations move nothing."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.all = self.products = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
