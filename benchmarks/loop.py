@@ -1,6 +1,8 @@
 """Training side by side: our loop, and bare PyTorch loops of the same model."""
 
+import contextlib
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,7 +27,8 @@ def ours(recipe: Recipe, data: str, steps: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         settings = TrainSettings(data=data, run_dir=Path(folder), log_every=INTERVAL, pictures=False)
         recipe = replace(recipe, epochs=_epochs(recipe, data, steps))
-        train(recipe, settings)
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is the table's
+            train(recipe, settings)
         return logged_rate(Path(folder))
 
 

@@ -7,6 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 from benchmarks.table import Row, in_a_process, seconds_row
 
@@ -15,8 +16,13 @@ IMAGES = 1_281_167  # ImageNet's
 RESUMES = 5  # times each position is resumed at
 
 
-def first_step(data: Path, recipe: str, cache: Path | None, extra: tuple[str, ...] = ()) -> float:
-    """Seconds until metrics.jsonl has the first step. `cache`: for Numba's compiled code, None: where it always is."""
+class Start(NamedTuple):
+    seconds: float  # until metrics.jsonl has the first step
+    cpu: float  # seconds of CPU until then, which other processes lengthen less
+
+
+def first_step(data: Path, recipe: str, cache: Path | None, extra: tuple[str, ...] = ()) -> Start:
+    """`cache`: for Numba's compiled code, None: where it always is."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["train", recipe, "--data", str(data), "--run-dir", folder, "--log-every", "1", *extra]
         environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)} if cache else dict(os.environ)
@@ -27,13 +33,18 @@ def first_step(data: Path, recipe: str, cache: Path | None, extra: tuple[str, ..
             try:
                 while time.perf_counter() - start < PATIENCE:
                     if metrics.exists() and metrics.stat().st_size:
-                        return time.perf_counter() - start
+                        return Start(time.perf_counter() - start, _cpu_seconds(process.pid))
                     if process.poll() is not None:
                         raise RuntimeError(f"{' '.join(words)} ended ({process.returncode}) before its first step")
                     time.sleep(0.02)
                 raise RuntimeError(f"no step within {PATIENCE:g} s")
             finally:
                 process.kill()
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # user and system: proc_pid_stat(5)
 
 
 def import_seconds(module: str) -> float:
@@ -43,7 +54,10 @@ def import_seconds(module: str) -> float:
 
 
 def start_rows(data: Path, recipe: str, rounds: int, extra: tuple[str, ...] = ()) -> list[Row]:
-    warm, cold, torch, optimizer = [], [], [], []
+    warm: list[Start] = []
+    cold: list[Start] = []
+    torch: list[float] = []
+    optimizer: list[float] = []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as cache:
             cold.append(first_step(data, recipe, Path(cache), extra))
@@ -51,10 +65,12 @@ def start_rows(data: Path, recipe: str, rounds: int, extra: tuple[str, ...] = ()
         torch.append(import_seconds("torch"))
         optimizer.append(import_seconds("torch, torch._dynamo"))
     share = f"`import torch` {min(torch):.1f} s, with what every torch.optim optimizer imports {min(optimizer):.1f} s"
-    return [
-        seconds_row("command to first step, compiled code kept from before", warm, 8, share),
-        seconds_row("command to first step, nothing compiled yet", cold, 25),
-    ]
+    rows = []
+    for what, starts, target, detail in (("compiled code kept from before", warm, 8, share),
+                                         ("nothing compiled yet", cold, 25, "")):  # fmt: skip
+        cpu = f"{min(start.cpu for start in starts):.1f} s of CPU{detail and '; '}{detail}"
+        rows.append(seconds_row(f"command to first step, {what}", [start.seconds for start in starts], target, cpu))
+    return rows
 
 
 def seconds_to_first_batch(first_step: int) -> float:
