@@ -70,7 +70,7 @@ def main(
             if "start" in only and small:
                 rows += start_rows(small / "beton", "resnet20_he2015", rounds)
             if "resume" in only:
-                rows.append(resume_row(rounds))
+                rows.append(resume_row())
             if "ranks" in only and small:
                 epochs = str(max(1, steps * 128 // 4000))
                 rows.append(ranks_row(small / "beton", "resnet20_he2015", rounds, ("--epochs", epochs)))
