@@ -3,6 +3,7 @@
 import os
 import shutil
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,12 +27,18 @@ def noise(count: int, side: int) -> np.ndarray:
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 images of 12 x 12 px in 3 classes, about half as JPEG."""
     path = tmp_path_factory.mktemp("beton") / "train.beton"
+    pixels = noise(COUNT, 12)
+
+    def load(image: int) -> np.ndarray:
+        time.sleep(0.01)  # so that both workers have a part of it, and with it a page
+        return np.array(pixels[image])
+
     images = Images(
         classes=CLASSES,
         labels=np.arange(COUNT) % 3,
         names=[str(image) for image in range(COUNT)],
         source=DataOrigin(kind="folder", name="noise"),
-        load=noise(COUNT, 12).__getitem__,
+        load=load,
     )
     write_beton(path, images, Encoding(write_mode="proportion", max_resolution=12), workers=2)
     return path

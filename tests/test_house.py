@@ -139,8 +139,8 @@ def test_the_launcher_looks_into_no_recipe() -> None:
     ("package", "allowed"),
     [
         # peers.py measures FFCV's own Loader beside ours, in a process of its own
-        ("ffcv", {"trainer/data/beton.py", "trainer/data/writer.py", "trainer/benchmark/peers.py"}),
-        ("numba", {"trainer/data/beton.py"}),
+        ("ffcv", {"trainer/data/native.py", "trainer/data/writer.py", "trainer/benchmark/peers.py"}),
+        ("numba", {"trainer/data/decode.py", "trainer/data/native.py"}),
         ("tyro", {"trainer/settings.py", "trainer/command_line.py", "launch/settings.py"}),
         ("timm", {"trainer/model/library.py", "trainer/optimizer.py", "trainer/ema.py"}),
         ("torch.utils.tensorboard", {"trainer/log/board.py"}),

@@ -42,6 +42,15 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_manifest(beton) == MANIFEST
 
 
+def test_a_manifest_from_before_there_were_tiles_says_that_there_are_none(tmp_path: Path) -> None:
+    beton = tmp_path / "train.beton"
+    data = dataclasses.asdict(MANIFEST) | {"format_version": 1}
+    del data["options"]["jpeg_tiles"]
+    manifest_path(beton).write_text(json.dumps(data))
+    plain = dataclasses.replace(MANIFEST.options, jpeg_tiles=False)
+    assert read_manifest(beton) == dataclasses.replace(MANIFEST, options=plain)
+
+
 def test_a_missing_manifest_says_what_writes_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train\.beton\.json is missing.*python -m trainer prepare"):
         read_manifest(tmp_path / "train.beton")
@@ -57,7 +66,7 @@ def test_what_is_not_a_manifest_is_one_clear_line(tmp_path: Path, content: bytes
 
 
 CHANGES = {
-    "format_version": [2, 0, "1", None, 1.0, True],
+    "format_version": [3, 0, "1", "2", None, 1.0, 2.0, True],
     "count": ["3", 3.0, None, 4, -3, True, 2**70],
     "classes": ["cat", [1, 2], ["cat"], None, {}],
     "class_counts": [[1, 1], [3], [1, "2"], [-1, 4], [1.0, 2.0]],

@@ -33,8 +33,16 @@ class TrainingStep:
     """
 
     def __init__(
-        self, recipe: Recipe, module: nn.Module, world: World, *, steps_per_epoch: int, compile: bool = False
+        self,
+        recipe: Recipe,
+        module: nn.Module,
+        world: World,
+        *,
+        steps_per_epoch: int,
+        compile: bool = False,
+        compile_mode: str = "default",
     ) -> None:
+        """`compile_mode`: of torch.compile; reduce-overhead replays CUDA graphs."""
         self.module = module
         self._recipe = recipe
         self._world = world
@@ -49,7 +57,7 @@ class TrainingStep:
         self._mixed = partial(mix, mixing, num_classes=classes, seed=seed) if mixing else None
         self._model = distributed.wrap(module, world)
         if compile:
-            self._model.compile()
+            self._model.compile(mode=compile_mode)
         train_mode(module, recipe.fine_tuning)
         example = torch.zeros(recipe.micro_batch_size, 3, *[recipe.train_crop.resolution] * 2, device=world.device)
         distributed.settle(self._model, example.to(memory_format=torch.channels_last), recipe.precision)

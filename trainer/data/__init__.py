@@ -1,8 +1,8 @@
 """Images from disk to the model: the choice of format.
 
 Reading order: random.py (draws) - order.py (which image when) - crop.py (which part of it) - loader.py (batches, read
-ahead) - beton.py, image_folder.py, synthetic.py (where images come from) - augment.py, operations.py, device.py (to the
-model) - stream.py (all of it) - resolution.py, mixing.py - prepare.py.
+ahead) - beton.py, decode.py, image_folder.py, synthetic.py (where images come from) - augment.py, operations.py,
+device.py (to the model) - stream.py (all of it) - resolution.py, mixing.py - prepare.py, writer.py, jpeg.py.
 """
 
 from pathlib import Path

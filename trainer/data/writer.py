@@ -2,7 +2,7 @@
 
 FFCV's writer hangs for ever on any exception in a worker and leaves half a file on Ctrl-C. Here the first error stops
 everything, names the image and leaves nothing behind; the file gets its name when it is complete, on disk, and was read
-back and found to hold what was encoded. Of FFCV (1.0.2) are used the fields' encoding and the beginning of the file.
+back and found to hold what was encoded. FFCV (1.0.2) begins the file.
 """
 
 import mmap
@@ -19,6 +19,7 @@ import numpy as np
 
 from trainer.data import check
 from trainer.data import manifest as beside
+from trainer.data.jpeg import encode_jpeg
 from trainer.data.manifest import DataOrigin, Encoding, Manifest
 from trainer.errors import UserError
 from trainer.files import whole_file
@@ -101,18 +102,16 @@ class _Pages:
         self._file = os.open(path, os.O_WRONLY)
         self._start, self._next_page = start, next_page
         self._page, self._used, self._place = np.zeros(size, np.uint8), 0, -1
-        self.given = self._page[:0]
 
     def allocate(self, size: int) -> tuple[int, np.ndarray]:
-        """Where `size` bytes will lie in the file, and the memory to put them into, which is also kept as `given`."""
+        """Where `size` bytes will lie in the file, and the memory to put them into."""
         if size > len(self._page):
             raise BadImageError(f"its {size:,} bytes do not fit into a page of {len(self._page):,}: set max_resolution")
         if self._place < 0 or self._used + size > len(self._page):
             self.flush()
             self._place, self._used = self._start + _take(self._next_page, 1) * len(self._page), 0
-        self.given = self._page[self._used : self._used + size]
         self._used += size
-        return self._place + self._used - size, self.given
+        return self._place + self._used - size, self._page[self._used - size : self._used]
 
     def flush(self) -> None:
         """Writes the page up to where it is used: the rest stays a hole, which takes no room on the disk."""
@@ -127,7 +126,7 @@ class _Job:
     def __init__(self, path: Path, images: Images, encoding: Encoding, workers: int, skip_bad: bool) -> None:
         count = len(images.labels)
         self.path, self.images, self.encoding, self.skip_bad = path, images, encoding, skip_bad
-        self.fields, self.header, data_start = _begin(path, count, encoding)
+        self.header, data_start = _begin(path, count, encoding)
         self.data_start = -(-data_start // encoding.page_size) * encoding.page_size
         self.context = get_context("fork")  # so that images need not be pickled
         self.next_image, self.next_page = self.context.Value("q", 0), self.context.Value("q", 0)
@@ -227,13 +226,18 @@ class _Job:
             raise BadImageError(_line(error)) from error
         except Exception as error:  # a decoder may raise anything: SyntaxError, struct.error, ...
             raise BadImageError(_line(error)) from error
-        label, row = self.images.labels[image], self.rows[image : image + 1]
-        destination = row["metadata"]["f0"]
-        self.fields["jpg" if self.encoding.is_jpeg(image) else "raw"].encode(destination, pixels, pages.allocate)
-        self.fields["label"].encode(row["metadata"]["f1"], label, pages.allocate)
-        header = np.array((label, *pixels.shape[:2], destination["mode"][0]), check.SAMPLE).tobytes()
-        row["digest"] = np.frombuffer(check.sample_digest(header, pages.given.data), np.uint8)
-        row["size"], row["stored"] = len(pages.given), True
+        if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise TypeError("load() returned something else than uint8 of shape (height, width, 3)")
+        mode, stored = check.RAW, pixels.reshape(-1)
+        if self.encoding.is_jpeg(image):
+            mode, stored = check.JPEG, encode_jpeg(pixels, self.encoding.jpeg_quality, self.encoding.jpeg_tiles)
+        place, given = pages.allocate(len(stored))
+        given[:] = stored
+        label, (height, width), row = self.images.labels[image], pixels.shape[:2], self.rows[image : image + 1]
+        row["metadata"]["f0"], row["metadata"]["f1"] = (mode, width, height, place), label
+        header = np.array((label, height, width, mode), check.SAMPLE).tobytes()
+        row["digest"] = np.frombuffer(check.sample_digest(header, stored.data), np.uint8)
+        row["size"], row["stored"] = len(stored), True
 
     def _expect_success(self, process: BaseProcess, image: int) -> None:
         process.join()
@@ -246,24 +250,22 @@ class _Job:
         return f"image {image} ({self.images.names[image]!r})" if image >= 0 else "the end"
 
 
-def _begin(path: Path, count: int, encoding: Encoding) -> tuple[dict[str, Any], Any, int]:
-    """Lets FFCV begin the file. Returns its fields (jpg, raw, label), its header, and where data may begin."""
+def _begin(path: Path, count: int, encoding: Encoding) -> tuple[Any, int]:
+    """Lets FFCV begin the file. Returns its header, and where data may begin."""
     try:
         import cv2
         from ffcv.fields import IntField, RGBImageField
-        from ffcv.fields.rgb_image import IMAGE_MODES
         from ffcv.writer import DatasetWriter
     except (ImportError, OSError) as error:
         raise UserError(f"writing {path} needs FFCV ({error}): {INSTALL_FFCV}") from error
     cv2.setNumThreads(0)  # a forked process has none of its parent's threads: OpenCV would wait for them for ever
-    fields = {mode: RGBImageField(write_mode=mode, jpeg_quality=encoding.jpeg_quality) for mode in IMAGE_MODES}
-    fields["label"] = IntField()
-    writer = DatasetWriter(str(path), {"image": fields["raw"], "label": fields["label"]}, encoding.page_size)
+    fields = {"image": RGBImageField(write_mode=encoding.write_mode), "label": IntField()}
+    writer = DatasetWriter(str(path), fields, encoding.page_size)
     writer.num_samples = count
     writer.prepare()
     writer.metadata_sm.close()  # ours takes no room in /dev/shm, which is small in containers, and cannot be left there
     writer.metadata_sm.unlink()
-    return fields, writer.header, writer.data_region_start
+    return writer.header, writer.data_region_start
 
 
 def _shared(count: int, kind: np.dtype) -> np.ndarray:

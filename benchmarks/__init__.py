@@ -1,0 +1,1 @@
+"""The longer measurements: python -m benchmarks.speed prints the table of docs/performance.md, gpu.py is for a GPU."""

@@ -1,0 +1,112 @@
+"""Every ratio of docs/performance.md that needs no GPU, by one command, as a Markdown table.
+
+    python -m benchmarks.speed PHOTOS --cifar CIFAR [--only loader loop ...] [--json FILE]
+
+PHOTOS: a folder of class folders of photographs (196 of ImageNet for the table in the docs); CIFAR: CIFAR-10 as class
+folders train/ and test/. Both are only read. Everything is measured in turn, several rounds, each in processes of its
+own; ratios are of the best rounds, with the range of the rounds' own ratios beside them. Nothing else should run.
+"""
+
+import contextlib
+import os
+import sys
+import tempfile
+from datetime import date
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from benchmarks.loaders import loader_rows, write_data
+from benchmarks.loop import end_to_end_row, loop_rows
+from benchmarks.ranks import memory_row, ranks_row
+from benchmarks.starts import resume_row, start_rows
+from benchmarks.table import Row, as_json, markdown
+from trainer import distributed
+from trainer.data.prepare import SMALL_IMAGES, prepare_folder
+from trainer.environment import environment
+from trainer.settings import TrainSettings
+
+Part = Literal["loader", "loop", "imagenet", "cifar", "start", "resume", "ranks", "memory"]
+PARTS: tuple[Part, ...] = ("loader", "loop", "imagenet", "cifar", "start", "resume", "ranks", "memory")
+
+
+def main(
+    photos: tyro.conf.Positional[Path],
+    cifar: Path | None = None,
+    only: tuple[Part, ...] = PARTS,
+    rounds: int = 4,
+    seconds: float = 4.0,
+    steps: int = 40,
+    repeats: int = 4,
+    json: Path | None = None,
+) -> None:
+    """Measures and prints. `seconds`: of a loader in a round; `steps`: of training in a round; `repeats`: of PHOTOS."""
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # for all alike, as python -m trainer has it: see trainer/__main__.py
+    workers = len(os.sched_getaffinity(0))
+    load = os.getloadavg()[0]
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with contextlib.redirect_stdout(sys.stderr):
+            data = write_data(photos, folder, repeats)
+            small = _some_of_cifar(cifar, folder) if cifar else None
+            classes = len(list(photos.glob("*/")))
+            if "loader" in only:
+                rows += loader_rows(data, workers=workers, rounds=rounds, seconds=seconds)
+            if "loop" in only:
+                rows += loop_rows(rounds, steps)
+            if "imagenet" in only:
+                beton, original = data["default"].parent, data["original"]
+                rows.append(
+                    end_to_end_row("resnet18_he2015", classes, 32, beton, original, 3.0, rounds=rounds, steps=steps,
+                                   workers=workers)
+                )  # fmt: skip
+            if "cifar" in only and small:
+                rows.append(
+                    end_to_end_row("resnet20_he2015", 10, 128, small / "beton", small / "train", 3.5, rounds=rounds,
+                                   steps=steps, workers=workers)
+                )  # fmt: skip
+            if "start" in only and small:
+                rows += start_rows(small / "beton", "resnet20_he2015", rounds)
+            if "resume" in only:
+                rows.append(resume_row())
+            if "ranks" in only and small:
+                epochs = str(max(1, steps * 128 // 4000))
+                rows.append(ranks_row(small / "beton", "resnet20_he2015", rounds, ("--epochs", epochs)))
+            if "memory" in only:
+                rows.append(memory_row(data["tiles"], 64, workers))
+    heading, hardware = _passport(photos, rounds, load)
+    print(markdown(rows, heading))
+    if json:
+        as_json(rows, hardware, json)
+
+
+def _some_of_cifar(cifar: Path, folder: Path) -> Path:
+    """4,000 training images, as links and as .beton: an epoch of seconds."""
+    for split, count in (("train", 400), ("test", 50)):
+        for images in sorted((cifar / split).iterdir()):
+            for image in sorted(images.iterdir())[:count]:
+                link = folder / "cifar" / split / images.name / image.name
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(image.absolute())
+    prepare_folder(folder / "cifar", folder / "cifar" / "beton", SMALL_IMAGES, kind="cifar10")
+    return folder / "cifar"
+
+
+def _passport(photos: Path, rounds: int, load: float) -> tuple[str, dict[str, object]]:
+    """Commit, hardware, n and method: what makes the numbers results."""
+    with distributed.world("cpu", timeout_minutes=1) as world:
+        found = environment(world, TrainSettings(data="", run_dir=Path()))
+    found |= {"date": date.today().isoformat(), "load": load, "rounds": rounds}
+    images = len(list(photos.glob("*/*")))
+    return (
+        f"{found['date']}, commit {found['commit']}, {found['cpus']} cores of {found['cpu']}, load average before "
+        f"{load:.1f}; torch {found['packages']['torch']}; {images} photographs; n = {rounds} rounds in turn, the best "
+        "round of each, in brackets the ratios of single rounds.",
+        found,
+    )
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

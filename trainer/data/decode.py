@@ -1,0 +1,318 @@
+"""Stored bytes -> the pixels of a crop: everything that is compiled, in one file.
+
+FFCV's C++ library decodes JPEGs (libjpeg-turbo) and enlarges (OpenCV); what surrounds it is compiled by Numba and runs
+without Python's lock. One file, because Numba, which keeps compiled code on disk, looks at the age of a function's own
+file only: code taken in from another file would stay as it was when that file changes.
+
+Two things make this faster than decoding an image and resizing a part of it, and neither changes a pixel:
+
+- A JPEG may hold restart markers, after which its entropy coder and its prediction start afresh (ITU-T T.81, E.1.4).
+  Where their distance divides a row of MCUs, the image is a grid of tiles that are coded independently: the tiles under
+  the crop, with their own height and width in the header and the markers renumbered, are a JPEG.
+- Shrinking is OpenCV's INTER_AREA, the same float32 products added in the same order; but a row of the image on the
+  border of two rows of the crop is summed up once, in registers.
+"""
+
+import numpy as np
+from numba import njit
+
+from trainer.data.check import RAW
+from trainer.data.native import imdecode, memchr, memcpy, pread, resize
+
+SHORT_READ, BAD_JPEG = 1, 2  # what decode() says of an image it could not read
+_MARGIN = 1  # px around a crop: chroma of half the resolution is interpolated from the next sample
+_NARROW = 8  # px: libjpeg interpolates no chroma where a row has less than 3 samples of it
+_ZERO, _ONE, _TWO, _THREE, _FOUR, _FIVE, _SIX, _SEVEN, _EIGHT = (np.uint64(number) for number in range(9))
+
+
+@njit(nogil=True, cache=True)
+def _layout(jpeg, size):  # type: ignore[no-untyped-def]
+    """(where the frame's header is, where the scan's data begins, MCU height and width in px, restart interval).
+
+    The interval is 0 for what is not one baseline scan of all components with restart markers.
+    """
+    nothing = 0, 0, 0, 0, 0
+    frame = components = interval = np.int64(0)
+    mcu_height = mcu_width = np.int64(8)
+    place = np.int64(2)
+    while place + 6 <= size and jpeg[place] == 0xFF:
+        marker = jpeg[place + 1]
+        end = place + 2 + (np.int64(jpeg[place + 2]) << 8 | np.int64(jpeg[place + 3]))
+        if end > size:
+            return nothing
+        if marker == 0xC0:  # SOF0, baseline
+            frame, components = place, np.int64(jpeg[place + 9]) if place + 10 <= end else np.int64(0)
+            if not components or place + 10 + 3 * components > end:
+                return nothing
+            if components > 1:  # else an MCU is one block, whatever the sampling
+                for component in range(components):
+                    sampling = np.int64(jpeg[place + 11 + 3 * component])
+                    mcu_width = max(mcu_width, 8 * (sampling >> 4))
+                    mcu_height = max(mcu_height, 8 * (sampling & 15))
+        elif marker == 0xDD:  # DRI
+            interval = np.int64(jpeg[place + 4]) << 8 | np.int64(jpeg[place + 5])
+        elif marker == 0xDA:  # SOS
+            if not frame or np.int64(jpeg[place + 4]) != components:
+                return nothing
+            return frame, end, mcu_height, mcu_width, interval
+        elif 0xC1 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # another kind of frame
+            return nothing
+        place = end
+    return nothing
+
+
+@njit(nogil=True, cache=True)
+def _find_tiles(jpeg, size, start, ends):  # type: ignore[no-untyped-def]
+    """Where each tile ends, written into `ends`; False where the markers are not as many, or not in order."""
+    count, begin, place = 0, jpeg.ctypes.data, start
+    while place < size - 1:
+        found = memchr(begin + np.uint64(place), 0xFF, size - 1 - place)
+        if found == 0:
+            return False
+        place = np.int64(found - begin)
+        follows = jpeg[place + 1]
+        if follows != 0:  # else a byte 0xFF of the data
+            if count == len(ends):
+                return False
+            ends[count] = place
+            count += 1
+            if count == len(ends):
+                return follows == 0xD9 and place + 2 == size
+            if follows != 0xD0 + (count - 1) % 8:
+                return False
+        place += 2
+    return False
+
+
+@njit(nogil=True, cache=True)
+def _splice(jpeg, size, height, width, top, left, bottom, right, ends, out):  # type: ignore[no-untyped-def]
+    """Writes the tiles under the rows top to bottom and columns left to right into `out`, as a JPEG of its own.
+
+    Returns (bytes written, first row, first column, height, width) of what they cover: 0 bytes where the JPEG is not
+    made of tiles, or is damaged between them, which the decoder then finds.
+    """
+    nothing = 0, 0, 0, 0, 0
+    frame, start, mcu_height, mcu_width, interval = _layout(jpeg, size)
+    if interval == 0:
+        return nothing
+    row_mcus = (width + mcu_width - 1) // mcu_width
+    rows = (height + mcu_height - 1) // mcu_height
+    tile_width, columns = interval * mcu_width, row_mcus // interval
+    stored = (np.int64(jpeg[frame + 5]) << 8 | np.int64(jpeg[frame + 6]),
+              np.int64(jpeg[frame + 7]) << 8 | np.int64(jpeg[frame + 8]))  # fmt: skip
+    if row_mcus % interval or stored != (height, width) or rows * columns > len(ends):
+        return nothing
+    if not _find_tiles(jpeg, size, start, ends[: rows * columns]):
+        return nothing
+
+    first_row, end_row = max(0, top - _MARGIN) // mcu_height, (min(height, bottom + _MARGIN) - 1) // mcu_height + 1
+    first, end = max(0, left - _MARGIN) // tile_width, (min(width, right + _MARGIN) - 1) // tile_width + 1
+    if first > 0 and min(width, end * tile_width) - first * tile_width < _NARROW:
+        first -= 1
+    covered_height = min(height, end_row * mcu_height) - first_row * mcu_height
+    covered_width = min(width, end * tile_width) - first * tile_width
+
+    source, destination = jpeg.ctypes.data, out.ctypes.data
+    memcpy(destination, source, start)
+    out[frame + 5], out[frame + 6] = covered_height >> 8, covered_height & 255
+    out[frame + 7], out[frame + 8] = covered_width >> 8, covered_width & 255
+    place, number = start, 0
+    for row in range(first_row, end_row):
+        for tile in range(row * columns + first, row * columns + end):
+            begin = ends[tile - 1] + 2 if tile else start
+            length = ends[tile] - begin
+            memcpy(destination + np.uint64(place), source + np.uint64(begin), length)
+            out[place + length], out[place + length + 1] = 0xFF, 0xD0 + number % 8
+            place += length + 2
+            number += 1
+    out[place - 1] = 0xD9  # instead of the last restart marker: the end of the image
+    return place, first_row * mcu_height, first * tile_width, covered_height, covered_width
+
+
+@njit(nogil=True, cache=True)
+def _load(file, pointer, size, mode, height, width, box, file_bytes, tiles, ends, pixels):  # type: ignore[no-untyped-def]
+    """Reads at least what lies under the box into `pixels`, RGB, row by row.
+
+    Returns (0 or the code of the failure, first row, first column, height, width) of what is there now.
+    """
+    top, left = min(max(box[0], 0), height - 1), min(max(box[1], 0), width - 1)
+    bottom, right = max(min(box[0] + box[2], height), top + 1), max(min(box[1] + box[3], width), left + 1)
+    if mode == RAW:
+        wanted = (bottom - top) * width * 3
+        if pread(file, pixels.ctypes.data, wanted, pointer + top * width * 3) != wanted:
+            return SHORT_READ, 0, 0, 0, 0
+        return 0, top, 0, bottom - top, width
+    if pread(file, file_bytes.ctypes.data, size, pointer) != size:
+        return SHORT_READ, 0, 0, 0, 0
+    jpeg = file_bytes
+    spliced, row, column, rows, columns = _splice(
+        file_bytes, size, height, width, top, left, bottom, right, ends, tiles
+    )
+    if spliced:
+        jpeg, size = tiles, spliced
+    else:
+        row, column, rows, columns = 0, 0, height, width
+    failed = imdecode(
+        jpeg.ctypes.data, size, rows, columns, pixels.ctypes.data, rows, columns, 0, 0, 1, 1, False, False
+    )
+    return BAD_JPEG if failed else 0, row, column, rows, columns
+
+
+@njit(nogil=True, cache=True)
+def _area_weights(length, count, starts, weights):  # type: ignore[no-untyped-def]
+    """What each of `count` pixels takes from a line of `length`, as OpenCV's computeResizeAreaTab (4.6, resize.cpp).
+
+    Pixel p is the sum of line[starts[p] + k] * weights[k, p], k from 0; weights not needed are 0. Returns the most that
+    are needed for one pixel.
+    """
+    scale = 1.0 / (count / length)
+    most = 0
+    for place in range(count):
+        begin = place * scale
+        end = begin + scale
+        cell = min(scale, length - begin)
+        last = min(np.int64(np.floor(end)), length - 1)
+        first = min(np.int64(np.ceil(begin)), last)
+        number = 0
+        if first - begin > 1e-3:
+            weights[0, place] = (first - begin) / cell
+            number = 1
+        starts[place] = first - number
+        for _ in range(first, last):
+            weights[number, place] = 1.0 / cell
+            number += 1
+        if end - last > 1e-3:
+            weights[number, place] = min(end - last, 1.0, cell) / cell
+            number += 1
+        for absent in range(number, len(weights)):
+            weights[absent, place] = 0
+        most = max(most, number)
+    return most
+
+
+@njit(nogil=True, cache=True)
+def _sum_row(row, starts, weights, count, flip, sums):  # type: ignore[no-untyped-def]
+    """One row of the image, summed up into the pixels of a row of the crop: RGB, float32. Mirrored where it flips.
+
+    Indices are unsigned: Numba would look at each whether it is negative, which takes longer than the sum.
+    """
+    size = len(starts)
+    place, step = np.uint64(3 * (size - 1) if flip else 0), np.uint64(-3 if flip else 3)  # wraps around
+    for pixel in range(size):
+        at = starts[pixel] * _THREE
+        if count == 2:
+            a, b = weights[0, pixel], weights[1, pixel]
+            sums[place] = row[at] * a + row[at + _THREE] * b
+            sums[place + _ONE] = row[at + _ONE] * a + row[at + _FOUR] * b
+            sums[place + _TWO] = row[at + _TWO] * a + row[at + _FIVE] * b
+        elif count == 3:
+            a, b, c = weights[0, pixel], weights[1, pixel], weights[2, pixel]
+            sums[place] = row[at] * a + row[at + _THREE] * b + row[at + _SIX] * c
+            sums[place + _ONE] = row[at + _ONE] * a + row[at + _FOUR] * b + row[at + _SEVEN] * c
+            sums[place + _TWO] = row[at + _TWO] * a + row[at + _FIVE] * b + row[at + _EIGHT] * c
+        else:
+            red = green = blue = np.float32(0)
+            for tap in range(count):
+                weight = weights[tap, pixel]
+                red += row[at] * weight
+                green += row[at + _ONE] * weight
+                blue += row[at + _TWO] * weight
+                at += _THREE
+            sums[place], sums[place + _ONE], sums[place + _TWO] = red, green, blue
+        place += step
+
+
+@njit(nogil=True, cache=True)
+def _shrink(pixels, width, top, left, box_height, box_width, flip, target):  # type: ignore[no-untyped-def]
+    """A box of `pixels`, which are `width` to a row, averaged into the smaller `target`, bit for bit as INTER_AREA."""
+    size = target.shape[0]
+    taps = max(box_height, box_width) // size + 3
+    row_starts, column_starts = np.empty(size, np.int64), np.empty(size, np.uint64)
+    row_weights, column_weights = np.empty((taps, size), np.float32), np.empty((taps, size), np.float32)
+    row_taps = _area_weights(box_height, size, row_starts, row_weights)
+    column_taps = _area_weights(box_width, size, column_starts, column_weights)
+    row = np.zeros(3 * (box_width + taps), np.float32)  # with room for weights of 0 beyond its end
+    sums, totals = np.empty(3 * size, np.float32), np.empty(3 * size, np.float32)
+    summed = -1  # the row that is in sums
+    for y in range(size):
+        for place in range(3 * size):
+            totals[place] = 0
+        for tap in range(row_taps):
+            weight = row_weights[tap, y]
+            if weight == 0:
+                continue
+            if summed != row_starts[y] + tap:
+                summed = row_starts[y] + tap
+                start = ((top + summed) * width + left) * 3
+                stored = pixels[start : start + 3 * box_width]
+                for place in range(3 * box_width):
+                    row[place] = stored[place]
+                _sum_row(row, column_starts, column_weights, column_taps, flip, sums)
+            for place in range(3 * size):
+                totals[place] += sums[place] * weight
+        line = target[y].reshape(3 * size)
+        for place in range(3 * size):
+            line[place] = np.uint8(np.int32(np.rint(totals[place])))
+
+
+@njit(nogil=True, cache=True)
+def _copy(pixels, height, width, top, left, fill, flip, target):  # type: ignore[no-untyped-def]
+    """A box of the target's size; what lies beyond the pixels is `fill`."""
+    size = target.shape[0]
+    for row in range(size):
+        for column in range(size):
+            y, x = top + row, left + column
+            place = size - 1 - column if flip else column
+            if 0 <= y < height and 0 <= x < width:
+                start = (y * width + x) * 3
+                for channel in range(3):
+                    target[row, place, channel] = pixels[start + channel]
+            else:
+                for channel in range(3):
+                    target[row, place, channel] = fill[channel]
+
+
+@njit(nogil=True, cache=True)
+def _mirror(target):  # type: ignore[no-untyped-def]
+    size = target.shape[0]
+    for row in range(size):
+        for column in range(size // 2):
+            for channel in range(3):
+                value = target[row, column, channel]
+                target[row, column, channel] = target[row, size - 1 - column, channel]
+                target[row, size - 1 - column, channel] = value
+
+
+@njit(nogil=True, cache=True)
+def decode(  # type: ignore[no-untyped-def]
+    file, images, pointers, sizes, modes, heights, widths, boxes, flips, fill, file_bytes, tiles, ends, pixels, out
+):  # fmt: skip
+    """Reads each image, cuts its box, flips it. Returns (position of the first failure, its code) or (0, 0).
+
+    Scratch, for the largest image of the file: `file_bytes` and `tiles`, its stored bytes; `ends`, int64, its MCUs of
+    8 x 8 px; `pixels`, 3 bytes each.
+    """
+    size = out.shape[1]
+    for position in range(len(images)):
+        image = images[position]
+        box, flip, target = boxes[position], flips[position], out[position]
+        code, row, column, height, width = _load(
+            file, pointers[image], sizes[image], modes[image], np.int64(heights[image]), np.int64(widths[image]), box,
+            file_bytes, tiles, ends, pixels,
+        )  # fmt: skip
+        if code:
+            return position, code
+        top, left, box_height, box_width = box[0] - row, box[1] - column, np.int64(box[2]), np.int64(box[3])
+        inside = top >= 0 and left >= 0 and top + box_height <= height and left + box_width <= width
+        if not inside or (box_height == size and box_width == size):
+            _copy(pixels, height, width, top, left, fill, flip, target)
+        elif min(box_height, box_width) >= size and (box_height % size or box_width % size):
+            _shrink(pixels, width, top, left, box_height, box_width, flip, target)
+        else:  # enlarged, or shrunk by whole numbers, where INTER_AREA is another sum
+            resize(
+                0, pixels.ctypes.data, height, width, top, top + box_height, left, left + box_width,
+                target.ctypes.data, size, size,
+            )  # fmt: skip
+            if flip:
+                _mirror(target)
+    return 0, 0
