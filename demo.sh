@@ -6,7 +6,7 @@ PATH="$PWD/.venv/bin:$PATH"
 export OMP_NUM_THREADS=1 # per process: two processes share two cores
 
 [ -f demo/data/train.beton ] || python -m trainer prepare digits --out demo/data --overwrite
-torchrun --nproc-per-node 2 -m trainer train resnet20_digits --data demo/data --run-dir demo/run
+python -m launch local --processes 2 resnet20_digits --data demo/data --run-dir demo/run
 echo
 echo "Curves:  .venv/bin/tensorboard --logdir demo"
 echo "Again:   .venv/bin/python -m trainer evaluate demo/run"
