@@ -9,7 +9,7 @@ demo: install
 	./demo.sh
 
 test: .venv/tests-installed check
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 check: install
 	$(RUN) -m ruff check .
