@@ -8,11 +8,15 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script's background, and inherited by what tests start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
