@@ -33,32 +33,25 @@ if ((${#missing[@]})); then
 fi
 
 optional() { # optional NEEDS COMMAND PACKAGE...: installed where the command is missing; without it NEEDS are skipped
-    local needs=$1 command=$2 sudo=()
+    local needs=$1 command=$2 policy=/usr/sbin/policy-rc.d own=no sudo=()
     shift 2
     if PATH=$PATH:/usr/sbin:/sbin command -v "$command" >/dev/null; then return; fi
     if [ "$(id -u)" -ne 0 ]; then sudo=(sudo); fi
+    if [ ! -e $policy ]; then # daemons that come along are not started: the tests start their own
+        own=yes
+        printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee $policy >/dev/null && "${sudo[@]}" chmod 755 $policy || true
+    fi
     { "${sudo[@]}" apt-get update -qq &&
         "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; } ||
         echo "note: $* cannot be installed here: $needs will be skipped" >&2
-}
-
-no_daemons() { # no_daemons COMMAND...: the packages that it installs must not start theirs: the tests start their own
-    local policy=/usr/sbin/policy-rc.d sudo=()
-    if [ "$(id -u)" -ne 0 ]; then sudo=(sudo); fi
-    if [ -e $policy ] || ! printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee $policy >/dev/null; then
-        "$@"
-        return
-    fi
-    "${sudo[@]}" chmod 755 $policy
-    "$@"
-    "${sudo[@]}" rm $policy
+    if [ $own = yes ]; then "${sudo[@]}" rm -f $policy; fi
 }
 
 if [ "${1-}" = --tests ]; then
     extras+=,browser,onnx,plots
     optional tests/test_browser.py chromium chromium
-    no_daemons optional tests/test_slurm.py slurmctld slurmctld slurmd slurm-client munge
-    no_daemons optional "the tests of Slurm's accounting" slurmdbd slurmdbd mariadb-server
+    optional tests/test_slurm.py slurmctld slurmctld slurmd slurm-client munge
+    optional "the tests of Slurm's accounting" slurmdbd slurmdbd mariadb-server
 fi
 
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
