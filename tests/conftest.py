@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script's background, and inherited by what tests start
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+for number, heard in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:  # a script's background, or nohup; what tests start inherits it
+        signal.signal(number, heard)
 
 
 @pytest.fixture(scope="session")

@@ -108,9 +108,11 @@ def test_a_signal_to_one_rank_stops_all_ranks_after_the_same_step(
 
 
 def test_a_signal_in_an_evaluation_is_not_kept_waiting_for_its_end(digits: Path, tmp_path: Path) -> None:
-    """The epoch was saved before it. At 320 px each batch of it takes long enough to be met."""
-    options = ["--epochs", "1", "--eval-crop.resolution", "320", "--checkpoint-steps", "1000"]
-    process = start(words(digits, tmp_path, *options), 2)
+    """The epoch was saved before it. At 224 px each batch of it takes long enough to be met."""
+    small = str(Path(__file__).parent / "small_recipe.py")
+    command = ["train", small, "--data", str(digits), "--run-dir", str(tmp_path), "--epochs", "1", "--no-pictures"]
+    command += ["--eval-crop.resolution", "224"]
+    process = start(command, 2)
     saved = tmp_path / "checkpoints" / f"step_{STEPS_PER_EPOCH:08d}.pt"
     deadline = time.monotonic() + TIMEOUT
     while not saved.exists() and time.monotonic() < deadline and process.poll() is None:
@@ -119,7 +121,7 @@ def test_a_signal_in_an_evaluation_is_not_kept_waiting_for_its_end(digits: Path,
     out, err = process.communicate(timeout=60)
     assert "stopped in an evaluation" in out, err
     assert not any(record["kind"] != "train" for record in metrics(tmp_path))
-    ended = run(words(digits, tmp_path, *options), 2)
+    ended = run(command, 2)
     assert f"continued after step {STEPS_PER_EPOCH}, the last one" in ended.stdout, ended.stderr
     assert [record["step"] for record in metrics(tmp_path) if record["kind"] == "eval"] == [STEPS_PER_EPOCH]
 
