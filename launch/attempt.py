@@ -18,8 +18,8 @@ from typing import Any
 from launch.submission import Submission, now
 from trainer.errors import UserError
 from trainer.files import replace_text
+from trainer.launcher import TEMPORARY
 
-AGAIN = 75  # exit code of `end` where the job is to be queued again: EX_TEMPFAIL of sysexits.h
 _PORTS = range(10_000, 32_000)  # below those that systems hand out by themselves
 _ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # by which a user ends a run
 _CHECKPOINT = re.compile(r"step_(\d+)\.pt")
@@ -65,7 +65,7 @@ def decide(
         return Verdict(again=False, reason=f"stopped by {stopped_by.name}", code=128 + stopped_by)
     reason = "preempted, saved" if preempted else "saved before the time limit"
     if stopped is None:
-        told = [f"rank {rank} ended with {code}" for rank, code in codes.items() if code not in (0, 75)]
+        told = [f"rank {rank} ended with {code}" for rank, code in codes.items() if code not in (0, TEMPORARY)]
         reason = ", ".join(told) or ended
     if fruitless >= tries:
         return Verdict(
@@ -187,7 +187,7 @@ def _main(words: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"launch: {verdict.reason}{': again' if verdict.again else ''}", flush=True)
-    return AGAIN if verdict.again else verdict.code
+    return TEMPORARY if verdict.again else verdict.code
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from launch.layout import Layout, layout_of, minutes_of
 from launch.settings import PreflightSettings
 from launch.torchrun import torchrun
 from trainer.errors import UnreachableError, UserError
+from trainer.launcher import TEMPORARY
 
 
 def preflight(options: PreflightSettings) -> int:
@@ -65,7 +66,7 @@ def quick(words: list[str]) -> int:
         return 2 if faults else 0
     except UnreachableError as error:
         print(f"error: preflight: {error}", flush=True)
-        return 75
+        return TEMPORARY
     finally:
         os.environ["MASTER_PORT"] = port
 

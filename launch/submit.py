@@ -17,6 +17,7 @@ from launch.rank import Rank
 from launch.settings import SlurmSettings
 from launch.submission import Submission
 from trainer.errors import UserError, first_line
+from trainer.launcher import TEMPORARY
 
 _INSTALL = "pip install 'submitit>=1.5,<2'"
 
@@ -135,7 +136,7 @@ def _after(folder: Path, python: str) -> list[str]:
         "preempted=$(scontrol show job -o \"$job\" | grep -o 'JobState=RUNNING .*PreemptTime=[0-9]')",
         f'{python} -m launch.attempt end {shlex.quote(str(folder))} $code "$preempted"',
         "verdict=$?",
-        "if [ $verdict -ne 75 ]; then exit $verdict; fi",
+        f"if [ $verdict -ne {TEMPORARY} ]; then exit $verdict; fi",
         'scontrol requeue "$job"',
     ]
 

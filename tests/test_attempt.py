@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from launch.attempt import AGAIN, attempts, begin, decide, end, free_port, newest_step, note_rank, rank_codes
+from launch.attempt import attempts, begin, decide, end, free_port, newest_step, note_rank, rank_codes
 from launch.rank import of_slurm
 from launch.submission import Job, Submission
 from trainer.errors import UserError
+from trainer.launcher import TEMPORARY
 
 
 @pytest.fixture
@@ -132,7 +133,7 @@ def test_a_job_script_is_told_by_the_exit_code(submission: Submission, tmp_path:
     address, _, port = began.stdout.strip().partition(":")
     assert address == "10.0.0.7"
     assert int(port) in range(10_000, 32_000)
-    assert run("end", "137").returncode == AGAIN
+    assert run("end", "137").returncode == TEMPORARY
     note_rank(submission, 0, 0, 0, 0)
     assert run("end", "0").returncode == 0
     assert json.loads((submission.attempts(0) / "000.json").read_text())["reason"] == "finished"

@@ -42,8 +42,7 @@ def standing(run_dir: Path) -> Standing:
     if not records:
         return Standing(epochs=recipe.epochs)
     step, epoch = records[-1]["step"], records[-1]["epoch"]
-    per_epoch = step / epoch
-    steps = round(per_epoch) * recipe.epochs if per_epoch * _ROUNDING / epoch < 0.5 else None
+    steps = total_steps(step, epoch, recipe.epochs)
     speed = trained[-1]["images_per_second"] if trained else None
     left = (steps - step) * recipe.global_batch_size / speed if steps and speed else None
     over = bool(evaluated) and evaluated[-1]["epoch"] >= recipe.epochs and (run_dir / "result.json").is_file()
@@ -57,6 +56,12 @@ def standing(run_dir: Path) -> Standing:
         seconds_left=left,
         finished=over,
     )
+
+
+def total_steps(step: int, epoch: float, epochs: int) -> int | None:
+    """The steps of the whole training, from a record's step and fractional epoch; None: too early to tell."""
+    per_epoch = step / epoch
+    return None if per_epoch * _ROUNDING / epoch > 0.5 else round(per_epoch) * epochs
 
 
 def _records(path: Path) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from typing import Any
 from trainer.errors import UserError
 from trainer.recipe import Recipe
 from trainer.recipe_file import is_resolved, load_recipe
+from trainer.standing import total_steps
 
 _NEEDED: dict[str, dict[str, Any]] = {
     "train": {
@@ -40,7 +41,6 @@ _RESULT: dict[str, Any] = {
 }
 _STARTED_FROM = re.compile(r" steps, started from (.*?), (?:no averaging|exponential moving average)")
 PRETRAINED = "the library's pretrained weights"  # as a protocol has it
-_ROUNDING = 5e-7  # of the fractional epochs in metrics.jsonl
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,10 +160,8 @@ def _progress(records: list[dict[str, Any]], epochs: int) -> str:
     if not records:
         return f"no step of {epochs} epochs logged yet"
     step, epoch = records[-1]["step"], records[-1]["epoch"]
-    per_epoch = step / epoch
-    if per_epoch * _ROUNDING / epoch > 0.5:  # too early to tell how many steps an epoch has
-        return f"step {step:,}, epoch {epoch:.3f} of {epochs}"
-    return f"step {step:,} of {round(per_epoch) * epochs:,}"
+    steps = total_steps(step, epoch, epochs)
+    return f"step {step:,}, epoch {epoch:.3f} of {epochs}" if steps is None else f"step {step:,} of {steps:,}"
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:
