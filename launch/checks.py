@@ -60,13 +60,14 @@ def run_checks(checks: Checks) -> list[str]:
     try:
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_WAIT)
         lines, faults = _run(checks, rank, size)
+        if rank == 0:
+            for line in [*lines, *(f"fault: {fault}" for fault in faults)]:
+                print(line)
+            print(f"preflight: {size} processes, {len(faults) or 'no'} fault{'s' * (len(faults) > 1)}", flush=True)
+        dist.barrier()  # the first process that ends badly may take the others with it
         dist.destroy_process_group()
     except (dist.DistError, RuntimeError) as error:  # type: ignore[attr-defined]
         raise UnreachableError(f"{where}: the processes cannot talk: {first_line(error)}") from error
-    if rank == 0:
-        for line in [*lines, *(f"fault: {fault}" for fault in faults)]:
-            print(line)
-        print(f"preflight: {size} processes, {len(faults) or 'no'} fault{'s' * (len(faults) > 1)}", flush=True)
     return faults
 
 

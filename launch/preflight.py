@@ -38,7 +38,7 @@ def preflight(options: PreflightSettings) -> int:
         return 1 if torchrun(layout.processes, entry, run_id="preflight").code else 0
     command = _srun(options, layout, checks)
     try:
-        return subprocess.run(command).returncode
+        return 1 if subprocess.run(command).returncode else 0
     except OSError as error:
         raise UserError(f"{command[0]} cannot be run: {error.strerror}") from error
 
@@ -97,7 +97,9 @@ def _srun(options: PreflightSettings, layout: Layout, checks: Checks) -> list[st
         "export MASTER_ADDR=$(scontrol show node \"$first\" | sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/p')",
         f"exec {python} -m launch.preflight {shlex.quote(json.dumps(asdict(checks)))}",
     ]
-    return ["srun", "--kill-on-bad-exit=1", *flags, *options.srun, "bash", "-c", "\n".join(lines)]
+    # All of them find the faults and exit with 1: the first to do so must not have the others killed at once.
+    ends = ["--kill-on-bad-exit=0", "--wait=15"]
+    return ["srun", *ends, *flags, *options.srun, "bash", "-c", "\n".join(lines)]
 
 
 def _main(facts: str) -> int:
