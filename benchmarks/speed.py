@@ -4,7 +4,8 @@
 
 PHOTOS: a folder of class folders of photographs (196 of ImageNet for the table in the docs); CIFAR: CIFAR-10 as class
 folders train/ and test/. Both are only read. Everything is measured in turn, several rounds, each in processes of its
-own; ratios are of the best rounds, with the range of the rounds' own ratios beside them. Nothing else should run.
+own; ratios are of the best rounds, with the range of the rounds' own ratios beside them. Programs that train run in
+turn by the second, and the median pair is told. Nothing else should run.
 """
 
 import contextlib
@@ -37,11 +38,15 @@ def main(
     only: tuple[Part, ...] = PARTS,
     rounds: int = 4,
     seconds: float = 4.0,
-    steps: int = 40,
+    intervals: int = 20,
     repeats: int = 4,
     json: Path | None = None,
 ) -> None:
-    """Measures and prints. `seconds`: of a loader in a round; `steps`: of training in a round; `repeats`: of PHOTOS."""
+    """Measures and prints.
+
+    `seconds`: of a loader in a round; `intervals`: of two training programs that run in turn by the second
+    (in_turn.py); `repeats`: of PHOTOS.
+    """
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # for all alike, as python -m trainer has it: see trainer/__main__.py
     workers = len(os.sched_getaffinity(0))
     load = os.getloadavg()[0]
@@ -55,25 +60,27 @@ def main(
             if "loader" in only:
                 rows += loader_rows(data, workers=workers, rounds=rounds, seconds=seconds)
             if "loop" in only:
-                rows += loop_rows(rounds, steps)
+                rows += loop_rows(intervals)
             if "imagenet" in only:
                 beton, original = data["default"].parent, data["original"]
                 rows.append(
-                    end_to_end_row("resnet18_he2015", classes, 32, beton, original, 3.0, rounds=rounds, steps=steps,
-                                   workers=workers)
-                )  # fmt: skip
+                    end_to_end_row(
+                        "resnet18_he2015", classes, 32, beton, original, 3.0, intervals=intervals, workers=workers
+                    )
+                )
             if "cifar" in only and small:
+                beton, original = small / "beton", small / "train"
                 rows.append(
-                    end_to_end_row("resnet20_he2015", 10, 128, small / "beton", small / "train", 3.5, rounds=rounds,
-                                   steps=steps, workers=workers)
-                )  # fmt: skip
+                    end_to_end_row(
+                        "resnet20_he2015", 10, 128, beton, original, 3.5, intervals=intervals, workers=workers
+                    )
+                )
             if "start" in only and small:
                 rows += start_rows(small / "beton", "resnet20_he2015", rounds)
             if "resume" in only:
                 rows.append(resume_row())
             if "ranks" in only and small:
-                epochs = str(max(1, steps * 128 // 4000))
-                rows.append(ranks_row(small / "beton", "resnet20_he2015", rounds, ("--epochs", epochs)))
+                rows.append(ranks_row(small / "beton", "resnet20_he2015", rounds, ("--epochs", "1")))
             if "memory" in only:
                 rows.append(memory_row(data["tiles"], 64, workers))
     heading, hardware = _passport(photos, rounds, load)
@@ -83,8 +90,8 @@ def main(
 
 
 def _some_of_cifar(cifar: Path, folder: Path) -> Path:
-    """4,000 training images, as links and as .beton: an epoch of seconds."""
-    for split, count in (("train", 400), ("test", 50)):
+    """15,000 training images, as links and as .beton: an epoch of a quarter of a minute."""
+    for split, count in (("train", 1500), ("test", 50)):
         for images in sorted((cifar / split).iterdir()):
             for image in sorted(images.iterdir())[:count]:
                 link = folder / "cifar" / split / images.name / image.name

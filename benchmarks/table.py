@@ -39,6 +39,19 @@ def ratio_row(what: str, ours: list[float], theirs: list[float], target: float) 
     )
 
 
+def pairs_row(what: str, ours: list[float], theirs: list[float], images: int, target: float) -> Row:
+    """`ours` and `theirs`: seconds for so many images, measured one right after the other. The median pair is told."""
+    pairs = sorted(their / our for our, their in zip(ours, theirs, strict=True))
+    ratio, quarter = median(pairs), len(pairs) // 4
+    return Row(
+        what=what,
+        figure=f"{ratio:.2f} (half of the pairs {pairs[quarter]:.2f} to {pairs[-1 - quarter]:.2f})",
+        target=f">= {target:g}",
+        reached=ratio >= target,
+        detail=f"medians {images / median(ours):,.4g} / {images / median(theirs):,.4g} per s, n = {len(pairs)} pairs",
+    )
+
+
 def seconds_row(what: str, seconds: list[float], target: float, detail: str = "") -> Row:
     """The fastest of several tries, in seconds."""
     return Row(

@@ -96,9 +96,17 @@ def test_option_a_takes_every_second_pixel_and_puts_zeros_around_the_channels(si
     assert torch.equal(y, expected)
 
 
-def test_option_a_stays_channels_last() -> None:
-    x = torch.randn(2, 16, 32, 32).contiguous(memory_format=torch.channels_last)
-    assert SubsampleAndPad(16, 32)(x).is_contiguous(memory_format=torch.channels_last)
+def test_option_a_stays_channels_last_in_both_directions() -> None:
+    x = torch.randn(2, 16, 5, 5).contiguous(memory_format=torch.channels_last)
+    gradients = []
+    (followed := x.clone().requires_grad_()).register_hook(gradients.append)
+    y = SubsampleAndPad(16, 32)(followed)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    y.backward(weights := torch.randn_like(y))
+    assert gradients[0].is_contiguous(memory_format=torch.channels_last)
+    expected = torch.zeros_like(x)
+    expected[:, :, ::2, ::2] = weights[:, 8:24]
+    assert torch.equal(gradients[0], expected)
 
 
 def written_out(weights: dict[str, Tensor], x: Tensor, blocks: int, residual: bool) -> Tensor:
