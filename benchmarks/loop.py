@@ -1,10 +1,13 @@
 """Training side by side: our loop, and bare PyTorch loops of the same model."""
 
+import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,27 @@ def ours(recipe: Recipe, data: str, run_dir: Path, steps: int, tick: Tick) -> No
     train.Log = TickingLog  # type: ignore[attr-defined]
     settings = TrainSettings(data=data, run_dir=run_dir, log_every=steps, pictures=False)
     train.train(replace(recipe, epochs=LONG), settings)
+
+
+def ours_on_ranks(recipe: Recipe, data: str, run_dir: Path, steps: int, processes: int, tick: Tick) -> None:
+    """`trainer train` in so many processes, which share the batch and the cores."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    recipe = replace(recipe, micro_batch_size=recipe.global_batch_size // processes)
+    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    sizes = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "OMP_NUM_THREADS": threads}
+    for rank in reversed(range(processes)):
+        here = {"RANK": rank, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **sizes}
+        os.environ.update({name: str(value) for name, value in here.items()})  # torchrun's, before torch is loaded
+        if rank:
+            target, arguments = ours, (recipe, data, run_dir, steps, _no_tick)
+            get_context("spawn").Process(target=target, args=arguments, daemon=True).start()
+    ours(recipe, data, run_dir, steps, tick)
+
+
+def _no_tick(counts: bool) -> None:
+    """Rank 0 ends the intervals."""
 
 
 def bare_loop(recipe: Recipe, steps: int, tick: Tick) -> None:
@@ -126,17 +150,32 @@ def loop_rows(intervals: int) -> list[Row]:
     return rows
 
 
-def end_to_end_row(
+def ranks_row(data: Path, intervals: int) -> Row:
+    recipe, steps = small("resnet20_he2015", 10, 128), 20
+    with tempfile.TemporaryDirectory() as folder:
+        programs = {
+            number: partial(ours_on_ranks, recipe, str(data), Path(folder) / number, steps, int(number))
+            for number in "21"
+        }
+        seconds = in_turn(programs, intervals)
+    what = "ResNet-20 end to end: 2 processes / 1 process, same cores, same global batch"
+    return pairs_row(what, seconds["2"], seconds["1"], steps * recipe.global_batch_size, 0.95)
+
+
+def end_to_end_rows(
     name: str, num_classes: int, batch: int, data: Path, original: Path, target: float, *, intervals: int, workers: int
-) -> Row:
+) -> list[Row]:
     """Ours from .beton, bf16 and channels-last, beside fp32, contiguous, from the original files through PIL."""
     recipe = small(name, num_classes, batch)
     steps = 5 if isinstance(recipe.model, ResNet) else 20
     with tempfile.TemporaryDirectory() as folder:
+        words = (recipe, str(data))
         programs = {
-            "ours": partial(ours, recipe, str(data), Path(folder), steps),
+            "in one process": partial(ours, *words, Path(folder) / "1", steps),
+            "in two": partial(ours_on_ranks, *words, Path(folder) / "2", steps, 2),
             "reference": partial(reference_training, recipe, original, workers, steps),
         }
         seconds = in_turn(programs, intervals)
-    what = f"end to end, {name.split('_')[0]}, batch {batch}: ours, bf16 channels-last / reference pipeline, fp32"
-    return pairs_row(what, seconds["ours"], seconds["reference"], steps * batch, target)
+    theirs = seconds.pop("reference")
+    what = f"end to end, {name.split('_')[0]}, batch {batch}: ours, bf16 channels-last, {{}} / reference pipeline, fp32"
+    return [pairs_row(what.format(how), mine, theirs, steps * batch, target) for how, mine in seconds.items()]

@@ -19,8 +19,8 @@ from typing import Literal
 import tyro
 
 from benchmarks.loaders import loader_rows, write_data
-from benchmarks.loop import end_to_end_row, loop_rows
-from benchmarks.ranks import memory_row, ranks_row
+from benchmarks.loop import end_to_end_rows, loop_rows, ranks_row
+from benchmarks.memory import memory_row
 from benchmarks.starts import resume_row, start_rows
 from benchmarks.table import Row, as_json, markdown
 from trainer import distributed
@@ -63,24 +63,20 @@ def main(
                 rows += loop_rows(intervals)
             if "imagenet" in only:
                 beton, original = data["default"].parent, data["original"]
-                rows.append(
-                    end_to_end_row(
-                        "resnet18_he2015", classes, 32, beton, original, 3.0, intervals=intervals, workers=workers
-                    )
+                rows += end_to_end_rows(
+                    "resnet18_he2015", classes, 32, beton, original, 3.0, intervals=intervals, workers=workers
                 )
             if "cifar" in only and small:
                 beton, original = small / "beton", small / "train"
-                rows.append(
-                    end_to_end_row(
-                        "resnet20_he2015", 10, 128, beton, original, 3.5, intervals=intervals, workers=workers
-                    )
+                rows += end_to_end_rows(
+                    "resnet20_he2015", 10, 128, beton, original, 3.5, intervals=intervals, workers=workers
                 )
             if "start" in only and small:
                 rows += start_rows(small / "beton", "resnet20_he2015", rounds)
             if "resume" in only:
                 rows.append(resume_row())
             if "ranks" in only and small:
-                rows.append(ranks_row(small / "beton", "resnet20_he2015", rounds, ("--epochs", "1")))
+                rows.append(ranks_row(small / "beton", intervals))
             if "memory" in only:
                 rows.append(memory_row(data["tiles"], 64, workers))
     heading, hardware = _passport(photos, rounds, load)

@@ -1,41 +1,11 @@
-"""Several processes: two on the cores of one, and what each needs in memory."""
+"""What the loader of a rank needs in memory."""
 
-import json
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
-from statistics import median
 from typing import NamedTuple
 
-from benchmarks.table import Row, in_a_process, ratio_row
+from benchmarks.table import Row, in_a_process
 
-LOGGED = 5  # steps: the median of the rates over so many counts
 EPOCHS = (1, 30, 60)  # after which memory is looked at
-
-
-def rate(processes: int, data: Path, recipe: str, words: tuple[str, ...]) -> float:
-    """Images/s over all processes, which share the same global batch."""
-    with tempfile.TemporaryDirectory() as folder:
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        command = [sys.executable, *(torchrun if processes > 1 else []), "-m", "trainer", "train", recipe]
-        command += ["--data", str(data), "--run-dir", folder, "--log-every", str(LOGGED), "--no-pictures", *words]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=1800)
-        return logged_rate(Path(folder))
-
-
-def logged_rate(run: Path) -> float:
-    """The median of the images/s that a run has logged, without the first line's."""
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return float(median([record["images_per_second"] for record in records if record["kind"] == "train"][1:]))
-
-
-def ranks_row(data: Path, recipe: str, rounds: int, words: tuple[str, ...] = ()) -> Row:
-    rates: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(rounds):
-        for processes, found in rates.items():
-            found.append(rate(processes, data, recipe, words))
-    return ratio_row("2 processes / 1 process, same cores, same global batch", rates[2], rates[1], 0.95)
 
 
 class Memory(NamedTuple):
