@@ -9,7 +9,7 @@ demo: install
 	./demo.sh
 
 test: .venv/tests-installed check
-	$(RUN) -m pytest -n 2 --dist loadfile
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: install
 	$(RUN) -m ruff check .

@@ -126,7 +126,7 @@ def note_rank(submission: Submission, index: int, number: int, rank: int, code: 
 
 def rank_codes(submission: Submission, index: int, number: int) -> dict[int, int]:
     """The exit codes that note_rank noted, those that were noted first come first."""
-    files = submission.attempts(index).glob(f"{number:03}.rank*")
+    files = submission.attempts(index).glob(f"{number:03}.rank*[0-9]")  # not of a rank killed in writing: .partial
     ordered = sorted(files, key=lambda file: file.stat().st_mtime)
     return {int(file.suffix.removeprefix(".rank")): json.loads(file.read_text())["code"] for file in ordered}
 

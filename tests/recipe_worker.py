@@ -1,11 +1,12 @@
 """Trains two steps of every recipe, reduced; stops each after the first, goes on, and compares what comes out.
 
-One of several ranks; test_recipe_runs.py starts them. Usage: recipe_worker.py PHOTOS SMALL_IMAGES WEIGHTS OUT PORT...,
-a port for each start: two per recipe. Rank 0 prints {"name": ..., "different": [...], ...}, a line for each recipe.
+One of several ranks; test_recipe_runs.py starts them. Usage: recipe_worker.py PHOTOS SMALL_IMAGES WEIGHTS OUT.
+Rank 0 prints {"name": ..., "different": [...], ...}, a line for each recipe.
 """
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -15,16 +16,44 @@ from pathlib import Path
 from typing import Any
 
 from processes import metrics, weights
+from torch import nn
 
 from trainer import recipe as vocabulary
 from trainer.model import resnet
+from trainer.model.block import BasicBlock, Bottleneck, conv3x3
 from trainer.recipe import LibraryModel, PaddedCrop, Recipe
 from trainer.recipe_file import load_recipe, recipe_names
 from trainer.settings import TrainSettings
 from trainer.train import train
 
-for depth, (block, _) in resnet.LAYOUTS.items():
-    resnet.LAYOUTS[depth] = (block, (1, 1, 1, 1))  # every kind of block there is, once
+
+class NarrowBasicBlock(BasicBlock):
+    """With an eighth of the channels between its convolutions.
+
+    What a start costs here is mostly summing, saving, hashing and reading weights, most of them in the last stage.
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, *rest: Any, blur: bool = False, **options: Any
+    ) -> None:
+        super().__init__(in_channels, channels, stride, *rest, blur=blur, **options)
+        inner = channels // 8
+        self.conv1, self.bn1 = conv3x3(in_channels, inner, stride, blur=blur), nn.BatchNorm2d(inner)
+        self.conv2 = conv3x3(inner, channels)
+
+
+class NarrowBottleneck(Bottleneck):
+    """With a quarter of the channels, within and after it."""
+
+    expansion = 1  # what stages and the classifier count with
+
+    def __init__(self, in_channels: int, channels: int, *rest: Any, **options: Any) -> None:
+        self.expansion = Bottleneck.expansion
+        super().__init__(in_channels, channels // self.expansion, *rest, **options)
+
+
+for depth, (block, _) in resnet.LAYOUTS.items():  # every kind of block there is, once
+    resnet.LAYOUTS[depth] = (NarrowBottleneck if block is Bottleneck else NarrowBasicBlock, (1, 1, 1, 1))
 
 
 def reduced(recipe: Recipe) -> Recipe:
@@ -34,7 +63,7 @@ def reduced(recipe: Recipe) -> Recipe:
     if isinstance(recipe.model, vocabulary.CifarResNet):
         small["model"] = replace(recipe.model, depth=8)
     elif isinstance(recipe.model, LibraryModel):
-        small["model"] = replace(recipe.model, pretrained=False)
+        small["model"] = replace(recipe.model, name="torchvision/resnet18", pretrained=False)
     if not isinstance(recipe.train_crop, PaddedCrop):
         crop = replace(recipe.train_crop, resolution=32)
         if isinstance(crop, vocabulary.ScaleJitterCrop):
@@ -54,9 +83,10 @@ def reduced(recipe: Recipe) -> Recipe:
     return replace(recipe, **small)
 
 
-def main(photos: str, small_images: str, initial_weights: str, out: str, *ports: str) -> None:
+def main(photos: str, small_images: str, initial_weights: str, out: str) -> None:
     is_main = os.environ["RANK"] == "0"
-    for number, name in enumerate(recipe_names()):
+    starts = itertools.count()
+    for name in recipe_names():
         recipe = reduced(load_recipe(name))
         folder = Path(out) / name
         settings = TrainSettings(
@@ -67,19 +97,19 @@ def main(photos: str, small_images: str, initial_weights: str, out: str, *ports:
             log_every=1,
             checkpoint_steps=1,
         )
-        start(recipe, settings, ports[2 * number])
+        start(recipe, settings, next(starts))
         if is_main:  # as if it had been killed after the first step
             shutil.copytree(folder / "whole", folder / "stopped")
             for file in (folder / "stopped" / "checkpoints").glob("*00000002.pt*"):
                 file.unlink()
-        start(recipe, replace(settings, run_dir=folder / "stopped"), ports[2 * number + 1])
+        start(recipe, replace(settings, run_dir=folder / "stopped"), next(starts))
         if is_main:
             print(json.dumps({"name": name, **compared(folder / "whole", folder / "stopped")}), flush=True)
             shutil.rmtree(folder)
 
 
-def start(recipe: Recipe, settings: TrainSettings, port: str) -> None:
-    os.environ["MASTER_PORT"] = port  # of its own for each start: the ranks' store is gone when the group is left
+def start(recipe: Recipe, settings: TrainSettings, number: int) -> None:
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = str(number)  # names of its own in the store, as torchrun's starts have
     with contextlib.redirect_stdout(io.StringIO()) as said:
         train(recipe, settings)
     print(said.getvalue(), file=sys.stderr)

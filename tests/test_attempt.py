@@ -11,6 +11,7 @@ from launch.attempt import attempts, begin, decide, end, free_port, newest_step,
 from launch.rank import of_slurm
 from launch.submission import Job, Submission
 from trainer.errors import UserError
+from trainer.files import whole_file
 from trainer.launcher import TEMPORARY
 
 
@@ -94,6 +95,13 @@ def test_a_rank_that_ends_well_needs_no_note_but_rank_0(submission: Submission) 
         note_rank(submission, 0, 4, rank, code)
     note_rank(submission, 0, 5, 1, 2)  # of another start
     assert rank_codes(submission, 0, 4) == {0: 0, 2: 75}
+
+
+def test_a_rank_that_was_killed_while_it_noted_its_end_has_noted_none(submission: Submission) -> None:
+    note_rank(submission, 0, 4, 1, 75)
+    with whole_file(submission.attempts(0) / "004.rank0") as partial:
+        partial.write_text('{"co')
+        assert rank_codes(submission, 0, 4) == {1: 75}
 
 
 def test_the_newest_checkpoint_is_known_by_its_name(tmp_path: Path) -> None:

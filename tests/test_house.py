@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import LONGEST
 
 ROOT = Path(__file__).parent.parent
 TRAINER = sorted((ROOT / "trainer").rglob("*.py"))
@@ -213,3 +214,8 @@ def test_no_file_names_a_path_of_somebodys_machine() -> None:
     assert MACHINE_PATH.search("data = '/" + "home/me/imagenet'")
     found = {name_of(path): hit.group() for path in TEXT if (hit := MACHINE_PATH.search(path.read_text()))}
     assert found == {}
+
+
+def test_the_files_that_start_first_are_there() -> None:
+    """A name that no file has any more would order nothing, silently."""
+    assert [name for name in LONGEST if not (ROOT / "tests" / f"{name}.py").is_file()] == []

@@ -34,7 +34,7 @@ def uninterrupted(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 @pytest.mark.parametrize(
     ("processes", "step"),
-    [(1, 1), (1, STEPS_PER_EPOCH - 1), (1, STEPS_PER_EPOCH), (1, STEPS_PER_EPOCH + 1), (1, LAST), (2, 5), (3, 5)],
+    [(1, 1), (1, STEPS_PER_EPOCH - 1), (1, STEPS_PER_EPOCH), (1, STEPS_PER_EPOCH + 1), (2, 5), (3, 5)],
 )
 def test_a_run_continued_after_any_step_ends_the_same(
     processes: int, step: int, uninterrupted: dict[int, Path], digits: Path, tmp_path: Path
@@ -75,21 +75,26 @@ def test_torchrun_starts_all_ranks_again_after_one_has_died(
     assert_same_run(tmp_path, uninterrupted[2])
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR2, 140)])
 def test_a_signal_saves_says_how_to_go_on_and_loses_nothing(
-    number: signal.Signals, code: int, uninterrupted: dict[int, Path], digits: Path, tmp_path: Path
+    uninterrupted: dict[int, Path], digits: Path, tmp_path: Path
 ) -> None:
-    rarely = ["--checkpoint-steps", "1000"]  # so that what is found later is what the signal saved
-    process = start(words(digits, tmp_path, *rarely))
-    wait_for_step(process, tmp_path, 4)
-    os.kill(process.pid, number)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == code, err
-    assert "the same command continues" in out
-    assert "Traceback" not in err
-    assert 4 <= int(weights(tmp_path)["/step"]) < LAST
-    ended = run(words(digits, tmp_path, *rarely))
+    """SIGTERM, then SIGINT to the run that goes on, then SIGUSR2."""
+    rarely = words(digits, tmp_path, "--checkpoint-steps", "1000")  # what is found later is what the signal saved
+    saved = 0
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR2, 140)):
+        process = start(rarely)
+        wait_for_step(process, tmp_path, max(4, saved + 1))
+        os.kill(process.pid, number)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == code, err
+        assert "the same command continues" in out
+        assert "Traceback" not in err
+        assert saved == 0 or f"continued after step {saved}" in out
+        before, saved = saved, int(weights(tmp_path)["/step"])
+        assert max(4, before + 1) <= saved < LAST
+    ended = run(rarely)
     assert ended.returncode == 0, ended.stderr
+    assert f"continued after step {saved}" in ended.stdout
     assert_same_run(tmp_path, uninterrupted[1])
 
 
@@ -132,7 +137,9 @@ def test_a_finished_run_is_evaluated_again_and_not_trained_further(
     run_dir = tmp_path / "run"
     shutil.copytree(uninterrupted[1], run_dir)
     before = (run_dir / "result.json").read_text()
-    assert run(words(digits, run_dir)).returncode == 0
+    ended = run(words(digits, run_dir))
+    assert ended.returncode == 0, ended.stderr
+    assert f"continued after step {LAST}, the last one" in ended.stdout
     assert (run_dir / "result.json").read_text() == before
     assert_same_run(run_dir, uninterrupted[1])
 
