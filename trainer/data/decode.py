@@ -63,7 +63,7 @@ def _layout(jpeg, size):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _find_tiles(jpeg, size, start, ends):  # type: ignore[no-untyped-def]
-    """Where each tile ends, written into `ends`; False where the markers are not as many, or not in order."""
+    """Where each tile ends, written into `ends`, one at least; False where they are not as many, or not in order."""
     count, begin, place = 0, jpeg.ctypes.data, start
     while place < size - 1:
         found = memchr(begin + np.uint64(place), 0xFF, size - 1 - place)
@@ -72,8 +72,6 @@ def _find_tiles(jpeg, size, start, ends):  # type: ignore[no-untyped-def]
         place = np.int64(found - begin)
         follows = jpeg[place + 1]
         if follows != 0:  # else a byte 0xFF of the data
-            if count == len(ends):
-                return False
             ends[count] = place
             count += 1
             if count == len(ends):
@@ -100,7 +98,7 @@ def _splice(jpeg, size, height, width, top, left, bottom, right, ends, out):  # 
     tile_width, columns = interval * mcu_width, row_mcus // interval
     stored = (np.int64(jpeg[frame + 5]) << 8 | np.int64(jpeg[frame + 6]),
               np.int64(jpeg[frame + 7]) << 8 | np.int64(jpeg[frame + 8]))  # fmt: skip
-    if row_mcus % interval or stored != (height, width) or rows * columns > len(ends):
+    if row_mcus % interval or stored != (height, width):
         return nothing
     if not _find_tiles(jpeg, size, start, ends[: rows * columns]):
         return nothing
