@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from trainer.data.beton import scratch
 from trainer.data.check import JPEG, RAW
 from trainer.data.decode import BAD_JPEG, _layout, _splice, decode
 from trainer.data.jpeg import encode_jpeg, restart_interval
@@ -45,7 +46,7 @@ def jpeg(pixels: np.ndarray, sampling: str = "4:2:0", interval: int = 0) -> byte
 
 def read(
     folder: Path, stored: bytes, shape: tuple[int, int], box: tuple[int, int, int, int], out: int, flip: bool = False,
-    mode: int = JPEG,
+    mode: int = JPEG, scaled: bool = False,
 ) -> tuple[np.ndarray, int]:  # fmt: skip
     """What decode() makes of one image of `shape` (height, width) in a file of its own, and what it says of it."""
     path = folder / "one"
@@ -53,23 +54,23 @@ def read(
     file = os.open(path, os.O_RDONLY)
     height, width = shape
     pixels = np.empty((1, out, out, 3), np.uint8)
-    size = np.array([len(stored)])
+    size, heights, widths = np.array([len(stored)]), np.array([height], np.int32), np.array([width], np.int32)
     _, code = decode(
-        file, np.array([0]), np.array([0]), size, np.array([mode], np.uint8), np.array([height], np.int32),
-        np.array([width], np.int32), np.array([box], np.int32), np.array([flip]), np.array([9, 8, 7], np.uint8),
-        np.empty(len(stored), np.uint8), np.empty(len(stored), np.uint8),
-        np.empty(-(-height // 8) * -(-width // 8), np.int64), np.empty(height * width * 3, np.uint8), pixels,
+        file, np.array([0]), (np.array([0]), size, np.array([mode], np.uint8), heights, widths),
+        np.array([box], np.int32), np.array([flip]), np.array([9, 8, 7], np.uint8), scaled,
+        scratch(size, heights, widths), pixels,
     )  # fmt: skip
     os.close(file)
     return pixels[0], code
 
 
-def spliced_bytes(stored: bytes, shape: tuple[int, int], box: tuple[int, int, int, int]) -> int:
+def spliced_bytes(stored: bytes, shape: tuple[int, int], box: tuple[int, int, int, int], shrunk: int = 1) -> int:
     """How many bytes are decoded for this box: 0 for all of them, because there are no tiles."""
     content = np.frombuffer(stored, np.uint8)
     top, left, height, width = box
     ends = np.empty(-(-shape[0] // 8) * -(-shape[1] // 8), np.int64)
-    return int(_splice(content, len(content), *shape, top, left, top + height, left + width, ends, content.copy())[0])
+    edges = top, left, top + height, left + width
+    return int(_splice(content, len(content), *shape, *edges, shrunk, ends, content.copy())[0])
 
 
 @st.composite
