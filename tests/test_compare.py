@@ -201,6 +201,12 @@ def test_what_is_no_run_is_one_line(tmp_path: Path, capsys: Captured) -> None:
             "views one view",
             "views two views",
         ),
+        (
+            replace(CIFAR, eval_crop=CenterCrop(resolution=32, crop_ratio=1.0, scaled_decoding=True)),
+            {},
+            "decoding full",
+            "decoding scaled",
+        ),
         (replace(CIFAR, precise_norm_images=640), {}, "norms running averages", "norms measured over 640 images"),
         (
             CIFAR,

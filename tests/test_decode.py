@@ -2,6 +2,9 @@
 
 import io
 import os
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import cv2
@@ -11,10 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from trainer.data.beton import scratch
 from trainer.data.check import JPEG, RAW
-from trainer.data.decode import BAD_JPEG, _splice, decode
+from trainer.data.decode import BAD_JPEG, _layout, _splice, decode
 from trainer.data.jpeg import encode_jpeg, restart_interval
 
+ROOT = Path(__file__).parent.parent
 SAMPLINGS = {"4:4:4": "4:4:4", "4:2:2": "4:2:2", "4:2:0": "4:2:0", "gray": None}
 thorough = settings(
     deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150
@@ -41,7 +46,7 @@ def jpeg(pixels: np.ndarray, sampling: str = "4:2:0", interval: int = 0) -> byte
 
 def read(
     folder: Path, stored: bytes, shape: tuple[int, int], box: tuple[int, int, int, int], out: int, flip: bool = False,
-    mode: int = JPEG,
+    mode: int = JPEG, scaled: bool = False,
 ) -> tuple[np.ndarray, int]:  # fmt: skip
     """What decode() makes of one image of `shape` (height, width) in a file of its own, and what it says of it."""
     path = folder / "one"
@@ -49,23 +54,23 @@ def read(
     file = os.open(path, os.O_RDONLY)
     height, width = shape
     pixels = np.empty((1, out, out, 3), np.uint8)
-    size = np.array([len(stored)])
+    size, heights, widths = np.array([len(stored)]), np.array([height], np.int32), np.array([width], np.int32)
     _, code = decode(
-        file, np.array([0]), np.array([0]), size, np.array([mode], np.uint8), np.array([height], np.int32),
-        np.array([width], np.int32), np.array([box], np.int32), np.array([flip]), np.array([9, 8, 7], np.uint8),
-        np.empty(len(stored), np.uint8), np.empty(len(stored), np.uint8),
-        np.empty(-(-height // 8) * -(-width // 8), np.int64), np.empty(height * width * 3, np.uint8), pixels,
+        file, np.array([0]), (np.array([0]), size, np.array([mode], np.uint8), heights, widths),
+        np.array([box], np.int32), np.array([flip]), np.array([9, 8, 7], np.uint8), scaled,
+        scratch(size, heights, widths), pixels,
     )  # fmt: skip
     os.close(file)
     return pixels[0], code
 
 
-def spliced_bytes(stored: bytes, shape: tuple[int, int], box: tuple[int, int, int, int]) -> int:
+def spliced_bytes(stored: bytes, shape: tuple[int, int], box: tuple[int, int, int, int], shrunk: int = 1) -> int:
     """How many bytes are decoded for this box: 0 for all of them, because there are no tiles."""
     content = np.frombuffer(stored, np.uint8)
     top, left, height, width = box
     ends = np.empty(-(-shape[0] // 8) * -(-shape[1] // 8), np.int64)
-    return int(_splice(content, len(content), *shape, top, left, top + height, left + width, ends, content.copy())[0])
+    edges = top, left, top + height, left + width
+    return int(_splice(content, len(content), *shape, *edges, shrunk, ends, content.copy())[0])
 
 
 @st.composite
@@ -225,6 +230,38 @@ def test_no_header_however_damaged_ends_the_process_or_moves_a_pixel(tmp_path: P
     if of_all == 0:  # the damage means nothing, or another image
         assert code == 0
         assert np.array_equal(found, whole[40:54, 40:54])
+
+
+@thorough
+@given(data=st.data())
+def test_no_header_is_read_beyond_its_end(data: st.DataObject) -> None:
+    """In Python, which looks at every index: compiled, it would read what the image before has left there."""
+    stored = np.frombuffer(jpeg(photo(16, 16), interval=1), np.uint8).copy()
+    segments, place = [], 2
+    while place < len(stored) and stored[place + 1] != 0xDA:
+        segments.append(place)
+        place += 2 + (int(stored[place + 2]) << 8 | int(stored[place + 3]))
+    segment = data.draw(st.sampled_from([*segments, place]))
+    stored[segment + 1] = data.draw(st.sampled_from([stored[segment + 1], 0xC0, 0xDA, 0xDD]))
+    stored[segment + 2 : segment + 4] = divmod(data.draw(st.integers(0, 30)), 256)
+    cut = stored[: data.draw(st.integers(segment, segment + 30))]
+    _layout.py_func(cut, len(cut))
+
+
+def test_a_jpeg_cut_short_anywhere_is_damage_and_ends_no_process(tmp_path: Path) -> None:
+    """Where no marker is left to be found, where half of one is, and where the last one is not the end's."""
+    code = """
+        import sys
+        from pathlib import Path
+        from tests.test_decode import CORNER, SHAPE, jpeg, photo, read
+        whole = jpeg(photo(*SHAPE), interval=2)
+        ends = range(whole.index(bytes([0xFF, 0xDA])), len(whole), 3)
+        broken = [whole[:end] for end in ends] + [whole[:-1] + bytes([0xD1])]
+        print({read(Path(sys.argv[1]), stored, SHAPE, CORNER, 14)[1] for stored in broken})
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout) == (0, f"{{{BAD_JPEG}}}\n"), ended.stderr
 
 
 @pytest.mark.parametrize("width", [1, 16, 333, 368, 375, 496, 500, 4000])

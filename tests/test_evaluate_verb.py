@@ -80,7 +80,12 @@ def test_a_passport_has_the_numbers_of_the_run_and_names_weights_data_and_versio
     file = finished / "checkpoints" / passport["weights"]["file"]
     assert passport["weights"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert passport["data"]["checksum"] == result["data"]["val"]
-    assert passport["crop"] == {"resolution": 32, "crop_ratio": 1.0, "flip_tta": False}
+    assert passport["crop"] == {
+        "resolution": 32,
+        "crop_ratio": 1.0,
+        "flip_tta": False,
+        "scaled_decoding": False,
+    }
     assert passport["ran_on"]["packages"]["torch"].startswith(torch.__version__.partition("+")[0])
     assert passport["ran_on"]["processes"] == 1
 
@@ -176,6 +181,13 @@ def test_another_protocol_is_evaluated_and_stated(finished: Path, checkpoint: di
         expected = evaluate(model.to(memory_format=torch.channels_last), loader, recipe, world, crop)
     assert {name: found[name] for name in vars(expected)} == vars(expected)
     assert found["also"][0]["crop"] == found["crop"]  # the other weights, at this protocol too
+
+
+def test_scaled_decoding_can_be_asked_for_and_is_stated(finished: Path) -> None:
+    assert main(["evaluate", str(finished), "--scaled-decoding"]) == 0
+    found = json.loads((finished / "evaluations" / "step_00000014_32px_1.000_scaled.json").read_text())
+    assert ", scaled decoding, one view; " in found["protocol"]
+    assert found["crop"]["scaled_decoding"]
 
 
 def test_one_view_can_be_asked_for_where_the_recipe_has_two(

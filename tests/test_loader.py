@@ -142,7 +142,15 @@ class Faulty:
     def sizes(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.full(len(images), 8), np.full(len(images), 8)
 
-    def read(self, images: np.ndarray, boxes: np.ndarray, flips: np.ndarray, fill: np.ndarray, out: np.ndarray) -> None:
+    def read(
+        self,
+        images: np.ndarray,
+        boxes: np.ndarray,
+        flips: np.ndarray,
+        fill: np.ndarray,
+        out: np.ndarray,
+        scaled: bool = False,
+    ) -> None:
         if 40 in images:
             raise LocalError("image 40 is damaged")
         out[:] = 1

@@ -190,7 +190,13 @@ def _at_protocol(weights: Weights, settings: EvaluateSettings) -> Recipe:
     if weights.file.suffix == ".onnx":
         recipe = replace(recipe, precision="fp32")  # what the file says, whatever the recipe trains with
     flip_tta = settings.flip_tta if settings.flip_tta or settings.no_flip_tta else None
-    asked = {"resolution": settings.resolution, "crop_ratio": settings.crop_ratio, "flip_tta": flip_tta}
+    scaled = settings.scaled_decoding if settings.scaled_decoding or settings.no_scaled_decoding else None
+    asked = {
+        "resolution": settings.resolution,
+        "crop_ratio": settings.crop_ratio,
+        "flip_tta": flip_tta,
+        "scaled_decoding": scaled,
+    }
     changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     try:
         return (

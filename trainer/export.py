@@ -13,6 +13,7 @@ from trainer.errors import UserError, first_line
 from trainer.files import whole_file
 from trainer.onnx_file import OnnxNetwork, write_onnx
 from trainer.recipe import LibraryModel, Recipe, ResNet
+from trainer.result import crop_in_words
 from trainer.run import Run
 from trainer.settings import ExportSettings
 from trainer.weights_file import Weights, file_sha256, load_network, run_weights
@@ -49,13 +50,12 @@ def export(settings: ExportSettings) -> None:
                     checked = _check_onnx(model, recipe, partial)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror}") from error
-    crop = recipe.eval_crop
     rows = [
         ("recipe", recipe.name),
         ("weights", words),
         ("checked", checked),
         ("input", f"RGB in [0, 1], minus mean {recipe.mean}, divided by std {recipe.std}: this is NOT in the file"),
-        ("protocol", f"{crop.resolution} px, centre crop of {crop.crop_ratio:.3f} x short side"),
+        ("protocol", crop_in_words(recipe.eval_crop)),
         ("written", f"{out} ({out.stat().st_size / 1e6:.1f} MB, sha256:{file_sha256(out)})"),
         ("again", f"python -m trainer evaluate {out} --recipe {settings.run_dir / 'recipe.py'} --data DIR"),
     ]

@@ -18,7 +18,7 @@ from trainer.data.resolution import resolution_at
 from trainer.errors import UserError
 from trainer.recipe import PaddedCrop, Recipe
 from trainer.recipe_file import load_recipe
-from trainer.result import printable, short
+from trainer.result import crop_in_words, printable, short
 from trainer.settings import LookSettings
 
 COLUMNS = 8
@@ -92,8 +92,7 @@ def _mixed_row(recipe: Recipe, loader: Loader, settings: LookSettings) -> tuple[
     classes = loader.source.classes
     name = recipe.name + (f" (for {recipe.num_classes} classes)" if recipe.num_classes != len(classes) else "")
     if settings.split == "val":
-        crop = recipe.eval_crop
-        return [], f"as {name} evaluates them: {crop.resolution} px, centre crop of {crop.crop_ratio:.3f} x short side"
+        return [], f"as {name} evaluates them: {crop_in_words(recipe.eval_crop)}"
     shown = f"as {name} trains on them in the first epoch, at {resolution_at(recipe, 0)} px"
     if recipe.mixing is None:
         return [], shown

@@ -64,6 +64,7 @@ def _default_place(weights: Weights, source: Source, crop: CenterCrop, evaluated
     if evaluated.is_file():
         return evaluated.with_name(f"{evaluated.name}.evaluation.json")
     name = f"{weights.file.stem}_{crop.resolution}px_{crop.crop_ratio:.3f}{'_flip' if crop.flip_tta else ''}"
+    name += "_scaled" if crop.scaled_decoding else ""
     if weights.data is None or weights.data.get("val") != source.checksum:
         name += f"_data-{source.checksum.rpartition(':')[2][:8]}"
     return evaluated / "evaluations" / f"{name}.json"

@@ -61,9 +61,15 @@ def protocol(recipe: Recipe, source: Source, reading: Reading) -> str:
     views = "mean logits of two views, the crop and its mirror image" if crop.flip_tta else "one view"
     run = f"1 run, seed {recipe.seed}; " if reading.of_run else ""
     return (
-        f"{source.name}: {reading.evaluation.coverage}; {crop.resolution} px, centre crop of {crop.crop_ratio:.3f} x "
-        f"short side, {views}; {reading.weights}; {recipe.precision}; {run}data {short(source.checksum)}"
+        f"{source.name}: {reading.evaluation.coverage}; {crop_in_words(crop)}, {views}; {reading.weights}; "
+        f"{recipe.precision}; {run}data {short(source.checksum)}"
     )
+
+
+def crop_in_words(crop: CenterCrop) -> str:
+    """What is seen of an image."""
+    scaled = ", scaled decoding" if crop.scaled_decoding else ""
+    return f"{crop.resolution} px, centre crop of {crop.crop_ratio:.3f} x short side{scaled}"
 
 
 def short(checksum: str) -> str:

@@ -85,6 +85,10 @@ class EvaluateSettings:
     """average the logits of the crop and of its mirror image, whatever the recipe does"""
     no_flip_tta: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """one view, whatever the recipe does"""
+    scaled_decoding: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """large JPEGs at 1/2, 1/4 or 1/8 of their size, whatever the recipe does: see CenterCrop"""
+    no_scaled_decoding: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """JPEGs at their full size, whatever the recipe does"""
     out: Path | None = None
     """file for the result with its protocol, as JSON; None: RUN/evaluations/ for a run, beside the file for a file"""
     workers: int | None = None
@@ -98,6 +102,8 @@ class EvaluateSettings:
             raise ValueError(f"resolution={self.resolution} is more than 2,048 pixels")
         if self.flip_tta and self.no_flip_tta:
             raise ValueError("--flip-tta and --no-flip-tta: use one of both")
+        if self.scaled_decoding and self.no_scaled_decoding:
+            raise ValueError("--scaled-decoding and --no-scaled-decoding: use one of both")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,6 +121,7 @@ def properties(run: FinishedRun) -> dict[str, str]:
     return {
         "resolution": f"{crop.resolution} px",
         "crop": f"{crop.crop_ratio:.3f} x short side",
+        "decoding": "scaled" if crop.scaled_decoding else "full",
         "views": "two views" if crop.flip_tta else "one view",
         "weights": "averaged" if run.recipe.ema else "last",
         "norms": f"measured over {norms:,} images" if norms else "running averages",

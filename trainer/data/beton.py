@@ -39,18 +39,20 @@ class BetonSource:
     def sizes(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self._index.heights[images], self._index.widths[images]
 
-    def read(self, images: np.ndarray, boxes: np.ndarray, flips: np.ndarray, fill: np.ndarray, out: np.ndarray) -> None:
+    def read(
+        self,
+        images: np.ndarray,
+        boxes: np.ndarray,
+        flips: np.ndarray,
+        fill: np.ndarray,
+        out: np.ndarray,
+        scaled: bool = False,
+    ) -> None:
         index = self._index
-        if not hasattr(self._scratch, "file_bytes"):  # the largest image of the file, once per thread
-            heights, widths = index.heights.astype(np.int64), index.widths.astype(np.int64)
-            self._scratch.file_bytes = np.empty(int(index.sizes.max()), np.uint8)
-            self._scratch.tiles = np.empty(int(index.sizes.max()), np.uint8)
-            self._scratch.ends = np.empty(int((-(-heights // 8) * -(-widths // 8)).max()), np.int64)
-            self._scratch.pixels = np.empty(int((heights * widths).max()) * 3, np.uint8)
-        failed, code = decode(
-            self._file, images, index.pointers, index.sizes, index.modes, index.heights, index.widths, boxes, flips,
-            fill, self._scratch.file_bytes, self._scratch.tiles, self._scratch.ends, self._scratch.pixels, out,
-        )  # fmt: skip
+        if not hasattr(self._scratch, "arrays"):  # once per thread
+            self._scratch.arrays = scratch(index.sizes, index.heights, index.widths)
+        stored = index.pointers, index.sizes, index.modes, index.heights, index.widths
+        failed, code = decode(self._file, images, stored, boxes, flips, fill, scaled, self._scratch.arrays, out)
         if code == SHORT_READ:
             raise LocalError(f"{self.path}: image {images[failed]} cannot be read: the file has become shorter")
         if code == BAD_JPEG:
@@ -71,6 +73,17 @@ class BetonSource:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+def scratch(sizes: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, ...]:
+    """What decode() needs for the largest of images of these stored bytes, heights and widths in pixels."""
+    heights, widths = heights.astype(np.int64), widths.astype(np.int64)
+    return (
+        np.empty(int(sizes.max()), np.uint8),
+        np.empty(int(sizes.max()), np.uint8),
+        np.empty(int((-(-heights // 8) * -(-widths // 8)).max()), np.int64),
+        np.empty(int((heights * widths).max()) * 3, np.uint8),
+    )
 
 
 def _state(status: os.stat_result) -> tuple[int, int]:

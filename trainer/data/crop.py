@@ -7,14 +7,27 @@ crop); then it has the size of the output and is copied, not resized.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from trainer.data.random import Draw, uniform
 from trainer.recipe import CenterCrop, PaddedCrop, RandomResizedCrop, ScaleJitterCrop, TrainCrop
 
-View = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+Cut = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """(samples, heights, widths), each of shape (n,) -> (boxes of shape (n, 4), flips: bool of shape (n,))"""
+
+
+@dataclass(frozen=True)
+class View:
+    """What is seen of each sample."""
+
+    cut: Cut
+    scaled_decoding: bool = False
+
+    def __call__(self, samples: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.cut(samples, heights, widths)
+
 
 _TRIES = 10  # as torchvision and FFCV: then the centre of the image, at the nearest allowed ratio
 
@@ -22,7 +35,7 @@ _TRIES = 10  # as torchvision and FFCV: then the centre of the image, at the nea
 def train_view(crop: TrainCrop, flip: bool, seed: int, epoch: int) -> View:
     """The random crop and flip of each sample in one epoch."""
 
-    def view(samples: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def cut(samples: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         match crop:
             case RandomResizedCrop():
                 draws = uniform(seed, epoch, samples, Draw.CROP, 4 * _TRIES)
@@ -34,12 +47,15 @@ def train_view(crop: TrainCrop, flip: bool, seed: int, epoch: int) -> View:
         flips = flip & (uniform(seed, epoch, samples, Draw.FLIP)[:, 0] < 0.5)
         return boxes, flips
 
-    return view
+    return View(cut, not isinstance(crop, PaddedCrop) and crop.scaled_decoding)
 
 
 def eval_view(crop: CenterCrop) -> View:
     """The centre crop of each image, never flipped."""
-    return lambda samples, heights, widths: (center_boxes(crop, heights, widths), np.zeros(len(samples), bool))
+    return View(
+        lambda samples, heights, widths: (center_boxes(crop, heights, widths), np.zeros(len(samples), bool)),
+        crop.scaled_decoding,
+    )
 
 
 def random_resized_boxes(

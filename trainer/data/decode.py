@@ -4,13 +4,15 @@ FFCV's C++ library decodes JPEGs (libjpeg-turbo) and enlarges (OpenCV); what sur
 without Python's lock. One file, because Numba, which keeps compiled code on disk, looks at the age of a function's own
 file only: code taken in from another file would stay as it was when that file changes.
 
-Two things make this faster than decoding an image and resizing a part of it, and neither changes a pixel:
+Three things make this faster than decoding an image and resizing a part of it, of which the last changes pixels:
 
 - A JPEG may hold restart markers, after which its entropy coder and its prediction start afresh (ITU-T T.81, E.1.4).
   Where their distance divides a row of MCUs, the image is a grid of tiles that are coded independently: the tiles under
   the crop, with their own height and width in the header and the markers renumbered, are a JPEG.
 - Shrinking is OpenCV's INTER_AREA, the same float32 products added in the same order; but a row of the image on the
   border of two rows of the crop is summed up once, in registers.
+- Where it is asked for, libjpeg's inverse transform makes 4 x 4, 2 x 2 or 1 pixels of a block of 8 x 8, as small as
+  leaves the crop no smaller than its target. A crop may then begin and end within a pixel.
 """
 
 import numpy as np
@@ -63,7 +65,7 @@ def _layout(jpeg, size):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _find_tiles(jpeg, size, start, ends):  # type: ignore[no-untyped-def]
-    """Where each tile ends, written into `ends`; False where the markers are not as many, or not in order."""
+    """Where each tile ends, written into `ends`, one at least; False where they are not as many, or not in order."""
     count, begin, place = 0, jpeg.ctypes.data, start
     while place < size - 1:
         found = memchr(begin + np.uint64(place), 0xFF, size - 1 - place)
@@ -72,8 +74,6 @@ def _find_tiles(jpeg, size, start, ends):  # type: ignore[no-untyped-def]
         place = np.int64(found - begin)
         follows = jpeg[place + 1]
         if follows != 0:  # else a byte 0xFF of the data
-            if count == len(ends):
-                return False
             ends[count] = place
             count += 1
             if count == len(ends):
@@ -85,32 +85,31 @@ def _find_tiles(jpeg, size, start, ends):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _splice(jpeg, size, height, width, top, left, bottom, right, ends, out):  # type: ignore[no-untyped-def]
+def _splice(jpeg, size, height, width, top, left, bottom, right, shrunk, ends, out):  # type: ignore[no-untyped-def]
     """Writes the tiles under the rows top to bottom and columns left to right into `out`, as a JPEG of its own.
 
-    Returns (bytes written, first row, first column, height, width) of what they cover: 0 bytes where the JPEG is not
-    made of tiles, or is damaged between them, which the decoder then finds.
+    `shrunk`: by how much the decoder will divide height and width. Returns (bytes written, first row, first column,
+    height, width) of what they cover: 0 bytes and all of it where the JPEG is not made of tiles, or is damaged between
+    them, which the decoder then finds.
     """
-    nothing = 0, 0, 0, 0, 0
+    nothing = 0, 0, 0, height, width
     frame, start, mcu_height, mcu_width, interval = _layout(jpeg, size)
     if interval == 0:
         return nothing
-    row_mcus = (width + mcu_width - 1) // mcu_width
-    rows = (height + mcu_height - 1) // mcu_height
+    row_mcus, rows = -(-width // mcu_width), -(-height // mcu_height)
     tile_width, columns = interval * mcu_width, row_mcus // interval
     stored = (np.int64(jpeg[frame + 5]) << 8 | np.int64(jpeg[frame + 6]),
               np.int64(jpeg[frame + 7]) << 8 | np.int64(jpeg[frame + 8]))  # fmt: skip
-    if row_mcus % interval or stored != (height, width) or rows * columns > len(ends):
-        return nothing
-    if not _find_tiles(jpeg, size, start, ends[: rows * columns]):
+    if row_mcus % interval or stored != (height, width) or not _find_tiles(jpeg, size, start, ends[: rows * columns]):
         return nothing
 
-    first_row, end_row = max(0, top - _MARGIN) // mcu_height, (min(height, bottom + _MARGIN) - 1) // mcu_height + 1
-    first, end = max(0, left - _MARGIN) // tile_width, (min(width, right + _MARGIN) - 1) // tile_width + 1
-    if first > 0 and min(width, end * tile_width) - first * tile_width < _NARROW:
-        first -= 1
-    covered_height = min(height, end_row * mcu_height) - first_row * mcu_height
-    covered_width = min(width, end * tile_width) - first * tile_width
+    margin = _MARGIN * shrunk
+    first_row, end_row = max(0, top - margin) // mcu_height, (min(height, bottom + margin) - 1) // mcu_height + 1
+    first, end = max(0, left - margin) // tile_width, (min(width, right + margin) - 1) // tile_width + 1
+    while end - first < columns and min(width, end * tile_width) - first * tile_width < _NARROW * shrunk:
+        first, end = (first - 1, end) if first else (first, end + 1)
+    top, left = first_row * mcu_height, first * tile_width
+    covered_height, covered_width = min(height, end_row * mcu_height) - top, min(width, end * tile_width) - left
 
     source, destination = jpeg.ctypes.data, out.ctypes.data
     memcpy(destination, source, start)
@@ -126,15 +125,16 @@ def _splice(jpeg, size, height, width, top, left, bottom, right, ends, out):  # 
             place += length + 2
             number += 1
     out[place - 1] = 0xD9  # instead of the last restart marker: the end of the image
-    return place, first_row * mcu_height, first * tile_width, covered_height, covered_width
+    return place, top, left, covered_height, covered_width
 
 
 @njit(nogil=True, cache=True)
-def _load(file, pointer, size, mode, height, width, box, file_bytes, tiles, ends, pixels):  # type: ignore[no-untyped-def]
-    """Reads at least what lies under the box into `pixels`, RGB, row by row.
+def _load(file, pointer, size, mode, height, width, box, shrunk, scratch):  # type: ignore[no-untyped-def]
+    """Reads at least what lies under the box into `pixels`, RGB, row by row; of a JPEG 1 / `shrunk` of the size.
 
-    Returns (0 or the code of the failure, first row, first column, height, width) of what is there now.
+    Returns (0 or the code of the failure, first row, first column, height, width) of what is there now, as stored.
     """
+    file_bytes, tiles, ends, pixels = scratch
     top, left = min(max(box[0], 0), height - 1), min(max(box[1], 0), width - 1)
     bottom, right = max(min(box[0] + box[2], height), top + 1), max(min(box[1] + box[3], width), left + 1)
     if mode == RAW:
@@ -144,34 +144,30 @@ def _load(file, pointer, size, mode, height, width, box, file_bytes, tiles, ends
         return 0, top, 0, bottom - top, width
     if pread(file, file_bytes.ctypes.data, size, pointer) != size:
         return SHORT_READ, 0, 0, 0, 0
-    jpeg = file_bytes
     spliced, row, column, rows, columns = _splice(
-        file_bytes, size, height, width, top, left, bottom, right, ends, tiles
+        file_bytes, size, height, width, top, left, bottom, right, shrunk, ends, tiles
     )
-    if spliced:
-        jpeg, size = tiles, spliced
-    else:
-        row, column, rows, columns = 0, 0, height, width
+    source = tiles.ctypes.data if spliced else file_bytes.ctypes.data
     failed = imdecode(
-        jpeg.ctypes.data, size, rows, columns, pixels.ctypes.data, rows, columns, 0, 0, 1, 1, False, False
+        source, spliced or size, rows, columns, pixels.ctypes.data, rows, columns, 0, 0, 1, shrunk, False, False
     )
     return BAD_JPEG if failed else 0, row, column, rows, columns
 
 
 @njit(nogil=True, cache=True)
-def _area_weights(length, count, starts, weights):  # type: ignore[no-untyped-def]
+def _area_weights(start, length, count, starts, weights):  # type: ignore[no-untyped-def]
     """What each of `count` pixels takes from a line of `length`, as OpenCV's computeResizeAreaTab (4.6, resize.cpp).
 
-    Pixel p is the sum of line[starts[p] + k] * weights[k, p], k from 0; weights not needed are 0. Returns the most that
-    are needed for one pixel.
+    But the line may begin and end within a pixel, after `start` < 1 of the first. Pixel p is the sum of line[starts[p]
+    + k] * weights[k, p], k from 0; `weights` are 0 before. Returns the most that are needed for one pixel.
     """
-    scale = 1.0 / (count / length)
+    scale, stop = 1.0 / (count / length), start + length
     most = 0
     for place in range(count):
-        begin = place * scale
+        begin = start + place * scale
         end = begin + scale
-        cell = min(scale, length - begin)
-        last = min(np.int64(np.floor(end)), length - 1)
+        cell = min(scale, stop - begin)
+        last = min(np.int64(np.floor(end)), np.int64(np.ceil(stop)) - 1)
         first = min(np.int64(np.ceil(begin)), last)
         number = 0
         if first - begin > 1e-3:
@@ -184,8 +180,6 @@ def _area_weights(length, count, starts, weights):  # type: ignore[no-untyped-de
         if end - last > 1e-3:
             weights[number, place] = min(end - last, 1.0, cell) / cell
             number += 1
-        for absent in range(number, len(weights)):
-            weights[absent, place] = 0
         most = max(most, number)
     return most
 
@@ -223,15 +217,20 @@ def _sum_row(row, starts, weights, count, flip, sums):  # type: ignore[no-untype
 
 
 @njit(nogil=True, cache=True)
-def _shrink(pixels, width, top, left, box_height, box_width, flip, target):  # type: ignore[no-untyped-def]
-    """A box of `pixels`, which are `width` to a row, averaged into the smaller `target`, bit for bit as INTER_AREA."""
-    size = target.shape[0]
-    taps = max(box_height, box_width) // size + 3
+def _shrink(pixels, width, top, left, box_height, box_width, shrunk, flip, target):  # type: ignore[no-untyped-def]
+    """A box of an image averaged into a `target` that is no larger, bit for bit as INTER_AREA where `shrunk` is 1.
+
+    `pixels` are 1 / `shrunk` of an image of this width: box and width are told as they are in the image.
+    """
+    size, width = target.shape[0], -(-width // shrunk)
+    first_row, first_column = top // shrunk, left // shrunk
+    columns = -(-(left + box_width) // shrunk) - first_column
+    taps = max(box_height, box_width) // (shrunk * size) + 3
     row_starts, column_starts = np.empty(size, np.int64), np.empty(size, np.uint64)
-    row_weights, column_weights = np.empty((taps, size), np.float32), np.empty((taps, size), np.float32)
-    row_taps = _area_weights(box_height, size, row_starts, row_weights)
-    column_taps = _area_weights(box_width, size, column_starts, column_weights)
-    row = np.zeros(3 * (box_width + taps), np.float32)  # with room for weights of 0 beyond its end
+    row_weights, column_weights = np.zeros((taps, size), np.float32), np.zeros((taps, size), np.float32)
+    row_taps = _area_weights(top % shrunk / shrunk, box_height / shrunk, size, row_starts, row_weights)
+    column_taps = _area_weights(left % shrunk / shrunk, box_width / shrunk, size, column_starts, column_weights)
+    row = np.zeros(3 * (columns + taps), np.float32)  # with room for weights of 0 beyond its end
     sums, totals = np.empty(3 * size, np.float32), np.empty(3 * size, np.float32)
     summed = -1  # the row that is in sums
     for y in range(size):
@@ -243,9 +242,9 @@ def _shrink(pixels, width, top, left, box_height, box_width, flip, target):  # t
                 continue
             if summed != row_starts[y] + tap:
                 summed = row_starts[y] + tap
-                start = ((top + summed) * width + left) * 3
-                stored = pixels[start : start + 3 * box_width]
-                for place in range(3 * box_width):
+                start = ((first_row + summed) * width + first_column) * 3
+                stored = pixels[start : start + 3 * columns]
+                for place in range(3 * columns):
                     row[place] = stored[place]
                 _sum_row(row, column_starts, column_weights, column_taps, flip, sums)
             for place in range(3 * size):
@@ -263,13 +262,10 @@ def _copy(pixels, height, width, top, left, fill, flip, target):  # type: ignore
         for column in range(size):
             y, x = top + row, left + column
             place = size - 1 - column if flip else column
-            if 0 <= y < height and 0 <= x < width:
-                start = (y * width + x) * 3
-                for channel in range(3):
-                    target[row, place, channel] = pixels[start + channel]
-            else:
-                for channel in range(3):
-                    target[row, place, channel] = fill[channel]
+            within = 0 <= y < height and 0 <= x < width
+            start = (y * width + x) * 3
+            for channel in range(3):
+                target[row, place, channel] = pixels[start + channel] if within else fill[channel]
 
 
 @njit(nogil=True, cache=True)
@@ -278,36 +274,41 @@ def _mirror(target):  # type: ignore[no-untyped-def]
     for row in range(size):
         for column in range(size // 2):
             for channel in range(3):
-                value = target[row, column, channel]
-                target[row, column, channel] = target[row, size - 1 - column, channel]
-                target[row, size - 1 - column, channel] = value
+                left, right = target[row, column, channel], target[row, size - 1 - column, channel]
+                target[row, column, channel], target[row, size - 1 - column, channel] = right, left
 
 
 @njit(nogil=True, cache=True)
-def decode(  # type: ignore[no-untyped-def]
-    file, images, pointers, sizes, modes, heights, widths, boxes, flips, fill, file_bytes, tiles, ends, pixels, out
-):  # fmt: skip
+def decode(file, images, stored, boxes, flips, fill, scaled, scratch, out):  # type: ignore[no-untyped-def]
     """Reads each image, cuts its box, flips it. Returns (position of the first failure, its code) or (0, 0).
 
-    Scratch, for the largest image of the file: `file_bytes` and `tiles`, its stored bytes; `ends`, int64, its MCUs of
-    8 x 8 px; `pixels`, 3 bytes each.
+    `scaled`: a JPEG whose box is at least twice as high and wide as the crop is decoded at 1/2, 1/4 or 1/8 of its size.
+
+    `stored`: pointers, sizes, modes, heights and widths of all images. `scratch`, for the largest of them: twice its
+    stored bytes; int64 for each MCU of 8 x 8 px; 3 bytes for each pixel.
     """
-    size = out.shape[1]
+    pointers, sizes, modes, all_heights, all_widths = stored
+    pixels, size = scratch[3], out.shape[1]
     for position in range(len(images)):
         image = images[position]
         box, flip, target = boxes[position], flips[position], out[position]
+        height, width = np.int64(all_heights[image]), np.int64(all_widths[image])
+        top, left, box_height, box_width = np.int64(box[0]), np.int64(box[1]), np.int64(box[2]), np.int64(box[3])
+        inside = top >= 0 and left >= 0 and top + box_height <= height and left + box_width <= width
+        shrunk = np.int64(1)
+        if scaled and inside and modes[image] != RAW:
+            while shrunk < 8 and min(box_height, box_width) >= 2 * shrunk * size:
+                shrunk *= 2
         code, row, column, height, width = _load(
-            file, pointers[image], sizes[image], modes[image], np.int64(heights[image]), np.int64(widths[image]), box,
-            file_bytes, tiles, ends, pixels,
-        )  # fmt: skip
+            file, pointers[image], sizes[image], modes[image], height, width, box, shrunk, scratch
+        )
         if code:
             return position, code
-        top, left, box_height, box_width = box[0] - row, box[1] - column, np.int64(box[2]), np.int64(box[3])
-        inside = top >= 0 and left >= 0 and top + box_height <= height and left + box_width <= width
+        top, left = top - row, left - column
         if not inside or (box_height == size and box_width == size):
             _copy(pixels, height, width, top, left, fill, flip, target)
-        elif min(box_height, box_width) >= size and (box_height % size or box_width % size):
-            _shrink(pixels, width, top, left, box_height, box_width, flip, target)
+        elif shrunk > 1 or (min(box_height, box_width) >= size and (box_height % size or box_width % size)):
+            _shrink(pixels, width, top, left, box_height, box_width, shrunk, flip, target)
         else:  # enlarged, or shrunk by whole numbers, where INTER_AREA is another sum
             resize(
                 0, pixels.ctypes.data, height, width, top, top + box_height, left, left + box_width,

@@ -38,11 +38,20 @@ class ImageFolderSource:
                 self._sizes[image] = opened.height, opened.width
         return self._sizes[images, 0], self._sizes[images, 1]
 
-    def read(self, images: np.ndarray, boxes: np.ndarray, flips: np.ndarray, fill: np.ndarray, out: np.ndarray) -> None:
+    def read(
+        self,
+        images: np.ndarray,
+        boxes: np.ndarray,
+        flips: np.ndarray,
+        fill: np.ndarray,
+        out: np.ndarray,
+        scaled: bool = False,
+    ) -> None:
         size = out.shape[1]
         for position, image in enumerate(images):
             top, left, height, width = (int(value) for value in boxes[position])
             with self._open(image) as opened:
+                shrunk = _shrink(opened, min(height, width) // size) if scaled else 1
                 try:
                     pixels = opened.convert("RGB")
                 except OSError as error:
@@ -50,6 +59,13 @@ class ImageFolderSource:
             if (height, width) == (size, size):
                 cut = Image.new("RGB", (size, size), tuple(int(value) for value in fill))
                 cut.paste(pixels, (-left, -top))
+            elif shrunk > 1:
+                first_column, first_row = left // shrunk, top // shrunk
+                end_column, end_row = -(-(left + width) // shrunk), -(-(top + height) // shrunk)
+                part = pixels.crop((first_column, first_row, end_column, end_row))
+                begin = left / shrunk - first_column, top / shrunk - first_row
+                box = (*begin, begin[0] + width / shrunk, begin[1] + height / shrunk)
+                cut = part.resize((size, size), Image.Resampling.BILINEAR, box)
             else:
                 cut = transforms.resized_crop(
                     pixels, top, left, height, width, [size, size], InterpolationMode.BILINEAR
@@ -66,6 +82,14 @@ class ImageFolderSource:
             return Image.open(self._paths[image])
         except (OSError, UnidentifiedImageError) as error:
             raise LocalError(f"{self._paths[image]}: image {image} cannot be opened: {_why(error)}") from error
+
+
+def _shrink(opened: Image.Image, most: int) -> int:
+    """Lets libjpeg decode a JPEG at the size / 2, 4 or 8, at most / `most`. Returns the divisor, 1 for other images."""
+    shrunk = next(part for part in (8, 4, 2, 1) if part <= max(most, 1))
+    if shrunk == 1 or opened.format != "JPEG":
+        return 1
+    return shrunk if opened.draft(None, (opened.width // shrunk, opened.height // shrunk)) else 1
 
 
 def _checksum(folder: Path, paths: list[str]) -> str:

@@ -37,9 +37,18 @@ class Source(Protocol):
         """Heights and widths of the stored images in pixels: integers, each of shape (n,)."""
         ...
 
-    def read(self, images: np.ndarray, boxes: np.ndarray, flips: np.ndarray, fill: np.ndarray, out: np.ndarray) -> None:
+    def read(
+        self,
+        images: np.ndarray,
+        boxes: np.ndarray,
+        flips: np.ndarray,
+        fill: np.ndarray,
+        out: np.ndarray,
+        scaled: bool = False,
+    ) -> None:
         """Writes the boxes of the images into `out`: uint8 RGB, shape (n, resolution, resolution, 3).
 
+        `scaled`: JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where the box is so many times the resolution.
         Raises LocalError, naming file and image, where one cannot be decoded.
         """
         ...
@@ -104,7 +113,7 @@ class Loader:
 
         def read(part: slice) -> None:
             boxes, flips = view(samples[part], *self.source.sizes(images[part]))
-            self.source.read(images[part], boxes, flips, fill, out[part])
+            self.source.read(images[part], boxes, flips, fill, out[part], view.scaled_decoding)
 
         parts = [slice(start, stop) for start, stop in _split(len(samples), self._workers)]
         futures = [self._threads.submit(read, part) for part in parts]

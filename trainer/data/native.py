@@ -27,7 +27,8 @@ def _load() -> None:
 _load()
 
 # int imdecode(source, source_size, height, width, destination, crop_height, crop_width, offset_x, offset_y,
-#              scale_numerator, scale_denominator, enable_crop, flip): 0 when the whole JPEG was sound
+#              scale_numerator, scale_denominator, enable_crop, flip): 0 when the whole JPEG was sound. A scale reaches
+#              libjpeg as the size of the destination, each side divided and rounded up
 imdecode: Any = types.ExternalFunction(
     "ffcv_imdecode",
     types.int32(types.uintp, types.uint64, types.uint32, types.uint32, types.uintp, *(types.uint32,) * 6,

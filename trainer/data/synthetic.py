@@ -27,7 +27,15 @@ class SyntheticSource:
         size = np.full(len(images), self._resolution, np.int32)
         return size, size
 
-    def read(self, images: np.ndarray, boxes: np.ndarray, flips: np.ndarray, fill: np.ndarray, out: np.ndarray) -> None:
+    def read(
+        self,
+        images: np.ndarray,
+        boxes: np.ndarray,
+        flips: np.ndarray,
+        fill: np.ndarray,
+        out: np.ndarray,
+        scaled: bool = False,
+    ) -> None:
         """Whole images, whatever the boxes: there is nothing to see in a crop of noise."""
         resolution = out.shape[1]
         if resolution not in self._noise:

@@ -26,6 +26,7 @@ from trainer.files import whole_file
 from trainer.log.hparams import columns, run_ended, run_started
 from trainer.recipe import Recipe
 from trainer.recipe_file import changes_to_named, recipe_names, recipe_source
+from trainer.result import crop_in_words
 from trainer.schedule import lr_at
 from trainer.state import Position
 
@@ -155,8 +156,7 @@ def introduction(recipe: Recipe) -> str:
         "recipe": recipe.name,
         "seed": str(recipe.seed),
         "changed": changed if recipe.name in recipe_names() else "a recipe of its own",
-        "protocol": f"{recipe.dataset}, {crop.resolution} px, centre crop of {crop.crop_ratio:.3f} x short side, "
-        f"{views}; {weights}; {recipe.precision}",
+        "protocol": f"{recipe.dataset}, {crop_in_words(crop)}, {views}; {weights}; {recipe.precision}",
     }
     if published := recipe.published:
         sd = f" ± {published.sd:.2f}" if published.sd is not None else ""

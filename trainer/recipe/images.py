@@ -29,6 +29,9 @@ class RandomResizedCrop:
     """range of the crop's area, as a fraction of the image's"""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """range of the crop's width / height"""
+    scaled_decoding: bool = False
+    """JPEGs that are cut at least twice as high and wide as the crop are decoded at 1/2, 1/4 or 1/8 of their size, by
+    libjpeg's scaled inverse transform: faster, and other pixels (docs/performance.md). Raw images are as they were"""
 
     def __post_init__(self) -> None:
         check_resolution("train_crop.resolution", self.resolution)
@@ -44,6 +47,8 @@ class ScaleJitterCrop:
     """height and width of the crop as the model sees it, in pixels"""
     short_side: tuple[int, int] = (256, 480)
     """range of the resized short side, in pixels, ends included"""
+    scaled_decoding: bool = False
+    """as in RandomResizedCrop"""
 
     def __post_init__(self) -> None:
         check_resolution("train_crop.resolution", self.resolution)
@@ -82,6 +87,8 @@ class CenterCrop:
     """side of the centre square as a fraction of the image's short side"""
     flip_tta: bool = False
     """test-time augmentation: average the logits of the crop and of its mirror image"""
+    scaled_decoding: bool = False
+    """as in RandomResizedCrop, for the evaluation alone; the protocol of every result then says so"""
 
     def __post_init__(self) -> None:
         check_resolution("eval_crop.resolution", self.resolution)
