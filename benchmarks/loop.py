@@ -135,8 +135,7 @@ def small(name: str, num_classes: int, batch: int) -> Recipe:
     )
 
 
-def loop_rows(intervals: int) -> list[Row]:
-    rows = []
+def loop_rows(intervals: int) -> Iterator[Row]:
     for name, batch, images, steps in (("resnet20_he2015", 128, 32, 20), ("resnet18_he2015", 32, 224, 5)):
         recipe, data = small(name, 10, batch), f"synthetic:{2 * intervals * steps * batch}"
         with tempfile.TemporaryDirectory() as folder:
@@ -146,8 +145,7 @@ def loop_rows(intervals: int) -> list[Row]:
             }
             seconds = in_turn(programs, intervals)
         what = f"loop, {name.split('_')[0]} at {images} px, batch {batch}, bf16: ours on synthetic images / bare loop"
-        rows.append(pairs_row(what, seconds["ours"], seconds["bare"], steps * batch, 0.98))
-    return rows
+        yield pairs_row(what, seconds["ours"], seconds["bare"], steps * batch, 0.98)
 
 
 def ranks_row(data: Path, intervals: int) -> Row:
@@ -163,7 +161,7 @@ def ranks_row(data: Path, intervals: int) -> Row:
 
 
 def end_to_end_rows(
-    name: str, num_classes: int, batch: int, data: Path, original: Path, target: float, *, intervals: int, workers: int
+    name: str, num_classes: int, batch: int, data: Path, original: Path, *, target: float, intervals: int, workers: int
 ) -> list[Row]:
     """Ours from .beton, bf16 and channels-last, beside fp32, contiguous, from the original files through PIL."""
     recipe = small(name, num_classes, batch)

@@ -12,6 +12,7 @@ import contextlib
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Literal
@@ -22,7 +23,7 @@ from benchmarks.loaders import loader_rows, write_data
 from benchmarks.loop import end_to_end_rows, loop_rows, ranks_row
 from benchmarks.memory import memory_row
 from benchmarks.starts import resume_row, start_rows
-from benchmarks.table import Row, as_json, markdown
+from benchmarks.table import Row, as_json, line, markdown
 from trainer import distributed
 from trainer.data.prepare import SMALL_IMAGES, prepare_folder
 from trainer.environment import environment
@@ -48,41 +49,51 @@ def main(
     (in_turn.py); `repeats`: of PHOTOS.
     """
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # for all alike, as python -m trainer has it: see trainer/__main__.py
-    workers = len(os.sched_getaffinity(0))
     load = os.getloadavg()[0]
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        with contextlib.redirect_stdout(sys.stderr):
-            data = write_data(photos, folder, repeats)
-            small = _some_of_cifar(cifar, folder) if cifar else None
-            classes = len(list(photos.glob("*/")))
-            if "loader" in only:
-                rows += loader_rows(data, workers=workers, rounds=rounds, seconds=seconds)
-            if "loop" in only:
-                rows += loop_rows(intervals)
-            if "imagenet" in only:
-                beton, original = data["default"].parent, data["original"]
-                rows += end_to_end_rows(
-                    "resnet18_he2015", classes, 32, beton, original, 3.0, intervals=intervals, workers=workers
-                )
-            if "cifar" in only and small:
-                beton, original = small / "beton", small / "train"
-                rows += end_to_end_rows(
-                    "resnet20_he2015", 10, 128, beton, original, 3.5, intervals=intervals, workers=workers
-                )
-            if "start" in only and small:
-                rows += start_rows(small / "beton", "resnet20_he2015", rounds)
-            if "resume" in only:
-                rows.append(resume_row())
-            if "ranks" in only and small:
-                rows.append(ranks_row(small / "beton", intervals))
-            if "memory" in only:
-                rows.append(memory_row(data["tiles"], 64, workers))
+    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(sys.stderr):
+        data = write_data(photos, Path(name), repeats)
+        small = _some_of_cifar(cifar, Path(name)) if cifar else None
+        classes = len(list(photos.glob("*/")))
+        for row in _rows(only, data, small, classes, rounds=rounds, seconds=seconds, intervals=intervals):
+            rows.append(row)
+            print(line(row))  # a quarter of an hour may pass until the next
     heading, hardware = _passport(photos, rounds, load)
     print(markdown(rows, heading))
     if json:
         as_json(rows, hardware, json)
+
+
+def _rows(
+    only: tuple[Part, ...],
+    data: dict[str, Path],
+    small: Path | None,
+    classes: int,
+    *,
+    rounds: int,
+    seconds: float,
+    intervals: int,
+) -> Iterator[Row]:
+    """Of the parts that are wanted, as they are measured."""
+    workers = len(os.sched_getaffinity(0))
+    if "loader" in only:
+        yield from loader_rows(data, workers=workers, rounds=rounds, seconds=seconds)
+    if "loop" in only:
+        yield from loop_rows(intervals)
+    if "imagenet" in only:
+        of = ("resnet18_he2015", classes, 32, data["default"].parent, data["original"])
+        yield from end_to_end_rows(*of, target=3.0, intervals=intervals, workers=workers)
+    if "cifar" in only and small:
+        of = ("resnet20_he2015", 10, 128, small / "beton", small / "train")
+        yield from end_to_end_rows(*of, target=3.5, intervals=intervals, workers=workers)
+    if "start" in only and small:
+        yield from start_rows(small / "beton", "resnet20_he2015", rounds)
+    if "resume" in only:
+        yield resume_row()
+    if "ranks" in only and small:
+        yield ranks_row(small / "beton", intervals)
+    if "memory" in only:
+        yield memory_row(data["tiles"], 64, workers)
 
 
 def _some_of_cifar(cifar: Path, folder: Path) -> Path:

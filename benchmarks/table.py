@@ -65,10 +65,13 @@ def seconds_row(what: str, seconds: list[float], target: float, detail: str = ""
 
 def markdown(rows: list[Row], heading: str) -> str:
     """The table, with what makes its numbers results above it."""
-    words = {True: "yes", False: "**no**", None: ""}
     lines = [heading, "", "| what | measured | target | reached | |", "|---|---|---|---|---|"]
-    lines += [f"| {row.what} | {row.figure} | {row.target} | {words[row.reached]} | {row.detail} |" for row in rows]
-    return "\n".join(lines)
+    return "\n".join([*lines, *map(line, rows)])
+
+
+def line(row: Row) -> str:
+    reached = {True: "yes", False: "**no**", None: ""}[row.reached]
+    return f"| {row.what} | {row.figure} | {row.target} | {reached} | {row.detail} |"
 
 
 def as_json(rows: list[Row], hardware: dict[str, Any], path: Path) -> None:

@@ -23,6 +23,7 @@ from trainer import checkpoint
 from trainer.__main__ import main
 from trainer.data import open_source
 from trainer.data.check import RAW
+from trainer.data.crop import View
 from trainer.data.loader import Loader
 from trainer.errors import LocalError
 
@@ -141,6 +142,7 @@ def read_all(loader: Loader) -> bytes:
     return b"".join(np.ascontiguousarray(batch.images.numpy()).tobytes() for batch in batches)
 
 
+@View
 def whole(samples: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     boxes = np.stack([np.zeros_like(heights), np.zeros_like(widths), heights, widths], axis=1).astype(np.int64)
     return boxes, np.zeros(len(samples), bool)
