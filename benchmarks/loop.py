@@ -45,15 +45,18 @@ def ours(recipe: Recipe, data: str, run_dir: Path, steps: int, tick: Tick) -> No
 
 def ours_on_ranks(recipe: Recipe, data: str, run_dir: Path, steps: int, processes: int, tick: Tick) -> None:
     """`trainer train` in so many processes, which share the batch and the cores."""
+    import torch
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     recipe = replace(recipe, micro_batch_size=recipe.global_batch_size // processes)
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
     sizes = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "OMP_NUM_THREADS": threads}
+    torch.set_num_threads(threads)  # of this process, where OpenMP has read its variable already
     for rank in reversed(range(processes)):
         here = {"RANK": rank, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **sizes}
-        os.environ.update({name: str(value) for name, value in here.items()})  # torchrun's, before torch is loaded
+        os.environ.update({name: str(value) for name, value in here.items()})  # torchrun's
         if rank:
             target, arguments = ours, (recipe, data, run_dir, steps, _no_tick)
             get_context("spawn").Process(target=target, args=arguments, daemon=True).start()
