@@ -46,8 +46,8 @@ def in_turn(programs: Mapping[str, Callable[[Tick], None]], intervals: int) -> d
 
 def _interval(group: int, ticks: Connection) -> float:
     """Lets the processes of a group run to the end of an interval that counts."""
-    since, counts = time.perf_counter(), False
     os.killpg(group, signal.SIGCONT)
+    counts = False
     while not counts:
         since, counts = time.perf_counter(), ticks.recv()
     took = time.perf_counter() - since
