@@ -191,7 +191,7 @@ def test_a_dropped_image_keeps_its_shortcut_and_the_others_get_more_of_the_branc
     p = rates(block)[0]
     assert p == pytest.approx(0.75 / 7)
     x = torch.randn(400, 64, 2, 2, generator=torch.Generator().manual_seed(1))
-    branch = block.branch(x).detach()
+    branch = block.last_norm()(block.branch(x)).detach()
     out = block(x).detach()
     dropped = torch.tensor([torch.equal(image, shortcut) for image, shortcut in zip(out, x.relu(), strict=True)])
     torch.testing.assert_close(out[~dropped], (x + branch / (1 - p)).relu()[~dropped])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from trainer.model.blur import BlurConv2d, wants_blur
+from trainer.model.fused_norm import norm_relu
 
 
 class Block(nn.Module):
@@ -20,7 +21,7 @@ class Block(nn.Module):
     drop_path: nn.Module | None
 
     def branch(self, x: Tensor) -> Tensor:
-        """All that is learned in the block, up to and with its last norm."""
+        """All that is learned in the block, but for its last norm."""
         raise NotImplementedError
 
     def last_norm(self) -> nn.BatchNorm2d:
@@ -30,11 +31,12 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C', H', W'], in the memory format of x."""
         y = self.branch(x)
-        if self.drop_path is not None:
-            y = self.drop_path(y)
-        if self.downsample is not None:
-            # in place: the backward pass of a norm needs its input, not its output, and drop path's only its draws
-            y += self.downsample(x)
+        shortcut = None if self.downsample is None else self.downsample(x)
+        if self.drop_path is None:
+            return norm_relu(self.last_norm(), self.relu, y, shortcut)
+        y = self.drop_path(self.last_norm()(y))
+        if shortcut is not None:
+            y += shortcut  # in place: the backward pass of drop path needs its draws only
         out: Tensor = self.relu(y)
         return out
 
@@ -64,8 +66,8 @@ class BasicBlock(Block):
         self.drop_path = stochastic_depth(drop_path)
 
     def branch(self, x: Tensor) -> Tensor:
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.bn2(self.conv2(x))
+        x = norm_relu(self.bn1, self.relu, self.conv1(x))
+        x = self.conv2(x)
         return x
 
     def last_norm(self) -> nn.BatchNorm2d:
@@ -102,9 +104,9 @@ class Bottleneck(Block):
         self.drop_path = stochastic_depth(drop_path)
 
     def branch(self, x: Tensor) -> Tensor:
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.relu(self.bn2(self.conv2(x)))
-        x = self.bn3(self.conv3(x))
+        x = norm_relu(self.bn1, self.relu, self.conv1(x))
+        x = norm_relu(self.bn2, self.relu, self.conv2(x))
+        x = self.conv3(x)
         return x
 
     def last_norm(self) -> nn.BatchNorm2d:

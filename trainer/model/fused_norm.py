@@ -1,0 +1,121 @@
+"""A norm, the sum with a shortcut and ReLU in one pass over memory, where PyTorch makes four: in bf16 on CPUs.
+
+PyTorch 2.15 spends half of a CIFAR ResNet's step there, and no less in bf16 than in fp32 (docs/performance.md). On GPUs
+torch.compile does the same. What is compiled is in fused_norm_kernels.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+def norm_relu(norm: nn.BatchNorm2d, relu: nn.ReLU, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+    """relu(norm(x) + shortcut): [N, C, H, W] -> [N, C, H, W], in the memory format of x.
+
+    In training on a CPU, where x is bfloat16 and channels-last, by compiled code of our own, which rounds to bfloat16
+    once instead of after every operation; by the modules otherwise. The modules may write into what they are given.
+    """
+    if _is_for(norm, x, shortcut):
+        return _fused(norm, x, shortcut)
+    y = norm(x)
+    if shortcut is not None:
+        # in place: the backward pass of a norm needs its input, not its output
+        y += shortcut
+    out: Tensor = relu(y)
+    return out
+
+
+def _is_for(norm: nn.BatchNorm2d, x: Tensor, shortcut: Tensor | None) -> bool:
+    return (
+        type(x) is Tensor  # with memory behind it: none of FakeTensorMode's
+        and x.dtype == torch.bfloat16
+        and x.device.type == "cpu"
+        and norm.training
+        and norm.affine
+        and norm.weight.dtype == torch.float32
+        and type(norm) is nn.BatchNorm2d  # a library's, or one that is split, knows more than this
+        and not norm._forward_pre_hooks
+        and not norm._forward_hooks
+        and not torch.compiler.is_compiling()
+        and x.numel() > norm.num_features  # else BatchNorm2d says that one value has no variance
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and (shortcut is None or (shortcut.dtype == x.dtype and shortcut.shape == x.shape))
+        and _has_gnu_openmp()
+    )
+
+
+@cache
+def _has_gnu_openmp() -> bool:
+    return hasattr(ctypes.CDLL(None), "GOMP_parallel")
+
+
+def _fused(norm: nn.BatchNorm2d, x: Tensor, shortcut: Tensor | None) -> Tensor:
+    if shortcut is not None:
+        shortcut = shortcut.contiguous(memory_format=torch.channels_last)
+    out, mean, var = _NormRelu.apply(x, norm.weight, norm.bias, shortcut, norm.eps)  # type: ignore[no-untyped-call]
+    if norm.track_running_stats:
+        _follow(norm, mean, var, _pixels(x))
+    return out  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def _follow(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int) -> None:
+    """As BatchNorm2d: an average with `momentum`, or of all batches without; of the variance the unbiased one."""
+    assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
+    norm.num_batches_tracked += 1
+    momentum = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    norm.running_mean.lerp_(mean, momentum)
+    norm.running_var.lerp_(var * (count / (count - 1)), momentum)
+
+
+class _NormRelu(torch.autograd.Function):
+    """(x, weight, bias, shortcut, eps) -> (relu(norm(x) + shortcut), mean and biased variance by channel).
+
+    Ioffe and Szegedy 2015 (arXiv:1502.03167), Algorithm 1 and the gradients below it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, shortcut: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        from trainer.model import fused_norm_kernels as kernels  # loads Numba
+
+        y, per_channel = torch.empty_like(x), torch.empty(4, x.shape[1])
+        kernels.forward(
+            _address(x), _address(shortcut), _address(y), _pixels(x), weight.detach().numpy(), bias.detach().numpy(),
+            eps, per_channel.numpy(), torch.get_num_threads(),
+        )  # fmt: skip
+        ctx.save_for_backward(x, per_channel, None if shortcut is None else y)
+        ctx.eps = eps
+        mean, var = per_channel[2], per_channel[3]
+        ctx.mark_non_differentiable(mean, var)
+        return y, mean, var
+
+    @staticmethod
+    @once_differentiable  # type: ignore[misc]
+    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        from trainer.model import fused_norm_kernels as kernels
+
+        x, per_channel, y = ctx.saved_tensors
+        dy = dy.contiguous(memory_format=torch.channels_last)
+        dx, dshortcut = torch.empty_like(x), None if y is None else torch.empty_like(x)
+        dweight, dbias = torch.empty(x.shape[1]), torch.empty(x.shape[1])
+        kernels.backward(
+            _address(x), _address(y), _address(dy), _address(dshortcut), _address(dx), _pixels(x), per_channel.numpy(),
+            ctx.eps, dweight.numpy(), dbias.numpy(), torch.get_num_threads(),
+        )  # fmt: skip
+        return dx, dweight, dbias, dshortcut, None
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _pixels(x: Tensor) -> int:
+    return x.numel() // x.shape[1]

@@ -1,0 +1,306 @@
+"""What fused_norm.py runs: norms of bfloat16 images, compiled by Numba, on the threads that PyTorch has.
+
+Images are read as they lie in memory: rows of about 256 values, with all channels as often in each, so that the inner
+loops are long enough to be worth their start. A bfloat16 is the upper half of the float32 of the same value. Sums are
+formed in parts whose number does not depend on the threads, so that neither do their last bits.
+
+All is one product and sum for each value: y = scale x + shift, and dx = scale dy + slope x + offset.
+"""
+
+# mypy: disable-error-code="attr-defined, call-arg, no-untyped-call, no-untyped-def, var-annotated"
+# what Numba compiles has no annotations
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, cfunc, from_dtype, njit, types
+from numba.extending import intrinsic
+
+_PARTS = 32  # of the images, each with sums of its own: as many threads can work
+_BLOCK = 64  # rows added up in float32 before they are added to a float64 sum
+_WIDTH = 256  # values in a row at least, where they can be divided so
+_ZERO = np.float32(0)
+
+# GCC's OpenMP, which PyTorch has loaded: void GOMP_parallel(void (*function)(void *), void *data, threads, flags) calls
+# function(data) on that many threads, the caller's being one. They are the threads of PyTorch's own operations.
+_on_threads: Any = types.ExternalFunction("GOMP_parallel", types.void(*(types.uintp,) * 2, *(types.uint32,) * 2))
+
+# What the threads are told: addresses of uint16 [rows, width] (0: there is none), of float64 sums [parts, 2, width] and
+# of float32 factors [4, width], which are scale, shift, slope and offset
+_JOB = np.dtype(
+    [(name, np.int64) for name in ("part", "rows", "width", "x", "shortcut", "y", "dy", "dx", "sums", "factors")]
+)
+_SIGNATURE = types.void(types.CPointer(from_dtype(_JOB)))
+
+
+@intrinsic
+def _as_float(_context, bits):
+    return types.float32(types.uint32), lambda _c, builder, _s, values: builder.bitcast(values[0], ir.FloatType())
+
+
+@intrinsic
+def _as_bits(_context, value):
+    return types.uint32(types.float32), lambda _c, builder, _s, values: builder.bitcast(values[0], ir.IntType(32))
+
+
+@intrinsic
+def _pointer(_context, address, dtype):
+    pointer = types.CPointer(dtype.dtype)
+    return pointer(types.int64, dtype), lambda context, builder, _s, values: builder.inttoptr(
+        values[0], context.get_value_type(pointer)
+    )
+
+
+@intrinsic
+def _fetch_and_add(_context, address):
+    """Adds one to the int64 at `address` and returns what it was, whatever other threads do."""
+    number = ir.IntType(64)
+    return types.int64(types.int64), lambda _c, builder, _s, values: builder.atomic_rmw(
+        "add", builder.inttoptr(values[0], number.as_pointer()), ir.Constant(number, 1), "monotonic"
+    )
+
+
+@njit(inline="always")
+def _wide(bits):
+    return _as_float(np.uint32(bits) << np.uint32(16))
+
+
+@njit(inline="always")
+def _narrow(value):
+    """Rounded to the nearest, ties to even; what is not a number stays so."""
+    bits = _as_bits(value)
+    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+
+@njit(inline="always")
+def _rectified(value):
+    """ReLU; what is not a number stays so."""
+    return _ZERO if value < _ZERO else value
+
+
+@njit(inline="always")
+def _images(address, job):
+    return carray(_pointer(address, np.uint16), (job.rows, job.width))
+
+
+@njit(inline="always")
+def _sums(job):
+    return carray(_pointer(job.sums, np.float64), (_PARTS, 2, job.width))
+
+
+@njit(inline="always")
+def _factors(job):
+    return carray(_pointer(job.factors, np.float32), (4, job.width))
+
+
+@njit(inline="always")
+def _next_part(jobs):
+    """(whether there is one, its number, its first row and the row after its last): each part goes to one thread."""
+    part, rows = _fetch_and_add(jobs.ctypes.data), jobs[0].rows
+    return part < _PARTS, part, rows * part // _PARTS, rows * (part + 1) // _PARTS
+
+
+@cfunc(_SIGNATURE, cache=True, fastmath={"contract"})
+def _sum_up(pointer):
+    """The sums of x and of its squares."""
+    jobs = carray(pointer, 1)
+    job = jobs[0]
+    x, sums = _images(job.x, job), _sums(job)
+    total, squares = np.empty(job.width, np.float32), np.empty(job.width, np.float32)
+    more, part, first, end = _next_part(jobs)
+    while more:
+        sums[part] = 0
+        for block in range(first, end, _BLOCK):
+            total[:], squares[:] = _ZERO, _ZERO
+            for index in range(block, min(block + _BLOCK, end)):
+                x_row = x[index]
+                for column in range(job.width):
+                    value = _wide(x_row[column])
+                    total[column] += value
+                    squares[column] += value * value
+            sums[part, 0] += total
+            sums[part, 1] += squares
+        more, part, first, end = _next_part(jobs)
+
+
+@cfunc(_SIGNATURE, cache=True, fastmath={"contract"})
+def _apply(pointer):
+    """y = relu(scale x + shift + shortcut)."""
+    jobs = carray(pointer, 1)
+    job = jobs[0]
+    x, y = _images(job.x, job), _images(job.y, job)
+    scale, shift = _factors(job)[0], _factors(job)[1]
+    more, _, first, end = _next_part(jobs)
+    while more:
+        if job.shortcut:
+            shortcut = _images(job.shortcut, job)
+            for index in range(first, end):
+                x_row, shortcut_row, y_row = x[index], shortcut[index], y[index]
+                for column in range(job.width):
+                    value = _wide(x_row[column]) * scale[column] + shift[column] + _wide(shortcut_row[column])
+                    y_row[column] = _narrow(_rectified(value))
+        else:
+            for index in range(first, end):
+                x_row, y_row = x[index], y[index]
+                for column in range(job.width):
+                    y_row[column] = _narrow(_rectified(_wide(x_row[column]) * scale[column] + shift[column]))
+        more, _, first, end = _next_part(jobs)
+
+
+@cfunc(_SIGNATURE, cache=True, fastmath={"contract"})
+def _sum_up_gradients(pointer):
+    """The sums of dy where y > 0 and of its products with x; and that gradient itself, where a shortcut has it too.
+
+    y is only kept where there was a shortcut. Where not, its sign is that of scale x + shift.
+    """
+    jobs = carray(pointer, 1)
+    job = jobs[0]
+    x, dy, sums = _images(job.x, job), _images(job.dy, job), _sums(job)
+    scale, shift = _factors(job)[0], _factors(job)[1]
+    total, products = np.empty(job.width, np.float32), np.empty(job.width, np.float32)
+    more, part, first, end = _next_part(jobs)
+    while more:
+        sums[part] = 0
+        for block in range(first, end, _BLOCK):
+            total[:], products[:] = _ZERO, _ZERO
+            if job.shortcut:
+                y, dshortcut = _images(job.y, job), _images(job.shortcut, job)
+                for index in range(block, min(block + _BLOCK, end)):
+                    x_row, y_row, dy_row, to = x[index], y[index], dy[index], dshortcut[index]
+                    for column in range(job.width):
+                        gradient = _ZERO if _wide(y_row[column]) <= _ZERO else _wide(dy_row[column])
+                        to[column] = _narrow(gradient)
+                        total[column] += gradient
+                        products[column] += gradient * _wide(x_row[column])
+            else:
+                for index in range(block, min(block + _BLOCK, end)):
+                    x_row, dy_row = x[index], dy[index]
+                    for column in range(job.width):
+                        value = _wide(x_row[column])
+                        gradient = _ZERO if value * scale[column] + shift[column] <= _ZERO else _wide(dy_row[column])
+                        total[column] += gradient
+                        products[column] += gradient * value
+            sums[part, 0] += total
+            sums[part, 1] += products
+        more, part, first, end = _next_part(jobs)
+
+
+@cfunc(_SIGNATURE, cache=True, fastmath={"contract"})
+def _apply_gradients(pointer):
+    """dx = scale dy + slope x + offset, where dy counts where y > 0: as above."""
+    jobs = carray(pointer, 1)
+    job = jobs[0]
+    x, dx = _images(job.x, job), _images(job.dx, job)
+    factors = _factors(job)
+    scale, shift, slope, offset = factors[0], factors[1], factors[2], factors[3]
+    more, _, first, end = _next_part(jobs)
+    while more:
+        if job.shortcut:
+            dshortcut = _images(job.shortcut, job)
+            for index in range(first, end):
+                x_row, gradient_row, dx_row = x[index], dshortcut[index], dx[index]
+                for column in range(job.width):
+                    others = _wide(x_row[column]) * slope[column] + offset[column]
+                    dx_row[column] = _narrow(_wide(gradient_row[column]) * scale[column] + others)
+        else:
+            dy = _images(job.dy, job)
+            for index in range(first, end):
+                x_row, dy_row, dx_row = x[index], dy[index], dx[index]
+                for column in range(job.width):
+                    value = _wide(x_row[column])
+                    gradient = _ZERO if value * scale[column] + shift[column] <= _ZERO else _wide(dy_row[column])
+                    dx_row[column] = _narrow(gradient * scale[column] + (value * slope[column] + offset[column]))
+        more, _, first, end = _next_part(jobs)
+
+
+@njit(inline="always")
+def _run(function, jobs, threads):
+    jobs[0].part = 0
+    _on_threads(function, jobs.ctypes.data, threads, np.uint32(0))
+
+
+@njit(inline="always")
+def _by_channel(sums, which, channels):
+    """float64 [channels]: of all parts and all columns of a channel, in order."""
+    for part in range(1, _PARTS):
+        sums[0, which] += sums[part, which]
+    found = np.zeros(channels)
+    for column in range(sums.shape[2]):
+        found[column % channels] += sums[0, which, column]
+    return found
+
+
+@njit(nogil=True, cache=True)
+def _forward(sum_up, apply, threads, jobs, sums, factors, pixels, weight, bias, eps, per_channel):
+    channels = len(weight)
+    _run(sum_up, jobs, threads)
+    total, squares = _by_channel(sums, 0, channels), _by_channel(sums, 1, channels)
+    for channel in range(channels):
+        mean = total[channel] / pixels
+        var = max(squares[channel] / pixels - mean * mean, 0.0)
+        scale = weight[channel] / np.sqrt(var + eps)
+        per_channel[0, channel], per_channel[1, channel] = scale, bias[channel] - mean * scale
+        per_channel[2, channel], per_channel[3, channel] = mean, var
+    for column in range(factors.shape[1]):
+        factors[:2, column] = per_channel[:2, column % channels]
+    _run(apply, jobs, threads)
+
+
+@njit(nogil=True, cache=True)
+def _backward(sum_up, apply, threads, jobs, sums, factors, pixels, per_channel, eps, dweight, dbias):
+    channels = len(dweight)
+    for column in range(factors.shape[1]):
+        factors[:2, column] = per_channel[:2, column % channels]
+    _run(sum_up, jobs, threads)
+    total, products = _by_channel(sums, 0, channels), _by_channel(sums, 1, channels)
+    for channel in range(channels):
+        scale, mean = np.float64(per_channel[0, channel]), np.float64(per_channel[2, channel])
+        inverse = 1 / np.sqrt(per_channel[3, channel] + eps)
+        of_weight = (products[channel] - mean * total[channel]) * inverse
+        dweight[channel], dbias[channel] = of_weight, total[channel]
+        slope = -scale * inverse * of_weight / pixels
+        offset = -scale * total[channel] / pixels - slope * mean
+        for column in range(channel, factors.shape[1], channels):
+            factors[2, column], factors[3, column] = slope, offset
+    _run(apply, jobs, threads)
+
+
+def forward(
+    x: int, shortcut: int, y: int, pixels: int, weight: np.ndarray, bias: np.ndarray, eps: float,
+    per_channel: np.ndarray, threads: int,
+) -> None:  # fmt: skip
+    """Writes y = relu(norm(x) + shortcut), and scale, shift, mean and biased variance into float32 [4, channels].
+
+    Images are addresses of bfloat16 [pixels, channels]; 0 for no shortcut. weight and bias: float32 [channels].
+    """
+    work = _work(pixels, len(weight), x=x, shortcut=shortcut, y=y)
+    _forward(_sum_up.address, _apply.address, np.uint32(threads), *work, pixels, weight, bias, eps, per_channel)
+
+
+def backward(
+    x: int, y: int, dy: int, dshortcut: int, dx: int, pixels: int, per_channel: np.ndarray, eps: float,
+    dweight: np.ndarray, dbias: np.ndarray, threads: int,
+) -> None:  # fmt: skip
+    """Writes the gradients of x, the shortcut, weight and bias from dy and what forward() wrote.
+
+    y and dshortcut are 0 where there was no shortcut.
+    """
+    work = _work(pixels, len(dweight), x=x, shortcut=dshortcut, y=y, dy=dy, dx=dx)
+    functions = _sum_up_gradients.address, _apply_gradients.address
+    _backward(*functions, np.uint32(threads), *work, pixels, per_channel, eps, dweight, dbias)
+
+
+def _work(
+    pixels: int, channels: int, *, x: int, shortcut: int, y: int, dy: int = 0, dx: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(job, its sums, its factors): made here, because Numba would free them at their last use that it can see."""
+    together = max(1, _WIDTH // channels)
+    while pixels % together:
+        together -= 1
+    rows, width = pixels // together, together * channels
+    sums, factors = np.empty((_PARTS, 2, width)), np.empty((4, width), np.float32)
+    job = 0, rows, width, x, shortcut, y, dy, dx, sums.ctypes.data, factors.ctypes.data
+    return np.array([job], _JOB), sums, factors
