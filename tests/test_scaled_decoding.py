@@ -17,7 +17,7 @@ from test_decode import CORNER, SAMPLINGS, SHAPE, jpeg, markers, photo, read, sp
 
 from trainer.data import open_source
 from trainer.data.check import JPEG, RAW, read_index
-from trainer.data.crop import View, eval_view, train_view
+from trainer.data.crop import Cuts, View, eval_view, train_view
 from trainer.data.decode import BAD_JPEG
 from trainer.data.image_folder import ImageFolderSource
 from trainer.data.loader import Loader
@@ -177,8 +177,8 @@ def test_a_class_folder_gives_nearly_the_pixels_of_the_file_written_from_it(tmp_
     found = np.empty((2, 2, out, out, 3), np.uint8)
     source = ImageFolderSource(tmp_path / "val")
     for number, scaled in enumerate((False, True)):
-        boxes = np.array([box, box], np.int32)
-        source.read(np.arange(2), boxes, np.zeros(2, bool), np.zeros(3, np.uint8), found[number], scaled)
+        cuts = Cuts(np.array([box, box], np.int32), np.zeros(2, bool), scaled=scaled)
+        source.read(np.arange(2), cuts, found[number])
     ours, _ = read(tmp_path, stored, (131, 150), box, out, scaled=True)
     assert not np.array_equal(found[0, 0], found[1, 0])
     assert np.array_equal(found[0, 1], found[1, 1]), "a PNG has no smaller size"
@@ -187,11 +187,17 @@ def test_a_class_folder_gives_nearly_the_pixels_of_the_file_written_from_it(tmp_
 
 def test_a_view_says_what_its_crop_says() -> None:
     crops = RandomResizedCrop(resolution=8), ScaleJitterCrop(resolution=8, short_side=(9, 16))
-    assert not any(train_view(crop, True, 0, 0).scaled_decoding for crop in (*crops, PaddedCrop(resolution=8)))
-    assert all(train_view(replace(crop, scaled_decoding=True), True, 0, 0).scaled_decoding for crop in crops)
+    sizes = np.array([40]), np.array([50])
+
+    def of(view: View) -> Cuts:
+        return view(np.array([0]), *sizes)
+
+    assert not any(of(train_view(crop, True, 0, 0)).scaled for crop in (*crops, PaddedCrop(resolution=8)))
+    assert all(of(train_view(replace(crop, scaled_decoding=True), True, 0, 0)).scaled for crop in crops)
     centre = CenterCrop(resolution=8, crop_ratio=1.0)
-    assert not eval_view(centre).scaled_decoding
-    assert eval_view(replace(centre, scaled_decoding=True)).scaled_decoding
+    assert not of(eval_view(centre)).scaled
+    assert of(eval_view(replace(centre, scaled_decoding=True))).scaled
+    assert of(train_view(PaddedCrop(resolution=8, fill=(1, 2, 3)), True, 0, 0)).fill == (1, 2, 3)
 
 
 def test_batches_are_scaled_where_it_is_asked_for_and_the_same_on_any_number_of_threads(photo_betons: Path) -> None:
