@@ -10,9 +10,11 @@ import pytest
 from processes import kill, run, start, wait_for_step
 
 from trainer.__main__ import main
+from trainer.compare.run_record import FinishedRun, read_run
 from trainer.errors import UserError
 from trainer.recipe_file import load_recipe
 from trainer.run import Run
+from trainer.weights_file import file_sha256
 
 RECIPE = str(Path(__file__).parent / "small_recipe.py")
 
@@ -143,9 +145,14 @@ def test_a_changed_recipe_stands_beside_its_result_and_the_published_one_does_no
 def test_weights_that_a_run_starts_from_stand_in_its_protocol(digits: Path, tmp_path: Path) -> None:
     assert main(words(digits, tmp_path / "first")) == 0
     weights = tmp_path / "first" / "checkpoints" / "best.pt"
-    assert main(words(digits, tmp_path / "second", "--initial-weights", str(weights))) == 0
+    more = ["--initial-weights", str(weights), "--precise-norm-images", "96"]
+    assert main(words(digits, tmp_path / "second", *more)) == 0
     result = json.loads((tmp_path / "second" / "result.json").read_text())
-    assert "started from best.pt (sha256:" in result["protocol"]
+    start = f"best.pt (sha256:{file_sha256(weights)[:12]})"
+    assert f"started from {start}, norms measured" in result["protocol"]
+    found = read_run(tmp_path / "second")
+    assert isinstance(found, FinishedRun)
+    assert found.started_from == start
 
 
 def test_other_initial_weights_than_a_run_started_from_are_refused(
