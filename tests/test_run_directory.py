@@ -5,6 +5,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import kill, run, start, wait_for_step
@@ -12,7 +13,9 @@ from processes import kill, run, start, wait_for_step
 from trainer.__main__ import main
 from trainer.compare.run_record import FinishedRun, read_run
 from trainer.errors import UserError
+from trainer.evaluate import evaluate
 from trainer.recipe_file import load_recipe
+from trainer.result import Evaluation
 from trainer.run import Run
 from trainer.weights_file import file_sha256
 
@@ -84,6 +87,23 @@ def test_a_later_attempt_of_the_same_job_takes_the_directory_over(
     found = successor.checkpoints.newest()
     assert found
     assert found[1] == {"step": 2}
+
+
+def test_a_run_taken_over_while_it_evaluates_marks_no_best(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "17")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+
+    def taken_over(*given: Any, **named: Any) -> Evaluation:
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+        Run(tmp_path).claim(Run(tmp_path).recipe)
+        return evaluate(*given, **named)
+
+    monkeypatch.setattr("trainer.train.evaluate", taken_over)
+    assert main(words(digits, tmp_path)) == 2
+    assert "taken over by attempt 1 of job 17: nothing more is saved here" in capfd.readouterr().err
+    assert [path.name for path in (tmp_path / "checkpoints").glob("*.pt")] == ["step_00000014.pt"]
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(
