@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 
 from trainer.data.beton import BetonSource
-from trainer.data.crop import train_view
+from trainer.data.crop import Cuts, train_view
 from trainer.data.prepare import PrepareOptions, prepare_folder
 from trainer.recipe import RandomResizedCrop
 
@@ -48,16 +48,17 @@ def main(photos: tyro.conf.Positional[Path], rounds: int = 10) -> None:
 
 def row(source: BetonSource, resolution: int, rounds: int) -> str:
     images = np.arange(len(source.labels))
-    boxes, flips = train_view(RandomResizedCrop(resolution=resolution), True, 0, 0)(images, *source.sizes(images))
-    fill = np.zeros(3, np.uint8)
+    view = train_view(RandomResizedCrop(resolution=resolution), True, 0, 0)
+    boxes, flips, *_ = view(images, *source.sizes(images))
     pixels = np.empty((2, len(images), resolution, resolution, 3), np.uint8)
     seconds: Any = np.full((2, len(images)), np.inf)
     for image in images:
         for _ in range(rounds):
             for scaled in (0, 1):
                 one = slice(image, image + 1)
+                cuts = Cuts(boxes[one], flips[one], scaled=bool(scaled))
                 begin = perf_counter()
-                source.read(images[one], boxes[one], flips[one], fill, pixels[scaled, one], bool(scaled))
+                source.read(images[one], cuts, pixels[scaled, one])
                 seconds[scaled, image] = min(seconds[scaled, image], perf_counter() - begin)
     full, smaller = 1e6 * seconds.mean(axis=1)
     share = (boxes[:, 2:].min(axis=1) >= 2 * resolution).mean()

@@ -6,6 +6,7 @@ Usage: rank_worker.py DIGITS PHOTOS
 import hashlib
 import json
 import sys
+from itertools import product
 
 import numpy as np
 import torch
@@ -43,12 +44,12 @@ def main(digits: str, photos: str) -> None:
 
 
 def stream(photos: str, world: distributed.World) -> dict[str, str]:
-    """The pixels and labels of this rank's micro-batches of two epochs, by "epoch/number of micro-batch"."""
+    """The pixels and labels of this rank's micro-batches of two epochs, by "decoding/epoch/number of micro-batch"."""
     seen = {}
     accumulation = MICRO_BATCHES // world.size
-    crop = RandomResizedCrop(resolution=32)
-    with Loader(open_source(photos, "train", num_classes=4, resolution=32), workers=1 + world.rank) as loader:
-        for epoch in (0, 1):
+    with Loader(open_source(photos, "train", num_classes=4, resolution=16), workers=1 + world.rank) as loader:
+        for decoding, epoch in product(("full", "scaled"), (0, 1)):
+            crop = RandomResizedCrop(resolution=16, scaled_decoding=decoding == "scaled")
             indices = train_batches(
                 epoch_order(7, epoch, len(loader)),
                 first_step=0,
@@ -57,10 +58,10 @@ def stream(photos: str, world: distributed.World) -> dict[str, str]:
                 rank=world.rank,
                 world_size=world.size,
             )
-            batches = loader.batches(indices, train_view(crop, True, 7, epoch), 32)
+            batches = loader.batches(indices, train_view(crop, True, 7, epoch), 16)
             for number, batch in enumerate(batches):
                 content = np.ascontiguousarray(batch.images.numpy()).tobytes() + batch.labels.numpy().tobytes()
-                seen[f"{epoch}/{world.rank * accumulation + number}"] = hashlib.sha256(content).hexdigest()
+                seen[f"{decoding}/{epoch}/{world.rank * accumulation + number}"] = hashlib.sha256(content).hexdigest()
     return seen
 
 

@@ -15,9 +15,9 @@ from trainer import distributed
 from trainer.__main__ import main
 from trainer.benchmark import peers
 from trainer.benchmark.measure import Measured
-from trainer.benchmark.peak import peak
+from trainer.benchmark.peak import Peak, peak
 from trainer.benchmark.peers import Peer, PeerError, job
-from trainer.benchmark.report import FFCV, TORCHVISION
+from trainer.benchmark.report import FFCV, TORCHVISION, figures, report
 from trainer.benchmark.training_step import TrainingStep
 from trainer.benchmark.verdict import (
     BALANCED,
@@ -32,6 +32,7 @@ from trainer.checkpoint import read
 from trainer.data import open_source
 from trainer.data.loader import Loader
 from trainer.data.stream import train_stream
+from trainer.data.synthetic import SyntheticSource
 from trainer.recipe import (
     EMA,
     SGD,
@@ -148,6 +149,25 @@ def test_only_the_very_name_of_a_gpu_has_a_known_peak(monkeypatch: pytest.Monkey
     found = peak(torch.device("cpu"), "bf16")
     assert found.flops_per_second > 0
     assert "measured here" in found.source
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_peer_that_decodes_at_full_size_where_we_do_not_is_said_to(scaled: bool) -> None:
+    measured = {
+        name: Measured(images_per_second=[[rate]], data_wait=[[0.0]])
+        for name, rate in {**dict.fromkeys(OURS, 300.0), FFCV: 200.0, TORCHVISION: 100.0}.items()
+    }
+    found = figures(
+        replace(RECIPE, train_crop=RandomResizedCrop(resolution=32, scaled_decoding=scaled)),
+        SyntheticSource(64, 4, 32),
+        measured,
+        {"processes": 1, "gpu": None, "cpu": "a CPU", "torch_threads": 1, "commit": None},
+        seconds=1, workers=1, cpus=1, stored_side=None, flops=1e9, peak=Peak(1e12, "made up"), notes=[],
+    )  # fmt: skip
+    assert found["decoding"] == ("scaled" if scaled else "full")
+    said = ", but ours decodes scaled, this at full size" if scaled else ""
+    compared = [line.partition("ours / this: ")[2] for line in report(found).splitlines() if "ours / this" in line]
+    assert compared == [f"1.50{said}", f"3.00{said}"]
 
 
 # ---------------------------------------------------------------------------------------------------------- the step

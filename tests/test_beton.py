@@ -79,19 +79,18 @@ def test_padded_crops_of_raw_images_are_bit_equal_to_those_of_the_class_folders(
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(whole[image].permute(1, 2, 0).numpy()).save(target)
     in_folder_order = np.argsort(labels, kind="stable")  # folders are read class by class
-    crop = PaddedCrop(resolution=32, padding=4)
-    boxes_and_flips = train_view(crop, True, 5, 6)(np.arange(360), np.full(360, 32), np.full(360, 32))
+    crop = PaddedCrop(resolution=32, padding=4, fill=(1, 2, 3))
+    cuts = train_view(crop, True, 5, 6)(np.arange(360), np.full(360, 32), np.full(360, 32))
 
     def cut(folder: Path, images: np.ndarray) -> np.ndarray:
         source = open_source(str(folder), "val", num_classes=10, resolution=32)
         out = np.empty((360, 32, 32, 3), np.uint8)
-        source.read(images, *boxes_and_flips, np.array([1, 2, 3], np.uint8), out)
+        source.read(images, cuts, out)
         return out
 
     from_beton = cut(digits, in_folder_order)
     assert np.array_equal(from_beton, cut(tmp_path, np.arange(360)))
-    boxes, flips = boxes_and_flips
-    outside = from_beton[(boxes[:, 0] < 0) & ~flips][:, 0]
+    outside = from_beton[(cuts.boxes[:, 0] < 0) & ~cuts.flips][:, 0]
     assert len(outside) > 50
     assert (outside == [1, 2, 3]).all()
 
@@ -104,8 +103,8 @@ def copy_of(folder: Path, tmp_path: Path) -> Path:
 
 def read_one(source: BetonSource, image: int) -> None:
     images = np.array([image])
-    boxes, flips = eval_view(CENTER)(images, *source.sizes(images))
-    source.read(images, boxes, flips, np.zeros(3, np.uint8), np.empty((1, 48, 48, 3), np.uint8))
+    cuts = eval_view(CENTER)(images, *source.sizes(images))
+    source.read(images, cuts, np.empty((1, 48, 48, 3), np.uint8))
 
 
 def test_a_jpeg_damaged_while_the_file_is_open_is_named(photo_betons: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from trainer import distributed
 from trainer.data import open_source
+from trainer.data.crop import Cuts
 from trainer.data.loader import Loader
 from trainer.distributed import World
 from trainer.evaluate import evaluate
@@ -199,7 +200,7 @@ def test_images_that_nothing_is_done_to_look_as_they_are_stored(here: World, ima
     whole = np.tile([0, 0, 32, 32], (len(images), 1)).astype(np.int32)
     stored = np.empty((len(images), 32, 32, 3), np.uint8)
     everything = np.arange(len(images))
-    images.source.read(everything, whole, np.zeros(len(images), bool), np.zeros(3, np.uint8), stored)
+    images.source.read(everything, Cuts(whole, np.zeros(len(images), bool)), stored)
     for picture, caption in zip(pixels, captions, strict=True):
         found = (stored == picture).all(axis=(1, 2, 3)).nonzero()[0]
         assert caption in {images.source.classes[images.source.labels[number]] for number in found}

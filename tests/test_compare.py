@@ -17,9 +17,11 @@ from processes import ROOT, metrics, run
 
 from trainer.__main__ import main
 from trainer.compare.published import not_comparable
-from trainer.compare.run_record import FinishedRun, read_run
+from trainer.compare.run_record import PRETRAINED, FinishedRun, read_run
 from trainer.recipe import EMA, SGD, CenterCrop, Recipe
 from trainer.recipe_file import load_recipe, recipe_names, recipe_source
+from trainer.result import averaged_in_words, trained_in_words
+from trainer.state import Position
 
 SMALL = ROOT / "tests" / "small_recipe.py"
 CIFAR = load_recipe("resnet20_he2015")
@@ -133,6 +135,20 @@ def test_runs_from_other_weights_are_another_row(tmp_path: Path, capsys: Capture
     text = told(capsys, tmp_path)
     assert "2 resnet20_he2015 (changed: initial_weights x.pth (sha256:0123456789...) 1 93.00" in text
     assert "not compared, ours started from x.pth (sha256:0123456789ab)" in text
+
+
+@pytest.mark.parametrize("start", [PRETRAINED, "x, no averaging.pth (sha256:0123456789ab)"])
+@pytest.mark.parametrize("ema", [None, EMA(decay=0.9), EMA(decay=0.9, start_epoch=CIFAR.epochs)])
+@pytest.mark.parametrize("norms", [None, 640])
+def test_the_weights_that_a_run_started_from_are_told_apart_from_what_follows_in_its_protocol(
+    start: str, ema: EMA | None, norms: int | None, tmp_path: Path
+) -> None:
+    recipe, at = replace(CIFAR, precise_norm_images=norms), Position(steps_per_epoch=10, epoch=CIFAR.epochs)
+    trained = trained_in_words(recipe, at, f", started from {start}", norms_measured=norms is not None)
+    words = f"val.beton: 32 px; {trained}, {averaged_in_words(ema, at.epochs)}; bf16; 1 run, seed 0"
+    found = read_run(write_run(tmp_path / "a", recipe, [91.0], protocol=words))
+    assert isinstance(found, FinishedRun)
+    assert found.started_from == start
 
 
 @pytest.mark.parametrize(

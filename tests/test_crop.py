@@ -22,7 +22,7 @@ def two_sample_statistic(first: np.ndarray, second: np.ndarray) -> float:
 def test_random_crops_are_distributed_as_torchvisions(height: int, width: int) -> None:
     crop = RandomResizedCrop(resolution=224)
     heights, widths = np.full(COUNT, height), np.full(COUNT, width)
-    boxes, _ = train_view(crop, False, 0, 0)(np.arange(COUNT), heights, widths)
+    boxes = train_view(crop, False, 0, 0)(np.arange(COUNT), heights, widths).boxes
     torch.manual_seed(0)
     image = torch.empty(3, height, width)
     theirs = np.array([TorchvisionCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(COUNT)])
@@ -33,7 +33,7 @@ def test_random_crops_are_distributed_as_torchvisions(height: int, width: int) -
 def test_random_crops_lie_inside_images_of_any_shape() -> None:
     rng = np.random.default_rng(0)
     heights, widths = rng.integers(1, 700, (2, COUNT))
-    boxes, _ = train_view(RandomResizedCrop(resolution=32), False, 1, 2)(np.arange(COUNT), heights, widths)
+    boxes = train_view(RandomResizedCrop(resolution=32), False, 1, 2)(np.arange(COUNT), heights, widths).boxes
     top, left, height, width = boxes.T
     assert (top >= 0).all()
     assert (left >= 0).all()
@@ -54,7 +54,7 @@ def test_an_image_no_crop_fits_gives_its_centre_at_the_nearest_ratio() -> None:
 def test_scale_jitter_is_a_square_of_a_short_side_uniform_between_256_and_480(height: int, width: int) -> None:
     crop = ScaleJitterCrop(resolution=224, short_side=(256, 480))
     heights, widths = np.full(COUNT, height), np.full(COUNT, width)
-    boxes, _ = train_view(crop, False, 0, 0)(np.arange(COUNT), heights, widths)
+    boxes = train_view(crop, False, 0, 0)(np.arange(COUNT), heights, widths).boxes
     top, left, box_height, box_width = boxes.T
     assert np.array_equal(box_height, box_width)
     expected = np.rint(min(height, width) * 224 / np.random.default_rng(0).integers(256, 481, COUNT))
@@ -71,9 +71,9 @@ def test_scale_jitter_is_a_square_of_a_short_side_uniform_between_256_and_480(he
 
 def test_half_of_the_images_are_flipped_and_none_without_flip() -> None:
     sizes = np.full(COUNT, 32)
-    _, flips = train_view(PaddedCrop(resolution=32), True, 0, 0)(np.arange(COUNT), sizes, sizes)
+    flips = train_view(PaddedCrop(resolution=32), True, 0, 0)(np.arange(COUNT), sizes, sizes).flips
     assert abs(flips.mean() - 0.5) < 5 * 0.5 / np.sqrt(COUNT)
-    _, never = train_view(PaddedCrop(resolution=32), False, 0, 0)(np.arange(COUNT), sizes, sizes)
+    never = train_view(PaddedCrop(resolution=32), False, 0, 0)(np.arange(COUNT), sizes, sizes).flips
     assert not never.any()
 
 

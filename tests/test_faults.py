@@ -23,7 +23,7 @@ from trainer import checkpoint
 from trainer.__main__ import main
 from trainer.data import open_source
 from trainer.data.check import RAW
-from trainer.data.crop import View
+from trainer.data.crop import Cuts
 from trainer.data.loader import Loader
 from trainer.errors import LocalError
 
@@ -142,10 +142,9 @@ def read_all(loader: Loader) -> bytes:
     return b"".join(np.ascontiguousarray(batch.images.numpy()).tobytes() for batch in batches)
 
 
-@View
-def whole(samples: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def whole(samples: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> Cuts:
     boxes = np.stack([np.zeros_like(heights), np.zeros_like(widths), heights, widths], axis=1).astype(np.int64)
-    return boxes, np.zeros(len(samples), bool)
+    return Cuts(boxes, np.zeros(len(samples), bool))
 
 
 def test_a_beton_that_is_written_to_while_it_is_read_is_refused(own_digits: Path) -> None:
@@ -178,6 +177,7 @@ from pathlib import Path
 import numpy as np
 from trainer.data.beton import BetonSource
 from trainer.data.check import JPEG
+from trainer.data.crop import Cuts
 from trainer.errors import LocalError
 
 source, rng = BetonSource(Path(sys.argv[1])), np.random.default_rng(int(sys.argv[3]))
@@ -200,7 +200,7 @@ with open(sys.argv[1], "r+b", buffering=0) as file:
         box = [[rng.integers(0, height - tall + 1), rng.integers(0, width - wide + 1), tall, wide]]
         out = np.zeros((1, 32, 32, 3), np.uint8)
         try:
-            source.read(np.array([image]), np.array(box), np.zeros(1, bool), np.zeros(3, np.uint8), out)
+            source.read(np.array([image]), Cuts(np.array(box), np.zeros(1, bool)), out)
         except LocalError:
             refused += 1
         file.seek(start)

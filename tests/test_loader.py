@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from trainer.data import open_source
-from trainer.data.crop import eval_view, train_view
+from trainer.data.crop import Cuts, eval_view, train_view
 from trainer.data.loader import Batch, Loader, check_square
 from trainer.errors import LocalError, UserError
 from trainer.recipe import CenterCrop, PaddedCrop, RandomResizedCrop
@@ -142,15 +142,7 @@ class Faulty:
     def sizes(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.full(len(images), 8), np.full(len(images), 8)
 
-    def read(
-        self,
-        images: np.ndarray,
-        boxes: np.ndarray,
-        flips: np.ndarray,
-        fill: np.ndarray,
-        out: np.ndarray,
-        scaled: bool = False,
-    ) -> None:
+    def read(self, images: np.ndarray, cuts: Cuts, out: np.ndarray) -> None:
         if 40 in images:
             raise LocalError("image 40 is damaged")
         out[:] = 1

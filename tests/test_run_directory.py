@@ -5,14 +5,19 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import kill, run, start, wait_for_step
 
 from trainer.__main__ import main
+from trainer.compare.run_record import FinishedRun, read_run
 from trainer.errors import UserError
+from trainer.evaluate import evaluate
 from trainer.recipe_file import load_recipe
+from trainer.result import Evaluation
 from trainer.run import Run
+from trainer.weights_file import file_sha256
 
 RECIPE = str(Path(__file__).parent / "small_recipe.py")
 
@@ -84,6 +89,23 @@ def test_a_later_attempt_of_the_same_job_takes_the_directory_over(
     assert found[1] == {"step": 2}
 
 
+def test_a_run_taken_over_while_it_evaluates_marks_no_best(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "17")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+
+    def taken_over(*given: Any, **named: Any) -> Evaluation:
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+        Run(tmp_path).claim(Run(tmp_path).recipe)
+        return evaluate(*given, **named)
+
+    monkeypatch.setattr("trainer.train.evaluate", taken_over)
+    assert main(words(digits, tmp_path)) == 2
+    assert "taken over by attempt 1 of job 17: nothing more is saved here" in capfd.readouterr().err
+    assert [path.name for path in (tmp_path / "checkpoints").glob("*.pt")] == ["step_00000014.pt"]
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,9 +165,14 @@ def test_a_changed_recipe_stands_beside_its_result_and_the_published_one_does_no
 def test_weights_that_a_run_starts_from_stand_in_its_protocol(digits: Path, tmp_path: Path) -> None:
     assert main(words(digits, tmp_path / "first")) == 0
     weights = tmp_path / "first" / "checkpoints" / "best.pt"
-    assert main(words(digits, tmp_path / "second", "--initial-weights", str(weights))) == 0
+    more = ["--initial-weights", str(weights), "--precise-norm-images", "96"]
+    assert main(words(digits, tmp_path / "second", *more)) == 0
     result = json.loads((tmp_path / "second" / "result.json").read_text())
-    assert "started from best.pt (sha256:" in result["protocol"]
+    start = f"best.pt (sha256:{file_sha256(weights)[:12]})"
+    assert f"started from {start}, norms measured" in result["protocol"]
+    found = read_run(tmp_path / "second")
+    assert isinstance(found, FinishedRun)
+    assert found.started_from == start
 
 
 def test_other_initial_weights_than_a_run_started_from_are_refused(

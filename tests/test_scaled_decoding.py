@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from processes import assert_same_run, metrics
 from test_decode import CORNER, SAMPLINGS, SHAPE, jpeg, markers, photo, read, spliced_bytes, thorough
 
 from trainer.data import open_source
 from trainer.data.check import JPEG, RAW, read_index
-from trainer.data.crop import View, eval_view, train_view
+from trainer.data.crop import Cuts, View, eval_view, train_view
 from trainer.data.decode import BAD_JPEG
 from trainer.data.image_folder import ImageFolderSource
 from trainer.data.loader import Loader
@@ -25,6 +27,8 @@ from trainer.plan.plan import _training_rows
 from trainer.recipe import CenterCrop, PaddedCrop, RandomResizedCrop, ScaleJitterCrop
 from trainer.recipe_file import changes_to_named, load_recipe, recipe_changes, recipe_source
 from trainer.result import Evaluation, Reading, protocol
+from trainer.settings import TrainSettings
+from trainer.train import train
 
 SMALL = Path(__file__).with_name("small_recipe.py")
 Box = tuple[int, int, int, int]
@@ -173,8 +177,8 @@ def test_a_class_folder_gives_nearly_the_pixels_of_the_file_written_from_it(tmp_
     found = np.empty((2, 2, out, out, 3), np.uint8)
     source = ImageFolderSource(tmp_path / "val")
     for number, scaled in enumerate((False, True)):
-        boxes = np.array([box, box], np.int32)
-        source.read(np.arange(2), boxes, np.zeros(2, bool), np.zeros(3, np.uint8), found[number], scaled)
+        cuts = Cuts(np.array([box, box], np.int32), np.zeros(2, bool), scaled=scaled)
+        source.read(np.arange(2), cuts, found[number])
     ours, _ = read(tmp_path, stored, (131, 150), box, out, scaled=True)
     assert not np.array_equal(found[0, 0], found[1, 0])
     assert np.array_equal(found[0, 1], found[1, 1]), "a PNG has no smaller size"
@@ -183,11 +187,17 @@ def test_a_class_folder_gives_nearly_the_pixels_of_the_file_written_from_it(tmp_
 
 def test_a_view_says_what_its_crop_says() -> None:
     crops = RandomResizedCrop(resolution=8), ScaleJitterCrop(resolution=8, short_side=(9, 16))
-    assert not any(train_view(crop, True, 0, 0).scaled_decoding for crop in (*crops, PaddedCrop(resolution=8)))
-    assert all(train_view(replace(crop, scaled_decoding=True), True, 0, 0).scaled_decoding for crop in crops)
+    sizes = np.array([40]), np.array([50])
+
+    def of(view: View) -> Cuts:
+        return view(np.array([0]), *sizes)
+
+    assert not any(of(train_view(crop, True, 0, 0)).scaled for crop in (*crops, PaddedCrop(resolution=8)))
+    assert all(of(train_view(replace(crop, scaled_decoding=True), True, 0, 0)).scaled for crop in crops)
     centre = CenterCrop(resolution=8, crop_ratio=1.0)
-    assert not eval_view(centre).scaled_decoding
-    assert eval_view(replace(centre, scaled_decoding=True)).scaled_decoding
+    assert not of(eval_view(centre)).scaled
+    assert of(eval_view(replace(centre, scaled_decoding=True))).scaled
+    assert of(train_view(PaddedCrop(resolution=8, fill=(1, 2, 3)), True, 0, 0)).fill == (1, 2, 3)
 
 
 def test_batches_are_scaled_where_it_is_asked_for_and_the_same_on_any_number_of_threads(photo_betons: Path) -> None:
@@ -206,6 +216,35 @@ def test_batches_are_scaled_where_it_is_asked_for_and_the_same_on_any_number_of_
         modes = read_index(photo_betons / "train.beton").modes
         assert changed[modes == JPEG].sum() > 10
         assert not changed[modes == RAW].any()
+
+
+def test_a_run_with_it_that_is_stopped_within_an_epoch_ends_the_same(photo_betons: Path, tmp_path: Path) -> None:
+    """And not as one without it: its images are really others."""
+
+    def trained(name: str, *, scaled: bool) -> Path:
+        recipe = replace(
+            load_recipe(SMALL),
+            num_classes=4,
+            train_crop=RandomResizedCrop(resolution=16, scaled_decoding=scaled),
+            eval_crop=CenterCrop(resolution=16, crop_ratio=1.0, scaled_decoding=scaled),
+            global_batch_size=16,
+        )
+        settings = TrainSettings(
+            data=str(photo_betons), run_dir=tmp_path / name, device="cpu", workers=2, pictures=False,
+            log_every=1, checkpoint_steps=1, keep=8,
+        )  # fmt: skip
+        train(recipe, settings)
+        return settings.run_dir
+
+    whole = trained("whole", scaled=True)
+    assert sorted(int(path.stem[-8:]) for path in (whole / "checkpoints").glob("step_*.pt")) == list(range(1, 9))
+    shutil.copytree(whole, tmp_path / "stopped")
+    for step in range(3, 9):  # of two epochs of 4
+        (tmp_path / "stopped" / "checkpoints" / f"step_{step:08d}.pt").unlink()
+    assert_same_run(trained("stopped", scaled=True), whole)
+    for scaled, full in zip(metrics(whole), metrics(trained("full", scaled=False)), strict=True):
+        assert (scaled["kind"], scaled["step"]) == (full["kind"], full["step"])
+        assert scaled["loss"] != full["loss"]
 
 
 def test_the_protocol_of_a_result_names_it_where_it_was_used() -> None:

@@ -34,9 +34,12 @@ def seen(digits: Path, photo_betons: Path) -> dict[int, dict[str, Any]]:
 def test_every_micro_batch_has_the_same_images_pixels_and_labels(
     processes: int, seen: dict[int, dict[str, Any]]
 ) -> None:
-    assert len(seen[1]["stream"]) == 2 * 6  # two epochs of one step
-    assert len(set(seen[1]["stream"].values())) == 12
-    assert seen[processes]["stream"] == seen[1]["stream"]
+    """JPEGs decoded at their full size, and scaled, which is then to be seen in all micro-batches that hold any."""
+    stream = seen[1]["stream"]
+    full, scaled = ([stream[key] for key in stream if key.startswith(f"{name}/")] for name in ("full", "scaled"))
+    assert len(set(full)) == len(set(scaled)) == 2 * 6  # two epochs of one step
+    assert sum(one != other for one, other in zip(full, scaled, strict=True)) == 11  # by chance one holds none
+    assert seen[processes]["stream"] == stream
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])

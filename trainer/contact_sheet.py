@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from trainer.data.crop import Cuts
 from trainer.data.loader import Source
 from trainer.errors import UserError
 from trainer.files import whole_file
@@ -33,7 +34,7 @@ def letterboxed(source: Source, image: int) -> np.ndarray:
     side = max(height, width)
     out = np.empty((1, side, side, 3), np.uint8)
     box = np.array([[-((side - height) // 2), -((side - width) // 2), side, side]], np.int32)  # copied, not resized
-    source.read(images, box, np.zeros(1, bool), np.array(_EMPTY, np.uint8), out)
+    source.read(images, Cuts(box, np.zeros(1, bool), _EMPTY), out)
     pixels: np.ndarray = out[0]
     return pixels
 

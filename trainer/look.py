@@ -78,11 +78,10 @@ def first_epoch(recipe: Recipe, loader: Loader, samples: np.ndarray) -> torch.Te
     `samples`: int64, shape (n,). Returns float32, shape (n, 3, resolution, resolution).
     """
     crop = recipe.train_crop
-    fill = crop.fill if isinstance(crop, PaddedCrop) else (0, 0, 0)
     if isinstance(crop, PaddedCrop):
         check_square(loader.source, crop.resolution)
     view = train_view(crop, recipe.flip, recipe.seed, 0)
-    batches = loader.batches([samples], view, resolution_at(recipe, 0), fill)
+    batches = loader.batches([samples], view, resolution_at(recipe, 0))
     (batch,) = device_batches(batches, torch.device("cpu"), recipe.mean, recipe.std, Augmenter(recipe, 0))
     return batch.images
 

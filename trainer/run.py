@@ -83,14 +83,20 @@ class Run:
         replace_text(stored, recipe_source(recipe))
 
     def save(self, state: State, step: int) -> None:
-        """Saves a checkpoint, unless a later attempt of the same job has taken the directory over: a UserError.
+        """Saves a checkpoint, unless a later attempt of the same job has taken the directory over: a UserError."""
+        self._require_ours()
+        self.checkpoints.save(state, step)
 
-        A node that is lost to its scheduler may go on training while the job runs elsewhere.
-        """
+    def mark_best(self, step: int) -> None:
+        """Keeps the checkpoint of `step` as the best one so far, or raises UserError as save does."""
+        self._require_ours()
+        self.checkpoints.mark_best(step)
+
+    def _require_ours(self) -> None:
+        """A node that is lost to its scheduler may go on training while the job runs elsewhere."""
         if (owner := self._owner) != self._attempt:
             message = f"{self.folder} was taken over by attempt {owner.number} of job {owner.job}"
             raise UserError(f"{message}: nothing more is saved here")
-        self.checkpoints.save(state, step)
 
     @property
     def _owner(self) -> "Attempt":

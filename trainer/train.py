@@ -171,7 +171,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
             *_, final = evaluations.values()
             is_best = final.top1 > at.best_top1
             if is_best:
-                on_every_rank(world, lambda: run.checkpoints.mark_best(at.step) if world.is_main else None)
+                on_every_rank(world, lambda: run.mark_best(at.step) if world.is_main else None)
             for kind, evaluation in evaluations.items():
                 log.evaluation(kind, evaluation, at, best=is_best and evaluation is final)
             at.start_next_epoch(final.top1)

@@ -183,10 +183,8 @@ def _parts(recipe: Recipe, loader: Loader, step: TrainingStep, world: World, acc
                 rank=world.rank,
                 world_size=world.size,
             )
-            fill = recipe.train_crop.fill if isinstance(recipe.train_crop, PaddedCrop) else (0, 0, 0)
-            yield from loader.batches(
-                samples, train_view(recipe.train_crop, recipe.flip, recipe.seed, epoch), resolution, fill
-            )
+            view = train_view(recipe.train_crop, recipe.flip, recipe.seed, epoch)
+            yield from loader.batches(samples, view, resolution)
 
     def on_host(_: int) -> Generator[torch.Tensor, None, None]:
         while True:

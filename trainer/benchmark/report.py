@@ -68,6 +68,7 @@ def figures(
         "changed": changes_to_named(recipe),
         "micro_batch_size": recipe.micro_batch_size,
         "resolution": recipe.train_crop.resolution,
+        "decoding": "scaled" if getattr(recipe.train_crop, "scaled_decoding", False) else "full",
         "precision": recipe.precision,
         "data": {"name": source.name, "images": len(source.labels), "checksum": source.checksum},
         "workers": workers,
@@ -103,7 +104,7 @@ def report(found: dict[str, Any]) -> str:
         f"{processes} on {hardware['gpu'] or hardware['cpu']}, {found['workers']} loader threads each, "
         f"{hardware['torch_threads']} of torch; commit {hardware['commit'] or 'unknown'}",
         f"{'':<42} images/s, median of {found['n']} (range)",
-        *(_row(name, parts) for name in _LABELS if name in parts),
+        *(_row(name, parts, found["decoding"]) for name in _LABELS if name in parts),
     ]
     if "copy" not in parts:
         lines.append(f"  {_LABELS['copy']:<40} none: the CPU is the device")
@@ -119,13 +120,14 @@ def report(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _row(name: str, parts: dict[str, Any]) -> str:
+def _row(name: str, parts: dict[str, Any], decoding: str) -> str:
     part = parts[name]
     low, high = min(part["rounds"]), max(part["rounds"])
     row = f"  {_LABELS[name]:<40} {part['images_per_second']:8,.0f} ({low:,.0f} to {high:,.0f})"
     if name in (FFCV, TORCHVISION):
         ratio = parts["loader"]["images_per_second"] / part["images_per_second"]
         row += f"  ours / this: {ratio:.2f}"
+        row += ", but ours decodes scaled, this at full size" if decoding == "scaled" else ""
     if len(part["ranks"]) > 1:
         ranks = part["ranks"]
         row += f"  each {min(ranks):,.0f} to {max(ranks):,.0f}, slowest rank {part['slowest_rank']}"

@@ -39,8 +39,8 @@ _RESULT: dict[str, Any] = {
     "protocol": str,
     "data": dict,
 }
-_STARTED_FROM = re.compile(r" steps, started from (.*?), (?:no averaging|exponential moving average)")
 PRETRAINED = "the library's pretrained weights"  # as a protocol has it
+_STARTED_FROM = re.compile(rf" steps, started from ({PRETRAINED}|.*? \(sha256:\w+\)),")
 
 
 @dataclass(frozen=True, kw_only=True)

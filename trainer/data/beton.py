@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer.data.check import BetonIndex, verify
+from trainer.data.crop import Cuts
 from trainer.data.decode import BAD_JPEG, SHORT_READ, decode
 from trainer.data.manifest import read_manifest
 from trainer.errors import LocalError
@@ -39,20 +40,15 @@ class BetonSource:
     def sizes(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self._index.heights[images], self._index.widths[images]
 
-    def read(
-        self,
-        images: np.ndarray,
-        boxes: np.ndarray,
-        flips: np.ndarray,
-        fill: np.ndarray,
-        out: np.ndarray,
-        scaled: bool = False,
-    ) -> None:
+    def read(self, images: np.ndarray, cuts: Cuts, out: np.ndarray) -> None:
         index = self._index
         if not hasattr(self._scratch, "arrays"):  # once per thread
             self._scratch.arrays = scratch(index.sizes, index.heights, index.widths)
         stored = index.pointers, index.sizes, index.modes, index.heights, index.widths
-        failed, code = decode(self._file, images, stored, boxes, flips, fill, scaled, self._scratch.arrays, out)
+        boxes, flips, fill, scaled = cuts
+        failed, code = decode(
+            self._file, images, stored, boxes, flips, np.array(fill, np.uint8), scaled, self._scratch.arrays, out
+        )
         if code == SHORT_READ:
             raise LocalError(f"{self.path}: image {images[failed]} cannot be read: the file has become shorter")
         if code == BAD_JPEG:

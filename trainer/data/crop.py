@@ -1,41 +1,42 @@
 """Which part of an image the model sees: boxes and flips, as pure functions of (seed, epoch, sample).
 
 A sample is an image, or one of its repetitions within an epoch (see order.py).
-
-A box is (top, left, height, width) in pixels of the stored image, int32. It may reach over the image's edge (a padded
-crop); then it has the size of the output and is copied, not resized.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from trainer.data.random import Draw, uniform
 from trainer.recipe import CenterCrop, PaddedCrop, RandomResizedCrop, ScaleJitterCrop, TrainCrop
 
-Cut = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""(samples, heights, widths), each of shape (n,) -> (boxes of shape (n, 4), flips: bool of shape (n,))"""
+
+class Cuts(NamedTuple):
+    """What is read of each of n images, and how."""
+
+    boxes: np.ndarray
+    """int32, shape (n, 4): top, left, height, width in pixels of the stored image. A box may reach over its edge (a
+    padded crop); then it has the size of the output and is copied, not resized"""
+    flips: np.ndarray
+    """bool, shape (n,): whether what was cut is mirrored, left to right"""
+    fill: tuple[int, int, int] = (0, 0, 0)
+    """RGB of 0 to 255, beyond the edge"""
+    scaled: bool = False
+    """JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where the box is so many times the output"""
 
 
-@dataclass(frozen=True)
-class View:
-    """What is seen of each sample."""
-
-    cut: Cut
-    scaled_decoding: bool = False
-
-    def __call__(self, samples: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self.cut(samples, heights, widths)
-
+View = Callable[[np.ndarray, np.ndarray, np.ndarray], Cuts]
+"""What is seen of each sample: (samples, heights, widths), each of shape (n,) -> the cuts of their images"""
 
 _TRIES = 10  # as torchvision and FFCV: then the centre of the image, at the nearest allowed ratio
 
 
 def train_view(crop: TrainCrop, flip: bool, seed: int, epoch: int) -> View:
     """The random crop and flip of each sample in one epoch."""
+    fill, scaled = (crop.fill, False) if isinstance(crop, PaddedCrop) else ((0, 0, 0), crop.scaled_decoding)
 
-    def cut(samples: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def view(samples: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> Cuts:
         match crop:
             case RandomResizedCrop():
                 draws = uniform(seed, epoch, samples, Draw.CROP, 4 * _TRIES)
@@ -45,16 +46,15 @@ def train_view(crop: TrainCrop, flip: bool, seed: int, epoch: int) -> View:
             case PaddedCrop():
                 boxes = padded_boxes(crop, uniform(seed, epoch, samples, Draw.CROP, 2))
         flips = flip & (uniform(seed, epoch, samples, Draw.FLIP)[:, 0] < 0.5)
-        return boxes, flips
+        return Cuts(boxes, flips, fill, scaled)
 
-    return View(cut, not isinstance(crop, PaddedCrop) and crop.scaled_decoding)
+    return view
 
 
 def eval_view(crop: CenterCrop) -> View:
     """The centre crop of each image, never flipped."""
-    return View(
-        lambda samples, heights, widths: (center_boxes(crop, heights, widths), np.zeros(len(samples), bool)),
-        crop.scaled_decoding,
+    return lambda samples, heights, widths: Cuts(
+        center_boxes(crop, heights, widths), np.zeros(len(samples), bool), scaled=crop.scaled_decoding
     )
 
 

@@ -13,6 +13,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
+from trainer.data.crop import Cuts
 from trainer.errors import LocalError, UserError
 
 
@@ -38,26 +39,18 @@ class ImageFolderSource:
                 self._sizes[image] = opened.height, opened.width
         return self._sizes[images, 0], self._sizes[images, 1]
 
-    def read(
-        self,
-        images: np.ndarray,
-        boxes: np.ndarray,
-        flips: np.ndarray,
-        fill: np.ndarray,
-        out: np.ndarray,
-        scaled: bool = False,
-    ) -> None:
+    def read(self, images: np.ndarray, cuts: Cuts, out: np.ndarray) -> None:
         size = out.shape[1]
         for position, image in enumerate(images):
-            top, left, height, width = (int(value) for value in boxes[position])
+            top, left, height, width = (int(value) for value in cuts.boxes[position])
             with self._open(image) as opened:
-                shrunk = _shrink(opened, min(height, width) // size) if scaled else 1
+                shrunk = _shrink(opened, min(height, width) // size) if cuts.scaled else 1
                 try:
                     pixels = opened.convert("RGB")
                 except OSError as error:
                     raise LocalError(f"{self._paths[image]}: image {image} cannot be decoded: {_why(error)}") from error
             if (height, width) == (size, size):
-                cut = Image.new("RGB", (size, size), tuple(int(value) for value in fill))
+                cut = Image.new("RGB", (size, size), cuts.fill)
                 cut.paste(pixels, (-left, -top))
             elif shrunk > 1:
                 first_column, first_row = left // shrunk, top // shrunk
@@ -71,7 +64,7 @@ class ImageFolderSource:
                     pixels, top, left, height, width, [size, size], InterpolationMode.BILINEAR
                 )
             out[position] = np.asarray(cut)
-            if flips[position]:
+            if cuts.flips[position]:
                 out[position] = out[position, :, ::-1].copy()
 
     def close(self) -> None:

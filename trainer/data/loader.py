@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol, Self
 import numpy as np
 import torch
 
-from trainer.data.crop import View
+from trainer.data.crop import Cuts, View
 from trainer.errors import UserError
 
 BATCHES_AHEAD = 3  # batches being read while the caller works on one
@@ -37,18 +37,9 @@ class Source(Protocol):
         """Heights and widths of the stored images in pixels: integers, each of shape (n,)."""
         ...
 
-    def read(
-        self,
-        images: np.ndarray,
-        boxes: np.ndarray,
-        flips: np.ndarray,
-        fill: np.ndarray,
-        out: np.ndarray,
-        scaled: bool = False,
-    ) -> None:
-        """Writes the boxes of the images into `out`: uint8 RGB, shape (n, resolution, resolution, 3).
+    def read(self, images: np.ndarray, cuts: Cuts, out: np.ndarray) -> None:
+        """Writes what is cut from the images into `out`: uint8 RGB, shape (n, resolution, resolution, 3).
 
-        `scaled`: JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where the box is so many times the resolution.
         Raises LocalError, naming file and image, where one cannot be decoded.
         """
         ...
@@ -86,15 +77,12 @@ class Loader:
         self._threads.shutdown(wait=True, cancel_futures=True)
         self.source.close()
 
-    def batches(
-        self, samples: Iterable[np.ndarray], view: View, resolution: int, fill: tuple[int, int, int] = (0, 0, 0)
-    ) -> Iterator[Batch]:
+    def batches(self, samples: Iterable[np.ndarray], view: View, resolution: int) -> Iterator[Batch]:
         """One batch for each array of samples, in their order; without repetition samples are image indices."""
-        fill_pixel = np.array(fill, np.uint8)
         in_flight: deque[tuple[Batch, list[Future[None]]]] = deque()
         try:
             for batch in samples:
-                in_flight.append(self._start(batch, view, resolution, fill_pixel))
+                in_flight.append(self._start(batch, view, resolution))
                 if len(in_flight) > BATCHES_AHEAD:
                     yield self._finish(*in_flight.popleft())
             while in_flight:
@@ -104,16 +92,14 @@ class Loader:
             # a cancelled one never runs, and where the threads have ended nobody would ever say so
             wait([future for future in futures if not future.cancel()])
 
-    def _start(
-        self, samples: np.ndarray, view: View, resolution: int, fill: np.ndarray
-    ) -> tuple[Batch, list[Future[None]]]:
+    def _start(self, samples: np.ndarray, view: View, resolution: int) -> tuple[Batch, list[Future[None]]]:
         images = samples % len(self)
         pixels = torch.empty((len(samples), resolution, resolution, 3), dtype=torch.uint8, pin_memory=self._pin_memory)
         out = pixels.numpy()
 
         def read(part: slice) -> None:
-            boxes, flips = view(samples[part], *self.source.sizes(images[part]))
-            self.source.read(images[part], boxes, flips, fill, out[part], view.scaled_decoding)
+            cuts = view(samples[part], *self.source.sizes(images[part]))
+            self.source.read(images[part], cuts, out[part])
 
         parts = [slice(start, stop) for start, stop in _split(len(samples), self._workers)]
         futures = [self._threads.submit(read, part) for part in parts]

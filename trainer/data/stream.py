@@ -9,7 +9,7 @@ from trainer.data.loader import Loader
 from trainer.data.order import epoch_order, train_batches
 from trainer.data.resolution import resolution_at
 from trainer.distributed import World
-from trainer.recipe import PaddedCrop, Recipe
+from trainer.recipe import Recipe
 
 
 def train_stream(
@@ -26,7 +26,6 @@ def train_stream(
 
     `first_samples`: no more than so many, the first of the epoch.
     """
-    crop = recipe.train_crop
     samples = train_batches(
         epoch_order(recipe.seed, epoch, len(loader), recipe.repeats)[:first_samples],
         first_step=first_step,
@@ -35,7 +34,6 @@ def train_stream(
         rank=world.rank,
         world_size=world.size,
     )
-    view = train_view(crop, recipe.flip, recipe.seed, epoch)
-    fill = crop.fill if isinstance(crop, PaddedCrop) else (0, 0, 0)
-    batches = loader.batches(samples, view, resolution_at(recipe, epoch), fill)
+    view = train_view(recipe.train_crop, recipe.flip, recipe.seed, epoch)
+    batches = loader.batches(samples, view, resolution_at(recipe, epoch))
     return device_batches(batches, world.device, recipe.mean, recipe.std, Augmenter(recipe, epoch))

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from trainer.data.crop import Cuts
 from trainer.data.random import Draw, bits
 
 _DISTINCT = 64  # different images; more would only cost memory
@@ -27,16 +28,8 @@ class SyntheticSource:
         size = np.full(len(images), self._resolution, np.int32)
         return size, size
 
-    def read(
-        self,
-        images: np.ndarray,
-        boxes: np.ndarray,
-        flips: np.ndarray,
-        fill: np.ndarray,
-        out: np.ndarray,
-        scaled: bool = False,
-    ) -> None:
-        """Whole images, whatever the boxes: there is nothing to see in a crop of noise."""
+    def read(self, images: np.ndarray, cuts: Cuts, out: np.ndarray) -> None:
+        """Whole images, whatever the cuts: there is nothing to see in a crop of noise."""
         resolution = out.shape[1]
         if resolution not in self._noise:
             self._noise[resolution] = _noise(resolution)
