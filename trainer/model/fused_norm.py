@@ -1,7 +1,7 @@
-"""A norm, the sum with a shortcut and ReLU in one pass over memory, where PyTorch makes four: in bf16 on CPUs.
+"""A norm, the sum with a shortcut and ReLU in two passes over memory, where PyTorch makes four: in bf16 on CPUs.
 
-PyTorch 2.15 spends half of a CIFAR ResNet's step there, and no less in bf16 than in fp32 (docs/performance.md). On GPUs
-torch.compile does the same. What is compiled is in fused_norm_kernels.py.
+PyTorch 2.15 spends half of a CIFAR ResNet's step there, no less in bf16 than in fp32 (docs/performance.md). On a GPU
+that is torch.compile's work. What is compiled here is in fused_norm_kernels.py.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class _NormRelu(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         from trainer.model import fused_norm_kernels as kernels  # loads Numba
 
-        y, per_channel = torch.empty_like(x), torch.empty(4, x.shape[1])
+        y, per_channel = torch.empty_like(x), x.new_empty(4, x.shape[1], dtype=torch.float32)
         kernels.forward(
             _address(x), _address(shortcut), _address(y), _pixels(x), weight.detach().numpy(), bias.detach().numpy(),
             eps, per_channel.numpy(), torch.get_num_threads(),
@@ -105,7 +105,7 @@ class _NormRelu(torch.autograd.Function):
         x, per_channel, y = ctx.saved_tensors
         dy = dy.contiguous(memory_format=torch.channels_last)
         dx, dshortcut = torch.empty_like(x), None if y is None else torch.empty_like(x)
-        dweight, dbias = torch.empty(x.shape[1]), torch.empty(x.shape[1])
+        dweight, dbias = per_channel.new_empty(2, x.shape[1])
         kernels.backward(
             _address(x), _address(y), _address(dy), _address(dshortcut), _address(dx), _pixels(x), per_channel.numpy(),
             ctx.eps, dweight.numpy(), dbias.numpy(), torch.get_num_threads(),

@@ -103,6 +103,19 @@ def _next_part(jobs):
     return part < _PARTS, part, rows * part // _PARTS, rows * (part + 1) // _PARTS
 
 
+@njit(inline="always")
+def _clear(sums, part):
+    for column in range(sums.shape[2]):
+        sums[part, 0, column] = sums[part, 1, column] = 0
+
+
+@njit(inline="always")
+def _add(first, second, sums, part):
+    for column in range(sums.shape[2]):
+        sums[part, 0, column] += first[column]
+        sums[part, 1, column] += second[column]
+
+
 @cfunc(_SIGNATURE, cache=True, fastmath={"contract"})
 def _sum_up(pointer):
     """The sums of x and of its squares."""
@@ -112,17 +125,17 @@ def _sum_up(pointer):
     total, squares = np.empty(job.width, np.float32), np.empty(job.width, np.float32)
     more, part, first, end = _next_part(jobs)
     while more:
-        sums[part] = 0
+        _clear(sums, part)
         for block in range(first, end, _BLOCK):
-            total[:], squares[:] = _ZERO, _ZERO
+            total.fill(_ZERO)
+            squares.fill(_ZERO)
             for index in range(block, min(block + _BLOCK, end)):
                 x_row = x[index]
                 for column in range(job.width):
                     value = _wide(x_row[column])
                     total[column] += value
                     squares[column] += value * value
-            sums[part, 0] += total
-            sums[part, 1] += squares
+            _add(total, squares, sums, part)
         more, part, first, end = _next_part(jobs)
 
 
@@ -163,9 +176,10 @@ def _sum_up_gradients(pointer):
     total, products = np.empty(job.width, np.float32), np.empty(job.width, np.float32)
     more, part, first, end = _next_part(jobs)
     while more:
-        sums[part] = 0
+        _clear(sums, part)
         for block in range(first, end, _BLOCK):
-            total[:], products[:] = _ZERO, _ZERO
+            total.fill(_ZERO)
+            products.fill(_ZERO)
             if job.shortcut:
                 y, dshortcut = _images(job.y, job), _images(job.shortcut, job)
                 for index in range(block, min(block + _BLOCK, end)):
@@ -183,8 +197,7 @@ def _sum_up_gradients(pointer):
                         gradient = _ZERO if value * scale[column] + shift[column] <= _ZERO else _wide(dy_row[column])
                         total[column] += gradient
                         products[column] += gradient * value
-            sums[part, 0] += total
-            sums[part, 1] += products
+            _add(total, products, sums, part)
         more, part, first, end = _next_part(jobs)
 
 
@@ -226,7 +239,8 @@ def _run(function, jobs, threads):
 def _by_channel(sums, which, channels):
     """float64 [channels]: of all parts and all columns of a channel, in order."""
     for part in range(1, _PARTS):
-        sums[0, which] += sums[part, which]
+        for column in range(sums.shape[2]):
+            sums[0, which, column] += sums[part, which, column]
     found = np.zeros(channels)
     for column in range(sums.shape[2]):
         found[column % channels] += sums[0, which, column]
@@ -245,7 +259,7 @@ def _forward(sum_up, apply, threads, jobs, sums, factors, pixels, weight, bias, 
         per_channel[0, channel], per_channel[1, channel] = scale, bias[channel] - mean * scale
         per_channel[2, channel], per_channel[3, channel] = mean, var
     for column in range(factors.shape[1]):
-        factors[:2, column] = per_channel[:2, column % channels]
+        factors[0, column], factors[1, column] = per_channel[0, column % channels], per_channel[1, column % channels]
     _run(apply, jobs, threads)
 
 
@@ -253,7 +267,7 @@ def _forward(sum_up, apply, threads, jobs, sums, factors, pixels, weight, bias, 
 def _backward(sum_up, apply, threads, jobs, sums, factors, pixels, per_channel, eps, dweight, dbias):
     channels = len(dweight)
     for column in range(factors.shape[1]):
-        factors[:2, column] = per_channel[:2, column % channels]
+        factors[0, column], factors[1, column] = per_channel[0, column % channels], per_channel[1, column % channels]
     _run(sum_up, jobs, threads)
     total, products = _by_channel(sums, 0, channels), _by_channel(sums, 1, channels)
     for channel in range(channels):
