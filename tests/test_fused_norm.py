@@ -189,6 +189,11 @@ def test_one_value_has_no_variance() -> None:
         norm_relu(norm_of(16), nn.ReLU(), bf16(1, 16, 1, 1, seed=1))
 
 
+def test_images_of_other_channels_than_the_norms_are_refused_and_not_read() -> None:
+    with pytest.raises(RuntimeError, match="running_mean should contain 8 elements not 16"):
+        norm_relu(norm_of(16), nn.ReLU(), bf16(4, 8, 6, 6, seed=1))
+
+
 def fused_norms(y: Tensor) -> int:
     """How many of them the gradient of y goes through."""
     seen, ahead = set(), [y.grad_fn]

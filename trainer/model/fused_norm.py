@@ -43,6 +43,7 @@ def _is_for(norm: nn.BatchNorm2d, x: Tensor, shortcut: Tensor | None) -> bool:
         and not norm._forward_pre_hooks
         and not norm._forward_hooks
         and not torch.compiler.is_compiling()
+        and x.shape[1] == norm.num_features
         and x.numel() > norm.num_features  # else BatchNorm2d says that one value has no variance
         and x.is_contiguous(memory_format=torch.channels_last)
         and (shortcut is None or (shortcut.dtype == x.dtype and shortcut.shape == x.shape))
