@@ -73,8 +73,7 @@ def test_kill_9_at_random_steps_changes_nothing(uninterrupted: dict[int, Path], 
         process = start(words(digits, tmp_path))
         wait_for_step(process, tmp_path, step)
         kill(process)
-    ended = run(words(digits, tmp_path))
-    assert ended.returncode == 0, ended.stderr
+    assert main(words(digits, tmp_path)) == 0
     assert_same_run(tmp_path, uninterrupted[1])
 
 
@@ -91,7 +90,7 @@ def test_torchrun_starts_all_ranks_again_after_one_has_died(
 
 
 def test_a_signal_saves_says_how_to_go_on_and_loses_nothing(
-    uninterrupted: dict[int, Path], digits: Path, tmp_path: Path
+    uninterrupted: dict[int, Path], digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """SIGTERM, then SIGINT to the run that goes on, then SIGUSR2."""
     rarely = words(digits, tmp_path, "--checkpoint-steps", "1000")  # what is found later is what the signal saved
@@ -107,9 +106,8 @@ def test_a_signal_saves_says_how_to_go_on_and_loses_nothing(
         assert saved == 0 or f"continued after step {saved}" in out
         before, saved = saved, int(weights(tmp_path)["/step"])
         assert max(4, before + 1) <= saved < LAST
-    ended = run(rarely)
-    assert ended.returncode == 0, ended.stderr
-    assert f"continued after step {saved}" in ended.stdout
+    assert main(rarely) == 0
+    assert f"continued after step {saved}" in capsys.readouterr().out
     assert_same_run(tmp_path, uninterrupted[1])
 
 
