@@ -40,10 +40,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """scikit-learn's digits as train.beton (1,437 images) and val.beton (360)."""
+    from trainer.data import open_source
+    from trainer.data.crop import eval_view
+    from trainer.data.loader import Loader
     from trainer.data.prepare import prepare_digits
+    from trainer.recipe import CenterCrop
 
     folder = tmp_path_factory.mktemp("digits")
     prepare_digits(folder)
+    with Loader(open_source(str(folder), "val", num_classes=10, resolution=32), workers=1) as loader:
+        # Numba compiles what reads it here, once: processes that start together would each compile it for themselves
+        list(loader.batches([np.arange(1)], eval_view(CenterCrop(resolution=32, crop_ratio=1.0)), 32))
     return folder
 
 

@@ -52,7 +52,8 @@ PreemptMode=REQUEUE
 KillWait=15
 KillOnBadExit=0
 SlurmdTimeout={node_timeout}
-MessageTimeout=10
+# for so long slurmctld tries a dead node before it asks it again, which it does until SlurmdTimeout is over
+MessageTimeout=5
 MinJobAge=300
 {accounts}
 {nodes}

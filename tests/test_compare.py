@@ -51,8 +51,7 @@ def real(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("real")
     for seed in (0, 1):
         where = ["--data", str(digits), "--run-dir", str(folder / f"s{seed}")]
-        ended = run(["train", str(SMALL), *where, "--seed", str(seed)])
-        assert ended.returncode == 0, ended.stderr
+        assert main(["train", str(SMALL), *where, "--seed", str(seed)]) == 0
     shutil.copytree(folder / "s0", folder / "slow")
     recipe = load_recipe(SMALL)
     slow = replace(recipe, optimizer=replace(recipe.optimizer, lr=0.02))

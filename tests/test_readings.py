@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from processes import metrics, run
+from processes import metrics
 from torch import nn
 
 from trainer import distributed
+from trainer.__main__ import main
 from trainer.data import open_source
 from trainer.data.crop import eval_view
 from trainer.data.device import device_batches
@@ -48,19 +49,8 @@ def finished(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of READINGS."""
     folder = tmp_path_factory.mktemp("readings")
     (folder / "readings.py").write_text(READINGS)
-    ended = run(
-        [
-            "train",
-            str(folder / "readings.py"),
-            "--data",
-            str(digits),
-            "--run-dir",
-            str(folder / "run"),
-            "--checkpoint-steps",
-            "1",
-        ]
-    )  # also at the ends of epochs, where norms are measured before saving
-    assert ended.returncode == 0, ended.stderr
+    words = ["train", str(folder / "readings.py"), "--data", str(digits), "--run-dir", str(folder / "run")]
+    assert main([*words, "--checkpoint-steps", "1"]) == 0  # also at epochs' ends: norms are measured before saving
     return folder / "run"
 
 
@@ -90,12 +80,14 @@ def test_every_epoch_tells_of_both_weights_and_the_last_is_the_result(finished: 
     assert records[-2]["loss"] == result["also"][1]["loss"]
 
 
-def test_the_evaluate_verb_repeats_every_reading(finished: Path, result: dict[str, Any]) -> None:
-    ended = run(["evaluate", str(finished)])
-    assert ended.returncode == 0, ended.stderr
-    assert f"{result['loss']:.4f}" in ended.stdout
+def test_the_evaluate_verb_repeats_every_reading(
+    finished: Path, result: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(finished)]) == 0
+    said = capsys.readouterr().out
+    assert f"{result['loss']:.4f}" in said
     for reading in result["also"]:
-        assert f"{reading['top1']:.2f} % top-1: {reading['protocol']}" in ended.stdout
+        assert f"{reading['top1']:.2f} % top-1: {reading['protocol']}" in said
 
 
 def test_the_averaged_weights_are_what_a_fine_tuning_starts_from(finished: Path) -> None:
@@ -181,10 +173,11 @@ def test_words_claim_no_average_and_no_norms_that_are_not_there_yet() -> None:
     assert averaged_in_words(recipe.ema, 5.1) == "exponential moving average (decay 0.99 every 32 steps)"
 
 
-def test_a_checkpoint_between_two_epochs_says_that_norms_are_running_averages(finished: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_between_two_epochs_says_that_norms_are_running_averages(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(finished, tmp_path / "run")
     for file in (tmp_path / "run" / "checkpoints").glob("step_00000028.pt*"):
         file.unlink()
-    ended = run(["evaluate", str(tmp_path / "run")])
-    assert ended.returncode == 0, ended.stderr
-    assert "weights after 27 of 28 steps, norms not measured yet: running averages" in ended.stdout
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    assert "weights after 27 of 28 steps, norms not measured yet: running averages" in capsys.readouterr().out

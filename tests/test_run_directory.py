@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import kill, run, start, wait_for_step
+from processes import kill, start, wait_for_step
 
 from trainer.__main__ import main
 from trainer.compare.run_record import FinishedRun, read_run
@@ -26,12 +26,13 @@ def words(digits: Path, run_dir: Path, *options: str) -> list[str]:
     return ["train", RECIPE, "--data", str(digits), "--run-dir", str(run_dir), "--epochs", "1", *options]
 
 
-def test_two_runs_in_one_directory_are_refused_and_the_first_goes_on(digits: Path, tmp_path: Path) -> None:
+def test_two_runs_in_one_directory_are_refused_and_the_first_goes_on(
+    digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     first = start(words(digits, tmp_path, "--epochs", "60", "--log-every", "2"))
     wait_for_step(first, tmp_path, 2)
-    second = run(words(digits, tmp_path, "--epochs", "60", "--log-every", "2"))
-    assert second.returncode == 2
-    assert "is in use by another process" in second.stderr
+    assert main(words(digits, tmp_path, "--epochs", "60", "--log-every", "2")) == 2
+    assert "is in use by another process" in capfd.readouterr().err
     assert first.poll() is None
     kill(first)
 

@@ -15,8 +15,9 @@ from processes import ROOT, assert_same_run, metrics
 from slurm_cluster import Cluster, cluster, missing
 
 RECIPE = Path(__file__).parent / "small_recipe.py"
-EPOCHS = 10
-JOB = ["--global-batch-size", "64", "--epochs", str(EPOCHS), "--log-every", "1", "--checkpoint-steps", "7"]
+# 220 steps, which no start comes to the end of before it is ended, of as few images as 4 processes can share
+BATCHES = ["--global-batch-size", "32", "--micro-batch-size", "8", "--epochs", "5"]
+JOB = [*BATCHES, "--log-every", "1", "--checkpoint-steps", "7", "--no-pictures"]
 PROCESSES = ["--nodes", "2", "--processes-per-node", "2", "--cpus-per-task", "1"]
 LIMIT = 180  # seconds; a hang fails the test
 
@@ -201,7 +202,7 @@ def test_each_start_meets_at_another_port(ordeal: Path) -> None:
 
 
 def test_wrong_input_is_not_tried_again(slurm: Cluster, tmp_path: Path) -> None:
-    job = submit(slurm, tmp_path / "run", tmp_path / "nowhere")
+    job = submit(slurm, tmp_path / "run", tmp_path / "nowhere", "--processes-per-node", "1")
     assert wait_for_end(slurm, job) == "FAILED"
     assert [start["again"] for start in starts(tmp_path / "run")] == [False]
     shown = launch(slurm, "status", tmp_path / "run").stdout
@@ -244,6 +245,7 @@ def test_recipes_and_seeds_become_an_array_with_a_folder_for_each_run(
     assert running.returncode == 2
     assert "is PENDING already" in running.stderr or "is RUNNING already" in running.stderr
     runs = [tmp_path / "small_seed0", tmp_path / "small_seed1"]
+    slurm.wait_until(lambda: all((run / "result.json").exists() for run in runs), "both have a result", LIMIT)
     done = lambda: launch(slurm, "status", tmp_path).stdout.count("COMPLETED") == 2  # noqa: E731
     slurm.wait_until(done, "both have finished", LIMIT)
     assert [json.loads((run / "result.json").read_text())["seed"] for run in runs] == [0, 1]
@@ -300,7 +302,7 @@ def test_preflight_on_the_nodes_of_slurm(slurm: Cluster, digits: Path, tmp_path:
 def test_with_accounting_what_slurm_has_forgotten_is_still_known(tmp_path: Path) -> None:
     (tmp_path / "slurm").mkdir()
     with cluster(tmp_path / "slurm", nodes=2, accounts=True) as it:
-        job = submit(it, tmp_path / "run", tmp_path / "nowhere")
+        job = submit(it, tmp_path / "run", tmp_path / "nowhere", "--nodes", "1", "--processes-per-node", "1")
         assert wait_for_end(it, job) == "FAILED"
         it.wait_until(lambda: "FAILED" in it.run("sacct", "-n", "-X", "-j", job, "-o", "State"), "sacct knows it")
         forgets = tmp_path / "bin" / "scontrol"

@@ -1,6 +1,7 @@
 """The door: python -m trainer VERB, and what each verb answers to mistakes."""
 
 import errno
+import gc
 import os
 import signal
 import sys
@@ -108,6 +109,10 @@ def _say(text: str) -> None:
 # On a CPU, OpenMP's threads wait for one another by spinning. Where loader threads or other processes need the cores
 # too, everybody waits for the spinning: 15 images/s instead of 655 were measured with one busy neighbour on two cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# Python looks for cycles after every 700 new objects, 830 times while torch and what its optimizers import are loaded.
+# After every 10,000 it does so 72 times: docs/performance.md has what that saves.
+gc.set_threshold(10_000)
 
 # torch is imported below, inside the verbs: --help, recipes and a misspelt option answer at once
 
