@@ -49,6 +49,7 @@ WARM_UP = max(
 )  # micro-batches: kernels are chosen, graphs recorded, what was read ahead is used up
 AHEAD = 8  # micro-batches that the host may be ahead of the GPU
 COMPILE_SECONDS = 150.0  # without so many left, no compilation is begun
+PROFILE_SECONDS = 30.0  # that are left for the profile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +162,7 @@ class Measurement:
     def profile(self) -> None:
         """After all rates: what comes after a profiler may be slower. CUDA graphs have the compiled step's kernels."""
         for name, step in self._steps.items():
-            if name.startswith("ours") and "graphs" not in name and self._record.seconds_left > self._settings.seconds:
+            if name.startswith("ours") and "graphs" not in name:
                 try:
                     with self._warm(step, self._batches.real) as batches:
                         self._record.found["profile"][name] = profiled(step, batches, self._device)
@@ -174,7 +175,7 @@ class Measurement:
         record = self._record
         if step in record.found["failed"] or what in record.found["failed"]:
             return
-        needed = 2 * self._settings.seconds
+        needed = 2 * self._settings.seconds + PROFILE_SECONDS
         if step and "compiled" in step and step not in self._steps:
             needed += COMPILE_SECONDS
         if record.seconds_left < needed:
