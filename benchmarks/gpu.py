@@ -182,7 +182,9 @@ class Measurement:
             record.say(f"{what}: not begun, {record.seconds_left:.0f} s are left")
             return
         try:
-            rate = self._rate(self._step(step) if step else lambda _: None, batches)
+            work: Callable[[Any], Any] = self._step(step) if step else lambda _: None
+            with self._warm(work, batches) as stream:
+                rate = self._settings.batch * per_second(work, stream, self._device, self._settings.seconds)
         except Exception as error:  # of one of them, such as a compiler that is missing
             self._steps.pop(step or "", None)
             record.failed(step or what, error)
@@ -209,22 +211,6 @@ class Measurement:
             self._record.say(f"{name}: built and warm after {seconds:.1f} s")
         return self._steps[name]
 
-    def _rate(self, work: Callable[[Any], Any], batches: Callable[[], Generator[Any, None, None]]) -> float:
-        """Images/s. The GPU is waited for at both ends; between them it always has something to do."""
-        done, ends = 0, deque[torch.cuda.Event]()
-        with self._warm(work, batches) as stream:
-            start = time.perf_counter()
-            while time.perf_counter() - start < self._settings.seconds:
-                work(next(stream))
-                done += 1
-                if self._device.type == "cuda":
-                    ends.append(torch.cuda.Event(blocking=True))  # the host sleeps: the cores are for the loader
-                    ends[-1].record()
-                    if len(ends) > AHEAD:
-                        ends.popleft().synchronize()
-            wait_for(self._device)
-            return done * self._settings.batch / (time.perf_counter() - start)
-
     @contextmanager
     def _warm(
         self, work: Callable[[Any], Any], batches: Callable[[], Generator[Any, None, None]]
@@ -241,6 +227,24 @@ class Measurement:
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def per_second(work: Callable[[Any], Any], stream: Iterator[Any], device: torch.device, seconds: float) -> float:
+    """Micro-batches per second. The device has nothing to do before; all its work is waited for at the end.
+
+    Between, a GPU always has something to do: the host waits for the end of what is AHEAD micro-batches ago.
+    """
+    done, ends, start = 0, deque[torch.cuda.Event](), time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        work(next(stream))
+        done += 1
+        if device.type == "cuda":
+            ends.append(torch.cuda.Event(blocking=True))  # the host sleeps: the cores are for the loader
+            ends[-1].record()
+            if len(ends) > AHEAD:
+                ends.popleft().synchronize()
+    wait_for(device)
+    return done / (time.perf_counter() - start)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ import torch
 from processes import ROOT
 from torch import nn
 
+from benchmarks.gpu import AHEAD, per_second
 from benchmarks.gpu_batches import EPOCH, Repeated
+from benchmarks.gpu_look import waits
 from benchmarks.gpu_record import Record
 from benchmarks.gpu_report import report
 from benchmarks.roofline import _Traffic
@@ -119,11 +123,53 @@ def test_the_time_ends_what_does_not_end_and_nothing_else(
     assert (signal.getsignal(signal.SIGTERM), signal.getitimer(signal.ITIMER_REAL)[0]) == (before, 0)
 
 
+def test_the_host_is_never_far_ahead_of_a_gpu_nor_waits_for_all_of_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events that count stand for CUDA's."""
+    recorded: list[int] = []  # how many had been, at each one
+    waited: list[int] = []  # the number of each that was waited for
+
+    class Event:
+        def __init__(self, blocking: bool) -> None:
+            assert blocking
+
+        def record(self) -> None:
+            recorded.append(len(recorded))
+            self.number = len(recorded)
+
+        def synchronize(self) -> None:
+            waited.append(self.number)
+            assert len(recorded) - self.number == AHEAD
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _device: waited.append(0))
+    done: list[int] = []
+    assert per_second(done.append, count(), torch.device("cuda"), seconds=0.05) > 0
+    assert len(done) == len(recorded) > 2 * AHEAD
+    assert waited == [*range(1, len(done) - AHEAD + 1), 0]
+
+
+def test_where_a_step_waits_is_told_by_file_and_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A warning with torch's words stands for its own; others are not meant."""
+    modes: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    def step(number: int) -> None:
+        warnings.warn("something else", stacklevel=1)
+        if number % 2:
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+
+    line = step.__code__.co_firstlineno + 3
+    assert waits(step, count()) == [f"test_gpu_benchmark.py:{line} (2 times in 4 steps)"]  # type: ignore[arg-type]
+    assert waits(lambda _: None, count()) == []  # type: ignore[arg-type]
+    assert modes == ["warn", "default"] * 2
+
+
 def test_a_repeated_source_has_an_epoch_of_many_batches_of_the_same_images(photo_betons: Path) -> None:
     once = open_beton(photo_betons / "train.beton", check_content=False)
-    repeated, count = Repeated(once, micro_batch_size=8), len(once.labels)
+    repeated, images = Repeated(once, micro_batch_size=8), len(once.labels)
     assert len(repeated.labels) >= 8 * EPOCH
-    some = np.array([3, 3 + count, 5 + 7 * count])
+    some = np.array([3, 3 + images, 5 + 7 * images])
     assert np.array_equal(repeated.labels[some], once.labels[[3, 3, 5]])
     heights, widths = repeated.sizes(some)
     boxes = np.stack([np.zeros(3), np.zeros(3), heights, widths], axis=1).astype(np.int32)
