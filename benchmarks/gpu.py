@@ -1,53 +1,55 @@
 """ResNet-50 on one GPU: loader, step and both together beside timm's and torchvision's steps, and how far the limit is.
 
-    python -m benchmarks.gpu --photos PHOTOS [--workers 16] [--json FILE]     # writes its .beton files itself
+    python -m benchmarks.gpu --photos PHOTOS [--workers 16] [--json FILE]     # writes its .beton file itself
     python -m benchmarks.gpu --data DIR [--workers 16] [--json FILE]          # a folder with train.beton
 
-About ten minutes, most of them for torch.compile. Without a GPU it runs too, on the CPU, to try it.
+At most --minutes, most of them for torch.compile. What was found is in FILE, and said, as soon as it is found: a run
+that is killed, or a part that fails, loses nothing else. Without a GPU it runs too, on the CPU, to try it.
 """
 
 import gc
-import json
 import os
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
-from itertools import count
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any, Literal
 
 import torch
 import tyro
-from torch import nn
 
-from benchmarks.loaders import write_data
-from benchmarks.roofline import Roofline, roofline
+from benchmarks.gpu_batches import Batches, Repeated
+from benchmarks.gpu_look import compiled_so_far, profiled, waits
+from benchmarks.gpu_record import Record
+from benchmarks.gpu_report import report
+from benchmarks.gpu_steps import Step, module, ours, timms, torchvisions
+from benchmarks.loaders import repeat_photos
+from benchmarks.roofline import roofline
 from trainer import distributed
 from trainer.benchmark.peak import wait_for
-from trainer.benchmark.training_step import TrainingStep
 from trainer.data import open_beton
-from trainer.data.augment import Augmenter
-from trainer.data.crop import train_view
-from trainer.data.device import DeviceBatch, device_batches
-from trainer.data.loader import BATCHES_AHEAD, Batch, Loader
-from trainer.data.order import epoch_order, train_batches
-from trainer.data.stream import train_stream
+from trainer.data.loader import BATCHES_AHEAD, Loader
+from trainer.data.prepare import PrepareOptions, prepare_folder
 from trainer.distributed import World
 from trainer.environment import environment
-from trainer.model import build_model
 from trainer.precision import allow_tensor_float
 from trainer.recipe import RandomResizedCrop, Recipe, ResNet
 from trainer.recipe_file import load_recipe
 from trainer.settings import TrainSettings
 
-TARGETS = {"real, compiled": 4500.0, "real / synthetic": 0.97}  # images/s on one H200 with 16 cores, and the ratio
-PHOTO_REPEATS = 40  # 196 photographs become an epoch of 30 batches of 256
-WARM_UP = 8  # micro-batches: kernels are chosen, what was read ahead is used up
-
-Step = Callable[[DeviceBatch], None]
+PHOTO_REPEATS = 40  # in the file that is written: more than a processor's cache holds
+CLASSES = 1000  # of the network, as ImageNet has; the photographs may have fewer
+WARM_UP = max(
+    8, BATCHES_AHEAD + 2
+)  # micro-batches: kernels are chosen, graphs recorded, what was read ahead is used up
+AHEAD = 8  # micro-batches that the host may be ahead of the GPU
+COMPILE_SECONDS = 150.0  # without so many left, no compilation is begun
+PROFILE_SECONDS = 30.0  # that are left for the profile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +65,12 @@ class GpuSettings:
     batch: int = 256
     resolution: int = 224
     depth: Literal[18, 34, 50, 101, 152] = 50
-    seconds: float = 6.0
+    seconds: float = 4.0
     """length of one measurement"""
-    rounds: int = 3
+    rounds: int = 5
+    """at most: fewer where the time is up before"""
+    minutes: float = 9.0
+    """after which nothing more is measured"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     compile: bool = True
     """measure torch.compile too, plain and with CUDA graphs"""
@@ -73,28 +78,43 @@ class GpuSettings:
 
 
 def main(settings: GpuSettings) -> None:
-    with ExitStack() as stack:
+    if (settings.data is None) == (settings.photos is None):
+        sys.exit("error: which images? give --data DIR, a folder with train.beton, or --photos PHOTOS, class folders")
+    record = Record(settings.json, settings.minutes)
+    with ExitStack() as stack, record.time_limit():
         world = stack.enter_context(distributed.world(settings.device, timeout_minutes=30))
-        data = settings.data
-        if data is None:
-            assert settings.photos, "--data or --photos: what should be read?"
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            data = write_data(settings.photos, folder, PHOTO_REPEATS)["tiles"].parent
-        workers = settings.workers or len(os.sched_getaffinity(0))
-        source = open_beton(data / "train.beton", check_content=False)
-        loader = stack.enter_context(Loader(source, workers=workers, pin_memory=world.device.type == "cuda"))
-        recipe = _recipe(settings, len(source.classes))
+        loader = _open(settings, record, world, stack)
+        recipe = _recipe(settings, max(CLASSES, len(loader.source.classes)))
         allow_tensor_float(recipe.precision)
-        torch.backends.cudnn.benchmark = True
-        rates, failed = _measure(recipe, loader, world, settings)
-        synchronises = _synchronises(recipe, world)
-        limit = roofline(recipe, _module(recipe, world), world.device)
-        hardware = environment(world, TrainSettings(data=str(data), run_dir=Path(), workers=workers))
-    print(_report(rates, failed, limit, synchronises, hardware, settings, workers))
-    if settings.json:
-        found = {"images_per_second": rates, "failed": failed, "roofline": limit.as_json(),
-                 "synchronises": synchronises, "hardware": hardware, "workers": workers}  # fmt: skip
-        settings.json.write_text(json.dumps(found, indent=2) + "\n")
+        record.note("roofline", lambda: roofline(recipe, module(recipe, world.device), world.device).as_json())
+        torch.backends.cudnn.benchmark = True  # as all three have it
+        measurement = Measurement(settings, record, recipe, loader, world)
+        for _ in range(settings.rounds):
+            measurement.round()
+            print(f"\n{report(record.found)}\n", flush=True)
+        measurement.profile()
+    print(f"\n{report(record.found)}", flush=True)
+
+
+def _open(settings: GpuSettings, record: Record, world: World, stack: ExitStack) -> Loader:
+    workers = settings.workers or len(os.sched_getaffinity(0))
+    hardware = environment(world, TrainSettings(data="", run_dir=Path(), workers=workers))
+    record.found |= {
+        "what": f"ResNet-{settings.depth}, {settings.resolution} px, batch {settings.batch}, bf16",
+        "seconds": settings.seconds,
+        "workers": workers,
+        "hardware": hardware,
+    }
+    record.say(f"{hardware['gpu'] or 'NOT A GPU: ' + hardware['cpu']}, torch {hardware['packages']['torch']}")
+    folder = settings.data
+    if folder is None:
+        assert settings.photos
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        repeat_photos(settings.photos, folder / "original", PHOTO_REPEATS)
+        prepare_folder(folder / "original", folder, PrepareOptions(write_mode="jpg"))  # of at most 500 px, with tiles
+    source = Repeated(open_beton(folder / "train.beton", check_content=False), settings.batch)
+    record.say(source.name)
+    return stack.enter_context(Loader(source, workers=workers, pin_memory=world.device.type == "cuda"))
 
 
 def _recipe(settings: GpuSettings, num_classes: int) -> Recipe:
@@ -113,193 +133,118 @@ def _recipe(settings: GpuSettings, num_classes: int) -> Recipe:
     )
 
 
-def _module(recipe: Recipe, world: World) -> nn.Module:
-    torch.manual_seed(0)
-    module = build_model(recipe.model, recipe.num_classes)
-    return module.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+class Measurement:
+    """Rates in turn, round by round. A step is built when its turn comes first; one that fails is left out then."""
 
+    def __init__(self, settings: GpuSettings, record: Record, recipe: Recipe, loader: Loader, world: World) -> None:
+        self._settings, self._record, self._device = settings, record, world.device
+        self._batches = Batches(recipe, loader, world)
+        self._builders: dict[str, Callable[[], Step]] = {  # what is cheap and surely works first
+            "ours": partial(ours, recipe, world),
+            "timm's step": partial(timms, recipe, world),
+            "torchvision's step": partial(torchvisions, recipe, world),
+            "ours, compiled": partial(ours, recipe, world, "default"),
+            "ours, compiled, CUDA graphs": partial(ours, recipe, world, "reduce-overhead"),
+            "timm's step, compiled": partial(timms, recipe, world, compiled=True),
+        }
+        if not settings.compile:
+            self._builders = {name: build for name, build in self._builders.items() if "compiled" not in name}
+        self._steps: dict[str, Step] = {}
 
-def _ours(recipe: Recipe, world: World, compile_mode: str | None = None) -> Step:
-    """The recipe's own step, as train.py has it: channels-last, bf16, fused SGD."""
-    return TrainingStep(
-        recipe, _module(recipe, world), world, steps_per_epoch=10_000, compile=compile_mode is not None,
-        compile_mode=compile_mode or "default",
-    )  # fmt: skip
+    def round(self) -> None:
+        self._try("loader", self._batches.read)
+        self._try("copy", self._batches.copied)
+        for name in self._builders:
+            self._try(f"{name}, synthetic", self._batches.synthetic, name)
+            if name.startswith("ours"):
+                self._try(f"{name}, real", self._batches.real, name)
 
+    def profile(self) -> None:
+        """After all rates: what comes after a profiler may be slower. CUDA graphs have the compiled step's kernels."""
+        for name, step in self._steps.items():
+            if name.startswith("ours") and "graphs" not in name:
+                try:
+                    with self._warm(step, self._batches.real) as batches:
+                        self._record.found["profile"][name] = profiled(step, batches, self._device)
+                    self._record.say(f"profile of {name}")
+                except Exception as error:
+                    self._record.failed(f"profile of {name}", error)
 
-def _timm(recipe: Recipe, world: World) -> Step:
-    """What timm's train.py does in a step: channels-last, autocast, its own SGD, zero_grad before backward."""
-    import timm
-    from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
-
-    model = timm.create_model(f"resnet{_depth(recipe)}", num_classes=recipe.num_classes)
-    model = model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = create_optimizer_v2(model, "sgd", lr=0.1, weight_decay=1e-4, momentum=0.9)
-
-    def step(batch: DeviceBatch) -> None:
-        with torch.autocast(world.device.type, torch.bfloat16):
-            loss = nn.functional.cross_entropy(model(batch.images), batch.labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return step
-
-
-def _torchvision(recipe: Recipe, world: World) -> Step:
-    """What references/classification/train.py does: contiguous, autocast, loss and accuracies read in every step."""
-    from torchvision import models
-
-    model = models.get_model(f"resnet{_depth(recipe)}", num_classes=recipe.num_classes).to(world.device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
-
-    def step(batch: DeviceBatch) -> None:
-        images = batch.images.contiguous()
-        with torch.autocast(world.device.type, torch.bfloat16):
-            output = model(images)
-            loss = nn.functional.cross_entropy(output, batch.labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        right = output.topk(min(5, recipe.num_classes)).indices == batch.labels[:, None]
-        loss.item(), right[:, 0].sum().item(), right.sum().item()
-
-    return step
-
-
-def _depth(recipe: Recipe) -> int:
-    assert isinstance(recipe.model, ResNet)
-    return recipe.model.depth
-
-
-def _measure(
-    recipe: Recipe, loader: Loader, world: World, settings: GpuSettings
-) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Images/s of each round, and what failed, with its message. The steps are built one after the other."""
-    size, resolution = recipe.micro_batch_size, recipe.train_crop.resolution
-    noise = torch.randint(256, (size, resolution, resolution, 3), dtype=torch.uint8)
-    noise = noise.pin_memory() if world.device.type == "cuda" else noise
-    labels = torch.randint(recipe.num_classes, (size,))
-
-    def read() -> Iterator[Batch]:
-        for epoch in count():
-            samples = train_batches(
-                epoch_order(0, epoch, len(loader)), first_step=0, micro_batch_size=size, accumulation=1, rank=0,
-                world_size=1,
-            )  # fmt: skip
-            yield from loader.batches(samples, train_view(recipe.train_crop, recipe.flip, 0, epoch), resolution)
-
-    def synthetic() -> Iterator[DeviceBatch]:
-        here, known = noise.to(world.device).permute(0, 3, 1, 2), labels.to(world.device)
-        batches = (Batch(here, known, torch.arange(size)) for _ in count())
-        return device_batches(batches, world.device, recipe.mean, recipe.std, Augmenter(recipe, 0))
-
-    def real() -> Iterator[DeviceBatch]:
-        for epoch in count():
-            yield from train_stream(recipe, loader, world, epoch=epoch, accumulation=1)
-
-    steps: dict[str, tuple[Callable[[], Step], tuple[str, ...]]] = {
-        "": (lambda: _ours(recipe, world), ("synthetic", "real")),
-        ", compiled": (lambda: _ours(recipe, world, "default"), ("synthetic", "real")),
-        ", compiled, CUDA graphs": (lambda: _ours(recipe, world, "reduce-overhead"), ("synthetic", "real")),
-        "timm": (lambda: _timm(recipe, world), ("synthetic",)),
-        "torchvision": (lambda: _torchvision(recipe, world), ("synthetic",)),
-    }
-    if not settings.compile:
-        steps = {name: made for name, made in steps.items() if "compiled" not in name}
-    batches: dict[str, Callable[[], Iterator[Any]]] = {"synthetic": synthetic, "real": real}
-    rates = {"loader": _rates(read, lambda _: None, settings, world)}
-    rates["copy"] = _rates(lambda: (noise for _ in count()), lambda x: x.to(world.device, non_blocking=True),
-                           settings, world)  # fmt: skip
-    failed = {}
-    for name, (build, kinds) in steps.items():
-        step = None
+    def _try(self, what: str, batches: Callable[[], Generator[Any, None, None]], step: str | None = None) -> None:
+        """One rate of `what` more, unless it has failed or too little time is left."""
+        record = self._record
+        if step in record.found["failed"] or what in record.found["failed"]:
+            return
+        needed = 2 * self._settings.seconds + PROFILE_SECONDS
+        if step and "compiled" in step and step not in self._steps:
+            needed += COMPILE_SECONDS
+        if record.seconds_left < needed:
+            record.say(f"{what}: not begun, {record.seconds_left:.0f} s are left")
+            return
         try:
-            step = build()
-            for kind in kinds:
-                key = f"{kind}{name}" if name.startswith((",",)) or not name else f"{name}'s step, {kind}"
-                rates[key] = _rates(batches[kind], step, settings, world)
-        except Exception as error:  # of one of them, such as a compiler that is missing: the others are measured still
-            failed[name or "ours"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        del step
+            work: Callable[[Any], Any] = self._step(step) if step else lambda _: None
+            with self._warm(work, batches) as stream:
+                rate = self._settings.batch * per_second(work, stream, self._device, self._settings.seconds)
+        except Exception as error:  # of one of them, such as a compiler that is missing
+            self._steps.pop(step or "", None)
+            record.failed(step or what, error)
+            error.__traceback__ = None  # it holds what the step has allocated
+            self._free()
+            return
+        record.found["images_per_second"].setdefault(what, []).append(rate)
+        record.say(f"{what}: {rate:,.0f} images/s")
+
+    def _step(self, name: str) -> Step:
+        """The step of that name; the first time built, used, and asked where it waits."""
+        if name not in self._steps:
+            begun, before = time.monotonic(), compiled_so_far()
+            step = self._builders[name]()
+            with self._warm(
+                step, self._batches.real if name.startswith("ours") else self._batches.synthetic
+            ) as batches:
+                seconds = time.monotonic() - begun
+                if "compiled" in name:
+                    done = {kind: number - before[kind] for kind, number in compiled_so_far().items()}
+                    self._record.found["compiled"][name] = {"seconds": seconds, **done}
+                self._record.found["waits"][name] = waits(step, batches)
+            self._steps[name] = step
+            self._record.say(f"{name}: built and warm after {seconds:.1f} s")
+        return self._steps[name]
+
+    @contextmanager
+    def _warm(
+        self, work: Callable[[Any], Any], batches: Callable[[], Generator[Any, None, None]]
+    ) -> Iterator[Generator[Any, None, None]]:
+        """The batches after the first WARM_UP, which `work` has had; the device has nothing to do then."""
+        with closing(batches()) as stream:
+            for _ in range(WARM_UP):
+                work(next(stream))
+            wait_for(self._device)
+            yield stream
+
+    def _free(self) -> None:
+        """For the steps that come after one that failed, perhaps for want of memory."""
         gc.collect()
-        if world.device.type == "cuda":
+        if self._device.type == "cuda":
             torch.cuda.empty_cache()
-    return rates, failed
 
 
-def _rates(
-    batches: Callable[[], Iterator[Any]], work: Callable[[Any], Any], settings: GpuSettings, world: World
-) -> list[float]:
-    """Images/s of each round. The device is waited for at both ends of a round and nowhere within it."""
-    rates = []
-    for _ in range(settings.rounds):
-        stream = batches()
-        for _ in range(max(WARM_UP, BATCHES_AHEAD + 2)):
-            work(next(stream))
-        wait_for(world.device)
-        done, start = 0, time.perf_counter()
-        while time.perf_counter() - start < settings.seconds:
-            work(next(stream))
-            done += 1
-            if done % 16 == 0 and world.device.type == "cuda":  # so that the host does not run seconds ahead
-                wait_for(world.device)
-        wait_for(world.device)
-        rates.append(done * settings.batch / (time.perf_counter() - start))
-        if hasattr(stream, "close"):
-            stream.close()
-    return rates
+def per_second(work: Callable[[Any], Any], stream: Iterator[Any], device: torch.device, seconds: float) -> float:
+    """Micro-batches per second. The device has nothing to do before; all its work is waited for at the end.
 
-
-def _synchronises(recipe: Recipe, world: World) -> str | None:
-    """What in our step waits for the device, as torch reports it; None where nothing does, "" where it cannot say."""
-    if world.device.type != "cuda":
-        return ""
-    step, size = _ours(recipe, world), recipe.train_crop.resolution
-    images = torch.randn(recipe.micro_batch_size, 3, size, size, device=world.device)
-    labels = torch.zeros(recipe.micro_batch_size, dtype=torch.int64, device=world.device)
-    batch = DeviceBatch(images.contiguous(memory_format=torch.channels_last), labels, labels)
-    step(batch)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for _ in range(3):
-            step(batch)
-    except RuntimeError as error:
-        return str(error).splitlines()[0]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    return None
-
-
-def _report(
-    rates: dict[str, list[float]], failed: dict[str, str], limit: Roofline, synchronises: str | None,
-    hardware: dict[str, Any], settings: GpuSettings, workers: int,
-) -> str:  # fmt: skip
-    at = f"{hardware['gpu'] or 'NOT A GPU: ' + hardware['cpu']}, {workers} loader threads, commit {hardware['commit']}"
-    lines = [
-        f"ResNet-{settings.depth}, {settings.resolution} px, batch {settings.batch}, bf16, channels-last; {at}; "
-        f"torch {hardware['packages']['torch']}; median of n = {settings.rounds} x {settings.seconds:g} s",
-        "",
-        "| what | images/s (range) |",
-        "|---|---|",
-        *(f"| {name} | {median(found):,.0f} ({min(found):,.0f} to {max(found):,.0f}) |"
-          for name, found in rates.items()),
-        *(f"| {name} | failed: {why} |" for name, why in failed.items()),
-        "",
-        limit.in_words(),
-        {None: "nothing in the step waits for the device", "": "whether the step waits is asked on a GPU only"}.get(
-            synchronises, f"THE STEP WAITS: {synchronises}"
-        ),
-    ]  # fmt: skip
-    for kind in ("", ", compiled", ", compiled, CUDA graphs"):
-        if f"real{kind}" in rates and f"synthetic{kind}" in rates:
-            ratio = median(rates[f"real{kind}"]) / median(rates[f"synthetic{kind}"])
-            lines.append(f"real / synthetic{kind}: {ratio:.3f} (target {TARGETS['real / synthetic']})")
-    fastest = max(median(found) for name, found in rates.items() if name.startswith("real"))
-    lines.append(
-        f"fastest on real images: {fastest:,.0f} images/s (target {TARGETS['real, compiled']:,.0f} on an H200)"
-    )
-    return "\n".join(lines)
+    Between, a GPU always has something to do: the host waits for the end of what is AHEAD micro-batches ago.
+    """
+    done, ends, start = 0, deque[torch.cuda.Event](), time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        work(next(stream))
+        done += 1
+        if device.type == "cuda":
+            ends.append(torch.cuda.Event(blocking=True))  # the host sleeps: the cores are for the loader
+            ends[-1].record()
+            if len(ends) > AHEAD:
+                ends.popleft().synchronize()
+    wait_for(device)
+    return done / (time.perf_counter() - start)
 
 
 if __name__ == "__main__":

@@ -78,18 +78,23 @@ def _image_folder(job: Job, transform: list[Any], load: Callable[[str], Any] | N
             yield len(labels)
 
 
+def repeat_photos(photos: Path, folder: Path, repeats: int) -> None:
+    """Links `photos`, class folders, `repeats` times into class folders of folder/train and once of folder/val."""
+    for split, times in (("train", repeats), ("val", 1)):
+        for image in sorted(photos.glob("*/*")):
+            for number in range(times):
+                link = folder / split / image.parent.name / f"{number}_{image.name}"
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(image.absolute())
+
+
 def write_data(photos: Path, folder: Path, repeats: int) -> dict[str, Path]:
     """What each of the loaders reads: `photos` several times over, as an epoch of 196 would be its beginning only.
 
     Returns original (class folders), stored (class folders of the JPEGs in a .beton: at most 500 px, quality 90), plain
     (all JPEG, no tiles), tiles (all JPEG) and default (what prepare makes).
     """
-    for split, times in (("train", repeats), ("val", 1)):
-        for image in sorted(photos.glob("*/*")):
-            for number in range(times):
-                link = folder / "original" / split / image.parent.name / f"{number}_{image.name}"
-                link.parent.mkdir(parents=True, exist_ok=True)
-                link.symlink_to(image.absolute())
+    repeat_photos(photos, folder / "original", repeats)
     written = {
         "plain": PrepareOptions(write_mode="jpg", jpeg_tiles=False),
         "tiles": PrepareOptions(write_mode="jpg"),

@@ -55,11 +55,12 @@ class Roofline:
         )
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "by_flops": self.by_flops, "by_bytes": self.by_bytes, "by_fused": self.by_fused_bytes}
+        bounds = {"by_flops": self.by_flops, "by_bytes": self.by_bytes, "by_fused": self.by_fused_bytes}
+        return {**asdict(self), **bounds, "words": self.in_words()}
 
 
 class _Traffic(TorchDispatchMode):
-    """Adds up what each operation reads and writes; views and allocations move nothing."""
+    """Adds up what each operation reads and writes, or both of what it changes; views and allocations move nothing."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -69,11 +70,16 @@ class _Traffic(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         if not func.is_view and not name.startswith(("empty", "detach", "_unsafe_view")):
-            moved = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
-            size = sum(tensor.nbytes for tensor in {id(tensor): tensor for tensor in moved}.values())
+            size = _bytes((args, kwargs)) + _bytes(result)
             self.all += size
             self.products += size if any(name.startswith(product) for product in _PRODUCTS) else 0
         return result
+
+
+def _bytes(tree: Any) -> int:
+    """Of the tensors in it, each once."""
+    tensors = {id(leaf): leaf.nbytes for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)}
+    return sum(tensors.values())
 
 
 def roofline(recipe: Recipe, module: nn.Module, device: torch.device) -> Roofline:

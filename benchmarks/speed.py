@@ -48,7 +48,6 @@ def main(
     `seconds`: of a loader in a round; `intervals`: of two training programs that run in turn by the second
     (in_turn.py); `repeats`: of PHOTOS.
     """
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # for all alike, as python -m trainer has it: see trainer/__main__.py
     load = os.getloadavg()[0]
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(sys.stderr):

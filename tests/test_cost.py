@@ -167,6 +167,15 @@ def test_counting_leaves_the_model_as_it_was() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_a_network_costs_the_same_wherever_it_is() -> None:
+    """The meta device stands for a GPU: another one than the CPU."""
+    here, there = network(small), network(small).to("meta")
+    there.layer1.requires_grad_(False)
+    here.layer1.requires_grad_(False)
+    assert pass_cost(small, there) == pass_cost(small, here)
+    assert forward_flops(small, there, 64) == forward_flops(small, here, 64)
+
+
 @pytest.mark.parametrize(
     "spec",
     [SGD(lr=0.1), SGD(lr=0.1, momentum=0), DecoupledSGD(lr=0.1), LAMB(lr=0.1), LARS(lr=0.1), LARS(lr=0.1, momentum=0)],

@@ -143,6 +143,19 @@ def test_a_gradient_that_overflows_is_left_out_and_the_scale_halved() -> None:
     assert not torch.equal(model.weight, weight)
 
 
+def test_a_first_step_that_is_left_out_leaves_no_velocity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fp16 often leaves its first steps out. Memory that nobody has written to holds NaN here."""
+    monkeypatch.setattr(torch, "empty_like", lambda tensor: torch.full_like(tensor, torch.nan))
+    model, other = nn.Linear(4, 1, bias=False), nn.Linear(4, 1, bias=False)
+    other.load_state_dict(model.state_dict())
+    optimizer, scaler = build_optimizer(SGD(lr=0.1), model), build_scaler("fp16", CPU)
+    for value in (torch.inf, 1.0):
+        step_once(scaler, optimizer, model(torch.full((1, 4), value)).sum())
+    step_once(scaler, build_optimizer(SGD(lr=0.1), other), other(torch.ones(1, 4)).sum())
+    assert torch.equal(model.weight, other.weight)
+    assert not model.weight.isnan().any()
+
+
 @pytest.mark.parametrize("unscaled_first", [False, True])
 def test_scaling_changes_no_step(unscaled_first: bool) -> None:
     """The scale is a power of two: bit for bit, whether the fused optimizer takes it out or clipping did before."""

@@ -21,6 +21,7 @@ from trainer.data.device import device_batches
 from trainer.data.loader import Loader
 from trainer.errors import UserError
 from trainer.evaluate import evaluate
+from trainer.log.pictures import predict
 from trainer.model import build_model
 from trainer.recipe import EMA, CenterCrop, Recipe
 from trainer.recipe_file import load_recipe
@@ -126,6 +127,19 @@ def untrained() -> tuple[Recipe, nn.Module]:
     recipe = replace(load_recipe(SMALL), precision="fp32")
     torch.manual_seed(0)
     return recipe, build_model(recipe.model, recipe.num_classes)
+
+
+def test_a_compiled_model_is_evaluated_by_the_code_it_was_compiled_from(
+    digits: Path, untrained: tuple[Recipe, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process trains a compiled module; DDP's and the verb's are not. All have the same result."""
+    recipe, model = untrained
+    with distributed.world("cpu", timeout_minutes=1) as world, open_digits(digits) as loader:
+        plain = evaluate(model, loader, recipe, world)
+        monkeypatch.setattr(model, "_compiled_call_impl", lambda _images: pytest.fail("ran compiled code"))
+        assert evaluate(model, loader, recipe, world) == plain
+        answers = predict(model, loader, recipe, world)
+    assert 100 * (answers.predicted == answers.labels).mean() == plain.top1
 
 
 def test_flip_tta_is_the_mean_of_the_logits_of_both_views(digits: Path, untrained: tuple[Recipe, nn.Module]) -> None:

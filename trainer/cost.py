@@ -173,9 +173,13 @@ def _backward_flops(gradient: Shape, images: Shape, weight: Shape, *others: Any,
 
 
 def _state(model: nn.Module, mode: FakeTensorMode) -> dict[str, Tensor]:
-    """The model's parameters and buffers as fake tensors; parameters learn where the model's do."""
+    """The model's parameters and buffers as fake tensors of the CPU, wherever it is; parameters learn where its do."""
     tensors: Iterable[tuple[str, Tensor]] = chain(model.named_parameters(), model.named_buffers())
-    return {name: mode.from_tensor(tensor) for name, tensor in tensors}
+    with torch.no_grad():
+        copies = {name: torch.empty_like(mode.from_tensor(tensor), device="cpu") for name, tensor in tensors}
+    for name, parameter in model.named_parameters():
+        copies[name].requires_grad_(parameter.requires_grad)
+    return copies
 
 
 def _tried(run: Callable[[], T], what: str) -> T:

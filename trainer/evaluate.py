@@ -76,11 +76,12 @@ def _answers(
         on_device = requests.watch(on_device, rounds=math.ceil(total / (batch_size * world.size)))
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
+    forward = model.forward  # not the model: what one process has compiled, several have not, and `evaluate` has not
     with torch.inference_mode(), autocast(recipe.precision, world.device):
         for images, labels, indices in on_device:
-            logits = model(images).float()
+            logits = forward(images).float()
             if crop.flip_tta:
-                logits = (logits + model(images.flip(3)).float()) / 2
+                logits = (logits + forward(images.flip(3)).float()) / 2
             best = logits.topk(top_k).indices
             hits = best == labels[:, None]
             losses = nn.functional.cross_entropy(logits, labels, reduction="none")

@@ -99,9 +99,9 @@ def predict(model: nn.Module, loader: Loader, recipe: Recipe, world: World) -> A
     model.eval()
     with torch.inference_mode(), autocast(recipe.precision, world.device):
         for images, _, indices in device_batches(crops, world.device, recipe.mean, recipe.std):
-            logits = model(images).float()
+            logits = model.forward(images).float()  # as evaluate.py does
             if recipe.eval_crop.flip_tta:
-                logits = (logits + model(images.flip(3)).float()) / 2
+                logits = (logits + model.forward(images.flip(3)).float()) / 2
             confidence, predicted = logits.softmax(dim=1).max(dim=1)
             table.index_add_(0, indices, torch.stack([predicted.double(), confidence.double()], dim=1))
     for module, training in modes:

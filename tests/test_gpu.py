@@ -1,0 +1,180 @@
+"""What a CPU can know of a GPU: on which device a step's tensors are, and that nothing there is read in it.
+
+The GPU here computes nothing. Its tensors are fake: they have a device, a type and a shape, but no values, so that
+torch refuses whatever would read one, and whatever would mix devices. Autograd itself wants a real GPU: gradients come
+from nowhere, and what a backward pass does is not seen here.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from unittest.mock import MagicMock
+
+import numpy as np
+import pytest
+import timm.utils.model_ema
+import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounter
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+
+from trainer import distributed
+from trainer.benchmark.training_step import TrainingStep
+from trainer.data.augment import Augmenter
+from trainer.data.device import DeviceBatch, device_batches
+from trainer.data.loader import Batch
+from trainer.distributed import World
+from trainer.model import build_model
+from trainer.recipe import (
+    EMA,
+    LAMB,
+    LARS,
+    SGD,
+    BinaryCrossEntropy,
+    CifarResNet,
+    ColorJitter,
+    DecoupledSGD,
+    Linear,
+    Mixing,
+    Optimizer,
+    PcaLighting,
+    RandAugment,
+    RandomErasing,
+    Recipe,
+    TrivialAugmentWide,
+)
+from trainer.recipe_file import load_recipe
+from trainer.steps import StepNumbers, gradient_norm
+
+GPU = torch.device("cuda", 0)
+RECIPE = replace(
+    load_recipe("resnet20_he2015"),
+    model=CifarResNet(depth=8),
+    global_batch_size=16,
+    micro_batch_size=8,
+    clip_grad_norm=1.0,
+    mixing=Mixing(mixup_alpha=0.2, cutmix_alpha=1.0),
+    ema=EMA(decay=0.9),
+    erasing=RandomErasing(probability=0.5),
+)
+PLAIN = replace(
+    RECIPE, clip_grad_norm=None, mixing=None, ema=None, erasing=None, global_batch_size=128, micro_batch_size=128
+)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """The world of one process on such a GPU."""
+    for module, name in ((torch.cuda, "Stream"), (torch.cuda, "current_stream"), (torch, "Generator")):
+        monkeypatch.setattr(module, name, MagicMock())
+    monkeypatch.setattr(torch.cuda, "stream", lambda _stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda _tensor, _stream: None)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda _tensor: pytest.fail("copied from the device"))
+    monkeypatch.setattr(torch.Tensor, "numpy", _values)
+    monkeypatch.setattr(torch, "_fused_sgd_", _same_device)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield World(rank=0, size=1, local_rank=0, local_size=1, device=GPU, gloo=MagicMock())
+
+
+def _same_device(*lists: list[torch.Tensor], **_: object) -> None:
+    """Of torch.optim's fused step, which has no form for fake tensors."""
+    assert {tensor.device for tensors in lists for tensor in tensors} == {GPU}
+
+
+def _values(tensor: torch.Tensor) -> np.ndarray:
+    """A fake tensor of the host has none either: 0, 1, 2, ..., as the numbers of samples are."""
+    assert tensor.device.type == "cpu", "read from the device"
+    return np.arange(tensor.numel()).reshape(tensor.shape)
+
+
+def batches(recipe: Recipe, count: int) -> list[Batch]:
+    """As a loader gives them, on the host."""
+    size, side = recipe.micro_batch_size, recipe.train_crop.resolution
+    images, labels = torch.zeros(size, side, side, 3, dtype=torch.uint8), torch.zeros(size, dtype=torch.int64)
+    return [Batch(images.permute(0, 3, 1, 2), labels, torch.arange(size)) for _ in range(count)]
+
+
+def on_gpu(recipe: Recipe, count: int) -> list[DeviceBatch]:
+    return list(device_batches(batches(recipe, count), GPU, recipe.mean, recipe.std, Augmenter(recipe, 0)))
+
+
+AUGMENTED = {
+    "as they are": PLAIN,
+    "TrivialAugment, jitter": replace(
+        PLAIN,
+        augmentation=TrivialAugmentWide(),
+        color=ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4),
+    ),
+    "RandAugment, lighting, erasing": replace(
+        PLAIN,
+        augmentation=RandAugment(operations=2, magnitude=7, probability=0.9),
+        color=PcaLighting(std=0.1),
+        erasing=RandomErasing(probability=0.5),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AUGMENTED)
+def test_images_are_prepared_on_the_gpu_and_nothing_is_read_from_it(name: str, gpu: World) -> None:
+    """128 images: each of the operations is among them."""
+    for batch in on_gpu(AUGMENTED[name], 2):
+        assert {tensor.device for tensor in batch} == {GPU}
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("spec", [SGD(lr=0.1), DecoupledSGD(lr=0.1), LAMB(lr=0.1), LARS(lr=0.1)], ids=str)
+def test_a_step_reads_nothing_from_the_gpu(spec: Optimizer, gpu: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all that a recipe can ask for: accumulation, mixing, clipping, EMA. And what the loop adds: its numbers."""
+    recipe = replace(RECIPE, optimizer=spec, loss=BinaryCrossEntropy())
+    module = network(monkeypatch)
+    step, numbers = TrainingStep(recipe, module, gpu, steps_per_epoch=4), StepNumbers(2, gpu, scaled=False)
+    for number, batch in enumerate(on_gpu(recipe, 4)):
+        step(batch)
+        numbers.start(number)
+        numbers.add_loss(number, torch.ones((), device=GPU))
+        give_gradients(module)
+        numbers.add_gradient(number, gradient_norm(module, 1.0), torch.ones((), device=GPU))
+        module.zero_grad(set_to_none=True)
+    assert step.average
+    for tensor in (*module.state_dict().values(), *step.average.state_dict().values()):
+        assert tensor.device == GPU
+
+
+def test_whoever_reads_or_mixes_devices_is_found(gpu: World) -> None:
+    """The tests above are worth what this is worth."""
+    there, here = torch.ones(3, device=GPU), torch.ones(3)
+    for read in (torch.Tensor.item, bool, torch.Tensor.__float__):
+        with pytest.raises(DataDependentOutputException):
+            read(there.sum())
+    with pytest.raises(DynamicOutputShapeException):
+        there[there > 0]
+    with pytest.raises(RuntimeError, match="device"):
+        there + here
+
+
+def network(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+    """On the GPU; backward() gives each of its parameters a gradient, and EMA's copy of it is another one like it."""
+    with GPU:
+        module, copied = (build_model(RECIPE.model, RECIPE.num_classes) for _ in range(2))
+    monkeypatch.setattr(torch.Tensor, "backward", lambda _loss: give_gradients(module))
+    monkeypatch.setattr(timm.utils.model_ema, "deepcopy", lambda _module: copied)  # it would copy storages
+    return module
+
+
+def give_gradients(module: nn.Module) -> None:
+    for parameter in module.parameters():
+        parameter.grad = torch.empty_like(parameter)
+
+
+def test_one_compilation_is_for_all_steps() -> None:
+    """Neither the rate nor the seed of a step is part of the graph: on a GPU each compilation costs a minute."""
+    module, compiled = build_model(RECIPE.model, RECIPE.num_classes), CompileCounter()
+    module.compile(backend=compiled)
+    recipe = replace(RECIPE, schedule=Linear(final_lr=0.0), precision="bf16")
+    with distributed.world("cpu", timeout_minutes=1) as world:
+        step = TrainingStep(recipe, module, world, steps_per_epoch=4)
+        assert compiled.frame_count == 1  # before the first step
+        for batch in device_batches(batches(recipe, 6), world.device, recipe.mean, recipe.std, Augmenter(recipe, 0)):
+            step(batch)
+    assert compiled.frame_count == 1
