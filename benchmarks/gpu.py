@@ -44,9 +44,7 @@ from trainer.settings import TrainSettings
 
 PHOTO_REPEATS = 40  # in the file that is written: more than a processor's cache holds
 CLASSES = 1000  # of the network, as ImageNet has; the photographs may have fewer
-WARM_UP = max(
-    8, BATCHES_AHEAD + 2
-)  # micro-batches: kernels are chosen, graphs recorded, what was read ahead is used up
+WARM_UP = max(8, BATCHES_AHEAD + 2)  # micro-batches: kernels are chosen, graphs recorded, what was read ahead is used
 AHEAD = 8  # micro-batches that the host may be ahead of the GPU
 COMPILE_SECONDS = 150.0  # without so many left, no compilation is begun
 PROFILE_SECONDS = 30.0  # that are left for the profile
