@@ -28,12 +28,11 @@ _ZERO = np.float32(0)
 # function(data) on that many threads, the caller's being one. They are the threads of PyTorch's own operations.
 _on_threads: Any = types.ExternalFunction("GOMP_parallel", types.void(*(types.uintp,) * 2, *(types.uint32,) * 2))
 
-# What the threads are told: addresses of uint16 [rows, width] (0: there is none), of float64 sums [parts, 2, width] and
-# of float32 factors [4, width], which are scale, shift, slope and offset
-_JOB = np.dtype(
-    [(name, np.int64) for name in ("part", "rows", "width", "x", "shortcut", "y", "dy", "dx", "sums", "factors")]
-)
-_SIGNATURE = types.void(types.CPointer(from_dtype(_JOB)))
+# What the threads are told: the next part, the kind of work, and addresses of uint16 [rows, width] (0: there is none),
+# of float64 sums [parts, 2, width] and of float32 factors [4, width], which are scale, shift, slope and offset
+_FIELDS = "part", "work", "rows", "width", "x", "shortcut", "y", "dy", "dx", "sums", "factors"
+_JOB = np.dtype([(name, np.int64) for name in _FIELDS])
+_SUM_UP, _APPLY, _SUM_UP_GRADIENTS, _APPLY_GRADIENTS = range(4)  # the kinds of work, in their order
 
 
 @intrinsic
@@ -87,152 +86,128 @@ def _images(address, job):
 
 
 @njit(inline="always")
-def _sums(job):
-    return carray(_pointer(job.sums, np.float64), (_PARTS, 2, job.width))
-
-
-@njit(inline="always")
 def _factors(job):
     return carray(_pointer(job.factors, np.float32), (4, job.width))
 
 
 @njit(inline="always")
-def _next_part(jobs):
-    """(whether there is one, its number, its first row and the row after its last): each part goes to one thread."""
-    part, rows = _fetch_and_add(jobs.ctypes.data), jobs[0].rows
-    return part < _PARTS, part, rows * part // _PARTS, rows * (part + 1) // _PARTS
+def _sum_up(job, first, end, total, squares):
+    """Adds x and its squares."""
+    x = _images(job.x, job)
+    for index in range(first, end):
+        x_row = x[index]
+        for column in range(job.width):
+            value = _wide(x_row[column])
+            total[column] += value
+            squares[column] += value * value
 
 
 @njit(inline="always")
-def _clear(sums, part):
-    for column in range(sums.shape[2]):
-        sums[part, 0, column] = sums[part, 1, column] = 0
-
-
-@njit(inline="always")
-def _add(first, second, sums, part):
-    for column in range(sums.shape[2]):
-        sums[part, 0, column] += first[column]
-        sums[part, 1, column] += second[column]
-
-
-@cfunc(_SIGNATURE, cache=True, fastmath={"contract"})
-def _sum_up(pointer):
-    """The sums of x and of its squares."""
-    jobs = carray(pointer, 1)
-    job = jobs[0]
-    x, sums = _images(job.x, job), _sums(job)
-    total, squares = np.empty(job.width, np.float32), np.empty(job.width, np.float32)
-    more, part, first, end = _next_part(jobs)
-    while more:
-        _clear(sums, part)
-        for block in range(first, end, _BLOCK):
-            total.fill(_ZERO)
-            squares.fill(_ZERO)
-            for index in range(block, min(block + _BLOCK, end)):
-                x_row = x[index]
-                for column in range(job.width):
-                    value = _wide(x_row[column])
-                    total[column] += value
-                    squares[column] += value * value
-            _add(total, squares, sums, part)
-        more, part, first, end = _next_part(jobs)
-
-
-@cfunc(_SIGNATURE, cache=True, fastmath={"contract"})
-def _apply(pointer):
-    """y = relu(scale x + shift + shortcut)."""
-    jobs = carray(pointer, 1)
-    job = jobs[0]
-    x, y = _images(job.x, job), _images(job.y, job)
-    scale, shift = _factors(job)[0], _factors(job)[1]
-    more, _, first, end = _next_part(jobs)
-    while more:
-        if job.shortcut:
-            shortcut = _images(job.shortcut, job)
-            for index in range(first, end):
-                x_row, shortcut_row, y_row = x[index], shortcut[index], y[index]
-                for column in range(job.width):
-                    value = _wide(x_row[column]) * scale[column] + shift[column] + _wide(shortcut_row[column])
-                    y_row[column] = _narrow(_rectified(value))
-        else:
-            for index in range(first, end):
-                x_row, y_row = x[index], y[index]
-                for column in range(job.width):
-                    y_row[column] = _narrow(_rectified(_wide(x_row[column]) * scale[column] + shift[column]))
-        more, _, first, end = _next_part(jobs)
-
-
-@cfunc(_SIGNATURE, cache=True, fastmath={"contract"})
-def _sum_up_gradients(pointer):
-    """The sums of dy where y > 0 and of its products with x; and that gradient itself, where a shortcut has it too.
+def _sum_up_gradients(job, first, end, total, products):
+    """Adds dy where y > 0 and its products with x; and writes that gradient, where a shortcut has it too.
 
     y is only kept where there was a shortcut. Where not, its sign is that of scale x + shift.
     """
-    jobs = carray(pointer, 1)
-    job = jobs[0]
-    x, dy, sums = _images(job.x, job), _images(job.dy, job), _sums(job)
-    scale, shift = _factors(job)[0], _factors(job)[1]
-    total, products = np.empty(job.width, np.float32), np.empty(job.width, np.float32)
-    more, part, first, end = _next_part(jobs)
-    while more:
-        _clear(sums, part)
-        for block in range(first, end, _BLOCK):
-            total.fill(_ZERO)
-            products.fill(_ZERO)
-            if job.shortcut:
-                y, dshortcut = _images(job.y, job), _images(job.shortcut, job)
-                for index in range(block, min(block + _BLOCK, end)):
-                    x_row, y_row, dy_row, to = x[index], y[index], dy[index], dshortcut[index]
-                    for column in range(job.width):
-                        gradient = _ZERO if _wide(y_row[column]) <= _ZERO else _wide(dy_row[column])
-                        to[column] = _narrow(gradient)
-                        total[column] += gradient
-                        products[column] += gradient * _wide(x_row[column])
-            else:
-                for index in range(block, min(block + _BLOCK, end)):
-                    x_row, dy_row = x[index], dy[index]
-                    for column in range(job.width):
-                        value = _wide(x_row[column])
-                        gradient = _ZERO if value * scale[column] + shift[column] <= _ZERO else _wide(dy_row[column])
-                        total[column] += gradient
-                        products[column] += gradient * value
-            _add(total, products, sums, part)
-        more, part, first, end = _next_part(jobs)
-
-
-@cfunc(_SIGNATURE, cache=True, fastmath={"contract"})
-def _apply_gradients(pointer):
-    """dx = scale dy + slope x + offset, where dy counts where y > 0: as above."""
-    jobs = carray(pointer, 1)
-    job = jobs[0]
-    x, dx = _images(job.x, job), _images(job.dx, job)
-    factors = _factors(job)
-    scale, shift, slope, offset = factors[0], factors[1], factors[2], factors[3]
-    more, _, first, end = _next_part(jobs)
-    while more:
-        if job.shortcut:
-            dshortcut = _images(job.shortcut, job)
-            for index in range(first, end):
-                x_row, gradient_row, dx_row = x[index], dshortcut[index], dx[index]
-                for column in range(job.width):
-                    others = _wide(x_row[column]) * slope[column] + offset[column]
-                    dx_row[column] = _narrow(_wide(gradient_row[column]) * scale[column] + others)
-        else:
-            dy = _images(job.dy, job)
-            for index in range(first, end):
-                x_row, dy_row, dx_row = x[index], dy[index], dx[index]
-                for column in range(job.width):
-                    value = _wide(x_row[column])
-                    gradient = _ZERO if value * scale[column] + shift[column] <= _ZERO else _wide(dy_row[column])
-                    dx_row[column] = _narrow(gradient * scale[column] + (value * slope[column] + offset[column]))
-        more, _, first, end = _next_part(jobs)
+    x, dy, scale, shift = _images(job.x, job), _images(job.dy, job), _factors(job)[0], _factors(job)[1]
+    if job.shortcut:
+        y, dshortcut = _images(job.y, job), _images(job.shortcut, job)
+        for index in range(first, end):
+            x_row, y_row, dy_row, to = x[index], y[index], dy[index], dshortcut[index]
+            for column in range(job.width):
+                gradient = _ZERO if _wide(y_row[column]) <= _ZERO else _wide(dy_row[column])
+                to[column] = _narrow(gradient)
+                total[column] += gradient
+                products[column] += gradient * _wide(x_row[column])
+    else:
+        for index in range(first, end):
+            x_row, dy_row = x[index], dy[index]
+            for column in range(job.width):
+                value = _wide(x_row[column])
+                gradient = _ZERO if value * scale[column] + shift[column] <= _ZERO else _wide(dy_row[column])
+                total[column] += gradient
+                products[column] += gradient * value
 
 
 @njit(inline="always")
-def _run(function, jobs, threads):
-    jobs[0].part = 0
-    _on_threads(function, jobs.ctypes.data, threads, np.uint32(0))
+def _apply(job, first, end):
+    """y = relu(scale x + shift + shortcut)."""
+    x, y, scale, shift = _images(job.x, job), _images(job.y, job), _factors(job)[0], _factors(job)[1]
+    if job.shortcut:
+        shortcut = _images(job.shortcut, job)
+        for index in range(first, end):
+            x_row, shortcut_row, y_row = x[index], shortcut[index], y[index]
+            for column in range(job.width):
+                value = _wide(x_row[column]) * scale[column] + shift[column] + _wide(shortcut_row[column])
+                y_row[column] = _narrow(_rectified(value))
+    else:
+        for index in range(first, end):
+            x_row, y_row = x[index], y[index]
+            for column in range(job.width):
+                y_row[column] = _narrow(_rectified(_wide(x_row[column]) * scale[column] + shift[column]))
+
+
+@njit(inline="always")
+def _apply_gradients(job, first, end):
+    """dx = scale dy + slope x + offset, where dy counts where y > 0: as above."""
+    x, dx, factors = _images(job.x, job), _images(job.dx, job), _factors(job)
+    scale, shift, slope, offset = factors[0], factors[1], factors[2], factors[3]
+    if job.shortcut:
+        dshortcut = _images(job.shortcut, job)
+        for index in range(first, end):
+            x_row, gradient_row, dx_row = x[index], dshortcut[index], dx[index]
+            for column in range(job.width):
+                others = _wide(x_row[column]) * slope[column] + offset[column]
+                dx_row[column] = _narrow(_wide(gradient_row[column]) * scale[column] + others)
+    else:
+        dy = _images(job.dy, job)
+        for index in range(first, end):
+            x_row, dy_row, dx_row = x[index], dy[index], dx[index]
+            for column in range(job.width):
+                value = _wide(x_row[column])
+                gradient = _ZERO if value * scale[column] + shift[column] <= _ZERO else _wide(dy_row[column])
+                dx_row[column] = _narrow(gradient * scale[column] + (value * slope[column] + offset[column]))
+
+
+@njit(inline="always")
+def _sum_part(job, part, first, end):
+    """Blocks in float32, and their sums in float64."""
+    sums = carray(_pointer(job.sums, np.float64), (_PARTS, 2, job.width))
+    total, others = np.empty(job.width, np.float32), np.empty(job.width, np.float32)
+    for column in range(job.width):
+        sums[part, 0, column] = sums[part, 1, column] = 0
+    for block in range(first, end, _BLOCK):
+        total.fill(_ZERO)
+        others.fill(_ZERO)
+        if job.work == _SUM_UP:
+            _sum_up(job, block, min(block + _BLOCK, end), total, others)
+        else:
+            _sum_up_gradients(job, block, min(block + _BLOCK, end), total, others)
+        for column in range(job.width):
+            sums[part, 0, column] += total[column]
+            sums[part, 1, column] += others[column]
+
+
+@cfunc(types.void(types.CPointer(from_dtype(_JOB))), cache=True, fastmath={"contract"})
+def _do_parts(pointer):
+    """What each thread does: the next part of the job, until none is left."""
+    jobs = carray(pointer, 1)
+    job = jobs[0]
+    part = _fetch_and_add(jobs.ctypes.data)
+    while part < _PARTS:
+        first, end = job.rows * part // _PARTS, job.rows * (part + 1) // _PARTS
+        if job.work == _APPLY:
+            _apply(job, first, end)
+        elif job.work == _APPLY_GRADIENTS:
+            _apply_gradients(job, first, end)
+        else:
+            _sum_part(job, part, first, end)
+        part = _fetch_and_add(jobs.ctypes.data)
+
+
+@njit(inline="always")
+def _run(do_parts, jobs, work, threads):
+    jobs[0].part, jobs[0].work = 0, work
+    _on_threads(do_parts, jobs.ctypes.data, threads, np.uint32(0))
 
 
 @njit(inline="always")
@@ -247,10 +222,18 @@ def _by_channel(sums, which, channels):
     return found
 
 
+@njit(inline="always")
+def _repeat(values, factors):
+    """Two rows of one number for each channel, into rows of one for each column."""
+    for column in range(factors.shape[1]):
+        factors[0, column] = values[0, column % values.shape[1]]
+        factors[1, column] = values[1, column % values.shape[1]]
+
+
 @njit(nogil=True, cache=True)
-def _forward(sum_up, apply, threads, jobs, sums, factors, pixels, weight, bias, eps, per_channel):
+def _forward(do_parts, threads, jobs, sums, factors, pixels, weight, bias, eps, per_channel):
     channels = len(weight)
-    _run(sum_up, jobs, threads)
+    _run(do_parts, jobs, _SUM_UP, threads)
     total, squares = _by_channel(sums, 0, channels), _by_channel(sums, 1, channels)
     for channel in range(channels):
         mean = total[channel] / pixels
@@ -258,17 +241,16 @@ def _forward(sum_up, apply, threads, jobs, sums, factors, pixels, weight, bias, 
         scale = weight[channel] / np.sqrt(var + eps)
         per_channel[0, channel], per_channel[1, channel] = scale, bias[channel] - mean * scale
         per_channel[2, channel], per_channel[3, channel] = mean, var
-    for column in range(factors.shape[1]):
-        factors[0, column], factors[1, column] = per_channel[0, column % channels], per_channel[1, column % channels]
-    _run(apply, jobs, threads)
+    _repeat(per_channel[:2], factors)
+    _run(do_parts, jobs, _APPLY, threads)
 
 
 @njit(nogil=True, cache=True)
-def _backward(sum_up, apply, threads, jobs, sums, factors, pixels, per_channel, eps, dweight, dbias):
+def _backward(do_parts, threads, jobs, sums, factors, pixels, per_channel, eps, dweight, dbias):
     channels = len(dweight)
-    for column in range(factors.shape[1]):
-        factors[0, column], factors[1, column] = per_channel[0, column % channels], per_channel[1, column % channels]
-    _run(sum_up, jobs, threads)
+    gradient_factors = np.empty((2, channels), np.float32)
+    _repeat(per_channel[:2], factors)
+    _run(do_parts, jobs, _SUM_UP_GRADIENTS, threads)
     total, products = _by_channel(sums, 0, channels), _by_channel(sums, 1, channels)
     for channel in range(channels):
         scale, mean = np.float64(per_channel[0, channel]), np.float64(per_channel[2, channel])
@@ -277,9 +259,9 @@ def _backward(sum_up, apply, threads, jobs, sums, factors, pixels, per_channel, 
         dweight[channel], dbias[channel] = of_weight, total[channel]
         slope = -scale * inverse * of_weight / pixels
         offset = -scale * total[channel] / pixels - slope * mean
-        for column in range(channel, factors.shape[1], channels):
-            factors[2, column], factors[3, column] = slope, offset
-    _run(apply, jobs, threads)
+        gradient_factors[0, channel], gradient_factors[1, channel] = slope, offset
+    _repeat(gradient_factors, factors[2:])
+    _run(do_parts, jobs, _APPLY_GRADIENTS, threads)
 
 
 def forward(
@@ -291,7 +273,7 @@ def forward(
     Images are addresses of bfloat16 [pixels, channels]; 0 for no shortcut. weight and bias: float32 [channels].
     """
     work = _work(pixels, len(weight), x=x, shortcut=shortcut, y=y)
-    _forward(_sum_up.address, _apply.address, np.uint32(threads), *work, pixels, weight, bias, eps, per_channel)
+    _forward(_do_parts.address, np.uint32(threads), *work, pixels, weight, bias, eps, per_channel)
 
 
 def backward(
@@ -303,8 +285,7 @@ def backward(
     y and dshortcut are 0 where there was no shortcut.
     """
     work = _work(pixels, len(dweight), x=x, shortcut=dshortcut, y=y, dy=dy, dx=dx)
-    functions = _sum_up_gradients.address, _apply_gradients.address
-    _backward(*functions, np.uint32(threads), *work, pixels, per_channel, eps, dweight, dbias)
+    _backward(_do_parts.address, np.uint32(threads), *work, pixels, per_channel, eps, dweight, dbias)
 
 
 def _work(
@@ -316,5 +297,5 @@ def _work(
         together -= 1
     rows, width = pixels // together, together * channels
     sums, factors = np.empty((_PARTS, 2, width)), np.empty((4, width), np.float32)
-    job = 0, rows, width, x, shortcut, y, dy, dx, sums.ctypes.data, factors.ctypes.data
+    job = 0, 0, rows, width, x, shortcut, y, dy, dx, sums.ctypes.data, factors.ctypes.data
     return np.array([job], _JOB), sums, factors
