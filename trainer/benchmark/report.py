@@ -68,7 +68,7 @@ def figures(
         "changed": changes_to_named(recipe),
         "micro_batch_size": recipe.micro_batch_size,
         "resolution": recipe.train_crop.resolution,
-        "decoding": "scaled" if getattr(recipe.train_crop, "scaled_decoding", False) else "full",
+        "decoding": "scaled" if recipe.train_crop.scaled_decoding else "full",
         "precision": recipe.precision,
         "data": {"name": source.name, "images": len(source.labels), "checksum": source.checksum},
         "workers": workers,

@@ -34,7 +34,7 @@ _TRIES = 10  # as torchvision and FFCV: then the centre of the image, at the nea
 
 def train_view(crop: TrainCrop, flip: bool, seed: int, epoch: int) -> View:
     """The random crop and flip of each sample in one epoch."""
-    fill, scaled = (crop.fill, False) if isinstance(crop, PaddedCrop) else ((0, 0, 0), crop.scaled_decoding)
+    fill = crop.fill if isinstance(crop, PaddedCrop) else (0, 0, 0)
 
     def view(samples: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> Cuts:
         match crop:
@@ -46,7 +46,7 @@ def train_view(crop: TrainCrop, flip: bool, seed: int, epoch: int) -> View:
             case PaddedCrop():
                 boxes = padded_boxes(crop, uniform(seed, epoch, samples, Draw.CROP, 2))
         flips = flip & (uniform(seed, epoch, samples, Draw.FLIP)[:, 0] < 0.5)
-        return Cuts(boxes, flips, fill, scaled)
+        return Cuts(boxes, flips, fill, crop.scaled_decoding)
 
     return view
 

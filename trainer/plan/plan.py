@@ -93,9 +93,9 @@ def _training_rows(recipe: Recipe, facts: DataFacts, steps: int) -> list[Row]:
         ("norms see", f"{recipe.norm_batch_size or recipe.micro_batch_size:,} images at a time"),
         ("resolution", f"{_resolutions(recipe)}; evaluated at {recipe.eval_crop.resolution} px"),
     ]
-    scaled = {name: getattr(recipe, name) for name in ("train_crop", "eval_crop", "also_eval_crop")}
-    if names := [name for name, crop in scaled.items() if getattr(crop, "scaled_decoding", False)]:
-        rows.append(("decoding", f"scaled for {' and '.join(names)}"))
+    crops = {name: getattr(recipe, name) for name in ("train_crop", "eval_crop", "also_eval_crop")}
+    if scaled := [name for name, crop in crops.items() if crop and crop.scaled_decoding]:
+        rows.append(("decoding", f"scaled for {' and '.join(scaled)}"))
     if recipe.repeats > 1:
         rows.append(("repeats", f"an epoch shows one in {recipe.repeats} images, {recipe.repeats} times"))
     return rows

@@ -7,6 +7,7 @@ image, or one of its repetitions within an epoch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from trainer.recipe.check import (
     check_area,
@@ -68,6 +69,8 @@ class PaddedCrop:
     """pixels added on each side"""
     fill: tuple[int, int, int] = (0, 0, 0)
     """RGB of the padding, 0 to 255; He pads with zero after subtracting the mean, which is the mean's own colour"""
+    scaled_decoding: ClassVar[bool] = False
+    """no choice here: what is copied is not made smaller"""
 
     def __post_init__(self) -> None:
         check_resolution("train_crop.resolution", self.resolution)
