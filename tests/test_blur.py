@@ -57,7 +57,7 @@ def test_the_filter_removes_the_finest_pattern_and_keeps_a_constant() -> None:
 @pytest.mark.parametrize("kernel_size", [1, 3])
 @pytest.mark.parametrize("size", [8, 9])
 def test_a_blurred_convolution_is_the_filter_and_then_the_convolution(size: int, kernel_size: int) -> None:
-    conv = BlurConv2d(16, 8, kernel_size, 2, padding=kernel_size // 2)
+    conv = BlurConv2d(16, 8, kernel_size, 2)
     x = images(size, channels=16)
     expected = functional.conv2d(summed(x), conv.weight.double(), stride=2, padding=kernel_size // 2)
     torch.testing.assert_close(conv(x).double(), expected, rtol=1e-5, atol=1e-5)
@@ -127,7 +127,7 @@ def test_a_blurred_network_is_torchvisions_with_ffcvs_surgery() -> None:
 
 
 def test_blur_stays_channels_last_and_in_bf16_under_autocast() -> None:
-    conv = BlurConv2d(16, 8, 3, 2, padding=1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    conv = BlurConv2d(16, 8, 3, 2).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     pool = BlurMaxPool2d(16).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x = images(8, channels=16).to(memory_format=torch.channels_last)
     for module in (conv, pool):

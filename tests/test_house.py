@@ -141,7 +141,17 @@ def test_the_launcher_looks_into_no_recipe() -> None:
     [
         # peers.py measures FFCV's own Loader beside ours, in a process of its own
         ("ffcv", {"trainer/data/native.py", "trainer/data/writer.py", "trainer/benchmark/peers.py"}),
-        ("numba", {"trainer/data/decode.py", "trainer/data/native.py", "trainer/model/fused_norm_kernels.py"}),
+        (
+            "numba",
+            {
+                "trainer/data/decode.py",
+                "trainer/data/native.py",
+                "trainer/model/amx.py",
+                "trainer/model/fused_norm_kernels.py",
+                "trainer/model/openmp.py",
+                "trainer/model/weight_gradient_kernels.py",
+            },
+        ),
         ("tyro", {"trainer/settings.py", "trainer/command_line.py", "launch/settings.py"}),
         ("timm", {"trainer/model/library.py", "trainer/optimizer.py", "trainer/ema.py"}),
         ("torch.utils.tensorboard", {"trainer/log/board.py"}),

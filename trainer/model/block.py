@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from trainer.model.blur import BlurConv2d, wants_blur
+from trainer.model.convolution import Convolution
 from trainer.model.fused_norm import norm_relu
 
 
@@ -125,8 +126,8 @@ def conv1x1(in_channels: int, out_channels: int, stride: int = 1, *, blur: bool 
 
 def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int, blur: bool) -> nn.Conv2d:
     if blur and wants_blur(in_channels, stride):
-        return BlurConv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2)
-    return nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
+        return BlurConv2d(in_channels, out_channels, kernel_size, stride)
+    return Convolution(in_channels, out_channels, kernel_size, stride)
 
 
 def stochastic_depth(drop_path: float) -> nn.Module | None:

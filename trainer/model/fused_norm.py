@@ -6,7 +6,6 @@ that is torch.compile's work. What is compiled here is in fused_norm_kernels.py.
 
 from __future__ import annotations
 
-import ctypes
 from functools import cache
 from typing import Any
 
@@ -53,7 +52,9 @@ def _is_for(norm: nn.BatchNorm2d, x: Tensor, shortcut: Tensor | None) -> bool:
 
 @cache
 def _has_gnu_openmp() -> bool:
-    return hasattr(ctypes.CDLL(None), "GOMP_parallel")
+    from trainer.model import openmp  # loads Numba
+
+    return openmp.is_available()
 
 
 def _fused(norm: nn.BatchNorm2d, x: Tensor, shortcut: Tensor | None) -> Tensor:

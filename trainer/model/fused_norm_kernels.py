@@ -12,21 +12,17 @@ All is one product and sum for each value: y = scale x + shift, and dx = scale d
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from llvmlite import ir
 from numba import carray, cfunc, from_dtype, njit, types
 from numba.extending import intrinsic
 
+from trainer.model.openmp import fetch_and_add, on_threads, pointer
+
 _PARTS = 32  # of the images, each with sums of its own: as many threads can work
 _BLOCK = 64  # rows added up in float32 before they are added to a float64 sum
 _WIDTH = 256  # values in a row at least, where they can be divided so
 _ZERO = np.float32(0)
-
-# GCC's OpenMP, which PyTorch has loaded: void GOMP_parallel(void (*function)(void *), void *data, threads, flags) calls
-# function(data) on that many threads, the caller's being one. They are the threads of PyTorch's own operations.
-_on_threads: Any = types.ExternalFunction("GOMP_parallel", types.void(*(types.uintp,) * 2, *(types.uint32,) * 2))
 
 # What the threads are told: the next part, the kind of work, and addresses of uint16 [rows, width] (0: there is none),
 # of float64 sums [parts, 2, width] and of float32 factors [4, width], which are scale, shift, slope and offset
@@ -43,23 +39,6 @@ def _as_float(_context, bits):
 @intrinsic
 def _as_bits(_context, value):
     return types.uint32(types.float32), lambda _c, builder, _s, values: builder.bitcast(values[0], ir.IntType(32))
-
-
-@intrinsic
-def _pointer(_context, address, dtype):
-    pointer = types.CPointer(dtype.dtype)
-    return pointer(types.int64, dtype), lambda context, builder, _s, values: builder.inttoptr(
-        values[0], context.get_value_type(pointer)
-    )
-
-
-@intrinsic
-def _fetch_and_add(_context, address):
-    """Adds one to the int64 at `address` and returns what it was, whatever other threads do."""
-    number = ir.IntType(64)
-    return types.int64(types.int64), lambda _c, builder, _s, values: builder.atomic_rmw(
-        "add", builder.inttoptr(values[0], number.as_pointer()), ir.Constant(number, 1), "monotonic"
-    )
 
 
 @njit(inline="always")
@@ -82,12 +61,12 @@ def _rectified(value):
 
 @njit(inline="always")
 def _images(address, job):
-    return carray(_pointer(address, np.uint16), (job.rows, job.width))
+    return carray(pointer(address, np.uint16), (job.rows, job.width))
 
 
 @njit(inline="always")
 def _factors(job):
-    return carray(_pointer(job.factors, np.float32), (4, job.width))
+    return carray(pointer(job.factors, np.float32), (4, job.width))
 
 
 @njit(inline="always")
@@ -171,7 +150,7 @@ def _apply_gradients(job, first, end):
 @njit(inline="always")
 def _sum_part(job, part, first, end):
     """Blocks in float32, and their sums in float64."""
-    sums = carray(_pointer(job.sums, np.float64), (_PARTS, 2, job.width))
+    sums = carray(pointer(job.sums, np.float64), (_PARTS, 2, job.width))
     total, others = np.empty(job.width, np.float32), np.empty(job.width, np.float32)
     for column in range(job.width):
         sums[part, 0, column] = sums[part, 1, column] = 0
@@ -192,7 +171,7 @@ def _do_parts(pointer):
     """What each thread does: the next part of the job, until none is left."""
     jobs = carray(pointer, 1)
     job = jobs[0]
-    part = _fetch_and_add(jobs.ctypes.data)
+    part = fetch_and_add(jobs.ctypes.data)
     while part < _PARTS:
         first, end = job.rows * part // _PARTS, job.rows * (part + 1) // _PARTS
         if job.work == _APPLY:
@@ -201,13 +180,13 @@ def _do_parts(pointer):
             _apply_gradients(job, first, end)
         else:
             _sum_part(job, part, first, end)
-        part = _fetch_and_add(jobs.ctypes.data)
+        part = fetch_and_add(jobs.ctypes.data)
 
 
 @njit(inline="always")
 def _run(do_parts, jobs, work, threads):
     jobs[0].part, jobs[0].work = 0, work
-    _on_threads(do_parts, jobs.ctypes.data, threads, np.uint32(0))
+    on_threads(do_parts, jobs.ctypes.data, threads, np.uint32(0))
 
 
 @njit(inline="always")

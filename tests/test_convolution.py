@@ -1,0 +1,291 @@
+"""The gradient of a convolution's weights by matrix units: float64's, never rounded, on any number of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from numba import njit
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+
+from trainer import recipe
+from trainer.model import build_model, convolution
+from trainer.model.convolution import Convolution
+
+OURS = "_ConvolveBackward"
+has_units = pytest.mark.skipif(not convolution._has_matrix_units(), reason="this CPU has no bfloat16 matrix units")
+
+# channels of x and dy, kernel size, stride, images, height, width
+SHAPES = [
+    (16, 16, 3, 1, 4, 8, 8),  # CIFAR's, small
+    (16, 32, 3, 2, 3, 9, 7),  # an odd number of images: the last one has no other; odd sides, four phases
+    (16, 16, 3, 2, 2, 8, 8),  # even sides: the last row and column of two phases
+    (32, 16, 3, 3, 2, 11, 8),
+    (16, 48, 5, 1, 1, 6, 5),
+    (16, 16, 7, 2, 2, 5, 4),  # a kernel larger than the image
+    (16, 16, 3, 1, 2, 1, 1),
+    (16, 16, 3, 2, 70, 3, 3),  # several pairs of images for each of the sums
+    (144, 160, 3, 1, 3, 5, 4),  # blocks of unequal size
+    (272, 16, 3, 2, 2, 6, 6),
+]
+
+
+def random(*shape: int, seed: int) -> Tensor:
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return values.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+
+
+def convolution_of(channels: int, dy_channels: int, kernel_size: int = 3, stride: int = 1) -> Convolution:
+    conv = Convolution(channels, dy_channels, kernel_size, stride).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        conv.weight.copy_(torch.randn(conv.weight.shape, generator=torch.Generator().manual_seed(3)))
+    return conv
+
+
+def forward(conv: nn.Module, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        y: Tensor = conv(x)
+    return y
+
+
+def exact_gradient(conv: Convolution, x: Tensor, dy: Tensor) -> Tensor:
+    weight = conv.weight.detach().double().requires_grad_()
+    nn.functional.conv2d(x.detach().double(), weight, None, conv.stride, conv.padding).backward(dy.double())
+    assert weight.grad is not None
+    return weight.grad
+
+
+def gradient(conv: Convolution, x: Tensor, dy: Tensor) -> Tensor:
+    conv.weight.grad = None
+    y = forward(conv, x)
+    assert is_ours(y)
+    y.backward(dy)
+    assert conv.weight.grad is not None
+    return conv.weight.grad
+
+
+def is_ours(y: Tensor) -> bool:
+    return y.grad_fn is not None and OURS in y.grad_fn.name()
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def packed_bytes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    from trainer.model import weight_gradient_kernels as kernels
+
+    def set_to(number: int) -> None:
+        monkeypatch.setattr(kernels, "_PACKED_BYTES", number)
+        kernels._plan.cache_clear()
+
+    yield set_to
+    kernels._plan.cache_clear()
+
+
+@has_units
+@pytest.mark.parametrize("memory", [1 << 20, 40_000, 1])  # all at once; some images; bands of one row
+@pytest.mark.parametrize(("channels", "dy_channels", "kernel_size", "stride", "images", "height", "width"), SHAPES)
+def test_gradients_are_those_in_float64(
+    packed_bytes: Callable[[int], None], memory: int, channels: int, dy_channels: int, kernel_size: int, stride: int,
+    images: int, height: int, width: int,
+) -> None:  # fmt: skip
+    packed_bytes(memory)
+    conv = convolution_of(channels, dy_channels, kernel_size, stride)
+    x = random(images, channels, height, width, seed=1).requires_grad_()
+    dy = random(*forward(conv, x).shape, seed=2)
+    found, exact = gradient(conv, x, dy), exact_gradient(conv, x, dy)
+    assert found.dtype == torch.float32 and found.stride() == conv.weight.stride()
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=2e-6 * float(exact.abs().max()))
+
+
+@has_units
+@pytest.mark.parametrize("stride", [1, 2])
+def test_values_and_the_gradient_of_images_are_those_of_pytorchs_bit_for_bit(stride: int) -> None:
+    conv = convolution_of(32, 48, stride=stride)
+    x = random(3, 32, 10, 9, seed=1)
+    dy = random(*forward(conv, x).shape, seed=2)
+    found = []
+    for kind in (Convolution.forward, nn.Conv2d.forward):
+        leaf = x.clone().requires_grad_()
+        with patch.object(Convolution, "forward", kind):
+            y = forward(conv, leaf)
+        assert is_ours(y) == (kind is Convolution.forward)
+        y.backward(dy)
+        found.append((y.detach(), leaf.grad))
+    (y, dx), (pytorch_y, pytorch_dx) = found
+    assert dx is not None and pytorch_dx is not None
+    assert torch.equal(y, pytorch_y) and torch.equal(dx, pytorch_dx)
+
+
+@has_units
+@pytest.mark.parametrize("memory", [1 << 20, 1])
+def test_every_number_of_threads_computes_the_same_bits(
+    packed_bytes: Callable[[int], None], threads: Callable[[int], None], memory: int
+) -> None:
+    packed_bytes(memory)
+    conv, x, dy = convolution_of(144, 32), random(12, 144, 6, 6, seed=1), random(12, 32, 6, 6, seed=2)
+    found = []
+    for number in (1, 2, 3, 40):
+        threads(number)
+        found.append(gradient(conv, x, dy))
+    assert all(torch.equal(one, found[0]) for one in found)
+
+
+@has_units
+def test_scratch_memory_that_others_have_written_changes_nothing() -> None:
+    """It is not cleared by whoever had it before: a large gradient of other shapes, full of what is not a number."""
+    conv, x, dy = convolution_of(16, 16), random(5, 16, 7, 7, seed=1), random(5, 16, 7, 7, seed=2)
+    before = gradient(conv, x, dy).clone()
+    for channels in (16, 64):
+        other = torch.full_like(random(8, channels, 9, 9, seed=3), float("nan"))
+        assert gradient(convolution_of(channels, channels), other, other).isnan().all()
+        assert torch.equal(gradient(conv, x, dy), before)
+
+
+@has_units
+def test_the_matrix_unit_is_left_as_it_was(threads: Callable[[int], None]) -> None:
+    """oneDNN need not tell it again what it told it last."""
+    from trainer.model import amx
+    from trainer.model.weight_gradient_kernels import weight_gradient
+
+    @njit  # type: ignore[untyped-decorator]
+    def configure(to: np.ndarray) -> None:
+        amx.configure(to.ctypes.data)
+        to[0] = to[0]  # else Numba frees it before it is read
+
+    @njit  # type: ignore[untyped-decorator]
+    def read(to: np.ndarray) -> None:
+        amx.read_configuration(to.ctypes.data)
+        to[0] = to[0]
+
+    threads(1)
+    found, other = np.ones(64, np.uint8), amx.CONFIGURATION.copy()
+    other[48:56] = 8  # rows
+    x, dy = random(2, 16, 4, 4, seed=1), random(2, 16, 4, 4, seed=2)
+    for told in (other, np.zeros(64, np.uint8)):
+        configure(told)
+        weight_gradient(x, dy, 3, 1, 1)
+        read(found)
+        assert found.tolist() == told.tolist()
+
+
+@has_units
+def test_gradients_accumulate_over_micro_batches() -> None:
+    conv, x, dy = convolution_of(16, 32), random(4, 16, 8, 8, seed=1), random(4, 32, 8, 8, seed=2)
+    exact = exact_gradient(conv, x, dy)
+    for part in (slice(0, 2), slice(2, 4)):
+        forward(conv, x[part]).backward(dy[part])
+    assert conv.weight.grad is not None
+    torch.testing.assert_close(conv.weight.grad.double(), exact, rtol=1e-5, atol=2e-6 * float(exact.abs().max()))
+
+
+@has_units
+def test_every_3x3_convolution_of_a_network_but_the_first_is_ours() -> None:
+    for spec, expected in (
+        (recipe.CifarResNet(depth=20), 18),
+        (recipe.ResNet(depth=18), 16),
+        (recipe.ResNet(depth=50), 16),
+        (recipe.ResNet(depth=18, blur_pool="convs"), 16),
+    ):
+        model = build_model(spec, 10).to(memory_format=torch.channels_last)
+        images = torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+        nodes, found = [forward(model, images).grad_fn], set()
+        while nodes:
+            node = nodes.pop()
+            if node is not None and node not in found:
+                found.add(node)
+                nodes += [following for following, _ in node.next_functions]
+        assert sum(OURS in node.name() for node in found) == expected
+
+
+ORDINARY = (
+    "float32 images", "frozen weights", "weights in bfloat16", "a 1x1 kernel", "a 4x4 kernel", "3 channels",
+    "24 channels out", "contiguous images", "no images",
+)  # fmt: skip
+
+
+def ordinary(name: str) -> tuple[Convolution, Tensor]:
+    """A case for which the gradient is not ours."""
+    conv, x = convolution_of(16, 16), random(2, 16, 6, 6, seed=1)
+    match name:
+        case "float32 images":
+            x = x.float()
+        case "frozen weights":
+            conv.weight.requires_grad_(False)
+        case "weights in bfloat16":
+            conv.bfloat16()
+        case "a 1x1 kernel":
+            conv = convolution_of(16, 16, 1)
+        case "a 4x4 kernel":
+            conv = convolution_of(16, 16, 4)
+        case "3 channels":
+            conv, x = convolution_of(3, 16), random(2, 3, 6, 6, seed=1)
+        case "24 channels out":
+            conv = convolution_of(16, 24)
+        case "contiguous images":
+            x = x.contiguous()
+        case "no images":
+            x = x[:0]
+    return conv, x
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_it_is_pytorchs_convolution_for(name: str) -> None:
+    conv, x = ordinary(name)
+    x = x.requires_grad_()
+    y = conv(x) if name == "float32 images" else forward(conv, x)
+    assert y.grad_fn is not None and not is_ours(y)
+    y.sum().backward()
+    assert conv.weight.grad is not None or not conv.weight.requires_grad
+
+
+def test_it_is_pytorchs_without_gradients_and_without_matrix_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    conv, x, dy = convolution_of(16, 16), random(2, 16, 6, 6, seed=1), random(2, 16, 6, 6, seed=2)
+    with torch.no_grad():
+        assert forward(conv, x).grad_fn is None
+    monkeypatch.setattr(convolution, "_has_matrix_units", lambda: False)
+    y = forward(conv, x)
+    assert y.grad_fn is not None and not is_ours(y)
+    y.backward(dy)
+    assert conv.weight.grad is not None
+    exact = exact_gradient(conv, x, dy)
+    torch.testing.assert_close(conv.weight.grad.double(), exact, rtol=2**-8, atol=2**-8 * float(exact.abs().max()))
+
+
+@has_units
+def test_torch_compile_and_fake_tensors_see_pytorchs() -> None:
+    conv, x = convolution_of(16, 16), random(2, 16, 6, 6, seed=1)
+    y = forward(torch.compile(conv, backend="eager", fullgraph=True), x)
+    assert not is_ours(y)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert not is_ours(forward(conv, mode.from_tensor(x)))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("CPU_NAME", "generic"), ("CPU_FEATURES", "+avx512f"), ("machine", "aarch64"), ("amx-bf16", None)],
+)
+def test_matrix_units_are_used_where_numba_and_the_cpu_have_them(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str | None
+) -> None:
+    from trainer.model import amx
+
+    if name == "machine":
+        monkeypatch.setattr(amx.platform, "machine", lambda: value)
+    elif name == "amx-bf16":
+        features = {**amx.binding.get_host_cpu_features(), "amx-bf16": False}
+        monkeypatch.setattr(amx.binding, "get_host_cpu_features", lambda: features)
+    else:
+        monkeypatch.setattr(amx.config, name, value)
+    amx.is_available.cache_clear()
+    assert not amx.is_available()
+    amx.is_available.cache_clear()

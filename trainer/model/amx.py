@@ -1,0 +1,177 @@
+"""The matrix units of Intel's CPUs (AMX), as instructions for what Numba compiles.
+
+A core has eight tiles of 16 rows of 64 bytes. One instruction multiplies two tiles of bfloat16 and adds the product to
+a third, of float32 [16, 16]: 8,192 multiplications. It wants the rows of the first factor as they are, and those of the
+second in pairs: two rows of 16 values become one of 32 in which their values alternate. (Intel 64 and IA-32
+Architectures Software Developer's Manual, volume 1, chapter 18; volume 2, TDPBF16PS.)
+"""
+
+# mypy: disable-error-code="attr-defined, no-untyped-call, no-untyped-def"
+# what Numba compiles has no annotations
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from collections.abc import Iterator
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+from llvmlite import binding, ir
+from numba import config, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+_SYSTEM_CALL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18  # Linux: arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA
+_BYTE, _NUMBER = ir.IntType(8), ir.IntType(64)
+_PIXEL, _PAIR, _WORDS = (ir.VectorType(ir.IntType(bits), lanes) for bits, lanes in ((16, 16), (16, 32), (32, 16)))
+_ROW_BYTES = 64
+TOTALS = 6  # of the eight tiles; the others are for the two factors
+_FIRST, _SECOND = 6, 7
+
+# What a thread tells its unit first: palette 1, and for each of the tiles 64 bytes in a row and 16 rows
+CONFIGURATION = np.zeros(64, np.uint8)
+CONFIGURATION[0], CONFIGURATION[48:56] = 1, 16
+CONFIGURATION[16:32].view(np.uint16)[:] = _ROW_BYTES
+
+
+@cache
+def is_available() -> bool:
+    """Whether this CPU has bfloat16 matrix units, Numba compiles for it, and Linux lets this process use them."""
+    if platform.system() != "Linux" or platform.machine() != "x86_64" or config.CPU_NAME or config.CPU_FEATURES:
+        return False
+    if not all(binding.get_host_cpu_features().get(feature) for feature in ("amx-tile", "amx-bf16", "avx512bw")):
+        return False
+    return bool(ctypes.CDLL(None).syscall(_SYSTEM_CALL, _REQUEST_PERMISSION, _TILE_DATA) == 0)
+
+
+@intrinsic
+def configure(_context, address):
+    """Tells this thread's unit what 64 bytes at `address` say, as CONFIGURATION has them or read_configuration()."""
+
+    def generate(context, builder, _signature, values):
+        _emit(builder, "ldtilecfg", _pointer(builder, values[0]))
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@intrinsic
+def read_configuration(_context, address):
+    """Writes the configuration of this thread to 64 bytes at `address`: zeros where there is none."""
+
+    def generate(context, builder, _signature, values):
+        _emit(builder, "sttilecfg", _pointer(builder, values[0]))
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@intrinsic
+def clear_totals(_context):
+    def generate(context, builder, _signature, _values):
+        for total in range(TOTALS):
+            _emit(builder, "tilezero", _tile(total))
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
+def load_totals(_context, addresses, pitch, count):
+    """The first `count` totals, each from 16 rows of 16 float32, `pitch` bytes apart; `addresses`: of an int64 [6]."""
+    return types.void(types.int64, types.int64, types.int64), partial(_move_totals, "tileloadd64")
+
+
+@intrinsic
+def store_totals(_context, addresses, pitch, count):
+    return types.void(types.int64, types.int64, types.int64), partial(_move_totals, "tilestored64")
+
+
+def _move_totals(name: str, context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+    addresses, pitch, count = values
+    for total in _up_to(builder, count):
+        _emit(builder, name, _tile(total), _pointer(builder, _number_at(builder, addresses, total)), pitch)
+    return context.get_dummy_value()
+
+
+@intrinsic
+def add_products(_context, first, seconds, offset, count):
+    """Adds to each of the first `count` totals the product of the tile at `first` with that at seconds[total] + offset.
+
+    A tile is 1,024 bytes; `seconds` is the address of an int64 [6].
+    """
+
+    def generate(context, builder, _signature, values):
+        first, seconds, offset, count = values
+        pitch = ir.Constant(_NUMBER, _ROW_BYTES)
+        _emit(builder, "tileloadd64", _tile(_FIRST), _pointer(builder, first), pitch)
+        for total in _up_to(builder, count):
+            second = builder.add(_number_at(builder, seconds, total), offset)
+            _emit(builder, "tileloadd64", _tile(_SECOND), _pointer(builder, second), pitch)
+            _emit(builder, "tdpbf16ps", _tile(total), _tile(_FIRST), _tile(_SECOND))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def pair(_context, first, second, to):
+    """Two rows of 16 values of 2 bytes to one at `to`, in which they alternate."""
+
+    def generate(context, builder, _signature, values):
+        first, second = (builder.load(_pointer(builder, value, _PIXEL), align=2) for value in values[:2])
+        alternating = [lane for channel in range(16) for lane in (channel, channel + 16)]
+        builder.store(_shuffle(builder, first, second, alternating), _pointer(builder, values[2], _PAIR), align=64)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def transpose(_context, source, to):
+    """A tile of 16 x 16 values of 4 bytes: pairs of rows become rows. Both at multiples of 64 bytes."""
+
+    def generate(context, builder, _signature, values):
+        def row_at(address, row):
+            return _pointer(builder, builder.add(address, ir.Constant(_NUMBER, _ROW_BYTES * row)), _WORDS)
+
+        rows = [builder.load(row_at(values[0], row), align=64) for row in range(16)]
+        low = [lane for column in range(8) for lane in (column, column + 16)]
+        high = [lane + 8 for lane in low]
+        for _ in range(4):  # each time the bits of a value's place, (row, column), move on by one
+            rows = [_shuffle(builder, rows[n // 2], rows[n // 2 + 8], high if n % 2 else low) for n in range(16)]
+        for number, row in enumerate(rows):
+            builder.store(row, row_at(values[1], number), align=64)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+def _emit(builder: Any, name: str, *arguments: Any) -> None:
+    signature = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
+    builder.call(cgutils.get_or_insert_function(builder.module, signature, f"llvm.x86.{name}"), arguments)
+
+
+def _up_to(builder: Any, count: Any) -> Iterator[int]:
+    """The numbers of totals; what is emitted for one is only executed where it is less than `count`."""
+    for total in range(TOTALS):
+        with builder.if_then(builder.icmp_signed("<", ir.Constant(_NUMBER, total), count)):
+            yield total
+
+
+def _tile(number: int) -> Any:
+    return ir.Constant(_BYTE, number)
+
+
+def _pointer(builder: Any, address: Any, to: Any = _BYTE) -> Any:
+    return builder.inttoptr(address, to.as_pointer())
+
+
+def _number_at(builder: Any, address: Any, index: int) -> Any:
+    return builder.load(_pointer(builder, builder.add(address, ir.Constant(_NUMBER, 8 * index)), _NUMBER))
+
+
+def _shuffle(builder: Any, first: Any, second: Any, lanes: list[int]) -> Any:
+    return builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))

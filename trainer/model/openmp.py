@@ -1,0 +1,42 @@
+"""Threads for what Numba compiles: those of PyTorch's own operations, by GNU OpenMP, which PyTorch has loaded."""
+
+# mypy: disable-error-code="no-untyped-call, no-untyped-def"
+# what Numba compiles has no annotations
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+# void GOMP_parallel(void (*function)(void *), void *data, threads, flags) calls function(data) on that many threads,
+# the caller's being one
+on_threads: Any = types.ExternalFunction("GOMP_parallel", types.void(*(types.uintp,) * 2, *(types.uint32,) * 2))
+
+
+@cache
+def is_available() -> bool:
+    """Whether PyTorch's threads are GNU OpenMP's; elsewhere they are LLVM's or none."""
+    return hasattr(ctypes.CDLL(None), "GOMP_parallel")
+
+
+@intrinsic
+def pointer(_context, address, dtype):
+    """To values of `dtype` at `address`, as carray() wants it."""
+    kind = types.CPointer(dtype.dtype)
+    return kind(types.int64, dtype), lambda context, builder, _s, values: builder.inttoptr(
+        values[0], context.get_value_type(kind)
+    )
+
+
+@intrinsic
+def fetch_and_add(_context, address):
+    """Adds one to the int64 at `address` and returns what it was, whatever other threads do."""
+    number = ir.IntType(64)
+    return types.int64(types.int64), lambda _c, builder, _s, values: builder.atomic_rmw(
+        "add", builder.inttoptr(values[0], number.as_pointer()), ir.Constant(number, 1), "monotonic"
+    )
