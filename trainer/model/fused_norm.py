@@ -9,9 +9,12 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+_NOTHING = np.empty(0, np.float32)
 
 
 def norm_relu(norm: nn.BatchNorm2d, relu: nn.ReLU, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
@@ -60,48 +63,34 @@ def _has_gnu_openmp() -> bool:
 def _fused(norm: nn.BatchNorm2d, x: Tensor, shortcut: Tensor | None) -> Tensor:
     if shortcut is not None:
         shortcut = shortcut.contiguous(memory_format=torch.channels_last)
-    out, mean, var = _NormRelu.apply(x, norm.weight, norm.bias, shortcut, norm.eps)  # type: ignore[no-untyped-call]
-    if norm.track_running_stats:
-        _follow(norm, mean, var, _pixels(x))
-    return out  # type: ignore[no-any-return]
-
-
-@torch.no_grad()
-def _follow(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int) -> None:
-    """As BatchNorm2d: an average with `momentum`, or of all batches without; of the variance the unbiased one."""
-    assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
-    norm.num_batches_tracked += 1
-    momentum = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-    norm.running_mean.lerp_(mean, momentum)
-    norm.running_var.lerp_(var * (count / (count - 1)), momentum)
+    out: Tensor = _NormRelu.apply(x, norm.weight, norm.bias, shortcut, norm)  # type: ignore[no-untyped-call]
+    return out
 
 
 class _NormRelu(torch.autograd.Function):
-    """(x, weight, bias, shortcut, eps) -> (relu(norm(x) + shortcut), mean and biased variance by channel).
+    """(x, weight, bias, shortcut, norm) -> relu(norm(x) + shortcut); running statistics follow as BatchNorm2d's.
 
     Ioffe and Szegedy 2015 (arXiv:1502.03167), Algorithm 1 and the gradients below it.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, shortcut: Tensor | None, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, shortcut: Tensor | None, norm: nn.BatchNorm2d
+    ) -> Tensor:
         from trainer.model import fused_norm_kernels as kernels  # loads Numba
 
         y, per_channel = torch.empty_like(x), x.new_empty(4, x.shape[1], dtype=torch.float32)
         kernels.forward(
             _address(x), _address(shortcut), _address(y), _pixels(x), weight.detach().numpy(), bias.detach().numpy(),
-            eps, per_channel.numpy(), torch.get_num_threads(),
+            norm.eps, per_channel.numpy(), *_running(norm), torch.get_num_threads(),
         )  # fmt: skip
         ctx.save_for_backward(x, per_channel, None if shortcut is None else y)
-        ctx.eps = eps
-        mean, var = per_channel[2], per_channel[3]
-        ctx.mark_non_differentiable(mean, var)
-        return y, mean, var
+        ctx.eps = norm.eps
+        return y
 
     @staticmethod
     @once_differentiable  # type: ignore[misc]
-    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         from trainer.model import fused_norm_kernels as kernels
 
         x, per_channel, y = ctx.saved_tensors
@@ -113,6 +102,15 @@ class _NormRelu(torch.autograd.Function):
             ctx.eps, dweight.numpy(), dbias.numpy(), torch.get_num_threads(),
         )  # fmt: skip
         return dx, dweight, dbias, dshortcut, None
+
+
+def _running(norm: nn.BatchNorm2d) -> tuple[np.ndarray, np.ndarray, float]:
+    """Running mean and variance, and how far they go towards this batch's: an average of all without `momentum`."""
+    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
+        return _NOTHING, _NOTHING, 0.0
+    norm.num_batches_tracked += 1
+    momentum = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    return norm.running_mean.numpy(), norm.running_var.numpy(), momentum
 
 
 def _address(tensor: Tensor | None) -> int:

@@ -210,7 +210,9 @@ def _repeat(values, factors):
 
 
 @njit(nogil=True, cache=True)
-def _forward(do_parts, threads, jobs, sums, factors, pixels, weight, bias, eps, per_channel):
+def _forward(
+    do_parts, threads, jobs, sums, factors, pixels, weight, bias, eps, per_channel, running_mean, running_var, momentum
+):
     channels = len(weight)
     _run(do_parts, jobs, _SUM_UP, threads)
     total, squares = _by_channel(sums, 0, channels), _by_channel(sums, 1, channels)
@@ -220,6 +222,10 @@ def _forward(do_parts, threads, jobs, sums, factors, pixels, weight, bias, eps, 
         scale = weight[channel] / np.sqrt(var + eps)
         per_channel[0, channel], per_channel[1, channel] = scale, bias[channel] - mean * scale
         per_channel[2, channel], per_channel[3, channel] = mean, var
+        if len(running_mean):
+            unbiased = var * (pixels / (pixels - 1))
+            running_mean[channel] += momentum * (mean - running_mean[channel])
+            running_var[channel] += momentum * (unbiased - running_var[channel])
     _repeat(per_channel[:2], factors)
     _run(do_parts, jobs, _APPLY, threads)
 
@@ -245,14 +251,17 @@ def _backward(do_parts, threads, jobs, sums, factors, pixels, per_channel, eps, 
 
 def forward(
     x: int, shortcut: int, y: int, pixels: int, weight: np.ndarray, bias: np.ndarray, eps: float,
-    per_channel: np.ndarray, threads: int,
+    per_channel: np.ndarray, running_mean: np.ndarray, running_var: np.ndarray, momentum: float, threads: int,
 ) -> None:  # fmt: skip
     """Writes y = relu(norm(x) + shortcut), and scale, shift, mean and biased variance into float32 [4, channels].
 
-    Images are addresses of bfloat16 [pixels, channels]; 0 for no shortcut. weight and bias: float32 [channels].
+    Images are addresses of bfloat16 [pixels, channels]; 0 for no shortcut. weight and bias: float32 [channels]. Running
+    mean and variance go that part of the way to this batch's which `momentum` says, the variance to the unbiased one;
+    they are float32 [channels], or [0] where there are none.
     """
     work = _work(pixels, len(weight), x=x, shortcut=shortcut, y=y)
-    _forward(_do_parts.address, np.uint32(threads), *work, pixels, weight, bias, eps, per_channel)
+    running = running_mean, running_var, momentum
+    _forward(_do_parts.address, np.uint32(threads), *work, pixels, weight, bias, eps, per_channel, *running)
 
 
 def backward(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from functools import cache
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,7 +37,8 @@ _SLABS = "before", "after", "pitch", "bands", "band_rows", "slab", "slabs", "ste
 _SHARES = "scratch_bytes", "tap_table", "phase_table", "groups", "tiles", "blocks", "dy_blocks"
 _FIELDS = "part", "parts", "work", "thread", *_TENSORS, *_SHAPES, *_SLABS, *_SHARES
 _JOB = np.dtype([(name, np.int64) for name in _FIELDS])
-_THREAD = 8 * _FIELDS.index("thread")
+_THREAD = 8 * _FIELDS.index("thread")  # where it is, in bytes
+_ADDRESSES = slice(_FIELDS.index("x"), _FIELDS.index("scratch") + 1)
 _TAP = np.dtype([("phase", np.int64), ("offset", np.int64)])  # where a tap begins to read, in bytes from its phase
 _PHASE = np.dtype([("row", np.int64), ("column", np.int64)])
 _MULTIPLY, _ADD_UP = range(2)  # the kinds of work, in their order
@@ -190,7 +192,8 @@ def _do_parts(address):
 
 
 @njit(nogil=True, cache=True)
-def _run(do_parts, threads, jobs):
+def _run(do_parts, threads, fields):
+    jobs = carray(pointer(fields.ctypes.data, _JOB), 1)
     on_threads(do_parts, jobs.ctypes.data, threads, np.uint32(0))
     if jobs[0].groups > 1:
         jobs[0].part, jobs[0].parts, jobs[0].work = 0, _TASKS, _ADD_UP
@@ -203,23 +206,29 @@ def weight_gradient(x: Tensor, dy: Tensor, kernel_size: int, stride: int, thread
     It is padded by kernel_size // 2. x and the gradient dy are bfloat16 and channels-last; C and K are multiples of 16.
     Products are added up in float32, in an order that does not depend on the number of threads.
     """
-    plan, _tables = _plan(tuple(x.shape), tuple(dy.shape), kernel_size, stride)
-    job = plan.copy()
-    groups, scratch_bytes = int(job["groups"][0]), int(job["scratch_bytes"][0])
+    plan = _plan(x.shape, dy.shape, kernel_size, stride)
     result = torch.empty(dy.shape[1], kernel_size, kernel_size, x.shape[1])
-    sums = torch.empty(groups, *result.shape) if groups > 1 else result
-    scratch = torch.empty(threads * scratch_bytes // _ROW + 1, _ROW, dtype=torch.uint8)
-    job["x"], job["dy"], job["sums"], job["result"] = x.data_ptr(), dy.data_ptr(), sums.data_ptr(), result.data_ptr()
-    job["scratch"] = -(-scratch.data_ptr() // _ROW) * _ROW
-    _run(_do_parts.address, np.uint32(threads), job)
+    sums = torch.empty(plan.groups, *result.shape) if plan.groups > 1 else result
+    scratch = torch.empty(threads * plan.scratch_bytes + _ROW, dtype=torch.uint8)
+    fields = plan.fields.copy()
+    fields[_ADDRESSES] = (
+        x.data_ptr(), dy.data_ptr(), sums.data_ptr(), result.data_ptr(), -(-scratch.data_ptr() // _ROW) * _ROW,
+    )  # fmt: skip
+    _run(_do_parts.address, np.uint32(threads), fields)
     return result.permute(0, 3, 1, 2)
 
 
+class _Plan(NamedTuple):
+    """A job but for the addresses of tensors."""
+
+    fields: np.ndarray
+    groups: int
+    scratch_bytes: int
+    tables: tuple[np.ndarray, np.ndarray]  # whose addresses are in it
+
+
 @cache
-def _plan(
-    x: tuple[int, ...], dy: tuple[int, ...], kernel_size: int, stride: int
-) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """The job but for the addresses of tensors, and the tables whose addresses are in it. Shapes are [N, C, H, W]."""
+def _plan(x: torch.Size, dy: torch.Size, kernel_size: int, stride: int) -> _Plan:
     images, channels, height, width = x
     _, dy_channels, dy_height, dy_width = dy
     # tap (i, j) reads, for row h of dy, row stride (h + move) + phase of x; columns are the same
@@ -249,10 +258,9 @@ def _plan(
         _TAP,
     )
     phase_table = np.array(phases, _PHASE)
-    job = np.zeros(1, _JOB)
-    for name, value in {
-        "parts": groups * blocks * dy_blocks, "work": _MULTIPLY,
-        "scratch_bytes": _PACKED_X + tiles * len(phases) * phase_bytes + 2 * steps * _TILE,
+    scratch_bytes = _PACKED_X + tiles * len(phases) * phase_bytes + 2 * steps * _TILE
+    values = {
+        "parts": groups * blocks * dy_blocks, "work": _MULTIPLY, "scratch_bytes": scratch_bytes,
         "images": images, "height": height, "width": width, "channels": channels,
         "dy_height": dy_height, "dy_width": dy_width, "dy_channels": dy_channels, "stride": stride,
         "taps": len(tap_table), "tap_table": tap_table.ctypes.data,
@@ -260,6 +268,6 @@ def _plan(
         "before": before, "after": after, "bands": bands, "band_rows": band_rows, "pitch": pitch,
         "slab": slab, "slabs": slabs, "steps": steps, "phase_bytes": phase_bytes,
         "groups": groups, "tiles": tiles, "blocks": blocks, "dy_blocks": dy_blocks,
-    }.items():  # fmt: skip
-        job[name] = value
-    return job, (tap_table, phase_table)
+    }  # fmt: skip
+    fields = np.array([values.get(name, 0) for name in _FIELDS])
+    return _Plan(fields, groups, scratch_bytes, (tap_table, phase_table))
