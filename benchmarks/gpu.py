@@ -37,6 +37,7 @@ from trainer.data.loader import BATCHES_AHEAD, Loader
 from trainer.data.prepare import PrepareOptions, prepare_folder
 from trainer.distributed import World
 from trainer.environment import environment
+from trainer.errors import UserError
 from trainer.precision import allow_tensor_float
 from trainer.recipe import RandomResizedCrop, Recipe, ResNet
 from trainer.recipe_file import load_recipe
@@ -76,8 +77,9 @@ class GpuSettings:
 
 
 def main(settings: GpuSettings) -> None:
+    """Measures and reports. Raises UserError where images are not given, or cannot be read."""
     if (settings.data is None) == (settings.photos is None):
-        sys.exit("error: which images? give --data DIR, a folder with train.beton, or --photos PHOTOS, class folders")
+        raise UserError("which images? give --data DIR, a folder with train.beton, or --photos PHOTOS, class folders")
     record = Record(settings.json, settings.minutes)
     with ExitStack() as stack, record.time_limit():
         world = stack.enter_context(distributed.world(settings.device, timeout_minutes=30))
@@ -246,4 +248,8 @@ def per_second(work: Callable[[Any], Any], stream: Iterator[Any], device: torch.
 
 
 if __name__ == "__main__":
-    main(tyro.cli(GpuSettings))
+    try:
+        main(tyro.cli(GpuSettings))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

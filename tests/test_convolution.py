@@ -11,6 +11,7 @@ import torch
 from numba import njit
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from trainer import recipe
 from trainer.model import build_model, convolution
@@ -262,8 +263,11 @@ def test_it_is_pytorchs_without_gradients_and_without_matrix_units(monkeypatch: 
 
 
 @has_units
-def test_torch_compile_and_fake_tensors_see_pytorchs() -> None:
+def test_torch_compile_fake_tensors_and_who_counts_operations_see_pytorchs() -> None:
     conv, x = convolution_of(16, 16), random(2, 16, 6, 6, seed=1)
+    with FlopCounterMode(display=False) as counter:
+        forward(conv, x).sum().backward()
+    assert counter.get_total_flops() == 2 * 2 * (2 * 16 * 6 * 6 * 16 * 9)  # images have no gradient
     y = forward(torch.compile(conv, backend="eager", fullgraph=True), x)
     assert not is_ours(y)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:

@@ -63,6 +63,16 @@ def test_one_command_measures_loader_step_peers_and_roofline(photo_betons: Path,
     assert "real / synthetic: " in ended.stdout
 
 
+@pytest.mark.parametrize("words", [[], ["--data", "nowhere"], ["--data", "some", "--photos", "others"]])
+def test_images_that_are_not_given_or_not_there_are_one_line_and_exit_code_2(words: list[str]) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", *words],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1
+
+
 FOUND: dict[str, Any] = {
     "what": "ResNet-50, 224 px, batch 256, bf16", "seconds": 4.0, "workers": 16,
     "hardware": {"gpu": "NVIDIA H200", "cpu": "", "commit": "abc", "packages": {"torch": "2.15.0"}},

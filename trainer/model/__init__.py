@@ -1,7 +1,7 @@
 """The one door to a network: our own two families, torchvision's and timm's models, and weights to start from.
 
 Reading order: block.py (what every block shares), resnet.py, cifar.py, blur.py, norm.py, library.py, weights.py; then
-what makes CPUs faster: fused_norm.py and convolution.py with their kernels, openmp.py, amx.py.
+what makes CPUs faster: cpu_kernels.py, fused_norm.py and convolution.py with their kernels, openmp.py, amx.py.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from trainer.model.cpu_kernels import takes_kernels
+
 _TILE = 16  # channels that a multiplication of the matrix units takes
 
 
@@ -35,28 +37,23 @@ class Convolution(nn.Conv2d):
 
 def _is_for(conv: Convolution, x: Tensor) -> bool:
     return (
-        type(x) is Tensor  # with memory behind it: none of FakeTensorMode's
-        and x.dtype == torch.bfloat16
-        and x.device.type == "cpu"
+        takes_kernels(x)
         and conv.weight.dtype == torch.float32
         and conv.weight.requires_grad
         and torch.is_grad_enabled()
         and torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
         and conv.kernel_size[0] > 1  # of 1x1 PyTorch's is as fast, or faster
         and conv.kernel_size[0] % 2 == 1
         and conv.in_channels % _TILE == conv.out_channels % _TILE == 0
-        and x.numel() > 0
-        and x.is_contiguous(memory_format=torch.channels_last)
         and _has_matrix_units()
     )
 
 
 @cache
 def _has_matrix_units() -> bool:
-    from trainer.model import amx, openmp  # load Numba
+    from trainer.model import amx  # loads Numba
 
-    return openmp.is_available() and amx.is_available()
+    return amx.is_available()
 
 
 class _Convolve(torch.autograd.Function):

@@ -6,13 +6,14 @@ that is torch.compile's work. What is compiled here is in fused_norm_kernels.py.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from trainer.model.cpu_kernels import takes_kernels
 
 _NOTHING = np.empty(0, np.float32)
 
@@ -35,29 +36,17 @@ def norm_relu(norm: nn.BatchNorm2d, relu: nn.ReLU, x: Tensor, shortcut: Tensor |
 
 def _is_for(norm: nn.BatchNorm2d, x: Tensor, shortcut: Tensor | None) -> bool:
     return (
-        type(x) is Tensor  # with memory behind it: none of FakeTensorMode's
-        and x.dtype == torch.bfloat16
-        and x.device.type == "cpu"
+        takes_kernels(x)
         and norm.training
         and norm.affine
         and norm.weight.dtype == torch.float32
         and type(norm) is nn.BatchNorm2d  # a library's, or one that is split, knows more than this
         and not norm._forward_pre_hooks
         and not norm._forward_hooks
-        and not torch.compiler.is_compiling()
         and x.shape[1] == norm.num_features
         and x.numel() > norm.num_features  # else BatchNorm2d says that one value has no variance
-        and x.is_contiguous(memory_format=torch.channels_last)
         and (shortcut is None or (shortcut.dtype == x.dtype and shortcut.shape == x.shape))
-        and _has_gnu_openmp()
     )
-
-
-@cache
-def _has_gnu_openmp() -> bool:
-    from trainer.model import openmp  # loads Numba
-
-    return openmp.is_available()
 
 
 def _fused(norm: nn.BatchNorm2d, x: Tensor, shortcut: Tensor | None) -> Tensor:
