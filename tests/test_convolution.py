@@ -74,13 +74,6 @@ def is_ours(y: Tensor) -> bool:
 
 
 @pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
 def packed_bytes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
     from trainer.model import weight_gradient_kernels as kernels
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -39,13 +39,6 @@ def norm_of(channels: int, **settings: object) -> nn.BatchNorm2d:
 
 def is_fused(y: Tensor) -> bool:
     return y.grad_fn is not None and FUSED in y.grad_fn.name()
-
-
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("residual", [False, True])
