@@ -1,4 +1,4 @@
-"""The gradient of a convolution's weights by matrix units: float64's, never rounded, on any number of threads."""
+"""The gradient of convolutions' weights by matrix units: float64's but for float32's rounding, on any threads."""
 
 from __future__ import annotations
 
@@ -173,6 +173,26 @@ def test_the_matrix_unit_is_left_as_it_was(threads: Callable[[int], None]) -> No
 
 
 @has_units
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_another_default_dtype_changes_nothing(dtype: torch.dtype) -> None:
+    conv, x, dy = convolution_of(16, 32), random(3, 16, 6, 6, seed=1), random(3, 32, 6, 6, seed=2)
+    before = gradient(conv, x, dy).clone()
+    torch.set_default_dtype(dtype)
+    try:
+        assert torch.equal(gradient(conv, x, dy), before)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@has_units
+def test_saved_tensors_may_come_back_in_another_memory_format() -> None:
+    conv, x, dy = convolution_of(16, 32), random(3, 16, 6, 6, seed=1), random(3, 32, 6, 6, seed=2)
+    before = gradient(conv, x, dy).clone()
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor.contiguous()):
+        assert torch.equal(gradient(conv, x, dy), before)
+
+
+@has_units
 def test_gradients_accumulate_over_micro_batches() -> None:
     conv, x, dy = convolution_of(16, 32), random(4, 16, 8, 8, seed=1), random(4, 32, 8, 8, seed=2)
     exact = exact_gradient(conv, x, dy)
@@ -267,22 +287,25 @@ def test_torch_compile_fake_tensors_and_who_counts_operations_see_pytorchs() -> 
         assert not is_ours(forward(conv, mode.from_tensor(x)))
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("CPU_NAME", "generic"), ("CPU_FEATURES", "+avx512f"), ("machine", "aarch64"), ("amx-bf16", None)],
-)
-def test_matrix_units_are_used_where_numba_and_the_cpu_have_them(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str | None
+@has_units
+@pytest.mark.parametrize("reason", ["CPU_NAME", "CPU_FEATURES", "another architecture", "another CPU", "not allowed"])
+def test_matrix_units_are_left_alone_where_numba_the_cpu_or_the_system_has_none(
+    monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
     from trainer.model import amx
 
-    if name == "machine":
-        monkeypatch.setattr(amx.platform, "machine", lambda: value)
-    elif name == "amx-bf16":
-        features = {**amx.binding.get_host_cpu_features(), "amx-bf16": False}
-        monkeypatch.setattr(amx.binding, "get_host_cpu_features", lambda: features)
-    else:
-        monkeypatch.setattr(amx.config, name, value)
+    features = {**amx.binding.get_host_cpu_features(), "amx-bf16": False}
+    match reason:
+        case "another architecture":
+            monkeypatch.setattr(amx.platform, "machine", lambda: "aarch64")
+        case "another CPU":
+            monkeypatch.setattr(amx.binding, "get_host_cpu_features", lambda: features)
+        case "not allowed":
+            monkeypatch.setattr(amx, "_REQUEST_PERMISSION", -1)
+        case setting:
+            monkeypatch.setattr(amx.config, setting, "other")
     amx.is_available.cache_clear()
     assert not amx.is_available()
+    monkeypatch.undo()
     amx.is_available.cache_clear()
+    assert amx.is_available()

@@ -88,6 +88,23 @@ def test_a_norm_without_running_statistics_keeps_none() -> None:
     assert norm.running_mean is None and norm.num_batches_tracked is None
 
 
+@pytest.mark.parametrize("change", [{"track_running_stats": False}, {"num_batches_tracked": None}])
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_running_statistics_that_are_switched_off_or_not_counted_do_as_batch_norms(
+    change: dict[str, object], momentum: float | None
+) -> None:
+    ours, theirs = norm_of(16, momentum=momentum), norm_of(16, momentum=momentum)
+    for norm in (ours, theirs):
+        for name, value in change.items():
+            setattr(norm, name, value)
+    x = bf16(4, 16, 5, 5, seed=1, mean=3.0)
+    assert is_fused(norm_relu(ours, nn.ReLU(), x))
+    theirs(x.detach().float())
+    assert ours.num_batches_tracked == theirs.num_batches_tracked
+    torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+    torch.testing.assert_close(ours.running_var, theirs.running_var)
+
+
 @pytest.mark.parametrize("residual", [False, True])
 def test_the_bits_do_not_depend_on_the_threads(threads: Callable[[int], None], residual: bool) -> None:
     found: list[list[Tensor]] = []

@@ -1,6 +1,7 @@
 """Who may import whom, and what a file of this house may hold: DESIGN.md's rules, read from the sources."""
 
 import ast
+import hashlib
 import re
 import subprocess
 import sys
@@ -211,6 +212,19 @@ def test_a_file_holds_one_thought() -> None:
     lengths = {name_of(path): len(path.read_text().splitlines()) for path in [*TRAINER, *LAUNCH]}
     assert max(lengths.values()) > 200  # lines were counted
     assert {name: lines for name, lines in lengths.items() if lines > 320} == {}
+
+
+@pytest.mark.parametrize(
+    ("kernels", "taken_in"),
+    [("fused_norm_kernels.py", {"openmp.py"}), ("weight_gradient_kernels.py", {"amx.py", "openmp.py"})],
+)
+def test_kernels_are_compiled_anew_where_what_they_take_in_has_changed(kernels: str, taken_in: set[str]) -> None:
+    """Numba looks at the age of a function's own file only, so that file holds the others' digests."""
+    folder = ROOT / "trainer" / "model"
+    tree = ast.parse((folder / kernels).read_text())
+    written = [node.value for node in tree.body if isinstance(node, ast.Assign) and "_TAKEN_IN" in ast.dump(node)]
+    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest()[:16] for name in taken_in}
+    assert [ast.literal_eval(value) for value in written] == [digests]
 
 
 def test_every_file_begins_with_what_it_is() -> None:

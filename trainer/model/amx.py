@@ -38,12 +38,13 @@ CONFIGURATION[16:32].view(np.uint16)[:] = _ROW_BYTES
 
 @cache
 def is_available() -> bool:
-    """Whether this CPU has bfloat16 matrix units, Numba compiles for it, and Linux lets this process use them."""
+    """Whether this CPU has bfloat16 matrix units and Numba compiles for it; asks Linux to let this process use them."""
     if platform.system() != "Linux" or platform.machine() != "x86_64" or config.CPU_NAME or config.CPU_FEATURES:
         return False
     if not all(binding.get_host_cpu_features().get(feature) for feature in ("amx-tile", "amx-bf16", "avx512bw")):
         return False
-    return bool(ctypes.CDLL(None).syscall(_SYSTEM_CALL, _REQUEST_PERMISSION, _TILE_DATA) == 0)
+    numbers = map(ctypes.c_long, (_SYSTEM_CALL, _REQUEST_PERMISSION, _TILE_DATA))
+    return bool(ctypes.CDLL(None).syscall(*numbers) == 0)
 
 
 @intrinsic
@@ -70,6 +71,8 @@ def read_configuration(_context, address):
 
 @intrinsic
 def clear_totals(_context):
+    """All of them become zeros."""
+
     def generate(context, builder, _signature, _values):
         for total in range(TOTALS):
             _emit(builder, "tilezero", _tile(total))
@@ -86,6 +89,7 @@ def load_totals(_context, addresses, pitch, count):
 
 @intrinsic
 def store_totals(_context, addresses, pitch, count):
+    """As load_totals() reads them."""
     return types.void(types.int64, types.int64, types.int64), partial(_move_totals, "tilestored64")
 
 

@@ -16,14 +16,15 @@ from torch.nn import functional
 
 from trainer.model.cpu_kernels import takes_kernels
 
-_TILE = 16  # channels that a multiplication of the matrix units takes
+_CHANNELS = 16  # that a multiplication of the matrix units takes
 
 
 class Convolution(nn.Conv2d):
-    """A square convolution without bias, padded so that stride 1 keeps height and width. Its values are nn.Conv2d's.
+    """A square convolution without bias, padded by half of its kernel. Its values are nn.Conv2d's.
 
     Under bf16's autocast on a CPU with matrix units the gradient of its weights is our own, and is not rounded to
-    bfloat16: where kernels are odd and larger than 1x1, channels multiples of 16, and images channels-last.
+    bfloat16: where kernels are odd and larger than 1x1, channels multiples of 16, and images channels-last. It cannot
+    be differentiated a second time.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> None:
@@ -37,15 +38,15 @@ class Convolution(nn.Conv2d):
 
 def _is_for(conv: Convolution, x: Tensor) -> bool:
     return (
-        takes_kernels(x)
-        and conv.weight.dtype == torch.float32
+        torch.is_grad_enabled()
         and conv.weight.requires_grad
-        and torch.is_grad_enabled()
+        and conv.weight.dtype == torch.float32
+        and takes_kernels(x)
         and torch.is_autocast_enabled("cpu")
         and torch.get_autocast_dtype("cpu") == x.dtype
         and conv.kernel_size[0] > 1  # of 1x1 PyTorch's is as fast, or faster
         and conv.kernel_size[0] % 2 == 1
-        and conv.in_channels % _TILE == conv.out_channels % _TILE == 0
+        and conv.in_channels % _CHANNELS == conv.out_channels % _CHANNELS == 0
         and _has_matrix_units()
     )
 
@@ -74,7 +75,8 @@ class _Convolve(torch.autograd.Function):
 
         x, weight = ctx.saved_tensors
         kernel_size, stride = weight.shape[-1], ctx.stride
-        dy = dy.contiguous(memory_format=torch.channels_last)
+        # neither a hook on saved tensors nor what comes behind need have kept the memory format
+        x, dy = (images.contiguous(memory_format=torch.channels_last) for images in (x, dy))
         dx = None
         if ctx.needs_input_grad[0]:
             geometry = [stride] * 2, [kernel_size // 2] * 2, [1, 1], False, [0, 0], 1

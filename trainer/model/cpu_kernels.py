@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from functools import cache
 
 import torch
@@ -28,6 +29,5 @@ def takes_kernels(x: Tensor) -> bool:
 
 @cache
 def _has_gnu_openmp() -> bool:
-    from trainer.model import openmp  # loads Numba
-
-    return openmp.is_available()
+    """Whether PyTorch's threads are GNU OpenMP's; elsewhere they are LLVM's or none."""
+    return hasattr(ctypes.CDLL(None), "GOMP_parallel")

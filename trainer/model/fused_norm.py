@@ -36,9 +36,9 @@ def norm_relu(norm: nn.BatchNorm2d, relu: nn.ReLU, x: Tensor, shortcut: Tensor |
 
 def _is_for(norm: nn.BatchNorm2d, x: Tensor, shortcut: Tensor | None) -> bool:
     return (
-        takes_kernels(x)
-        and norm.training
+        norm.training
         and norm.affine
+        and takes_kernels(x)
         and norm.weight.dtype == torch.float32
         and type(norm) is nn.BatchNorm2d  # a library's, or one that is split, knows more than this
         and not norm._forward_pre_hooks
@@ -95,10 +95,12 @@ class _NormRelu(torch.autograd.Function):
 
 def _running(norm: nn.BatchNorm2d) -> tuple[np.ndarray, np.ndarray, float]:
     """Running mean and variance, and how far they go towards this batch's: an average of all without `momentum`."""
-    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
+    if not norm.track_running_stats or norm.running_mean is None or norm.running_var is None:
         return _NOTHING, _NOTHING, 0.0
-    norm.num_batches_tracked += 1
-    momentum = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    momentum = norm.momentum or 0.0
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked += 1
+        momentum = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
     return norm.running_mean.numpy(), norm.running_var.numpy(), momentum
 
 

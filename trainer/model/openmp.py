@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import ctypes
-from functools import cache
 from typing import Any
 
 from llvmlite import ir
@@ -16,12 +14,6 @@ from numba.extending import intrinsic
 # void GOMP_parallel(void (*function)(void *), void *data, threads, flags) calls function(data) on that many threads,
 # the caller's being one
 on_threads: Any = types.ExternalFunction("GOMP_parallel", types.void(*(types.uintp,) * 2, *(types.uint32,) * 2))
-
-
-@cache
-def is_available() -> bool:
-    """Whether PyTorch's threads are GNU OpenMP's; elsewhere they are LLVM's or none."""
-    return hasattr(ctypes.CDLL(None), "GOMP_parallel")
 
 
 @intrinsic

@@ -24,10 +24,14 @@ from torch import Tensor
 from trainer.model import amx
 from trainer.model.openmp import fetch_and_add, on_threads, pointer
 
+# Numba keeps compiled code until this file changes: it has to change with the two that are taken in (test_house.py)
+_TAKEN_IN = {"amx.py": "3ff891dff286cb10", "openmp.py": "99d0d59d4fbff3c8"}
+
 _TASKS = 16  # where there are images enough: as many threads can work
-_BLOCK = 8  # tiles of 16 channels that a task has of x and of dy, at most
+_BLOCK = 8  # tiles of channels that a task has of x and of dy, at most
 _PACKED_BYTES = 1 << 20  # of a thread, about: half of the second-level cache of CPUs with matrix units
-_ROW, _TILE = 64, 1024  # bytes
+_ROW_BYTES, _TILE_BYTES = 64, 1024
+_CHANNELS = 16  # in a tile
 
 # What the threads are told. Addresses are of bfloat16 x and dy [images, height, width, channels], of float32 sums
 # [groups of images, channels of dy, taps, channels of x], of the result, which is their sum, and of scratch memory.
@@ -45,7 +49,7 @@ _MULTIPLY, _ADD_UP = range(2)  # the kinds of work, in their order
 
 # A thread's scratch memory begins with 64 bytes each of zeros, of addresses of products and of sums, and of what the
 # matrix unit was told before; behind them packed x, packed dy, and that in tiles
-_PRODUCTS, _SUMS, _BEFORE, _PACKED_X = (_ROW * number for number in range(1, 5))
+_PRODUCTS, _SUMS, _BEFORE, _PACKED_X = (_ROW_BYTES * number for number in range(1, 5))
 
 
 @njit(inline="always")
@@ -59,8 +63,8 @@ def _pack(scratch, image, image_bytes, row_bytes, column_bytes, rows, columns, f
         one, one_bytes = (image + row * row_bytes, column_bytes) if inside else (scratch, 0)
         two, two_bytes = (one + image_bytes, column_bytes) if inside and image_bytes else (scratch, 0)
         for column in range(columns):
-            amx.pair(one + column * one_bytes, two + column * two_bytes, to + column * _ROW)
-        to += pitch * _ROW
+            amx.pair(one + column * one_bytes, two + column * two_bytes, to + column * _ROW_BYTES)
+        to += pitch * _ROW_BYTES
 
 
 @njit(inline="always")
@@ -79,13 +83,13 @@ def _pack_x(job, scratch, slab, to, from_tile, to_tile):
                 scratch, source + tile * 32, image_bytes if image + 1 < job.images else 0,
                 row_bytes * job.stride, column_bytes * job.stride, rows, columns,
                 from_row - job.before, from_row + job.band_rows + job.after,
-                to + ((tile - from_tile) * job.phases + phase) * job.phase_bytes + job.before * _ROW, job.pitch,
+                to + ((tile - from_tile) * job.phases + phase) * job.phase_bytes + job.before * _ROW_BYTES, job.pitch,
             )  # fmt: skip
 
 
 @njit(inline="always")
 def _pack_dy(job, scratch, slab, to, tile):
-    """One tile of channels of a slab's dy; zeros where x has the columns around it."""
+    """One tile of channels of a slab's dy. Where x has the columns around it nothing is written: zeros stay there."""
     image, from_row = slab // job.bands * 2, slab % job.bands * job.band_rows
     column_bytes = job.dy_channels * 2
     row_bytes, image_bytes = job.dy_width * column_bytes, job.dy_height * job.dy_width * column_bytes
@@ -97,7 +101,7 @@ def _pack_dy(job, scratch, slab, to, tile):
 
 @njit(inline="always")
 def _multiply(job, scratch, packed_x, dy, sums, steps, products, is_first):
-    """Adds to the sums of 16 channels of dy, at `dy` in tiles: of all taps of some channels of x."""
+    """Adds to `sums`, of 16 channels of dy, the products of `dy` with packed x: all its channels, all taps."""
     taps = carray(pointer(job.tap_table, _TAP), job.taps)
     at = carray(pointer(scratch + _PRODUCTS, np.int64), amx.TOTALS)
     to = carray(pointer(scratch + _SUMS, np.int64), amx.TOTALS)
@@ -113,7 +117,7 @@ def _multiply(job, scratch, packed_x, dy, sums, steps, products, is_first):
         else:
             amx.load_totals(scratch + _SUMS, pitch, count)
         for step in range(steps):
-            amx.add_products(dy + step * _TILE, scratch + _PRODUCTS, step * _TILE, count)
+            amx.add_products(dy + step * _TILE_BYTES, scratch + _PRODUCTS, step * _TILE_BYTES, count)
         amx.store_totals(scratch + _SUMS, pitch, count)
 
 
@@ -121,13 +125,13 @@ def _multiply(job, scratch, packed_x, dy, sums, steps, products, is_first):
 def _do_task(job, task, scratch):
     """A block of channels of x and one of dy, over the images of one group: a part of one of the sums."""
     group, block, dy_block = task % job.groups, task // job.groups % job.blocks, task // job.groups // job.blocks
-    tiles, dy_tiles, pairs = job.channels // 16, job.dy_channels // 16, (job.images + 1) // 2
+    tiles, dy_tiles, pairs = job.channels // _CHANNELS, job.dy_channels // _CHANNELS, (job.images + 1) // 2
     from_tile, to_tile = tiles * block // job.blocks, tiles * (block + 1) // job.blocks
     from_dy, to_dy = dy_tiles * dy_block // job.dy_blocks, dy_tiles * (dy_block + 1) // job.dy_blocks
     from_slab, to_slab = pairs * group // job.groups * job.bands, pairs * (group + 1) // job.groups * job.bands
     packed_x = scratch + _PACKED_X
     packed_dy = packed_x + job.tiles * job.phases * job.phase_bytes
-    tiles_of_dy = packed_dy + job.steps * _TILE
+    tiles_of_dy = packed_dy + job.steps * _TILE_BYTES
     channel_bytes = job.taps * job.channels * 4
     sums = job.sums + group * job.dy_channels * channel_bytes + from_tile * 16 * 4
 
@@ -136,14 +140,14 @@ def _do_task(job, task, scratch):
         places = (end - first) * job.slab
         steps = (places + 15) // 16
         for slab in range(first, end):
-            _pack_x(job, scratch, slab, packed_x + (slab - first) * job.slab * _ROW, from_tile, to_tile)
+            _pack_x(job, scratch, slab, packed_x + (slab - first) * job.slab * _ROW_BYTES, from_tile, to_tile)
         for tile in range(from_dy, to_dy):
             for slab in range(first, end):
-                _pack_dy(job, scratch, slab, packed_dy + (slab - first) * job.slab * _ROW, tile)
-            for place in range(places, steps * 16):  # of other slabs, before
-                amx.pair(scratch, scratch, packed_dy + place * _ROW)
+                _pack_dy(job, scratch, slab, packed_dy + (slab - first) * job.slab * _ROW_BYTES, tile)
+            for place in range(places, steps * 16):  # where a longer chunk may have been before
+                amx.pair(scratch, scratch, packed_dy + place * _ROW_BYTES)
             for step in range(steps):
-                amx.transpose(packed_dy + step * _TILE, tiles_of_dy + step * _TILE)
+                amx.transpose(packed_dy + step * _TILE_BYTES, tiles_of_dy + step * _TILE_BYTES)
             to = sums + tile * 16 * channel_bytes
             _multiply(
                 job, scratch, packed_x, tiles_of_dy, to, steps, (to_tile - from_tile) * job.taps, first == from_slab
@@ -154,6 +158,7 @@ def _do_task(job, task, scratch):
 def _do_tasks(job, jobs, task):
     """All that this thread comes to; in scratch memory of its own, and the matrix unit is left as it was."""
     scratch = job.scratch + fetch_and_add(jobs.ctypes.data + _THREAD) * job.scratch_bytes
+    # packing leaves the zeros between rows and images as they are
     carray(pointer(scratch, np.uint8), job.scratch_bytes)[:] = 0
     amx.read_configuration(scratch + _BEFORE)
     amx.configure(amx.CONFIGURATION.ctypes.data)
@@ -204,16 +209,17 @@ def weight_gradient(x: Tensor, dy: Tensor, kernel_size: int, stride: int, thread
     """float32 [K, C, kernel_size, kernel_size], channels-last: of a convolution from x [N, C, H, W] to [N, K, H', W'].
 
     It is padded by kernel_size // 2. x and the gradient dy are bfloat16 and channels-last; C and K are multiples of 16.
-    Products are added up in float32, in an order that does not depend on the number of threads.
+    Products are added up in float32, in an order that does not depend on the number of threads. What is not finite in
+    one pixel of x spreads to all taps of its channel: the padding is multiplied too.
     """
+    assert amx.is_available()
     plan = _plan(x.shape, dy.shape, kernel_size, stride)
-    result = torch.empty(dy.shape[1], kernel_size, kernel_size, x.shape[1])
-    sums = torch.empty(plan.groups, *result.shape) if plan.groups > 1 else result
-    scratch = torch.empty(threads * plan.scratch_bytes + _ROW, dtype=torch.uint8)
+    result = x.new_empty(dy.shape[1], kernel_size, kernel_size, x.shape[1], dtype=torch.float32)
+    sums = result.new_empty(plan.groups, *result.shape) if plan.groups > 1 else result
+    scratch = x.new_empty(min(threads, plan.tasks) * plan.scratch_bytes + _ROW_BYTES, dtype=torch.uint8)
     fields = plan.fields.copy()
-    fields[_ADDRESSES] = (
-        x.data_ptr(), dy.data_ptr(), sums.data_ptr(), result.data_ptr(), -(-scratch.data_ptr() // _ROW) * _ROW,
-    )  # fmt: skip
+    aligned = scratch.data_ptr() + -scratch.data_ptr() % _ROW_BYTES
+    fields[_ADDRESSES] = x.data_ptr(), dy.data_ptr(), sums.data_ptr(), result.data_ptr(), aligned
     _run(_do_parts.address, np.uint32(threads), fields)
     return result.permute(0, 3, 1, 2)
 
@@ -222,6 +228,7 @@ class _Plan(NamedTuple):
     """A job but for the addresses of tensors."""
 
     fields: np.ndarray
+    tasks: int
     groups: int
     scratch_bytes: int
     tables: tuple[np.ndarray, np.ndarray]  # whose addresses are in it
@@ -233,34 +240,34 @@ def _plan(x: torch.Size, dy: torch.Size, kernel_size: int, stride: int) -> _Plan
     _, dy_channels, dy_height, dy_width = dy
     # tap (i, j) reads, for row h of dy, row stride (h + move) + phase of x; columns are the same
     reads = [divmod(tap - kernel_size // 2, stride) for tap in range(kernel_size)]
-    before, after = max(0, -min(reads)[0]), max(0, max(reads)[0])
+    before, after = -min(reads)[0], max(reads)[0]
     phases = sorted({(row, column) for (_, row), (_, column) in product(reads, reads)})
-    around = max(before, after)  # one behind the other, rows share the zeros between them, and so do images
-    pitch = dy_width + around
+    pitch = dy_width + before  # rows share the zeros between them, and so do images that lie one behind the other
 
-    blocks, dy_blocks = -(-channels // 16 // _BLOCK), -(-dy_channels // 16 // _BLOCK)
+    blocks, dy_blocks = -(-channels // _CHANNELS // _BLOCK), -(-dy_channels // _CHANNELS // _BLOCK)
     groups = max(1, min((images + 1) // 2, _TASKS // (blocks * dy_blocks)))
-    tiles = -(-channels // 16 // blocks)
-    place_bytes = (tiles * len(phases) + 2) * _ROW
+    tiles = -(-channels // _CHANNELS // blocks)
+    place_bytes = (tiles * len(phases) + 2) * _ROW_BYTES
     bands = max(1, round(dy_height * pitch * place_bytes / _PACKED_BYTES))
     band_rows = -(-dy_height // bands)
     bands = -(-dy_height // band_rows)
-    slab = (band_rows + around) * pitch
+    slab = (band_rows + before) * pitch
     slabs = max(1, min(-(-images // 2 // groups), _PACKED_BYTES // (slab * place_bytes))) if bands == 1 else 1
     steps = -(-slabs * slab // 16)
-    phase_bytes = (steps * 16 + (before + after + 1) * pitch) * _ROW
+    phase_bytes = (steps * 16 + (before + after + 1) * pitch + after) * _ROW_BYTES
 
     tap_table = np.array(
         [
-            (phases.index((row, column)), ((down + before) * pitch + right + before) * _ROW)
+            (phases.index((row, column)), ((down + before) * pitch + right + before) * _ROW_BYTES)
             for (down, row), (right, column) in product(reads, reads)
         ],
         _TAP,
     )
     phase_table = np.array(phases, _PHASE)
-    scratch_bytes = _PACKED_X + tiles * len(phases) * phase_bytes + 2 * steps * _TILE
+    tasks = groups * blocks * dy_blocks
+    scratch_bytes = _PACKED_X + tiles * len(phases) * phase_bytes + 2 * steps * _TILE_BYTES
     values = {
-        "parts": groups * blocks * dy_blocks, "work": _MULTIPLY, "scratch_bytes": scratch_bytes,
+        "parts": tasks, "work": _MULTIPLY, "scratch_bytes": scratch_bytes,
         "images": images, "height": height, "width": width, "channels": channels,
         "dy_height": dy_height, "dy_width": dy_width, "dy_channels": dy_channels, "stride": stride,
         "taps": len(tap_table), "tap_table": tap_table.ctypes.data,
@@ -270,4 +277,4 @@ def _plan(x: torch.Size, dy: torch.Size, kernel_size: int, stride: int) -> _Plan
         "groups": groups, "tiles": tiles, "blocks": blocks, "dy_blocks": dy_blocks,
     }  # fmt: skip
     fields = np.array([values.get(name, 0) for name in _FIELDS])
-    return _Plan(fields, groups, scratch_bytes, (tap_table, phase_table))
+    return _Plan(fields, tasks, groups, scratch_bytes, (tap_table, phase_table))
