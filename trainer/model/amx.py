@@ -50,23 +50,18 @@ def is_available() -> bool:
 @intrinsic
 def configure(_context, address):
     """Tells this thread's unit what 64 bytes at `address` say, as CONFIGURATION has them or read_configuration()."""
-
-    def generate(context, builder, _signature, values):
-        _emit(builder, "ldtilecfg", _pointer(builder, values[0]))
-        return context.get_dummy_value()
-
-    return types.void(types.int64), generate
+    return types.void(types.int64), partial(_move_configuration, "ldtilecfg")
 
 
 @intrinsic
 def read_configuration(_context, address):
     """Writes the configuration of this thread to 64 bytes at `address`: zeros where there is none."""
+    return types.void(types.int64), partial(_move_configuration, "sttilecfg")
 
-    def generate(context, builder, _signature, values):
-        _emit(builder, "sttilecfg", _pointer(builder, values[0]))
-        return context.get_dummy_value()
 
-    return types.void(types.int64), generate
+def _move_configuration(name: str, context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+    _emit(builder, name, _pointer(builder, values[0]))
+    return context.get_dummy_value()
 
 
 @intrinsic
