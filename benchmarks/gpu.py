@@ -36,11 +36,11 @@ from trainer.data import open_beton
 from trainer.data.loader import BATCHES_AHEAD, Loader
 from trainer.data.prepare import PrepareOptions, prepare_folder
 from trainer.distributed import World
-from trainer.environment import environment
 from trainer.errors import UserError
 from trainer.precision import allow_tensor_float
 from trainer.recipe import RandomResizedCrop, Recipe, ResNet
 from trainer.recipe_file import load_recipe
+from trainer.run.environment import environment
 from trainer.settings import TrainSettings
 
 PHOTO_REPEATS = 40  # in the file that is written: more than a processor's cache holds

@@ -26,7 +26,7 @@ from benchmarks.starts import resume_row, start_rows
 from benchmarks.table import Row, as_json, line, markdown
 from trainer import distributed
 from trainer.data.prepare import SMALL_IMAGES, prepare_folder
-from trainer.environment import environment
+from trainer.run.environment import environment
 from trainer.settings import TrainSettings
 
 Part = Literal["loader", "loop", "imagenet", "cifar", "start", "resume", "ranks", "memory"]

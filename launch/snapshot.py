@@ -4,7 +4,7 @@ import shutil
 from importlib.metadata import distributions
 from pathlib import Path
 
-from trainer.commit import COMMIT, commit
+from trainer.run.commit import COMMIT, commit
 
 HERE = Path(__file__).parent.parent
 PACKAGES = ("trainer", "recipes", "launch")

@@ -13,7 +13,7 @@ from launch.logs import first_trouble
 from launch.settings import StatusSettings
 from launch.submission import Submission, launched_runs, submission_of
 from trainer.errors import UserError
-from trainer.standing import Standing, standing
+from trainer.run.progress import Standing, standing
 
 _COLUMNS = ("run", "job", "state", "step", "epoch", "images/s", "top-1", "left", "starts", "why")
 _STYLES = {"RUNNING": "green", "COMPLETED": "dim", "FAILED": "red", "GONE": "red", "TIMEOUT": "red", "NODE_FAIL": "red"}

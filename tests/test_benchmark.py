@@ -28,7 +28,6 @@ from trainer.benchmark.verdict import (
     smallest_useful_side,
     verdict,
 )
-from trainer.checkpoint import read
 from trainer.data import open_source
 from trainer.data.loader import Loader
 from trainer.data.stream import train_stream
@@ -47,6 +46,7 @@ from trainer.recipe import (
     Warmup,
 )
 from trainer.recipe_file import recipe_source
+from trainer.run.checkpoint import read
 from trainer.settings import TrainSettings
 from trainer.setup import build_module
 from trainer.train import train

@@ -24,8 +24,8 @@ from trainer.log.pictures import Answers, augmented, confusion_matrix, confusion
 from trainer.model import build_model
 from trainer.recipe import EMA, Mixing, PaddedCrop
 from trainer.recipe_file import load_recipe, recipe_names
+from trainer.run.state import Position
 from trainer.schedule import lr_at
-from trainer.state import Position
 
 RECIPE = replace(load_recipe(Path(__file__).parent / "small_recipe.py"), epochs=3)
 PER_EPOCH, BATCH = 4, RECIPE.global_batch_size

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 import torch
 
-from trainer.checkpoint import Checkpoints, State, read, write
 from trainer.errors import UserError
 from trainer.model import build_model
 from trainer.optimizer import build_optimizer
 from trainer.precision import build_scaler
 from trainer.recipe import SGD, CifarResNet
+from trainer.run.checkpoint import Checkpoints, State, read, write
 
 Action = Callable[[Checkpoints], object]
 

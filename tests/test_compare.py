@@ -21,7 +21,7 @@ from trainer.compare.run_record import PRETRAINED, FinishedRun, read_run
 from trainer.recipe import EMA, SGD, CenterCrop, Recipe
 from trainer.recipe_file import load_recipe, recipe_names, recipe_source
 from trainer.result import averaged_in_words, trained_in_words
-from trainer.state import Position
+from trainer.run.state import Position
 
 SMALL = ROOT / "tests" / "small_recipe.py"
 CIFAR = load_recipe("resnet20_he2015")

@@ -10,7 +10,6 @@ from small_recipe import recipe as small
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer.checkpoint import write
 from trainer.cost import (
     checkpoint_bytes,
     flop_counter,
@@ -44,6 +43,7 @@ from trainer.recipe import (
     ResNet,
 )
 from trainer.recipe_file import load_recipe
+from trainer.run.checkpoint import write
 
 IMAGENET = replace(load_recipe("resnet50_torchvision_v1"), micro_batch_size=2)
 

@@ -152,7 +152,7 @@ def test_an_export_without_an_average_says_so(cifar: Path, tmp_path: Path, capsy
     """A copy of the run whose recipe and checkpoint have none."""
     state = torch.load(cifar / "checkpoints" / "best.pt", weights_only=True)
     (tmp_path / "recipe.py").write_text(recipe_source(replace(load_recipe(cifar / "recipe.py"), ema=None)))
-    from trainer.checkpoint import write
+    from trainer.run.checkpoint import write
 
     write(tmp_path / "checkpoints" / "step_00000002.pt", {**state, "average": None})
     assert main(["export", str(tmp_path), "--to", "safetensors"]) == 0
@@ -233,7 +233,7 @@ def test_no_run_and_no_checkpoint_are_one_line(tmp_path: Path, capfd: pytest.Cap
 
 
 def test_the_weights_of_a_result_come_first(cifar: Path) -> None:
-    from trainer.run import Run
+    from trainer.run.directory import Run
 
     weights = run_weights(Run(cifar), "newest")
     assert list(weights.networks) == [", exponential moving average (decay 0.5 every step)", ", no averaging"]

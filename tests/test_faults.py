@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 from processes import ROOT, TIMEOUT, assert_same_run, metrics, run, weights
 
-from trainer import checkpoint
 from trainer.__main__ import main
 from trainer.data import open_source
 from trainer.data.check import RAW
 from trainer.data.crop import Cuts
 from trainer.data.loader import Loader
 from trainer.errors import LocalError
+from trainer.run import checkpoint
 
 RECIPE = str(Path(__file__).parent / "small_recipe.py")
 DOCS = ROOT / "docs" / "faults.md"

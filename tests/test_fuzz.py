@@ -16,16 +16,17 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from trainer import checkpoint, command_line
+from trainer import command_line
 from trainer.data.manifest import Manifest, manifest_path, read_manifest
 from trainer.errors import UserError
 from trainer.log.log import _truncate
 from trainer.model import build_model, load_initial_weights
 from trainer.recipe import CifarResNet, Recipe
 from trainer.recipe_file import load_recipe, recipe_names, recipe_source
-from trainer.run import Run
+from trainer.run import checkpoint
+from trainer.run.directory import Run
+from trainer.run.state import Position
 from trainer.settings import BenchmarkSettings, CompareSettings, EvaluateSettings, PlanSettings, TrainSettings
-from trainer.state import Position
 
 WANTED = os.environ.get("FUZZ_EXAMPLES")
 

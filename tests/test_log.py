@@ -17,7 +17,7 @@ from trainer.log.log import Log
 from trainer.log.throughput import Rates, Throughput, slowest
 from trainer.recipe_file import load_recipe
 from trainer.result import Evaluation
-from trainer.state import Position
+from trainer.run.state import Position
 from trainer.steps import Summary, Told
 
 PER_EPOCH = 4

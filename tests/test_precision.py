@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.checkpoint import Checkpoints, read, write
 from trainer.data import open_source
 from trainer.data.crop import eval_view
 from trainer.data.device import DeviceBatch, device_batches
@@ -24,6 +23,7 @@ from trainer.optimizer import build_optimizer
 from trainer.precision import Precision, autocast, build_scaler
 from trainer.recipe import SGD, CenterCrop, CifarResNet, Constant, CrossEntropy, LibraryModel, Recipe
 from trainer.recipe_file import load_recipe
+from trainer.run.checkpoint import Checkpoints, read, write
 from trainer.settings import TrainSettings
 from trainer.train import train
 

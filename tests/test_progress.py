@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from trainer.__main__ import main
 from trainer.log.progress import Screen, without_folders
-from trainer.state import Position
+from trainer.run.state import Position
 
 RECIPE = str(Path(__file__).parent / "small_recipe.py")
 STEPS = {"lr": 0.05, "loss": 2.5, "images_per_second": 1234.0, "data_wait": 0.07}

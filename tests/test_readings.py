@@ -26,7 +26,7 @@ from trainer.model import build_model
 from trainer.recipe import EMA, CenterCrop, Recipe
 from trainer.recipe_file import load_recipe
 from trainer.result import averaged_in_words, trained_in_words
-from trainer.state import Position
+from trainer.run.state import Position
 
 SMALL = Path(__file__).parent / "small_recipe.py"
 READINGS = f"""

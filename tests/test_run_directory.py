@@ -16,7 +16,7 @@ from trainer.errors import UserError
 from trainer.evaluate import evaluate
 from trainer.recipe_file import load_recipe
 from trainer.result import Evaluation
-from trainer.run import Run
+from trainer.run.directory import Run
 from trainer.weights_file import file_sha256
 
 RECIPE = str(Path(__file__).parent / "small_recipe.py")

@@ -15,8 +15,8 @@ from trainer.distributed import World
 from trainer.errors import SharedError
 from trainer.files import replace_text
 from trainer.recipe import Recipe
+from trainer.run.state import Position
 from trainer.schedule import lr_at
-from trainer.state import Position
 from trainer.steps import NotFiniteError
 
 FILE = "not_finite.json"

@@ -28,7 +28,7 @@ from trainer.precision import allow_tensor_float, autocast
 from trainer.recipe import CenterCrop, Recipe
 from trainer.requests import Requests
 from trainer.result import Evaluation, Reading, report
-from trainer.run import Run
+from trainer.run.directory import Run
 from trainer.settings import EvaluateSettings
 from trainer.weights_file import Network, Weights, file_weights, load_network, run_weights
 

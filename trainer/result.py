@@ -7,7 +7,7 @@ from trainer.calibration import BINS, ClassAccuracy, Details
 from trainer.data.loader import Source
 from trainer.recipe import EMA, CenterCrop, Recipe
 from trainer.recipe_file import changes_to_named
-from trainer.state import Position
+from trainer.run.state import Position
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from trainer.checkpoint import State
 from trainer.data import Split, open_source
 from trainer.data.loader import Loader, check_square, default_workers
 from trainer.distributed import World, on_every_rank, require_same
-from trainer.environment import changed_rounding, code, environment
 from trainer.errors import UserError
 from trainer.fine_tuning import apply_fine_tuning
 from trainer.model import build_model, load_initial_weights, without_pretrained
@@ -22,9 +20,11 @@ from trainer.optimizer import audit
 from trainer.recipe import Cosine, LibraryModel, PaddedCrop, Recipe, Steps
 from trainer.recipe_file import recipe_source
 from trainer.result import short
-from trainer.run import Run
+from trainer.run.checkpoint import State
+from trainer.run.directory import Run
+from trainer.run.environment import changed_rounding, code, environment
+from trainer.run.state import Position
 from trainer.settings import TrainSettings
-from trainer.state import Position
 
 
 def open_loader(data: str, split: Split, recipe: Recipe, resolution: int, workers: int | None, world: World) -> Loader:

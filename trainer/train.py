@@ -31,7 +31,8 @@ from trainer.precision import allow_tensor_float, autocast, build_scaler
 from trainer.recipe import Recipe
 from trainer.requests import Request, Requests
 from trainer.result import averaged_in_words, report, result, trained_in_words
-from trainer.run import Run
+from trainer.run.directory import Run
+from trainer.run.state import Position, TrainingState
 from trainer.schedule import lr_at
 from trainer.settings import TrainSettings
 from trainer.setup import (
@@ -47,7 +48,6 @@ from trainer.setup import (
     summary,
     warnings,
 )
-from trainer.state import Position, TrainingState
 from trainer.steps import StepNumbers, gradient_norm
 from trainer.watch import COMPUTING, EXCHANGING, Watch
 

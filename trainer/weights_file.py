@@ -7,16 +7,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from trainer import checkpoint
-from trainer.checkpoint import State
 from trainer.errors import UserError, one_line
 from trainer.model import build_model, without_pretrained
 from trainer.model.weights import classifiers, read_weights_file, state_dict_in
 from trainer.recipe import Recipe
 from trainer.recipe_file import load_recipe
 from trainer.result import averaged_in_words, trained_in_words
-from trainer.run import Run
-from trainer.state import Position
+from trainer.run import checkpoint
+from trainer.run.checkpoint import State
+from trainer.run.directory import Run
+from trainer.run.state import Position
 
 Network = dict[str, Tensor] | Path  # a state_dict, or an .onnx file, which holds the network too
 

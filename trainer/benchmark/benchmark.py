@@ -30,12 +30,12 @@ from trainer.data.loader import Batch, Loader, check_square, default_workers
 from trainer.data.order import epoch_order, train_batches
 from trainer.data.stream import train_stream
 from trainer.distributed import World, on_every_rank, require_same
-from trainer.environment import environment
 from trainer.errors import SharedError, UserError
 from trainer.files import replace_text
 from trainer.precision import allow_tensor_float
 from trainer.recipe import PaddedCrop, Recipe
 from trainer.recipe_file import recipe_source
+from trainer.run.environment import environment
 from trainer.settings import BenchmarkSettings, TrainSettings
 from trainer.setup import accumulation_steps, build_module, steps_in_epoch
 

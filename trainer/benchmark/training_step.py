@@ -20,8 +20,8 @@ from trainer.loss import build_loss
 from trainer.optimizer import build_optimizer
 from trainer.precision import autocast, build_scaler
 from trainer.recipe import Recipe
+from trainer.run.state import Position
 from trainer.schedule import lr_at
-from trainer.state import Position
 
 
 class TrainingStep:

@@ -17,7 +17,7 @@ from typing import Any
 from trainer.errors import UserError
 from trainer.recipe import Recipe
 from trainer.recipe_file import is_resolved, load_recipe
-from trainer.standing import total_steps
+from trainer.run.progress import total_steps
 
 _NEEDED: dict[str, dict[str, Any]] = {
     "train": {

@@ -27,8 +27,8 @@ from trainer.log.hparams import columns, run_ended, run_started
 from trainer.recipe import Recipe
 from trainer.recipe_file import changes_to_named, recipe_names, recipe_source
 from trainer.result import crop_in_words
+from trainer.run.state import Position
 from trainer.schedule import lr_at
-from trainer.state import Position
 
 _KINDS = ("train", "eval", "eval_ema")
 _NO_CURVES = {"kind", "step", "seen", "duplicates", "total", "spikes"}

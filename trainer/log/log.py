@@ -26,7 +26,7 @@ from trainer.log.throughput import Rates
 from trainer.recipe import Recipe
 from trainer.requests import Stopped
 from trainer.result import Evaluation
-from trainer.state import Position
+from trainer.run.state import Position
 from trainer.steps import Summary
 
 _NOTABLE = 0.1  # a rank that is slower than the median by more is named

@@ -21,8 +21,8 @@ from trainer.distributed import World, sum_over_ranks
 from trainer.log.log import Log
 from trainer.precision import autocast
 from trainer.recipe import Recipe
+from trainer.run.state import Position
 from trainer.settings import TrainSettings
-from trainer.state import Position
 
 _TILES, _COLUMNS = 24, 8
 _SMALLEST = 96  # px: smaller images are shown enlarged

@@ -11,8 +11,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from trainer.distributed import World
 from trainer.errors import UserError
+from trainer.run.state import Position
 from trainer.settings import TrainSettings
-from trainer.state import Position
 
 
 class Profiler:

@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from trainer.commit import commit
-from trainer.state import Position
+from trainer.run.commit import commit
+from trainer.run.state import Position
 
 _PLAIN_SECONDS = 10.0  # between two plain lines
 _FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/]+/)+([^\s/]*)")

@@ -9,9 +9,9 @@ from typing import Self
 import torch
 from torch import nn
 
-from trainer.checkpoint import State
 from trainer.ema import Average
 from trainer.errors import UserError, first_line
+from trainer.run.checkpoint import State
 from trainer.steps import StepNumbers
 
 FOREIGN = "it is of another version of this program, use another --run-dir"

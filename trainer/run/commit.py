@@ -3,16 +3,16 @@
 import subprocess
 from pathlib import Path
 
-COMMIT = "COMMIT"  # file beside this one, in a copy of the code
+COMMIT = "COMMIT"  # file in trainer/, in a copy of the code
 
 
 def commit() -> str | None:
     """The commit of this code, with + where files differ from it; None outside a git checkout.
 
-    A copy of the code that a launcher made has it in a file beside this one: its git is elsewhere.
+    A copy of the code that a launcher made has it in a file of trainer/: its git is elsewhere.
     """
     here = Path(__file__)
-    if (copied_from := here.with_name(COMMIT)).is_file():
+    if (copied_from := here.parent.parent / COMMIT).is_file():
         return copied_from.read_text().strip() or None
     try:
         _git(here, "ls-files", "--error-unmatch", here.name)  # installed below somebody else's checkout: not our commit

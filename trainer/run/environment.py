@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from trainer.commit import commit
 from trainer.distributed import World
+from trainer.run.commit import commit
 from trainer.settings import TrainSettings
 
 _PACKAGES = ("torch", "torchvision", "timm", "ffcv", "numba", "numpy", "pillow", "tensorboard")
@@ -48,7 +48,7 @@ def changed_rounding(starts: list[dict[str, Any]], here: dict[str, Any]) -> list
 def code() -> str:
     """Names this code and the torch it runs on, whether or not there is a commit."""
     digest = hashlib.sha256()
-    package = Path(__file__).parent
+    package = Path(__file__).parent.parent
     for path in sorted(package.rglob("*.py")):
         digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
     return f"sha256:{digest.hexdigest()[:12]} with torch {torch.__version__}"
