@@ -30,12 +30,12 @@ from benchmarks.gpu_report import report
 from benchmarks.gpu_steps import Step, module, ours, timms, torchvisions
 from benchmarks.loaders import repeat_photos
 from benchmarks.roofline import roofline
-from trainer import distributed
 from trainer.benchmark.peak import wait_for
 from trainer.data import open_beton
 from trainer.data.loader import BATCHES_AHEAD, Loader
 from trainer.data.prepare import PrepareOptions, prepare_folder
-from trainer.distributed import World
+from trainer.distributed import process_group
+from trainer.distributed.process_group import World
 from trainer.errors import UserError
 from trainer.precision import allow_tensor_float
 from trainer.recipe import RandomResizedCrop, Recipe, ResNet
@@ -82,7 +82,7 @@ def main(settings: GpuSettings) -> None:
         raise UserError("which images? give --data DIR, a folder with train.beton, or --photos PHOTOS, class folders")
     record = Record(settings.json, settings.minutes)
     with ExitStack() as stack, record.time_limit():
-        world = stack.enter_context(distributed.world(settings.device, timeout_minutes=30))
+        world = stack.enter_context(process_group.world(settings.device, timeout_minutes=30))
         loader = _open(settings, record, world, stack)
         recipe = _recipe(settings, max(CLASSES, len(loader.source.classes)))
         allow_tensor_float(recipe.precision)

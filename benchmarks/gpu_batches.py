@@ -13,7 +13,7 @@ from trainer.data.device import DeviceBatch, device_batches
 from trainer.data.loader import Batch, Loader, Source
 from trainer.data.order import epoch_order, train_batches
 from trainer.data.stream import train_stream
-from trainer.distributed import World
+from trainer.distributed.process_group import World
 from trainer.recipe import Recipe
 
 EPOCH = 2000  # micro-batches at least: at an epoch's beginning nothing is read ahead, and ImageNet's has 5,000

@@ -7,7 +7,7 @@ from torch import nn
 
 from trainer.benchmark.training_step import TrainingStep
 from trainer.data.device import DeviceBatch
-from trainer.distributed import World
+from trainer.distributed.process_group import World
 from trainer.model import build_model
 from trainer.recipe import Recipe, ResNet
 

@@ -24,8 +24,8 @@ from benchmarks.loop import end_to_end_rows, loop_rows, ranks_row
 from benchmarks.memory import memory_row
 from benchmarks.starts import resume_row, start_rows
 from benchmarks.table import Row, as_json, line, markdown
-from trainer import distributed
 from trainer.data.prepare import SMALL_IMAGES, prepare_folder
+from trainer.distributed import process_group
 from trainer.run.environment import environment
 from trainer.settings import TrainSettings
 
@@ -109,7 +109,7 @@ def _some_of_cifar(cifar: Path, folder: Path) -> Path:
 
 def _passport(photos: Path, rounds: int, load: float) -> tuple[str, dict[str, object]]:
     """Commit, hardware, n and method: what makes the numbers results."""
-    with distributed.world("cpu", timeout_minutes=1) as world:
+    with process_group.world("cpu", timeout_minutes=1) as world:
         found = environment(world, TrainSettings(data="", run_dir=Path()))
     found |= {"date": date.today().isoformat(), "load": load, "rounds": rounds}
     images = len(list(photos.glob("*/*")))

@@ -16,8 +16,8 @@ from launch.checks import Checks, run_checks
 from launch.layout import Layout, layout_of, minutes_of
 from launch.settings import PreflightSettings
 from launch.torchrun import torchrun
+from trainer.distributed.parent import TEMPORARY
 from trainer.errors import UnreachableError, UserError
-from trainer.launcher import TEMPORARY
 
 
 def preflight(options: PreflightSettings) -> int:

@@ -16,8 +16,8 @@ from launch.layout import Layout, minutes_of
 from launch.rank import Rank
 from launch.settings import SlurmSettings
 from launch.submission import Submission
+from trainer.distributed.parent import TEMPORARY
 from trainer.errors import UserError, first_line
-from trainer.launcher import TEMPORARY
 
 _INSTALL = "pip install 'submitit>=1.5,<2'"
 

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from trainer import distributed
 from trainer.data import open_source
 from trainer.data.crop import train_view
 from trainer.data.loader import Loader
 from trainer.data.order import epoch_order, train_batches
+from trainer.distributed import process_group
 from trainer.evaluate import evaluate
 from trainer.model import build_model
 from trainer.recipe import RandomResizedCrop
@@ -26,7 +26,7 @@ MICRO_BATCHES = 6  # of 8 photographs: one step's global batch is 48 of 64
 
 
 def main(digits: str, photos: str) -> None:
-    with distributed.world("cpu", timeout_minutes=1) as world:
+    with process_group.world("cpu", timeout_minutes=1) as world:
         seen = stream(photos, world)
         recipe = load_recipe("resnet20_digits")
         torch.manual_seed(0)
@@ -43,7 +43,7 @@ def main(digits: str, photos: str) -> None:
             print(json.dumps({"stream": dict(sorted(together.items())), "evaluation": vars(evaluation)}))
 
 
-def stream(photos: str, world: distributed.World) -> dict[str, str]:
+def stream(photos: str, world: process_group.World) -> dict[str, str]:
     """The pixels and labels of this rank's micro-batches of two epochs, by "decoding/epoch/number of micro-batch"."""
     seen = {}
     accumulation = MICRO_BATCHES // world.size

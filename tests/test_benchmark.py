@@ -11,7 +11,6 @@ import pytest
 import torch
 from processes import run
 
-from trainer import distributed
 from trainer.__main__ import main
 from trainer.benchmark import peers
 from trainer.benchmark.measure import Measured
@@ -32,6 +31,7 @@ from trainer.data import open_source
 from trainer.data.loader import Loader
 from trainer.data.stream import train_stream
 from trainer.data.synthetic import SyntheticSource
+from trainer.distributed import process_group
 from trainer.recipe import (
     EMA,
     SGD,
@@ -181,7 +181,7 @@ def test_the_measured_step_is_the_loops(tmp_path: Path) -> None:
     trained = read(max((tmp_path / "run" / "checkpoints").glob("step_*.pt")))
     assert trained["step"] == 8
     with (
-        distributed.world("cpu", timeout_minutes=1) as world,
+        process_group.world("cpu", timeout_minutes=1) as world,
         Loader(open_source("synthetic:64", "train", num_classes=4, resolution=32), workers=1) as loader,
     ):
         torch.manual_seed(recipe.seed)

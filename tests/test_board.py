@@ -12,11 +12,11 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.api_pb2 import DATA_TYPE_FLOAT64
 from torch.utils.tensorboard import SummaryWriter
 
-from trainer import distributed
 from trainer.data import open_source
 from trainer.data.crop import Cuts
 from trainer.data.loader import Loader
-from trainer.distributed import World
+from trainer.distributed import process_group
+from trainer.distributed.process_group import World
 from trainer.evaluate import evaluate
 from trainer.log.board import Board, kept_events
 from trainer.log.hparams import columns, settings_of
@@ -183,7 +183,7 @@ def test_settings_are_values_choices_by_name_and_what_is_off_is_off() -> None:
 
 @pytest.fixture(scope="module")
 def here() -> World:
-    with distributed.world("cpu", timeout_minutes=1) as world:
+    with process_group.world("cpu", timeout_minutes=1) as world:
         yield world
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from processes import run, weights
 
-from trainer import distributed
 from trainer.__main__ import main
 from trainer.data.order import epoch_order
+from trainer.distributed import process_group
 from trainer.divergence import images_of
 from trainer.recipe_file import load_recipe
 from trainer.steps import NotFiniteError, StepNumbers, Summary, spikes
@@ -99,7 +99,7 @@ def test_a_loss_scale_that_collapses_stops_the_run(
 
 
 def told(losses: list[float], norm: float = 1.0, scale: float = 1.0, count: int = 8, scaled: bool = False) -> Summary:
-    with distributed.world("cpu", 1) as world:
+    with process_group.world("cpu", 1) as world:
         numbers = StepNumbers(count, world, scaled=scaled)
         for step, loss in enumerate(losses):
             numbers.start(step)

@@ -16,7 +16,6 @@ import torch
 from processes import run
 from torch import nn
 
-from trainer import distributed
 from trainer.__main__ import main
 from trainer.calibration import BINS, calibration_bins, calibration_error, details
 from trainer.data import open_source
@@ -24,6 +23,7 @@ from trainer.data.crop import eval_view
 from trainer.data.device import device_batches
 from trainer.data.loader import Loader
 from trainer.data.order import eval_batches
+from trainer.distributed import process_group
 from trainer.errors import UserError
 from trainer.evaluate import evaluate
 from trainer.model import build_model
@@ -175,7 +175,7 @@ def test_another_protocol_is_evaluated_and_stated(finished: Path, checkpoint: di
     model = build_model(recipe.model, 10)
     model.load_state_dict(checkpoint["average"])
     with (
-        distributed.world("cpu", timeout_minutes=1) as world,
+        process_group.world("cpu", timeout_minutes=1) as world,
         Loader(open_source(str(digits), "val", num_classes=10, resolution=28), workers=1) as loader,
     ):
         expected = evaluate(model.to(memory_format=torch.channels_last), loader, recipe, world, crop)

@@ -243,7 +243,8 @@ SAME = """
 import os, sys
 from dataclasses import replace
 from pathlib import Path
-from trainer import distributed, setup
+from trainer import setup
+from trainer.distributed import process_group
 from trainer.errors import SharedError
 from trainer.recipe_file import load_recipe
 from trainer.settings import TrainSettings
@@ -261,7 +262,7 @@ def attempt(what, recipe=recipe, settings=settings):
     except SharedError as error:
         print(what, "->", error, flush=True)
 
-with distributed.world("cpu", 1) as world:
+with process_group.world("cpu", 1) as world:
     attempt("same")
     attempt("seed", recipe=replace(recipe, seed=int(odd)))
     attempt("option", settings=replace(settings, log_every=20 + odd))

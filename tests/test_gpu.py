@@ -18,12 +18,12 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
-from trainer import distributed
 from trainer.benchmark.training_step import TrainingStep
 from trainer.data.augment import Augmenter
 from trainer.data.device import DeviceBatch, device_batches
 from trainer.data.loader import Batch
-from trainer.distributed import World
+from trainer.distributed import process_group
+from trainer.distributed.process_group import World
 from trainer.model import build_model
 from trainer.recipe import (
     EMA,
@@ -172,7 +172,7 @@ def test_one_compilation_is_for_all_steps() -> None:
     module, compiled = build_model(RECIPE.model, RECIPE.num_classes), CompileCounter()
     module.compile(backend=compiled)
     recipe = replace(RECIPE, schedule=Linear(final_lr=0.0), precision="bf16")
-    with distributed.world("cpu", timeout_minutes=1) as world:
+    with process_group.world("cpu", timeout_minutes=1) as world:
         step = TrainingStep(recipe, module, world, steps_per_epoch=4)
         assert compiled.frame_count == 1  # before the first step
         for batch in device_batches(batches(recipe, 6), world.device, recipe.mean, recipe.std, Augmenter(recipe, 0)):

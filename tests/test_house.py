@@ -50,7 +50,7 @@ def importers(package: str, paths: list[Path] = CODE) -> set[str]:
 def test_the_sources_are_found() -> None:
     assert len(RECIPES) == 63  # with __init__.py
     assert len(TRAINER) >= 50
-    packages = {"trainer", "run", "benchmark", "compare", "data", "log", "model", "plan", "recipe"}
+    packages = {"trainer", "distributed", "run", "benchmark", "compare", "data", "log", "model", "plan", "recipe"}
     assert {path.parent.name for path in TRAINER} == packages
 
 

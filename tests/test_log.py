@@ -11,7 +11,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from trainer.distributed import World
+from trainer.distributed.process_group import World
 from trainer.errors import UserError
 from trainer.log.log import Log
 from trainer.log.throughput import Rates, Throughput, slowest

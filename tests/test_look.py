@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer import distributed, look
+from trainer import look
 from trainer.__main__ import main
 from trainer.contact_sheet import GAP, LABEL, SIDE, Tile, draw_sheet, letterboxed
 from trainer.data import open_source
@@ -19,6 +19,7 @@ from trainer.data.image_folder import ImageFolderSource
 from trainer.data.loader import Loader
 from trainer.data.mixing import mix
 from trainer.data.stream import train_stream
+from trainer.distributed import process_group
 from trainer.recipe import ColorJitter, Mixing, RandomErasing, RandomResizedCrop, Recipe, TrivialAugmentWide
 from trainer.recipe_file import load_recipe, recipe_source
 from trainer.settings import LookSettings
@@ -73,7 +74,7 @@ def test_images_are_drawn_evenly_and_all_of_a_small_set() -> None:
 
 def test_augmented_images_are_those_of_training(photos: Path, recipe: Recipe) -> None:
     """Whatever batch they come in: the stream's first micro-batches against the same samples in another one."""
-    with distributed.world("cpu", timeout_minutes=1) as world, open_photos(photos) as loader:
+    with process_group.world("cpu", timeout_minutes=1) as world, open_photos(photos) as loader:
         stream = train_stream(recipe, loader, world, epoch=0, accumulation=2)
         first, second = next(stream), next(stream)
         samples = torch.cat([second.samples, first.samples]).numpy()
@@ -84,7 +85,7 @@ def test_augmented_images_are_those_of_training(photos: Path, recipe: Recipe) ->
 
 def test_the_mixed_row_is_that_of_training(photos: Path, recipe: Recipe, tmp_path: Path) -> None:
     settings = LookSettings(data=str(photos))
-    with distributed.world("cpu", timeout_minutes=1) as world, open_photos(photos) as loader:
+    with process_group.world("cpu", timeout_minutes=1) as world, open_photos(photos) as loader:
         tiles, _ = look._mixed_row(recipe, loader, settings)
         assert len(tiles) == 8  # of 64 images in micro-batches of 8
         for number, batch in enumerate(train_stream(recipe, loader, world, epoch=0, accumulation=2)):

@@ -18,8 +18,9 @@ from processes import ROOT, TIMEOUT
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer import distributed, recipe
-from trainer.distributed import World
+from trainer import recipe
+from trainer.distributed import process_group
+from trainer.distributed.process_group import World
 from trainer.model import build_model
 from trainer.model.norm import SplitNorm, split_norms
 from trainer.optimizer import sort_parameters
@@ -188,7 +189,7 @@ def test_groups_work_in_bf16_and_stay_channels_last() -> None:
 
 @pytest.fixture(scope="module")
 def alone() -> Iterator[World]:
-    with distributed.world("cpu", timeout_minutes=1) as world:
+    with process_group.world("cpu", timeout_minutes=1) as world:
         yield world
 
 
@@ -339,7 +340,7 @@ def test_two_ranks_with_half_the_batches_measure_what_one_measures_with_all(alon
 
 
 if __name__ == "__main__":  # one of the two ranks
-    with distributed.world("cpu", timeout_minutes=1) as world:
+    with process_group.world("cpu", timeout_minutes=1) as world:
         shares: list[Any] = [None] * world.size
         torch.distributed.all_gather_object(shares, measured(world))
         if world.is_main:

@@ -13,12 +13,12 @@ import torch
 from processes import metrics
 from torch import nn
 
-from trainer import distributed
 from trainer.__main__ import main
 from trainer.data import open_source
 from trainer.data.crop import eval_view
 from trainer.data.device import device_batches
 from trainer.data.loader import Loader
+from trainer.distributed import process_group
 from trainer.errors import UserError
 from trainer.evaluate import evaluate
 from trainer.log.pictures import predict
@@ -109,7 +109,7 @@ def test_running_statistics_are_those_of_the_training_images(finished: Path, dig
 
     recipe = load_recipe(finished / "recipe.py")
     state = torch.load(max((finished / "checkpoints").glob("step_*.pt")), weights_only=True)
-    with distributed.world("cpu", timeout_minutes=1) as world, open_digits(digits, "train") as loader:
+    with process_group.world("cpu", timeout_minutes=1) as world, open_digits(digits, "train") as loader:
         stream = train_stream(recipe, loader, world, epoch=recipe.epochs - 1, accumulation=6)
         images = torch.cat([next(stream).images for _ in range(6)])
     weight = state["model"]["conv1.weight"]
@@ -134,7 +134,7 @@ def test_a_compiled_model_is_evaluated_by_the_code_it_was_compiled_from(
 ) -> None:
     """One process trains a compiled module; DDP's and the verb's are not. All have the same result."""
     recipe, model = untrained
-    with distributed.world("cpu", timeout_minutes=1) as world, open_digits(digits) as loader:
+    with process_group.world("cpu", timeout_minutes=1) as world, open_digits(digits) as loader:
         plain = evaluate(model, loader, recipe, world)
         monkeypatch.setattr(model, "_compiled_call_impl", lambda _images: pytest.fail("ran compiled code"))
         assert evaluate(model, loader, recipe, world) == plain
@@ -145,7 +145,7 @@ def test_a_compiled_model_is_evaluated_by_the_code_it_was_compiled_from(
 def test_flip_tta_is_the_mean_of_the_logits_of_both_views(digits: Path, untrained: tuple[Recipe, nn.Module]) -> None:
     recipe, model = untrained
     crop = CenterCrop(resolution=28, crop_ratio=0.875, flip_tta=True)
-    with distributed.world("cpu", timeout_minutes=1) as world, open_digits(digits) as loader:
+    with process_group.world("cpu", timeout_minutes=1) as world, open_digits(digits) as loader:
         found = evaluate(model, loader, recipe, world, crop)
         (batch,) = device_batches(
             loader.batches([np.arange(360)], eval_view(crop), 28), torch.device("cpu"), recipe.mean, recipe.std
@@ -163,7 +163,7 @@ def test_logits_that_are_not_finite_are_no_result(digits: Path, untrained: tuple
     broken = copy.deepcopy(model)
     broken.get_submodule("fc").weight.data[3] = float("inf")  # finite weights can do the same in fp16
     refused = pytest.raises(UserError, match=r"the logits of \d+ of 360 images are not finite")
-    with distributed.world("cpu", timeout_minutes=1) as world, open_digits(digits) as loader, refused:
+    with process_group.world("cpu", timeout_minutes=1) as world, open_digits(digits) as loader, refused:
         evaluate(broken, loader, recipe, world)
 
 
@@ -171,7 +171,7 @@ def test_an_evaluation_leaves_every_module_in_its_mode(digits: Path, untrained: 
     recipe, model = untrained
     model.train()
     frozen = model.get_submodule("layer1.0.bn1").eval()
-    with distributed.world("cpu", timeout_minutes=1) as world, open_digits(digits) as loader:
+    with process_group.world("cpu", timeout_minutes=1) as world, open_digits(digits) as loader:
         evaluate(model, loader, recipe, world)
     assert [module for module in model.modules() if not module.training] == [frozen]
 

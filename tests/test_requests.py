@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer import distributed
-from trainer.requests import Request, Requests, Stopped
+from trainer.distributed import process_group
+from trainer.distributed.stop import Request, Requests, Stopped
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 def test_an_evaluation_ends_at_the_batch_after_a_signal(number: signal.Signals) -> None:
     seen = []
     expected = pytest.raises(Stopped, match="saved before it")
-    with distributed.world("cpu", 1) as world, expected as stopped, Requests(world) as requests:
+    with process_group.world("cpu", 1) as world, expected as stopped, Requests(world) as requests:
         for batch in requests.watch(iter(range(10)), rounds=10):
             seen.append(batch)
             if batch == 3:
@@ -29,14 +29,14 @@ def test_an_evaluation_ends_at_the_batch_after_a_signal(number: signal.Signals) 
 
 
 def test_an_evaluation_without_a_signal_sees_every_batch() -> None:
-    with distributed.world("cpu", 1) as world, Requests(world) as requests:
+    with process_group.world("cpu", 1) as world, Requests(world) as requests:
         assert list(requests.watch(iter(range(3)), rounds=5)) == [0, 1, 2]
         assert requests.agree() is Request.NOTHING
 
 
 def test_signals_are_given_back() -> None:
     before = signal.getsignal(signal.SIGUSR2)
-    with distributed.world("cpu", 1) as world, Requests(world):
+    with process_group.world("cpu", 1) as world, Requests(world):
         assert signal.getsignal(signal.SIGUSR2) != before
     assert signal.getsignal(signal.SIGUSR2) == before
 
@@ -44,7 +44,7 @@ def test_signals_are_given_back() -> None:
 def test_what_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
     try:
-        with distributed.world("cpu", 1) as world, Requests(world) as requests:
+        with process_group.world("cpu", 1) as world, Requests(world) as requests:
             os.kill(os.getpid(), signal.SIGHUP)
             assert requests.agree() is Request.NOTHING
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
@@ -56,10 +56,10 @@ def test_ranks_with_unlike_numbers_of_batches_stop_together() -> None:
     """Rank 0 has 5 batches and rank 1 has 4; only rank 1 gets the signal, and none waits for the other for ever."""
     code = (
         "import os, signal, sys\n"
-        "from trainer import distributed\n"
-        "from trainer.requests import Requests, Stopped\n"
+        "from trainer.distributed import process_group\n"
+        "from trainer.distributed.stop import Requests, Stopped\n"
         "seen = 0\n"
-        "with distributed.world('cpu', 1) as world:\n"
+        "with process_group.world('cpu', 1) as world:\n"
         "    try:\n"
         "        with Requests(world) as requests:\n"
         "            for batch in requests.watch(iter(range(5 - world.rank)), rounds=5):\n"

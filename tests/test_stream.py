@@ -10,7 +10,7 @@ from trainer.data import open_source
 from trainer.data.loader import Loader
 from trainer.data.mixing import mix
 from trainer.data.stream import train_stream
-from trainer.distributed import World
+from trainer.distributed.process_group import World
 from trainer.recipe import (
     SGD,
     CenterCrop,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from processes import ROOT, TIMEOUT, ranks_of, start, wait_for_step
 
-from trainer.watch import COMPUTING, EXCHANGING, Report, Seen, judge
+from trainer.distributed.watchdog import COMPUTING, EXCHANGING, Report, Seen, judge
 
 RECIPE = str(Path(__file__).parent / "small_recipe.py")
 SILENT, BEHIND = 180.0, 1620.0  # s

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from trainer import command_line, recipe_file, settings
+from trainer.distributed.parent import TEMPORARY, end_with_launcher
 from trainer.errors import LocalError, SharedError, UnreachableError, UserError, first_line, one_line
 from trainer.files import MAKE_ROOM
-from trainer.launcher import TEMPORARY, end_with_launcher
 
 USAGE = """usage: python -m trainer VERB ...
 
@@ -119,7 +119,7 @@ gc.set_threshold(10_000)
 
 def _train(words: list[str]) -> int:
     recipe, options = command_line.parse_train(words)
-    from trainer.requests import Stopped
+    from trainer.distributed.stop import Stopped
     from trainer.train import train
 
     try:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from trainer.data.order import epoch_order, train_batches
-from trainer.distributed import World
+from trainer.distributed.process_group import World
 from trainer.errors import SharedError
 from trainer.files import replace_text
 from trainer.recipe import Recipe

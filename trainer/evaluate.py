@@ -14,19 +14,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer import distributed
 from trainer.calibration import details
 from trainer.data.anywhere import open_anywhere
 from trainer.data.crop import eval_view
 from trainer.data.device import device_batches
 from trainer.data.loader import Loader, Source, default_workers
 from trainer.data.order import eval_batches
-from trainer.distributed import World, on_every_rank, require_same, share_buffers, sum_over_ranks
+from trainer.distributed import process_group
+from trainer.distributed.process_group import World, on_every_rank, require_same, share_buffers, sum_over_ranks
+from trainer.distributed.stop import Requests
 from trainer.errors import UserError, first_line
 from trainer.passport import write_passport
 from trainer.precision import allow_tensor_float, autocast
 from trainer.recipe import CenterCrop, Recipe
-from trainer.requests import Requests
 from trainer.result import Evaluation, Reading, report
 from trainer.run.directory import Run
 from trainer.settings import EvaluateSettings
@@ -133,7 +133,7 @@ def read_all(
 
 def evaluate_weights(settings: EvaluateSettings) -> None:
     """Evaluates a run's weights or a file's, prints the result and writes its passport. Raises UserError."""
-    with distributed.world(settings.device, timeout_minutes=30) as world:
+    with process_group.world(settings.device, timeout_minutes=30) as world:
         weights = on_every_rank(world, lambda: _find(settings))
         found = f"{weights.file.name} (sha256:{weights.sha256[:12]})"
         require_same(world, "checkpoint", found)  # a run may be going on

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data.loader import Source
-from trainer.distributed import World
+from trainer.distributed.process_group import World
 from trainer.errors import UserError
 from trainer.files import replace_text
 from trainer.recipe import CenterCrop, Recipe

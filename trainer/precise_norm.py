@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainer.data.loader import Loader
 from trainer.data.stream import train_stream
-from trainer.distributed import World
+from trainer.distributed.process_group import World
 from trainer.precision import Precision, autocast
 from trainer.recipe import Recipe
 

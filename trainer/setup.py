@@ -12,7 +12,7 @@ from torch import nn
 
 from trainer.data import Split, open_source
 from trainer.data.loader import Loader, check_square, default_workers
-from trainer.distributed import World, on_every_rank, require_same
+from trainer.distributed.process_group import World, on_every_rank, require_same
 from trainer.errors import UserError
 from trainer.fine_tuning import apply_fine_tuning
 from trainer.model import build_model, load_initial_weights, without_pretrained

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from trainer.distributed import World, sum_over_ranks
+from trainer.distributed.process_group import World, sum_over_ranks
 from trainer.errors import UserError
 
 DIVERGED = "start anew in another --run-dir with a lower --optimizer.lr, a longer warmup or --precision bf16"

@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 
-from trainer import distributed
 from trainer.data.mixing import mix
 from trainer.data.random import torch_seed
 from trainer.data.stream import train_stream
-from trainer.distributed import gradient_sync, on_every_rank
+from trainer.distributed import process_group
+from trainer.distributed.process_group import gradient_sync, on_every_rank
+from trainer.distributed.stop import Request, Requests
+from trainer.distributed.watchdog import COMPUTING, EXCHANGING, Watch
 from trainer.divergence import on_record
 from trainer.ema import Average
 from trainer.evaluate import evaluate, read_all
@@ -29,7 +31,6 @@ from trainer.optimizer import build_optimizer
 from trainer.precise_norm import remeasure_norms
 from trainer.precision import allow_tensor_float, autocast, build_scaler
 from trainer.recipe import Recipe
-from trainer.requests import Request, Requests
 from trainer.result import averaged_in_words, report, result, trained_in_words
 from trainer.run.directory import Run
 from trainer.run.state import Position, TrainingState
@@ -49,13 +50,12 @@ from trainer.setup import (
     warnings,
 )
 from trainer.steps import StepNumbers, gradient_norm
-from trainer.watch import COMPUTING, EXCHANGING, Watch
 
 
 def train(recipe: Recipe, settings: TrainSettings) -> None:
     """Trains to the end. Raises Stopped, with everything saved, after a signal; UserError for input it cannot use."""
     with ExitStack() as stack:
-        world = stack.enter_context(distributed.world(settings.device, settings.timeout_minutes))
+        world = stack.enter_context(process_group.world(settings.device, settings.timeout_minutes))
         requests = stack.enter_context(Requests(world))
         patience = {"silent_minutes": settings.silent_minutes, "timeout_minutes": settings.timeout_minutes}
         watch = stack.enter_context(Watch(world, **patience))
@@ -94,12 +94,12 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
         if checkpoint:
             state.restore(checkpoint)
             notes.append(f"continued after step {at.step}{', the last one' if at.is_last(recipe.epochs) else ''}")
-        model = distributed.wrap(module, world)
+        model = process_group.wrap(module, world)
         if settings.compile:
             model.compile()
         train_mode(module, recipe.fine_tuning)
         example = torch.zeros(recipe.micro_batch_size, 3, *[recipe.train_crop.resolution] * 2, device=world.device)
-        distributed.settle(model, example.to(memory_format=torch.channels_last), recipe.precision)
+        process_group.settle(model, example.to(memory_format=torch.channels_last), recipe.precision)
         log = stack.enter_context(Log(run.folder, world, at, recipe))
         notes += note_start(recipe, settings, run, world, at)
         notes = [summary(recipe, run, world, at, len(train_loader), len(eval_loader)), *warnings(recipe), *notes]

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainer import distributed
 from trainer.benchmark.measure import WARM_UP, Measured, Part, gather, window, window_length
 from trainer.benchmark.peak import peak
 from trainer.benchmark.peers import Peer, PeerError, ffcv_loader, job, torchvision_pipeline
@@ -29,7 +28,8 @@ from trainer.data.device import DeviceBatch, device_batches
 from trainer.data.loader import Batch, Loader, check_square, default_workers
 from trainer.data.order import epoch_order, train_batches
 from trainer.data.stream import train_stream
-from trainer.distributed import World, on_every_rank, require_same
+from trainer.distributed import process_group
+from trainer.distributed.process_group import World, on_every_rank, require_same
 from trainer.errors import SharedError, UserError
 from trainer.files import replace_text
 from trainer.precision import allow_tensor_float
@@ -49,7 +49,7 @@ def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
     """
     load = os.getloadavg()[0]
     with ExitStack() as stack:
-        world = stack.enter_context(distributed.world(settings.device, timeout_minutes=30))
+        world = stack.enter_context(process_group.world(settings.device, timeout_minutes=30))
         require_same(world, "recipe", recipe_source(recipe))
         accumulation = accumulation_steps(recipe, world)
         allow_tensor_float(recipe.precision)

@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from trainer.benchmark.peak import wait_for
 from trainer.data.loader import BATCHES_AHEAD
-from trainer.distributed import World
+from trainer.distributed.process_group import World
 from trainer.log.throughput import Rates, Throughput
 
 WARM_UP = BATCHES_AHEAD + 2  # batches that may wait when a window begins: those of the loader and one on the GPU

@@ -9,11 +9,11 @@ from functools import partial
 import torch
 from torch import nn
 
-from trainer import distributed
 from trainer.data.device import DeviceBatch
 from trainer.data.mixing import mix
 from trainer.data.random import torch_seed
-from trainer.distributed import World, gradient_sync
+from trainer.distributed import process_group
+from trainer.distributed.process_group import World, gradient_sync
 from trainer.ema import Average
 from trainer.fine_tuning import train_mode
 from trainer.loss import build_loss
@@ -55,12 +55,12 @@ class TrainingStep:
         self._loss_of = build_loss(recipe.loss)
         mixing, classes, seed = recipe.mixing, recipe.num_classes, recipe.seed
         self._mixed = partial(mix, mixing, num_classes=classes, seed=seed) if mixing else None
-        self._model = distributed.wrap(module, world)
+        self._model = process_group.wrap(module, world)
         if compile:
             self._model.compile(mode=compile_mode)
         train_mode(module, recipe.fine_tuning)
         example = torch.zeros(recipe.micro_batch_size, 3, *[recipe.train_crop.resolution] * 2, device=world.device)
-        distributed.settle(self._model, example.to(memory_format=torch.channels_last), recipe.precision)
+        process_group.settle(self._model, example.to(memory_format=torch.channels_last), recipe.precision)
 
     def __call__(self, batch: DeviceBatch) -> None:
         """One micro-batch: mixing, forward, loss, backward; with the step's last one also optimizer and EMA."""

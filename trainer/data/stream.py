@@ -8,7 +8,7 @@ from trainer.data.device import DeviceBatch, device_batches
 from trainer.data.loader import Loader
 from trainer.data.order import epoch_order, train_batches
 from trainer.data.resolution import resolution_at
-from trainer.distributed import World
+from trainer.distributed.process_group import World
 from trainer.recipe import Recipe
 
 

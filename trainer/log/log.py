@@ -17,14 +17,14 @@ from typing import Any, Self
 
 import numpy as np
 
-from trainer.distributed import World
+from trainer.distributed.process_group import World
+from trainer.distributed.stop import Stopped
 from trainer.errors import UserError
 from trainer.files import MAKE_ROOM, replace_text
 from trainer.log.board import Board
 from trainer.log.progress import Screen
 from trainer.log.throughput import Rates
 from trainer.recipe import Recipe
-from trainer.requests import Stopped
 from trainer.result import Evaluation
 from trainer.run.state import Position
 from trainer.steps import Summary

@@ -17,7 +17,7 @@ from trainer.data.loader import Loader
 from trainer.data.mixing import mix
 from trainer.data.order import eval_batches
 from trainer.data.stream import train_stream
-from trainer.distributed import World, sum_over_ranks
+from trainer.distributed.process_group import World, sum_over_ranks
 from trainer.log.log import Log
 from trainer.precision import autocast
 from trainer.recipe import Recipe

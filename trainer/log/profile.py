@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from trainer.distributed import World
+from trainer.distributed.process_group import World
 from trainer.errors import UserError
 from trainer.run.state import Position
 from trainer.settings import TrainSettings

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 import torch
 import torch.distributed as dist
 
-from trainer.distributed import World
+from trainer.distributed.process_group import World
 
 T = TypeVar("T")
 Mark = float | torch.cuda.Event

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from trainer.distributed import World
+from trainer.distributed.process_group import World
 from trainer.run.commit import commit
 from trainer.settings import TrainSettings
 

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple, Self
 import torch.distributed as dist
 
 from trainer.data.loader import Loader
-from trainer.distributed import World
-from trainer.launcher import GO_ON, end_now
-from trainer.requests import Stopped
+from trainer.distributed.parent import GO_ON, end_now
+from trainer.distributed.process_group import World
+from trainer.distributed.stop import Stopped
 
 COMPUTING, EXCHANGING = "computes", "waits for the others"
 _LONGEST_INTERVAL = 2.0  # s between two looks

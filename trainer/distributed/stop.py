@@ -15,7 +15,7 @@ from typing import NoReturn, Self, TypeVar
 import torch
 import torch.distributed as dist
 
-from trainer.distributed import World
+from trainer.distributed.process_group import World
 
 T = TypeVar("T")
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
