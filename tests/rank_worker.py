@@ -17,7 +17,7 @@ from trainer.data.crop import train_view
 from trainer.data.loader import Loader
 from trainer.data.order import epoch_order, train_batches
 from trainer.distributed import process_group
-from trainer.evaluate import evaluate
+from trainer.evaluation.evaluate import evaluate
 from trainer.model import build_model
 from trainer.recipe import RandomResizedCrop
 from trainer.recipe_file import load_recipe

@@ -17,7 +17,7 @@ from trainer.data.crop import Cuts
 from trainer.data.loader import Loader
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World
-from trainer.evaluate import evaluate
+from trainer.evaluation.evaluate import evaluate
 from trainer.log.board import Board, kept_events
 from trainer.log.hparams import columns, settings_of
 from trainer.log.pictures import Answers, augmented, confusion_matrix, confusion_picture, mistakes, predict, sheet

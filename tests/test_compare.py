@@ -18,9 +18,9 @@ from processes import ROOT, metrics, run
 from trainer.__main__ import main
 from trainer.compare.published import not_comparable
 from trainer.compare.run_record import PRETRAINED, FinishedRun, read_run
+from trainer.evaluation.result import averaged_in_words, trained_in_words
 from trainer.recipe import EMA, SGD, CenterCrop, Recipe
 from trainer.recipe_file import load_recipe, recipe_names, recipe_source
-from trainer.result import averaged_in_words, trained_in_words
 from trainer.run.state import Position
 
 SMALL = ROOT / "tests" / "small_recipe.py"

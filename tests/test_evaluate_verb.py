@@ -17,7 +17,6 @@ from processes import run
 from torch import nn
 
 from trainer.__main__ import main
-from trainer.calibration import BINS, calibration_bins, calibration_error, details
 from trainer.data import open_source
 from trainer.data.crop import eval_view
 from trainer.data.device import device_batches
@@ -25,7 +24,8 @@ from trainer.data.loader import Loader
 from trainer.data.order import eval_batches
 from trainer.distributed import process_group
 from trainer.errors import UserError
-from trainer.evaluate import evaluate
+from trainer.evaluation.calibration import BINS, calibration_bins, calibration_error, details
+from trainer.evaluation.evaluate import evaluate
 from trainer.model import build_model
 from trainer.recipe import CenterCrop, LibraryModel
 from trainer.recipe_file import load_recipe, recipe_source

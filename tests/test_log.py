@@ -13,10 +13,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from trainer.distributed.process_group import World
 from trainer.errors import UserError
+from trainer.evaluation.result import Evaluation
 from trainer.log.log import Log
 from trainer.log.throughput import Rates, Throughput, slowest
 from trainer.recipe_file import load_recipe
-from trainer.result import Evaluation
 from trainer.run.state import Position
 from trainer.steps import Summary, Told
 

@@ -20,12 +20,12 @@ from trainer.data.device import device_batches
 from trainer.data.loader import Loader
 from trainer.distributed import process_group
 from trainer.errors import UserError
-from trainer.evaluate import evaluate
+from trainer.evaluation.evaluate import evaluate
+from trainer.evaluation.result import averaged_in_words, trained_in_words
 from trainer.log.pictures import predict
 from trainer.model import build_model
 from trainer.recipe import EMA, CenterCrop, Recipe
 from trainer.recipe_file import load_recipe
-from trainer.result import averaged_in_words, trained_in_words
 from trainer.run.state import Position
 
 SMALL = Path(__file__).parent / "small_recipe.py"

@@ -13,9 +13,9 @@ from processes import kill, start, wait_for_step
 from trainer.__main__ import main
 from trainer.compare.run_record import FinishedRun, read_run
 from trainer.errors import UserError
-from trainer.evaluate import evaluate
+from trainer.evaluation.evaluate import evaluate
+from trainer.evaluation.result import Evaluation
 from trainer.recipe_file import load_recipe
-from trainer.result import Evaluation
 from trainer.run.directory import Run
 from trainer.weights_file import file_sha256
 

@@ -22,11 +22,11 @@ from trainer.data.decode import BAD_JPEG
 from trainer.data.image_folder import ImageFolderSource
 from trainer.data.loader import Loader
 from trainer.data.synthetic import SyntheticSource
+from trainer.evaluation.result import Evaluation, Reading, protocol
 from trainer.plan.data import data_facts
 from trainer.plan.plan import _training_rows
 from trainer.recipe import CenterCrop, PaddedCrop, RandomResizedCrop, ScaleJitterCrop
 from trainer.recipe_file import changes_to_named, load_recipe, recipe_changes, recipe_source
-from trainer.result import Evaluation, Reading, protocol
 from trainer.settings import TrainSettings
 from trainer.train import train
 

@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 from trainer.data.crop import Cuts
 from trainer.data.loader import Source
 from trainer.errors import UserError
+from trainer.evaluation.result import printable
 from trainer.files import whole_file
-from trainer.result import printable
 
 SIDE = 160  # px of a tile
 GAP = 6

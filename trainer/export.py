@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from trainer.errors import UserError, first_line
+from trainer.evaluation.result import crop_in_words
 from trainer.files import whole_file
 from trainer.onnx_file import OnnxNetwork, write_onnx
 from trainer.recipe import LibraryModel, Recipe, ResNet
-from trainer.result import crop_in_words
 from trainer.run.directory import Run
 from trainer.settings import ExportSettings
 from trainer.weights_file import Weights, file_sha256, load_network, run_weights

@@ -16,9 +16,9 @@ from trainer.data.mixing import mix
 from trainer.data.order import epoch_order, train_batches
 from trainer.data.resolution import resolution_at
 from trainer.errors import UserError
+from trainer.evaluation.result import crop_in_words, printable, short
 from trainer.recipe import PaddedCrop, Recipe
 from trainer.recipe_file import load_recipe
-from trainer.result import crop_in_words, printable, short
 from trainer.settings import LookSettings
 
 COLUMNS = 8

@@ -8,10 +8,10 @@ from typing import Any
 from trainer.data.loader import Source
 from trainer.distributed.process_group import World
 from trainer.errors import UserError
+from trainer.evaluation.result import Reading, protocol
 from trainer.files import replace_text
 from trainer.recipe import CenterCrop, Recipe
 from trainer.recipe_file import changes_to_named
-from trainer.result import Reading, protocol
 from trainer.run.environment import environment
 from trainer.settings import EvaluateSettings, TrainSettings
 from trainer.weights_file import Weights

@@ -14,12 +14,12 @@ from trainer.data import Split, open_source
 from trainer.data.loader import Loader, check_square, default_workers
 from trainer.distributed.process_group import World, on_every_rank, require_same
 from trainer.errors import UserError
+from trainer.evaluation.result import short
 from trainer.fine_tuning import apply_fine_tuning
 from trainer.model import build_model, load_initial_weights, without_pretrained
 from trainer.optimizer import audit
 from trainer.recipe import Cosine, LibraryModel, PaddedCrop, Recipe, Steps
 from trainer.recipe_file import recipe_source
-from trainer.result import short
 from trainer.run.checkpoint import State
 from trainer.run.directory import Run
 from trainer.run.environment import changed_rounding, code, environment

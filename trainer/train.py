@@ -20,7 +20,8 @@ from trainer.distributed.stop import Request, Requests
 from trainer.distributed.watchdog import COMPUTING, EXCHANGING, Watch
 from trainer.divergence import on_record
 from trainer.ema import Average
-from trainer.evaluate import evaluate, read_all
+from trainer.evaluation.evaluate import evaluate, read_all
+from trainer.evaluation.result import averaged_in_words, report, result, trained_in_words
 from trainer.fine_tuning import train_mode
 from trainer.log.log import Log
 from trainer.log.pictures import show_augmented, show_mistakes
@@ -31,7 +32,6 @@ from trainer.optimizer import build_optimizer
 from trainer.precise_norm import remeasure_norms
 from trainer.precision import allow_tensor_float, autocast, build_scaler
 from trainer.recipe import Recipe
-from trainer.result import averaged_in_words, report, result, trained_in_words
 from trainer.run.directory import Run
 from trainer.run.state import Position, TrainingState
 from trainer.schedule import lr_at

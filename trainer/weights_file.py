@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from trainer.errors import UserError, one_line
+from trainer.evaluation.result import averaged_in_words, trained_in_words
 from trainer.model import build_model, without_pretrained
 from trainer.model.weights import classifiers, read_weights_file, state_dict_in
 from trainer.recipe import Recipe
 from trainer.recipe_file import load_recipe
-from trainer.result import averaged_in_words, trained_in_words
 from trainer.run import checkpoint
 from trainer.run.checkpoint import State
 from trainer.run.directory import Run

@@ -20,12 +20,12 @@ import numpy as np
 from trainer.distributed.process_group import World
 from trainer.distributed.stop import Stopped
 from trainer.errors import UserError
+from trainer.evaluation.result import Evaluation
 from trainer.files import MAKE_ROOM, replace_text
 from trainer.log.board import Board
 from trainer.log.progress import Screen
 from trainer.log.throughput import Rates
 from trainer.recipe import Recipe
-from trainer.result import Evaluation
 from trainer.run.state import Position
 from trainer.steps import Summary
 

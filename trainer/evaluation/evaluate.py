@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer.calibration import details
 from trainer.data.anywhere import open_anywhere
 from trainer.data.crop import eval_view
 from trainer.data.device import device_batches
@@ -24,10 +23,11 @@ from trainer.distributed import process_group
 from trainer.distributed.process_group import World, on_every_rank, require_same, share_buffers, sum_over_ranks
 from trainer.distributed.stop import Requests
 from trainer.errors import UserError, first_line
+from trainer.evaluation.calibration import details
+from trainer.evaluation.result import Evaluation, Reading, report
 from trainer.passport import write_passport
 from trainer.precision import allow_tensor_float, autocast
 from trainer.recipe import CenterCrop, Recipe
-from trainer.result import Evaluation, Reading, report
 from trainer.run.directory import Run
 from trainer.settings import EvaluateSettings
 from trainer.weights_file import Network, Weights, file_weights, load_network, run_weights

@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from trainer.calibration import BINS, ClassAccuracy, Details
 from trainer.data.loader import Source
+from trainer.evaluation.calibration import BINS, ClassAccuracy, Details
 from trainer.recipe import EMA, CenterCrop, Recipe
 from trainer.recipe_file import changes_to_named
 from trainer.run.state import Position

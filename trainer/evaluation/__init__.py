@@ -1,0 +1,1 @@
+"""Evaluation: every image once, the result with its protocol, calibration."""
