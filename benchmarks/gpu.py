@@ -30,7 +30,7 @@ from benchmarks.gpu_report import report
 from benchmarks.gpu_steps import Step, module, ours, timms, torchvisions
 from benchmarks.loaders import repeat_photos
 from benchmarks.roofline import roofline
-from trainer.benchmark.peak import wait_for
+from trainer.commands.benchmark.peak import wait_for
 from trainer.data import open_beton
 from trainer.data.loader import BATCHES_AHEAD, Loader
 from trainer.data.prepare import PrepareOptions, prepare_folder

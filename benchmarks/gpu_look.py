@@ -10,7 +10,7 @@ import torch
 from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile
 
-from trainer.benchmark.peak import wait_for
+from trainer.commands.benchmark.peak import wait_for
 from trainer.data.device import DeviceBatch
 
 STEPS = 4  # that are looked at

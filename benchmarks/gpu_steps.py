@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from trainer.benchmark.training_step import TrainingStep
+from trainer.commands.benchmark.training_step import TrainingStep
 from trainer.data.device import DeviceBatch
 from trainer.distributed.process_group import World
 from trainer.model import build_model

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.table import Row, ratio_row
-from trainer.benchmark.peers import Job, Peer, ffcv_loader, torchvision_pipeline
+from trainer.commands.benchmark.peers import Job, Peer, ffcv_loader, torchvision_pipeline
 from trainer.data.check import read_index
 from trainer.data.prepare import PrepareOptions, prepare_folder
 from trainer.recipe import RandomResizedCrop

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.in_turn import Tick, in_turn
 from benchmarks.table import Row, pairs_row
-from trainer.benchmark.peers import job
+from trainer.commands.benchmark.peers import job
 from trainer.recipe import Recipe, ResNet
 from trainer.recipe_file import load_recipe
 

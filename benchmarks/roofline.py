@@ -13,8 +13,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from trainer.benchmark.peak import Peak, peak, wait_for
-from trainer.cost import pass_cost
+from trainer.commands.benchmark.peak import Peak, peak, wait_for
+from trainer.commands.plan.cost import pass_cost
 from trainer.loss import build_loss
 from trainer.precision import autocast
 from trainer.recipe import Recipe

@@ -12,13 +12,13 @@ import torch
 from processes import run
 
 from trainer.__main__ import main
-from trainer.benchmark import peers
-from trainer.benchmark.measure import Measured
-from trainer.benchmark.peak import Peak, peak
-from trainer.benchmark.peers import Peer, PeerError, job
-from trainer.benchmark.report import FFCV, TORCHVISION, figures, report
-from trainer.benchmark.training_step import TrainingStep
-from trainer.benchmark.verdict import (
+from trainer.commands.benchmark import peers
+from trainer.commands.benchmark.measure import Measured
+from trainer.commands.benchmark.peak import Peak, peak
+from trainer.commands.benchmark.peers import Peer, PeerError, job
+from trainer.commands.benchmark.report import FFCV, TORCHVISION, figures, report
+from trainer.commands.benchmark.training_step import TrainingStep
+from trainer.commands.benchmark.verdict import (
     BALANCED,
     TOGETHER,
     Rates,

@@ -16,8 +16,8 @@ from made_up_runs import stop_early, write_run
 from processes import ROOT, metrics, run
 
 from trainer.__main__ import main
-from trainer.compare.published import not_comparable
-from trainer.compare.run_record import PRETRAINED, FinishedRun, read_run
+from trainer.commands.compare.published import not_comparable
+from trainer.commands.compare.run_record import PRETRAINED, FinishedRun, read_run
 from trainer.evaluation.result import averaged_in_words, trained_in_words
 from trainer.recipe import EMA, SGD, CenterCrop, Recipe
 from trainer.recipe_file import load_recipe, recipe_names, recipe_source
@@ -86,7 +86,7 @@ def test_it_works_in_a_pipe_without_torch(real: Path) -> None:
     assert "\x1b" not in ended.stdout and ended.stdout.isascii()
     lines = ended.stdout.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["recipe", "1", "2"]
-    code = "import sys; sys.modules['torch'] = sys.modules['numpy'] = None; from trainer.compare.compare import compare"
+    code = "import sys; sys.modules['torch'] = sys.modules['numpy'] = None; from trainer.commands.compare.compare import compare"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
 
 

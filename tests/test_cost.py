@@ -10,7 +10,7 @@ from small_recipe import recipe as small
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer.cost import (
+from trainer.commands.plan.cost import (
     checkpoint_bytes,
     flop_counter,
     forward_flops,

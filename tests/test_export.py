@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer import export as verb
 from trainer.__main__ import main
+from trainer.commands import export as verb
+from trainer.commands.export import torchvision_name
+from trainer.commands.weights import run_weights
 from trainer.errors import UserError
-from trainer.export import torchvision_name
 from trainer.model import build_model
 from trainer.recipe import EMA, CenterCrop, CifarResNet, LibraryModel, RandomResizedCrop, Recipe, ResNet
 from trainer.recipe_file import load_recipe, recipe_source
-from trainer.weights_file import run_weights
 
 SMALL = Path(__file__).parent / "small_recipe.py"
 

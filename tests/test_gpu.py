@@ -18,7 +18,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
-from trainer.benchmark.training_step import TrainingStep
+from trainer.commands.benchmark.training_step import TrainingStep
 from trainer.data.augment import Augmenter
 from trainer.data.device import DeviceBatch, device_batches
 from trainer.data.loader import Batch

@@ -141,7 +141,7 @@ def test_the_launcher_looks_into_no_recipe() -> None:
     ("package", "allowed"),
     [
         # peers.py measures FFCV's own Loader beside ours, in a process of its own
-        ("ffcv", {"trainer/data/native.py", "trainer/data/writer.py", "trainer/benchmark/peers.py"}),
+        ("ffcv", {"trainer/data/native.py", "trainer/data/writer.py", "trainer/commands/benchmark/peers.py"}),
         (
             "numba",
             {
@@ -156,9 +156,9 @@ def test_the_launcher_looks_into_no_recipe() -> None:
         ("tyro", {"trainer/settings.py", "trainer/command_line.py", "launch/settings.py"}),
         ("timm", {"trainer/model/library.py", "trainer/optimizer.py", "trainer/ema.py"}),
         ("torch.utils.tensorboard", {"trainer/log/board.py"}),
-        ("plotly", {"trainer/compare/report.py"}),
-        ("matplotlib", {"trainer/plan/curve.py"}),
-        ("onnxruntime", {"trainer/onnx_file.py"}),
+        ("plotly", {"trainer/commands/compare/report.py"}),
+        ("matplotlib", {"trainer/commands/plan/curve.py"}),
+        ("onnxruntime", {"trainer/commands/onnx.py"}),
         ("submitit", {"launch/submit.py"}),
     ],
 )

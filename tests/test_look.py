@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer import look
 from trainer.__main__ import main
-from trainer.contact_sheet import GAP, LABEL, SIDE, Tile, draw_sheet, letterboxed
+from trainer.commands.look import look
+from trainer.commands.look.contact_sheet import GAP, LABEL, SIDE, Tile, draw_sheet, letterboxed
 from trainer.data import open_source
 from trainer.data.check import RAW, read_index
 from trainer.data.crop import Cuts

@@ -12,12 +12,12 @@ from processes import ROOT, run
 from small_recipe import recipe as small
 
 from trainer.__main__ import main
+from trainer.commands.plan.curve import ASCII, WIDTH, draw, marks, save_picture
+from trainer.commands.plan.data import data_facts, data_warnings
+from trainer.commands.plan.scaling import Links, all_reduce_seconds, misfit, ring_bytes, speed, world_sizes
+from trainer.commands.plan.text import in_bytes, in_flops, in_macs, in_time, section, table
+from trainer.commands.plan.warnings import override_warnings, warnings
 from trainer.errors import UserError
-from trainer.plan.curve import ASCII, WIDTH, draw, marks, save_picture
-from trainer.plan.data import data_facts, data_warnings
-from trainer.plan.scaling import Links, all_reduce_seconds, misfit, ring_bytes, speed, world_sizes
-from trainer.plan.text import in_bytes, in_flops, in_macs, in_time, section, table
-from trainer.plan.warnings import override_warnings, warnings
 from trainer.recipe import Constant, Cosine, ProgressiveResizing, RandomResizedCrop, Recipe, Schedule, Steps, Warmup
 from trainer.recipe_file import load_recipe, recipe_names
 

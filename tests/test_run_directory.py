@@ -11,13 +11,13 @@ import pytest
 from processes import kill, start, wait_for_step
 
 from trainer.__main__ import main
-from trainer.compare.run_record import FinishedRun, read_run
+from trainer.commands.compare.run_record import FinishedRun, read_run
+from trainer.commands.weights import file_sha256
 from trainer.errors import UserError
 from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.result import Evaluation
 from trainer.recipe_file import load_recipe
 from trainer.run.directory import Run
-from trainer.weights_file import file_sha256
 
 RECIPE = str(Path(__file__).parent / "small_recipe.py")
 

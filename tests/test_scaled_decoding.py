@@ -15,6 +15,8 @@ from PIL import Image
 from processes import assert_same_run, metrics
 from test_decode import CORNER, SAMPLINGS, SHAPE, jpeg, markers, photo, read, spliced_bytes, thorough
 
+from trainer.commands.plan.data import data_facts
+from trainer.commands.plan.plan import _training_rows
 from trainer.data import open_source
 from trainer.data.check import JPEG, RAW, read_index
 from trainer.data.crop import Cuts, View, eval_view, train_view
@@ -23,8 +25,6 @@ from trainer.data.image_folder import ImageFolderSource
 from trainer.data.loader import Loader
 from trainer.data.synthetic import SyntheticSource
 from trainer.evaluation.result import Evaluation, Reading, protocol
-from trainer.plan.data import data_facts
-from trainer.plan.plan import _training_rows
 from trainer.recipe import CenterCrop, PaddedCrop, RandomResizedCrop, ScaleJitterCrop
 from trainer.recipe_file import changes_to_named, load_recipe, recipe_changes, recipe_source
 from trainer.settings import TrainSettings

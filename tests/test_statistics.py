@@ -7,7 +7,7 @@ import statistics
 import pytest
 from scipy import stats
 
-from trainer.compare.statistics import Mean, deviation, difference, mean_of, published_mean, t_quantile
+from trainer.commands.compare.statistics import Mean, deviation, difference, mean_of, published_mean, t_quantile
 
 
 @pytest.mark.parametrize("freedom", [1.0, 1.3, 2.0, 4.7, 30.0, 1e4, math.inf])

@@ -139,7 +139,7 @@ def _evaluate(words: list[str]) -> int:
 
 def _look(words: list[str]) -> int:
     options = command_line.parse(settings.LookSettings, words, "look")
-    from trainer.look import look
+    from trainer.commands.look.look import look
 
     look(options)
     return 0
@@ -147,7 +147,7 @@ def _look(words: list[str]) -> int:
 
 def _plan(words: list[str]) -> int:
     recipe, options = command_line.parse_with_recipe(settings.PlanSettings, words, "plan")
-    from trainer.plan.plan import plan
+    from trainer.commands.plan.plan import plan
 
     plan(recipe, options)
     return 0
@@ -155,7 +155,7 @@ def _plan(words: list[str]) -> int:
 
 def _benchmark(words: list[str]) -> int:
     recipe, options = command_line.parse_with_recipe(settings.BenchmarkSettings, words, "benchmark")
-    from trainer.benchmark.benchmark import benchmark
+    from trainer.commands.benchmark.benchmark import benchmark
 
     benchmark(recipe, options)
     return 0
@@ -163,7 +163,7 @@ def _benchmark(words: list[str]) -> int:
 
 def _compare(words: list[str]) -> int:
     options = command_line.parse(settings.CompareSettings, words, "compare")
-    from trainer.compare.compare import compare
+    from trainer.commands.compare.compare import compare
 
     compare(options)
     return 0
@@ -171,7 +171,7 @@ def _compare(words: list[str]) -> int:
 
 def _export(words: list[str]) -> int:
     options = command_line.parse(settings.ExportSettings, words, "export")
-    from trainer.export import export
+    from trainer.commands.export import export
 
     export(options)
     return 0

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainer.commands.evaluate.record import write_passport
+from trainer.commands.weights import Network, Weights, file_weights, load_network, run_weights
 from trainer.data.anywhere import open_anywhere
 from trainer.data.crop import eval_view
 from trainer.data.device import device_batches
@@ -25,12 +27,10 @@ from trainer.distributed.stop import Requests
 from trainer.errors import UserError, first_line
 from trainer.evaluation.calibration import details
 from trainer.evaluation.result import Evaluation, Reading, report
-from trainer.passport import write_passport
 from trainer.precision import allow_tensor_float, autocast
 from trainer.recipe import CenterCrop, Recipe
 from trainer.run.directory import Run
 from trainer.settings import EvaluateSettings
-from trainer.weights_file import Network, Weights, file_weights, load_network, run_weights
 
 
 def evaluate(

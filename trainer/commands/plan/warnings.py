@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from trainer import setup
-from trainer.plan.data import DataFacts, data_warnings
-from trainer.plan.scaling import misfit
+from trainer.commands.plan.data import DataFacts, data_warnings
+from trainer.commands.plan.scaling import misfit
 from trainer.recipe import LAMB, Recipe, Steps
 from trainer.recipe_file import load_recipe, recipe_names
 

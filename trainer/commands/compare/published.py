@@ -5,8 +5,8 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from trainer.compare.run_record import FinishedRun
-from trainer.compare.statistics import difference, mean_of, published_mean
+from trainer.commands.compare.run_record import FinishedRun
+from trainer.commands.compare.statistics import difference, mean_of, published_mean
 from trainer.datasets import IMAGES
 from trainer.recipe import Published, Recipe
 from trainer.recipe_file import changes_to_named, load_recipe, recipe_names

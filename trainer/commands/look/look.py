@@ -5,7 +5,7 @@ from itertools import islice
 import numpy as np
 import torch
 
-from trainer.contact_sheet import Tile, draw_sheet, letterboxed
+from trainer.commands.look.contact_sheet import Tile, draw_sheet, letterboxed
 from trainer.data.anywhere import beton_file, open_anywhere
 from trainer.data.augment import Augmenter
 from trainer.data.check import RAW, read_index

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainer.benchmark.measure import WARM_UP, Measured, Part, gather, window, window_length
-from trainer.benchmark.peak import peak
-from trainer.benchmark.peers import Peer, PeerError, ffcv_loader, job, torchvision_pipeline
-from trainer.benchmark.report import FFCV, TORCHVISION, figures, report
-from trainer.benchmark.training_step import TrainingStep
-from trainer.benchmark.verdict import smallest_useful_side
-from trainer.cost import pass_cost
+from trainer.commands.benchmark.measure import WARM_UP, Measured, Part, gather, window, window_length
+from trainer.commands.benchmark.peak import peak
+from trainer.commands.benchmark.peers import Peer, PeerError, ffcv_loader, job, torchvision_pipeline
+from trainer.commands.benchmark.report import FFCV, TORCHVISION, figures, report
+from trainer.commands.benchmark.training_step import TrainingStep
+from trainer.commands.benchmark.verdict import smallest_useful_side
+from trainer.commands.plan.cost import pass_cost
 from trainer.data import FOLDERS, open_source
 from trainer.data.augment import Augmenter
 from trainer.data.crop import train_view

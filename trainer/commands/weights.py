@@ -80,7 +80,7 @@ def file_weights(file: Path, recipe_name: str | None) -> Weights:
 def load_network(weights: Weights, network: Network, num_classes: int, device: torch.device) -> nn.Module:
     """The network with these weights, all of them, on `device`. Raises UserError where they are another network's."""
     if isinstance(network, Path):
-        from trainer.onnx_file import OnnxNetwork
+        from trainer.commands.onnx import OnnxNetwork
 
         return OnnxNetwork(network, num_classes)
     model = build_model(without_pretrained(weights.recipe.model), num_classes)

@@ -3,8 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.compare.comparison import HEADER, NOTES, Row, cells, details, differences, reached, rows_of, unlike
-from trainer.compare.run_record import FinishedRun, is_run, read_run
+from trainer.commands.compare.comparison import (
+    HEADER,
+    NOTES,
+    Row,
+    cells,
+    details,
+    differences,
+    reached,
+    rows_of,
+    unlike,
+)
+from trainer.commands.compare.run_record import FinishedRun, is_run, read_run
 from trainer.errors import UserError
 from trainer.settings import CompareSettings
 
@@ -35,7 +45,7 @@ def compare(settings: CompareSettings) -> None:
     }
     print(as_text(rows, sections))
     if settings.html:
-        from trainer.compare.report import write_report
+        from trainer.commands.compare.report import write_report
 
         write_report(settings.html, rows, sections)
         print(f"wrote {settings.html}")

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from trainer.benchmark.measure import WARM_UP, Measured
-from trainer.benchmark.peak import Peak
-from trainer.benchmark.verdict import Rates, smallest_useful_side, verdict
+from trainer.commands.benchmark.measure import WARM_UP, Measured
+from trainer.commands.benchmark.peak import Peak
+from trainer.commands.benchmark.verdict import Rates, smallest_useful_side, verdict
 from trainer.data.loader import Source
 from trainer.recipe import Recipe
 from trainer.recipe_file import changes_to_named

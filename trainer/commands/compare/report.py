@@ -6,8 +6,8 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trainer.compare.comparison import HEADER, Row, cells, details
-from trainer.compare.run_record import FinishedRun
+from trainer.commands.compare.comparison import HEADER, Row, cells, details
+from trainer.commands.compare.run_record import FinishedRun
 from trainer.errors import UserError
 from trainer.files import replace_text
 

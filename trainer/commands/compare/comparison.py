@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trainer.compare.published import LAST_EPOCHS, against_published, changed, median_of_last
-from trainer.compare.run_record import PRETRAINED, FinishedRun
-from trainer.compare.statistics import deviation, difference, mean_of
+from trainer.commands.compare.published import LAST_EPOCHS, against_published, changed, median_of_last
+from trainer.commands.compare.run_record import PRETRAINED, FinishedRun
+from trainer.commands.compare.statistics import deviation, difference, mean_of
 from trainer.recipe_file import recipe_changes, recipe_names
 
 HEADER = ("", "recipe", "n", "top-1, %", f"last {LAST_EPOCHS}, %", "vs published", "images/s", "training")

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from trainer.commands.weights import Weights
 from trainer.data.loader import Source
 from trainer.distributed.process_group import World
 from trainer.errors import UserError
@@ -14,7 +15,6 @@ from trainer.recipe import CenterCrop, Recipe
 from trainer.recipe_file import changes_to_named
 from trainer.run.environment import environment
 from trainer.settings import EvaluateSettings, TrainSettings
-from trainer.weights_file import Weights
 
 
 def write_passport(

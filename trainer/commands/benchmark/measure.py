@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from trainer.benchmark.peak import wait_for
+from trainer.commands.benchmark.peak import wait_for
 from trainer.data.loader import BATCHES_AHEAD
 from trainer.distributed.process_group import World
 from trainer.log.throughput import Rates, Throughput

@@ -11,7 +11,8 @@ from itertools import groupby
 
 from torch import nn
 
-from trainer.cost import (
+from trainer.commands.plan import curve
+from trainer.commands.plan.cost import (
     Memory,
     PassCost,
     checkpoint_bytes,
@@ -21,16 +22,15 @@ from trainer.cost import (
     parameter_count,
     pass_cost,
 )
+from trainer.commands.plan.data import DataFacts, data_facts
+from trainer.commands.plan.measure import choose_device, measured_bytes
+from trainer.commands.plan.scaling import Links, all_reduce_seconds, misfit, ring_bytes, speed, world_sizes
+from trainer.commands.plan.text import Row, in_bytes, in_flops, in_macs, in_time, section, table
+from trainer.commands.plan.warnings import warnings
 from trainer.data.resolution import resolution_at
 from trainer.fine_tuning import apply_fine_tuning, train_mode
 from trainer.model import build_model, without_pretrained
 from trainer.optimizer import audit
-from trainer.plan import curve
-from trainer.plan.data import DataFacts, data_facts
-from trainer.plan.measure import choose_device, measured_bytes
-from trainer.plan.scaling import Links, all_reduce_seconds, misfit, ring_bytes, speed, world_sizes
-from trainer.plan.text import Row, in_bytes, in_flops, in_macs, in_time, section, table
-from trainer.plan.warnings import warnings
 from trainer.recipe import LibraryModel, Recipe
 from trainer.recipe_file import changes_to_named, recipe_names, recipe_source
 from trainer.settings import PlanSettings

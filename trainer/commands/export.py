@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from trainer.commands.onnx import OnnxNetwork, write_onnx
+from trainer.commands.weights import Weights, file_sha256, load_network, run_weights
 from trainer.errors import UserError, first_line
 from trainer.evaluation.result import crop_in_words
 from trainer.files import whole_file
-from trainer.onnx_file import OnnxNetwork, write_onnx
 from trainer.recipe import LibraryModel, Recipe, ResNet
 from trainer.run.directory import Run
 from trainer.settings import ExportSettings
-from trainer.weights_file import Weights, file_sha256, load_network, run_weights
 
 SUFFIXES = {"torchvision": (".pth", ".pt"), "onnx": (".onnx",), "safetensors": (".safetensors",)}
 SAME = 1e-6  # largest difference of logits where the same kernels compute

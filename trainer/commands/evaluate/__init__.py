@@ -1,0 +1,1 @@
+"""Evaluates a run or any weights file, and keeps a record."""

@@ -1,0 +1,1 @@
+"""Shows the images as the model sees them."""
