@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import tyro
 
-from trainer.data.beton import BetonSource
+from trainer.data.beton.prepare import PrepareOptions, prepare_folder
+from trainer.data.beton.source import BetonSource
 from trainer.data.crop import Cuts, train_view
-from trainer.data.prepare import PrepareOptions, prepare_folder
 from trainer.recipe import RandomResizedCrop
 
 STORED = {

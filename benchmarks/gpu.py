@@ -32,8 +32,8 @@ from benchmarks.loaders import repeat_photos
 from benchmarks.roofline import roofline
 from trainer.commands.benchmark.peak import wait_for
 from trainer.data import open_beton
+from trainer.data.beton.prepare import PrepareOptions, prepare_folder
 from trainer.data.loader import BATCHES_AHEAD, Loader
-from trainer.data.prepare import PrepareOptions, prepare_folder
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World
 from trainer.errors import UserError

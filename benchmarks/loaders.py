@@ -9,8 +9,8 @@ from typing import Any
 
 from benchmarks.table import Row, ratio_row
 from trainer.commands.benchmark.peers import Job, Peer, ffcv_loader, torchvision_pipeline
-from trainer.data.check import read_index
-from trainer.data.prepare import PrepareOptions, prepare_folder
+from trainer.data.beton.index import read_index
+from trainer.data.beton.prepare import PrepareOptions, prepare_folder
 from trainer.recipe import RandomResizedCrop
 
 BATCH = 64
@@ -18,7 +18,7 @@ BATCH = 64
 
 def our_loader(job: Job) -> Iterator[int]:
     """This project's, in training's order and with training's draws."""
-    from trainer.data.beton import BetonSource
+    from trainer.data.beton.source import BetonSource
     from trainer.data.crop import train_view
     from trainer.data.loader import Loader
     from trainer.data.order import epoch_order, train_batches

@@ -24,7 +24,7 @@ from benchmarks.loop import end_to_end_rows, loop_rows, ranks_row
 from benchmarks.memory import memory_row
 from benchmarks.starts import resume_row, start_rows
 from benchmarks.table import Row, as_json, line, markdown
-from trainer.data.prepare import SMALL_IMAGES, prepare_folder
+from trainer.data.beton.prepare import SMALL_IMAGES, prepare_folder
 from trainer.distributed import process_group
 from trainer.run.environment import environment
 from trainer.settings import TrainSettings

@@ -267,7 +267,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=4)
     options = parser.parse_args()
-    from trainer.data.prepare import prepare_digits
+    from trainer.data.beton.prepare import prepare_digits
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -42,9 +42,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """scikit-learn's digits as train.beton (1,437 images) and val.beton (360)."""
     from trainer.data import open_source
+    from trainer.data.beton.prepare import prepare_digits
     from trainer.data.crop import eval_view
     from trainer.data.loader import Loader
-    from trainer.data.prepare import prepare_digits
     from trainer.recipe import CenterCrop
 
     folder = tmp_path_factory.mktemp("digits")
@@ -73,7 +73,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def photo_betons(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same photographs, every second one a JPEG or thereabouts, as train.beton and val.beton."""
-    from trainer.data.prepare import PrepareOptions, prepare_folder
+    from trainer.data.beton.prepare import PrepareOptions, prepare_folder
 
     folder = tmp_path_factory.mktemp("photo_betons")
     prepare_folder(photos, folder, PrepareOptions(workers=2))

@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--epochs", type=int, default=200)
     epochs = parser.parse_args().epochs
-    from trainer.data.prepare import prepare_digits
+    from trainer.data.beton.prepare import prepare_digits
 
     with tempfile.TemporaryDirectory() as folder:
         prepare_digits(Path(folder) / "data")

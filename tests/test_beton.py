@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from trainer.data import open_source
-from trainer.data.beton import BetonSource
-from trainer.data.check import RAW, read_index
+from trainer.data.beton.index import RAW, read_index
+from trainer.data.beton.source import BetonSource
 from trainer.data.crop import View, eval_view, train_view
 from trainer.data.loader import Loader
 from trainer.errors import LocalError

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer.data import check
-from trainer.data.check import BetonIndex, content_checksum, read_index, verify
-from trainer.data.manifest import DataOrigin, Encoding, Manifest, read_manifest, read_stamp, stamp_path
-from trainer.data.writer import Images, write_beton
+from trainer.data.beton import index as beton_index
+from trainer.data.beton.index import BetonIndex, content_checksum, read_index, verify
+from trainer.data.beton.manifest import DataOrigin, Encoding, Manifest, read_manifest, read_stamp, stamp_path
+from trainer.data.beton.writer import Images, write_beton
 from trainer.errors import UserError
 
 COUNT, CLASSES = 40, ["a", "b", "c"]
@@ -70,29 +70,29 @@ def same(one: BetonIndex, other: BetonIndex) -> bool:
 
 
 def metadata_at(image: int) -> int:
-    return check.METADATA_START + image * check.METADATA.itemsize
+    return beton_index.METADATA_START + image * beton_index.METADATA.itemsize
 
 
 def table_at(path: Path, image: int) -> int:
-    table_start = path.stat().st_size - COUNT * check.ALLOCATION.itemsize
-    return table_start + image * check.ALLOCATION.itemsize
+    table_start = path.stat().st_size - COUNT * beton_index.ALLOCATION.itemsize
+    return table_start + image * beton_index.ALLOCATION.itemsize
 
 
 def test_the_layout_is_ffcvs() -> None:
     from ffcv import types
     from ffcv.fields import IntField, RGBImageField
 
-    assert types.CURRENT_VERSION == check.VERSION
+    assert types.CURRENT_VERSION == beton_index.VERSION
     for ours, theirs in (
-        (check.HEADER, types.HeaderType),
-        (check.FIELD, types.FieldDescType),
-        (check.ALLOCATION, types.ALLOC_TABLE_TYPE),
-        (check.METADATA, types.get_metadata_type([RGBImageField(), IntField()])),
+        (beton_index.HEADER, types.HeaderType),
+        (beton_index.FIELD, types.FieldDescType),
+        (beton_index.ALLOCATION, types.ALLOC_TABLE_TYPE),
+        (beton_index.METADATA, types.get_metadata_type([RGBImageField(), IntField()])),
     ):
         assert ours.itemsize == theirs.itemsize
         assert ours.fields == theirs.fields
     assert types.TYPE_ID_HANDLER[2] is RGBImageField and types.TYPE_ID_HANDLER[1] is IntField
-    assert [kind for _, kind in check.FIELDS] == [2, 1]
+    assert [kind for _, kind in beton_index.FIELDS] == [2, 1]
 
 
 def test_the_index_is_what_ffcvs_reader_reads(written: Path) -> None:
@@ -166,7 +166,7 @@ def test_any_changed_byte_is_refused_or_without_effect(beton: Path) -> None:
     spans = list(zip(original.pointers.tolist(), original.sizes.tolist(), strict=True))
     random = np.random.default_rng(2)
     in_images = [start + int(random.integers(size)) for start, size in spans for _ in range(3)]
-    offsets = [*range(check.HEADER.itemsize + 40), *range(metadata_at(0), metadata_at(COUNT)), *in_images]
+    offsets = [*range(beton_index.HEADER.itemsize + 40), *range(metadata_at(0), metadata_at(COUNT)), *in_images]
     offsets += range(table_at(beton, 0), len(content))
     refused = 0
     for offset in offsets:
@@ -232,7 +232,7 @@ def test_an_empty_file_is_too_short(tmp_path: Path) -> None:
 
 
 def jpegs(path: Path) -> list[int]:
-    found = np.flatnonzero(read_index(path).modes == check.JPEG).tolist()
+    found = np.flatnonzero(read_index(path).modes == beton_index.JPEG).tolist()
     assert 10 < len(found) < 30
     return found
 
@@ -262,8 +262,8 @@ def test_swapped_pointers_are_named(beton: Path) -> None:
 def test_images_swapped_everywhere_are_found_by_the_checksum(beton: Path) -> None:
     """Two raw images of one class change places in metadata and table: the structure is whole."""
     index = read_index(beton)
-    raw = [image for image in range(0, COUNT, 3) if index.modes[image] == check.RAW][:2]
-    table = np.frombuffer(beton.read_bytes()[table_at(beton, 0) :], check.ALLOCATION)
+    raw = [image for image in range(0, COUNT, 3) if index.modes[image] == beton_index.RAW][:2]
+    table = np.frombuffer(beton.read_bytes()[table_at(beton, 0) :], beton_index.ALLOCATION)
     places = {int(entry["sample_id"]): number for number, entry in enumerate(table)}
     for image, other in ((raw[0], raw[1]), (raw[1], raw[0])):
         pointer = struct.pack("<Q", index.pointers[other])
@@ -298,11 +298,11 @@ def test_impossible_metadata_is_named(beton: Path, offset: int, content: bytes, 
 
 def test_sizes_that_do_not_fit_the_image_are_named(beton: Path) -> None:
     index, content = read_index(beton), beton.read_bytes()
-    raw = int(np.flatnonzero(index.modes == check.RAW)[3])
+    raw = int(np.flatnonzero(index.modes == beton_index.RAW)[3])
     overwrite(beton, metadata_at(raw) + 3, struct.pack("<H", 11))
     refuse(beton, f"image {raw} does not have height x width x 3 bytes")
     overwrite(beton, 0, content)
-    table = np.frombuffer(content[table_at(beton, 0) :], check.ALLOCATION)
+    table = np.frombuffer(content[table_at(beton, 0) :], beton_index.ALLOCATION)
     jpeg = jpegs(beton)[3]
     overwrite(beton, table_at(beton, table["sample_id"].tolist().index(jpeg)) + 16, struct.pack("<Q", 3))
     refuse(beton, f"image {jpeg} is too short for a JPEG")
@@ -311,7 +311,7 @@ def test_sizes_that_do_not_fit_the_image_are_named(beton: Path) -> None:
 def test_impossible_places_are_named(beton: Path) -> None:
     index = read_index(beton)
     content = beton.read_bytes()
-    table = np.frombuffer(content[table_at(beton, 0) :], check.ALLOCATION)
+    table = np.frombuffer(content[table_at(beton, 0) :], beton_index.ALLOCATION)
     entry, image = 9, int(table["sample_id"][9])
     for pointer, size, says in (
         (0, 10, "does not lie"),
@@ -373,19 +373,19 @@ def test_a_million_images_take_about_a_second(tmp_path: Path) -> None:
     import time
 
     count, page = 1_000_000, 1 << 22
-    header = np.zeros(1, check.HEADER)
-    start = -(-(check.METADATA_START + count * check.METADATA.itemsize) // page) * page
+    header = np.zeros(1, beton_index.HEADER)
+    start = -(-(beton_index.METADATA_START + count * beton_index.METADATA.itemsize) // page) * page
     places = start + np.arange(count, dtype=np.uint64) * 4
     header["version"], header["num_fields"], header["page_size"], header["num_samples"] = 2, 2, page, count
     header["alloc_table_ptr"] = start + 4 * count
-    fields = np.zeros(2, check.FIELD)
-    for field, (name, kind) in zip(fields, check.FIELDS, strict=True):
+    fields = np.zeros(2, beton_index.FIELD)
+    for field, (name, kind) in zip(fields, beton_index.FIELDS, strict=True):
         field["type_id"], field["name"][:5] = kind, list(name.encode())
-    metadata = np.zeros(count, check.METADATA)
-    metadata["f0"]["mode"], metadata["f0"]["width"], metadata["f0"]["height"] = check.RAW, 1, 1
+    metadata = np.zeros(count, beton_index.METADATA)
+    metadata["f0"]["mode"], metadata["f0"]["width"], metadata["f0"]["height"] = beton_index.RAW, 1, 1
     metadata["f0"]["data_ptr"] = places
-    metadata["f0"]["mode"][::2] = check.JPEG
-    table = np.zeros(count, check.ALLOCATION)
+    metadata["f0"]["mode"][::2] = beton_index.JPEG
+    table = np.zeros(count, beton_index.ALLOCATION)
     table["sample_id"], table["ptr"], table["size"] = np.arange(count), places, 3
     table["size"][::2] = 4
     path = tmp_path / "million.beton"

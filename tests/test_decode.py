@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from trainer.data.beton import scratch
-from trainer.data.check import JPEG, RAW
-from trainer.data.decode import BAD_JPEG, _layout, _splice, decode
-from trainer.data.jpeg import encode_jpeg, restart_interval
+from trainer.data.beton.decode import BAD_JPEG, _layout, _splice, decode
+from trainer.data.beton.index import JPEG, RAW
+from trainer.data.beton.jpeg import encode_jpeg, restart_interval
+from trainer.data.beton.source import scratch
 
 ROOT = Path(__file__).parent.parent
 SAMPLINGS = {"4:4:4": "4:4:4", "4:2:2": "4:2:2", "4:2:0": "4:2:0", "gray": None}

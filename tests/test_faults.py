@@ -21,7 +21,7 @@ from processes import ROOT, TIMEOUT, assert_same_run, metrics, run, weights
 
 from trainer.__main__ import main
 from trainer.data import open_source
-from trainer.data.check import RAW
+from trainer.data.beton.index import RAW
 from trainer.data.crop import Cuts
 from trainer.data.loader import Loader
 from trainer.errors import LocalError
@@ -175,8 +175,8 @@ DAMAGE = """
 import sys
 from pathlib import Path
 import numpy as np
-from trainer.data.beton import BetonSource
-from trainer.data.check import JPEG
+from trainer.data.beton.source import BetonSource
+from trainer.data.beton.index import JPEG
 from trainer.data.crop import Cuts
 from trainer.errors import LocalError
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from trainer import command_line
-from trainer.data.manifest import Manifest, manifest_path, read_manifest
+from trainer.data.beton.manifest import Manifest, manifest_path, read_manifest
 from trainer.errors import UserError
 from trainer.log.log import _truncate
 from trainer.model import build_model, load_initial_weights

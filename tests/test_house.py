@@ -22,7 +22,7 @@ HEAVY = ("torch", "torchvision", "timm", "numba", "ffcv", "tensorboard", "numpy"
 
 
 def name_of(path: Path) -> str:
-    """trainer/data/beton.py -> "trainer/data/beton.py", whatever the checkout is called."""
+    """trainer/data/beton/source.py -> "trainer/data/beton/source.py", whatever the checkout is called."""
     return path.relative_to(ROOT).as_posix()
 
 
@@ -141,12 +141,15 @@ def test_the_launcher_looks_into_no_recipe() -> None:
     ("package", "allowed"),
     [
         # peers.py measures FFCV's own Loader beside ours, in a process of its own
-        ("ffcv", {"trainer/data/native.py", "trainer/data/writer.py", "trainer/commands/benchmark/peers.py"}),
+        (
+            "ffcv",
+            {"trainer/data/beton/native.py", "trainer/data/beton/writer.py", "trainer/commands/benchmark/peers.py"},
+        ),
         (
             "numba",
             {
-                "trainer/data/decode.py",
-                "trainer/data/native.py",
+                "trainer/data/beton/decode.py",
+                "trainer/data/beton/native.py",
                 "trainer/model/amx.py",
                 "trainer/model/fused_norm_kernels.py",
                 "trainer/model/openmp.py",

@@ -13,7 +13,7 @@ from trainer.__main__ import main
 from trainer.commands.look import look
 from trainer.commands.look.contact_sheet import GAP, LABEL, SIDE, Tile, draw_sheet, letterboxed
 from trainer.data import open_source
-from trainer.data.check import RAW, read_index
+from trainer.data.beton.index import RAW, read_index
 from trainer.data.crop import Cuts
 from trainer.data.image_folder import ImageFolderSource
 from trainer.data.loader import Loader

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data.manifest import (
+from trainer.data.beton.manifest import (
     DataOrigin,
     Encoding,
     Manifest,

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.data import prepare
-from trainer.data.check import read_index, verify
-from trainer.data.manifest import read_manifest
-from trainer.data.pixels import shrink, to_rgb
-from trainer.data.prepare import (
+from trainer.data.beton import prepare
+from trainer.data.beton.index import read_index, verify
+from trainer.data.beton.manifest import read_manifest
+from trainer.data.beton.pixels import shrink, to_rgb
+from trainer.data.beton.prepare import (
     IMAGENET,
     SMALL_IMAGES,
     PrepareOptions,
@@ -23,7 +23,7 @@ from trainer.data.prepare import (
     prepare_digits,
     prepare_folder,
 )
-from trainer.data.writer import BadImageError
+from trainer.data.beton.writer import BadImageError
 from trainer.errors import UserError
 
 AS_IT_IS = PrepareOptions(write_mode="raw", max_resolution=64, workers=1)  # larger than the images of most tests

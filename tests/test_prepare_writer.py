@@ -22,10 +22,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.data import check
-from trainer.data.check import read_index, verify
-from trainer.data.manifest import DataOrigin, Encoding, Manifest, read_manifest, read_stamp
-from trainer.data.writer import Images, write_beton
+from trainer.data.beton import index as beton_index
+from trainer.data.beton.index import read_index, verify
+from trainer.data.beton.manifest import DataOrigin, Encoding, Manifest, read_manifest, read_stamp
+from trainer.data.beton.writer import Images, write_beton
 from trainer.errors import UserError
 
 COUNT = 211  # an odd number, so that a shared memory segment left behind is known by its size
@@ -89,7 +89,7 @@ def alive(group: int | None) -> bool:
 
 def segments_left() -> list[str]:
     """Shared memory of the size that FFCV takes for COUNT images."""
-    sizes = (COUNT * check.METADATA.itemsize, 300 * check.METADATA.itemsize)
+    sizes = (COUNT * beton_index.METADATA.itemsize, 300 * beton_index.METADATA.itemsize)
     return [entry.name for entry in os.scandir("/dev/shm") if entry.is_file() and entry.stat().st_size in sizes]
 
 
@@ -217,7 +217,7 @@ def test_skip_bad_leaves_out_bad_images_and_only_them(tmp_path: Path, capfd: pyt
     index, content = verify(path, manifest), path.read_bytes()
     assert index.labels.tolist() == [image % 3 for image in kept]
     for place, image in enumerate(kept):
-        if index.modes[place] == check.RAW:
+        if index.modes[place] == beton_index.RAW:
             assert content[index.pointers[place] :][: index.sizes[place]] == pixels(image).tobytes()
     modes = [RAW.write_mode == "raw" and not replace(RAW, write_mode="proportion").is_jpeg(image) for image in kept]
     assert index.modes.tolist() == modes

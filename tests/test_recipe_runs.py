@@ -15,7 +15,7 @@ from PIL import Image
 from processes import ROOT
 from torchvision.models import resnet18
 
-from trainer.data.prepare import PrepareOptions, prepare_folder
+from trainer.data.beton.prepare import PrepareOptions, prepare_folder
 from trainer.recipe_file import load_recipe, recipe_names
 
 TIMEOUT = 1200  # seconds for all of them, on a machine that has other things to do

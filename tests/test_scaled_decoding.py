@@ -18,9 +18,9 @@ from test_decode import CORNER, SAMPLINGS, SHAPE, jpeg, markers, photo, read, sp
 from trainer.commands.plan.data import data_facts
 from trainer.commands.plan.plan import _training_rows
 from trainer.data import open_source
-from trainer.data.check import JPEG, RAW, read_index
+from trainer.data.beton.decode import BAD_JPEG
+from trainer.data.beton.index import JPEG, RAW, read_index
 from trainer.data.crop import Cuts, View, eval_view, train_view
-from trainer.data.decode import BAD_JPEG
 from trainer.data.image_folder import ImageFolderSource
 from trainer.data.loader import Loader
 from trainer.data.synthetic import SyntheticSource

@@ -128,7 +128,7 @@ def test_storage_that_does_not_answer_is_named_and_ends_the_run(split: str, digi
     script = (
         "import sys, threading\n"
         "from trainer.__main__ import main\n"
-        "from trainer.data.beton import BetonSource\n"
+        "from trainer.data.beton.source import BetonSource\n"
         "def read(self, *given):\n"
         "    if self.path.stem == sys.argv[1]:\n"
         "        threading.Event().wait()\n"

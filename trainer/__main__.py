@@ -179,7 +179,7 @@ def _export(words: list[str]) -> int:
 
 def _prepare(words: list[str]) -> int:
     kind, source, out, options = command_line.parse_prepare(words)
-    from trainer.data import prepare
+    from trainer.data.beton import prepare
 
     if kind == "digits":
         prepare.prepare_digits(out, options)

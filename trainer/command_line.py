@@ -18,7 +18,7 @@ from trainer.recipe_file import known_recipes, load_recipe
 from trainer.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from trainer.data.prepare import PrepareOptions
+    from trainer.data.beton.prepare import PrepareOptions
 
 T = TypeVar("T")
 _IDENTITY = ("name", "dataset", "published")  # of a recipe: not for the command line
@@ -78,7 +78,7 @@ def train_words(settings: TrainSettings) -> list[str]:
 
 def parse_prepare(words: Sequence[str]) -> tuple[str, Path | None, Path, PrepareOptions]:
     """`folder SRC --out DIR [--max-resolution 400 ...]` -> (kind, SRC or None, DIR, options)."""
-    from trainer.data.prepare import IMAGENET, SMALL_IMAGES, PrepareOptions
+    from trainer.data.beton.prepare import IMAGENET, SMALL_IMAGES, PrepareOptions
 
     sources = {
         "folder": "folder with class folders below train/ and val/ (or validation/, or test/)",

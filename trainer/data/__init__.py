@@ -58,7 +58,7 @@ def _open(data: str, split: Split, num_classes: int, resolution: int, check_cont
 def open_beton(path: Path, check_content: bool) -> Source:
     """One .beton file; see open_source. Raises UserError where it is damaged, or where FFCV is not installed."""
     try:
-        from trainer.data.beton import BetonSource
+        from trainer.data.beton.source import BetonSource
     except ImportError as error:
         raise UserError(
             f"{path} needs FFCV: pip install 'shortcut-trainer[ffcv]' (or give the folder of the original images)"

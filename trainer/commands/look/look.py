@@ -8,7 +8,7 @@ import torch
 from trainer.commands.look.contact_sheet import Tile, draw_sheet, letterboxed
 from trainer.data.anywhere import beton_file, open_anywhere
 from trainer.data.augment import Augmenter
-from trainer.data.check import RAW, read_index
+from trainer.data.beton.index import RAW, read_index
 from trainer.data.crop import eval_view, train_view
 from trainer.data.device import device_batches
 from trainer.data.loader import Loader, Source, check_square, default_workers

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from trainer.data import FOLDERS, Split, open_source
-from trainer.data.check import verify
-from trainer.data.manifest import read_manifest
+from trainer.data.beton.index import verify
+from trainer.data.beton.manifest import read_manifest
 from trainer.datasets import IMAGES
 from trainer.errors import UserError
 from trainer.recipe import PaddedCrop, Recipe

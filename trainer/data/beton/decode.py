@@ -18,8 +18,8 @@ Three things make this faster than decoding an image and resizing a part of it, 
 import numpy as np
 from numba import njit
 
-from trainer.data.check import RAW
-from trainer.data.native import imdecode, memchr, memcpy, pread, resize
+from trainer.data.beton.index import RAW
+from trainer.data.beton.native import imdecode, memchr, memcpy, pread, resize
 
 SHORT_READ, BAD_JPEG = 1, 2  # what decode() says of an image it could not read
 _MARGIN = 1  # px around a crop: chroma of half the resolution is interpolated from the next sample

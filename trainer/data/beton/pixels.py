@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from trainer.data.manifest import MAX_SIDE
-from trainer.data.writer import BadImageError
+from trainer.data.beton.manifest import MAX_SIDE
+from trainer.data.beton.writer import BadImageError
 
 
 def to_rgb(image: Image.Image | np.ndarray) -> np.ndarray:

@@ -17,16 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data import check
-from trainer.data import manifest as beside
-from trainer.data.jpeg import encode_jpeg
-from trainer.data.manifest import DataOrigin, Encoding, Manifest
+from trainer.data.beton import index as beton_index
+from trainer.data.beton import manifest as beside
+from trainer.data.beton.jpeg import encode_jpeg
+from trainer.data.beton.manifest import DataOrigin, Encoding, Manifest
 from trainer.errors import UserError
 from trainer.files import whole_file
 
 INSTALL_FFCV = "pip install 'shortcut-trainer[ffcv]' (builds with libopencv-dev libturbojpeg0-dev pkg-config g++)"
 CHUNK = 16  # images that a worker takes at a time
-ROW = np.dtype([("metadata", check.METADATA), ("size", "i8"), ("digest", "u1", 32), ("stored", "?")])
+ROW = np.dtype([("metadata", beton_index.METADATA), ("size", "i8"), ("digest", "u1", 32), ("stored", "?")])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +72,8 @@ def write_beton(
             job = _Job(partial, images, encoding, workers or len(os.sched_getaffinity(0)), skip_bad)
             job.run(progress)
             checksum = job.finish()
-            index = check.read_index(partial, len(classes))
-            if check.content_checksum(partial, index, workers) != checksum:
+            index = beton_index.read_index(partial, len(classes))
+            if beton_index.content_checksum(partial, index, workers) != checksum:
                 raise UserError(f"{partial} reads back other bytes than were written: is the storage faulty?")
             manifest = Manifest(
                 count=len(index), classes=classes,
@@ -173,7 +173,7 @@ class _Job:
         stored = self.rows[self.rows["stored"]]
         if len(stored) == 0 or len(stored) + len(self.skipped) != len(self.rows):
             raise UserError(f"{self.path}: only {len(stored)} of {len(self.rows)} images could be stored")
-        table = np.empty(len(stored), check.ALLOCATION)
+        table = np.empty(len(stored), beton_index.ALLOCATION)
         table["sample_id"] = np.arange(len(stored))
         table["ptr"] = stored["metadata"]["f0"]["data_ptr"]
         table["size"] = stored["size"]
@@ -181,10 +181,10 @@ class _Job:
         self.header["num_samples"], self.header["alloc_table_ptr"] = len(stored), table_start
         with open(self.path, "r+b") as file:
             file.write(self.header.tobytes())
-            for start, content in ((check.METADATA_START, stored["metadata"]), (table_start, table)):
+            for start, content in ((beton_index.METADATA_START, stored["metadata"]), (table_start, table)):
                 file.seek(start)
                 file.write(content.tobytes())
-        return check.checksum_of(stored["digest"].tobytes())
+        return beton_index.checksum_of(stored["digest"].tobytes())
 
     def _work(self, worker: int, report: connection.Connection, parent: int) -> None:
         """The life of a worker. Reports (image, reason) for an image it skips, (-1, message) for its own end."""
@@ -228,15 +228,15 @@ class _Job:
             raise BadImageError(_line(error)) from error
         if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise TypeError("load() returned something else than uint8 of shape (height, width, 3)")
-        mode, stored = check.RAW, pixels.reshape(-1)
+        mode, stored = beton_index.RAW, pixels.reshape(-1)
         if self.encoding.is_jpeg(image):
-            mode, stored = check.JPEG, encode_jpeg(pixels, self.encoding.jpeg_quality, self.encoding.jpeg_tiles)
+            mode, stored = beton_index.JPEG, encode_jpeg(pixels, self.encoding.jpeg_quality, self.encoding.jpeg_tiles)
         place, given = pages.allocate(len(stored))
         given[:] = stored
         label, (height, width), row = self.images.labels[image], pixels.shape[:2], self.rows[image : image + 1]
         row["metadata"]["f0"], row["metadata"]["f1"] = (mode, width, height, place), label
-        header = np.array((label, height, width, mode), check.SAMPLE).tobytes()
-        row["digest"] = np.frombuffer(check.sample_digest(header, stored.data), np.uint8)
+        header = np.array((label, height, width, mode), beton_index.SAMPLE).tobytes()
+        row["digest"] = np.frombuffer(beton_index.sample_digest(header, stored.data), np.uint8)
         row["size"], row["stored"] = len(stored), True
 
     def _expect_success(self, process: BaseProcess, image: int) -> None:

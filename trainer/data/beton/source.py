@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data.check import BetonIndex, verify
+from trainer.data.beton.decode import BAD_JPEG, SHORT_READ, decode
+from trainer.data.beton.index import BetonIndex, verify
+from trainer.data.beton.manifest import read_manifest
 from trainer.data.crop import Cuts
-from trainer.data.decode import BAD_JPEG, SHORT_READ, decode
-from trainer.data.manifest import read_manifest
 from trainer.errors import LocalError
 
 

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from trainer.data.manifest import WRITE_AGAIN, Manifest, Sizes, read_stamp, stamp_now, write_stamp
+from trainer.data.beton.manifest import WRITE_AGAIN, Manifest, Sizes, read_stamp, stamp_now, write_stamp
 from trainer.errors import UserError
 
 # The layout: header, two field descriptors, one row of metadata per image, pages of image bytes, allocation table.

@@ -1,0 +1,1 @@
+"""FFCV's .beton format: reading, decoding, writing and preparing its files."""
