@@ -10,8 +10,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from trainer.atomic import replace_text
 from trainer.errors import first_line
-from trainer.files import replace_text
 
 
 class TimeUp(BaseException):

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from launch.submission import Submission, now
+from trainer.atomic import replace_text
 from trainer.distributed.parent import TEMPORARY
 from trainer.errors import UserError
-from trainer.files import replace_text
 
 _PORTS = range(10_000, 32_000)  # below those that systems hand out by themselves
 _ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # by which a user ends a run

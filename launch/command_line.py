@@ -9,8 +9,8 @@ from typing import TypeVar
 from launch import cluster
 from launch.settings import LocalSettings, ProcessSettings, SlurmSettings
 from launch.submission import Run
-from trainer.command_line import parse as parse_options
-from trainer.command_line import parse_train, train_words
+from trainer.cli import parse as parse_options
+from trainer.cli import parse_train, train_words
 from trainer.errors import UserError
 from trainer.recipe_file import known_recipes, recipe_source
 

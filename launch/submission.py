@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from launch.snapshot import copy_code, package_versions
+from trainer.atomic import replace_text
 from trainer.errors import UserError
-from trainer.files import replace_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ import pytest
 from launch.attempt import attempts, begin, decide, end, free_port, newest_step, note_rank, rank_codes
 from launch.rank import of_slurm
 from launch.submission import Job, Submission
+from trainer.atomic import whole_file
 from trainer.distributed.parent import TEMPORARY
 from trainer.errors import UserError
-from trainer.files import whole_file
 
 
 @pytest.fixture

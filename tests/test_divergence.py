@@ -13,9 +13,9 @@ from processes import run, weights
 from trainer.__main__ import main
 from trainer.data.order import epoch_order
 from trainer.distributed import process_group
-from trainer.divergence import images_of
+from trainer.nonfinite import images_of
 from trainer.recipe_file import load_recipe
-from trainer.steps import NotFiniteError, StepNumbers, Summary, spikes
+from trainer.step_metrics import NotFiniteError, StepNumbers, Summary, spikes
 
 RECIPE = Path(__file__).parent / "small_recipe.py"
 PER_EPOCH, COUNT = 14, 1437

@@ -16,7 +16,7 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from trainer import command_line
+from trainer import cli
 from trainer.data.beton.manifest import Manifest, manifest_path, read_manifest
 from trainer.errors import UserError
 from trainer.log.log import _truncate
@@ -78,7 +78,7 @@ def test_any_options_of_train_are_settings_or_one_line(name: str, words: list[An
     given_words = [part for word in words for part in (word if isinstance(word, tuple) else (word,))]
     assume("--help" not in given_words and "-h" not in given_words)
     try:
-        recipe, options = command_line.parse_train([name, "--data", "d", "--run-dir", "r", *given_words])
+        recipe, options = cli.parse_train([name, "--data", "d", "--run-dir", "r", *given_words])
     except UserError as error:
         assert is_clear(error), repr(str(error))
         return
@@ -95,7 +95,7 @@ def test_any_options_of_other_verbs_are_settings_or_one_line(kind: type, data: s
     words = data.draw(st.lists(st.one_of(st.sampled_from(names), JUNK), max_size=6))
     assume("--help" not in words and "-h" not in words)
     try:
-        assert isinstance(command_line.parse(kind, words, "verb"), kind)
+        assert isinstance(cli.parse(kind, words, "verb"), kind)
     except UserError as error:
         assert is_clear(error), repr(str(error))
 

@@ -44,7 +44,7 @@ from trainer.recipe import (
     TrivialAugmentWide,
 )
 from trainer.recipe_file import load_recipe
-from trainer.steps import StepNumbers, gradient_norm
+from trainer.step_metrics import StepNumbers, gradient_norm
 
 GPU = torch.device("cuda", 0)
 RECIPE = replace(

@@ -156,7 +156,7 @@ def test_the_launcher_looks_into_no_recipe() -> None:
                 "trainer/model/weight_gradient_kernels.py",
             },
         ),
-        ("tyro", {"trainer/settings.py", "trainer/command_line.py", "launch/settings.py"}),
+        ("tyro", {"trainer/settings.py", "trainer/cli.py", "launch/settings.py"}),
         ("timm", {"trainer/model/library.py", "trainer/optimizer.py", "trainer/ema.py"}),
         ("torch.utils.tensorboard", {"trainer/log/board.py"}),
         ("plotly", {"trainer/commands/compare/report.py"}),

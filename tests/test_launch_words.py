@@ -8,7 +8,7 @@ from launch.__main__ import main
 from launch.command_line import parse, parse_launch, runs_of
 from launch.layout import Layout, layout_of, minutes_of
 from launch.settings import LocalSettings, PreflightSettings, ProcessSettings, SlurmSettings
-from trainer.command_line import parse_train, train_words
+from trainer.cli import parse_train, train_words
 from trainer.errors import UserError
 
 NEEDED = ["--data", "synthetic:64", "--run-dir", "runs"]

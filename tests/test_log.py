@@ -18,7 +18,7 @@ from trainer.log.log import Log
 from trainer.log.throughput import Rates, Throughput, slowest
 from trainer.recipe_file import load_recipe
 from trainer.run.state import Position
-from trainer.steps import Summary, Told
+from trainer.step_metrics import Summary, Told
 
 PER_EPOCH = 4
 RECIPE = replace(load_recipe(Path(__file__).parent / "small_recipe.py"), epochs=25)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from trainer.atomic import whole_file
 from trainer.data.beton.manifest import (
     DataOrigin,
     Encoding,
@@ -20,7 +21,6 @@ from trainer.data.beton.manifest import (
     write_stamp,
 )
 from trainer.errors import UserError
-from trainer.files import whole_file
 
 MANIFEST = Manifest(
     count=3,

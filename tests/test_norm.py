@@ -24,7 +24,7 @@ from trainer.distributed.process_group import World
 from trainer.model import build_model
 from trainer.model.norm import SplitNorm, split_norms
 from trainer.optimizer import sort_parameters
-from trainer.precise_norm import measure_norms
+from trainer.precise_bn import measure_norms
 
 SPECS: dict[str, recipe.ResNet | recipe.CifarResNet | recipe.LibraryModel] = {
     "ours": recipe.ResNet(depth=18),

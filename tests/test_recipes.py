@@ -14,7 +14,7 @@ from papers import PAPERS, Images
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from trainer.command_line import parse_prepare, parse_train
+from trainer.cli import parse_prepare, parse_train
 from trainer.data.resolution import resolution_at
 from trainer.model import build_model, without_pretrained
 from trainer.model.block import Block

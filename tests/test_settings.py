@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from trainer.__main__ import main
-from trainer.command_line import parse, parse_prepare, parse_train
+from trainer.cli import parse, parse_prepare, parse_train
 from trainer.errors import UserError
 from trainer.recipe import (
     LARS,

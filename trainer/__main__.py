@@ -9,10 +9,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from trainer import command_line, recipe_file, settings
+from trainer import cli, recipe_file, settings
+from trainer.atomic import MAKE_ROOM
 from trainer.distributed.parent import TEMPORARY, end_with_launcher
 from trainer.errors import LocalError, SharedError, UnreachableError, UserError, first_line, one_line
-from trainer.files import MAKE_ROOM
 
 USAGE = """usage: python -m trainer VERB ...
 
@@ -118,7 +118,7 @@ gc.set_threshold(10_000)
 
 
 def _train(words: list[str]) -> int:
-    recipe, options = command_line.parse_train(words)
+    recipe, options = cli.parse_train(words)
     from trainer.distributed.stop import Stopped
     from trainer.train import train
 
@@ -130,7 +130,7 @@ def _train(words: list[str]) -> int:
 
 
 def _evaluate(words: list[str]) -> int:
-    options = command_line.parse(settings.EvaluateSettings, words, "evaluate")
+    options = cli.parse(settings.EvaluateSettings, words, "evaluate")
     from trainer.evaluation.evaluate import evaluate_weights
 
     evaluate_weights(options)
@@ -138,7 +138,7 @@ def _evaluate(words: list[str]) -> int:
 
 
 def _look(words: list[str]) -> int:
-    options = command_line.parse(settings.LookSettings, words, "look")
+    options = cli.parse(settings.LookSettings, words, "look")
     from trainer.commands.look.look import look
 
     look(options)
@@ -146,7 +146,7 @@ def _look(words: list[str]) -> int:
 
 
 def _plan(words: list[str]) -> int:
-    recipe, options = command_line.parse_with_recipe(settings.PlanSettings, words, "plan")
+    recipe, options = cli.parse_with_recipe(settings.PlanSettings, words, "plan")
     from trainer.commands.plan.plan import plan
 
     plan(recipe, options)
@@ -154,7 +154,7 @@ def _plan(words: list[str]) -> int:
 
 
 def _benchmark(words: list[str]) -> int:
-    recipe, options = command_line.parse_with_recipe(settings.BenchmarkSettings, words, "benchmark")
+    recipe, options = cli.parse_with_recipe(settings.BenchmarkSettings, words, "benchmark")
     from trainer.commands.benchmark.benchmark import benchmark
 
     benchmark(recipe, options)
@@ -162,7 +162,7 @@ def _benchmark(words: list[str]) -> int:
 
 
 def _compare(words: list[str]) -> int:
-    options = command_line.parse(settings.CompareSettings, words, "compare")
+    options = cli.parse(settings.CompareSettings, words, "compare")
     from trainer.commands.compare.compare import compare
 
     compare(options)
@@ -170,7 +170,7 @@ def _compare(words: list[str]) -> int:
 
 
 def _export(words: list[str]) -> int:
-    options = command_line.parse(settings.ExportSettings, words, "export")
+    options = cli.parse(settings.ExportSettings, words, "export")
     from trainer.commands.export import export
 
     export(options)
@@ -178,7 +178,7 @@ def _export(words: list[str]) -> int:
 
 
 def _prepare(words: list[str]) -> int:
-    kind, source, out, options = command_line.parse_prepare(words)
+    kind, source, out, options = cli.parse_prepare(words)
     from trainer.data.beton import prepare
 
     if kind == "digits":
@@ -190,7 +190,7 @@ def _prepare(words: list[str]) -> int:
 
 
 def _recipes(words: list[str]) -> int:
-    wanted = command_line.parse(settings.RecipesSettings, words, "recipes").words
+    wanted = cli.parse(settings.RecipesSettings, words, "recipes").words
     names = [name for name in recipe_file.recipe_names() if not wanted or any(word in name for word in wanted)]
     if not names:
         raise UserError(f"no recipe's name holds {' or '.join(wanted)}: {recipe_file.known_recipes()}")

@@ -18,7 +18,6 @@ from trainer.distributed import process_group
 from trainer.distributed.process_group import gradient_sync, on_every_rank
 from trainer.distributed.stop import Request, Requests
 from trainer.distributed.watchdog import COMPUTING, EXCHANGING, Watch
-from trainer.divergence import on_record
 from trainer.ema import Average
 from trainer.evaluation.evaluate import evaluate, read_all
 from trainer.evaluation.result import averaged_in_words, report, result, trained_in_words
@@ -28,8 +27,9 @@ from trainer.log.pictures import show_augmented, show_mistakes
 from trainer.log.profile import profiler
 from trainer.log.throughput import Throughput
 from trainer.loss import build_loss
+from trainer.nonfinite import on_record
 from trainer.optimizer import build_optimizer
-from trainer.precise_norm import remeasure_norms
+from trainer.precise_bn import remeasure_norms
 from trainer.precision import allow_tensor_float, autocast, build_scaler
 from trainer.recipe import Recipe
 from trainer.run.directory import Run
@@ -49,7 +49,7 @@ from trainer.setup import (
     summary,
     warnings,
 )
-from trainer.steps import StepNumbers, gradient_norm
+from trainer.step_metrics import StepNumbers, gradient_norm
 
 
 def train(recipe: Recipe, settings: TrainSettings) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from trainer.atomic import whole_file
 from trainer.commands.onnx import OnnxNetwork, write_onnx
 from trainer.commands.weights import Weights, file_sha256, load_network, run_weights
 from trainer.errors import UserError, first_line
 from trainer.evaluation.result import crop_in_words
-from trainer.files import whole_file
 from trainer.recipe import LibraryModel, Recipe, ResNet
 from trainer.run.directory import Run
 from trainer.settings import ExportSettings

@@ -22,8 +22,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 
+from trainer.atomic import whole_file
 from trainer.evaluation.result import crop_in_words
-from trainer.files import whole_file
 from trainer.log.hparams import columns, run_ended, run_started
 from trainer.recipe import Recipe
 from trainer.recipe_file import changes_to_named, recipe_names, recipe_source

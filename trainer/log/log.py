@@ -17,17 +17,17 @@ from typing import Any, Self
 
 import numpy as np
 
+from trainer.atomic import MAKE_ROOM, replace_text
 from trainer.distributed.process_group import World
 from trainer.distributed.stop import Stopped
 from trainer.errors import UserError
 from trainer.evaluation.result import Evaluation
-from trainer.files import MAKE_ROOM, replace_text
 from trainer.log.board import Board
 from trainer.log.progress import Screen
 from trainer.log.throughput import Rates
 from trainer.recipe import Recipe
 from trainer.run.state import Position
-from trainer.steps import Summary
+from trainer.step_metrics import Summary
 
 _NOTABLE = 0.1  # a rank that is slower than the median by more is named
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from trainer.atomic import MAKE_ROOM
 from trainer.errors import UserError, first_line
-from trainer.files import MAKE_ROOM
 
 State = dict[str, Any]
 

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trainer.atomic import MAKE_ROOM, replace_text
 from trainer.errors import UserError
-from trainer.files import MAKE_ROOM, replace_text
 from trainer.recipe import Recipe
 from trainer.recipe_file import is_resolved, load_recipe, recipe_changes, recipe_source
 from trainer.run.checkpoint import Checkpoints, State

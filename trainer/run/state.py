@@ -12,7 +12,7 @@ from torch import nn
 from trainer.ema import Average
 from trainer.errors import UserError, first_line
 from trainer.run.checkpoint import State
-from trainer.steps import StepNumbers
+from trainer.step_metrics import StepNumbers
 
 FOREIGN = "it is of another version of this program, use another --run-dir"
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from trainer.atomic import replace_text
 from trainer.commands.benchmark.measure import WARM_UP, Measured, Part, gather, window, window_length
 from trainer.commands.benchmark.peak import peak
 from trainer.commands.benchmark.peers import Peer, PeerError, ffcv_loader, job, torchvision_pipeline
@@ -31,7 +32,6 @@ from trainer.data.stream import train_stream
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World, on_every_rank, require_same
 from trainer.errors import SharedError, UserError
-from trainer.files import replace_text
 from trainer.precision import allow_tensor_float
 from trainer.recipe import PaddedCrop, Recipe
 from trainer.recipe_file import recipe_source

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from trainer.commands.compare.run_record import FinishedRun
 from trainer.commands.compare.statistics import difference, mean_of, published_mean
-from trainer.datasets import IMAGES
 from trainer.recipe import Published, Recipe
+from trainer.recipe.datasets import IMAGES
 from trainer.recipe_file import changes_to_named, load_recipe, recipe_names
 
 LAST_EPOCHS = 5  # Goyal et al. 2017, section 5: the median over the last 5 epochs

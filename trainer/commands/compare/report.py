@@ -6,10 +6,10 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trainer.atomic import replace_text
 from trainer.commands.compare.comparison import HEADER, Row, cells, details
 from trainer.commands.compare.run_record import FinishedRun
 from trainer.errors import UserError
-from trainer.files import replace_text
 
 _POINTS = 1000  # of one curve, at most
 # D3's ten colours; rows beyond them are dashed

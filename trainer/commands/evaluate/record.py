@@ -5,12 +5,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from trainer.atomic import replace_text
 from trainer.commands.weights import Weights
 from trainer.data.loader import Source
 from trainer.distributed.process_group import World
 from trainer.errors import UserError
 from trainer.evaluation.result import Reading, protocol
-from trainer.files import replace_text
 from trainer.recipe import CenterCrop, Recipe
 from trainer.recipe_file import changes_to_named
 from trainer.run.environment import environment

@@ -6,11 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from trainer.atomic import whole_file
 from trainer.data.crop import Cuts
 from trainer.data.loader import Source
 from trainer.errors import UserError
 from trainer.evaluation.result import printable
-from trainer.files import whole_file
 
 SIDE = 160  # px of a tile
 GAP = 6

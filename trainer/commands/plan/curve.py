@@ -7,8 +7,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+from trainer.atomic import whole_file
 from trainer.errors import UserError, first_line
-from trainer.files import whole_file
 from trainer.recipe import Cosine, Recipe, Steps
 from trainer.schedule import lr_at
 

@@ -11,9 +11,9 @@ import numpy as np
 from trainer.data import FOLDERS, Split, open_source
 from trainer.data.beton.index import verify
 from trainer.data.beton.manifest import read_manifest
-from trainer.datasets import IMAGES
 from trainer.errors import UserError
 from trainer.recipe import PaddedCrop, Recipe
+from trainer.recipe.datasets import IMAGES
 
 _LOOKED_AT = 256  # images of class folders whose size is looked at: each is a file to open
 

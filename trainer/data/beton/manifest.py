@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from trainer.atomic import whole_file
 from trainer.errors import UserError
-from trainer.files import whole_file
 
 FORMAT_VERSION = 2  # 1 had no jpeg_tiles
 WRITE_AGAIN = "write it again with: python -m trainer prepare"

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from trainer.atomic import whole_file
 from trainer.data.beton import index as beton_index
 from trainer.data.beton import manifest as beside
 from trainer.data.beton.jpeg import encode_jpeg
 from trainer.data.beton.manifest import DataOrigin, Encoding, Manifest
 from trainer.errors import UserError
-from trainer.files import whole_file
 
 INSTALL_FFCV = "pip install 'shortcut-trainer[ffcv]' (builds with libopencv-dev libturbojpeg0-dev pkg-config g++)"
 CHUNK = 16  # images that a worker takes at a time

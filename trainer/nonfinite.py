@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from trainer.atomic import replace_text
 from trainer.data.order import epoch_order, train_batches
 from trainer.distributed.process_group import World
 from trainer.errors import SharedError
-from trainer.files import replace_text
 from trainer.recipe import Recipe
 from trainer.run.state import Position
 from trainer.schedule import lr_at
-from trainer.steps import NotFiniteError
+from trainer.step_metrics import NotFiniteError
 
 FILE = "not_finite.json"
 
