@@ -49,8 +49,8 @@ optional() { # optional NEEDS COMMAND PACKAGE...: installed where the command is
 
 if [ "${1-}" = --tests ]; then
     extras+=,browser,onnx,plots
-    optional tests/test_browser.py chromium chromium
-    optional tests/test_slurm.py slurmctld slurmctld slurmd slurm-client munge
+    optional tests/log/test_browser.py chromium chromium
+    optional tests/launch/test_slurm.py slurmctld slurmctld slurmd slurm-client munge
     optional "the tests of Slurm's accounting" slurmdbd slurmdbd mariadb-server
 fi
 

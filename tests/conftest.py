@@ -20,22 +20,25 @@ for number, heard in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHU
     if signal.getsignal(number) is signal.SIG_IGN:  # a script's background, or nohup; what tests start inherits it
         signal.signal(number, heard)
 
+TESTS = Path(__file__).parent
+
 # The longest first, the one that mostly waits beside the one that never does: a long file that starts late leaves the
 # other worker of `make test` with nothing to do.
 LONGEST = (
-    "test_slurm",
-    "test_recipe_runs",
-    "test_resume",
-    "test_launch_local",
-    "test_benchmark",
-    "test_chaos",
-    "test_demo",
+    "launch/test_slurm.py",
+    "recipes/test_recipe_runs.py",
+    "end_to_end/test_resume.py",
+    "launch/test_local.py",
+    "commands/test_benchmark.py",
+    "end_to_end/test_chaos.py",
+    "end_to_end/test_demo.py",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files in the order of LONGEST, then all others as they were; within a file nothing moves."""
-    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+    places = {TESTS / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")

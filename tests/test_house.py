@@ -8,15 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import LONGEST
 
-ROOT = Path(__file__).parent.parent
+from tests.conftest import LONGEST
+from tests.support.processes import ROOT
+
 TRAINER = sorted((ROOT / "trainer").rglob("*.py"))
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 LAUNCH = sorted((ROOT / "launch").rglob("*.py"))
 CODE = [*TRAINER, *RECIPES, *LAUNCH]
 OTHER = [path for path in ROOT.iterdir() if path.suffix in ("", ".md", ".sh", ".toml", ".yml") and path.is_file()]
-TEXT = [*CODE, *sorted((ROOT / "tests").glob("*.py")), *sorted(OTHER)]
+TEXT = [*CODE, *sorted((ROOT / "tests").rglob("*.py")), *sorted(OTHER)]
 MACHINE_PATH = re.compile(r"/(work|root|home)/")
 HEAVY = ("torch", "torchvision", "timm", "numba", "ffcv", "tensorboard", "numpy")
 
@@ -50,8 +51,8 @@ def importers(package: str, paths: list[Path] = CODE) -> set[str]:
 def test_the_sources_are_found() -> None:
     assert len(RECIPES) == 63  # with __init__.py
     assert len(TRAINER) >= 50
-    packages = {"trainer", "distributed", "run", "benchmark", "compare", "data", "log", "model", "plan", "recipe"}
-    assert {path.parent.name for path in TRAINER} == packages
+    rooms = {path.relative_to(ROOT / "trainer").parts[0] for path in TRAINER if path.parent.name != "trainer"}
+    assert rooms == {"commands", "data", "distributed", "evaluation", "log", "model", "recipe", "run"}
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_recipes_import_the_vocabulary_and_the_recipe_they_vary() -> None:
 
 def test_the_vocabulary_imports_the_standard_library_only() -> None:
     files = [path for path in TRAINER if path.parent.name == "recipe"]
-    assert len(files) == 6
+    assert len(files) == 7
     found = {
         module for path in files for module in imports(path.read_text()) if not is_within(module, "trainer.recipe")
     }
@@ -131,6 +132,13 @@ def test_the_door_is_opened_by_the_processes_of_a_launch_alone() -> None:
 def test_the_trainer_knows_no_launcher_and_no_recipe() -> None:
     assert importers("launch", [*TRAINER, *RECIPES]) == set()
     assert importers("recipes", TRAINER) == set()
+
+
+def test_commands_are_leaves() -> None:
+    """Each knows the rooms below; only the entry point and the benchmarks know a command."""
+    found = importers("trainer.commands")
+    assert "trainer/__main__.py" in found
+    assert {name for name in found if not name.startswith("trainer/commands/")} == {"trainer/__main__.py"}
 
 
 def test_the_launcher_looks_into_no_recipe() -> None:
@@ -245,4 +253,4 @@ def test_no_file_names_a_path_of_somebodys_machine() -> None:
 
 def test_the_files_that_start_first_are_there() -> None:
     """A name that no file has any more would order nothing, silently."""
-    assert [name for name in LONGEST if not (ROOT / "tests" / f"{name}.py").is_file()] == []
+    assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []

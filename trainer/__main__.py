@@ -131,7 +131,7 @@ def _train(words: list[str]) -> int:
 
 def _evaluate(words: list[str]) -> int:
     options = cli.parse(settings.EvaluateSettings, words, "evaluate")
-    from trainer.evaluation.evaluate import evaluate_weights
+    from trainer.commands.evaluate.evaluate import evaluate_weights
 
     evaluate_weights(options)
     return 0

@@ -3,8 +3,6 @@
 All are drawn by PIL. A picture is uint8 RGB of shape (height, width, 3).
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -12,14 +10,12 @@ from torch import nn
 from torch.nn import functional
 
 from trainer.data.crop import eval_view
-from trainer.data.device import device_batches
 from trainer.data.loader import Loader
 from trainer.data.mixing import mix
-from trainer.data.order import eval_batches
 from trainer.data.stream import train_stream
-from trainer.distributed.process_group import World, sum_over_ranks
+from trainer.distributed.process_group import World
+from trainer.evaluation.evaluate import Predictions, predict
 from trainer.log.log import Log
-from trainer.precision import autocast
 from trainer.recipe import Recipe
 from trainer.run.state import Position
 from trainer.settings import TrainSettings
@@ -29,14 +25,6 @@ _SMALLEST = 96  # px: smaller images are shown enlarged
 _MOST_CLASSES = 100  # of a confusion matrix that can be read
 _TEXT, _LINE = 11, 14  # height of letters and of a line in px
 _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
-
-
-class Answers(NamedTuple):
-    """What a network says of each validation image. Each of shape (number of images,)."""
-
-    labels: np.ndarray  # int64
-    predicted: np.ndarray  # int64
-    confidence: np.ndarray  # float64: the predicted class's softmax
 
 
 def show_augmented(
@@ -55,15 +43,15 @@ def show_mistakes(
     """The most confident mistakes and, for a few classes, the confusion matrix. Called by all ranks together."""
     if not settings.pictures:
         return
-    answers = predict(model, loader, recipe, world)
+    predictions = predict(model, loader, recipe, world)
     if not log.speaks:
         return
-    images, captions = mistakes(answers, loader, recipe)
+    images, captions = mistakes(predictions, loader, recipe)
     if images:
         log.picture("misclassified", sheet(images, captions), at)
     classes = loader.source.classes
     if len(classes) <= _MOST_CLASSES:
-        log.picture("confusion", confusion_picture(confusion_matrix(answers, len(classes)), classes), at)
+        log.picture("confusion", confusion_picture(confusion_matrix(predictions, len(classes)), classes), at)
 
 
 def augmented(recipe: Recipe, loader: Loader, world: World) -> tuple[list[np.ndarray], list[str]]:
@@ -88,47 +76,25 @@ def augmented(recipe: Recipe, loader: Loader, world: World) -> tuple[list[np.nda
     return list(pixels), captions
 
 
-def predict(model: nn.Module, loader: Loader, recipe: Recipe, world: World) -> Answers:
-    """The answer to the centre crop of every image. Called by all ranks together; modules keep their modes."""
-    table = torch.zeros(len(loader), 2, dtype=torch.float64, device=world.device)  # predicted, confidence
-    batches = eval_batches(
-        len(loader), batch_size=max(64, recipe.micro_batch_size), rank=world.rank, world_size=world.size
-    )
-    crops = loader.batches(batches, eval_view(recipe.eval_crop), recipe.eval_crop.resolution)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    with torch.inference_mode(), autocast(recipe.precision, world.device):
-        for images, _, indices in device_batches(crops, world.device, recipe.mean, recipe.std):
-            logits = model.forward(images).float()  # as evaluate.py does
-            if recipe.eval_crop.flip_tta:
-                logits = (logits + model.forward(images.flip(3)).float()) / 2
-            confidence, predicted = logits.softmax(dim=1).max(dim=1)
-            table.index_add_(0, indices, torch.stack([predicted.double(), confidence.double()], dim=1))
-    for module, training in modes:
-        module.training = training
-    predicted, confidence = sum_over_ranks(world, table).unbind(dim=1)  # a row is zero on all ranks but one
-    return Answers(loader.source.labels, predicted.long().numpy(), confidence.numpy())
-
-
-def mistakes(answers: Answers, loader: Loader, recipe: Recipe) -> tuple[list[np.ndarray], list[str]]:
+def mistakes(predictions: Predictions, loader: Loader, recipe: Recipe) -> tuple[list[np.ndarray], list[str]]:
     """The misclassified images, the most confident first, with the true class, the predicted one and its softmax."""
-    wrong = np.flatnonzero(answers.predicted != answers.labels)
-    chosen = wrong[np.argsort(-answers.confidence[wrong], kind="stable")][:_TILES]
+    wrong = np.flatnonzero(predictions.predicted != predictions.labels)
+    chosen = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][:_TILES]
     if not len(chosen):
         return [], []
     crop = recipe.eval_crop
     (batch,) = loader.batches([chosen], eval_view(crop), crop.resolution)
     classes = loader.source.classes
+    labels, predicted, confidence = predictions
     captions = [
-        f"is {classes[answers.labels[image]]}\n{classes[answers.predicted[image]]} {answers.confidence[image]:.0%}?"
-        for image in chosen
+        f"is {classes[labels[image]]}\n{classes[predicted[image]]} {confidence[image]:.0%}?" for image in chosen
     ]
     return list(batch.images.permute(0, 2, 3, 1).numpy()), captions
 
 
-def confusion_matrix(answers: Answers, classes: int) -> np.ndarray:
+def confusion_matrix(predictions: Predictions, classes: int) -> np.ndarray:
     """How many images of each class (row) were taken for each class (column): int64, shape (classes, classes)."""
-    counts = np.bincount(answers.labels * classes + answers.predicted, minlength=classes * classes)
+    counts = np.bincount(predictions.labels * classes + predictions.predicted, minlength=classes * classes)
     return counts.reshape(classes, classes)
 
 

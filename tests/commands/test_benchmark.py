@@ -1,0 +1,332 @@
+"""benchmark: it measures what training does, the verdict follows from the numbers, and mistakes are one line."""
+
+import json
+import os
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.support.processes import SUPPORT, run
+from trainer.__main__ import main
+from trainer.commands.benchmark import peers
+from trainer.commands.benchmark.measure import Measured
+from trainer.commands.benchmark.peak import Peak, peak
+from trainer.commands.benchmark.peers import Peer, PeerError, job
+from trainer.commands.benchmark.report import FFCV, TORCHVISION, figures, report
+from trainer.commands.benchmark.training_step import TrainingStep
+from trainer.commands.benchmark.verdict import (
+    BALANCED,
+    TOGETHER,
+    Rates,
+    more_threads,
+    smaller_side,
+    smallest_useful_side,
+    verdict,
+)
+from trainer.data import open_source
+from trainer.data.loader import Loader
+from trainer.data.stream import train_stream
+from trainer.data.synthetic import SyntheticSource
+from trainer.distributed import process_group
+from trainer.recipe import (
+    EMA,
+    SGD,
+    CenterCrop,
+    CifarResNet,
+    Cosine,
+    Mixing,
+    PaddedCrop,
+    RandomResizedCrop,
+    Recipe,
+    ScaleJitterCrop,
+    Warmup,
+)
+from trainer.recipe_file import recipe_source
+from trainer.run.checkpoint import read
+from trainer.settings import TrainSettings
+from trainer.setup import build_module
+from trainer.train import train
+
+RECIPE = Recipe(
+    name="small_crops",
+    dataset="photographs",
+    model=CifarResNet(depth=8),
+    num_classes=4,
+    train_crop=RandomResizedCrop(resolution=32),
+    flip=True,
+    mixing=Mixing(mixup_alpha=0.2, cutmix_alpha=1.0),
+    eval_crop=CenterCrop(resolution=32, crop_ratio=1.0),
+    optimizer=SGD(lr=0.05, nesterov=True),
+    schedule=Cosine(warmup=Warmup(epochs=0.5, lr=0.01)),
+    clip_grad_norm=1.0,
+    ema=EMA(decay=0.9),
+    epochs=2,
+    global_batch_size=32,
+    micro_batch_size=8,
+    precision="bf16",
+)
+OURS = ["loader", "augmentation", "compute", "real"]  # on a CPU, to which nothing is copied
+
+# ------------------------------------------------------------------------------------------------------- the verdict
+
+PLENTY = Rates(loader=3000, compute=1000, real=990, copy=None, workers=8, cpus=8, processes=1)
+
+
+def kind(**rates: Any) -> str:
+    return verdict(replace(PLENTY, **rates)).kind
+
+
+def test_the_verdict_changes_at_its_borders_and_nowhere_else() -> None:
+    low, high = BALANCED
+    assert kind(loader=low * 1000 - 1, real=low * 1000) == "loader-bound"
+    assert kind(loader=low * 1000 + 1, real=low * 1000) == "balanced"
+    assert kind(loader=high * 1000 - 1) == "balanced"
+    assert kind(loader=high * 1000 + 1) == "compute-bound"
+
+
+def test_the_slower_of_reading_and_copying_is_what_feeds() -> None:
+    assert kind(loader=500, copy=700) == "loader-bound"
+    assert kind(loader=700, copy=500) == "copy-bound"
+    assert kind(loader=1100, copy=5000) == kind(loader=5000, copy=1100) == "balanced"
+    assert kind(loader=5000, copy=5000) == "compute-bound"
+
+
+def test_a_loader_bound_verdict_says_what_would_remove_it() -> None:
+    rates = replace(PLENTY, loader=2100, compute=3300, real=2080, stored_side=500, smallest_side=256)
+    assert more_threads(rates) == 5  # 8 x 3,300 / 2,100 = 12.6 in all
+    assert smaller_side(rates) == 390
+    assert verdict(rates).words == (
+        "loader-bound: 2,100 of 3,300 images/s; about 5 more loader threads (CPUs) or images stored at 390 px would "
+        "remove it"
+    )
+    assert smaller_side(replace(rates, smallest_side=400)) is None
+    assert "stored" not in verdict(replace(rates, smallest_side=400)).words
+    assert "--workers 13," in verdict(replace(rates, cpus=13)).words
+    assert "--workers" not in verdict(replace(rates, cpus=12)).words
+    assert "for each process" in verdict(replace(rates, processes=2)).words
+
+
+def test_as_many_threads_as_are_asked_for_would_be_enough_and_one_fewer_would_not() -> None:
+    for loader in (100, 333, 500, 899):
+        rates = replace(PLENTY, loader=loader)
+        enough = PLENTY.workers + more_threads(rates)
+        assert loader * enough / PLENTY.workers >= rates.compute > loader * (enough - 1) / PLENTY.workers
+
+
+def test_parts_that_hinder_one_another_are_said_to() -> None:
+    assert "together" not in verdict(replace(PLENTY, real=TOGETHER * 1000 + 1)).words
+    sharing = replace(PLENTY, loader=1000, real=500)
+    assert verdict(sharing).words.endswith(
+        "together they reach 500 images/s, 50% of the slower one alone: they share the CPUs"
+    )
+    assert "busy otherwise?" in verdict(replace(sharing, loader=90_000)).words
+    assert "something between them" in verdict(replace(sharing, copy=9000)).words
+
+
+def test_only_crops_that_are_resized_leave_the_stored_size_open() -> None:
+    assert smallest_useful_side(RandomResizedCrop(resolution=224)) == 256
+    assert smallest_useful_side(PaddedCrop(resolution=32)) is None
+
+
+def test_ranks_that_wait_for_one_another_are_as_fast_as_the_slowest() -> None:
+    measured = Measured(
+        images_per_second=[[10, 30], [12, 20], [50, 40]], data_wait=[[0.1, 0.5], [0.2, 0.4], [0.3, 0.6]]
+    )
+    assert measured.ranks == [12, 30]
+    assert (measured.total, measured.slowest_rank) == (24, 0)
+    assert measured.rounds == [20, 24, 80]
+    assert measured.waits == [0.2, 0.5]
+
+
+def test_only_the_very_name_of_a_gpu_has_a_known_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    assert peak(torch.device("cuda"), "bf16").flops_per_second == pytest.approx(989.4e12)
+    assert peak(torch.device("cuda"), "fp32").flops_per_second == pytest.approx(66.9e12)
+    found = peak(torch.device("cpu"), "bf16")
+    assert found.flops_per_second > 0
+    assert "measured here" in found.source
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_peer_that_decodes_at_full_size_where_we_do_not_is_said_to(scaled: bool) -> None:
+    measured = {
+        name: Measured(images_per_second=[[rate]], data_wait=[[0.0]])
+        for name, rate in {**dict.fromkeys(OURS, 300.0), FFCV: 200.0, TORCHVISION: 100.0}.items()
+    }
+    found = figures(
+        replace(RECIPE, train_crop=RandomResizedCrop(resolution=32, scaled_decoding=scaled)),
+        SyntheticSource(64, 4, 32),
+        measured,
+        {"processes": 1, "gpu": None, "cpu": "a CPU", "torch_threads": 1, "commit": None},
+        seconds=1, workers=1, cpus=1, stored_side=None, flops=1e9, peak=Peak(1e12, "made up"), notes=[],
+    )  # fmt: skip
+    assert found["decoding"] == ("scaled" if scaled else "full")
+    said = ", but ours decodes scaled, this at full size" if scaled else ""
+    compared = [line.partition("ours / this: ")[2] for line in report(found).splitlines() if "ours / this" in line]
+    assert compared == [f"1.50{said}", f"3.00{said}"]
+
+
+# ---------------------------------------------------------------------------------------------------------- the step
+
+
+def test_the_measured_step_is_the_loops(tmp_path: Path) -> None:
+    """Weights and average after two epochs of both, bit for bit: accumulation, mixing, clipping, EMA, schedule."""
+    recipe = replace(RECIPE, global_batch_size=16)
+    settings = TrainSettings(data="synthetic:64", run_dir=tmp_path / "run", device="cpu", workers=1)
+    train(recipe, settings)
+    trained = read(max((tmp_path / "run" / "checkpoints").glob("step_*.pt")))
+    assert trained["step"] == 8
+    with (
+        process_group.world("cpu", timeout_minutes=1) as world,
+        Loader(open_source("synthetic:64", "train", num_classes=4, resolution=32), workers=1) as loader,
+    ):
+        torch.manual_seed(recipe.seed)
+        module, _ = build_module(recipe, settings, world, fresh=True)
+        step = TrainingStep(recipe, module, world, steps_per_epoch=4)
+        for epoch in (0, 1):
+            for batch in train_stream(recipe, loader, world, epoch=epoch, accumulation=2):
+                step(batch)
+    assert step.average
+    ours = [*module.state_dict().values(), *step.average.state_dict().values()]
+    loops = [*trained["model"].values(), *trained["average"].values()]
+    assert len(ours) == len(loops) > 80
+    assert all(torch.equal(mine, its) for mine, its in zip(ours, loops, strict=True))
+
+
+# --------------------------------------------------------------------------------------------------------- real runs
+
+
+def content(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
+
+
+@pytest.fixture(scope="module")
+def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("recipe") / "small_crops.py"
+    path.write_text(recipe_source(RECIPE))
+    return str(path)
+
+
+def words(recipe: str, data: Path, *options: object) -> list[str]:
+    always = ["--seconds", "0.2", "--rounds", "1", "--device", "cpu"]
+    return ["benchmark", recipe, "--data", str(data), *always, *map(str, options)]
+
+
+def test_a_real_run_measures_every_part_and_touches_nothing(
+    recipe_file: str, photo_betons: Path, photos: Path, tmp_path: Path
+) -> None:
+    before = content(photo_betons)
+    ended = run(
+        words(recipe_file, photo_betons, "--original", photos, "--json", "b.json", "--workers", 2), cwd=tmp_path
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert content(photo_betons) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["b.json"]
+    found = json.loads((tmp_path / "b.json").read_text())
+
+    assert list(found["parts"]) == [*OURS, FFCV, TORCHVISION]
+    rates = {name: part["images_per_second"] for name, part in found["parts"].items()}
+    assert min(rates.values()) > 0
+    assert found["n"] == 1 and found["hardware"]["processes"] == 1 and "commit" in found
+    assert found["data"]["images"] == 64
+    assert found["ratios"] == {
+        "real/compute": rates["real"] / rates["compute"],
+        "real/loader": rates["real"] / rates["loader"],
+        f"loader/{FFCV}": rates["loader"] / rates[FFCV],
+        f"loader/{TORCHVISION}": rates["loader"] / rates[TORCHVISION],
+    }
+    assert 0 <= found["data_wait"] <= 1
+    assert found["mfu"]["real"] > 0
+    assert found["mfu"]["compute"] == pytest.approx(
+        rates["compute"] * found["mfu"]["flops_per_image"] / found["mfu"]["peak_flops_per_second"]
+    )
+    headroom = rates["loader"] / rates["compute"]
+    by_rule = "loader-bound" if headroom < BALANCED[0] else "compute-bound" if headroom > BALANCED[1] else "balanced"
+    assert found["verdict"]["kind"] == by_rule
+    assert ended.stdout.splitlines()[-1] == found["verdict"]["words"]
+    assert ended.stdout.count("images/s") >= 1 and "none: the CPU is the device" in ended.stdout
+    assert "note: an epoch has 8 micro-batches only" in ended.stdout
+    assert ended.stderr == ""
+
+
+def test_two_processes_are_measured_together(recipe_file: str, photos: Path, tmp_path: Path) -> None:
+    ended = run(words(recipe_file, photos, "--json", tmp_path / "b.json", "--workers", 1), processes=2)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads((tmp_path / "b.json").read_text())
+    assert found["hardware"]["processes"] == 2
+    assert list(found["parts"]) == OURS
+    for part in found["parts"].values():
+        assert len(part["ranks"]) == 2
+        assert part["ranks"][part["slowest_rank"]] == min(part["ranks"]) > 0
+        assert part["images_per_second"] == 2 * min(part["ranks"])
+    assert len(found["data_wait_ranks"]) == 2
+    assert ended.stdout.count("slowest rank") == len(OURS)
+    assert ended.stdout.count(found["verdict"]["words"]) == 1  # rank 0 alone speaks
+
+
+# ---------------------------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--num-classes", "5"], "num_classes=5, but train in {data} has 4 classes: use --num-classes 4"),
+        (["--global-batch-size", "96"], "global_batch_size=96 is more than the 64 training images"),
+        (["--original", "nowhere"], "--original nowhere has no class folders below train/"),
+        (["--json", "nowhere/b.json"], "--json nowhere/b.json cannot be written"),
+        (["--data", "nowhere"], "--data nowhere has neither train.beton nor the folder train/"),
+        (["--rounds", "0"], "rounds=0 is not a positive number"),
+        (["--device", "cuda"], "--device cuda, but torch sees no GPU"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    options: list[str], message: str, recipe_file: str, photo_betons: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(recipe_file, photo_betons, *options)) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ") and said.err.count("\n") == 1
+    assert message.format(data=photo_betons) in said.err
+
+
+def test_images_of_another_size_than_a_padded_crop_are_one_line(
+    photo_betons: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = str(SUPPORT / "small_recipe.py")
+    assert main(words(small, photo_betons, "--num-classes", "4", "--global-batch-size", "32")) == 2
+    assert "train_crop.resolution=32 needs images of 32 x 32 px, but image 0 is" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------------- peers
+
+
+def test_a_peer_that_fails_ends_or_hangs_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "START_SECONDS", 15.0)
+    ends: Any = os._exit
+    sleeps: Any = time.sleep
+    for read_images, argument, message in (
+        (ends, 3, r"its process ended \(exit code 3\)"),
+        (int, "no number", "invalid literal for int"),
+    ):
+        peer = Peer(read_images, argument)  # type: ignore[arg-type]
+        with pytest.raises(PeerError, match=message):
+            peer.wait_until_ready()
+        peer.close()
+    monkeypatch.setattr(peers, "START_SECONDS", 0.1)
+    peer = Peer(sleeps, 1000)  # type: ignore[arg-type]
+    with pytest.raises(PeerError, match="no answer within 0 s"):
+        peer.wait_until_ready()
+    peer._process.kill()
+    peer.close()
+
+
+def test_peers_cut_as_the_recipe_does_or_nearly(tmp_path: Path) -> None:
+    padded = PaddedCrop(resolution=32)
+    assert job(replace(RECIPE, train_crop=padded), tmp_path, 2).crop == padded
+    nearly = job(replace(RECIPE, train_crop=ScaleJitterCrop(resolution=224, short_side=(256, 448))), tmp_path, 2)
+    assert nearly.crop == RandomResizedCrop(resolution=224, scale=(0.25, (224 / 256) ** 2), ratio=(1.0, 1.0))
+    assert asdict(nearly)["batch_size"] == RECIPE.micro_batch_size

@@ -1,0 +1,391 @@
+"""Finished runs side by side: what counts, what is compared with what, and what is refused. Real runs, and made-up ones
+where the numbers matter."""
+
+import json
+import math
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.support.made_up_runs import stop_early, write_run
+from tests.support.processes import ROOT, SUPPORT, metrics, run
+from trainer.__main__ import main
+from trainer.commands.compare.published import not_comparable
+from trainer.commands.compare.run_record import PRETRAINED, FinishedRun, read_run
+from trainer.evaluation.result import averaged_in_words, trained_in_words
+from trainer.recipe import EMA, SGD, CenterCrop, Recipe
+from trainer.recipe_file import load_recipe, recipe_names, recipe_source
+from trainer.run.state import Position
+
+SMALL = SUPPORT / "small_recipe.py"
+CIFAR = load_recipe("resnet20_he2015")
+GOYAL = load_recipe("resnet50_goyal2017_8k")
+Captured = pytest.CaptureFixture[str]
+
+
+def told(capsys: Captured, *words: object) -> str:
+    """What compare prints, in one line where white space is any."""
+    assert main(["compare", *map(str, words)]) == 0, capsys.readouterr().err
+    return " ".join(capsys.readouterr().out.split())
+
+
+def refused(capsys: Captured, *words: object) -> str:
+    assert main(["compare", *map(str, words)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    return captured.err
+
+
+# ---------------------------------------------------------------------------------------------------------- real runs
+
+
+@pytest.fixture(scope="module")
+def real(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two seeds of a small recipe, and one of them as if it had had another learning rate."""
+    folder = tmp_path_factory.mktemp("real")
+    for seed in (0, 1):
+        where = ["--data", str(digits), "--run-dir", str(folder / f"s{seed}")]
+        assert main(["train", str(SMALL), *where, "--seed", str(seed)]) == 0
+    shutil.copytree(folder / "s0", folder / "slow")
+    recipe = load_recipe(SMALL)
+    slow = replace(recipe, optimizer=replace(recipe.optimizer, lr=0.02))
+    (folder / "slow" / "recipe.py").write_text(recipe_source(slow))
+    return folder
+
+
+def test_real_runs_are_lined_up_by_recipe(real: Path, capsys: Captured) -> None:
+    results = [json.loads((real / name / "result.json").read_text())["top1"] for name in ("s0", "s1", "slow")]
+    text = told(capsys, real)
+    mean, sd = statistics.fmean(results[:2]), statistics.stdev(results[:2])
+    assert f"1 small 2 {mean:.2f} +- {sd:.2f} - - " in text  # two epochs have no median of five
+    assert f"2 small (changed: optimizer.lr 0.02) 1 {results[2]:.2f} (one run: no sd) - - " in text
+    assert "changed optimizer.lr: 0.05 -> 0.02" in text
+    assert f"1 - 2: {mean - results[2]:+.2f} points; 2 is one run: noise unknown, so nothing can be told" in text
+    assert f"seeds 0 ({real / 's0'}), 1 ({real / 's1'}) published none" in text
+    assert "protocol scikit-learn load_digits, val.beton: 360 of 360 images, 0 duplicates; 32 px" in text
+    assert re.search(r"hardware 1 process on \d+ cores? of .*; torch [\d.]+\S*, commit ", text)
+
+
+def test_images_and_time_come_from_the_metrics(real: Path, capsys: Captured) -> None:
+    first = next(record for record in metrics(real / "s0") if record["kind"] == "eval")
+    text = told(capsys, real / "s0", "--reach", 0.1, 100)
+    assert f"to 0.1 % top-1 1: {first['step'] * 96:,} images, 1.0 epochs, " in text
+    best = max(record["top1"] for record in metrics(real / "s0") if record["kind"] == "eval")
+    assert f"to 100 % top-1 1: not reached, the best epoch has {best:.2f} %" in text
+
+
+def test_it_works_in_a_pipe_without_torch(real: Path) -> None:
+    ended = run(["compare", str(real)])
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "\x1b" not in ended.stdout and ended.stdout.isascii()
+    lines = ended.stdout.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["recipe", "1", "2"]
+    hide = "import sys; sys.modules['torch'] = sys.modules['numpy'] = None"
+    code = f"{hide}; from trainer.commands.compare.compare import compare"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
+
+
+# ------------------------------------------------------------------------------------------------- what counts as a run
+
+
+def test_unfinished_runs_are_listed_and_do_not_count(tmp_path: Path, capsys: Captured) -> None:
+    write_run(tmp_path / "a", CIFAR, [91.0])
+    write_run(tmp_path / "b", CIFAR, [91.4], seed=1)
+    stop_early(write_run(tmp_path / "c", CIFAR, [91.4], seed=2), lines=7)
+    stop_early(write_run(tmp_path / "d", CIFAR, [91.4], seed=3), lines=0)
+    text = told(capsys, tmp_path)
+    assert "1 resnet20_he2015 2 91.20 +- 0.28" in text
+    assert f"not counted {tmp_path}/c: step 1,560 of 63,960 {tmp_path}/d: no step of 164 epochs logged yet" in text
+    assert "no finished run: " in refused(capsys, tmp_path / "c", tmp_path / "d")
+
+
+def test_a_run_begun_anew_does_not_count_by_its_old_result(tmp_path: Path, capsys: Captured) -> None:
+    folder = write_run(tmp_path / "a", CIFAR, [91.0])
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[:4]))
+    assert "a (step 780 of 63,960)" in refused(capsys, folder)
+
+
+def test_the_first_steps_of_a_long_epoch_do_not_tell_how_many_there_are(tmp_path: Path, capsys: Captured) -> None:
+    """Epochs are rounded to six digits: step 20 of 5,004 would be 5,003 or 5,004 an epoch."""
+    folder = write_run(tmp_path / "a", load_recipe("resnet50_goyal2017"), [76.0])
+    record = {"kind": "train", "step": 20, "epoch": 0.003997, "lr": 0.1, "loss": 7.0, "images_per_second": 100.0}
+    (folder / "result.json").unlink()
+    (folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+    assert "a (step 20, epoch 0.004 of 90)" in refused(capsys, folder)
+
+
+def test_a_seed_counts_once(tmp_path: Path, capsys: Captured) -> None:
+    for name in ("a", "b"):
+        write_run(tmp_path / name, CIFAR, [91.0])
+    text = told(capsys, tmp_path, tmp_path / "a")
+    assert "1 resnet20_he2015 1 91.00 (one run: no sd)" in text
+    assert f"{tmp_path}/b: the same recipe and seed as {tmp_path}/a" in text
+
+
+def test_runs_from_other_weights_are_another_row(tmp_path: Path, capsys: Captured) -> None:
+    write_run(tmp_path / "a", CIFAR, [91.0])
+    write_run(tmp_path / "b", CIFAR, [93.0], seed=1, started_from=", started from x.pth (sha256:0123456789ab)")
+    text = told(capsys, tmp_path)
+    assert "2 resnet20_he2015 (changed: initial_weights x.pth (sha256:0123456789...) 1 93.00" in text
+    assert "not compared, ours started from x.pth (sha256:0123456789ab)" in text
+
+
+@pytest.mark.parametrize("start", [PRETRAINED, "x, no averaging.pth (sha256:0123456789ab)"])
+@pytest.mark.parametrize("ema", [None, EMA(decay=0.9), EMA(decay=0.9, start_epoch=CIFAR.epochs)])
+@pytest.mark.parametrize("norms", [None, 640])
+def test_the_weights_that_a_run_started_from_are_told_apart_from_what_follows_in_its_protocol(
+    start: str, ema: EMA | None, norms: int | None, tmp_path: Path
+) -> None:
+    recipe, at = replace(CIFAR, precise_norm_images=norms), Position(steps_per_epoch=10, epoch=CIFAR.epochs)
+    trained = trained_in_words(recipe, at, f", started from {start}", norms_measured=norms is not None)
+    words = f"val.beton: 32 px; {trained}, {averaged_in_words(ema, at.epochs)}; bf16; 1 run, seed 0"
+    found = read_run(write_run(tmp_path / "a", recipe, [91.0], protocol=words))
+    assert isinstance(found, FinishedRun)
+    assert found.started_from == start
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("result.json", "{", "result.json is damaged or cannot be read"),
+        ("result.json", "[]", "result.json is damaged: it is no JSON object"),
+        ("result.json", '{"top1": 91.0}', "result.json is damaged: seed is None"),
+        ("metrics.jsonl", '{"kind": "train"}\n' * 2, "metrics.jsonl is damaged, line 1"),
+        ("metrics.jsonl", "no\n" * 3, "metrics.jsonl is damaged, line 1"),
+        ("metrics.jsonl", "", "has a result.json, but no metrics.jsonl"),
+        ("metrics.jsonl", b"\xff\xfe", "metrics.jsonl is damaged or cannot be read"),
+        ("starts.json", "[1]", "starts.json is damaged"),
+        ("recipe.py", '"""The resolved recipe of a run', "recipe.py: not a recipe: SyntaxError"),
+    ],
+)
+def test_a_damaged_run_is_one_line(
+    tmp_path: Path, capsys: Captured, file: str, content: str | bytes, says: str
+) -> None:
+    """An error where it was named, a line of the table where it was found beside others."""
+    write_run(tmp_path / "good", CIFAR, [91.0])
+    bad = write_run(tmp_path / "bad", CIFAR, [91.0], seed=1)
+    (bad / file).write_bytes(content.encode() if isinstance(content, str) else content)
+    assert says in refused(capsys, tmp_path / "good", bad)
+    text = told(capsys, tmp_path)
+    assert "1 resnet20_he2015 1 91.00" in text and says in text.partition("not counted")[2]
+
+
+def test_a_result_that_the_metrics_do_not_tell_of_is_refused(tmp_path: Path, capsys: Captured) -> None:
+    folder = write_run(tmp_path / "a", CIFAR, [91.0])
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps({**result, "top1": 95.0}))
+    assert "ends with 91.0 % after epoch 164.0, result.json has 95.0 %" in refused(capsys, folder)
+
+
+def test_what_is_no_run_is_one_line(tmp_path: Path, capsys: Captured) -> None:
+    assert "there is no such folder" in refused(capsys, tmp_path / "nowhere")
+    assert "is not the folder of a run" in refused(capsys, tmp_path)
+    (tmp_path / "recipe.py").write_text("raise SystemExit('somebody else's code was run')")  # a person's own file
+    assert "is not the folder of a run" in refused(capsys, tmp_path)
+    assert "which runs?" in refused(capsys)
+    assert "is not an accuracy" in refused(capsys, tmp_path, "--reach", "0")
+
+
+# --------------------------------------------------------------------------------------------------- unlike protocols
+
+
+@pytest.mark.parametrize(
+    ("recipe", "more", "first", "second"),
+    [
+        (
+            replace(CIFAR, eval_crop=CenterCrop(resolution=40, crop_ratio=1.0)),
+            {},
+            "resolution 32 px",
+            "resolution 40 px",
+        ),
+        (
+            replace(CIFAR, eval_crop=CenterCrop(resolution=32, crop_ratio=0.875)),
+            {},
+            "crop 1.000 x short side",
+            "crop 0.875 x short side",
+        ),
+        (
+            replace(CIFAR, eval_crop=CenterCrop(resolution=32, crop_ratio=1.0, flip_tta=True)),
+            {},
+            "views one view",
+            "views two views",
+        ),
+        (
+            replace(CIFAR, eval_crop=CenterCrop(resolution=32, crop_ratio=1.0, scaled_decoding=True)),
+            {},
+            "decoding full",
+            "decoding scaled",
+        ),
+        (replace(CIFAR, precise_norm_images=640), {}, "norms running averages", "norms measured over 640 images"),
+        (
+            CIFAR,
+            {"val": "sha256:" + "2" * 64},
+            "validation data sha256:111111111111",
+            "validation data sha256:222222222222",
+        ),
+        (
+            CIFAR,
+            {"data": {"train": "sha256:" + "3" * 64, "val": "sha256:" + "1" * 64}},
+            "training data sha256:000000000000",
+            "training data sha256:333333333333",
+        ),
+        (
+            CIFAR,
+            {"total": 9999},
+            "images 10,000 of 10,000, 0 duplicates",
+            "images 10,000 of 9,999, 0 duplicates",
+        ),
+    ],
+)
+def test_unlike_protocols_are_refused_and_told(
+    tmp_path: Path, capsys: Captured, recipe: Recipe, more: dict, first: str, second: str
+) -> None:
+    a, b = write_run(tmp_path / "a", CIFAR, [91.0]), write_run(tmp_path / "b", recipe, [91.0], seed=1, **more)
+    assert f"are unlike: {first} ({a}); {second} ({b}). Compare such runs apart, or add --unlike" in refused(
+        capsys, a, b
+    )
+    assert f" unlike {first} ({a}) {second} ({b}) " in told(capsys, a, b, "--unlike")
+
+
+def test_averaged_weights_are_unlike_the_last_ones(real: Path, tmp_path: Path, capsys: Captured) -> None:
+    small = load_recipe(SMALL)
+    averaged = write_run(tmp_path / "a", replace(small, ema=EMA(decay=0.9)), [91.0])
+    text = (averaged / "metrics.jsonl").read_text()
+    (averaged / "metrics.jsonl").write_text(text + text.splitlines()[-1].replace('"eval"', '"eval_ema"') + "\n")
+    error = refused(capsys, real, averaged)
+    assert "weights last, " in error and f"({real}/s0, {real}/s1, {real}/slow)" in error
+    assert "weights averaged, " in error and f"({averaged})" in error
+
+
+# ------------------------------------------------------------------------------------------------- published, and pairs
+
+
+def test_ours_is_held_against_the_published_number_with_the_noise_of_both(tmp_path: Path, capsys: Captured) -> None:
+    """Goyal's 8k: the median of the last five epochs, 5 runs with a deviation of 0.09."""
+    assert GOYAL.published and GOYAL.published.sd == 0.09
+    top1 = GOYAL.published.top1
+    for seed, delta in enumerate((-0.1, 0.0, 0.1)):
+        write_run(tmp_path / f"s{seed}", GOYAL, [top1 + delta + offset for offset in (0.5, 0, 0, 0, -0.5)], seed=seed)
+    text = told(capsys, tmp_path)
+    assert (
+        f"{top1 - 0.5:.2f} +- 0.10 {top1:.2f} +- 0.10 +0.00, within noise 1,000 31.95 h" in text
+    )  # 156 x 8192 x 90 images
+    assert "ours, median of the last 5 epochs, +0.00 points (95 % interval -0.20 to +0.20): within the noise" in text
+
+
+@pytest.mark.parametrize(
+    ("top1", "says"),
+    [
+        ([91.15, 91.45], "ours +0.05 points (95 % interval -1.86 to +1.96): within our noise, published without dev"),
+        ([91.5, 91.6, 91.7], "ours +0.35 points (95 % interval +0.10 to +0.60): outside our noise, published without"),
+        ([91.5], "ours +0.25 points; one run: noise unknown"),
+        ([91.5, 91.5], "ours +0.25 points; 2 equal results, published without deviation: noise unknown"),
+    ],
+)
+def test_where_no_deviation_was_published_only_our_noise_counts(
+    tmp_path: Path, capsys: Captured, top1: list[float], says: str
+) -> None:
+    for seed, value in enumerate(top1):
+        write_run(tmp_path / f"s{seed}", CIFAR, [value], seed=seed)
+    assert says in told(capsys, tmp_path)
+
+
+def test_a_number_of_runs_that_is_not_stated_is_one(tmp_path: Path, capsys: Captured) -> None:
+    recipe = load_recipe("resnet50_nvidia_90ep")
+    for seed in range(3):
+        write_run(tmp_path / f"s{seed}", recipe, [77.0 + seed / 100], seed=seed)
+    half = statistics.NormalDist().inv_cdf(0.975) * math.hypot(0.11, 0.01 / math.sqrt(3))
+    found = re.search(
+        r"95 % interval (\S+) to (\S+)\): within the noise, published without number of runs", told(capsys, tmp_path)
+    )
+    assert found and float(found[1]) == pytest.approx(-0.11 - half, abs=0.006)
+
+
+def test_what_is_not_the_published_experiment_is_not_compared(tmp_path: Path) -> None:
+    def reason(name: str, recipe: Recipe = CIFAR, **more: object) -> str | None:
+        found = read_run(write_run(tmp_path / name, recipe, [70.0], **more))  # type: ignore[arg-type]
+        assert isinstance(found, FinishedRun) and recipe.published
+        return not_comparable(found, recipe.published)
+
+    assert reason("as it is") is None
+    assert reason("changed", replace(CIFAR, optimizer=SGD(lr=0.2))) == "the recipe was changed"
+    assert "a recipe of your own" in str(reason("own", replace(CIFAR, name="mine")))
+    assert reason("ten crops", load_recipe("resnet18_he2015")) == "the protocols differ"
+    assert "not on the 10,000 of CIFAR-10" in str(reason("subset", total=360, seen=360))
+    assert "9,999 of 10,000 images" in str(reason("left out", seen=9_999))
+    assert reason("noise", val="synthetic:10000") == "ours is on labelled noise"
+    small = write_run(tmp_path / "part", replace(CIFAR, global_batch_size=128), [70.0])
+    text = (small / "metrics.jsonl").read_text()
+    steps = re.sub(r'"step": (\d+)', lambda found: f'"step": {int(found[1]) // 390 * 11}', text)
+    (small / "metrics.jsonl").write_text(steps)
+    found = read_run(small)
+    assert isinstance(found, FinishedRun) and CIFAR.published
+    assert "ours has 11 steps in an epoch: not the 50,000 images" in str(not_comparable(found, CIFAR.published))
+
+
+def test_every_published_result_is_compared_but_those_of_ten_crops(tmp_path: Path) -> None:
+    refused_names = []
+    recipes = [load_recipe(name) for name in recipe_names()]
+    published = [recipe for recipe in recipes if recipe.published and recipe.ema is None]
+    assert len(published) >= 50
+    for recipe in published:
+        found = read_run(write_run(tmp_path / recipe.name, recipe, [70.0]))
+        assert isinstance(found, FinishedRun) and recipe.published
+        if not_comparable(found, recipe.published):
+            refused_names.append(recipe.name)
+    assert refused_names == ["plain18_he2015", "plain34_he2015", "resnet18_he2015", "resnet34_he2015"]
+
+
+def test_the_words_say_whether_the_seeds_are_enough(tmp_path: Path, capsys: Captured) -> None:
+    deep = load_recipe("resnet32_he2015")
+    for seed, (first, second) in enumerate(((91.1, 92.4), (91.3, 92.5), (91.2, 92.6))):
+        write_run(tmp_path / f"few/a{seed}", CIFAR, [first], seed=seed)
+        write_run(tmp_path / f"few/b{seed}", deep, [second], seed=seed)
+    assert (
+        "1 - 2: -1.30 points, 95 % interval -1.53 to -1.07: 2 is better; 3 seeds and 3 seeds are enough to tell"
+        in told(capsys, tmp_path)
+    )
+    write_run(tmp_path / "few/b3", deep, [88.0], seed=3)
+    assert "3 seeds and 4 seeds are not enough to tell them apart" in told(capsys, tmp_path)
+
+
+def test_the_mean_of_reaching_is_of_the_runs_that_do(tmp_path: Path, capsys: Captured) -> None:
+    write_run(tmp_path / "a", CIFAR, [80.0, 90.0], rate=500)
+    write_run(tmp_path / "b", CIFAR, [90.0, 90.0], seed=1, rate=1000)
+    write_run(tmp_path / "c", CIFAR, [80.0, 89.9], seed=2)
+    images = 390 * 128 * 163.5
+    seconds = (390 * 128 * 164 / 500 + 390 * 128 * 163 / 1000) / 2
+    expected = f"1: {images:,.0f} images, 163.5 epochs, {seconds / 3600:.2f} h of training (2 of 3 runs, the mean is of"
+    assert expected in told(capsys, tmp_path, "--reach", 90)
+
+
+def test_time_is_the_sum_of_each_records_own(tmp_path: Path) -> None:
+    """A rate holds for the steps since the record before, and the last one for those that come after it."""
+    folder = write_run(tmp_path / "a", CIFAR, [91.0])
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rates = {390: 128.0, 780: 256.0, 1170: 64.0}
+    kept = [
+        {**record, "images_per_second": rates[record["step"]]} if record["kind"] == "train" else record
+        for record in records
+        if record["kind"] == "eval" or record["step"] in rates
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in kept))
+    found = read_run(folder)
+    assert isinstance(found, FinishedRun)
+    expected = {100: 100.0, 390: 390.0, 400: 395.0, 780: 585.0, 1170: 1365.0, 1270: 1565.0}
+    assert {step: found.seconds(step) for step in expected} == expected
+
+
+def test_many_rows_are_each_compared_with_the_first(tmp_path: Path, capsys: Captured) -> None:
+    for number in range(8):
+        write_run(tmp_path / str(number), replace(CIFAR, optimizer=SGD(lr=0.1 + number)), [91.0])
+    text = told(capsys, tmp_path)
+    assert "of 8 rows, each against the first only" in text
+    assert text.count("both are one run") == 7

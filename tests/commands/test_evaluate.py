@@ -1,0 +1,361 @@
+"""What evaluate says of weights from anywhere: its numbers against oracles, its passport, and its refusals."""
+
+import hashlib
+import json
+import math
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.support.processes import SUPPORT, run
+from trainer.__main__ import main
+from trainer.data import open_source
+from trainer.data.crop import eval_view
+from trainer.data.device import device_batches
+from trainer.data.loader import Loader
+from trainer.data.order import eval_batches
+from trainer.distributed import process_group
+from trainer.errors import UserError
+from trainer.evaluation.calibration import BINS, calibration_bins, calibration_error, details
+from trainer.evaluation.evaluate import evaluate
+from trainer.model import build_model
+from trainer.recipe import CenterCrop, LibraryModel
+from trainer.recipe_file import load_recipe, recipe_source
+
+SMALL = SUPPORT / "small_recipe.py"
+AVERAGED = f"""
+from dataclasses import replace
+from runpy import run_path
+from trainer.recipe import EMA
+
+recipe = replace(run_path({str(SMALL)!r})["recipe"], name="averaged", epochs=1, ema=EMA(decay=0.8))
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of AVERAGED."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "averaged.py").write_text(AVERAGED)
+    assert main(["train", str(folder / "averaged.py"), "--data", str(digits), "--run-dir", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(finished: Path) -> dict[str, Any]:
+    (newest,) = (finished / "checkpoints").glob("step_*.pt")
+    state: dict[str, Any] = torch.load(newest, weights_only=True)
+    return state
+
+
+def evaluated(words: list[str], out: Path) -> dict[str, Any]:
+    assert main(["evaluate", *words, "--out", str(out)]) == 0
+    content: dict[str, Any] = json.loads(out.read_text())
+    return content
+
+
+@pytest.fixture(scope="module")
+def passport(finished: Path) -> dict[str, Any]:
+    """What evaluate writes of the run when nothing is asked for."""
+    assert main(["evaluate", str(finished)]) == 0
+    content: dict[str, Any] = json.loads((finished / "evaluations" / "step_00000014_32px_1.000.json").read_text())
+    return content
+
+
+def test_a_passport_has_the_numbers_of_the_run_and_names_weights_data_and_versions(
+    finished: Path, passport: dict[str, Any]
+) -> None:
+    result = json.loads((finished / "result.json").read_text())
+    for name in ("recipe", "seed", "top1", "top5", "loss", "seen", "duplicates", "total", "protocol"):
+        assert passport[name] == result[name], name
+    assert [other["loss"] for other in passport["also"]] == [other["loss"] for other in result["also"]]
+    file = finished / "checkpoints" / passport["weights"]["file"]
+    assert passport["weights"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert passport["data"]["checksum"] == result["data"]["val"]
+    assert passport["crop"] == {
+        "resolution": 32,
+        "crop_ratio": 1.0,
+        "flip_tta": False,
+        "scaled_decoding": False,
+    }
+    assert passport["ran_on"]["packages"]["torch"].startswith(torch.__version__.partition("+")[0])
+    assert passport["ran_on"]["processes"] == 1
+
+
+def test_class_accuracies_and_calibration_are_those_of_the_logits(
+    finished: Path, passport: dict[str, Any], checkpoint: dict[str, Any], digits: Path
+) -> None:
+    """Guo's equation 3, written as sums over images."""
+    recipe = load_recipe(finished / "recipe.py")
+    model = build_model(recipe.model, 10).eval()
+    model.load_state_dict(checkpoint["average"])
+    with Loader(open_source(str(digits), "val", num_classes=10, resolution=32), workers=1) as loader:
+        batches = eval_batches(360, batch_size=64, rank=0, world_size=1)
+        crops = loader.batches(batches, eval_view(recipe.eval_crop), 32)
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            found = [
+                (model(images).float().softmax(1), labels)
+                for images, labels, _ in device_batches(crops, torch.device("cpu"), recipe.mean, recipe.std)
+            ]
+    probabilities, labels = torch.cat([first for first, _ in found]), torch.cat([second for _, second in found])
+    confidence, predicted = probabilities.double().max(1)
+    for label, one in enumerate(passport["classes"]):
+        of_class = labels == label
+        assert one["images"] == int(of_class.sum())
+        assert one["top1"] == 100 * int((predicted[of_class] == label).sum()) / int(of_class.sum())
+    gaps = []
+    for m in range(1, BINS + 1):
+        inside = [i for i in range(360) if (m - 1) / BINS < float(confidence[i]) <= m / BINS]
+        gaps.append(abs(sum(int(predicted[i] == labels[i]) - float(confidence[i]) for i in inside)))
+        assert passport["bins"][m - 1]["images"] == len(inside)
+    assert passport["ece"] == pytest.approx(100 * sum(gaps) / 360, rel=1e-3)
+    assert sum(one["images"] * one["top1"] for one in passport["classes"]) / 360 == pytest.approx(passport["top1"])
+
+
+def test_two_processes_write_the_same_passport(finished: Path, passport: dict[str, Any], tmp_path: Path) -> None:
+    ended = run(["evaluate", str(finished), "--out", str(tmp_path / "two.json")], processes=2)
+    assert ended.returncode == 0, ended.stderr
+    two = json.loads((tmp_path / "two.json").read_text())
+    assert two.pop("ran_on")["processes"] == 2
+    assert two == {name: value for name, value in passport.items() if name != "ran_on"}
+
+
+def test_calibration_is_nought_where_confidence_is_the_accuracy() -> None:
+    """Four images at 75 %, three of them right; and the gap by hand where all are right."""
+    confidence = np.full(4, 0.75)
+    assert calibration_error(calibration_bins(confidence, np.array([True, True, True, False]))) == 0
+    assert calibration_error(calibration_bins(confidence, np.ones(4, bool))) == 25
+    two = np.array([0.9, 0.9, 0.5, 0.5])  # gaps of 10 and of 50, half of the images each
+    assert calibration_error(calibration_bins(two, np.array([True, True, False, False]))) == pytest.approx(30)
+
+
+def test_a_bin_holds_its_upper_edge_and_not_its_lower_one() -> None:
+    edges = np.array([0.0, 1 / 16, 1 / 15, 1.0])
+    counts = [one.images for one in calibration_bins(edges, np.ones(4, bool))]
+    assert counts == [3, *[0] * 13, 1]
+
+
+def test_a_class_without_images_has_no_accuracy() -> None:
+    found = details(np.array([0, 2, 2]), np.array([0, 2, 1]), np.full(3, 0.5), ["a", "b", "c"])
+    assert [(one.images, one.top1) for one in found.classes] == [(1, 100.0), (0, None), (2, 50.0)]
+
+
+def test_a_confidence_that_is_no_number_is_an_error() -> None:
+    with pytest.raises(UserError, match="the logits of 1 of 2 images are not finite"):
+        details(np.array([0, 1]), np.array([0, 1]), np.array([0.5, math.nan]), ["a", "b"])
+
+
+def test_the_table_names_the_worst_and_the_best_classes(
+    finished: Path, passport: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    evaluated([str(finished)], tmp_path / "out.json")
+    said = capsys.readouterr().out
+    rates = [one["top1"] for one in passport["classes"]]
+    rows = {row.split()[0]: re.findall(r"([\d.]+) % of", row) for row in said.splitlines()}
+    assert [float(rate) for rate in rows["worst"]] == [round(rate, 1) for rate in sorted(rates)[:5]]
+    assert [float(rate) for rate in rows["best"]] == [round(rate, 1) for rate in sorted(rates)[: -5 - 1 : -1]]
+    assert f"{passport['ece']:.2f} % (expected calibration error, 15 bins)" in said
+
+
+def test_another_protocol_is_evaluated_and_stated(finished: Path, checkpoint: dict[str, Any], digits: Path) -> None:
+    asked = ["--resolution", "28", "--crop-ratio", "0.875", "--flip-tta"]
+    assert main(["evaluate", str(finished), *asked]) == 0
+    found = json.loads((finished / "evaluations" / "step_00000014_28px_0.875_flip.json").read_text())
+    assert "28 px, centre crop of 0.875 x short side, mean logits of two views" in found["protocol"]
+    recipe = load_recipe(finished / "recipe.py")
+    crop = CenterCrop(resolution=28, crop_ratio=0.875, flip_tta=True)
+    model = build_model(recipe.model, 10)
+    model.load_state_dict(checkpoint["average"])
+    with (
+        process_group.world("cpu", timeout_minutes=1) as world,
+        Loader(open_source(str(digits), "val", num_classes=10, resolution=28), workers=1) as loader,
+    ):
+        expected = evaluate(model.to(memory_format=torch.channels_last), loader, recipe, world, crop)
+    assert {name: found[name] for name in vars(expected)} == vars(expected)
+    assert found["also"][0]["crop"] == found["crop"]  # the other weights, at this protocol too
+
+
+def test_scaled_decoding_can_be_asked_for_and_is_stated(finished: Path) -> None:
+    assert main(["evaluate", str(finished), "--scaled-decoding"]) == 0
+    found = json.loads((finished / "evaluations" / "step_00000014_32px_1.000_scaled.json").read_text())
+    assert ", scaled decoding, one view; " in found["protocol"]
+    assert found["crop"]["scaled_decoding"]
+
+
+def test_one_view_can_be_asked_for_where_the_recipe_has_two(
+    checkpoint: dict[str, Any], passport: dict[str, Any], digits: Path, tmp_path: Path
+) -> None:
+    recipe = load_recipe(SMALL)
+    (tmp_path / "two.py").write_text(recipe_source(replace(recipe, eval_crop=replace(recipe.eval_crop, flip_tta=True))))
+    torch.save(checkpoint["model"], tmp_path / "weights.pth")
+    words = [str(tmp_path / "weights.pth"), "--recipe", str(tmp_path / "two.py"), "--data", str(digits)]
+    plain = passport["also"][0]["loss"]
+    assert evaluated(words, tmp_path / "two.json")["loss"] != plain
+    assert evaluated([*words, "--no-flip-tta"], tmp_path / "one.json")["loss"] == plain
+
+
+def in_torch_file(state: dict[str, Any], file: Path) -> None:
+    torch.save({f"module._orig_mod.{name}": value for name, value in state.items()}, file)
+
+
+def in_safetensors(state: dict[str, Any], file: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: value.contiguous() for name, value in state.items()}, file)
+
+
+@pytest.mark.parametrize(("suffix", "write"), [(".pth", in_torch_file), (".safetensors", in_safetensors)])
+def test_a_state_dict_evaluates_as_in_the_run(
+    suffix: str,
+    write: Callable[[dict[str, Any], Path], None],
+    finished: Path,
+    passport: dict[str, Any],
+    checkpoint: dict[str, Any],
+    digits: Path,
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / f"weights{suffix}"
+    write(checkpoint["model"], file)
+    assert main(["evaluate", str(file), "--recipe", str(finished / "recipe.py"), "--data", str(digits)]) == 0
+    found = json.loads((tmp_path / f"weights{suffix}.evaluation.json").read_text())
+    plain = passport["also"][0]
+    assert all(found[name] == plain[name] for name in ("top1", "top5", "loss", "ece", "classes", "bins"))
+    assert f"weights of weights{suffix} (sha256:{found['weights']['sha256'][:12]})" in found["protocol"]
+    assert "seed" not in found["protocol"] and found["seed"] is None
+
+
+def test_a_checkpoint_of_a_run_has_its_recipe_and_data(
+    finished: Path, passport: dict[str, Any], tmp_path: Path
+) -> None:
+    found = evaluated([str(finished / "checkpoints" / "best.pt")], tmp_path / "best.json")
+    assert (found["loss"], found["recipe"]) == (passport["loss"], "averaged")
+    assert "the best epoch on these images and so optimistic" in found["protocol"]
+
+
+def test_a_checkpoint_without_its_run_and_name_may_have_been_chosen_and_says_so(
+    finished: Path, digits: Path, tmp_path: Path
+) -> None:
+    shutil.copy(finished / "checkpoints" / "best.pt", tmp_path / "alone.pt")
+    words = [str(tmp_path / "alone.pt"), "--recipe", str(finished / "recipe.py"), "--data", str(digits)]
+    assert "of an epoch that may have been chosen" in evaluated(words, tmp_path / "alone.json")["protocol"]
+
+
+def test_a_checkpoint_of_an_older_version_is_read(
+    checkpoint: dict[str, Any], passport: dict[str, Any], digits: Path, tmp_path: Path
+) -> None:
+    """Before there were averages, checkpoints had none."""
+    older = {name: value for name, value in checkpoint.items() if name != "average"}
+    torch.save(older, tmp_path / "older.pt")
+    found = evaluated([str(tmp_path / "older.pt"), "--recipe", str(SMALL)], tmp_path / "older.json")
+    assert found["loss"] == passport["also"][0]["loss"]
+    assert "weights after 14 steps, of an epoch that may have been chosen, no averaging" in found["protocol"]
+
+
+def test_a_beton_file_and_a_folder_of_class_folders_are_data(
+    photos: Path, photo_betons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With weights for as many classes as they have, whatever the recipe says."""
+    torch.save(build_model(load_recipe(SMALL).model, 4).state_dict(), tmp_path / "four.pth")
+    words = [str(tmp_path / "four.pth"), "--recipe", str(SMALL), "--data"]
+    for number, data in enumerate((photos, photos / "val", photo_betons / "val.beton")):
+        found = evaluated([*words, str(data)], tmp_path / f"{number}.json")
+        assert (found["seen"], [one["name"] for one in found["classes"]]) == (24, [f"class{n}" for n in range(4)])
+        assert "4 classes" not in found["protocol"]
+    assert "num_classes: 10 -> 4" not in capsys.readouterr().out  # SMALL is nobody's named recipe
+
+
+Mistake = tuple[list[str], str]
+CASES = (
+    "no recipe", "no data", "another network", "another depth", "other number of classes", "other classes",
+    "damaged", "not weights", "not onnx", "not finite", "recipe for a run", "best of a file", "crop beyond the image",
+    "both flags", "resolution", "no folder for out", "data that is not there", "data without images",
+    "neither run nor file",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def mistakes(
+    finished: Path,
+    checkpoint: dict[str, Any],
+    digits: Path,
+    photos: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Mistake]:
+    """Words and the line they have to be answered with."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    state, recipe = checkpoint["model"], load_recipe(SMALL)
+    torch.save(state, folder / "good.pth")
+    torch.save(build_model(replace(recipe.model, depth=14), 10).state_dict(), folder / "deeper.pth")  # type: ignore[arg-type]
+    torch.save(nn.Linear(3, 3).state_dict(), folder / "linear.pth")
+    torch.save({**state, "fc.bias": torch.full((10,), math.nan)}, folder / "nan.pth")
+    (folder / "cut.pth").write_bytes((folder / "good.pth").read_bytes()[:3000])
+    (folder / "text.txt").write_text("weights")
+    (folder / "text.onnx").write_text("weights")
+    (folder / "empty").mkdir()
+    shutil.copytree(photos / "val", folder / "ten")
+    for number in range(4, 10):
+        shutil.copytree(folder / "ten" / "class0", folder / "ten" / f"class{number}")
+    of_recipe = ["--recipe", str(SMALL), "--data", str(digits)]
+    return {
+        "no recipe": ([str(folder / "good.pth")], r"which network is .*good.pth.* Add --recipe"),
+        "no data": ([str(folder / "good.pth"), *of_recipe[:2]], r"on which images\? .* add --data DIR"),
+        "another network": ([str(folder / "linear.pth"), *of_recipe], r"linear.pth is not a network of this recipe: "),
+        "another depth": (
+            [str(folder / "deeper.pth"), *of_recipe],
+            r"deeper.pth is not a network of this recipe: 36 unexpected \(layer1.1.conv1.weight, ",
+        ),
+        "other number of classes": (
+            [str(folder / "good.pth"), *of_recipe[:3], str(photos)],
+            r"good.pth is for 10 classes, and the data has 4",
+        ),
+        "other classes": (
+            [str(finished), "--data", str(folder / "ten")],
+            r"ten has other classes than the weights: class 0 is 'class0' instead of '0'",
+        ),
+        "damaged": ([str(folder / "cut.pth"), *of_recipe], r"error: .*cut.pth is damaged or holds more than tensors"),
+        "not weights": ([str(folder / "text.txt"), *of_recipe], r"text.txt is neither .pt, .pth nor .safetensors"),
+        "not onnx": ([str(folder / "text.onnx"), *of_recipe], r"text.onnx (is not an ONNX network|needs onnxruntime)"),
+        "not finite": ([str(folder / "nan.pth"), *of_recipe], r"the logits of 360 of 360 images are not finite"),
+        "recipe for a run": ([str(finished), "--recipe", "resnet20_digits"], r"a run has its own"),
+        "best of a file": ([str(folder / "good.pth"), *of_recipe, "--checkpoint", "best"], r"good.pth is a file"),
+        "crop beyond the image": ([str(finished), "--crop-ratio", "1.5"], r"crop_ratio=1.5 is not within \(0, 1\]"),
+        "both flags": ([str(finished), "--flip-tta", "--no-flip-tta"], r"use one of both"),
+        "resolution": ([str(finished), "--resolution", "9000"], r"resolution=9000 is more than 2,048 pixels"),
+        "no folder for out": ([str(finished), "--out", str(folder / "no" / "x.json")], r"there is no folder"),
+        "data that is not there": ([str(finished), "--data", str(folder / "no")], r"there is no such file or folder"),
+        "data without images": ([str(finished), "--data", str(folder / "empty")], r"neither val.beton nor the folder"),
+        "neither run nor file": ([str(folder)], r"is not the folder of a run"),
+    }
+
+
+def test_every_mistake_is_tried(mistakes: dict[str, Mistake]) -> None:
+    assert tuple(mistakes) == CASES
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_mistake_is_one_line(name: str, mistakes: dict[str, Mistake], capfd: pytest.CaptureFixture[str]) -> None:
+    words, answer = mistakes[name]
+    assert main(["evaluate", *words]) == 2
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert re.fullmatch(r"error: [^\n]+\n", said.err), said.err
+    assert re.search(answer, said.err), said.err
+
+
+def test_a_network_that_needs_larger_images_says_so(
+    digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spec = LibraryModel(name="torchvision/squeezenet1_1")
+    (tmp_path / "squeeze.py").write_text(recipe_source(replace(load_recipe(SMALL), model=spec)))
+    torch.save(build_model(spec, 10).state_dict(), tmp_path / "squeeze.pth")
+    words = [str(tmp_path / "squeeze.pth"), "--recipe", str(tmp_path / "squeeze.py"), "--data", str(digits)]
+    assert main(["evaluate", *words, "--resolution", "4"]) == 2
+    assert re.fullmatch(r"error: the network does not take images of 4 px: [^\n]+\n", capfd.readouterr().err)

@@ -1,0 +1,240 @@
+"""What export writes is loaded by others and computes the same; what it cannot write, it refuses in one line."""
+
+import json
+import re
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.support.processes import SUPPORT
+from trainer.__main__ import main
+from trainer.commands import export as verb
+from trainer.commands.export import torchvision_name
+from trainer.commands.weights import run_weights
+from trainer.errors import UserError
+from trainer.model import build_model
+from trainer.recipe import EMA, CenterCrop, CifarResNet, LibraryModel, RandomResizedCrop, Recipe, ResNet
+from trainer.recipe_file import load_recipe, recipe_source
+
+SMALL = SUPPORT / "small_recipe.py"
+
+
+def photo_recipe(model: ResNet | CifarResNet) -> Recipe:
+    """One step on all 64 photographs, with an average."""
+    return replace(
+        load_recipe(SMALL),
+        name="photo recipe/1",
+        model=model,
+        num_classes=4,
+        train_crop=RandomResizedCrop(resolution=32),
+        eval_crop=CenterCrop(resolution=32, crop_ratio=0.875),
+        ema=EMA(decay=0.5),
+        epochs=1,
+        global_batch_size=32,
+        micro_batch_size=32,
+    )
+
+
+def trained(recipe: Recipe, photos: Path, folder: Path) -> Path:
+    (folder / "photo_recipe.py").write_text(recipe_source(recipe))
+    words = ["train", str(folder / "photo_recipe.py"), "--data", str(photos), "--run-dir", str(folder / "run")]
+    assert main(words) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def resnet(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of ResNet-18."""
+    return trained(photo_recipe(ResNet(depth=18)), photos, tmp_path_factory.mktemp("resnet"))
+
+
+@pytest.fixture(scope="module")
+def cifar(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of the CIFAR family, which torchvision does not have."""
+    return trained(photo_recipe(CifarResNet(depth=8)), photos, tmp_path_factory.mktemp("cifar"))
+
+
+def averages(run_dir: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(run_dir / "checkpoints" / "best.pt", weights_only=True)["average"]
+    return state
+
+
+def evaluated(words: list[str], out: Path) -> dict[str, Any]:
+    assert main(["evaluate", *words, "--out", str(out)]) == 0
+    content: dict[str, Any] = json.loads(out.read_text())
+    return content
+
+
+def test_torchvision_loads_its_file_and_gives_our_logits(
+    resnet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from torchvision import models
+
+    assert main(["export", str(resnet), "--to", "torchvision"]) == 0
+    said = capsys.readouterr().out
+    assert "exponential moving average (decay 0.5 every step)" in said
+    assert "torchvision's resnet18(num_classes=4) loads it with strict=True" in said
+    state = torch.load(resnet / "photo_recipe_1.pth", weights_only=True)
+    theirs = models.resnet18(num_classes=4)
+    theirs.load_state_dict(state, strict=True)
+    ours = build_model(ResNet(depth=18), 4)
+    ours.load_state_dict(averages(resnet))
+    images = torch.randn(2, 3, 40, 40, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), rtol=0, atol=1e-6)
+    assert all(value.is_contiguous() for value in state.values())
+
+
+def test_the_exported_file_evaluates_to_the_numbers_of_the_run(resnet: Path, photos: Path, tmp_path: Path) -> None:
+    expected = evaluated([str(resnet)], tmp_path / "run.json")
+    for kind, name in (("torchvision", "x.pth"), ("safetensors", "x.safetensors")):
+        assert main(["export", str(resnet), "--to", kind, "--out", str(tmp_path / name)]) == 0
+        words = [str(tmp_path / name), "--recipe", str(resnet / "recipe.py"), "--data", str(photos)]
+        found = evaluated(words, tmp_path / f"{kind}.json")
+        for number in ("top1", "top5", "loss", "ece", "classes", "bins", "seen"):
+            assert found[number] == expected[number], (kind, number)
+
+
+def test_safetensors_say_what_they_are(cifar: Path, tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    out = tmp_path / "weights.safetensors"
+    assert main(["export", str(cifar), "--to", "safetensors", "--out", str(out), "--checkpoint", "best"]) == 0
+    with safe_open(out, "pt") as file:
+        about = file.metadata()
+        names = set(file.keys())
+        assert all(torch.equal(file.get_tensor(name), value) for name, value in averages(cifar).items())
+    assert names == set(averages(cifar))
+    assert about["recipe"] == "photo recipe/1"
+    assert "moving average" in about["weights"]
+    assert json.loads(about["model"])["kind"] == "CifarResNet"
+    assert json.loads(about["classes"]) == [f"class{number}" for number in range(4)]
+    assert json.loads(about["eval_crop"]) == asdict(CenterCrop(resolution=32, crop_ratio=0.875))
+    assert tuple(json.loads(about["mean"])) == load_recipe(SMALL).mean
+
+
+def test_onnx_computes_the_same_for_any_batch_and_is_evaluated(
+    cifar: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    out = tmp_path / "weights.onnx"
+    assert main(["export", str(cifar), "--to", "onnx", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"largest difference from PyTorch on random images [\d.e-]+\n", said)
+    assert "this is NOT in the file" in said
+    session = runtime.InferenceSession(out, providers=["CPUExecutionProvider"])
+    ours = build_model(CifarResNet(depth=8), 4)
+    ours.load_state_dict(averages(cifar))
+    for count in (1, 3, 7):
+        images = torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(count))
+        (logits,) = session.run(["logits"], {"images": images.numpy()})
+        with torch.no_grad():
+            np.testing.assert_allclose(logits, ours.eval()(images).numpy(), atol=1e-4)
+    assert session.get_modelmeta().custom_metadata_map["recipe"] == "photo recipe/1"
+    words = [str(out), "--recipe", str(cifar / "recipe.py"), "--data", str(photos)]
+    found = evaluated(words, tmp_path / "onnx.json")
+    assert main(["export", str(cifar), "--to", "safetensors", "--out", str(tmp_path / "x.safetensors")]) == 0
+    (tmp_path / "fp32.py").write_text(recipe_source(replace(load_recipe(cifar / "recipe.py"), precision="fp32")))
+    words = [str(tmp_path / "x.safetensors"), "--recipe", str(tmp_path / "fp32.py"), "--data", str(photos)]
+    expected = evaluated(words, tmp_path / "fp32.json")
+    assert (found["precision"], found["top1"], found["classes"]) == ("fp32", expected["top1"], expected["classes"])
+    assert found["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+    assert main(["evaluate", *words[1:], str(out), "--resolution", "24"]) == 2
+    assert "the network does not take images of 24 px" in capsys.readouterr().err
+
+
+def test_an_export_without_an_average_says_so(cifar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A copy of the run whose recipe and checkpoint have none."""
+    state = torch.load(cifar / "checkpoints" / "best.pt", weights_only=True)
+    (tmp_path / "recipe.py").write_text(recipe_source(replace(load_recipe(cifar / "recipe.py"), ema=None)))
+    from trainer.run.checkpoint import write
+
+    write(tmp_path / "checkpoints" / "step_00000002.pt", {**state, "average": None})
+    assert main(["export", str(tmp_path), "--to", "safetensors"]) == 0
+    assert "weights after 2 of 2 steps, no averaging" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (CifarResNet(depth=8), "it has no CIFAR family"),
+        (ResNet(depth=18, stem="cifar"), "its stem is for small images"),
+        (ResNet(depth=18, residual=False), "it has no shortcuts"),
+        (ResNet(depth=18, blur_pool="convs"), "filters before its strided convolutions"),
+        (LibraryModel(name="timm/resnet50d"), "timm/resnet50d is not one of its models"),
+    ],
+)
+def test_what_torchvision_does_not_have_is_refused_with_the_reason(model: Any, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        torchvision_name(replace(load_recipe(SMALL), model=model))
+
+
+def test_what_torchvision_has_is_named() -> None:
+    named = {depth: torchvision_name(replace(load_recipe(SMALL), model=ResNet(depth=depth))) for depth in (18, 50, 152)}
+    assert named == {18: "resnet18", 50: "resnet50", 152: "resnet152"}
+    library = LibraryModel(name="torchvision/resnext50_32x4d")
+    assert torchvision_name(replace(load_recipe(SMALL), model=library)) == "resnext50_32x4d"
+
+
+MISTAKES = {
+    "torchvision": ([], r"torchvision has no network like that of photo recipe/1: it has no CIFAR family"),
+    "suffix": (["--out", "x.pth"], r"--out x.pth: a file for safetensors ends in .safetensors"),
+    "folder": (["--out", "no/where/x.safetensors"], r"there is no folder no/where"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_and_nothing_is_written(
+    name: str, cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words, answer = MISTAKES[name]
+    monkeypatch.chdir(tmp_path)
+    before = sorted(cifar.iterdir())
+    kind = "torchvision" if name == "torchvision" else "safetensors"
+    assert main(["export", str(cifar), "--to", kind, *words]) == 2
+    assert re.fullmatch(
+        rf"error: {answer}[^\n]*\n", capfd.readouterr().err.replace("--out no/where/x.safetensors: ", "")
+    )
+    assert sorted(cifar.iterdir()) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_is_never_overwritten(resnet: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    best = resnet / "checkpoints" / "best.pt"
+    before = best.read_bytes()
+    assert main(["export", str(resnet), "--to", "torchvision", "--out", str(best)]) == 2
+    assert "is among the run's checkpoints" in capfd.readouterr().err
+    assert best.read_bytes() == before
+
+
+def test_a_file_that_computes_something_else_is_not_kept(
+    resnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With a limit that nothing keeps; what was there before stays."""
+    monkeypatch.setattr(verb, "SAME", -1.0)
+    old = tmp_path / "old.pth"
+    old.write_text("as it was")
+    assert main(["export", str(resnet), "--to", "torchvision", "--out", str(old)]) == 2
+    assert re.search(r"logits of torchvision's resnet18 differ by .*: nothing was written", capfd.readouterr().err)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["as it was"]
+
+
+def test_no_run_and_no_checkpoint_are_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(tmp_path), "--to", "onnx"]) == 2
+    assert "is not the folder of a run" in capfd.readouterr().err
+    (tmp_path / "recipe.py").write_text(recipe_source(load_recipe(SMALL)))
+    assert main(["export", str(tmp_path), "--to", "onnx"]) == 2
+    assert "holds no checkpoint that can be read (there is none yet)" in capfd.readouterr().err
+
+
+def test_the_weights_of_a_result_come_first(cifar: Path) -> None:
+    from trainer.run.directory import Run
+
+    weights = run_weights(Run(cifar), "newest")
+    assert list(weights.networks) == [", exponential moving average (decay 0.5 every step)", ", no averaging"]

@@ -1,0 +1,85 @@
+"""Requests to save and to stop: agreed by all ranks at the same place, in training and in evaluations."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.processes import ROOT
+from trainer.distributed import process_group
+from trainer.distributed.stop import Request, Requests, Stopped
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2])
+def test_an_evaluation_ends_at_the_batch_after_a_signal(number: signal.Signals) -> None:
+    seen = []
+    expected = pytest.raises(Stopped, match="saved before it")
+    with process_group.world("cpu", 1) as world, expected as stopped, Requests(world) as requests:
+        for batch in requests.watch(iter(range(10)), rounds=10):
+            seen.append(batch)
+            if batch == 3:
+                os.kill(os.getpid(), number)
+    assert seen == [0, 1, 2, 3]
+    assert stopped.value.signal is number
+
+
+def test_an_evaluation_without_a_signal_sees_every_batch() -> None:
+    with process_group.world("cpu", 1) as world, Requests(world) as requests:
+        assert list(requests.watch(iter(range(3)), rounds=5)) == [0, 1, 2]
+        assert requests.agree() is Request.NOTHING
+
+
+def test_signals_are_given_back() -> None:
+    before = signal.getsignal(signal.SIGUSR2)
+    with process_group.world("cpu", 1) as world, Requests(world):
+        assert signal.getsignal(signal.SIGUSR2) != before
+    assert signal.getsignal(signal.SIGUSR2) == before
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
+    try:
+        with process_group.world("cpu", 1) as world, Requests(world) as requests:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert requests.agree() is Request.NOTHING
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_ranks_with_unlike_numbers_of_batches_stop_together() -> None:
+    """Rank 0 has 5 batches and rank 1 has 4; only rank 1 gets the signal, and none waits for the other for ever."""
+    code = (
+        "import os, signal, sys\n"
+        "from trainer.distributed import process_group\n"
+        "from trainer.distributed.stop import Requests, Stopped\n"
+        "seen = 0\n"
+        "with process_group.world('cpu', 1) as world:\n"
+        "    try:\n"
+        "        with Requests(world) as requests:\n"
+        "            for batch in requests.watch(iter(range(5 - world.rank)), rounds=5):\n"
+        "                seen += 1\n"
+        "                if (world.rank, batch) == (1, 2):\n"
+        "                    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        print('not stopped')\n"
+        "    except Stopped:\n"
+        "        print(f'stopped after {seen}')\n"
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    variables = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={**os.environ, **variables, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    assert [rank.communicate(timeout=120)[0].strip() for rank in ranks] == ["stopped after 4", "stopped after 4"]

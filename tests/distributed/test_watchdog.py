@@ -1,0 +1,144 @@
+"""A rank that is stopped, hangs or is gone is named within the time that was set, and every process ends."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import ROOT, SUPPORT, TIMEOUT, ranks_of, start, wait_for_step
+from trainer.distributed.watchdog import COMPUTING, EXCHANGING, Report, Seen, judge
+
+RECIPE = str(SUPPORT / "small_recipe.py")
+SILENT, BEHIND = 180.0, 1620.0  # s
+
+
+def words(data: Path, run_dir: Path, *options: str) -> list[str]:
+    long = ["--epochs", "500", "--log-every", "2", "--workers", "1"]
+    return ["train", RECIPE, "--data", str(data), "--run-dir", str(run_dir), *long, *options]
+
+
+def seen(*ranks: tuple[float, float, int, str]) -> dict[int, Seen]:
+    """For each rank: seconds since its last beat, seconds since its last mark, its marks, its place."""
+    return {
+        rank: Seen(Report(7, mark, 119, place), -beat_age, -mark_age)
+        for rank, (beat_age, mark_age, mark, place) in enumerate(ranks)
+    }
+
+
+def test_ranks_that_go_on_are_left_alone() -> None:
+    busy = seen((1.0, 1.0, 30, COMPUTING), (2.0, 200.0, 29, EXCHANGING), (179.0, 1.0, 30, EXCHANGING))
+    assert judge(busy, 0.0, SILENT, BEHIND) is None
+
+
+def test_a_rank_that_is_silent_is_named_with_its_time() -> None:
+    said = judge(seen((1.0, 1.0, 30, EXCHANGING), (190.0, 1.0, 29, COMPUTING)), 0.0, SILENT, BEHIND)
+    assert said is not None and said.startswith(
+        "rank 1 has not answered for 3 minutes: stopped, or its machine is gone"
+    )
+
+
+def test_many_silent_ranks_are_one_line() -> None:
+    said = judge(seen(*[(190.0, 1.0, 30, EXCHANGING)] * 20), 0.0, SILENT, BEHIND)
+    assert said is not None and said.startswith("ranks 0, 1, 2, 3, 4, 5, 6, 7 and 12 more have not answered")
+
+
+def test_the_rank_that_the_others_wait_for_is_named() -> None:
+    waiting = (1.0, 1700.0, 30, EXCHANGING)
+    said = judge(seen(waiting, (1.0, 1800.0, 29, COMPUTING), waiting), 0.0, SILENT, BEHIND)
+    assert said is not None and said.startswith("rank 1 has hung in step 120 for 30 minutes, the others wait for it")
+
+
+def test_a_long_evaluation_is_nobodys_fault() -> None:
+    """All ranks have made the last mark of their epoch; who is late for a collective there, it does not know."""
+    assert judge(seen(*[(1.0, 9000.0, 30, EXCHANGING)] * 4), 0.0, SILENT, BEHIND) is None
+
+
+def test_a_rank_that_has_left_is_not_missed() -> None:
+    gone = {0: Seen(Report(7, 30, 119, EXCHANGING, left=True), -9000.0, -9000.0)}
+    assert judge({**gone, 1: Seen(Report(9, 30, 119, EXCHANGING), -1.0, -9000.0)}, 0.0, SILENT, BEHIND) is None
+
+
+@pytest.mark.parametrize("stopped", [1, 0])
+def test_a_rank_that_is_stopped_is_named_and_no_rank_stays(stopped: int, digits: Path, tmp_path: Path) -> None:
+    """Without torchrun, whose agent would end the others: each has to find out for itself."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    ranks = []
+    for rank in range(2):
+        variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+        environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
+        environment |= {"MASTER_ADDR": "localhost", "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "trainer", *words(digits, tmp_path, "--silent-minutes", "0.05")]
+        ranks.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd=ROOT))
+    try:
+        wait_for_step(ranks[0], tmp_path, 4)
+        ranks[stopped].send_signal(signal.SIGSTOP)
+        other = ranks[1 - stopped]
+        _, said = other.communicate(timeout=TIMEOUT)
+        assert other.returncode == 75, said
+        assert f"error: rank {stopped} has not answered" in said
+        assert "Traceback" not in said
+        ranks[stopped].send_signal(signal.SIGCONT)  # too late: it finds itself alone
+        _, said = ranks[stopped].communicate(timeout=TIMEOUT)
+        assert ranks[stopped].returncode == 75, said
+        assert "Traceback" not in said
+    finally:
+        for process in ranks:
+            process.kill()
+
+
+def test_ranks_end_with_their_launcher_also_before_they_have_joined(digits: Path, tmp_path: Path) -> None:
+    """kill -9 of torchrun leaves its ranks to themselves: here one that waits for a peer that never comes."""
+    launcher, ranks = start(words(digits, tmp_path), 2), list[int]()
+    try:
+        deadline = time.monotonic() + TIMEOUT
+        while time.monotonic() < deadline and len(ranks := ranks_of(launcher)) < 2:
+            time.sleep(0.01)
+        while time.monotonic() < deadline and not all(threads(rank) > 1 for rank in ranks):  # they look already
+            time.sleep(0.01)
+        os.kill(ranks[1], signal.SIGSTOP)
+        os.kill(launcher.pid, signal.SIGKILL)
+        while time.monotonic() < deadline and Path(f"/proc/{ranks[0]}").exists():
+            time.sleep(0.1)
+        assert not Path(f"/proc/{ranks[0]}").exists()
+        os.kill(ranks[1], signal.SIGCONT)
+        _, said = launcher.communicate(timeout=TIMEOUT)  # until both have closed it
+        assert "error: the launcher of rank 0 has ended" in said
+        assert "error: the launcher of rank 1 has ended" in said
+    finally:
+        for pid in (launcher.pid, *ranks):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def threads(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_storage_that_does_not_answer_is_named_and_ends_the_run(split: str, digits: Path, tmp_path: Path) -> None:
+    """A read that never returns, in training and in an evaluation, as of a file of a dead NFS server."""
+    script = (
+        "import sys, threading\n"
+        "from trainer.__main__ import main\n"
+        "from trainer.data.beton.source import BetonSource\n"
+        "def read(self, *given):\n"
+        "    if self.path.stem == sys.argv[1]:\n"
+        "        threading.Event().wait()\n"
+        "    read_really(self, *given)\n"
+        "read_really, BetonSource.read = BetonSource.read, read\n"
+        "sys.exit(main(sys.argv[2:]))\n"
+    )
+    given = words(digits, tmp_path, "--timeout-minutes", "0.05", "--no-pictures")
+    command = [sys.executable, "-c", script, split, *given]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, cwd=ROOT)
+    assert ended.returncode == 75, ended.stderr
+    answer = r"error: rank 0 has waited for images for \d+ s: is the storage of --data reachable there\? [^\n]+\n"
+    assert re.fullmatch(answer, ended.stderr)

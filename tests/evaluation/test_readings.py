@@ -1,0 +1,196 @@
+"""What a result is read from: averaged weights, two views, a second protocol, measured norms; and that it says so."""
+
+import copy
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.support.processes import SUPPORT, metrics
+from trainer.__main__ import main
+from trainer.data import open_source
+from trainer.data.crop import eval_view
+from trainer.data.device import device_batches
+from trainer.data.loader import Loader
+from trainer.distributed import process_group
+from trainer.errors import UserError
+from trainer.evaluation.evaluate import evaluate, predict
+from trainer.evaluation.result import averaged_in_words, trained_in_words
+from trainer.model import build_model
+from trainer.recipe import EMA, CenterCrop, Recipe
+from trainer.recipe_file import load_recipe
+from trainer.run.state import Position
+
+SMALL = SUPPORT / "small_recipe.py"
+READINGS = f"""
+from dataclasses import replace
+from runpy import run_path
+from trainer.recipe import EMA, CenterCrop
+
+recipe = replace(
+    run_path({str(SMALL)!r})["recipe"],
+    name="readings",
+    eval_crop=CenterCrop(resolution=24, crop_ratio=0.875, flip_tta=True),
+    also_eval_crop=CenterCrop(resolution=32, crop_ratio=1.0),
+    ema=EMA(decay=0.9),
+    precise_norm_images=96,
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of READINGS."""
+    folder = tmp_path_factory.mktemp("readings")
+    (folder / "readings.py").write_text(READINGS)
+    words = ["train", str(folder / "readings.py"), "--data", str(digits), "--run-dir", str(folder / "run")]
+    assert main([*words, "--checkpoint-steps", "1"]) == 0  # also at epochs' ends: norms are measured before saving
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def result(finished: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((finished / "result.json").read_text())
+    return content
+
+
+def test_a_result_is_that_of_the_averaged_weights_and_has_the_other_readings_beside_it(result: dict[str, Any]) -> None:
+    averaged, plain = "exponential moving average (decay 0.9 every step)", "no averaging"
+    views = "24 px, centre crop of 0.875 x short side, mean logits of two views, the crop and its mirror image"
+    single = "32 px, centre crop of 1.000 x short side, one view"
+    expected = [(averaged, views), (averaged, single), (plain, views), (plain, single)]
+    readings = [result, *result["also"]]
+    assert len(readings) == 4
+    for reading, words in zip(readings, expected, strict=True):
+        assert all(word in reading["protocol"] for word in (*words, "norms measured over 96 training samples"))
+        assert (reading["seen"], reading["duplicates"]) == (360, 0)
+    assert len({reading["loss"] for reading in readings}) == 4  # four evaluations, not one told four times
+
+
+def test_every_epoch_tells_of_both_weights_and_the_last_is_the_result(finished: Path, result: dict[str, Any]) -> None:
+    records = [record for record in metrics(finished) if record["kind"] != "train"]
+    assert [record["kind"] for record in records] == ["eval", "eval_ema"] * 2
+    assert records[-1]["loss"] == result["loss"]
+    assert records[-2]["loss"] == result["also"][1]["loss"]
+
+
+def test_the_evaluate_verb_repeats_every_reading(
+    finished: Path, result: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(finished)]) == 0
+    said = capsys.readouterr().out
+    assert f"{result['loss']:.4f}" in said
+    for reading in result["also"]:
+        assert f"{reading['top1']:.2f} % top-1: {reading['protocol']}" in said
+
+
+def test_the_averaged_weights_are_what_a_fine_tuning_starts_from(finished: Path) -> None:
+    """best.pt holds both; the result is the average's."""
+    from trainer.model import load_initial_weights
+
+    recipe = load_recipe(finished / "recipe.py")
+    state = torch.load(finished / "checkpoints" / "best.pt", weights_only=True)
+    model = build_model(recipe.model, recipe.num_classes)
+    load_initial_weights(model, finished / "checkpoints" / "best.pt")
+    assert all(torch.equal(value, state["average"][name]) for name, value in model.state_dict().items())
+    assert not torch.equal(state["average"]["fc.weight"], state["model"]["fc.weight"])
+
+
+def test_running_statistics_are_those_of_the_training_images(finished: Path, digits: Path) -> None:
+    """The first norm's mean, over the first 96 images of the last epoch as they were augmented."""
+    from trainer.data.stream import train_stream
+
+    recipe = load_recipe(finished / "recipe.py")
+    state = torch.load(max((finished / "checkpoints").glob("step_*.pt")), weights_only=True)
+    with process_group.world("cpu", timeout_minutes=1) as world, open_digits(digits, "train") as loader:
+        stream = train_stream(recipe, loader, world, epoch=recipe.epochs - 1, accumulation=6)
+        images = torch.cat([next(stream).images for _ in range(6)])
+    weight = state["model"]["conv1.weight"]
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = nn.functional.conv2d(images, weight, padding=1).float()
+    torch.testing.assert_close(state["model"]["bn1.running_mean"], outputs.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
+
+
+def open_digits(digits: Path, split: Any = "val") -> Loader:
+    return Loader(open_source(str(digits), split, num_classes=10, resolution=32), workers=1)
+
+
+@pytest.fixture(scope="module")
+def untrained() -> tuple[Recipe, nn.Module]:
+    recipe = replace(load_recipe(SMALL), precision="fp32")
+    torch.manual_seed(0)
+    return recipe, build_model(recipe.model, recipe.num_classes)
+
+
+def test_a_compiled_model_is_evaluated_by_the_code_it_was_compiled_from(
+    digits: Path, untrained: tuple[Recipe, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process trains a compiled module; DDP's and the verb's are not. All have the same result."""
+    recipe, model = untrained
+    with process_group.world("cpu", timeout_minutes=1) as world, open_digits(digits) as loader:
+        plain = evaluate(model, loader, recipe, world)
+        monkeypatch.setattr(model, "_compiled_call_impl", lambda _images: pytest.fail("ran compiled code"))
+        assert evaluate(model, loader, recipe, world) == plain
+        answers = predict(model, loader, recipe, world)
+    assert 100 * (answers.predicted == answers.labels).mean() == plain.top1
+
+
+def test_flip_tta_is_the_mean_of_the_logits_of_both_views(digits: Path, untrained: tuple[Recipe, nn.Module]) -> None:
+    recipe, model = untrained
+    crop = CenterCrop(resolution=28, crop_ratio=0.875, flip_tta=True)
+    with process_group.world("cpu", timeout_minutes=1) as world, open_digits(digits) as loader:
+        found = evaluate(model, loader, recipe, world, crop)
+        (batch,) = device_batches(
+            loader.batches([np.arange(360)], eval_view(crop), 28), torch.device("cpu"), recipe.mean, recipe.std
+        )
+    model.eval()
+    with torch.no_grad():
+        logits = (model(batch.images) + model(batch.images.flip(3))) / 2
+    model.train()
+    assert found.top1 == 100 * (logits.argmax(1) == batch.labels).sum().item() / 360
+    assert found.loss == pytest.approx(nn.functional.cross_entropy(logits, batch.labels).item(), rel=1e-5)
+
+
+def test_logits_that_are_not_finite_are_no_result(digits: Path, untrained: tuple[Recipe, nn.Module]) -> None:
+    recipe, model = untrained
+    broken = copy.deepcopy(model)
+    broken.get_submodule("fc").weight.data[3] = float("inf")  # finite weights can do the same in fp16
+    refused = pytest.raises(UserError, match=r"the logits of \d+ of 360 images are not finite")
+    with process_group.world("cpu", timeout_minutes=1) as world, open_digits(digits) as loader, refused:
+        evaluate(broken, loader, recipe, world)
+
+
+def test_an_evaluation_leaves_every_module_in_its_mode(digits: Path, untrained: tuple[Recipe, nn.Module]) -> None:
+    recipe, model = untrained
+    model.train()
+    frozen = model.get_submodule("layer1.0.bn1").eval()
+    with process_group.world("cpu", timeout_minutes=1) as world, open_digits(digits) as loader:
+        evaluate(model, loader, recipe, world)
+    assert [module for module in model.modules() if not module.training] == [frozen]
+
+
+def test_words_claim_no_average_and_no_norms_that_are_not_there_yet() -> None:
+    recipe = replace(load_recipe(SMALL), ema=EMA(decay=0.99, every=32, start_epoch=5), precise_norm_images=96)
+    at = Position(steps_per_epoch=14, epoch=1, batch=3)
+    measured, running = (trained_in_words(recipe, at, "", norms_measured=measured) for measured in (True, False))
+    assert measured == "weights after 17 of 28 steps, norms measured over 96 training samples"
+    assert running == "weights after 17 of 28 steps, norms not measured yet: running averages"
+    assert averaged_in_words(None, 3) == "no averaging"
+    assert averaged_in_words(recipe.ema, 5) == "a copy of the weights, whose average begins at epoch 5"
+    assert averaged_in_words(recipe.ema, 5.1) == "exponential moving average (decay 0.99 every 32 steps)"
+
+
+def test_a_checkpoint_between_two_epochs_says_that_norms_are_running_averages(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    for file in (tmp_path / "run" / "checkpoints").glob("step_00000028.pt*"):
+        file.unlink()
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    assert "weights after 27 of 28 steps, norms not measured yet: running averages" in capsys.readouterr().out

@@ -1,0 +1,150 @@
+"""On one machine: a crash is followed by another start, a signal is not, and nothing is lost by either."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import ROOT, SUPPORT, TIMEOUT, assert_same_run, wait_for_step
+
+RECIPE = SUPPORT / "small_recipe.py"
+JOB = ["--epochs", "4", "--log-every", "1", "--checkpoint-steps", "5"]
+
+
+def words(verb: str, run_dir: Path, data: Path, *options: str, job: list[str] = JOB) -> list[str]:
+    return [verb, *options, str(RECIPE), "--data", str(data), "--run-dir", str(run_dir), *job]
+
+
+def start(words: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "launch", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+
+
+def launch(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "launch", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=TIMEOUT)
+
+
+def attempts(run_dir: Path, number: str = "001") -> list[dict]:
+    folder = run_dir / "launch" / number / "attempts" / "0"
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def ranks(run_dir: Path) -> dict[int, int]:
+    """The process of each rank of this run."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            environment = dict(entry.split("=", 1) for entry in path.read_text().split("\0") if "=" in entry)
+            command = (path.parent / "cmdline").read_text()
+        except OSError:
+            continue
+        if "launch.rank" in command and str(run_dir) in command and "RANK" in environment:
+            found[int(environment["RANK"])] = int(path.parent.name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("uninterrupted")
+    ended = launch(*words("local", run_dir, digits, "--processes", "2"))
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stderr
+    return run_dir
+
+
+def test_a_killed_process_is_followed_by_another_start_and_the_same_weights(
+    uninterrupted: Path, digits: Path, tmp_path: Path
+) -> None:
+    process = start(words("local", tmp_path, digits, "--processes", "2"))
+    wait_for_step(process, tmp_path, 12)
+    os.kill(ranks(tmp_path)[1], signal.SIGKILL)
+    out, err = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, err
+    assert "rank 1 was ended by SIGKILL: starting again" in err
+    assert "Traceback" not in err  # torchrun's own account is left out
+    assert "continued after step" in out
+    assert [start["again"] for start in attempts(tmp_path)] == [True, False]
+    assert_same_run(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_ctrl_c_saves_once_for_all_processes_and_says_so_by_its_code(
+    processes: str, uninterrupted: Path, digits: Path, tmp_path: Path
+) -> None:
+    """A terminal sends it to every process, and the launcher hands it on: that must not count as a second one."""
+    command = words("local", tmp_path, digits, "--processes", processes)
+    process = start(command)
+    wait_for_step(process, tmp_path, 7)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 130, err
+    assert "the same command continues" in out
+    assert "Traceback" not in err
+    assert [start["reason"] for start in attempts(tmp_path)] == ["stopped by SIGINT, saved"]
+    if processes == "2":
+        assert launch(*command).returncode == 0
+        assert_same_run(tmp_path, uninterrupted)
+
+
+def test_wrong_input_is_one_line_and_not_tried_again(tmp_path: Path) -> None:
+    ended = launch(*words("local", tmp_path / "run", tmp_path / "nowhere", "--processes", "2"))
+    assert ended.returncode == 2
+    assert "nowhere" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert len(attempts(tmp_path / "run")) == 1
+
+
+def test_in_the_background_the_same_verbs_tell_and_decide(digits: Path, tmp_path: Path) -> None:
+    long = ["--epochs", "400", "--log-every", "1", "--no-pictures"]
+    command = words("local", tmp_path, digits, "--processes", "1", "--background", job=long)
+    started = launch(*command)
+    assert started.returncode == 0, started.stderr
+    try:
+        deadline = time.monotonic() + TIMEOUT
+        while "/400" not in (shown := launch("status", tmp_path).stdout) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert "RUNNING" in shown
+        again = launch(*command)
+        assert again.returncode == 2
+        assert "is RUNNING already" in again.stderr
+    finally:
+        cancelled = launch("cancel", tmp_path)
+    assert cancelled.returncode == 0, cancelled.stderr
+    followed = launch("logs", tmp_path, "-f")  # ends with the job
+    assert "stopped and saved after step" in followed.stdout
+    shown = launch("status", tmp_path).stdout
+    assert "FAILED" not in shown
+    assert "stopped by SIGTERM, saved" in shown
+    assert launch("cancel", tmp_path).returncode == 2  # there is nothing to end any more
+
+
+def test_several_runs_follow_one_another(digits: Path, tmp_path: Path) -> None:
+    short = ["--epochs", "1", "--no-pictures"]
+    ended = launch(*words("local", tmp_path, digits, "--seeds", "0", "1", job=short))
+    assert ended.returncode == 0, ended.stderr
+    shown = launch("status", tmp_path).stdout
+    assert shown.count("COMPLETED") == 2
+    assert {"small_seed0", "small_seed1"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_preflight_on_this_machine(digits: Path, tmp_path: Path) -> None:
+    here = ["--on", "local", "--processes-per-node", "2", "--run-dir", tmp_path / "run", "--data"]
+    well = launch("preflight", *here, digits)
+    assert well.returncode == 0, well.stdout + well.stderr
+    assert "preflight: 2 processes, no fault" in well.stdout
+    ill = launch("preflight", *here, tmp_path / "nowhere")
+    assert ill.returncode == 1
+    assert "preflight: 2 processes, 2 faults" in ill.stdout
+    assert "Traceback" not in ill.stderr

@@ -1,0 +1,118 @@
+"""A person opens TensorBoard on the folder above two real runs: what is there to see, in a real browser."""
+
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.processes import SUPPORT
+from trainer.__main__ import main
+
+RECIPE = str(SUPPORT / "small_recipe.py")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SECONDS = 60
+
+if not CHROMIUM:
+    pytest.skip("no chromium: apt-get install --no-install-recommends chromium", allow_module_level=True)
+playwright = pytest.importorskip("playwright.sync_api", reason="pip install 'shortcut-trainer[browser]'")
+
+
+@pytest.fixture(scope="module")
+def runs(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seeds; the second was stopped in its second epoch and went on."""
+    folder = tmp_path_factory.mktemp("runs")
+    for seed in (0, 1):
+        run_dir = folder / f"small_seed{seed}"
+        words = ["train", RECIPE, "--data", str(digits), "--run-dir", str(run_dir), "--seed", str(seed)]
+        words += ["--log-every", "4", "--checkpoint-steps", "9", "--keep", "9"]
+        assert main(words) == 0
+    for later in (run_dir / "checkpoints").glob("step_000000[2]*.pt"):
+        later.unlink()  # after step 18, in the second epoch
+    assert main(words) == 0
+    assert "continued after step 18" in (run_dir / "log.txt").read_text()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(runs: Path) -> Iterator[str]:
+    """A TensorBoard on a port that it chooses itself and says."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(runs), "--port", "0", "--host", "127.0.0.1"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        found = next(line for line in process.stderr if "http://127.0.0.1:" in line)
+        address = "http://127.0.0.1:" + found.split("http://127.0.0.1:")[1].split("/")[0].split()[0]
+        deadline = time.monotonic() + SECONDS
+        while b"small_seed1" not in urllib.request.urlopen(f"{address}/data/runs").read():
+            assert time.monotonic() < deadline, "TensorBoard does not find the runs"
+            time.sleep(0.2)
+        yield address
+        process.terminate()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(1000 * SECONDS)
+    yield page
+    page.close()
+
+
+def test_the_scalar_charts_hold_both_runs(page: Any, address: str) -> None:
+    page.goto(f"{address}/#timeseries")
+    card = page.locator("scalar-card", has=page.get_by_title("eval/top1", exact=True)).first
+    card.wait_for()
+    for run in ("small_seed0", "small_seed1"):
+        card.get_by_text(run).first.wait_for()
+    card.locator("line-chart").first.wait_for()
+
+
+def test_the_custom_scalars_have_a_page_for_each_question(page: Any, address: str) -> None:
+    page.goto(f"{address}/#custom_scalars")
+    for question in ("Accuracy by images and by time", "Learning rate", "Loss", "Throughput and data wait"):
+        page.get_by_text(question, exact=True).first.wait_for()
+    page.get_by_text("Matches (2)").nth(2).wait_for()  # two runs in each of the three charts of accuracy
+
+
+def test_the_hparams_table_lists_every_run_with_its_accuracy(page: Any, address: str, runs: Path) -> None:
+    page.goto(f"{address}/#hparams")
+    table = page.locator("tf-hparams-table-view")
+    for run in ("small_seed0", "small_seed1"):
+        table.get_by_text(run).first.wait_for()
+    for column in ("recipe", "changed", "seed", "optimizer.lr", "global_batch_size", "top-1 (%)"):
+        table.get_by_text(column, exact=True).first.wait_for()
+    for run in runs.iterdir():
+        top1 = page.evaluate(
+            "run => fetch(`data/plugin/scalars/scalars?tag=eval/top1&run=${run}`).then(r => r.json())", run.name
+        )
+        assert [point[1] for point in top1] == [14, 28]  # each epoch's once, also where the run was stopped
+        table.get_by_text(f"{top1[-1][2]:#.5g}").first.wait_for()
+
+
+def test_the_images_are_there(page: Any, address: str) -> None:
+    page.goto(f"{address}/#images")
+    for tag in ("images/augmented", "images/confusion", "images/misclassified"):
+        page.get_by_text(f"tag: {tag}").first.wait_for()
+    page.wait_for_function("document.body.innerText.length > 0")
+    picture = page.locator("tf-image-loader img").first
+    picture.wait_for()
+    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 500
+
+
+def test_the_texts_say_what_each_run_is(page: Any, address: str) -> None:
+    page.goto(f"{address}/#text")
+    page.get_by_text("a recipe of its own").first.wait_for()
+    page.get_by_text("360 of 360 images, 0 duplicates").first.wait_for()

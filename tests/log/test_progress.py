@@ -1,0 +1,149 @@
+"""What a person reads while training: one line with a bar in a terminal, plain lines elsewhere and in log.txt."""
+
+import json
+import os
+import pty
+import re
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.support.processes import SUPPORT, run
+from trainer.__main__ import main
+from trainer.log.progress import Screen, without_folders
+from trainer.run.state import Position
+
+RECIPE = str(SUPPORT / "small_recipe.py")
+STEPS = {"lr": 0.05, "loss": 2.5, "images_per_second": 1234.0, "data_wait": 0.07}
+
+
+def words(digits: Path, run_dir: Path, *options: str) -> list[str]:
+    return ["train", RECIPE, "--data", str(digits), "--run-dir", str(run_dir), "--epochs", "1", *options]
+
+
+def read_all(controller: int) -> str:
+    """All that was written to a terminal that has been closed. One read may return only the first part of it."""
+    parts = []
+    with os.fdopen(controller, "rb", buffering=0) as reader, suppress(OSError):  # EIO, Linux's end of a terminal
+        while part := reader.read(4096):
+            parts.append(part)
+    return b"".join(parts).decode()
+
+
+def test_a_terminal_shows_one_line_with_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real one, of 200 columns."""
+    controller, terminal = pty.openpty()
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERM", "xterm")
+    with os.fdopen(terminal, "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        screen = Screen(tmp_path, Position(steps_per_epoch=10), total_steps=90 * 10)
+        screen.top1 = 71.2
+        screen.steps(Position(steps_per_epoch=10, epoch=1, batch=3), **STEPS, remark="  rank 1 is 20% slower")
+        screen.close()
+    shown = read_all(controller)
+    assert "epoch 1.3/90  step 13  loss 2.500  lr 0.05  top-1 71.20 %  1,234 images/s  data wait 7%  ETA 0:0" in shown
+    assert "rank 1 is 20% slower" in shown
+    assert (tmp_path / "log.txt").read_text().splitlines()[1].startswith("epoch   1.30  step 13/900  loss 2.5000")
+
+
+def test_the_log_file_holds_what_was_said_of_every_start(
+    digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(digits, tmp_path / "run")) == 0
+    assert main(words(digits, tmp_path / "run")) == 0
+    said = capfd.readouterr().out.replace(str(tmp_path / "run"), "run").splitlines()
+    log = (tmp_path / "run" / "log.txt").read_text()
+    heads = [
+        line for line in log.splitlines() if re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC, commit .*, torch 2", line)
+    ]
+    assert len(heads) == 2
+    assert [line for line in log.splitlines() if line and line not in heads] == said
+    assert "continued after step 14" in log
+
+
+def test_the_log_file_names_no_folder_and_no_machine(digits: Path, tmp_path: Path) -> None:
+    assert main(words(digits, tmp_path / "run", "--profile-steps", "1", "--profile-from", "0")) == 0
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "profile of steps 1 to 1: run/profile/steps_1-1.pt.trace.json" in log
+    assert str(tmp_path) not in log
+    assert os.uname().nodename not in log.split()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1,234 images/s  step 3/900", "1,234 images/s  step 3/900"),
+        ("62 tensors of /somewhere/else/r50.pth; fc new", "62 tensors of r50.pth; fc new"),
+        ("(/a/b)", "(b)"),
+        ("https://ui.perfetto.dev/x", "https://ui.perfetto.dev/x"),
+    ],
+)
+def test_absolute_paths_lose_their_folders(text: str, expected: str) -> None:
+    assert without_folders(text) == expected
+
+
+# ------------------------------------------------------------------------------------------------------- the profiler
+
+
+def steps_in(trace: Path) -> list[int]:
+    events = json.loads(trace.read_text())["traceEvents"]
+    marks = {event["name"] for event in events if str(event.get("name", "")).startswith("ProfilerStep#")}
+    return sorted(int(mark.partition("#")[2]) for mark in marks)
+
+
+def test_a_profile_holds_the_steps_that_were_asked_for_also_after_a_stop(
+    digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    window = ["--profile-steps", "2", "--profile-from", "7"]
+    assert main(words(digits, tmp_path, "--checkpoint-steps", "5", "--keep", "9", *window)) == 0
+    trace = tmp_path / "profile" / "steps_8-9.pt.trace.json"
+    assert list((tmp_path / "profile").iterdir()) == [trace]
+    assert os.uname().nodename not in trace.read_text()
+    assert str(tmp_path) not in trace.read_text()
+    assert steps_in(trace) == [8, 9]
+    assert str(trace) in capfd.readouterr().out
+    trace.unlink()
+    for later in (tmp_path / "checkpoints").glob("step_0000001*.pt"):
+        later.unlink()
+    assert main(words(digits, tmp_path, *window)) == 0
+    assert "continued after step 5" in capfd.readouterr().out
+    assert steps_in(trace) == [8, 9]
+    assert main(words(digits, tmp_path, *window)) == 0
+    assert "no profile: steps 8 to 9 are past, 14 are complete" in capfd.readouterr().out
+
+
+def test_a_profile_after_the_end_of_the_run_is_refused(
+    digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(digits, tmp_path, "--profile-steps", "5")) == 2
+    assert "--profile-from 20 is not below the run's 14 steps" in capfd.readouterr().err
+    assert main(words(digits, tmp_path, "--profile-steps", "1000")) == 2
+    assert "profile_steps=1000 is more than 100" in capfd.readouterr().err
+    assert main(words(digits, tmp_path, "--profile-steps", "5", "--profile-from", "-1")) == 2
+    assert "profile_from=-1 is negative" in capfd.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------------- ranks
+
+
+def test_ranks_are_compared_and_only_rank_0_tells(digits: Path, tmp_path: Path) -> None:
+    ended = run(words(digits, tmp_path, "--log-every", "5", "--profile-steps", "1", "--profile-from", "3"), 2)
+    assert ended.returncode == 0, ended.stderr
+    events = EventAccumulator(str(tmp_path)).Reload()
+    shares = [event.value for event in events.Scalars("train/slowest_rank_share")]
+    assert len(shares) == 2
+    assert min(shares) >= 0
+    assert {event.value for event in events.Scalars("train/slowest_rank")} <= {0, 1}
+    assert [path.name for path in (tmp_path / "profile").iterdir()] == ["steps_4-4.pt.trace.json"]
+    assert {"images/augmented", "images/misclassified", "images/confusion"} == set(events.Tags()["images"])
+
+
+def test_one_rank_has_nobody_to_be_slower_than(digits: Path, tmp_path: Path) -> None:
+    assert main(words(digits, tmp_path, "--log-every", "5", "--no-pictures")) == 0
+    tags = EventAccumulator(str(tmp_path)).Reload().Tags()
+    assert not {tag for tag in tags["scalars"] if "slowest" in tag}
+    assert tags["images"] == []

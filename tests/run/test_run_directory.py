@@ -1,0 +1,234 @@
+"""A run directory belongs to one recipe, one data set and one process at a time."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.processes import SUPPORT, kill, start, wait_for_step
+from trainer.__main__ import main
+from trainer.commands.compare.run_record import FinishedRun, read_run
+from trainer.commands.weights import file_sha256
+from trainer.errors import UserError
+from trainer.evaluation.evaluate import evaluate
+from trainer.evaluation.result import Evaluation
+from trainer.recipe_file import load_recipe
+from trainer.run.directory import Run
+
+RECIPE = str(SUPPORT / "small_recipe.py")
+
+
+def words(digits: Path, run_dir: Path, *options: str) -> list[str]:
+    return ["train", RECIPE, "--data", str(digits), "--run-dir", str(run_dir), "--epochs", "1", *options]
+
+
+def test_two_runs_in_one_directory_are_refused_and_the_first_goes_on(
+    digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first = start(words(digits, tmp_path, "--epochs", "60", "--log-every", "2"))
+    wait_for_step(first, tmp_path, 2)
+    assert main(words(digits, tmp_path, "--epochs", "60", "--log-every", "2")) == 2
+    assert "is in use by another process" in capfd.readouterr().err
+    assert first.poll() is None
+    kill(first)
+
+
+def test_a_persons_own_recipe_file_is_not_overwritten(
+    digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "recipe.py"
+    shutil.copy(RECIPE, mine)
+    before = mine.read_text()
+    assert main(["train", str(mine), "--data", str(digits), "--run-dir", str(tmp_path)]) == 2
+    assert "somebody's own file" in capfd.readouterr().err
+    assert mine.read_text() == before
+
+
+def test_a_folder_of_data_is_no_run_directory(digits: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = sorted(digits.iterdir())
+    assert main(["train", RECIPE, "--data", str(digits), "--run-dir", str(digits)]) == 2
+    assert re.search(r"holds data, \w+\.beton: use another --run-dir", capfd.readouterr().err)
+    assert sorted(digits.iterdir()) == before
+
+
+def test_a_run_that_saved_nothing_yet_may_be_started_with_another_recipe(tmp_path: Path) -> None:
+    recipe = load_recipe("resnet20_digits")
+    Run(tmp_path).claim(recipe)
+    Run(tmp_path).claim(replace(recipe, epochs=3))
+    assert Run(tmp_path).recipe.epochs == 3
+
+
+def test_a_later_attempt_of_the_same_job_takes_the_directory_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that its scheduler has lost may go on training: it must not save beside its successor."""
+    recipe = load_recipe("resnet20_digits")
+
+    def attempt(job: str, number: int) -> Run:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", job)
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(number))
+        return Run(tmp_path)
+
+    lost = attempt("17", 0)
+    lost.claim(recipe)
+    lost.save({"step": 1}, 1)
+    with pytest.raises(UserError, match="in use by another process"):
+        attempt("18", 1).claim(recipe)
+    successor = attempt("17", 1)
+    successor.claim(recipe)
+    with pytest.raises(UserError, match="taken over by attempt 1 of job 17"):
+        lost.save({"step": 2}, 2)
+    with pytest.raises(UserError, match="in use by another process"):
+        attempt("17", 0).claim(recipe)
+    successor.save({"step": 2}, 2)
+    found = successor.checkpoints.newest()
+    assert found
+    assert found[1] == {"step": 2}
+
+
+def test_a_run_taken_over_while_it_evaluates_marks_no_best(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "17")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+
+    def taken_over(*given: Any, **named: Any) -> Evaluation:
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+        Run(tmp_path).claim(Run(tmp_path).recipe)
+        return evaluate(*given, **named)
+
+    monkeypatch.setattr("trainer.train.evaluate", taken_over)
+    assert main(words(digits, tmp_path)) == 2
+    assert "taken over by attempt 1 of job 17: nothing more is saved here" in capfd.readouterr().err
+    assert [path.name for path in (tmp_path / "checkpoints").glob("*.pt")] == ["step_00000014.pt"]
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(
+    digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(digits, tmp_path)) == 0
+    for file in (tmp_path / "checkpoints").glob("step_*.pt"):
+        file.write_bytes(file.read_bytes()[:-100])
+    before = (tmp_path / "metrics.jsonl").read_text()
+    assert main(words(digits, tmp_path)) == 2
+    assert "no checkpoint can be read" in capfd.readouterr().err
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+def test_a_run_that_diverges_says_so_and_saves_nothing_of_it(
+    digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(digits, tmp_path, "--optimizer.lr", "1e30", "--schedule.warmup.lr", "1e30")) == 2
+    assert "not finite" in capfd.readouterr().err
+    assert not list((tmp_path / "checkpoints").glob("*.pt"))
+
+
+def test_train_and_val_of_other_classes_are_refused(
+    photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(photos, tmp_path / "data")
+    (tmp_path / "data" / "val" / "class3").rename(tmp_path / "data" / "val" / "zebra")
+    data = ["--data", str(tmp_path / "data"), "--num-classes", "4", "--global-batch-size", "32"]
+    assert main(["train", "resnet50_torchvision_v1", *data, "--run-dir", str(tmp_path / "run")]) == 2
+    assert "have other classes" in capfd.readouterr().err
+
+
+def test_data_of_other_classes_is_refused_by_evaluate(
+    digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(digits, tmp_path)) == 0
+    capfd.readouterr()
+    assert main(["evaluate", str(tmp_path), "--data", "synthetic:500"]) == 2
+    assert "synthetic:500 has other classes than the weights" in capfd.readouterr().err
+
+
+def test_a_changed_recipe_stands_beside_its_result_and_the_published_one_does_not(
+    digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--data", str(digits), "--run-dir", str(tmp_path), "--epochs", "1", "--seed", "3", "--model.depth", "8"]
+    assert main(["train", "resnet20_he2015", *options, "--mean", "0.5", "0.5", "0.5", "--deterministic"]) == 0
+    said = capfd.readouterr().out
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["changed"] == [
+        "model.depth: 20 -> 8",
+        "mean: (0.4914, 0.4822, 0.4465) -> (0.5, 0.5, 0.5)",
+        "epochs: 164 -> 1",
+    ]
+    assert "91.25" not in said
+    assert "scikit-learn load_digits, val.beton: 360 of 360 images" in result["protocol"]
+    assert "seed 3" in result["protocol"]
+
+
+def test_weights_that_a_run_starts_from_stand_in_its_protocol(digits: Path, tmp_path: Path) -> None:
+    assert main(words(digits, tmp_path / "first")) == 0
+    weights = tmp_path / "first" / "checkpoints" / "best.pt"
+    more = ["--initial-weights", str(weights), "--precise-norm-images", "96"]
+    assert main(words(digits, tmp_path / "second", *more)) == 0
+    result = json.loads((tmp_path / "second" / "result.json").read_text())
+    start = f"best.pt (sha256:{file_sha256(weights)[:12]})"
+    assert f"started from {start}, norms measured" in result["protocol"]
+    found = read_run(tmp_path / "second")
+    assert isinstance(found, FinishedRun)
+    assert found.started_from == start
+
+
+def test_other_initial_weights_than_a_run_started_from_are_refused(
+    digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(digits, tmp_path / "run")) == 0
+    weights = str(tmp_path / "run" / "checkpoints" / "best.pt")
+    capfd.readouterr()
+    assert main(words(digits, tmp_path / "run", "--initial-weights", weights)) == 2
+    assert "was not started from best.pt" in capfd.readouterr().err
+    assert main(words(digits, tmp_path / "run", "--initial-weights", str(tmp_path / "nope.pth"))) == 2
+    assert "nope.pth cannot be read: No such file" in capfd.readouterr().err
+
+
+def test_a_validation_image_that_cannot_be_opened_shows_before_the_first_step(
+    photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(photos / "train", tmp_path / "data" / "train")
+    shutil.copytree(photos / "val", tmp_path / "data" / "test")  # as prepare, train knows this name
+    (tmp_path / "data" / "test" / "class2" / "empty.png").touch()
+    data = ["--data", str(tmp_path / "data"), "--num-classes", "4", "--global-batch-size", "32"]
+    assert main(["train", "resnet50_torchvision_v1", *data, "--run-dir", str(tmp_path / "run")]) == 2
+    said = capfd.readouterr()
+    assert "empty.png: image" in said.err
+    assert "remove it, or use python -m trainer prepare folder --skip-bad" in said.err
+    assert said.out == ""
+
+
+def test_milestones_after_the_last_epoch_are_noted(
+    digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--data", str(digits), "--run-dir", str(tmp_path), "--model.depth", "8", "--epochs", "1"]
+    assert main(["train", "resnet20_he2015", *options]) == 0
+    said = capfd.readouterr().out
+    assert "note: schedule.milestones [82, 123] come after the last of 1 epochs" in said
+    assert "1,437 training and 360 validation images, 11 steps x 1 epochs, 1 process on CPU, bf16" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "answer"),
+    [
+        ("precision='fp8'", r"precision='fp8' is not one of 'fp32', 'bf16', 'fp16'"),
+        ("global_batch_size=192 / 2", r"global_batch_size=96.0 is not of type int"),
+        ("optimizer=SGD(lr=np.float64(0.1))", r"optimizer.lr=np.float64\(0.1\) is not of type float"),
+        ("mean=[0.5, 0.5, 0.5]", r"mean=\[0.5, 0.5, 0.5\] is not a tuple of 3"),
+        ("clip_grad_norm='5'", r"not a recipe: TypeError"),
+        ("model='resnet50'", r"model='resnet50' is not ResNet or CifarResNet or LibraryModel"),
+    ],
+)
+def test_a_value_of_the_wrong_type_in_a_recipe_file_is_named(change: str, answer: str, tmp_path: Path) -> None:
+    """What would otherwise train, and then could not be read back from the run directory."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from dataclasses import replace\nimport numpy as np\nfrom trainer.recipe import SGD\n"
+        f"from recipes.resnet20_digits import recipe as base\nrecipe = replace(base, {change})\n"
+    )
+    with pytest.raises(UserError, match=answer):
+        load_recipe(file)

@@ -1,0 +1,128 @@
+"""Real process groups for the tests: the command line, alone or under torchrun, always with a time limit."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+TIMEOUT = 180  # seconds; a hang fails the test
+LONGEST = 3600  # seconds of what is run by hand
+ROOT = Path(__file__).parent.parent.parent
+SUPPORT = Path(__file__).parent
+
+
+def command(words: list[str], processes: int = 1, restarts: int = 0) -> list[str]:
+    """`python -m trainer WORDS`, under torchrun where there are several processes, which it may restart so often."""
+    if processes == 1:
+        return [sys.executable, "-m", "trainer", *words]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [*torchrun, "--max-restarts", str(restarts), "-m", "trainer", *words]
+
+
+def run(words: list[str], processes: int = 1, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Runs to the end; kills everything and fails after the time limit."""
+    with start(words, processes, cwd) as process:
+        try:
+            out, err = process.communicate(timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            kill(process)
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def start(words: list[str], processes: int = 1, cwd: Path = ROOT, restarts: int = 0) -> subprocess.Popen[str]:
+    """Starts in a session of its own, so that kill() reaches every process of it."""
+    return subprocess.Popen(
+        command(words, processes, restarts),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """SIGKILL to the launcher and all ranks at once, as a power failure would. torchrun gives each a session."""
+    ranks = ranks_of(process)
+    with contextlib.suppress(ProcessLookupError):  # all have ended by themselves
+        os.killpg(process.pid, signal.SIGKILL)
+    for rank in ranks:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(rank, signal.SIGKILL)
+    process.wait()
+
+
+def ranks_of(launcher: subprocess.Popen[str]) -> list[int]:
+    """The process ids of torchrun's ranks, in their order; none where it has ended, or has not come so far."""
+    if launcher.poll() is not None:
+        return []
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    return [int(pid) for pid in children if "trainer" in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
+def wait_for_step(process: subprocess.Popen[str], run_dir: Path, step: int) -> None:
+    """Returns when metrics.jsonl has told of `step`; fails where the run ends or the time limit passes before."""
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline:
+        if any(record["step"] >= step for record in metrics(run_dir, whole=False)):
+            return
+        if process.poll() is not None:
+            raise AssertionError(f"ended before step {step}: {process.communicate()}")
+        time.sleep(0.02)
+    kill(process)
+    raise AssertionError(f"no step {step} within {TIMEOUT} s")
+
+
+def metrics(run_dir: Path, whole: bool = True) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl without the times, which differ from run to run."""
+    path = run_dir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    records = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            if whole:
+                raise
+            continue
+        records.append({key: value for key, value in record.items() if key not in ("images_per_second", "data_wait")})
+    return records
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    """All of the newest checkpoint, flat: model, average, optimizer, scaler, position, losses."""
+    newest = max((run_dir / "checkpoints").glob("step_*.pt"))
+    return dict(_flat(torch.load(newest, weights_only=True)))
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor and number within dictionaries and lists, by its path; words and None as they are written."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}/{key}")
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _flat(inner, f"{name}/{number}")
+    elif isinstance(value, str) or value is None:
+        yield f"{name} {value}", torch.tensor(0)
+    else:
+        yield name, torch.as_tensor(value)
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    """Bit-equal weights and momenta, and the same story."""
+    ours, theirs = weights(first), weights(second)
+    assert ours.keys() == theirs.keys()
+    different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    assert not different
+    assert metrics(first) == metrics(second)

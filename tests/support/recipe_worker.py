@@ -1,0 +1,133 @@
+"""Trains two steps of every recipe, reduced; stops each after the first, goes on, and compares what comes out.
+
+One of several ranks; test_recipe_runs.py starts them. Usage: recipe_worker.py PHOTOS SMALL_IMAGES WEIGHTS OUT.
+Rank 0 prints {"name": ..., "different": [...], ...}, a line for each recipe.
+"""
+
+import contextlib
+import io
+import itertools
+import json
+import os
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tests.support.processes import metrics, weights
+from trainer import recipe as vocabulary
+from trainer.model import resnet
+from trainer.model.block import BasicBlock, Bottleneck, conv3x3
+from trainer.recipe import LibraryModel, PaddedCrop, Recipe
+from trainer.recipe_file import load_recipe, recipe_names
+from trainer.settings import TrainSettings
+from trainer.train import train
+
+
+class NarrowBasicBlock(BasicBlock):
+    """With an eighth of the channels between its convolutions.
+
+    What a start costs here is mostly summing, saving, hashing and reading weights, most of them in the last stage.
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, *rest: Any, blur: bool = False, **options: Any
+    ) -> None:
+        super().__init__(in_channels, channels, stride, *rest, blur=blur, **options)
+        inner = channels // 8
+        self.conv1, self.bn1 = conv3x3(in_channels, inner, stride, blur=blur), nn.BatchNorm2d(inner)
+        self.conv2 = conv3x3(inner, channels)
+
+
+class NarrowBottleneck(Bottleneck):
+    """With a quarter of the channels, within and after it."""
+
+    expansion = 1  # what stages and the classifier count with
+
+    def __init__(self, in_channels: int, channels: int, *rest: Any, **options: Any) -> None:
+        self.expansion = Bottleneck.expansion
+        super().__init__(in_channels, channels // self.expansion, *rest, **options)
+
+
+for depth, (block, _) in resnet.LAYOUTS.items():  # every kind of block there is, once
+    resnet.LAYOUTS[depth] = (NarrowBottleneck if block is Bottleneck else NarrowBasicBlock, (1, 1, 1, 1))
+
+
+def reduced(recipe: Recipe) -> Recipe:
+    """Everything the recipe has, in small: 2 steps of 8 x 4 images of 32 px."""
+    small: dict[str, Any] = {"epochs": 1, "global_batch_size": 32, "micro_batch_size": 8}
+    small["num_classes"] = 10 if isinstance(recipe.train_crop, PaddedCrop) else 4
+    if isinstance(recipe.model, vocabulary.CifarResNet):
+        small["model"] = replace(recipe.model, depth=8)
+    elif isinstance(recipe.model, LibraryModel):
+        small["model"] = replace(recipe.model, name="torchvision/resnet18", pretrained=False)
+    if not isinstance(recipe.train_crop, PaddedCrop):
+        crop = replace(recipe.train_crop, resolution=32)
+        if isinstance(crop, vocabulary.ScaleJitterCrop):
+            crop = replace(crop, short_side=(36, 64))
+        small["train_crop"] = crop
+    small["eval_crop"] = replace(recipe.eval_crop, resolution=32)
+    if recipe.also_eval_crop:
+        small["also_eval_crop"] = replace(recipe.also_eval_crop, resolution=24)
+    if recipe.progressive:
+        small["progressive"] = replace(recipe.progressive, start_resolution=24)
+    if recipe.ema:
+        small["ema"] = replace(recipe.ema, every=1, start_epoch=min(recipe.ema.start_epoch, 0.5))
+    if recipe.norm_batch_size:
+        small["norm_batch_size"] = 4
+    if recipe.precise_norm_images:
+        small["precise_norm_images"] = 32
+    return replace(recipe, **small)
+
+
+def main(photos: str, small_images: str, initial_weights: str, out: str) -> None:
+    is_main = os.environ["RANK"] == "0"
+    starts = itertools.count()
+    for name in recipe_names():
+        recipe = reduced(load_recipe(name))
+        folder = Path(out) / name
+        settings = TrainSettings(
+            data=small_images if isinstance(recipe.train_crop, PaddedCrop) else photos,
+            run_dir=folder / "whole",
+            initial_weights=Path(initial_weights) if recipe.fine_tuning else None,
+            workers=1,
+            log_every=1,
+            checkpoint_steps=1,
+        )
+        start(recipe, settings, next(starts))
+        if is_main:  # as if it had been killed after the first step
+            shutil.copytree(folder / "whole", folder / "stopped")
+            for file in (folder / "stopped" / "checkpoints").glob("*00000002.pt*"):
+                file.unlink()
+        start(recipe, replace(settings, run_dir=folder / "stopped"), next(starts))
+        if is_main:
+            print(json.dumps({"name": name, **compared(folder / "whole", folder / "stopped")}), flush=True)
+            shutil.rmtree(folder)
+
+
+def start(recipe: Recipe, settings: TrainSettings, number: int) -> None:
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = str(number)  # names of its own in the store, as torchrun's starts have
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        train(recipe, settings)
+    print(said.getvalue(), file=sys.stderr)
+
+
+def compared(whole: Path, stopped: Path) -> dict[str, Any]:
+    """What differs, and that something was trained."""
+    first, second = weights(whole), weights(stopped)
+    story = metrics(whole)
+    return {
+        "different": [key for key in first if key not in second or not first[key].equal(second[key])],
+        "same_story": story == metrics(stopped),
+        "steps": [record["step"] for record in story if record["kind"] == "train"],
+        "kinds": sorted({record["kind"] for record in story}),
+        "tensors": len(first),
+        "readings": 1 + len(json.loads((whole / "result.json").read_text())["also"]),
+        "continued": len(json.loads((stopped / "result.json").read_text())["starts"]),
+    }
+
+
+main(*sys.argv[1:])

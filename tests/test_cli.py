@@ -1,0 +1,256 @@
+"""A user's mistake is one clear line and exit code 2, alone and under torchrun, without a hang or a traceback."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import ROOT, SUPPORT, ranks_of, run, start, wait_for_step
+from trainer.__main__ import main
+
+RECIPE = str(SUPPORT / "small_recipe.py")
+Mistake = tuple[list[str], str]
+
+
+def with_train_file(digits: Path, folder: Path, change: Callable[[Path], None]) -> list[str]:
+    """The words of a training on a copy of the digits whose train.beton was changed."""
+    shutil.copytree(digits, folder / "data")
+    change(folder / "data" / "train.beton")
+    return ["train", RECIPE, "--data", str(folder / "data"), "--run-dir", str(folder / "run")]
+
+
+def truncate(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+
+
+def mistakes(digits: Path, tmp_path: Path) -> dict[str, Mistake]:
+    """Words and the line they have to be answered with."""
+    good = ["train", RECIPE, "--data", str(digits), "--run-dir", str(tmp_path / "run")]
+    (tmp_path / "a_file").write_text("in the way")
+    folders = [tmp_path / name for name in ("cut", "foreign", "flipped", "no_manifest")]
+    return {
+        "no data": (
+            [*good[:3], str(tmp_path / "nowhere"), *good[4:]],
+            r"has neither train.beton nor the folder train/: write it",
+        ),
+        "wrong class count": (
+            [*good, "--num-classes", "7"],
+            r"num_classes=7, but .* has 10 classes: use --num-classes 10",
+        ),
+        "misspelt setting": ([*good, "--optimiser.lr", "1"], r"--optimiser.lr.*did you mean --optimizer.lr"),
+        "batch does not divide": (
+            [*good, "--global-batch-size", "100"],
+            r"global_batch_size=100 is not a multiple of micro_batch_size=16",
+        ),
+        "batch above the data": (
+            [*good, "--global-batch-size", "1600"],
+            r"global_batch_size=1600 is more than the 1437 training images",
+        ),
+        "unknown recipe": (["train", "resnet20_digit", *good[2:]], r"did you mean resnet20_digits\?"),
+        "no data given": (good[:2] + good[4:], r"--data"),
+        "no recipe": (["train"], r"which recipe\?"),
+        "unknown verb": (["trian"], r"there is no verb 'trian'"),
+        "run directory is a file": ([*good[:5], str(tmp_path / "a_file")], r"a_file: cannot be written"),
+        "truncated beton": (with_train_file(digits, folders[0], truncate), r"train.beton"),
+        "not a beton": (
+            with_train_file(digits, folders[1], lambda path: (path.write_text("hello\n" * 1000), None)[1]),
+            r"train.beton",
+        ),
+        "flipped byte": (with_train_file(digits, folders[2], flip_a_byte), r"train.beton"),
+        "no manifest": (
+            with_train_file(digits, folders[3], lambda path: path.with_name("train.beton.json").unlink()),
+            r"train.beton.json",
+        ),
+        "norms over too many images": (
+            [*good, "--precise-norm-images", "1440"],
+            r"precise_norm_images=1440 is more than the 1437 training images: use .* a multiple of 16, or None",
+        ),
+        "fine-tuning of nothing": (
+            ["train", "resnet50_finetune", *good[2:], "--num-classes", "10", "--model.no-pretrained"],
+            r"fine_tuning needs weights to start from: add --initial-weights FILE",
+        ),
+        "norms that see one value": (
+            [
+                "train",
+                "resnet18_torchvision_v1",
+                "--data",
+                "synthetic:64",
+                *good[4:],
+                "--num-classes",
+                "10",
+                *["--global-batch-size", "8", "--micro-batch-size", "1", "--train-crop.resolution", "32"],
+            ],
+            r"1 images of 32 px cannot pass the network: .* use a larger --micro-batch-size",
+        ),
+        "no run": (["evaluate", str(tmp_path / "nowhere")], r"nowhere is not the folder of a run"),
+    }
+
+
+CASES = (
+    "no data",
+    "wrong class count",
+    "misspelt setting",
+    "batch does not divide",
+    "batch above the data",
+    "unknown recipe",
+    "no data given",
+    "no recipe",
+    "unknown verb",
+    "run directory is a file",
+    "truncated beton",
+    "not a beton",
+    "flipped byte",
+    "no manifest",
+    "norms over too many images",
+    "fine-tuning of nothing",
+    "norms that see one value",
+    "no run",
+)
+
+
+def first_failure(report: str) -> tuple[str, ...]:
+    """Rank and exit code of the process that ended first, from torchrun's own report; it then ends the others."""
+    found = re.search(r"Root Cause .*?rank +: (\d+).*?exitcode +: (-?\d+)", report, re.DOTALL)
+    assert found, report
+    return found.groups()
+
+
+def test_every_mistake_is_tried(digits: Path, tmp_path: Path) -> None:
+    assert tuple(mistakes(digits, tmp_path)) == CASES
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_process_says_one_line_and_exits_with_2(
+    name: str, digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words, answer = mistakes(digits, tmp_path)[name]
+    assert main(words) == 2
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert re.fullmatch(r"error: [^\n]+\n", said.err), said.err
+    assert re.search(answer, said.err), said.err
+
+
+@pytest.mark.parametrize(
+    "name", ["no data", "wrong class count", "misspelt setting", "truncated beton", "run directory is a file"]
+)
+def test_two_processes_say_one_line_and_exit_with_2(name: str, digits: Path, tmp_path: Path) -> None:
+    words, answer = mistakes(digits, tmp_path)[name]
+    ended = run(words, processes=2)
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, ended.stderr
+    assert re.search(answer, lines[0]), lines
+    assert first_failure(ended.stderr) == ("0", "2")
+
+
+def test_a_number_of_processes_that_does_not_fit_names_those_that_do(digits: Path, tmp_path: Path) -> None:
+    words = ["train", RECIPE, "--data", str(digits), "--run-dir", str(tmp_path), "--global-batch-size", "48"]
+    ended = run(words, processes=2)
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert "2 processes cannot share global_batch_size=48 in micro-batches of 16: use 1, 3 processes" in line
+    assert first_failure(ended.stderr) == ("0", "2")
+
+
+def test_one_process_from_the_shell_exits_with_2(tmp_path: Path) -> None:
+    ended = run(["train", RECIPE, "--data", str(tmp_path), "--run-dir", str(tmp_path / "run")])
+    assert ended.returncode == 2
+    assert re.fullmatch(r"error: [^\n]+\n", ended.stderr)
+
+
+def test_a_changed_recipe_is_refused_with_the_difference_and_the_run_is_untouched(
+    digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", RECIPE, "--data", str(digits), "--run-dir", str(tmp_path / "run"), "--epochs", "1"]
+    assert main(words) == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    capfd.readouterr()
+    assert main([*words, "--optimizer.lr", "0.2", "--model.zero-init-residual"]) == 2
+    said = capfd.readouterr().err
+    assert "model.zero_init_residual: False -> True; optimizer.lr: 0.05 -> 0.2" in said
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_other_data_on_resume_is_refused(digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["train", RECIPE, "--run-dir", str(tmp_path / "run"), "--epochs", "1"]
+    assert main([*words, "--data", str(digits)]) == 0
+    assert main([*words, "--data", "synthetic:1437"]) == 2
+    assert "was trained on other data" in capfd.readouterr().err
+
+
+def test_a_rank_that_dies_ends_the_run_in_bounded_time(digits: Path, tmp_path: Path) -> None:
+    long = ["--epochs", "500", "--log-every", "2"]
+    words = ["train", RECIPE, "--data", str(digits), "--run-dir", str(tmp_path), *long]
+    process = start(words, 2)
+    wait_for_step(process, tmp_path, 2)
+    os.kill(ranks_of(process)[1], signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "failed (exitcode: -9) local_rank: 1" in said  # torchrun names it
+
+
+def test_an_image_that_one_rank_cannot_read_is_named_and_ends_the_run(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "data")
+    bad = tmp_path / "data" / "train" / "class1" / "001.jpg"
+    bad.write_bytes(bad.read_bytes()[:500])
+    crop = ["--eval-crop.resolution", "48", "--train-crop.resolution", "48", "--num-classes", "4"]
+    words = ["train", "resnet50_torchvision_v1", "--data", str(tmp_path / "data"), "--run-dir", str(tmp_path / "run")]
+    small = ["--global-batch-size", "64", "--micro-batch-size", "32", "--epochs", "1", "--model.depth", "18"]
+    ended = run([*words, *crop, *small], processes=2)
+    (line,) = [line for line in ended.stderr.splitlines() if "001.jpg" in line]
+    assert re.fullmatch(r"error: .*class1/001.jpg: image \d+ cannot be (opened|decoded): .*", line)
+    assert ended.returncode != 0
+
+
+def test_line_ends_and_terminal_codes_in_a_name_are_shown_not_sent(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "no\nsuch\x1b[31m", "--data", "d", "--run-dir", "r"]) == 2
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and "\x1b" not in said
+
+
+def test_help_exits_with_0(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "recipes" in capsys.readouterr().out
+
+
+def test_the_list_of_recipes_is_the_ledger(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    listed = capsys.readouterr().out
+    rows = [line for line in (ROOT / "recipes" / "README.md").read_text().splitlines() if line.startswith("| `")]
+    assert len(rows) == 62
+    for row in rows:
+        name, _, published, measured = (cell.strip(" `") for cell in row.split("|")[1:-1])
+        (entry,) = re.findall(rf"^{name}: .*\n    published: (.*)\n    measured:  (.*)$", listed, re.MULTILINE)
+        assert entry[0] == published or float(entry[0].split()[0]) == float(published.split()[0])
+        assert entry[1] == measured
+
+
+def test_the_list_of_recipes_can_be_cut_to_some(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", "goyal", "digits"]) == 0
+    listed = capsys.readouterr().out
+    assert "resnet50_goyal2017_8k: ResNet-50 on ImageNet" in listed
+    assert "published: 76.26 +- 0.09 % top-1 (ImageNet val, 224 px centre crop" in listed
+    assert "resnet20_digits: " in listed
+    assert listed.count("published: ") == 7
+    assert main(["recipes", "vit"]) == 2
+    assert capsys.readouterr().err == "error: no recipe's name holds vit: python -m trainer recipes lists all 62\n"
+
+
+def test_a_reader_that_has_seen_enough_is_no_traceback() -> None:
+    line = f"{sys.executable} -m trainer recipes | head -c 1 && exit ${{PIPESTATUS[0]}}"
+    for _ in range(5):  # the pipe may be closed before or after the last line
+        ended = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert ended.returncode in (0, 141)
+        assert ended.stderr == ""

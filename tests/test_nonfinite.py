@@ -1,0 +1,139 @@
+"""Numbers that are no longer finite stop the run, with what it was, and the last good checkpoint stays."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.processes import SUPPORT, run, weights
+from trainer.__main__ import main
+from trainer.data.order import epoch_order
+from trainer.distributed import process_group
+from trainer.nonfinite import images_of
+from trainer.recipe_file import load_recipe
+from trainer.step_metrics import NotFiniteError, StepNumbers, Summary, spikes
+
+RECIPE = SUPPORT / "small_recipe.py"
+PER_EPOCH, COUNT = 14, 1437
+
+
+def words(data: Path | str, run_dir: Path, *options: str) -> list[str]:
+    return ["train", str(RECIPE), "--data", str(data), "--run-dir", str(run_dir), "--log-every", "4", *options]
+
+
+def record(run_dir: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run_dir / "not_finite.json").read_text())
+    return found
+
+
+def test_a_loss_that_is_not_finite_names_the_images_and_keeps_the_last_good_checkpoint(
+    digits: Path, tmp_path: Path
+) -> None:
+    """Two processes and a rate that explodes. The images are those of one step, and of every rank to blame."""
+    explode = [
+        "--schedule.warmup.lr",
+        "1e19",
+        "--optimizer.lr",
+        "1e19",
+        "--checkpoint-steps",
+        "1",
+        "--precision",
+        "fp32",
+    ]
+    ended = run(words(digits, tmp_path, *explode), 2)
+    assert ended.returncode != 0
+    (said,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert "not finite" in said and said.endswith(str(tmp_path / "not_finite.json"))
+    assert "Traceback (most recent call last):\n  File" not in ended.stderr.split("error: ")[0]
+    found = record(tmp_path)
+    recipe = load_recipe(RECIPE)
+    step = found["step"] - 1
+    order = epoch_order(recipe.seed, 0, COUNT)[step * 96 : (step + 1) * 96]
+    shown = [image for rank in found["ranks"] for image in rank["images"]]
+    assert set(shown) <= set(order.tolist()) and len(shown) == 48 * len(found["ranks"])
+    assert found["steps"][-1]["step"] == found["step"]
+    assert all(math.isfinite(earlier["loss"]) for earlier in found["steps"][:-1])
+    kept = weights(tmp_path)
+    assert int(kept["/step"]) <= step
+    assert all(value.isfinite().all() for value in kept.values())
+
+
+def test_the_images_of_all_ranks_are_the_global_batch() -> None:
+    recipe = load_recipe(RECIPE)
+    batch = epoch_order(recipe.seed, 1, COUNT)[3 * 96 : 4 * 96]
+    for world_size in (1, 2, 3):
+        shares = [images_of(recipe, world_size, PER_EPOCH + 3, PER_EPOCH, COUNT, rank) for rank in range(world_size)]
+        assert sorted(np.concatenate(shares).tolist()) == sorted(batch.tolist())
+    for rank in range(2):  # rank r computes the r-th block of micro-batches, image i of the batch being in the i-th
+        expected = np.concatenate([batch[micro_batch::6] for micro_batch in range(3 * rank, 3 * rank + 3)])
+        assert images_of(recipe, 2, PER_EPOCH + 3, PER_EPOCH, COUNT, rank).tolist() == expected.tolist()
+
+
+def test_a_loss_scale_that_collapses_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Real fp16 whose gradients always overflow: those of a loss that is 1e9 times as large."""
+    from trainer import train
+
+    build = train.build_loss
+    monkeypatch.setattr(train, "build_loss", lambda spec: lambda *given: build(spec)(*given) * 1e9)
+    small = ["--global-batch-size", "2", "--micro-batch-size", "2", "--no-pictures"]
+    options = ["--precision", "fp16", "--checkpoint-steps", "5", *small]
+    assert main(words("synthetic:100", tmp_path, *options)) == 2
+    said = capfd.readouterr().err
+    assert "fp16's loss scale has collapsed to 0.5 at step 18, its gradients overflow" in said
+    found = record(tmp_path)
+    assert found["step"] == 18
+    assert [told["loss_scale"] for told in found["steps"]] == [1.0, 0.5]
+    assert {told["grad_norm"] for told in found["steps"]} <= {"inf", "nan"}
+    assert len(found["ranks"][0]["images"]) == 2
+    assert int(weights(tmp_path)["/step"]) < 18
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["skipped"] == 4
+
+
+# ---------------------------------------------------------------------------------------- what is known of steps
+
+
+def told(losses: list[float], norm: float = 1.0, scale: float = 1.0, count: int = 8, scaled: bool = False) -> Summary:
+    with process_group.world("cpu", 1) as world:
+        numbers = StepNumbers(count, world, scaled=scaled)
+        for step, loss in enumerate(losses):
+            numbers.start(step)
+            numbers.add_loss(step, torch.tensor(loss / 2))
+            numbers.add_loss(step, torch.tensor(loss / 2))
+            numbers.add_gradient(step, torch.tensor(norm * (step + 1)), torch.tensor(scale))
+        return numbers.read(len(losses))
+
+
+def test_losses_and_norms_are_those_of_the_latest_steps() -> None:
+    summary = told([8.0, 8.0, 8.0, 4.0, 2.0], count=2)
+    assert (summary.loss, summary.grad_norm, summary.grad_norm_max, summary.skipped) == (3.0, 4.5, 5.0, 0)
+
+
+def test_the_first_step_that_is_not_finite_is_named() -> None:
+    with pytest.raises(NotFiniteError, match="the loss of step 4 is not finite") as caught:
+        told([1.0, 1.0, 1.0, math.nan, math.inf])
+    assert [one.step for one in caught.value.latest] == [1, 2, 3, 4]
+    with pytest.raises(NotFiniteError, match="the gradient of step 1 is not finite"):
+        told([1.0, 1.0], norm=math.inf)
+    with pytest.raises(NotFiniteError, match=r"fp16's loss scale has collapsed to 0\.5 at step 1"):
+        told([1.0, 1.0], scale=0.5, scaled=True)
+
+
+def test_steps_that_the_scaler_left_out_are_counted() -> None:
+    summary = told([1.0, 2.0], norm=math.inf, scale=1024.0, scaled=True)
+    assert (summary.loss, summary.grad_norm, summary.grad_norm_max, summary.skipped) == (1.5, None, None, 2)
+
+
+def test_a_spike_is_what_stands_out_of_its_neighbours() -> None:
+    calm = [2.0 + 0.1 * math.sin(number) for number in range(19)]
+    assert spikes([*calm, 7.0]) == [19]
+    assert spikes([*calm, 2.5]) == []
+    assert spikes([0.001, 0.001, 7.0]) == []  # too few to know
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.empty(500, 20).exponential_(generator=generator)
+    assert sum(len(spikes(losses)) for losses in spread.tolist()) <= 3
