@@ -19,7 +19,7 @@ import tyro
 
 from trainer.data.beton.prepare import PrepareOptions, prepare_folder
 from trainer.data.beton.source import BetonSource
-from trainer.data.crop import Cuts, train_view
+from trainer.data.crop import CropBoxes, train_view
 from trainer.recipe import RandomResizedCrop
 
 STORED = {
@@ -56,7 +56,7 @@ def row(source: BetonSource, resolution: int, rounds: int) -> str:
         for _ in range(rounds):
             for scaled in (0, 1):
                 one = slice(image, image + 1)
-                cuts = Cuts(boxes[one], flips[one], scaled=bool(scaled))
+                cuts = CropBoxes(boxes[one], flips[one], scaled=bool(scaled))
                 begin = perf_counter()
                 source.read(images[one], cuts, pixels[scaled, one])
                 seconds[scaled, image] = min(seconds[scaled, image], perf_counter() - begin)

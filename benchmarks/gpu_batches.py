@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from trainer.data.augment import Augmenter
-from trainer.data.crop import Cuts, train_view
+from trainer.data.crop import CropBoxes, train_view
 from trainer.data.device import DeviceBatch, device_batches
 from trainer.data.loader import Batch, Loader, Source
 from trainer.data.order import epoch_order, train_batches
@@ -30,7 +30,7 @@ class Repeated:
     def sizes(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.source.sizes(images % self._count)
 
-    def read(self, images: np.ndarray, cuts: Cuts, out: np.ndarray) -> None:
+    def read(self, images: np.ndarray, cuts: CropBoxes, out: np.ndarray) -> None:
         self.source.read(images % self._count, cuts, out)
 
     def close(self) -> None:

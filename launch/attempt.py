@@ -17,7 +17,7 @@ from typing import Any
 
 from launch.submission import Submission, now
 from trainer.atomic import replace_text
-from trainer.distributed.parent import TEMPORARY
+from trainer.distributed.parent import EXIT_RETRY
 from trainer.errors import UserError
 
 _PORTS = range(10_000, 32_000)  # below those that systems hand out by themselves
@@ -42,14 +42,14 @@ def decide(
     ended: str,
     stopped_by: signal.Signals | None = None,
     preempted: bool = False,
-    fruitless: int,
-    tries: int,
+    restarts_without_progress: int,
+    max_restarts: int,
 ) -> Verdict:
     """What follows after the ranks of a start ended with these codes; one that was killed has none.
 
     `ended`: how the launcher saw it, in words. `stopped_by`: the signal that it got itself. `preempted`: it was
-    Slurm that ended the ranks, to give the nodes to another job. `fruitless`: starts in a row, this one included, after
-    which no checkpoint was newer than before.
+    Slurm that ended the ranks, to give the nodes to another job. `restarts_without_progress`: starts in a row, this
+    one included, after which no checkpoint was newer than before.
     """
     if finished:
         return Verdict(again=False, reason="finished")
@@ -65,11 +65,13 @@ def decide(
         return Verdict(again=False, reason=f"stopped by {stopped_by.name}", code=128 + stopped_by)
     reason = "preempted, saved" if preempted else "saved before the time limit"
     if stopped is None:
-        told = [f"rank {rank} ended with {code}" for rank, code in codes.items() if code not in (0, TEMPORARY)]
+        told = [f"rank {rank} ended with {code}" for rank, code in codes.items() if code not in (0, EXIT_RETRY)]
         reason = ", ".join(told) or ended
-    if fruitless >= tries:
+    if restarts_without_progress >= max_restarts:
         return Verdict(
-            again=False, reason=f"given up after {fruitless} starts without a new checkpoint: {reason}", code=1
+            again=False,
+            reason=f"given up after {restarts_without_progress} starts without a new checkpoint: {reason}",
+            code=1,
         )
     return Verdict(again=True, reason=reason)
 
@@ -83,10 +85,10 @@ def begin(submission: Submission, index: int, number: int, nodes: str, port: int
     starts, step = attempts(submission, index), newest_step(Path(job.runs[index]))
     if starts and "ended" not in starts[-1]:
         _note(submission, index, {**starts[-1], "ended": None, "reason": "ended from outside"})
-    fruitless = _fruitless(starts, step)
-    if fruitless >= job.tries:
+    restarts_without_progress = _restarts_without_progress(starts, step)
+    if restarts_without_progress >= job.max_restarts_without_checkpoint:
         last = starts[-1].get("reason", "ended from outside: preemption, a lost node or a requeue")
-        raise UserError(f"given up after {fruitless} starts without a new checkpoint: {last}")
+        raise UserError(f"given up after {restarts_without_progress} starts without a new checkpoint: {last}")
     _note(submission, index, {"number": number, "began": now(), "step": step, "nodes": nodes, "port": port})
 
 
@@ -110,8 +112,8 @@ def end(
         ended=ended,
         stopped_by=stopped_by,
         preempted=preempted,
-        fruitless=_fruitless(starts, step),
-        tries=job.tries,
+        restarts_without_progress=_restarts_without_progress(starts, step),
+        max_restarts=job.max_restarts_without_checkpoint,
     )
     _note(submission, index, {**start, "ended": now(), "reason": verdict.reason, "again": verdict.again})
     return verdict
@@ -157,7 +159,7 @@ def free_port(seed: int) -> int:
     raise UserError("there is no free port on this machine")
 
 
-def _fruitless(starts: list[dict[str, Any]], step: int) -> int:
+def _restarts_without_progress(starts: list[dict[str, Any]], step: int) -> int:
     """How many starts in a row, the last included, began at the newest step there is."""
     count = 0
     for start in reversed(starts):
@@ -187,7 +189,7 @@ def _main(words: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"launch: {verdict.reason}{': again' if verdict.again else ''}", flush=True)
-    return TEMPORARY if verdict.again else verdict.code
+    return EXIT_RETRY if verdict.again else verdict.code
 
 
 if __name__ == "__main__":

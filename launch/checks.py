@@ -140,12 +140,12 @@ def _facts(checks: Checks) -> dict[str, Any]:
 
 def _checksums(data: str, content: bool) -> dict[str, str]:
     """The checksum of each split, or why there is none. `content`: after reading the files, else as manifests say."""
-    from trainer.data.anywhere import open_anywhere
+    from trainer.data.anywhere import open_dataset
 
     found = {}
     for split in ("train", "val"):
         try:
-            source = open_anywhere(data, split, num_classes=1, resolution=32, check_content=content)
+            source = open_dataset(data, split, num_classes=1, resolution=32, check_content=content)
             found[split] = source.checksum
             source.close()
         except UserError as error:

@@ -27,7 +27,7 @@ def launch_local(options: LocalSettings, recipes: list[str], words: list[str]) -
         cluster="local",
         id=socket.gethostname(),
         processes=processes,
-        tries=options.tries,
+        max_restarts_without_checkpoint=options.max_restarts_without_checkpoint,
         runs=[str(run.run_dir) for run in runs],
         background=options.background,
     )

@@ -16,7 +16,7 @@ from launch.checks import Checks, run_checks
 from launch.layout import Layout, layout_of, minutes_of
 from launch.settings import PreflightSettings
 from launch.torchrun import torchrun
-from trainer.distributed.parent import TEMPORARY
+from trainer.distributed.parent import EXIT_RETRY
 from trainer.errors import UnreachableError, UserError
 
 
@@ -66,7 +66,7 @@ def quick(words: list[str]) -> int:
         return 2 if faults else 0
     except UnreachableError as error:
         print(f"error: preflight: {error}", flush=True)
-        return TEMPORARY
+        return EXIT_RETRY
     finally:
         os.environ["MASTER_PORT"] = port
 

@@ -70,7 +70,7 @@ class SlurmSettings(ProcessSettings):
     """name of the job; None: the recipe's"""
     signal_seconds: int = 120
     """how long before the time limit the processes save and the job is queued again"""
-    tries: int = 5
+    max_restarts_without_checkpoint: int = 5
     """starts in a row without a new checkpoint, after which the job is given up"""
     timeout_minutes: float = 10.0
     """how long a process waits for the others before the job is started anew, unless the job's own words say it"""
@@ -81,7 +81,7 @@ class SlurmSettings(ProcessSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "at_once", "signal_seconds", "tries", "timeout_minutes")
+        check_positive(self, "at_once", "signal_seconds", "max_restarts_without_checkpoint", "timeout_minutes")
         limit = 60 * minutes_of(self.time)
         needed = (
             self.signal_seconds + 60 + 60
@@ -102,13 +102,13 @@ class LocalSettings:
     """number of processes; None: one for each GPU, or 1 where there is none"""
     seeds: tuple[int, ...] = ()
     """a run for each of these seeds, one after another"""
-    tries: int = 5
+    max_restarts_without_checkpoint: int = 5
     """starts in a row without a new checkpoint, after which the run is given up"""
     background: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """return at once; python -m launch status, logs and cancel tell and decide how it goes on"""
 
     def __post_init__(self) -> None:
-        check_positive(self, "processes", "tries")
+        check_positive(self, "processes", "max_restarts_without_checkpoint")
         check_seeds(self.seeds)
 
 

@@ -97,7 +97,13 @@ def _ranks(options: SlurmSettings, layout: Layout, submission: Submission, runs:
 
 def _job(options: SlurmSettings, layout: Layout, runs: list[Run], job_id: str) -> Job:
     folders = [str(run.run_dir) for run in runs]
-    return Job(cluster="slurm", id=job_id, processes=layout.processes, tries=options.tries, runs=folders)
+    return Job(
+        cluster="slurm",
+        id=job_id,
+        processes=layout.processes,
+        max_restarts_without_checkpoint=options.max_restarts_without_checkpoint,
+        runs=folders,
+    )
 
 
 def _name(runs: list[Run]) -> str:

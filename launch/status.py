@@ -13,7 +13,7 @@ from launch.logs import first_trouble
 from launch.settings import StatusSettings
 from launch.submission import Submission, launched_runs, submission_of
 from trainer.errors import UserError
-from trainer.run.progress import Standing, standing
+from trainer.run.progress import RunProgress, read_progress
 
 _COLUMNS = ("run", "job", "state", "step", "epoch", "images/s", "top-1", "left", "starts", "why")
 _STYLES = {"RUNNING": "green", "COMPLETED": "dim", "FAILED": "red", "GONE": "red", "TIMEOUT": "red", "NODE_FAIL": "red"}
@@ -38,13 +38,13 @@ def row(run_dir: Path) -> list[str]:
         state, job = state_of(submission, index), submission.job
     except UserError as error:
         return [str(run_dir), "", "UNKNOWN", *[""] * 6, str(error)]
-    stands = standing(run_dir)
+    stands = read_progress(run_dir)
     name = slurm_id(job, index) if job.cluster == "slurm" else job.id
     starts = attempts(submission, index)
     return [str(run_dir), name, state.name, *_progress(stands), str(len(starts)), _why(submission, index, state)]
 
 
-def _progress(at: Standing) -> list[str]:
+def _progress(at: RunProgress) -> list[str]:
     step = f"{at.step:,}" + (f"/{at.steps:,}" if at.steps else "")
     left = "" if at.seconds_left is None or at.finished else in_time(at.seconds_left)
     return [

@@ -55,7 +55,7 @@ class Job:
     """Slurm's job id, empty until it is known; or the host's name"""
     processes: int
     """of each run"""
-    tries: int
+    max_restarts_without_checkpoint: int
     runs: list[str]
     """folders, in the order of the array"""
     background: bool = True

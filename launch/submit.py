@@ -16,7 +16,7 @@ from launch.layout import Layout, minutes_of
 from launch.rank import Rank
 from launch.settings import SlurmSettings
 from launch.submission import Submission
-from trainer.distributed.parent import TEMPORARY
+from trainer.distributed.parent import EXIT_RETRY
 from trainer.errors import UserError, first_line
 
 _INSTALL = "pip install 'submitit>=1.5,<2'"
@@ -136,7 +136,7 @@ def _after(folder: Path, python: str) -> list[str]:
         "preempted=$(scontrol show job -o \"$job\" | grep -o 'JobState=RUNNING .*PreemptTime=[0-9]')",
         f'{python} -m launch.attempt end {shlex.quote(str(folder))} $code "$preempted"',
         "verdict=$?",
-        f"if [ $verdict -ne {TEMPORARY} ]; then exit $verdict; fi",
+        f"if [ $verdict -ne {EXIT_RETRY} ]; then exit $verdict; fi",
         'scontrol requeue "$job"',
     ]
 

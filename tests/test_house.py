@@ -166,7 +166,7 @@ def test_the_launcher_looks_into_no_recipe() -> None:
         ),
         ("tyro", {"trainer/settings.py", "trainer/cli.py", "launch/settings.py"}),
         ("timm", {"trainer/model/library.py", "trainer/optimizer.py", "trainer/ema.py"}),
-        ("torch.utils.tensorboard", {"trainer/log/board.py"}),
+        ("torch.utils.tensorboard", {"trainer/log/tensorboard_log.py"}),
         ("plotly", {"trainer/commands/compare/report.py"}),
         ("matplotlib", {"trainer/commands/plan/curve.py"}),
         ("onnxruntime", {"trainer/commands/onnx.py"}),

@@ -15,7 +15,7 @@ from trainer.data.order import epoch_order
 from trainer.distributed import process_group
 from trainer.nonfinite import images_of
 from trainer.recipe_file import load_recipe
-from trainer.step_metrics import NotFiniteError, StepNumbers, Summary, spikes
+from trainer.step_metrics import NotFiniteError, StepMetrics, Summary, spikes
 
 RECIPE = SUPPORT / "small_recipe.py"
 PER_EPOCH, COUNT = 14, 1437
@@ -100,7 +100,7 @@ def test_a_loss_scale_that_collapses_stops_the_run(
 
 def told(losses: list[float], norm: float = 1.0, scale: float = 1.0, count: int = 8, scaled: bool = False) -> Summary:
     with process_group.world("cpu", 1) as world:
-        numbers = StepNumbers(count, world, scaled=scaled)
+        numbers = StepMetrics(count, world, scaled=scaled)
         for step, loss in enumerate(losses):
             numbers.start(step)
             numbers.add_loss(step, torch.tensor(loss / 2))

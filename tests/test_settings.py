@@ -162,7 +162,7 @@ def test_settings_are_read_beside_the_recipe() -> None:
     assert (settings.data, settings.run_dir) == ("DIR", Path("runs/one"))
     assert (settings.workers, settings.device, settings.log_every) == (3, "cpu", 7)
     assert (settings.checkpoint_minutes, settings.deterministic, settings.compile) == (0.5, True, False)
-    assert (settings.checkpoint_steps, settings.keep, settings.initial_weights) == (None, 3, None)
+    assert (settings.checkpoint_steps, settings.keep_last_checkpoints, settings.initial_weights) == (None, 3, None)
 
 
 def test_the_data_folder_is_found_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +209,7 @@ MISTAKES = {
     "clipping at 0": (["--clip-grad-norm", "0"], r"clip_grad_norm=0\.0 is not positive; None switches clipping off"),
     "seed": (["--seed", "-1"], r"seed=-1 is not within 0 and 2\*\*63 - 1"),
     "std": (["--std", "1", "1", "0"], r"std=\(1\.0, 1\.0, 0\.0\) has a value that is not positive"),
-    "keep": (["--keep", "0"], r"keep=0 is not a positive number"),
+    "keep_last_checkpoints": (["--keep-last-checkpoints", "0"], r"keep_last_checkpoints=0 is not a positive number"),
     "minutes": (["--checkpoint-minutes", "0"], r"checkpoint_minutes=0\.0 is not above 0 and within a month"),
 }
 

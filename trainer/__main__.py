@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from trainer import cli, recipe_file, settings
 from trainer.atomic import MAKE_ROOM
-from trainer.distributed.parent import TEMPORARY, end_with_launcher
+from trainer.distributed.parent import EXIT_RETRY, exit_when_parent_dies
 from trainer.errors import LocalError, SharedError, UnreachableError, UserError, first_line, one_line
 
 USAGE = """usage: python -m trainer VERB ...
@@ -39,7 +39,7 @@ _PATIENCE = 10.0  # s that a silent rank waits: torchrun ends all ranks with the
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code: 0, 2 for input that cannot be used, 128 + n after signal n."""
-    end_with_launcher()
+    exit_when_parent_dies()
     os.umask(os.umask(0o022) | 0o002)  # whatever the system's says, nothing that is written may be written to by all
     words = list(sys.argv[1:] if words is None else words)
     if not words or words[0] in ("-h", "--help"):
@@ -65,7 +65,7 @@ def main(words: Sequence[str] | None = None) -> int:
             _say(str(error))
         else:
             time.sleep(_PATIENCE)
-        return TEMPORARY if isinstance(error, UnreachableError) else 2
+        return EXIT_RETRY if isinstance(error, UnreachableError) else 2
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -92,7 +92,7 @@ def _expected(error: Exception) -> int:
         return 2
     if type(error).__name__.startswith("Dist") or (isinstance(error, RuntimeError) and "gloo" in str(error)):
         _say(f"another process of this run has ended, its own message says why: {first_line(error)}")
-        return TEMPORARY
+        return EXIT_RETRY
     raise error
 
 

@@ -12,7 +12,7 @@ MAKE_ROOM = "where the disk is full or read-only, change that, then the same com
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Gives another name to write to; the file gets its own when the block ends without an error, else it is removed.
 
     It is on disk by then, also after a power cut. Raises UserError where another process writes this file now.
@@ -44,5 +44,5 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def replace_text(path: Path, text: str) -> None:
     """Gives `path` this content, or leaves it as it was."""
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text)

@@ -23,7 +23,7 @@ FILE = "not_finite.json"
 
 
 @contextlib.contextmanager
-def on_record(folder: Path, recipe: Recipe, world: World, at: Position, images: int) -> Iterator[None]:
+def dump_nonfinite_step(folder: Path, recipe: Recipe, world: World, at: Position, images: int) -> Iterator[None]:
     """Where the block raises NotFiniteError, writes FOLDER/not_finite.json and says so in the error of all ranks.
 
     `images`: how many there are to train on.

@@ -83,7 +83,7 @@ def recipe_changes(old: Recipe, new: Recipe) -> list[str]:
     ]
 
 
-def changes_to_named(recipe: Recipe) -> list[str]:
+def overrides_of(recipe: Recipe) -> list[str]:
     """What differs from the recipe of this name in recipes/, but for the seed; nothing where there is none."""
     if recipe.name not in recipe_names():
         return []

@@ -40,22 +40,22 @@ class TrainSettings:
     """save after every so many steps, besides the end of each epoch"""
     checkpoint_minutes: float = 10.0
     """save when this long has passed since the last time"""
-    keep: int = 3
+    keep_last_checkpoints: int = 3
     """number of newest checkpoints to keep, besides the best"""
     timeout_minutes: float = 30.0
     """how long processes wait for one another, or for images, before they give up"""
-    silent_minutes: float = 3.0
+    heartbeat_timeout_minutes: float = 3.0
     """how long a process may give no sign of life, because it is stopped or its machine is gone, before the run ends"""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "workers", "log_every", "checkpoint_steps", "keep", "profile_steps")
+        _check_positive(self, "workers", "log_every", "checkpoint_steps", "keep_last_checkpoints", "profile_steps")
         if self.profile_steps is not None and self.profile_steps > 100:
             raise ValueError(f"profile_steps={self.profile_steps} is more than 100: a trace of so many opens nowhere")
         if self.profile_from < 0:
             raise ValueError(f"profile_from={self.profile_from} is negative")
         if self.log_every > 10_000:
             raise ValueError(f"log_every={self.log_every} is more than 10,000 steps")
-        for name in ("checkpoint_minutes", "timeout_minutes", "silent_minutes"):
+        for name in ("checkpoint_minutes", "timeout_minutes", "heartbeat_timeout_minutes"):
             if not 0 < getattr(self, name) <= 60 * 24 * 30:
                 raise ValueError(f"{name}={getattr(self, name)} is not above 0 and within a month")
 
@@ -168,17 +168,17 @@ class CompareSettings:
     """folders of runs, or folders that hold them, directly or one folder below"""
     html: Path | None = None
     """file for a report with curves that needs nothing else to be read"""
-    unlike: bool = False
-    """also line up runs of unlike protocols or data; the table then says what differs"""
-    reach: tuple[float, ...] = ()
+    allow_different_protocols: bool = False
+    """also line up runs of different protocols or data; the table then says what differs"""
+    time_to_accuracy: tuple[float, ...] = ()
     """top-1 accuracies, in %, whose time and number of images are shown"""
 
     def __post_init__(self) -> None:
         if not self.runs:
             raise ValueError("which runs? give folders of runs, or folders that hold them")
-        for top1 in self.reach:
+        for top1 in self.time_to_accuracy:
             if not 0 < top1 <= 100:
-                raise ValueError(f"reach={top1} is not an accuracy above 0 and up to 100 %")
+                raise ValueError(f"time_to_accuracy={top1} is not an accuracy above 0 and up to 100 %")
 
 
 @dataclass(frozen=True, kw_only=True)

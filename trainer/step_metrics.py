@@ -20,7 +20,7 @@ _FEWEST = 8  # losses that have a median worth the name
 _LEAST_SCALE = 1.0  # fp16 scales gradients up so that they do not vanish; here they overflow by themselves
 
 
-class Told(NamedTuple):
+class StepRecord(NamedTuple):
     """Of one step, over all ranks."""
 
     step: int  # as in metrics.jsonl: so many steps are complete after it
@@ -36,20 +36,20 @@ class Summary(NamedTuple):
     grad_norm: float | None  # mean of the steps that were not left out; None where all were
     grad_norm_max: float | None
     skipped: int  # steps that fp16's scaler left out, because their gradient was not finite
-    spikes: list[Told]
+    spikes: list[StepRecord]
     median: float  # of the losses
 
 
 class NotFiniteError(UserError):
     """Training cannot go on from here. Raised by all ranks together."""
 
-    def __init__(self, what: str, latest: list[Told], losses: list[float]) -> None:
+    def __init__(self, what: str, latest: list[StepRecord], losses: list[float]) -> None:
         """`latest`: the steps up to the one that is to blame, the last. `losses`: that one's, by rank."""
         super().__init__(f"{what}: {DIVERGED}")
         self.what, self.latest, self.losses = what, latest, losses
 
 
-class StepNumbers:
+class StepMetrics:
     """What is known of the latest `count` steps."""
 
     def __init__(self, count: int, world: World, *, scaled: bool) -> None:
@@ -109,10 +109,10 @@ class StepNumbers:
         elif self._world.is_main:  # the sum over the ranks is one rank's from now on
             self._numbers.copy_(summed)
 
-    def _told(self, summed: torch.Tensor, step: int) -> list[Told]:
+    def _told(self, summed: torch.Tensor, step: int) -> list[StepRecord]:
         first = max(self.known_from, step - summed.shape[1])
         means = (summed / self._world.size).T.tolist()
-        return [Told(number + 1, *means[self._place(number)]) for number in range(first, step)]
+        return [StepRecord(number + 1, *means[self._place(number)]) for number in range(first, step)]
 
     def _by_rank(self, step: int) -> list[float]:
         losses: list[float] = [0.0] * self._world.size
@@ -144,7 +144,7 @@ def spikes(losses: list[float]) -> list[int]:
     return [index for index, loss in enumerate(losses) if loss > limit]
 
 
-def _wrong(told: Told, scaled: bool) -> str | None:
+def _wrong(told: StepRecord, scaled: bool) -> str | None:
     if not math.isfinite(told.loss):
         return f"the loss of step {told.step} is not finite"
     if scaled and told.loss_scale < _LEAST_SCALE:

@@ -16,10 +16,10 @@ from trainer.data.random import torch_seed
 from trainer.data.stream import train_stream
 from trainer.distributed import process_group
 from trainer.distributed.process_group import gradient_sync, on_every_rank
-from trainer.distributed.stop import Request, Requests
-from trainer.distributed.watchdog import COMPUTING, EXCHANGING, Watch
+from trainer.distributed.stop import Request, StopSignal
+from trainer.distributed.watchdog import COMPUTING, EXCHANGING, Watchdog
 from trainer.ema import Average
-from trainer.evaluation.evaluate import evaluate, read_all
+from trainer.evaluation.evaluate import evaluate, evaluate_protocols
 from trainer.evaluation.result import averaged_in_words, report, result, trained_in_words
 from trainer.fine_tuning import train_mode
 from trainer.log.log import Log
@@ -27,7 +27,7 @@ from trainer.log.pictures import show_augmented, show_mistakes
 from trainer.log.profile import profiler
 from trainer.log.throughput import Throughput
 from trainer.loss import build_loss
-from trainer.nonfinite import on_record
+from trainer.nonfinite import dump_nonfinite_step
 from trainer.optimizer import build_optimizer
 from trainer.precise_bn import remeasure_norms
 from trainer.precision import allow_tensor_float, autocast, build_scaler
@@ -49,26 +49,29 @@ from trainer.setup import (
     summary,
     warnings,
 )
-from trainer.step_metrics import StepNumbers, gradient_norm
+from trainer.step_metrics import StepMetrics, gradient_norm
 
 
 def train(recipe: Recipe, settings: TrainSettings) -> None:
     """Trains to the end. Raises Stopped, with everything saved, after a signal; UserError for input it cannot use."""
     with ExitStack() as stack:
         world = stack.enter_context(process_group.world(settings.device, settings.timeout_minutes))
-        requests = stack.enter_context(Requests(world))
-        patience = {"silent_minutes": settings.silent_minutes, "timeout_minutes": settings.timeout_minutes}
-        watch = stack.enter_context(Watch(world, **patience))
+        stop_signal = stack.enter_context(StopSignal(world))
+        patience = {
+            "heartbeat_timeout_minutes": settings.heartbeat_timeout_minutes,
+            "timeout_minutes": settings.timeout_minutes,
+        }
+        watchdog = stack.enter_context(Watchdog(world, **patience))
         require_same_everywhere(recipe, settings, world)
         accumulation = accumulation_steps(recipe, world)
         allow_tensor_float(recipe.precision)
 
         # What is trained
         train_loader, eval_loader = open_loaders(recipe, settings, world, stack)
-        watch.follow(train_loader, eval_loader)
+        watchdog.follow(train_loader, eval_loader)
         at = Position(steps_per_epoch=steps_in_epoch(recipe, len(train_loader)))
         check_norm_images(recipe, len(train_loader), world)
-        run = Run(settings.run_dir, settings.keep)
+        run = Run(settings.run_dir, settings.keep_last_checkpoints)
         on_every_rank(world, lambda: run.claim(recipe) if world.is_main else None)
         identity: dict[str, Any] = {
             "data": {"train": train_loader.source.checksum, "val": eval_loader.source.checksum},
@@ -86,11 +89,11 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
         scaler = build_scaler(recipe.precision, world.device)
         loss_of = build_loss(recipe.loss)
         mixed = partial(mix, recipe.mixing, num_classes=recipe.num_classes, seed=recipe.seed) if recipe.mixing else None
-        numbers = StepNumbers(settings.log_every, world, scaled=scaler.is_enabled())
+        metrics = StepMetrics(settings.log_every, world, scaled=scaler.is_enabled())
         one = torch.ones((), device=world.device)
 
         # From where
-        state = TrainingState(module, average, optimizer, scaler, numbers, at)
+        state = TrainingState(module, average, optimizer, scaler, metrics, at)
         if checkpoint:
             state.restore(checkpoint)
             notes.append(f"continued after step {at.step}{', the last one' if at.is_last(recipe.epochs) else ''}")
@@ -99,13 +102,13 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
             model.compile()
         train_mode(module, recipe.fine_tuning)
         example = torch.zeros(recipe.micro_batch_size, 3, *[recipe.train_crop.resolution] * 2, device=world.device)
-        process_group.settle(model, example.to(memory_format=torch.channels_last), recipe.precision)
+        process_group.warm_up_ddp_buckets(model, example.to(memory_format=torch.channels_last), recipe.precision)
         log = stack.enter_context(Log(run.folder, world, at, recipe))
         notes += note_start(recipe, settings, run, world, at)
         notes = [summary(recipe, run, world, at, len(train_loader), len(eval_loader)), *warnings(recipe), *notes]
         log.say("\n".join(notes))
         show_augmented(log, recipe, settings, train_loader, world, at)
-        stack.enter_context(on_record(run.folder, recipe, world, at, len(train_loader)))
+        stack.enter_context(dump_nonfinite_step(run.folder, recipe, world, at, len(train_loader)))
         profile = stack.enter_context(profiler(settings, run.folder, world, at, recipe.epochs, log.say))
 
         def save(norms_measured: bool = False) -> None:
@@ -123,10 +126,10 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
                 lr = lr_at(recipe.schedule, peak=recipe.optimizer.lr, epoch=at.epochs, epochs=recipe.epochs)
                 for group in optimizer.param_groups:
                     group["lr"] = lr * group["lr_factor"]
-                numbers.start(at.step)
+                metrics.start(at.step)
                 for micro_step in range(accumulation):
                     images, targets, _ = throughput.wait_for(batches)
-                    watch.at(at.step, COMPUTING)
+                    watchdog.at(at.step, COMPUTING)
                     micro_batch = world.rank * accumulation + micro_step
                     if mixed:
                         images, targets = mixed(images, targets, step=at.step, micro_batch=micro_batch)
@@ -135,12 +138,12 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
                         with autocast(recipe.precision, world.device):
                             loss = loss_of(model(images), targets) / accumulation
                         throughput.forward_done()
-                        watch.at(at.step, EXCHANGING)
+                        watchdog.at(at.step, EXCHANGING)
                         scaler.scale(loss).backward()
-                    numbers.add_loss(at.step, loss)
+                    metrics.add_loss(at.step, loss)
                 scaler.unscale_(optimizer)
                 norm = gradient_norm(module, recipe.clip_grad_norm)
-                numbers.add_gradient(at.step, norm, scale=scaler.scale(one))
+                metrics.add_gradient(at.step, norm, scale=scaler.scale(one))
                 scaler.step(optimizer)
                 scaler.update()
                 optimizer.zero_grad(set_to_none=True)
@@ -151,21 +154,21 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
                 profile.step_done(at.step)
 
                 if at.step % settings.log_every == 0:
-                    log.steps(at, lr=lr, steps=numbers.read(at.step), rates=throughput.read())
+                    log.steps(at, lr=lr, steps=metrics.read(at.step), rates=throughput.read())
                 overdue = world.is_main and run.checkpoints.minutes_since_save > settings.checkpoint_minutes
-                agreed = requests.agree(Request.SAVE if overdue else Request.NOTHING)
+                agreed = stop_signal.all_reduce(Request.SAVE if overdue else Request.NOTHING)
                 is_due = settings.checkpoint_steps and at.step % settings.checkpoint_steps == 0
                 if (agreed or is_due) and (at.batch < at.steps_per_epoch or agreed is Request.STOP):
                     save()  # not at the end of an epoch, which saves what is complete
                 if agreed is Request.STOP:
-                    requests.stop(f"stopped and saved after step {at.step}: the same command continues from there")
+                    stop_signal.stop(f"stopped and saved after step {at.step}: the same command continues from there")
 
             if recipe.precise_norm_images:
                 remeasure_norms(recipe, state.networks, train_loader, world, at.epoch)
             save(norms_measured=recipe.precise_norm_images is not None)
             # saved before the evaluation: one that is cut short then costs nothing but itself
             evaluations = {
-                kind: evaluate(network, eval_loader, recipe, world, requests=requests)
+                kind: evaluate(network, eval_loader, recipe, world, stop_signal=stop_signal)
                 for kind, network in state.networks.items()
             }
             *_, final = evaluations.values()
@@ -183,7 +186,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
         for kind, network in reversed(state.networks.items()):
             averaged = averaged_in_words(recipe.ema if kind == "eval_ema" else None, at.epochs)
             weights = f"{trained}, {averaged}"
-            readings += read_all(network, eval_loader, recipe, world, weights, evaluations[kind], requests)
+            readings += evaluate_protocols(network, eval_loader, recipe, world, weights, evaluations[kind], stop_signal)
         if world.is_main:
             run.write_result(result(recipe, eval_loader.source, readings, identity["data"]))
         log.result(report(recipe, eval_loader.source, readings), at)

@@ -27,7 +27,7 @@ from benchmarks.gpu_report import report
 from benchmarks.roofline import _Traffic
 from tests.support.processes import ROOT
 from trainer.data import open_beton
-from trainer.data.crop import Cuts
+from trainer.data.crop import CropBoxes
 
 STEPS = ("ours", "timm's step", "torchvision's step")
 
@@ -185,7 +185,7 @@ def test_a_repeated_source_has_an_epoch_of_many_batches_of_the_same_images(photo
     heights, widths = repeated.sizes(some)
     boxes = np.stack([np.zeros(3), np.zeros(3), heights, widths], axis=1).astype(np.int32)
     out = np.zeros((3, 32, 32, 3), np.uint8)
-    repeated.read(some, Cuts(boxes, np.zeros(3, bool)), out)
+    repeated.read(some, CropBoxes(boxes, np.zeros(3, bool)), out)
     assert np.array_equal(out[0], out[1])
     assert not np.array_equal(out[0], out[2])
     repeated.close()

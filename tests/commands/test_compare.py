@@ -74,7 +74,7 @@ def test_real_runs_are_lined_up_by_recipe(real: Path, capsys: Captured) -> None:
 
 def test_images_and_time_come_from_the_metrics(real: Path, capsys: Captured) -> None:
     first = next(record for record in metrics(real / "s0") if record["kind"] == "eval")
-    text = told(capsys, real / "s0", "--reach", 0.1, 100)
+    text = told(capsys, real / "s0", "--time-to-accuracy", 0.1, 100)
     assert f"to 0.1 % top-1 1: {first['step'] * 96:,} images, 1.0 epochs, " in text
     best = max(record["top1"] for record in metrics(real / "s0") if record["kind"] == "eval")
     assert f"to 100 % top-1 1: not reached, the best epoch has {best:.2f} %" in text
@@ -190,10 +190,10 @@ def test_what_is_no_run_is_one_line(tmp_path: Path, capsys: Captured) -> None:
     (tmp_path / "recipe.py").write_text("raise SystemExit('somebody else's code was run')")  # a person's own file
     assert "is not the folder of a run" in refused(capsys, tmp_path)
     assert "which runs?" in refused(capsys)
-    assert "is not an accuracy" in refused(capsys, tmp_path, "--reach", "0")
+    assert "is not an accuracy" in refused(capsys, tmp_path, "--time-to-accuracy", "0")
 
 
-# --------------------------------------------------------------------------------------------------- unlike protocols
+# -------------------------------------------------------------------------------------------- different protocols
 
 
 @pytest.mark.parametrize(
@@ -248,10 +248,9 @@ def test_unlike_protocols_are_refused_and_told(
     tmp_path: Path, capsys: Captured, recipe: Recipe, more: dict, first: str, second: str
 ) -> None:
     a, b = write_run(tmp_path / "a", CIFAR, [91.0]), write_run(tmp_path / "b", recipe, [91.0], seed=1, **more)
-    assert f"are unlike: {first} ({a}); {second} ({b}). Compare such runs apart, or add --unlike" in refused(
-        capsys, a, b
-    )
-    assert f" unlike {first} ({a}) {second} ({b}) " in told(capsys, a, b, "--unlike")
+    remedy = "Compare such runs apart, or add --allow-different-protocols"
+    assert f"protocols or data differ: {first} ({a}); {second} ({b}). {remedy}" in refused(capsys, a, b)
+    assert f" unlike {first} ({a}) {second} ({b}) " in told(capsys, a, b, "--allow-different-protocols")
 
 
 def test_averaged_weights_are_unlike_the_last_ones(real: Path, tmp_path: Path, capsys: Captured) -> None:
@@ -363,7 +362,7 @@ def test_the_mean_of_reaching_is_of_the_runs_that_do(tmp_path: Path, capsys: Cap
     images = 390 * 128 * 163.5
     seconds = (390 * 128 * 164 / 500 + 390 * 128 * 163 / 1000) / 2
     expected = f"1: {images:,.0f} images, 163.5 epochs, {seconds / 3600:.2f} h of training (2 of 3 runs, the mean is of"
-    assert expected in told(capsys, tmp_path, "--reach", 90)
+    assert expected in told(capsys, tmp_path, "--time-to-accuracy", 90)
 
 
 def test_time_is_the_sum_of_each_records_own(tmp_path: Path) -> None:

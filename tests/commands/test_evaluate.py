@@ -1,4 +1,4 @@
-"""What evaluate says of weights from anywhere: its numbers against oracles, its passport, and its refusals."""
+"""What evaluate says of weights from anywhere: its numbers against oracles, its record, and its refusals."""
 
 import hashlib
 import json
@@ -63,7 +63,7 @@ def evaluated(words: list[str], out: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def passport(finished: Path) -> dict[str, Any]:
+def record(finished: Path) -> dict[str, Any]:
     """What evaluate writes of the run when nothing is asked for."""
     assert main(["evaluate", str(finished)]) == 0
     content: dict[str, Any] = json.loads((finished / "evaluations" / "step_00000014_32px_1.000.json").read_text())
@@ -71,27 +71,27 @@ def passport(finished: Path) -> dict[str, Any]:
 
 
 def test_a_passport_has_the_numbers_of_the_run_and_names_weights_data_and_versions(
-    finished: Path, passport: dict[str, Any]
+    finished: Path, record: dict[str, Any]
 ) -> None:
     result = json.loads((finished / "result.json").read_text())
     for name in ("recipe", "seed", "top1", "top5", "loss", "seen", "duplicates", "total", "protocol"):
-        assert passport[name] == result[name], name
-    assert [other["loss"] for other in passport["also"]] == [other["loss"] for other in result["also"]]
-    file = finished / "checkpoints" / passport["weights"]["file"]
-    assert passport["weights"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert passport["data"]["checksum"] == result["data"]["val"]
-    assert passport["crop"] == {
+        assert record[name] == result[name], name
+    assert [other["loss"] for other in record["also"]] == [other["loss"] for other in result["also"]]
+    file = finished / "checkpoints" / record["weights"]["file"]
+    assert record["weights"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert record["data"]["checksum"] == result["data"]["val"]
+    assert record["crop"] == {
         "resolution": 32,
         "crop_ratio": 1.0,
         "flip_tta": False,
         "scaled_decoding": False,
     }
-    assert passport["ran_on"]["packages"]["torch"].startswith(torch.__version__.partition("+")[0])
-    assert passport["ran_on"]["processes"] == 1
+    assert record["ran_on"]["packages"]["torch"].startswith(torch.__version__.partition("+")[0])
+    assert record["ran_on"]["processes"] == 1
 
 
 def test_class_accuracies_and_calibration_are_those_of_the_logits(
-    finished: Path, passport: dict[str, Any], checkpoint: dict[str, Any], digits: Path
+    finished: Path, record: dict[str, Any], checkpoint: dict[str, Any], digits: Path
 ) -> None:
     """Guo's equation 3, written as sums over images."""
     recipe = load_recipe(finished / "recipe.py")
@@ -107,7 +107,7 @@ def test_class_accuracies_and_calibration_are_those_of_the_logits(
             ]
     probabilities, labels = torch.cat([first for first, _ in found]), torch.cat([second for _, second in found])
     confidence, predicted = probabilities.double().max(1)
-    for label, one in enumerate(passport["classes"]):
+    for label, one in enumerate(record["classes"]):
         of_class = labels == label
         assert one["images"] == int(of_class.sum())
         assert one["top1"] == 100 * int((predicted[of_class] == label).sum()) / int(of_class.sum())
@@ -115,17 +115,17 @@ def test_class_accuracies_and_calibration_are_those_of_the_logits(
     for m in range(1, BINS + 1):
         inside = [i for i in range(360) if (m - 1) / BINS < float(confidence[i]) <= m / BINS]
         gaps.append(abs(sum(int(predicted[i] == labels[i]) - float(confidence[i]) for i in inside)))
-        assert passport["bins"][m - 1]["images"] == len(inside)
-    assert passport["ece"] == pytest.approx(100 * sum(gaps) / 360, rel=1e-3)
-    assert sum(one["images"] * one["top1"] for one in passport["classes"]) / 360 == pytest.approx(passport["top1"])
+        assert record["bins"][m - 1]["images"] == len(inside)
+    assert record["ece"] == pytest.approx(100 * sum(gaps) / 360, rel=1e-3)
+    assert sum(one["images"] * one["top1"] for one in record["classes"]) / 360 == pytest.approx(record["top1"])
 
 
-def test_two_processes_write_the_same_passport(finished: Path, passport: dict[str, Any], tmp_path: Path) -> None:
+def test_two_processes_write_the_same_passport(finished: Path, record: dict[str, Any], tmp_path: Path) -> None:
     ended = run(["evaluate", str(finished), "--out", str(tmp_path / "two.json")], processes=2)
     assert ended.returncode == 0, ended.stderr
     two = json.loads((tmp_path / "two.json").read_text())
     assert two.pop("ran_on")["processes"] == 2
-    assert two == {name: value for name, value in passport.items() if name != "ran_on"}
+    assert two == {name: value for name, value in record.items() if name != "ran_on"}
 
 
 def test_calibration_is_nought_where_confidence_is_the_accuracy() -> None:
@@ -154,15 +154,15 @@ def test_a_confidence_that_is_no_number_is_an_error() -> None:
 
 
 def test_the_table_names_the_worst_and_the_best_classes(
-    finished: Path, passport: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    finished: Path, record: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     evaluated([str(finished)], tmp_path / "out.json")
     said = capsys.readouterr().out
-    rates = [one["top1"] for one in passport["classes"]]
+    rates = [one["top1"] for one in record["classes"]]
     rows = {row.split()[0]: re.findall(r"([\d.]+) % of", row) for row in said.splitlines()}
     assert [float(rate) for rate in rows["worst"]] == [round(rate, 1) for rate in sorted(rates)[:5]]
     assert [float(rate) for rate in rows["best"]] == [round(rate, 1) for rate in sorted(rates)[: -5 - 1 : -1]]
-    assert f"{passport['ece']:.2f} % (expected calibration error, 15 bins)" in said
+    assert f"{record['ece']:.2f} % (expected calibration error, 15 bins)" in said
 
 
 def test_another_protocol_is_evaluated_and_stated(finished: Path, checkpoint: dict[str, Any], digits: Path) -> None:
@@ -191,13 +191,13 @@ def test_scaled_decoding_can_be_asked_for_and_is_stated(finished: Path) -> None:
 
 
 def test_one_view_can_be_asked_for_where_the_recipe_has_two(
-    checkpoint: dict[str, Any], passport: dict[str, Any], digits: Path, tmp_path: Path
+    checkpoint: dict[str, Any], record: dict[str, Any], digits: Path, tmp_path: Path
 ) -> None:
     recipe = load_recipe(SMALL)
     (tmp_path / "two.py").write_text(recipe_source(replace(recipe, eval_crop=replace(recipe.eval_crop, flip_tta=True))))
     torch.save(checkpoint["model"], tmp_path / "weights.pth")
     words = [str(tmp_path / "weights.pth"), "--recipe", str(tmp_path / "two.py"), "--data", str(digits)]
-    plain = passport["also"][0]["loss"]
+    plain = record["also"][0]["loss"]
     assert evaluated(words, tmp_path / "two.json")["loss"] != plain
     assert evaluated([*words, "--no-flip-tta"], tmp_path / "one.json")["loss"] == plain
 
@@ -217,7 +217,7 @@ def test_a_state_dict_evaluates_as_in_the_run(
     suffix: str,
     write: Callable[[dict[str, Any], Path], None],
     finished: Path,
-    passport: dict[str, Any],
+    record: dict[str, Any],
     checkpoint: dict[str, Any],
     digits: Path,
     tmp_path: Path,
@@ -226,17 +226,15 @@ def test_a_state_dict_evaluates_as_in_the_run(
     write(checkpoint["model"], file)
     assert main(["evaluate", str(file), "--recipe", str(finished / "recipe.py"), "--data", str(digits)]) == 0
     found = json.loads((tmp_path / f"weights{suffix}.evaluation.json").read_text())
-    plain = passport["also"][0]
+    plain = record["also"][0]
     assert all(found[name] == plain[name] for name in ("top1", "top5", "loss", "ece", "classes", "bins"))
     assert f"weights of weights{suffix} (sha256:{found['weights']['sha256'][:12]})" in found["protocol"]
     assert "seed" not in found["protocol"] and found["seed"] is None
 
 
-def test_a_checkpoint_of_a_run_has_its_recipe_and_data(
-    finished: Path, passport: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_checkpoint_of_a_run_has_its_recipe_and_data(finished: Path, record: dict[str, Any], tmp_path: Path) -> None:
     found = evaluated([str(finished / "checkpoints" / "best.pt")], tmp_path / "best.json")
-    assert (found["loss"], found["recipe"]) == (passport["loss"], "averaged")
+    assert (found["loss"], found["recipe"]) == (record["loss"], "averaged")
     assert "the best epoch on these images and so optimistic" in found["protocol"]
 
 
@@ -249,13 +247,13 @@ def test_a_checkpoint_without_its_run_and_name_may_have_been_chosen_and_says_so(
 
 
 def test_a_checkpoint_of_an_older_version_is_read(
-    checkpoint: dict[str, Any], passport: dict[str, Any], digits: Path, tmp_path: Path
+    checkpoint: dict[str, Any], record: dict[str, Any], digits: Path, tmp_path: Path
 ) -> None:
     """Before there were averages, checkpoints had none."""
     older = {name: value for name, value in checkpoint.items() if name != "average"}
     torch.save(older, tmp_path / "older.pt")
     found = evaluated([str(tmp_path / "older.pt"), "--recipe", str(SMALL)], tmp_path / "older.json")
-    assert found["loss"] == passport["also"][0]["loss"]
+    assert found["loss"] == record["also"][0]["loss"]
     assert "weights after 14 steps, of an epoch that may have been chosen, no averaging" in found["protocol"]
 
 

@@ -15,7 +15,7 @@ from trainer.commands.look import look
 from trainer.commands.look.contact_sheet import GAP, LABEL, SIDE, Tile, draw_sheet, letterboxed
 from trainer.data import open_source
 from trainer.data.beton.index import RAW, read_index
-from trainer.data.crop import Cuts
+from trainer.data.crop import CropBoxes
 from trainer.data.image_folder import ImageFolderSource
 from trainer.data.loader import Loader
 from trainer.data.mixing import mix
@@ -110,7 +110,7 @@ def test_normalisation_is_undone(photos: Path) -> None:
         height, width = (int(side[0]) for side in source.sizes(np.array([5])))
         side = min(height, width)
         box = np.array([[(height - side) // 2, (width - side) // 2, side, side]], np.int32)
-        source.read(np.array([5]), Cuts(box, np.zeros(1, bool)), stored)
+        source.read(np.array([5]), CropBoxes(box, np.zeros(1, bool)), stored)
     np.testing.assert_array_equal(tile.pixels, stored[0])
 
 

@@ -50,12 +50,12 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in range(3):
         write_run(folder / f"s{seed}", CIFAR, [85.0, 88.0, 91.0 + seed / 10], seed=seed)
     write_run(folder / "other<b>", replace(CIFAR, optimizer=SGD(lr=0.2)), [80.0, 85.0, 90.0], rate=500)
-    assert main(["compare", str(folder), "--html", str(folder / "report.html"), "--reach", "85"]) == 0
+    assert main(["compare", str(folder), "--html", str(folder / "report.html"), "--time-to-accuracy", "85"]) == 0
     return folder / "report.html"
 
 
 def test_the_report_says_what_the_terminal_says(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["compare", str(report.parent), "--reach", "85"]) == 0
+    assert main(["compare", str(report.parent), "--time-to-accuracy", "85"]) == 0
     page = Links()
     page.feed(report.read_text())
     said = [line.split() for line in capsys.readouterr().out.splitlines() if line]

@@ -23,7 +23,7 @@ from trainer.data.augment import (
     trivial_round,
 )
 from trainer.data.operations import Operation
-from trainer.data.random import Draw, uniform
+from trainer.data.random import RandomStream, uniform
 from trainer.recipe import ColorJitter, PcaLighting, RandAugment, RandomErasing, Recipe, TrivialAugmentWide
 
 COUNT = 20_000
@@ -62,7 +62,7 @@ def noise(count: int, size: int = 24) -> torch.Tensor:
     return torch.from_numpy(values).permute(0, 3, 1, 2)
 
 
-def drawn(count: int, draw: Draw = Draw.POLICY) -> np.ndarray:
+def drawn(count: int, draw: RandomStream = RandomStream.POLICY) -> np.ndarray:
     return uniform(0, 0, np.arange(COUNT), draw, count)
 
 
@@ -226,7 +226,7 @@ def test_rand_augment_fills_with_the_mean_colour() -> None:
     black = torch.zeros(256, 3, 32, 32, dtype=torch.uint8)
     recipe = replace(ASKED["rand"], mean=(0.2, 0.4, 0.6), augmentation=RandAugment(operations=1, probability=1.0))
     result = Augmenter(recipe, 0).pixels(black, np.arange(256))
-    operations, _ = rand_round(recipe.augmentation, uniform(0, 0, np.arange(256), Draw.POLICY, 4), 32, 32)
+    operations, _ = rand_round(recipe.augmentation, uniform(0, 0, np.arange(256), RandomStream.POLICY, 4), 32, 32)
     rotated = result[operations == Operation.ROTATE]
     assert len(rotated) > 5
     assert (rotated[:, :, 0, 0] == torch.tensor([51, 102, 153])).all()
@@ -238,7 +238,7 @@ def test_rand_augment_fills_with_the_mean_colour() -> None:
 def test_color_jitter_is_torchvisions_operations_in_the_drawn_order() -> None:
     samples, images = np.arange(40), noise(40)
     result = Augmenter(ASKED["jitter"], 2).pixels(images, samples)
-    rounds = jitter_rounds(JITTER, uniform(small.seed, 2, samples, Draw.COLOR, 4))
+    rounds = jitter_rounds(JITTER, uniform(small.seed, 2, samples, RandomStream.COLOR, 4))
     adjust = {
         Operation.BRIGHTNESS: functional.adjust_brightness,
         Operation.CONTRAST: functional.adjust_contrast,
@@ -252,7 +252,7 @@ def test_color_jitter_is_torchvisions_operations_in_the_drawn_order() -> None:
 
 
 def test_color_jitter_draws_factors_and_orders_evenly() -> None:
-    rounds = jitter_rounds(JITTER, drawn(4, Draw.COLOR))
+    rounds = jitter_rounds(JITTER, drawn(4, RandomStream.COLOR))
     orders = np.stack([operations for operations, _ in rounds], axis=1)
     counts = np.unique(orders, axis=0, return_counts=True)[1]
     assert len(counts) == 6
@@ -265,7 +265,7 @@ def test_color_jitter_draws_factors_and_orders_evenly() -> None:
 
 
 def test_a_strength_of_0_leaves_its_operation_out() -> None:
-    rounds = jitter_rounds(ColorJitter(contrast=0.5), drawn(4, Draw.COLOR))
+    rounds = jitter_rounds(ColorJitter(contrast=0.5), drawn(4, RandomStream.COLOR))
     operations = np.stack([operations for operations, _ in rounds])
     assert set(operations.flat) == {Operation.IDENTITY, Operation.CONTRAST}
     assert ((operations == Operation.CONTRAST).sum(axis=0) == 1).all()
@@ -279,7 +279,7 @@ def test_lighting_adds_the_components_in_units_of_the_unnormalised_image() -> No
     images, samples = torch.zeros(8, 3, 5, 5), np.arange(8)
     result = Augmenter(recipe, 1).normalised(images, samples)
     components = [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
-    for image, draws in enumerate(uniform(recipe.seed, 1, samples, Draw.COLOR, 3)):
+    for image, draws in enumerate(uniform(recipe.seed, 1, samples, RandomStream.COLOR, 3)):
         amounts = 0.1 * torch.special.ndtri(torch.tensor(draws)).numpy()
         offset = np.array(components) @ (amounts * [0.2175, 0.0188, 0.0045]) / recipe.std
         assert torch.equal(result[image], result[image, :, :1, :1].expand(3, 5, 5))
@@ -287,7 +287,7 @@ def test_lighting_adds_the_components_in_units_of_the_unnormalised_image() -> No
 
 
 def test_the_amounts_of_lighting_are_normally_distributed() -> None:
-    offsets = lighting_offsets(PcaLighting(std=0.1), drawn(3, Draw.COLOR))
+    offsets = lighting_offsets(PcaLighting(std=0.1), drawn(3, RandomStream.COLOR))
     components = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
     amounts = np.linalg.solve(components, offsets.T).T / [0.2175, 0.0188, 0.0045]
     assert np.abs(amounts.mean(axis=0)).max() < 5 * 0.1 / math.sqrt(COUNT)
@@ -298,7 +298,7 @@ def test_the_amounts_of_lighting_are_normally_distributed() -> None:
 
 
 def test_erased_boxes_are_distributed_as_torchvisions() -> None:
-    boxes = erased_boxes(RandomErasing(probability=1.0), drawn(41, Draw.ERASING), 64, 96)
+    boxes = erased_boxes(RandomErasing(probability=1.0), drawn(41, RandomStream.ERASING), 64, 96)
     torch.manual_seed(0)
     image, count = torch.empty(3, 64, 96), 4000
     theirs = np.array([TorchvisionErasing.get_params(image, (0.02, 0.33), (0.3, 3.3), [0.0])[:4] for _ in range(count)])
@@ -310,7 +310,7 @@ def test_erased_boxes_are_distributed_as_torchvisions() -> None:
 
 
 def test_boxes_have_the_area_asked_for_and_lie_inside() -> None:
-    top, left, height, width = erased_boxes(ERASING, drawn(41, Draw.ERASING), 64, 96).T
+    top, left, height, width = erased_boxes(ERASING, drawn(41, RandomStream.ERASING), 64, 96).T
     erased = height > 0
     assert abs(erased.mean() - 0.4) < 5 * 0.5 / math.sqrt(COUNT)
     assert (np.stack([top, left, height, width])[:, ~erased] == 0).all()
@@ -325,14 +325,14 @@ def test_boxes_have_the_area_asked_for_and_lie_inside() -> None:
 
 def test_an_image_that_no_box_fits_stays() -> None:
     whole = RandomErasing(probability=1.0, scale=(1.0, 1.0))
-    assert (erased_boxes(whole, drawn(41, Draw.ERASING)[:50], 8, 8) == 0).all()
+    assert (erased_boxes(whole, drawn(41, RandomStream.ERASING)[:50], 8, 8) == 0).all()
 
 
 def test_only_the_box_becomes_0() -> None:
     recipe: Recipe = replace(small, erasing=ERASING)
     images, samples = noise(64).float() + 1, np.arange(64)
     result = Augmenter(recipe, 0).normalised(images.clone(), samples)
-    boxes = erased_boxes(ERASING, uniform(recipe.seed, 0, samples, Draw.ERASING, 41), 24, 24)
+    boxes = erased_boxes(ERASING, uniform(recipe.seed, 0, samples, RandomStream.ERASING, 41), 24, 24)
     expected = images.clone()
     for image, (top, left, height, width) in zip(expected, boxes, strict=True):
         image[:, top : top + height, left : left + width] = 0

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from trainer.data import open_source
-from trainer.data.crop import Cuts, eval_view, train_view
+from trainer.data.crop import CropBoxes, eval_view, train_view
 from trainer.data.loader import Batch, Loader, check_square
 from trainer.errors import LocalError, UserError
 from trainer.recipe import CenterCrop, PaddedCrop, RandomResizedCrop
@@ -26,7 +26,7 @@ def open_photos(folder: Path, workers: int = 2) -> Loader:
     return Loader(open_source(str(folder), "train", num_classes=4, resolution=48), workers=workers)
 
 
-def read_all(loader: Loader, batch_size: int, seed: int = 0, epoch: int = 0) -> dict[int, torch.Tensor]:
+def evaluate_protocols(loader: Loader, batch_size: int, seed: int = 0, epoch: int = 0) -> dict[int, torch.Tensor]:
     """Every image as it was augmented, by its index."""
     order = np.random.default_rng(0).permutation(len(loader))
     batches = loader.batches(
@@ -41,17 +41,17 @@ def test_an_image_is_cut_the_same_by_any_number_of_threads_in_any_batch(
 ) -> None:
     folder = request.getfixturevalue(kind)
     with open_photos(folder, workers=1) as one, open_photos(folder, workers=3) as three:
-        expected = read_all(one, batch_size=16)
+        expected = evaluate_protocols(one, batch_size=16)
         assert len(expected) == 64
         for batch_size in (1, 7, 64):
-            found = read_all(three, batch_size)
+            found = evaluate_protocols(three, batch_size)
             assert all(torch.equal(expected[image], found[image]) for image in expected)
 
 
 @pytest.mark.parametrize(("seed", "epoch"), [(1, 0), (0, 1)])
 def test_another_seed_or_epoch_cuts_another_part(photo_betons: Path, seed: int, epoch: int) -> None:
     with open_photos(photo_betons) as loader:
-        first, second = read_all(loader, 16), read_all(loader, 16, seed, epoch)
+        first, second = evaluate_protocols(loader, 16), evaluate_protocols(loader, 16, seed, epoch)
         assert sum(torch.equal(first[image], second[image]) for image in first) == 0
 
 
@@ -142,7 +142,7 @@ class Faulty:
     def sizes(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.full(len(images), 8), np.full(len(images), 8)
 
-    def read(self, images: np.ndarray, cuts: Cuts, out: np.ndarray) -> None:
+    def read(self, images: np.ndarray, cuts: CropBoxes, out: np.ndarray) -> None:
         if 40 in images:
             raise LocalError("image 40 is damaged")
         out[:] = 1

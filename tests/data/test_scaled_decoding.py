@@ -20,13 +20,13 @@ from trainer.commands.plan.plan import _training_rows
 from trainer.data import open_source
 from trainer.data.beton.decode import BAD_JPEG
 from trainer.data.beton.index import JPEG, RAW, read_index
-from trainer.data.crop import Cuts, View, eval_view, train_view
+from trainer.data.crop import CropBoxes, CropFn, eval_view, train_view
 from trainer.data.image_folder import ImageFolderSource
 from trainer.data.loader import Loader
 from trainer.data.synthetic import SyntheticSource
-from trainer.evaluation.result import Evaluation, Reading, protocol
+from trainer.evaluation.result import EvalResult, Evaluation, protocol
 from trainer.recipe import CenterCrop, PaddedCrop, RandomResizedCrop, ScaleJitterCrop
-from trainer.recipe_file import changes_to_named, load_recipe, recipe_changes, recipe_source
+from trainer.recipe_file import load_recipe, overrides_of, recipe_changes, recipe_source
 from trainer.settings import TrainSettings
 from trainer.train import train
 
@@ -177,7 +177,7 @@ def test_a_class_folder_gives_nearly_the_pixels_of_the_file_written_from_it(tmp_
     found = np.empty((2, 2, out, out, 3), np.uint8)
     source = ImageFolderSource(tmp_path / "val")
     for number, scaled in enumerate((False, True)):
-        cuts = Cuts(np.array([box, box], np.int32), np.zeros(2, bool), scaled=scaled)
+        cuts = CropBoxes(np.array([box, box], np.int32), np.zeros(2, bool), scaled=scaled)
         source.read(np.arange(2), cuts, found[number])
     ours, _ = read(tmp_path, stored, (131, 150), box, out, scaled=True)
     assert not np.array_equal(found[0, 0], found[1, 0])
@@ -189,7 +189,7 @@ def test_a_view_says_what_its_crop_says() -> None:
     crops = RandomResizedCrop(resolution=8), ScaleJitterCrop(resolution=8, short_side=(9, 16))
     sizes = np.array([40]), np.array([50])
 
-    def of(view: View) -> Cuts:
+    def of(view: CropFn) -> CropBoxes:
         return view(np.array([0]), *sizes)
 
     assert not any(of(train_view(crop, True, 0, 0)).scaled for crop in (*crops, PaddedCrop(resolution=8)))
@@ -201,7 +201,7 @@ def test_a_view_says_what_its_crop_says() -> None:
 
 
 def test_batches_are_scaled_where_it_is_asked_for_and_the_same_on_any_number_of_threads(photo_betons: Path) -> None:
-    def images(view: View, workers: int) -> np.ndarray:
+    def images(view: CropFn, workers: int) -> np.ndarray:
         with Loader(open_source(str(photo_betons), "train", num_classes=4, resolution=16), workers=workers) as loader:
             return np.concatenate([one.images.numpy() for one in loader.batches([np.arange(64)], view, 16)])
 
@@ -252,7 +252,7 @@ def test_the_protocol_of_a_result_names_it_where_it_was_used() -> None:
     evaluation = Evaluation(top1=50.0, top5=90.0, loss=1.0, seen=10, duplicates=0, total=10)
 
     def of(crop: CenterCrop) -> str:
-        return protocol(recipe, SyntheticSource(10, 10, 32), Reading(evaluation, crop, "weights"))
+        return protocol(recipe, SyntheticSource(10, 10, 32), EvalResult(evaluation, crop, "weights"))
 
     scaled = replace(recipe.eval_crop, scaled_decoding=True)
     assert "centre crop of 1.000 x short side, scaled decoding, one view" in of(scaled)
@@ -267,7 +267,7 @@ def test_recipes_from_before_are_the_same_and_a_change_is_named(tmp_path: Path) 
     (tmp_path / "before.py").write_text(before)
     assert recipe_changes(load_recipe(tmp_path / "before.py"), recipe) == []
     faster = replace(recipe, train_crop=replace(recipe.train_crop, scaled_decoding=True))
-    assert changes_to_named(faster) == ["train_crop.scaled_decoding: False -> True"]
+    assert overrides_of(faster) == ["train_crop.scaled_decoding: False -> True"]
     (tmp_path / "faster.py").write_text(recipe_source(faster))
     assert load_recipe(tmp_path / "faster.py") == faster
 

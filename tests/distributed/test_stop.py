@@ -1,4 +1,4 @@
-"""Requests to save and to stop: agreed by all ranks at the same place, in training and in evaluations."""
+"""StopSignal to save and to stop: agreed by all ranks at the same place, in training and in evaluations."""
 
 import os
 import signal
@@ -10,15 +10,15 @@ import pytest
 
 from tests.support.processes import ROOT
 from trainer.distributed import process_group
-from trainer.distributed.stop import Request, Requests, Stopped
+from trainer.distributed.stop import Request, Stopped, StopSignal
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2])
 def test_an_evaluation_ends_at_the_batch_after_a_signal(number: signal.Signals) -> None:
     seen = []
     expected = pytest.raises(Stopped, match="saved before it")
-    with process_group.world("cpu", 1) as world, expected as stopped, Requests(world) as requests:
-        for batch in requests.watch(iter(range(10)), rounds=10):
+    with process_group.world("cpu", 1) as world, expected as stopped, StopSignal(world) as stop_signal:
+        for batch in stop_signal.watch(iter(range(10)), rounds=10):
             seen.append(batch)
             if batch == 3:
                 os.kill(os.getpid(), number)
@@ -27,14 +27,14 @@ def test_an_evaluation_ends_at_the_batch_after_a_signal(number: signal.Signals) 
 
 
 def test_an_evaluation_without_a_signal_sees_every_batch() -> None:
-    with process_group.world("cpu", 1) as world, Requests(world) as requests:
-        assert list(requests.watch(iter(range(3)), rounds=5)) == [0, 1, 2]
-        assert requests.agree() is Request.NOTHING
+    with process_group.world("cpu", 1) as world, StopSignal(world) as stop_signal:
+        assert list(stop_signal.watch(iter(range(3)), rounds=5)) == [0, 1, 2]
+        assert stop_signal.all_reduce() is Request.NOTHING
 
 
 def test_signals_are_given_back() -> None:
     before = signal.getsignal(signal.SIGUSR2)
-    with process_group.world("cpu", 1) as world, Requests(world):
+    with process_group.world("cpu", 1) as world, StopSignal(world):
         assert signal.getsignal(signal.SIGUSR2) != before
     assert signal.getsignal(signal.SIGUSR2) == before
 
@@ -42,9 +42,9 @@ def test_signals_are_given_back() -> None:
 def test_what_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
     try:
-        with process_group.world("cpu", 1) as world, Requests(world) as requests:
+        with process_group.world("cpu", 1) as world, StopSignal(world) as stop_signal:
             os.kill(os.getpid(), signal.SIGHUP)
-            assert requests.agree() is Request.NOTHING
+            assert stop_signal.all_reduce() is Request.NOTHING
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -55,12 +55,12 @@ def test_ranks_with_unlike_numbers_of_batches_stop_together() -> None:
     code = (
         "import os, signal, sys\n"
         "from trainer.distributed import process_group\n"
-        "from trainer.distributed.stop import Requests, Stopped\n"
+        "from trainer.distributed.stop import StopSignal, Stopped\n"
         "seen = 0\n"
         "with process_group.world('cpu', 1) as world:\n"
         "    try:\n"
-        "        with Requests(world) as requests:\n"
-        "            for batch in requests.watch(iter(range(5 - world.rank)), rounds=5):\n"
+        "        with StopSignal(world) as stop_signal:\n"
+        "            for batch in stop_signal.watch(iter(range(5 - world.rank)), rounds=5):\n"
         "                seen += 1\n"
         "                if (world.rank, batch) == (1, 2):\n"
         "                    os.kill(os.getpid(), signal.SIGTERM)\n"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.processes import ROOT, SUPPORT, TIMEOUT, ranks_of, start, wait_for_step
-from trainer.distributed.watchdog import COMPUTING, EXCHANGING, Report, Seen, judge
+from trainer.distributed.watchdog import COMPUTING, EXCHANGING, PeerStatus, Report, find_stalled_ranks
 
 RECIPE = str(SUPPORT / "small_recipe.py")
 SILENT, BEHIND = 180.0, 1620.0  # s
@@ -24,45 +24,48 @@ def words(data: Path, run_dir: Path, *options: str) -> list[str]:
     return ["train", RECIPE, "--data", str(data), "--run-dir", str(run_dir), *long, *options]
 
 
-def seen(*ranks: tuple[float, float, int, str]) -> dict[int, Seen]:
+def seen(*ranks: tuple[float, float, int, str]) -> dict[int, PeerStatus]:
     """For each rank: seconds since its last beat, seconds since its last mark, its marks, its place."""
     return {
-        rank: Seen(Report(7, mark, 119, place), -beat_age, -mark_age)
+        rank: PeerStatus(Report(7, mark, 119, place), -beat_age, -mark_age)
         for rank, (beat_age, mark_age, mark, place) in enumerate(ranks)
     }
 
 
 def test_ranks_that_go_on_are_left_alone() -> None:
     busy = seen((1.0, 1.0, 30, COMPUTING), (2.0, 200.0, 29, EXCHANGING), (179.0, 1.0, 30, EXCHANGING))
-    assert judge(busy, 0.0, SILENT, BEHIND) is None
+    assert find_stalled_ranks(busy, 0.0, SILENT, BEHIND) is None
 
 
 def test_a_rank_that_is_silent_is_named_with_its_time() -> None:
-    said = judge(seen((1.0, 1.0, 30, EXCHANGING), (190.0, 1.0, 29, COMPUTING)), 0.0, SILENT, BEHIND)
+    said = find_stalled_ranks(seen((1.0, 1.0, 30, EXCHANGING), (190.0, 1.0, 29, COMPUTING)), 0.0, SILENT, BEHIND)
     assert said is not None and said.startswith(
         "rank 1 has not answered for 3 minutes: stopped, or its machine is gone"
     )
 
 
 def test_many_silent_ranks_are_one_line() -> None:
-    said = judge(seen(*[(190.0, 1.0, 30, EXCHANGING)] * 20), 0.0, SILENT, BEHIND)
+    said = find_stalled_ranks(seen(*[(190.0, 1.0, 30, EXCHANGING)] * 20), 0.0, SILENT, BEHIND)
     assert said is not None and said.startswith("ranks 0, 1, 2, 3, 4, 5, 6, 7 and 12 more have not answered")
 
 
 def test_the_rank_that_the_others_wait_for_is_named() -> None:
     waiting = (1.0, 1700.0, 30, EXCHANGING)
-    said = judge(seen(waiting, (1.0, 1800.0, 29, COMPUTING), waiting), 0.0, SILENT, BEHIND)
+    said = find_stalled_ranks(seen(waiting, (1.0, 1800.0, 29, COMPUTING), waiting), 0.0, SILENT, BEHIND)
     assert said is not None and said.startswith("rank 1 has hung in step 120 for 30 minutes, the others wait for it")
 
 
 def test_a_long_evaluation_is_nobodys_fault() -> None:
     """All ranks have made the last mark of their epoch; who is late for a collective there, it does not know."""
-    assert judge(seen(*[(1.0, 9000.0, 30, EXCHANGING)] * 4), 0.0, SILENT, BEHIND) is None
+    assert find_stalled_ranks(seen(*[(1.0, 9000.0, 30, EXCHANGING)] * 4), 0.0, SILENT, BEHIND) is None
 
 
 def test_a_rank_that_has_left_is_not_missed() -> None:
-    gone = {0: Seen(Report(7, 30, 119, EXCHANGING, left=True), -9000.0, -9000.0)}
-    assert judge({**gone, 1: Seen(Report(9, 30, 119, EXCHANGING), -1.0, -9000.0)}, 0.0, SILENT, BEHIND) is None
+    gone = {0: PeerStatus(Report(7, 30, 119, EXCHANGING, left=True), -9000.0, -9000.0)}
+    assert (
+        find_stalled_ranks({**gone, 1: PeerStatus(Report(9, 30, 119, EXCHANGING), -1.0, -9000.0)}, 0.0, SILENT, BEHIND)
+        is None
+    )
 
 
 @pytest.mark.parametrize("stopped", [1, 0])
@@ -75,7 +78,7 @@ def test_a_rank_that_is_stopped_is_named_and_no_rank_stays(stopped: int, digits:
         variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
         environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
         environment |= {"MASTER_ADDR": "localhost", "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "trainer", *words(digits, tmp_path, "--silent-minutes", "0.05")]
+        command = [sys.executable, "-m", "trainer", *words(digits, tmp_path, "--heartbeat-timeout-minutes", "0.05")]
         ranks.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd=ROOT))
     try:
         wait_for_step(ranks[0], tmp_path, 4)

@@ -22,7 +22,7 @@ from tests.support.processes import ROOT, SUPPORT, TIMEOUT, assert_same_run, met
 from trainer.__main__ import main
 from trainer.data import open_source
 from trainer.data.beton.index import RAW
-from trainer.data.crop import Cuts
+from trainer.data.crop import CropBoxes
 from trainer.data.loader import Loader
 from trainer.errors import LocalError
 from trainer.run import checkpoint
@@ -108,12 +108,12 @@ def test_a_disk_that_is_full_while_saving_keeps_the_checkpoint_before(
 ) -> None:
     """A checkpoint is 0.6 MB: the fourth does not fit."""
     run_dir = small_disk / "run"
-    assert main(words(digits, run_dir, "--checkpoint-steps", "3", "--keep", "9")) == 2
+    assert main(words(digits, run_dir, "--checkpoint-steps", "3", "--keep-last-checkpoints", "9")) == 2
     said = capfd.readouterr().err
     assert re.search(r"step_\d+\.pt: the checkpoint cannot be written: .*No space left on device", said)
     assert "inline_container" not in said  # what torch makes of it
     assert int(weights(run_dir)["/step"]) in (6, 9)
-    assert main(words(digits, run_dir, "--keep", "1")) == 2  # there is still no room for one more
+    assert main(words(digits, run_dir, "--keep-last-checkpoints", "1")) == 2  # there is still no room for one more
     shutil.copytree(run_dir, tmp_path / "moved")
     assert main(words(digits, tmp_path / "moved")) == 0
     assert main(words(digits, tmp_path / "undisturbed")) == 0
@@ -137,14 +137,14 @@ def own_digits(digits: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(digits, tmp_path / "data"))
 
 
-def read_all(loader: Loader) -> bytes:
+def evaluate_protocols(loader: Loader) -> bytes:
     batches = loader.batches([np.arange(64), np.arange(64, 128)], whole, 32)
     return b"".join(np.ascontiguousarray(batch.images.numpy()).tobytes() for batch in batches)
 
 
-def whole(samples: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> Cuts:
+def whole(samples: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> CropBoxes:
     boxes = np.stack([np.zeros_like(heights), np.zeros_like(widths), heights, widths], axis=1).astype(np.int64)
-    return Cuts(boxes, np.zeros(len(samples), bool))
+    return CropBoxes(boxes, np.zeros(len(samples), bool))
 
 
 def test_a_beton_that_is_written_to_while_it_is_read_is_refused(own_digits: Path) -> None:
@@ -153,22 +153,22 @@ def test_a_beton_that_is_written_to_while_it_is_read_is_refused(own_digits: Path
     with Loader(open_source(str(own_digits), "train", num_classes=10, resolution=32), workers=1) as loader:
         source: Any = loader.source
         assert source._index.modes[5] == RAW
-        read_all(loader)
+        evaluate_protocols(loader)
         with path.open("r+b") as file:
             file.seek(int(source._index.pointers[5]))
             file.write(b"\xff" * 100)
         with pytest.raises(LocalError, match=r"train\.beton was written to while it was read: start again"):
-            read_all(loader)
+            evaluate_protocols(loader)
 
 
 def test_a_beton_that_is_replaced_is_read_on_as_it_was(own_digits: Path) -> None:
     with Loader(open_source(str(own_digits), "train", num_classes=10, resolution=32), workers=1) as loader:
-        before = read_all(loader)
+        before = evaluate_protocols(loader)
         for name in ("train.beton", "train.beton.json"):  # renamed into place, as prepare does
             other = name.replace("train", "val")
             shutil.copy(own_digits / other, own_digits / f"{name}.new")
             (own_digits / f"{name}.new").rename(own_digits / name)
-        assert read_all(loader) == before
+        assert evaluate_protocols(loader) == before
 
 
 DAMAGE = """
@@ -177,7 +177,7 @@ from pathlib import Path
 import numpy as np
 from trainer.data.beton.source import BetonSource
 from trainer.data.beton.index import JPEG
-from trainer.data.crop import Cuts
+from trainer.data.crop import CropBoxes
 from trainer.errors import LocalError
 
 source, rng = BetonSource(Path(sys.argv[1])), np.random.default_rng(int(sys.argv[3]))
@@ -200,7 +200,7 @@ with open(sys.argv[1], "r+b", buffering=0) as file:
         box = [[rng.integers(0, height - tall + 1), rng.integers(0, width - wide + 1), tall, wide]]
         out = np.zeros((1, 32, 32, 3), np.uint8)
         try:
-            source.read(np.array([image]), Cuts(np.array(box), np.zeros(1, bool)), out)
+            source.read(np.array([image]), CropBoxes(np.array(box), np.zeros(1, bool)), out)
         except LocalError:
             refused += 1
         file.seek(start)
@@ -225,7 +225,7 @@ def test_no_bytes_of_a_jpeg_end_the_process(photo_betons: Path, tmp_path: Path) 
 
 def test_slow_storage_changes_no_pixel(own_digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Loader(open_source(str(own_digits), "train", num_classes=10, resolution=32), workers=2) as loader:
-        fast = read_all(loader)
+        fast = evaluate_protocols(loader)
         read = loader.source.read
         delays = iter(np.random.default_rng(0).uniform(0.0, 0.05, 100))
 
@@ -234,7 +234,7 @@ def test_slow_storage_changes_no_pixel(own_digits: Path, monkeypatch: pytest.Mon
             read(*given)
 
         monkeypatch.setattr(loader.source, "read", slowly)
-        assert read_all(loader) == fast
+        assert evaluate_protocols(loader) == fast
 
 
 # ----------------------------------------------------------------------------------------------------- processes

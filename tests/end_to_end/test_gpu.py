@@ -44,7 +44,7 @@ from trainer.recipe import (
     TrivialAugmentWide,
 )
 from trainer.recipe_file import load_recipe
-from trainer.step_metrics import StepNumbers, gradient_norm
+from trainer.step_metrics import StepMetrics, gradient_norm
 
 GPU = torch.device("cuda", 0)
 RECIPE = replace(
@@ -128,7 +128,7 @@ def test_a_step_reads_nothing_from_the_gpu(spec: Optimizer, gpu: World, monkeypa
     """With all that a recipe can ask for: accumulation, mixing, clipping, EMA. And what the loop adds: its numbers."""
     recipe = replace(RECIPE, optimizer=spec, loss=BinaryCrossEntropy())
     module = network(monkeypatch)
-    step, numbers = TrainingStep(recipe, module, gpu, steps_per_epoch=4), StepNumbers(2, gpu, scaled=False)
+    step, numbers = TrainingStep(recipe, module, gpu, steps_per_epoch=4), StepMetrics(2, gpu, scaled=False)
     for number, batch in enumerate(on_gpu(recipe, 4)):
         step(batch)
         numbers.start(number)

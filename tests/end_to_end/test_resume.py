@@ -29,7 +29,7 @@ LAST = 2 * STEPS_PER_EPOCH
 
 
 def words(digits: Path, run_dir: Path, *options: str) -> list[str]:
-    every_step = ["--log-every", "4", "--checkpoint-steps", "1", "--keep", "100"]
+    every_step = ["--log-every", "4", "--checkpoint-steps", "1", "--keep-last-checkpoints", "100"]
     return ["train", RECIPE, "--data", str(digits), "--run-dir", str(run_dir), *every_step, *options]
 
 
@@ -57,7 +57,7 @@ def test_a_run_continued_after_any_step_ends_the_same(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Three processes are the ones whose sums depend on DDP's buckets (see distributed.settle).
+    """Three processes are the ones whose sums depend on DDP's buckets (see distributed.warm_up_ddp_buckets).
 
     A single one goes on in the process of the tests, whatever these have left there.
     """

@@ -11,8 +11,8 @@ from launch.attempt import attempts, begin, decide, end, free_port, newest_step,
 from launch.rank import of_slurm
 from launch.submission import Job, Submission
 from tests.support.processes import ROOT
-from trainer.atomic import whole_file
-from trainer.distributed.parent import TEMPORARY
+from trainer.atomic import atomic_write
+from trainer.distributed.parent import EXIT_RETRY
 from trainer.errors import UserError
 
 
@@ -20,7 +20,7 @@ from trainer.errors import UserError
 def submission(tmp_path: Path) -> Submission:
     it = Submission(tmp_path / "launch" / "001")
     it.attempts(0).mkdir(parents=True)
-    it.write_job(Job(cluster="slurm", id="17", processes=4, tries=3, runs=[str(tmp_path)]))
+    it.write_job(Job(cluster="slurm", id="17", processes=4, max_restarts_without_checkpoint=3, runs=[str(tmp_path)]))
     return it
 
 
@@ -45,24 +45,57 @@ def checkpoint(tmp_path: Path, step: int) -> None:
     ],
 )
 def test_what_follows_from_how_the_ranks_ended(codes: dict[int, int], again: bool, reason: str, code: int) -> None:
-    verdict = decide(codes, finished=False, ended="srun ended with 137", fruitless=1, tries=5)
+    verdict = decide(
+        codes,
+        finished=False,
+        ended="srun ended with 137",
+        restarts_without_progress=1,
+        max_restarts=5,
+    )
     assert (verdict.again, verdict.reason, verdict.code) == (again, reason, code)
 
 
 def test_a_signal_to_the_launcher_is_the_end_also_before_its_processes_could_listen() -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
-        verdict = decide({}, finished=False, ended="", stopped_by=number, fruitless=1, tries=5)
+        verdict = decide(
+            {},
+            finished=False,
+            ended="",
+            stopped_by=number,
+            restarts_without_progress=1,
+            max_restarts=5,
+        )
         assert (verdict.again, verdict.code) == (False, 128 + number)
-    assert decide({0: 140}, finished=False, ended="", stopped_by=signal.SIGUSR2, fruitless=1, tries=5).again
+    assert decide(
+        {0: 140},
+        finished=False,
+        ended="",
+        stopped_by=signal.SIGUSR2,
+        restarts_without_progress=1,
+        max_restarts=5,
+    ).again
 
 
 def test_a_preemption_that_leaves_the_jobs_script_alive_is_not_a_cancel() -> None:
-    verdict = decide({0: 143}, finished=False, ended="", preempted=True, fruitless=1, tries=5)
+    verdict = decide(
+        {0: 143},
+        finished=False,
+        ended="",
+        preempted=True,
+        restarts_without_progress=1,
+        max_restarts=5,
+    )
     assert (verdict.again, verdict.reason) == (True, "preempted, saved")
 
 
 def test_a_finished_run_is_over_whatever_else_is_told() -> None:
-    verdict = decide({0: 0, 1: 1}, finished=True, ended="srun ended with 1", fruitless=9, tries=5)
+    verdict = decide(
+        {0: 0, 1: 1},
+        finished=True,
+        ended="srun ended with 1",
+        restarts_without_progress=9,
+        max_restarts=5,
+    )
     assert (verdict.again, verdict.reason, verdict.code) == (False, "finished", 0)
 
 
@@ -100,7 +133,7 @@ def test_a_rank_that_ends_well_needs_no_note_but_rank_0(submission: Submission) 
 
 def test_a_rank_that_was_killed_while_it_noted_its_end_has_noted_none(submission: Submission) -> None:
     note_rank(submission, 0, 4, 1, 75)
-    with whole_file(submission.attempts(0) / "004.rank0") as partial:
+    with atomic_write(submission.attempts(0) / "004.rank0") as partial:
         partial.write_text('{"co')
         assert rank_codes(submission, 0, 4) == {1: 75}
 
@@ -142,7 +175,7 @@ def test_a_job_script_is_told_by_the_exit_code(submission: Submission, tmp_path:
     address, _, port = began.stdout.strip().partition(":")
     assert address == "10.0.0.7"
     assert int(port) in range(10_000, 32_000)
-    assert run("end", "137").returncode == TEMPORARY
+    assert run("end", "137").returncode == EXIT_RETRY
     note_rank(submission, 0, 0, 0, 0)
     assert run("end", "0").returncode == 0
     assert json.loads((submission.attempts(0) / "000.json").read_text())["reason"] == "finished"

@@ -216,7 +216,9 @@ def test_a_job_that_never_gets_on_is_given_up_with_the_reason(slurm: Cluster, di
     crashing = tmp_path / "crashing"
     crashing.write_text('#!/bin/sh\nulimit -c 0\nif [ "$SLURM_STEP_ID" = 0 ]; then kill -SEGV $$; fi\nexec "$@"\n')
     crashing.chmod(0o755)
-    job = submit(slurm, tmp_path / "run", digits, "--container", str(crashing), "--tries", "2")
+    job = submit(
+        slurm, tmp_path / "run", digits, "--container", str(crashing), "--max-restarts-without-checkpoint", "2"
+    )
     assert wait_for_end(slurm, job) == "FAILED"
     assert len(starts(tmp_path / "run")) == 2
     assert "given up after 2 starts without a new checkpoint" in launch(slurm, "status", tmp_path / "run").stdout

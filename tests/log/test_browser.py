@@ -30,7 +30,7 @@ def runs(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in (0, 1):
         run_dir = folder / f"small_seed{seed}"
         words = ["train", RECIPE, "--data", str(digits), "--run-dir", str(run_dir), "--seed", str(seed)]
-        words += ["--log-every", "4", "--checkpoint-steps", "9", "--keep", "9"]
+        words += ["--log-every", "4", "--checkpoint-steps", "9", "--keep-last-checkpoints", "9"]
         assert main(words) == 0
     for later in (run_dir / "checkpoints").glob("step_000000[2]*.pt"):
         later.unlink()  # after step 18, in the second epoch

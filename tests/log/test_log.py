@@ -19,7 +19,7 @@ from trainer.log.log import Log
 from trainer.log.throughput import Rates, Throughput, slowest
 from trainer.recipe_file import load_recipe
 from trainer.run.state import Position
-from trainer.step_metrics import Summary, Told
+from trainer.step_metrics import StepRecord, Summary
 
 PER_EPOCH = 4
 RECIPE = replace(load_recipe(SUPPORT / "small_recipe.py"), epochs=25)
@@ -54,7 +54,7 @@ def start(run_dir: Path, step: int, rank: int = 0) -> Log:
         return Log(run_dir, world(rank), position(step), RECIPE)
 
 
-def tell(log: Log, step: int, loss: float, skipped: int = 0, spikes: Sequence[Told] = ()) -> None:
+def tell(log: Log, step: int, loss: float, skipped: int = 0, spikes: Sequence[StepRecord] = ()) -> None:
     rates = Rates(images_per_second=loss * 1000, data_wait=loss / 100)
     steps = Summary(
         loss=loss, grad_norm=loss * 2, grad_norm_max=loss * 3, skipped=skipped, spikes=[*spikes], median=1.0
@@ -103,7 +103,7 @@ def test_metrics_hold_one_object_per_line(tmp_path: Path) -> None:
 
 def test_a_spike_of_the_loss_and_skipped_steps_are_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with start(tmp_path, 0) as log:
-        tell(log, 20, loss=2.5, skipped=2, spikes=[Told(13, 7.125, 54.2, 1.0)])
+        tell(log, 20, loss=2.5, skipped=2, spikes=[StepRecord(13, 7.125, 54.2, 1.0)])
     (line,) = lines(tmp_path)
     assert (line["skipped"], line["spikes"]) == (2, [{"step": 13, "loss": 7.125}])
     said = "note: the loss of step 13 stands out: 7.125, the median of its neighbours is 1; gradient norm 54.2"

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from trainer.atomic import whole_file
+from trainer.atomic import atomic_write
 from trainer.commands.onnx import OnnxNetwork, write_onnx
 from trainer.commands.weights import Weights, file_sha256, load_network, run_weights
 from trainer.errors import UserError, first_line
@@ -37,7 +37,7 @@ def export(settings: ExportSettings) -> None:
     model = model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     about = _about(weights, words)
     try:
-        with whole_file(out) as partial:
+        with atomic_write(out) as partial:
             match settings.to:
                 case "torchvision":
                     torch.save(model.state_dict(), partial)

@@ -7,7 +7,7 @@ from trainer.data.loader import Source
 from trainer.errors import UserError
 
 
-def open_anywhere(data: str, split: Split, *, num_classes: int, resolution: int, check_content: bool = True) -> Source:
+def open_dataset(data: str, split: Split, *, num_classes: int, resolution: int, check_content: bool = True) -> Source:
     """The images of `data`: a .beton file or a folder of class folders, whole; of a folder that holds splits, `split`.
 
     `num_classes` and `resolution` (px) are those of synthetic:COUNT; other images have as many classes as they have.

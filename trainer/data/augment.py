@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from trainer.data.operations import Operation, apply, upload
-from trainer.data.random import Draw, uniform
+from trainer.data.random import RandomStream, uniform
 from trainer.recipe import ColorJitter, PcaLighting, RandAugment, RandomErasing, Recipe, TrivialAugmentWide
 
 Round = tuple[np.ndarray, np.ndarray]
@@ -44,11 +44,11 @@ class Augmenter:
         samples: int64, shape (n,), on the host.
         """
         if isinstance(self.recipe.color, PcaLighting):
-            offsets = lighting_offsets(self.recipe.color, self._uniform(samples, Draw.COLOR, 3))
+            offsets = lighting_offsets(self.recipe.color, self._uniform(samples, RandomStream.COLOR, 3))
             offsets = (offsets / np.array(self.recipe.std)).astype(np.float32)
             images.add_(upload(offsets, images.device).view(-1, 3, 1, 1))
         if self.recipe.erasing is not None:
-            draws = self._uniform(samples, Draw.ERASING, 1 + 4 * _TRIES)
+            draws = self._uniform(samples, RandomStream.ERASING, 1 + 4 * _TRIES)
             for image, box in zip(images, erased_boxes(self.recipe.erasing, draws, *images.shape[2:]), strict=True):
                 top, left, height, width = box.tolist()
                 if height and width:
@@ -58,16 +58,16 @@ class Augmenter:
     def _rounds(self, samples: np.ndarray, height: int, width: int) -> Iterator[Round]:
         match self.recipe.color:
             case ColorJitter() as jitter:
-                yield from jitter_rounds(jitter, self._uniform(samples, Draw.COLOR, 4))
+                yield from jitter_rounds(jitter, self._uniform(samples, RandomStream.COLOR, 4))
         match self.recipe.augmentation:
             case TrivialAugmentWide():
-                yield trivial_round(self._uniform(samples, Draw.POLICY, 3))
+                yield trivial_round(self._uniform(samples, RandomStream.POLICY, 3))
             case RandAugment() as policy:
-                draws = self._uniform(samples, Draw.POLICY, 4 * policy.operations)
+                draws = self._uniform(samples, RandomStream.POLICY, 4 * policy.operations)
                 for part in np.split(draws, policy.operations, axis=1):
                     yield rand_round(policy, part, height, width)
 
-    def _uniform(self, samples: np.ndarray, draw: Draw, count: int) -> np.ndarray:
+    def _uniform(self, samples: np.ndarray, draw: RandomStream, count: int) -> np.ndarray:
         return uniform(self.recipe.seed, self.epoch, samples, draw, count)
 
 

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.data.random import Draw, uniform
+from trainer.data.random import RandomStream, uniform
 from trainer.recipe import CenterCrop, PaddedCrop, RandomResizedCrop, ScaleJitterCrop, TrainCrop
 
 
-class Cuts(NamedTuple):
+class CropBoxes(NamedTuple):
     """What is read of each of n images, and how."""
 
     boxes: np.ndarray
@@ -26,34 +26,34 @@ class Cuts(NamedTuple):
     """JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where the box is so many times the output"""
 
 
-View = Callable[[np.ndarray, np.ndarray, np.ndarray], Cuts]
+CropFn = Callable[[np.ndarray, np.ndarray, np.ndarray], CropBoxes]
 """What is seen of each sample: (samples, heights, widths), each of shape (n,) -> the cuts of their images"""
 
 _TRIES = 10  # as torchvision and FFCV: then the centre of the image, at the nearest allowed ratio
 
 
-def train_view(crop: TrainCrop, flip: bool, seed: int, epoch: int) -> View:
+def train_view(crop: TrainCrop, flip: bool, seed: int, epoch: int) -> CropFn:
     """The random crop and flip of each sample in one epoch."""
     fill = crop.fill if isinstance(crop, PaddedCrop) else (0, 0, 0)
 
-    def view(samples: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> Cuts:
+    def view(samples: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> CropBoxes:
         match crop:
             case RandomResizedCrop():
-                draws = uniform(seed, epoch, samples, Draw.CROP, 4 * _TRIES)
+                draws = uniform(seed, epoch, samples, RandomStream.CROP, 4 * _TRIES)
                 boxes = random_resized_boxes(crop, draws.reshape(-1, 4, _TRIES), heights, widths)
             case ScaleJitterCrop():
-                boxes = scale_jitter_boxes(crop, uniform(seed, epoch, samples, Draw.CROP, 3), heights, widths)
+                boxes = scale_jitter_boxes(crop, uniform(seed, epoch, samples, RandomStream.CROP, 3), heights, widths)
             case PaddedCrop():
-                boxes = padded_boxes(crop, uniform(seed, epoch, samples, Draw.CROP, 2))
-        flips = flip & (uniform(seed, epoch, samples, Draw.FLIP)[:, 0] < 0.5)
-        return Cuts(boxes, flips, fill, crop.scaled_decoding)
+                boxes = padded_boxes(crop, uniform(seed, epoch, samples, RandomStream.CROP, 2))
+        flips = flip & (uniform(seed, epoch, samples, RandomStream.FLIP)[:, 0] < 0.5)
+        return CropBoxes(boxes, flips, fill, crop.scaled_decoding)
 
     return view
 
 
-def eval_view(crop: CenterCrop) -> View:
+def eval_view(crop: CenterCrop) -> CropFn:
     """The centre crop of each image, never flipped."""
-    return lambda samples, heights, widths: Cuts(
+    return lambda samples, heights, widths: CropBoxes(
         center_boxes(crop, heights, widths), np.zeros(len(samples), bool), scaled=crop.scaled_decoding
     )
 

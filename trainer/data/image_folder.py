@@ -13,7 +13,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
-from trainer.data.crop import Cuts
+from trainer.data.crop import CropBoxes
 from trainer.errors import LocalError, UserError
 
 
@@ -39,7 +39,7 @@ class ImageFolderSource:
                 self._sizes[image] = opened.height, opened.width
         return self._sizes[images, 0], self._sizes[images, 1]
 
-    def read(self, images: np.ndarray, cuts: Cuts, out: np.ndarray) -> None:
+    def read(self, images: np.ndarray, cuts: CropBoxes, out: np.ndarray) -> None:
         size = out.shape[1]
         for position, image in enumerate(images):
             top, left, height, width = (int(value) for value in cuts.boxes[position])

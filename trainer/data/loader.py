@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol, Self
 import numpy as np
 import torch
 
-from trainer.data.crop import Cuts, View
+from trainer.data.crop import CropBoxes, CropFn
 from trainer.errors import UserError
 
 BATCHES_AHEAD = 3  # batches being read while the caller works on one
@@ -37,7 +37,7 @@ class Source(Protocol):
         """Heights and widths of the stored images in pixels: integers, each of shape (n,)."""
         ...
 
-    def read(self, images: np.ndarray, cuts: Cuts, out: np.ndarray) -> None:
+    def read(self, images: np.ndarray, cuts: CropBoxes, out: np.ndarray) -> None:
         """Writes what is cut from the images into `out`: uint8 RGB, shape (n, resolution, resolution, 3).
 
         Raises LocalError, naming file and image, where one cannot be decoded.
@@ -77,7 +77,7 @@ class Loader:
         self._threads.shutdown(wait=True, cancel_futures=True)
         self.source.close()
 
-    def batches(self, samples: Iterable[np.ndarray], view: View, resolution: int) -> Iterator[Batch]:
+    def batches(self, samples: Iterable[np.ndarray], view: CropFn, resolution: int) -> Iterator[Batch]:
         """One batch for each array of samples, in their order; without repetition samples are image indices."""
         in_flight: deque[tuple[Batch, list[Future[None]]]] = deque()
         try:
@@ -92,7 +92,7 @@ class Loader:
             # a cancelled one never runs, and where the threads have ended nobody would ever say so
             wait([future for future in futures if not future.cancel()])
 
-    def _start(self, samples: np.ndarray, view: View, resolution: int) -> tuple[Batch, list[Future[None]]]:
+    def _start(self, samples: np.ndarray, view: CropFn, resolution: int) -> tuple[Batch, list[Future[None]]]:
         images = samples % len(self)
         pixels = torch.empty((len(samples), resolution, resolution, 3), dtype=torch.uint8, pin_memory=self._pin_memory)
         out = pixels.numpy()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from trainer.data.random import Draw, bits
+from trainer.data.random import RandomStream, bits
 from trainer.recipe import Mixing
 
 Box = tuple[int, int, int, int]  # top, bottom, left, right: pixels, the second of each pair not included
@@ -73,5 +73,5 @@ def _generator(seed: int, step: int, micro_batch: int) -> np.random.RandomState:
     frozen (NEP 19), where that of default_rng().beta may change with any release. It is seeded with 128 bits, so that
     no two micro-batches of a run share a stream.
     """
-    words = bits(seed, step, np.array([micro_batch]), Draw.MIXING, count=4)[0]
+    words = bits(seed, step, np.array([micro_batch]), RandomStream.MIXING, count=4)[0]
     return np.random.RandomState((words >> np.uint64(32)).astype(np.int64))

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from trainer.data.random import Draw, bits
+from trainer.data.random import RandomStream, bits
 
 
 def epoch_order(seed: int, epoch: int, count: int, repeats: int = 1) -> np.ndarray:
@@ -23,7 +23,7 @@ def epoch_order(seed: int, epoch: int, count: int, repeats: int = 1) -> np.ndarr
     and shows one in so many images (Hoffer et al. 2019, arXiv:1901.09335, and the samplers of timm and torchvision).
     Images are sorted by a random 64-bit key, which does not depend on numpy's version as its shuffle would.
     """
-    images = np.argsort(bits(seed, epoch, np.arange(count), Draw.ORDER)[:, 0], kind="stable")
+    images = np.argsort(bits(seed, epoch, np.arange(count), RandomStream.ORDER)[:, 0], kind="stable")
     position = np.arange(count)
     return images[position // repeats] + position % repeats * count
 

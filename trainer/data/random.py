@@ -12,7 +12,7 @@ import numpy as np
 UInt64Array = np.ndarray[tuple[int, ...], np.dtype[np.uint64]]
 
 
-class Draw(IntEnum):
+class RandomStream(IntEnum):
     """What a number is drawn for. The values are part of the stream's definition: never renumber, only append."""
 
     ORDER = 0
@@ -25,7 +25,7 @@ class Draw(IntEnum):
     MIXING = 7
 
 
-def bits(seed: int, epoch: int, images: np.ndarray, draw: Draw, count: int = 1) -> UInt64Array:
+def bits(seed: int, epoch: int, images: np.ndarray, draw: RandomStream, count: int = 1) -> UInt64Array:
     """Random 64-bit words for each of `images` (integers, shape (n,)): shape (n, count)."""
     key = _mix(np.array([seed], np.uint64))
     for counter in np.array([[epoch], [draw]], np.uint64):
@@ -34,14 +34,14 @@ def bits(seed: int, epoch: int, images: np.ndarray, draw: Draw, count: int = 1) 
     return _mix(per_image[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN)
 
 
-def uniform(seed: int, epoch: int, images: np.ndarray, draw: Draw, count: int = 1) -> np.ndarray:
+def uniform(seed: int, epoch: int, images: np.ndarray, draw: RandomStream, count: int = 1) -> np.ndarray:
     """Random numbers in [0, 1) for each of `images`: float64, shape (n, count)."""
     return (bits(seed, epoch, images, draw, count) >> np.uint64(11)) * 2.0**-53
 
 
 def torch_seed(seed: int, step: int, micro_batch: int) -> int:
     """A seed for torch's own generators (drop path, dropout): for one micro-batch of a step, on whichever rank."""
-    return int(bits(seed, step, np.array([micro_batch]), Draw.STEP)[0, 0] >> np.uint64(1))
+    return int(bits(seed, step, np.array([micro_batch]), RandomStream.STEP)[0, 0] >> np.uint64(1))
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: consecutive counters land far apart

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from trainer.data.crop import Cuts
-from trainer.data.random import Draw, bits
+from trainer.data.crop import CropBoxes
+from trainer.data.random import RandomStream, bits
 
 _DISTINCT = 64  # different images; more would only cost memory
 
@@ -19,7 +19,7 @@ class SyntheticSource:
         self.classes = [f"class {label}" for label in range(num_classes)]
         self.checksum = f"synthetic:{count}"
         self.name = f"{count:,} images of synthetic noise"
-        self.labels = (bits(0, 0, images, Draw.ORDER)[:, 0] % np.uint64(num_classes)).astype(np.int64)
+        self.labels = (bits(0, 0, images, RandomStream.ORDER)[:, 0] % np.uint64(num_classes)).astype(np.int64)
         self._resolution = resolution
         self._noise = {resolution: _noise(resolution)}  # by resolution
         self._brightness = np.linspace(0, 127, num_classes).astype(np.uint8)
@@ -28,7 +28,7 @@ class SyntheticSource:
         size = np.full(len(images), self._resolution, np.int32)
         return size, size
 
-    def read(self, images: np.ndarray, cuts: Cuts, out: np.ndarray) -> None:
+    def read(self, images: np.ndarray, cuts: CropBoxes, out: np.ndarray) -> None:
         """Whole images, whatever the cuts: there is nothing to see in a crop of noise."""
         resolution = out.shape[1]
         if resolution not in self._noise:

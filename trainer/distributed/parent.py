@@ -6,12 +6,12 @@ import threading
 import time
 from typing import NoReturn
 
-TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h: starting again may help
+EXIT_RETRY = 75  # EX_TEMPFAIL of sysexits.h: starting again may help
 GO_ON = "the same command continues from the last checkpoint"
 _INTERVAL = 0.5  # s
 
 
-def end_with_launcher() -> None:
+def exit_when_parent_dies() -> None:
     """From here on, where torchrun or the like has started this process."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         threading.Thread(target=_watch, args=(os.getppid(),), name="launcher", daemon=True).start()
@@ -28,4 +28,4 @@ def end_now(message: str | None) -> NoReturn:
     if message:
         with contextlib.suppress(OSError):  # who would read it may have ended too
             os.write(2, f"error: {message}\n".encode())
-    os._exit(TEMPORARY)
+    os._exit(EXIT_RETRY)

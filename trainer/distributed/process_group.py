@@ -160,7 +160,7 @@ def gradient_sync(model: nn.Module, wanted: bool) -> AbstractContextManager[None
     return nullcontext()
 
 
-def settle(model: nn.Module, images: torch.Tensor, precision: Precision) -> None:
+def warm_up_ddp_buckets(model: nn.Module, images: torch.Tensor, precision: Precision) -> None:
     """One forward and backward pass on `images` that leaves the model's state as it was.
 
     DDP regroups its gradient buckets after the first backward pass, and with three or more ranks the grouping decides

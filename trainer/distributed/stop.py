@@ -37,8 +37,8 @@ class Request(IntEnum):
     STOP = 2
 
 
-class Requests:
-    """Requests of any rank, and signals, agreed on by all ranks at the same step.
+class StopSignal:
+    """StopSignal of any rank, and signals, agreed on by all ranks at the same step.
 
     The agreement is one step late: its small all-reduce runs in the background of the step that follows.
     """
@@ -54,7 +54,7 @@ class Requests:
         for number in self._previous:
             signal.signal(number, self._on_signal)
 
-    def agree(self, request: Request = Request.NOTHING) -> Request:
+    def all_reduce(self, request: Request = Request.NOTHING) -> Request:
         """Called by every rank at the same time with its own request; returns the highest of the previous call."""
         if self._signal is not None:
             request = Request.STOP
@@ -79,7 +79,7 @@ class Requests:
     def watch(self, batches: Iterator[T], rounds: int) -> Iterator[T]:
         """The batches of an evaluation, of which no rank has more than `rounds`. Raises Stopped when asked to stop."""
         for _ in range(rounds):
-            if self.agree() is Request.STOP:
+            if self.all_reduce() is Request.STOP:
                 self.stop("stopped in an evaluation, saved before it: the same command continues with it")
             if (batch := next(batches, None)) is not None:
                 yield batch

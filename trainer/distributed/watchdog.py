@@ -36,7 +36,7 @@ class Report(NamedTuple):
     left: bool = False  # the loop is over: no longer watched
 
 
-class Seen(NamedTuple):
+class PeerStatus(NamedTuple):
     """A rank's latest report, and when its beat and its mark changed last, in seconds of a monotonic clock."""
 
     report: Report
@@ -44,7 +44,7 @@ class Seen(NamedTuple):
     mark_at: float
 
 
-def judge(seen: dict[int, Seen], now: float, silent: float, behind: float) -> str | None:
+def find_stalled_ranks(seen: dict[int, PeerStatus], now: float, silent: float, behind: float) -> str | None:
     """One line that names the ranks which keep the run waiting; None where all is well.
 
     `silent`: seconds after which a rank that no longer reports is given up. `behind`: the same for one that reports but
@@ -64,12 +64,12 @@ def judge(seen: dict[int, Seen], now: float, silent: float, behind: float) -> st
     return None
 
 
-class Watch:
+class Watchdog:
     """Watches all ranks while its block runs. A context manager, entered and left by all ranks together."""
 
-    def __init__(self, world: World, *, silent_minutes: float, timeout_minutes: float) -> None:
+    def __init__(self, world: World, *, heartbeat_timeout_minutes: float, timeout_minutes: float) -> None:
         self._world = world
-        self._silent = 60 * silent_minutes
+        self._silent = 60 * heartbeat_timeout_minutes
         self._behind = 60 * timeout_minutes * 0.9  # before the collectives give up, which know no names
         self._storage = 60 * timeout_minutes * 0.8  # before the rank is found to be behind for it
         self._loaders: tuple[Loader, ...] = ()
@@ -77,7 +77,7 @@ class Watch:
         self._beat = 0
         self._here = (0, 0, EXCHANGING)
         self._answered = time.monotonic()  # the store
-        self._seen: dict[int, Seen] = {}
+        self._seen: dict[int, PeerStatus] = {}
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -117,7 +117,7 @@ class Watch:
         while not self._stop.wait(self._interval):
             now = time.monotonic()
             if (gap := now - looked) > 5 * self._interval:  # this process was stopped itself: others are not to blame
-                self._seen = {rank: Seen(one[0], one[1] + gap, one[2] + gap) for rank, one in self._seen.items()}
+                self._seen = {rank: PeerStatus(one[0], one[1] + gap, one[2] + gap) for rank, one in self._seen.items()}
                 self._answered += gap
                 started = now
             looked = now
@@ -131,7 +131,7 @@ class Watch:
             elif now - self._answered > self._silent:
                 keeper = "torchrun" if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else "rank 0"
                 end_now(f"{keeper} has not answered rank {self._world.rank} for {_duration(self._silent)}; {GO_ON}")
-            if verdict := judge(self._seen, now, self._silent, self._behind):
+            if verdict := find_stalled_ranks(self._seen, now, self._silent, self._behind):
                 if self._world.is_main and self._world.size > 1:  # the store may be what does not answer
                     telling = threading.Thread(target=self._store.set, args=(_VERDICT, verdict), daemon=True)
                     telling.start()
@@ -166,7 +166,7 @@ class Watch:
     def _note(self, reports: dict[int, Report], now: float) -> None:
         before = self._seen
         self._seen = {
-            rank: Seen(
+            rank: PeerStatus(
                 report,
                 before[rank].beat_at if rank in before and before[rank].report.beat == report.beat else now,
                 before[rank].mark_at if rank in before and before[rank].report.mark == report.mark else now,

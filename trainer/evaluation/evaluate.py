@@ -17,9 +17,9 @@ from trainer.data.device import device_batches
 from trainer.data.loader import Loader
 from trainer.data.order import eval_batches
 from trainer.distributed.process_group import World, share_buffers, sum_over_ranks
-from trainer.distributed.stop import Requests
+from trainer.distributed.stop import StopSignal
 from trainer.errors import UserError
-from trainer.evaluation.result import Evaluation, Reading
+from trainer.evaluation.result import EvalResult, Evaluation
 from trainer.precision import autocast
 from trainer.recipe import CenterCrop, Recipe
 
@@ -38,15 +38,15 @@ def evaluate(
     recipe: Recipe,
     world: World,
     crop: CenterCrop | None = None,
-    requests: Requests | None = None,
+    stop_signal: StopSignal | None = None,
 ) -> Evaluation:
     """Evaluates the centre crop of every image. `model` is the module itself: DDP's wrapper would wait for its peers.
 
     `crop`: another one than the recipe's. With flip_tta an image's logits are the mean of both views'. Ranks other than
-    0 get rank 0's buffers; the modules keep the modes they are in. Called by all ranks together. `requests`: raises
+    0 get rank 0's buffers; the modules keep the modes they are in. Called by all ranks together. `stop_signal`: raises
     Stopped when they ask for it.
     """
-    return summarize(evaluate_images(model, loader, recipe, world, crop or recipe.eval_crop, requests))
+    return summarize(evaluate_images(model, loader, recipe, world, crop or recipe.eval_crop, stop_signal))
 
 
 def evaluate_images(
@@ -55,14 +55,14 @@ def evaluate_images(
     recipe: Recipe,
     world: World,
     crop: CenterCrop,
-    requests: Requests | None = None,
+    stop_signal: StopSignal | None = None,
     *,
     predictions: bool = False,
 ) -> torch.Tensor:
     """Evaluates every image once. Called by all ranks together.
 
     Returns float64 of shape (images, 4) on the CPU, the same on all ranks: times seen, top-1, top-5, loss. With
-    `predictions` two columns more: the predicted class and its softmax. Raises Stopped when `requests` ask for it.
+    `predictions` two columns more: the predicted class and its softmax. Raises Stopped when `stop_signal` asks for it.
     """
     share_buffers(world, model)
     total = len(loader)
@@ -72,8 +72,8 @@ def evaluate_images(
     batches = eval_batches(total, batch_size=batch_size, rank=world.rank, world_size=world.size)
     crops = loader.batches(batches, eval_view(crop), crop.resolution)
     on_device = device_batches(crops, world.device, recipe.mean, recipe.std)
-    if requests:
-        on_device = requests.watch(on_device, rounds=math.ceil(total / (batch_size * world.size)))
+    if stop_signal:
+        on_device = stop_signal.watch(on_device, rounds=math.ceil(total / (batch_size * world.size)))
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     forward = model.forward  # not the model: what one process has compiled, several have not, and `evaluate` has not
@@ -121,20 +121,20 @@ def predict(
     return Predictions(loader.source.labels, images[:, 4].long().numpy(), images[:, 5].numpy())
 
 
-def read_all(
+def evaluate_protocols(
     model: nn.Module,
     loader: Loader,
     recipe: Recipe,
     world: World,
     weights: str,
     known: Evaluation,
-    requests: Requests,
-) -> list[Reading]:
+    stop_signal: StopSignal,
+) -> list[EvalResult]:
     """The reading under each protocol of the recipe, that of its result first, whose evaluation is `known`.
 
     `weights`: what `model` is, in words. Raises Stopped when asked to.
     """
-    readings = [Reading(known, recipe.eval_crop, weights)]
+    readings = [EvalResult(known, recipe.eval_crop, weights)]
     if other := recipe.also_eval_crop:
-        readings.append(Reading(evaluate(model, loader, recipe, world, other, requests), other, weights))
+        readings.append(EvalResult(evaluate(model, loader, recipe, world, other, stop_signal), other, weights))
     return readings

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from trainer.data.loader import Source
 from trainer.evaluation.calibration import BINS, ClassAccuracy, Details
 from trainer.recipe import EMA, CenterCrop, Recipe
-from trainer.recipe_file import changes_to_named
+from trainer.recipe_file import overrides_of
 from trainer.run.state import Position
 
 
@@ -26,7 +26,7 @@ class Evaluation:
         return f"{self.seen:,} of {self.total:,} images, {self.duplicates} duplicates"
 
 
-class Reading(NamedTuple):
+class EvalResult(NamedTuple):
     """One evaluation of one network: under which protocol, and of which weights."""
 
     evaluation: Evaluation
@@ -55,7 +55,7 @@ def averaged_in_words(ema: EMA | None, epochs: float) -> str:
     return f"exponential moving average (decay {ema.decay:g} every {f'{ema.every} steps' if ema.every > 1 else 'step'})"
 
 
-def protocol(recipe: Recipe, source: Source, reading: Reading) -> str:
+def protocol(recipe: Recipe, source: Source, reading: EvalResult) -> str:
     """What the accuracy was measured on and how."""
     crop = reading.crop
     views = "mean logits of two views, the crop and its mirror image" if crop.flip_tta else "one view"
@@ -78,7 +78,7 @@ def short(checksum: str) -> str:
     return f"{kind}:{digits[:12]}"
 
 
-def result(recipe: Recipe, source: Source, readings: list[Reading], data: dict[str, str]) -> dict[str, Any]:
+def result(recipe: Recipe, source: Source, readings: list[EvalResult], data: dict[str, str]) -> dict[str, Any]:
     """The passport of a result, for result.json: the first reading, and the others beside it.
 
     `data`: the checksums of what was trained and evaluated on.
@@ -90,12 +90,12 @@ def result(recipe: Recipe, source: Source, readings: list[Reading], data: dict[s
         **passports[0],
         "also": passports[1:],
         "data": data,
-        "changed": changes_to_named(recipe),
+        "changed": overrides_of(recipe),
         "published": asdict(recipe.published) if recipe.published else None,
     }
 
 
-def report(recipe: Recipe, source: Source, readings: list[Reading]) -> str:
+def report(recipe: Recipe, source: Source, readings: list[EvalResult]) -> str:
     """The result as a short table; further readings in one line each."""
     first = readings[0].evaluation
     rows = [
@@ -108,7 +108,7 @@ def report(recipe: Recipe, source: Source, readings: list[Reading]) -> str:
     ]
     for reading in readings[1:]:
         rows.append(("also", f"{reading.evaluation.top1:.2f} % top-1: {protocol(recipe, source, reading)}"))
-    if changes := changes_to_named(recipe):
+    if changes := overrides_of(recipe):
         rows.append(("changed", "; ".join(changes)))
     elif published := recipe.published:
         sd = f" +- {published.sd:.2f}" if published.sd is not None else ""

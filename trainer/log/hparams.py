@@ -22,7 +22,7 @@ from tensorboard.plugins.hparams.api_pb2 import (
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 
 from trainer.recipe import Recipe
-from trainer.recipe_file import changes_to_named
+from trainer.recipe_file import overrides_of
 
 _SHOWN = ("recipe", "changed", "seed", "optimizer.lr", "global_batch_size")  # TensorBoard shows five columns at first
 _METRICS = {"eval/top1": "top-1 (%)", "eval_ema/top1": "top-1 (%), averaged weights", "eval/loss": "loss"}
@@ -73,7 +73,7 @@ def settings_of(recipe: Recipe) -> dict[str, str | float]:
     A choice that is off is "off"; a number that is off is left out. "changed" is what differs from the recipe of this
     name, but for the seed.
     """
-    flat: dict[str, str | float] = {"recipe": recipe.name, "changed": "; ".join(changes_to_named(recipe))}
+    flat: dict[str, str | float] = {"recipe": recipe.name, "changed": "; ".join(overrides_of(recipe))}
     hints = get_type_hints(Recipe)
     for field in fields(recipe):
         if field.name not in _LEFT_OUT:

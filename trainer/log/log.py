@@ -22,8 +22,8 @@ from trainer.distributed.process_group import World
 from trainer.distributed.stop import Stopped
 from trainer.errors import UserError
 from trainer.evaluation.result import Evaluation
-from trainer.log.board import Board
-from trainer.log.progress import Screen
+from trainer.log.console_log import ConsoleLog
+from trainer.log.tensorboard_log import TensorBoardLog
 from trainer.log.throughput import Rates
 from trainer.recipe import Recipe
 from trainer.run.state import Position
@@ -43,8 +43,8 @@ class Log:
         with self._writing():
             kept, damaged = _truncate(run_dir / "metrics.jsonl", at)
             self._metrics = (run_dir / "metrics.jsonl").open("a", buffering=1)
-            self._board = Board(run_dir, recipe, at, kept)
-            self._screen = Screen(run_dir, at, total_steps=recipe.epochs * at.steps_per_epoch)
+            self._board = TensorBoardLog(run_dir, recipe, at, kept)
+            self._screen = ConsoleLog(run_dir, at, total_steps=recipe.epochs * at.steps_per_epoch)
         if damaged:
             self.say(f"note: damaged lines of metrics.jsonl are left out, what they told is lost: {damaged}")
 

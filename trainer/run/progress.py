@@ -12,7 +12,7 @@ _ROUNDING = 5e-7  # of the fractional epochs in metrics.jsonl
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class RunProgress:
     """What metrics.jsonl tells so far; None where nothing is told yet."""
 
     step: int = 0
@@ -29,24 +29,24 @@ class Standing:
     finished: bool = False
 
 
-def standing(run_dir: Path) -> Standing:
+def read_progress(run_dir: Path) -> RunProgress:
     """Where the run in this folder stands; an unwritten or damaged line of its metrics is passed over."""
     try:
         recipe = load_recipe(run_dir / "recipe.py")
     except UserError:  # not begun
-        return Standing()
+        return RunProgress()
     records = _records(run_dir / "metrics.jsonl")
     trained = [record for record in records if record["kind"] == "train"]
     evaluated = [record for record in records if record["kind"] != "train"]
     top1 = evaluated[-1]["top1"] if evaluated else None
     if not records:
-        return Standing(epochs=recipe.epochs)
+        return RunProgress(epochs=recipe.epochs)
     step, epoch = records[-1]["step"], records[-1]["epoch"]
     steps = total_steps(step, epoch, recipe.epochs)
     speed = trained[-1]["images_per_second"] if trained else None
     left = (steps - step) * recipe.global_batch_size / speed if steps and speed else None
     over = bool(evaluated) and evaluated[-1]["epoch"] >= recipe.epochs and (run_dir / "result.json").is_file()
-    return Standing(
+    return RunProgress(
         step=step,
         steps=steps,
         epoch=epoch,

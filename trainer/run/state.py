@@ -12,7 +12,7 @@ from torch import nn
 from trainer.ema import Average
 from trainer.errors import UserError, first_line
 from trainer.run.checkpoint import State
-from trainer.step_metrics import StepNumbers
+from trainer.step_metrics import StepMetrics
 
 FOREIGN = "it is of another version of this program, use another --run-dir"
 
@@ -65,7 +65,7 @@ class TrainingState:
     average: Average | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    numbers: StepNumbers
+    metrics: StepMetrics
     position: Position
 
     @property
@@ -81,7 +81,7 @@ class TrainingState:
         finite = torch.stack([parameter.isfinite().all() for parameter in self.module.parameters()])
         if not finite.all():
             step = self.position.step
-            raise self.numbers.not_finite(f"the weights are not finite after step {step}", step)
+            raise self.metrics.not_finite(f"the weights are not finite after step {step}", step)
         return {
             "step": self.position.step,
             "position": asdict(self.position),
@@ -89,8 +89,8 @@ class TrainingState:
             "average": self.average.state_dict() if self.average else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "numbers": self.numbers.summed(self.position.step),
-            "numbers_from": self.numbers.known_from,
+            "numbers": self.metrics.summed(self.position.step),
+            "numbers_from": self.metrics.known_from,
         }
 
     def restore(self, state: State) -> None:
@@ -108,4 +108,4 @@ class TrainingState:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.numbers.restore(state["numbers"], state["numbers_from"], state["step"])
+        self.metrics.restore(state["numbers"], state["numbers_from"], state["step"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.atomic import whole_file
+from trainer.atomic import atomic_write
 from trainer.data.beton.manifest import (
     DataOrigin,
     Encoding,
@@ -132,11 +132,11 @@ def test_the_share_of_jpegs_is_the_probability() -> None:
 def test_a_file_that_is_not_finished_never_has_its_name(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), whole_file(path) as partial:
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as partial:
         partial.write_text("half")
         raise KeyboardInterrupt
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
@@ -144,9 +144,9 @@ def test_a_file_that_is_not_finished_never_has_its_name(tmp_path: Path) -> None:
 
 
 def test_two_writers_of_one_file_are_refused(tmp_path: Path) -> None:
-    with whole_file(tmp_path / "file") as partial:
+    with atomic_write(tmp_path / "file") as partial:
         partial.write_text("first")
-        with pytest.raises(UserError, match="being written"), whole_file(tmp_path / "file"):
+        with pytest.raises(UserError, match="being written"), atomic_write(tmp_path / "file"):
             pass
     assert (tmp_path / "file").read_text() == "first"
 

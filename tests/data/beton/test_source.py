@@ -13,7 +13,7 @@ import torch
 from trainer.data import open_source
 from trainer.data.beton.index import RAW, read_index
 from trainer.data.beton.source import BetonSource
-from trainer.data.crop import View, eval_view, train_view
+from trainer.data.crop import CropFn, eval_view, train_view
 from trainer.data.loader import Loader
 from trainer.errors import LocalError
 from trainer.recipe import CenterCrop, PaddedCrop, RandomResizedCrop
@@ -21,7 +21,7 @@ from trainer.recipe import CenterCrop, PaddedCrop, RandomResizedCrop
 CENTER = CenterCrop(resolution=48, crop_ratio=0.875)
 
 
-def read_all(folder: Path, view: View, resolution: int, classes: int = 4, split: str = "train") -> torch.Tensor:
+def read_all(folder: Path, view: CropFn, resolution: int, classes: int = 4, split: str = "train") -> torch.Tensor:
     source = open_source(str(folder), split, num_classes=classes, resolution=resolution)  # type: ignore[arg-type]
     with Loader(source, workers=2) as loader:
         return torch.cat([batch.images for batch in loader.batches([np.arange(len(loader))], view, resolution)])
@@ -57,7 +57,7 @@ def test_centre_crops_are_bit_equal_to_those_of_ffcvs_own_loader(photo_betons: P
     ids=["centre", "random resized"],
 )
 def test_the_class_folders_give_the_same_crops_within_the_decoders_tolerance(
-    view: View, photos: Path, photo_betons: Path
+    view: CropFn, photos: Path, photo_betons: Path
 ) -> None:
     """Half of the .beton is compressed once more, and PIL's filter is bilinear where OpenCV's averages areas."""
     from_beton, from_folder = (read_all(folder, view, 48).float() for folder in (photo_betons, photos))

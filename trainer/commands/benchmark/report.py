@@ -7,7 +7,7 @@ from trainer.commands.benchmark.peak import Peak
 from trainer.commands.benchmark.verdict import Rates, smallest_useful_side, verdict
 from trainer.data.loader import Source
 from trainer.recipe import Recipe
-from trainer.recipe_file import changes_to_named
+from trainer.recipe_file import overrides_of
 
 FFCV = "FFCV's own Loader"
 TORCHVISION = "torchvision's pipeline"
@@ -65,7 +65,7 @@ def figures(
     of_peak = flops / processes / peak.flops_per_second
     return {
         "recipe": recipe.name,
-        "changed": changes_to_named(recipe),
+        "changed": overrides_of(recipe),
         "micro_batch_size": recipe.micro_batch_size,
         "resolution": recipe.train_crop.resolution,
         "decoding": "scaled" if recipe.train_crop.scaled_decoding else "full",

@@ -60,7 +60,7 @@ class TrainingStep:
             self._model.compile(mode=compile_mode)
         train_mode(module, recipe.fine_tuning)
         example = torch.zeros(recipe.micro_batch_size, 3, *[recipe.train_crop.resolution] * 2, device=world.device)
-        process_group.settle(self._model, example.to(memory_format=torch.channels_last), recipe.precision)
+        process_group.warm_up_ddp_buckets(self._model, example.to(memory_format=torch.channels_last), recipe.precision)
 
     def __call__(self, batch: DeviceBatch) -> None:
         """One micro-batch: mixing, forward, loss, backward; with the step's last one also optimizer and EMA."""

@@ -1,4 +1,4 @@
-"""The verb compare: finds finished runs, refuses to line up unlike protocols, and prints what they say by recipe."""
+"""The verb compare: finds finished runs, refuses to line up different protocols, and prints what they say by recipe."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +10,9 @@ from trainer.commands.compare.comparison import (
     cells,
     details,
     differences,
+    differing_properties,
     reached,
     rows_of,
-    unlike,
 )
 from trainer.commands.compare.run_record import FinishedRun, is_run, read_run
 from trainer.errors import UserError
@@ -25,20 +25,21 @@ def compare(settings: CompareSettings) -> None:
     """Prints the runs side by side, and writes the report where one is asked for.
 
     Raises UserError where a folder is no run's and holds none, where a run that was named is damaged, where nothing is
-    finished, and where protocols or data are unlike and settings.unlike does not allow it.
+    finished, and where protocols or data differ and settings.allow_different_protocols does not allow it.
     """
     runs, not_counted = read_runs(settings.runs)
     if not runs:
         raise UserError(f"no finished run: {'; '.join(f'{folder} ({why})' for folder, why in not_counted)}")
-    differing = unlike(runs)
-    if differing and not settings.unlike:
+    differing = differing_properties(runs)
+    if differing and not settings.allow_different_protocols:
         raise UserError(
-            f"protocols or data are unlike: {'; '.join(differing)}. Compare such runs apart, or add --unlike"
+            f"protocols or data differ: {'; '.join(differing)}. Compare such runs apart, or add "
+            f"--allow-different-protocols"
         )
     rows, repeated = rows_of(runs)
     sections = {
-        **{f"to {top1:g} % top-1": reached(rows, top1) for top1 in settings.reach},
-        "differences of top-1": differences(rows, settings.unlike),
+        **{f"to {top1:g} % top-1": reached(rows, top1) for top1 in settings.time_to_accuracy},
+        "differences of top-1": differences(rows, settings.allow_different_protocols),
         "unlike": differing,
         "not counted": [f"{folder}: {why}" for folder, why in (*not_counted, *repeated)],
         "how to read": list(NOTES),

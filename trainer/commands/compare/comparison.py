@@ -99,7 +99,7 @@ def hardware(row: Row) -> list[str]:
     return list(dict.fromkeys(_in_words(start) for start in starts)) or ["not recorded"]
 
 
-def differences(rows: Sequence[Row], unlike: bool) -> list[str]:
+def differences(rows: Sequence[Row], allow_different_protocols: bool) -> list[str]:
     """The differences of mean final top-1, pair by pair, and whether the seeds are enough to tell."""
     pairs = [(first, second) for first in rows for second in rows if first.number < second.number]
     lines = []
@@ -107,8 +107,8 @@ def differences(rows: Sequence[Row], unlike: bool) -> list[str]:
         pairs = [(rows[0], row) for row in rows[1:]]
         lines.append(f"of {len(rows)} rows, each against the first only; name fewer runs for other pairs")
     for first, second in pairs:
-        unlike_pair = unlike and properties(first.runs[0]) != properties(second.runs[0])
-        protocols = " (under unlike protocols)" if unlike_pair else ""
+        differ = allow_different_protocols and properties(first.runs[0]) != properties(second.runs[0])
+        protocols = " (under different protocols)" if differ else ""
         lines.append(f"{first.number} - {second.number}{protocols}: {_difference(first, second)}")
     if len({tuple(hardware(row)) for row in rows}) > 1:
         lines.append("the hardware, or the versions, of the rows differ: images/s and times are theirs, too")
@@ -131,7 +131,7 @@ def properties(run: FinishedRun) -> dict[str, str]:
     }
 
 
-def unlike(runs: Sequence[FinishedRun]) -> list[str]:
+def differing_properties(runs: Sequence[FinishedRun]) -> list[str]:
     """The properties that differ, a line for each kind of runs that shares them; nothing where all are alike."""
     of_runs = [properties(run) for run in runs]
     differing = [name for name in of_runs[0] if len({one[name] for one in of_runs}) > 1]

@@ -9,7 +9,7 @@ from trainer.commands.compare.run_record import FinishedRun
 from trainer.commands.compare.statistics import difference, mean_of, published_mean
 from trainer.recipe import Published, Recipe
 from trainer.recipe.datasets import IMAGES
-from trainer.recipe_file import changes_to_named, load_recipe, recipe_names
+from trainer.recipe_file import load_recipe, overrides_of, recipe_names
 
 LAST_EPOCHS = 5  # Goyal et al. 2017, section 5: the median over the last 5 epochs
 
@@ -30,7 +30,7 @@ def published_of(recipe: Recipe) -> Published | None:
 
 def changed(recipe: Recipe) -> list[str]:
     """What differs from the recipe of this name, but for the seed and the words about the published result."""
-    return [change for change in changes_to_named(recipe) if not change.startswith("published")]
+    return [change for change in overrides_of(recipe) if not change.startswith("published")]
 
 
 def median_of_last(run: FinishedRun) -> float | None:

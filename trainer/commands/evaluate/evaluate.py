@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer.commands.evaluate.record import write_passport
+from trainer.commands.evaluate.record import write_record
 from trainer.commands.weights import Network, Weights, file_weights, load_network, run_weights
-from trainer.data.anywhere import open_anywhere
+from trainer.data.anywhere import open_dataset
 from trainer.data.loader import Loader, Source, default_workers
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World, on_every_rank, require_same
 from trainer.errors import UserError, first_line
 from trainer.evaluation.calibration import details
 from trainer.evaluation.evaluate import evaluate_images, summarize
-from trainer.evaluation.result import Reading, report
+from trainer.evaluation.result import EvalResult, report
 from trainer.precision import allow_tensor_float, autocast
 from trainer.recipe import CenterCrop, Recipe
 from trainer.run.directory import Run
@@ -36,20 +36,20 @@ def evaluate_weights(settings: EvaluateSettings) -> None:
         allow_tensor_float(recipe.precision)
         with on_every_rank(world, lambda: _open_data(weights, recipe, settings, world)) as loader:
             recipe = replace(recipe, num_classes=len(loader.source.classes))
-            readings: list[Reading] = []
+            readings: list[EvalResult] = []
             for averaged, network in weights.networks.items():
                 words = f"{weights.trained}{_chosen(weights, loader.source)}{averaged}"
                 readings += _read_in_detail(weights, network, loader, recipe, world, words)
             if world.is_main:
                 print(report(recipe, loader.source, readings), flush=True)
             here = (weights, recipe, loader.source, readings, world)
-            on_every_rank(world, lambda: write_passport(*here, settings) if world.is_main else None)
+            on_every_rank(world, lambda: write_record(*here, settings) if world.is_main else None)
 
 
 def _read_in_detail(
     weights: Weights, network: Network, loader: Loader, recipe: Recipe, world: World, words: str
-) -> list[Reading]:
-    """As read_all, with the accuracy of each class and the calibration. `words`: what `network` is."""
+) -> list[EvalResult]:
+    """As evaluate_protocols, with the accuracy of each class and the calibration. `words`: what `network` is."""
     model = on_every_rank(world, lambda: load_network(weights, network, recipe.num_classes, world.device))
     crops = [recipe.eval_crop, *([recipe.also_eval_crop] if recipe.also_eval_crop else [])]
     for crop in crops:
@@ -59,7 +59,7 @@ def _read_in_detail(
         images = evaluate_images(model, loader, recipe, world, crop, predictions=True)
         predicted, confidence = images[:, 4].long().numpy(), images[:, 5].numpy()
         found = details(loader.source.labels, predicted, confidence, loader.source.classes)
-        readings.append(Reading(summarize(images), crop, words, weights.of_run, found))
+        readings.append(EvalResult(summarize(images), crop, words, weights.of_run, found))
     return readings
 
 
@@ -106,7 +106,7 @@ def _open_data(weights: Weights, recipe: Recipe, settings: EvaluateSettings, wor
     if data is None:
         raise UserError(f"on which images? {weights.file} does not say: add --data DIR")
     resolution = recipe.eval_crop.resolution
-    source = open_anywhere(
+    source = open_dataset(
         data, "val", num_classes=recipe.num_classes, resolution=resolution, check_content=world.local_rank == 0
     )
     known = weights.classes

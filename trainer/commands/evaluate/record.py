@@ -10,18 +10,23 @@ from trainer.commands.weights import Weights
 from trainer.data.loader import Source
 from trainer.distributed.process_group import World
 from trainer.errors import UserError
-from trainer.evaluation.result import Reading, protocol
+from trainer.evaluation.result import EvalResult, protocol
 from trainer.recipe import CenterCrop, Recipe
-from trainer.recipe_file import changes_to_named
+from trainer.recipe_file import overrides_of
 from trainer.run.environment import environment
 from trainer.settings import EvaluateSettings, TrainSettings
 
 
-def write_passport(
-    weights: Weights, recipe: Recipe, source: Source, readings: list[Reading], world: World, settings: EvaluateSettings
+def write_record(
+    weights: Weights,
+    recipe: Recipe,
+    source: Source,
+    readings: list[EvalResult],
+    world: World,
+    settings: EvaluateSettings,
 ) -> None:
     """Writes the evaluation as JSON and says where. Raises UserError where it cannot be written."""
-    content = passport(weights, recipe, source, readings, world)
+    content = evaluation_record(weights, recipe, source, readings, world)
     place = settings.out or _default_place(weights, source, readings[0].crop, settings.weights)
     try:
         if not settings.out and not settings.weights.is_file():
@@ -32,7 +37,13 @@ def write_passport(
     print(f"  written   {place}", flush=True)
 
 
-def passport(weights: Weights, recipe: Recipe, source: Source, readings: list[Reading], world: World) -> dict[str, Any]:
+def evaluation_record(
+    weights: Weights,
+    recipe: Recipe,
+    source: Source,
+    readings: list[EvalResult],
+    world: World,
+) -> dict[str, Any]:
     """The first reading, with the others in "also". Accuracies, confidences and calibration errors are in %."""
     found = [
         {
@@ -53,7 +64,7 @@ def passport(weights: Weights, recipe: Recipe, source: Source, readings: list[Re
         "also": found[1:],
         "weights": {"file": weights.file.name, "sha256": weights.sha256},
         "data": {"name": source.name, "checksum": source.checksum},
-        "changed": changes_to_named(recipe),
+        "changed": overrides_of(recipe),
         "published": asdict(recipe.published) if recipe.published else None,
         "ran_on": {name: value for name, value in here.items() if name not in ("compile", "deterministic")},
     }

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from trainer.atomic import whole_file
-from trainer.data.crop import Cuts
+from trainer.atomic import atomic_write
+from trainer.data.crop import CropBoxes
 from trainer.data.loader import Source
 from trainer.errors import UserError
 from trainer.evaluation.result import printable
@@ -34,7 +34,7 @@ def letterboxed(source: Source, image: int) -> np.ndarray:
     side = max(height, width)
     out = np.empty((1, side, side, 3), np.uint8)
     box = np.array([[-((side - height) // 2), -((side - width) // 2), side, side]], np.int32)  # copied, not resized
-    source.read(images, Cuts(box, np.zeros(1, bool), _EMPTY), out)
+    source.read(images, CropBoxes(box, np.zeros(1, bool), _EMPTY), out)
     pixels: np.ndarray = out[0]
     return pixels
 
@@ -55,7 +55,7 @@ def draw_sheet(groups: list[list[Tile]], columns: int, file: Path) -> None:
             sheet.paste(_scaled(tile.pixels), (left, top))
             draw.text((left, top + SIDE + 2), _fitting(tile.label, font), fill=_INK, font=font)
     try:
-        with whole_file(file) as partial:
+        with atomic_write(file) as partial:
             sheet.save(partial, format="PNG")
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror}") from error

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from trainer.commands.look.contact_sheet import Tile, draw_sheet, letterboxed
-from trainer.data.anywhere import beton_file, open_anywhere
+from trainer.data.anywhere import beton_file, open_dataset
 from trainer.data.augment import Augmenter
 from trainer.data.beton.index import RAW, read_index
 from trainer.data.crop import eval_view, train_view
@@ -34,7 +34,7 @@ def look(settings: LookSettings) -> None:
     if not settings.out.absolute().parent.is_dir():
         raise UserError(f"--out {settings.out}: there is no folder {settings.out.parent}")
     recipe = load_recipe(settings.recipe) if settings.recipe else None
-    source = open_anywhere(settings.data, settings.split, num_classes=1, resolution=1)
+    source = open_dataset(settings.data, settings.split, num_classes=1, resolution=1)
     with Loader(source, workers=default_workers(1)) as loader:
         rows = [*_content(source), *_sizes(source), *_storage(settings)]
         print(_table(rows), flush=True)

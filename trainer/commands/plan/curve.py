@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.atomic import whole_file
+from trainer.atomic import atomic_write
 from trainer.errors import UserError, first_line
 from trainer.recipe import Cosine, Recipe, Steps
 from trainer.schedule import lr_at
@@ -101,7 +101,7 @@ def save_picture(recipe: Recipe, steps_per_epoch: int, path: Path) -> None:
     axes.legend(fontsize="small")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as partial:
+        with atomic_write(path) as partial:
             figure.savefig(partial, format="png")
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or first_line(error)}") from error

@@ -32,7 +32,7 @@ from trainer.fine_tuning import apply_fine_tuning, train_mode
 from trainer.model import build_model, without_pretrained
 from trainer.optimizer import audit
 from trainer.recipe import LibraryModel, Recipe
-from trainer.recipe_file import changes_to_named, recipe_names, recipe_source
+from trainer.recipe_file import overrides_of, recipe_names, recipe_source
 from trainer.settings import PlanSettings
 from trainer.setup import steps_in_epoch
 
@@ -74,7 +74,7 @@ def plan(recipe: Recipe, settings: PlanSettings) -> None:
 
 
 def _recipe_rows(recipe: Recipe) -> list[Row]:
-    changes = changes_to_named(recipe)
+    changes = overrides_of(recipe)
     unknown = "" if recipe.name in recipe_names() else "not one of the named recipes, so what differs is not known"
     rows = [("changed", "; ".join(changes) or unknown or "nothing")]
     if published := recipe.published:
@@ -168,8 +168,8 @@ def _disk_rows(used: Memory, facts: DataFacts, data: str | None) -> list[Row]:
         ("checkpoint", in_bytes(one)),
         (
             "checkpoints",
-            f"{in_bytes(4 * one)} for the 3 newest (--keep 3) and the best, and {in_bytes(5 * one)} while the next "
-            f"one is written",
+            f"{in_bytes(4 * one)} for the 3 newest (--keep-last-checkpoints 3) and the best, and "
+            f"{in_bytes(5 * one)} while the next one is written",
         ),
     ]
     files = [found.file_bytes for found in (facts.train, facts.val)]

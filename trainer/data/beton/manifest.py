@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from trainer.atomic import whole_file
+from trainer.atomic import atomic_write
 from trainer.errors import UserError
 
 FORMAT_VERSION = 2  # 1 had no jpeg_tiles
@@ -194,7 +194,7 @@ def read_stamp(path: Path) -> object:
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    with whole_file(path) as partial:  # ASCII, so that names which are not UTF-8 survive as escapes
+    with atomic_write(path) as partial:  # ASCII, so that names which are not UTF-8 survive as escapes
         partial.write_text(json.dumps(data, indent=1) + "\n", encoding="ascii")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from trainer.data.beton.decode import BAD_JPEG, SHORT_READ, decode
 from trainer.data.beton.index import BetonIndex, verify
 from trainer.data.beton.manifest import read_manifest
-from trainer.data.crop import Cuts
+from trainer.data.crop import CropBoxes
 from trainer.errors import LocalError
 
 
@@ -40,7 +40,7 @@ class BetonSource:
     def sizes(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self._index.heights[images], self._index.widths[images]
 
-    def read(self, images: np.ndarray, cuts: Cuts, out: np.ndarray) -> None:
+    def read(self, images: np.ndarray, cuts: CropBoxes, out: np.ndarray) -> None:
         index = self._index
         if not hasattr(self._scratch, "arrays"):  # once per thread
             self._scratch.arrays = scratch(index.sizes, index.heights, index.widths)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.atomic import whole_file
+from trainer.atomic import atomic_write
 from trainer.data.beton import index as beton_index
 from trainer.data.beton import manifest as beside
 from trainer.data.beton.jpeg import encode_jpeg
@@ -68,7 +68,7 @@ def write_beton(
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as partial:
+        with atomic_write(path) as partial:
             job = _Job(partial, images, encoding, workers or len(os.sched_getaffinity(0)), skip_bad)
             job.run(progress)
             checksum = job.finish()

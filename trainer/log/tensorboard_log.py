@@ -22,11 +22,11 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 
-from trainer.atomic import whole_file
+from trainer.atomic import atomic_write
 from trainer.evaluation.result import crop_in_words
 from trainer.log.hparams import columns, run_ended, run_started
 from trainer.recipe import Recipe
-from trainer.recipe_file import changes_to_named, recipe_names, recipe_source
+from trainer.recipe_file import overrides_of, recipe_names, recipe_source
 from trainer.run.state import Position
 from trainer.schedule import lr_at
 
@@ -52,7 +52,7 @@ _LAYOUT = {
 }
 
 
-class Board:
+class TensorBoardLog:
     """TensorBoard's file of one run directory, from a position on."""
 
     def __init__(self, folder: Path, recipe: Recipe, at: Position, records: list[dict[str, Any]]) -> None:
@@ -136,7 +136,7 @@ class _TrainingClock:
         self._batch, self._seconds, self._step, self._rate = global_batch_size, 0.0, 0, 0.0
 
     def seconds_at(self, record: dict[str, Any]) -> float | None:
-        """Told of every record in turn. None until a rate is known."""
+        """StepRecord of every record in turn. None until a rate is known."""
         if record["kind"] == "train":
             self._rate = float(record["images_per_second"])
             self._seconds += (record["step"] - self._step) * self._batch / self._rate
@@ -151,7 +151,7 @@ def introduction(recipe: Recipe) -> str:
     crop = recipe.eval_crop
     views = "two views, the crop and its mirror image" if crop.flip_tta else "one view"
     weights = "exponential moving average of the weights" if recipe.ema else "no averaging"
-    changed = "; ".join(f"`{change}`" for change in changes_to_named(recipe)) or "nothing"
+    changed = "; ".join(f"`{change}`" for change in overrides_of(recipe)) or "nothing"
     rows = {
         "recipe": recipe.name,
         "seed": str(recipe.seed),
@@ -217,7 +217,7 @@ def _write_history(folder: Path, events: list[Event]) -> None:
         Event(wall_time=now, file_version="brain.Event:2"),
         Event(wall_time=now, step=0, session_log=SessionLog(status=SessionLog.START)),
     ]
-    with whole_file(folder / "history") as partial, partial.open("wb") as file:
+    with atomic_write(folder / "history") as partial, partial.open("wb") as file:
         writer = RecordWriter(file)
         for event in (*start, *events):
             writer.write(event.SerializeToString())

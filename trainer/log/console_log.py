@@ -17,7 +17,7 @@ _PLAIN_SECONDS = 10.0  # between two plain lines
 _FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/]+/)+([^\s/]*)")
 
 
-class Screen:
+class ConsoleLog:
     """Terminal and log file of one run, from a position on."""
 
     def __init__(self, folder: Path, at: Position, *, total_steps: int) -> None:

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.support.processes import SUPPORT, run
 from trainer.__main__ import main
-from trainer.log.progress import Screen, without_folders
+from trainer.log.console_log import ConsoleLog, without_folders
 from trainer.run.state import Position
 
 RECIPE = str(SUPPORT / "small_recipe.py")
@@ -40,7 +40,7 @@ def test_a_terminal_shows_one_line_with_everything(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("TERM", "xterm")
     with os.fdopen(terminal, "w") as out:
         monkeypatch.setattr(sys, "stdout", out)
-        screen = Screen(tmp_path, Position(steps_per_epoch=10), total_steps=90 * 10)
+        screen = ConsoleLog(tmp_path, Position(steps_per_epoch=10), total_steps=90 * 10)
         screen.top1 = 71.2
         screen.steps(Position(steps_per_epoch=10, epoch=1, batch=3), **STEPS, remark="  rank 1 is 20% slower")
         screen.close()
@@ -99,7 +99,7 @@ def test_a_profile_holds_the_steps_that_were_asked_for_also_after_a_stop(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     window = ["--profile-steps", "2", "--profile-from", "7"]
-    assert main(words(digits, tmp_path, "--checkpoint-steps", "5", "--keep", "9", *window)) == 0
+    assert main(words(digits, tmp_path, "--checkpoint-steps", "5", "--keep-last-checkpoints", "9", *window)) == 0
     trace = tmp_path / "profile" / "steps_8-9.pt.trace.json"
     assert list((tmp_path / "profile").iterdir()) == [trace]
     assert os.uname().nodename not in trace.read_text()

@@ -14,14 +14,14 @@ from torch.utils.tensorboard import SummaryWriter
 
 from tests.support.processes import SUPPORT
 from trainer.data import open_source
-from trainer.data.crop import Cuts
+from trainer.data.crop import CropBoxes
 from trainer.data.loader import Loader
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World
 from trainer.evaluation.evaluate import Predictions, evaluate, predict
-from trainer.log.board import Board, kept_events
 from trainer.log.hparams import columns, settings_of
 from trainer.log.pictures import augmented, confusion_matrix, confusion_picture, mistakes, sheet
+from trainer.log.tensorboard_log import TensorBoardLog, kept_events
 from trainer.model import build_model
 from trainer.recipe import EMA, Mixing, PaddedCrop
 from trainer.recipe_file import load_recipe, recipe_names
@@ -57,7 +57,7 @@ def write(folder: Path, first: int, last: int, *, end: bool = False) -> None:
     kept = [record for record in records(0, first) if record["step"] < first or record["kind"] == "train"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("time.time", lambda: now)
-        board = Board(folder, RECIPE, position(first), kept)
+        board = TensorBoardLog(folder, RECIPE, position(first), kept)
         if not first:
             board.picture("augmented", np.zeros((4, 4, 3), np.uint8), 0)
         for record in records(first, last):
@@ -201,7 +201,7 @@ def test_images_that_nothing_is_done_to_look_as_they_are_stored(here: World, ima
     whole = np.tile([0, 0, 32, 32], (len(images), 1)).astype(np.int32)
     stored = np.empty((len(images), 32, 32, 3), np.uint8)
     everything = np.arange(len(images))
-    images.source.read(everything, Cuts(whole, np.zeros(len(images), bool)), stored)
+    images.source.read(everything, CropBoxes(whole, np.zeros(len(images), bool)), stored)
     for picture, caption in zip(pixels, captions, strict=True):
         found = (stored == picture).all(axis=(1, 2, 3)).nonzero()[0]
         assert caption in {images.source.classes[images.source.labels[number]] for number in found}
