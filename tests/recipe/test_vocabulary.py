@@ -1,12 +1,16 @@
 """What a recipe cannot mean is refused where it is written, naming the setting, its value and the way out."""
 
+import importlib
 import re
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from dataclasses import is_dataclass, replace
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args
 
 import pytest
 
+import trainer.recipe
 from trainer.recipe import (
     EMA,
     LAMB,
@@ -20,6 +24,7 @@ from trainer.recipe import (
     FineTuning,
     Linear,
     Mixing,
+    Optimizer,
     PaddedCrop,
     PcaLighting,
     ProgressiveResizing,
@@ -97,8 +102,29 @@ def test_what_cannot_be_meant_is_refused(build: Callable[[], Any], answer: str) 
 
 def test_optimizers_start_from_one_vocabulary() -> None:
     """All of them have a peak rate, a decay and what it reaches: the loop and the audit ask no further."""
-    for kind in (SGD, DecoupledSGD, LAMB, LARS):
+    kinds = get_args(Optimizer)
+    assert {SGD, DecoupledSGD, LAMB, LARS} <= set(kinds)
+    for kind in kinds:
         assert {"lr", "weight_decay", "decay_norm", "decay_bias"} <= kind.__dataclass_fields__.keys()
+
+
+FILES = sorted(path.stem for path in Path(trainer.recipe.__file__).parent.glob("*.py") if path.stem != "__init__")
+
+
+def test_each_file_of_the_vocabulary_exports_its_classes_and_unions() -> None:
+    """So that a new kind is known to recipes, stored recipes and the command line by its own file alone."""
+    assert {"augmentation", "crop", "loss", "model", "optimizer", "recipe", "schedule"} <= set(FILES)
+    unions = []
+    for name in FILES:
+        module = importlib.import_module(f"trainer.recipe.{name}")
+        own = {key: value for key, value in vars(module).items() if not key.startswith("_")}
+        classes = {key for key, value in own.items() if is_dataclass(value) and value.__module__ == module.__name__}
+        if not classes:
+            continue
+        assert classes <= set(module.__all__), name
+        assert all(getattr(trainer.recipe, key) is own[key] for key in module.__all__)
+        unions += [key for key in module.__all__ if isinstance(own[key], UnionType)]
+    assert sorted(unions) == ["Augmentation", "Color", "Loss", "Model", "Optimizer", "Schedule", "TrainCrop"]
 
 
 @pytest.mark.parametrize(

@@ -4,89 +4,17 @@ A recipe says what is trained, never where: no path, no number of processes. Tim
 fractional; images are counted per optimizer step. Nothing is derived behind the reader's back: overriding the batch
 does not move the learning rate. Standard library only, so that recipes can be listed and checked without torch.
 
-Reading order: recipe.py (the whole), model.py, images.py (what the model sees), optimization.py (how it learns).
+Reading order: recipe.py (the whole), model.py, crop.py, augmentation.py, loss.py, optimizer.py, schedule.py, ema.py,
+fine_tuning.py. Each file ends with the union of its kinds and lists in `__all__` what a recipe imports from here.
 """
+# ruff: noqa: F403
 
-from trainer.recipe.images import (
-    CenterCrop,
-    ColorJitter,
-    Mixing,
-    PaddedCrop,
-    PcaLighting,
-    ProgressiveResizing,
-    RandAugment,
-    RandomErasing,
-    RandomResizedCrop,
-    ScaleJitterCrop,
-    TrivialAugmentWide,
-)
-from trainer.recipe.model import CifarResNet, LibraryModel, ResNet
-from trainer.recipe.optimization import (
-    EMA,
-    LAMB,
-    LARS,
-    SGD,
-    BinaryCrossEntropy,
-    Constant,
-    Cosine,
-    CrossEntropy,
-    DecoupledSGD,
-    FineTuning,
-    Linear,
-    Steps,
-    Warmup,
-)
-from trainer.recipe.recipe import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Augmentation,
-    Color,
-    Loss,
-    Model,
-    Optimizer,
-    Published,
-    Recipe,
-    Schedule,
-    TrainCrop,
-)
-
-__all__ = [
-    "EMA",
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
-    "LAMB",
-    "LARS",
-    "SGD",
-    "Augmentation",
-    "BinaryCrossEntropy",
-    "CenterCrop",
-    "CifarResNet",
-    "Color",
-    "ColorJitter",
-    "Constant",
-    "Cosine",
-    "CrossEntropy",
-    "DecoupledSGD",
-    "FineTuning",
-    "LibraryModel",
-    "Linear",
-    "Loss",
-    "Mixing",
-    "Model",
-    "Optimizer",
-    "PaddedCrop",
-    "PcaLighting",
-    "ProgressiveResizing",
-    "Published",
-    "RandAugment",
-    "RandomErasing",
-    "RandomResizedCrop",
-    "Recipe",
-    "ResNet",
-    "ScaleJitterCrop",
-    "Schedule",
-    "Steps",
-    "TrainCrop",
-    "TrivialAugmentWide",
-    "Warmup",
-]
+from trainer.recipe.augmentation import *
+from trainer.recipe.crop import *
+from trainer.recipe.ema import *
+from trainer.recipe.fine_tuning import *
+from trainer.recipe.loss import *
+from trainer.recipe.model import *
+from trainer.recipe.optimizer import *
+from trainer.recipe.recipe import *
+from trainer.recipe.schedule import *

@@ -7,6 +7,8 @@ from typing import Literal
 
 from trainer.recipe.check import check_below_one, check_positive_int
 
+__all__ = ["CifarResNet", "LibraryModel", "Model", "ResNet"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResNet:
@@ -83,3 +85,6 @@ class LibraryModel:
         library, _, name = self.name.partition("/")
         if library not in ("torchvision", "timm") or not name:
             raise ValueError(f"model.name={self.name!r} is neither torchvision/NAME nor timm/NAME")
+
+
+Model = ResNet | CifarResNet | LibraryModel

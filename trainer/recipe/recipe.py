@@ -5,46 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from trainer.recipe.augmentation import Augmentation, Color, Mixing, RandomErasing
 from trainer.recipe.check import check_finite
-from trainer.recipe.images import (
-    CenterCrop,
-    ColorJitter,
-    Mixing,
-    PaddedCrop,
-    PcaLighting,
-    ProgressiveResizing,
-    RandAugment,
-    RandomErasing,
-    RandomResizedCrop,
-    ScaleJitterCrop,
-    TrivialAugmentWide,
-)
-from trainer.recipe.model import CifarResNet, LibraryModel, ResNet
-from trainer.recipe.optimization import (
-    EMA,
-    LAMB,
-    LARS,
-    SGD,
-    BinaryCrossEntropy,
-    Constant,
-    Cosine,
-    CrossEntropy,
-    DecoupledSGD,
-    FineTuning,
-    Linear,
-    Steps,
-)
+from trainer.recipe.crop import CenterCrop, PaddedCrop, ProgressiveResizing, TrainCrop
+from trainer.recipe.ema import EMA
+from trainer.recipe.fine_tuning import FineTuning
+from trainer.recipe.loss import BinaryCrossEntropy, CrossEntropy, Loss
+from trainer.recipe.model import Model
+from trainer.recipe.optimizer import Optimizer
+from trainer.recipe.schedule import Schedule
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Published", "Recipe"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-Model = ResNet | CifarResNet | LibraryModel
-TrainCrop = RandomResizedCrop | ScaleJitterCrop | PaddedCrop
-Color = ColorJitter | PcaLighting
-Augmentation = TrivialAugmentWide | RandAugment
-Loss = CrossEntropy | BinaryCrossEntropy
-Optimizer = SGD | DecoupledSGD | LAMB | LARS
-Schedule = Steps | Cosine | Linear | Constant
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from trainer.recipe.images import RandomResizedCrop
+from trainer.recipe import RandomResizedCrop
 
 BALANCED = (0.9, 1.25)
 """feed / compute between these is neither: below, the device waits in every step; above, the loader has a reserve"""

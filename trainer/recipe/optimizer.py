@@ -1,0 +1,97 @@
+"""Optimizers, the peak of their learning rate, and what weight decay reaches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainer.recipe.check import check_below_one, check_not_negative
+
+__all__ = ["LAMB", "LARS", "SGD", "DecoupledSGD", "Optimizer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decay:
+    """What all optimizers share: the peak of the learning rate, and what weight decay reaches."""
+
+    lr: float
+    """learning rate at the peak of the schedule, for the global batch as it is"""
+    weight_decay: float = 1e-4
+    decay_norm: bool = True
+    """also decay the gamma and beta of normalisation layers"""
+    decay_bias: bool = True
+    """also decay the biases of other layers"""
+
+    def __post_init__(self) -> None:
+        check_not_negative("optimizer.lr", self.lr)
+        check_not_negative("optimizer.weight_decay", self.weight_decay)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD(_Decay):
+    """Stochastic gradient descent as PyTorch writes it: v = momentum * v + g; w = w - lr * v.
+
+    `weight_decay` is an L2 penalty, added to the gradient.
+    """
+
+    momentum: float = 0.9
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_momentum(self.momentum, self.nesterov)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoupledSGD(SGD):
+    """SGD whose decay does not pass through the momentum (Loshchilov and Hutter 2017, arXiv:1711.05101), as Composer
+    counts it: w = w - (lr / peak lr) * weight_decay * w at each step."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weight_decay and not self.lr:
+            raise ValueError("optimizer.weight_decay of decoupled SGD is relative to optimizer.lr, which is 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LAMB(_Decay):
+    """Adam with a rate per layer, in proportion to the layer's norm (You et al. 2019, arXiv:1904.00962); timm's.
+
+    `weight_decay` is decoupled: added to Adam's update before the layer's rate is found.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-6
+    max_grad_norm: float | None = 1.0
+    """largest L2 norm of the whole gradient, which is scaled down to it; None: no clipping"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for value in self.betas:
+            check_below_one("optimizer.betas", value)
+        check_not_negative("optimizer.eps", self.eps)
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ValueError(f"optimizer.max_grad_norm={self.max_grad_norm} is not positive; None switches it off")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LARS(_Decay):
+    """SGD with a rate per layer, in proportion to the layer's norm (You et al. 2017, arXiv:1708.03888); timm's."""
+
+    momentum: float = 0.9
+    nesterov: bool = False
+    trust_coefficient: float = 0.001
+    """a layer's rate is this times norm of its weights / norm of its gradient"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_momentum(self.momentum, self.nesterov)
+        check_not_negative("optimizer.trust_coefficient", self.trust_coefficient)
+
+
+def _check_momentum(momentum: float, nesterov: bool) -> None:
+    check_below_one("optimizer.momentum", momentum)
+    if nesterov and not momentum:
+        raise ValueError("optimizer.nesterov needs optimizer.momentum above 0")
+
+
+Optimizer = SGD | DecoupledSGD | LAMB | LARS
