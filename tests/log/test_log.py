@@ -16,7 +16,7 @@ from trainer.distributed.process_group import World
 from trainer.errors import UserError
 from trainer.evaluation.result import Evaluation
 from trainer.log.log import Log
-from trainer.log.throughput import Rates, Throughput, slowest
+from trainer.log.throughput import AGREEING_INTERVALS, Rates, StragglerDetector, Throughput, slowest
 from trainer.recipe_file import load_recipe
 from trainer.run.state import Position
 from trainer.step_metrics import StepRecord, Summary
@@ -45,13 +45,13 @@ def position(step: int) -> Position:
 SECONDS = itertools.count(1_000_000_000)
 
 
-def start(run_dir: Path, step: int, rank: int = 0) -> Log:
+def start(run_dir: Path, step: int, rank: int = 0, size: int = 2) -> Log:
     """Each start in a later second, as with real runs: TensorBoard reads its files in the order of their names."""
     run_dir.mkdir(exist_ok=True)
     now = next(SECONDS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("time.time", lambda: float(now))
-        return Log(run_dir, world(rank), position(step), RECIPE)
+        return Log(run_dir, world(rank, size), position(step), RECIPE)
 
 
 def tell(log: Log, step: int, loss: float, skipped: int = 0, spikes: Sequence[StepRecord] = ()) -> None:
@@ -304,16 +304,45 @@ def test_the_slowest_rank_is_measured_against_the_median_of_two_the_lower() -> N
 
 
 def test_a_rank_is_named_where_it_is_more_than_a_tenth_slower(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with start(tmp_path, 0) as log:
-        rates = Rates(images_per_second=10.0, data_wait=0.0, slowest_rank=3, slower_by=0.25)
-        steps = Summary(loss=1.0, grad_norm=1.0, grad_norm_max=1.0, skipped=0, spikes=[], median=1.0)
-        log.steps(position(1), lr=0.1, steps=steps, rates=rates)
-    with start(tmp_path, 1) as log:
-        log.steps(position(2), lr=0.1, steps=steps, rates=replace(rates, slower_by=0.1))
-    first, second = capfd.readouterr().out.splitlines()
-    assert first.endswith("rank 3 is 25% slower than the median")
-    assert "slower" not in second
-    assert scalars(tmp_path, "train/slowest_rank_share") == [(1, 0.25), (2, 0.1)]
-    assert scalars(tmp_path, "train/slowest_rank") == [(1, 3), (2, 3)]
+    """Four ranks, and the same one is slow in each of three intervals."""
+    monkeypatch.setattr("trainer.log.console_log._PLAIN_SECONDS", -1.0)  # every interval is printed
+    rates = Rates(images_per_second=10.0, data_wait=0.0, slowest_rank=3, slower_by=0.25)
+    steps = Summary(loss=1.0, grad_norm=1.0, grad_norm_max=1.0, skipped=0, spikes=[], median=1.0)
+    with start(tmp_path, 0, size=4) as log:
+        for step in (1, 2, 3):
+            log.steps(position(step), lr=0.1, steps=steps, rates=rates)
+        log.steps(position(4), lr=0.1, steps=steps, rates=replace(rates, slower_by=0.1))
+    *early, third, fourth = capfd.readouterr().out.splitlines()
+    assert third.endswith("rank 3 is 25% slower than the median")
+    assert "slower" not in fourth
+    assert len(early) == 2 and "slower" not in "".join(early)
+    assert scalars(tmp_path, "train/slowest_rank_share") == [(1, 0.25), (2, 0.25), (3, 0.25), (4, 0.1)]
+    assert scalars(tmp_path, "train/slowest_rank") == [(1, 3), (2, 3), (3, 3), (4, 3)]
+
+
+def claims(ranks: int, *intervals: tuple[int | None, float]) -> list[str | None]:
+    """What is claimed after each interval, given its slowest rank and by how much that is slower."""
+    detector = StragglerDetector(ranks)
+    return [
+        detector.update(Rates(images_per_second=1.0, data_wait=0.0, slowest_rank=rank, slower_by=share))
+        for rank, share in intervals
+    ]
+
+
+def test_straggler_is_named_only_after_three_intervals_in_a_row_agree() -> None:
+    assert AGREEING_INTERVALS == 3
+    first, second, third, fourth = claims(4, (1, 0.5), (1, 0.2), (1, 0.3), (1, 0.4))
+    assert first is second is None
+    assert third == fourth == "3 intervals in a row: rank 1 is 20% slower than the median"  # true of each of them
+    assert claims(4, (1, 0.5), (1, 0.5), (2, 0.5), (1, 0.5), (1, 0.5)) == [None] * 5  # not the same rank
+    assert claims(4, (1, 0.5), (1, 0.5), (1, 0.1), (1, 0.5), (1, 0.5)) == [None] * 5  # not in a row
+    assert claims(1, *[(None, 0.0)] * 5) == [None] * 5
+
+
+def test_straggler_of_two_ranks_needs_a_wider_gap() -> None:
+    """Of two ranks one is always the slower one: on a busy machine by half, in a second of work."""
+    assert claims(2, *[(1, 0.5)] * 5) == [None] * 5
+    assert claims(2, *[(1, 0.6)] * 3)[-1] == "3 intervals in a row: rank 1 is 60% slower than the median"
+    assert claims(3, *[(1, 0.5)] * 3)[-1] == "3 intervals in a row: rank 1 is 50% slower than the median"

@@ -24,12 +24,10 @@ from trainer.errors import UserError
 from trainer.evaluation.result import Evaluation
 from trainer.log.console_log import ConsoleLog
 from trainer.log.tensorboard_log import TensorBoardLog
-from trainer.log.throughput import Rates
+from trainer.log.throughput import Rates, StragglerDetector
 from trainer.recipe import Recipe
 from trainer.run.state import Position
 from trainer.step_metrics import Summary
-
-_NOTABLE = 0.1  # a rank that is slower than the median by more is named
 
 
 class Log:
@@ -40,6 +38,7 @@ class Log:
         if not self.speaks:
             return
         self._run_dir = run_dir
+        self._straggler = StragglerDetector(world.size)
         with self._writing():
             kept, damaged = _truncate(run_dir / "metrics.jsonl", at)
             self._metrics = (run_dir / "metrics.jsonl").open("a", buffering=1)
@@ -58,15 +57,13 @@ class Log:
         if not self.speaks:
             return
         speed = {"images_per_second": rates.images_per_second, "data_wait": rates.data_wait}
-        remark = ""
-        if rates.slower_by > _NOTABLE:
-            remark = f"  rank {rates.slowest_rank} is {rates.slower_by:.0%} slower than the median"
+        straggler = self._straggler.update(rates)
         self._record("train", at, {"lr": lr, "loss": steps.loss, **speed, **_gradients(steps)})
         with self._writing():
             if rates.slowest_rank is not None:
                 self._board.scalar("train/slowest_rank", rates.slowest_rank, at.step)
                 self._board.scalar("train/slowest_rank_share", rates.slower_by, at.step)
-            self._screen.steps(at, lr=lr, loss=steps.loss, **speed, remark=remark)
+            self._screen.steps(at, lr=lr, loss=steps.loss, **speed, remark=f"  {straggler}" if straggler else "")
         for spike in steps.spikes:
             self.say(
                 f"note: the loss of step {spike.step} stands out: {spike.loss:.4g}, the median of its neighbours is "

@@ -6,6 +6,7 @@ kernels and read when the losses are, so that a wait is one of the device: a hos
 
 import statistics
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -17,6 +18,9 @@ from trainer.distributed.process_group import World
 
 T = TypeVar("T")
 Mark = float | torch.cuda.Event
+AGREEING_INTERVALS = 3  # in a row, before a rank is named as a straggler
+NOTABLE = 0.1  # slower than the median rank by more than this share
+NOTABLE_OF_TWO = 0.5  # of two ranks one is always the slower one, and there is no majority to compare it with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +31,27 @@ class Rates:
     data_wait: float  # share of the time that this rank waited for images
     slowest_rank: int | None = None  # None where there is one rank only
     slower_by: float = 0.0  # share by which its own part of a step is longer than the median rank's
+
+
+class StragglerDetector:
+    """Names a rank as a straggler once several intervals agree: one alone may be noise of the machine."""
+
+    def __init__(self, ranks: int) -> None:
+        self._notable = NOTABLE if ranks > 2 else NOTABLE_OF_TWO
+        self._rank: int | None = None
+        self._shares: deque[float] = deque(maxlen=AGREEING_INTERVALS)
+
+    def update(self, rates: Rates) -> str | None:
+        """Takes the next interval's rates. Returns a claim that holds for each of the last intervals, or None."""
+        if rates.slowest_rank != self._rank or rates.slower_by <= self._notable:
+            self._shares.clear()
+        self._rank = rates.slowest_rank
+        if rates.slower_by > self._notable:
+            self._shares.append(rates.slower_by)
+        if len(self._shares) < AGREEING_INTERVALS:
+            return None
+        least = min(self._shares)
+        return f"{AGREEING_INTERVALS} intervals in a row: rank {self._rank} is {least:.0%} slower than the median"
 
 
 class _MicroStep(NamedTuple):
