@@ -1,4 +1,4 @@
-"""When numbers are no longer finite: which images it was, on which rank, for whoever looks for the reason."""
+"""A record for finding out why values are no longer finite: the step, its images, and the ranks concerned."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from trainer.distributed.process_group import World
 from trainer.errors import SharedError
 from trainer.recipe import Recipe
 from trainer.run.state import Position
-from trainer.schedule import lr_at
+from trainer.schedule import lr_of
 from trainer.step_metrics import NotFiniteError
 
 FILE = "not_finite.json"
@@ -24,15 +24,15 @@ FILE = "not_finite.json"
 
 @contextlib.contextmanager
 def dump_nonfinite_step(folder: Path, recipe: Recipe, world: World, at: Position, images: int) -> Iterator[None]:
-    """Where the block raises NotFiniteError, writes FOLDER/not_finite.json and says so in the error of all ranks.
+    """On a NotFiniteError in the block, writes FOLDER/not_finite.json and names that file in the error on all ranks.
 
-    `images`: how many there are to train on.
+    `images`: the number of training images.
     """
     try:
         yield
     except NotFiniteError as error:
         if world.is_main:
-            with contextlib.suppress(OSError):  # a full disk must not hide what happened
+            with contextlib.suppress(OSError):  # a full disk must not hide the error
                 replace_text(folder / FILE, json.dumps(_record(error, recipe, world, at, images), indent=1) + "\n")
         raise SharedError(f"{error}; its images, losses and loss scales are in {folder / FILE}") from error
 
@@ -40,26 +40,26 @@ def dump_nonfinite_step(folder: Path, recipe: Recipe, world: World, at: Position
 def _record(error: NotFiniteError, recipe: Recipe, world: World, at: Position, images: int) -> dict[str, Any]:
     step = error.latest[-1].step - 1
     epoch = step / at.steps_per_epoch
-    blamed = [rank for rank, loss in enumerate(error.losses) if not math.isfinite(loss)] or [*range(world.size)]
+    affected = [rank for rank, loss in enumerate(error.losses) if not math.isfinite(loss)] or [*range(world.size)]
     return {
         "what": error.what,
         "step": step + 1,
         "epoch": round(epoch, 6),
-        "lr": lr_at(recipe.schedule, peak=recipe.optimizer.lr, epoch=epoch, epochs=recipe.epochs),
+        "lr": lr_of(recipe, epoch),
         "ranks": [
             {
                 "rank": rank,
                 "loss": _number(error.losses[rank]),
                 "images": images_of(recipe, world.size, step, at.steps_per_epoch, images, rank).tolist(),
             }
-            for rank in blamed
+            for rank in affected
         ],
-        "steps": [{name: _number(value) for name, value in told._asdict().items()} for told in error.latest],
+        "steps": [{name: _number(value) for name, value in record._asdict().items()} for record in error.latest],
     }
 
 
 def images_of(recipe: Recipe, world_size: int, step: int, steps_per_epoch: int, count: int, rank: int) -> np.ndarray:
-    """The images that a rank saw in the step after `step` complete ones, its micro-batches one after the other."""
+    """The images that a rank saw in the step after `step` complete ones: its micro-batches in order."""
     epoch, batch = divmod(step, steps_per_epoch)
     accumulation = recipe.accumulation(world_size)
     batches = train_batches(
@@ -74,5 +74,5 @@ def images_of(recipe: Recipe, world_size: int, step: int, steps_per_epoch: int, 
 
 
 def _number(value: float) -> float | str:
-    """JSON has no NaN and no infinity."""
+    """A number for JSON, which has no NaN and no infinity."""
     return value if math.isfinite(value) else str(value)

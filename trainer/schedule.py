@@ -2,7 +2,12 @@
 
 import math
 
-from trainer.recipe import Constant, Cosine, Linear, Schedule, Steps
+from trainer.recipe import Constant, Cosine, Linear, Recipe, Schedule, Steps
+
+
+def lr_of(recipe: Recipe, epoch: float) -> float:
+    """The recipe's learning rate of the step that starts at `epoch`; see lr_at."""
+    return lr_at(recipe.schedule, peak=recipe.optimizer.lr, epoch=epoch, epochs=recipe.epochs)
 
 
 def lr_at(schedule: Schedule, *, peak: float, epoch: float, epochs: int) -> float:

@@ -28,7 +28,7 @@ from trainer.log.hparams import columns, run_ended, run_started
 from trainer.recipe import Recipe
 from trainer.recipe_file import overrides_of, recipe_names, recipe_source
 from trainer.run.state import Position
-from trainer.schedule import lr_at
+from trainer.schedule import lr_of
 
 _KINDS = ("train", "eval", "eval_ema")
 _NO_CURVES = {"kind", "step", "seen", "duplicates", "total", "spikes"}
@@ -106,7 +106,7 @@ class TensorBoardLog:
         total = recipe.epochs * at.steps_per_epoch
         for step in sorted({round(position) for position in np.linspace(0, total - 1, min(total, _SCHEDULE_POINTS))}):
             epoch = step / at.steps_per_epoch
-            lr = lr_at(recipe.schedule, peak=recipe.optimizer.lr, epoch=epoch, epochs=recipe.epochs)
+            lr = lr_of(recipe, epoch)
             self._writer.add_scalar("schedule/lr", lr, step + 1)  # as train/lr: the step that is then complete
 
     def _show(self, record: dict[str, Any], seconds: float | None, told: Collection[tuple[str, int]] = ()) -> None:

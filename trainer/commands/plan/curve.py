@@ -1,4 +1,4 @@
-"""The learning rate of a recipe over its epochs: drawn in a terminal, or as a picture."""
+"""The learning-rate curve of a recipe over its epochs: drawn in a terminal, or saved as a PNG."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import NamedTuple
 from trainer.atomic import atomic_write
 from trainer.errors import UserError, first_line
 from trainer.recipe import Cosine, Recipe, Steps
-from trainer.schedule import lr_at
+from trainer.schedule import lr_of
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
-ASCII = " .:-=+*%#"  # where the output cannot hold them
+ASCII = " .:-=+*%#"  # if the output's encoding lacks them
 WIDTH, HEIGHT = 72, 8  # characters
-_SAMPLES = 1000  # of the curve, where its peak is looked for
+_SAMPLES = 1000  # points among which the peak is searched
 
 
 class Mark(NamedTuple):
-    """A place of the curve worth a name."""
+    """A named point of the curve."""
 
     name: str
     epoch: float
@@ -29,7 +29,7 @@ class Mark(NamedTuple):
 def marks(recipe: Recipe, steps_per_epoch: int) -> list[Mark]:
     """First step, end of the warmup, start of a late cosine, milestones, peak and last step, each at a real step.
 
-    Those of one step are one mark.
+    Points at the same step are merged into one mark.
     """
     schedule, last = recipe.schedule, recipe.epochs - 1 / steps_per_epoch
     places = [("first step", 0.0), ("last step", last)]
@@ -41,12 +41,12 @@ def marks(recipe: Recipe, steps_per_epoch: int) -> list[Mark]:
         places += [("milestone", milestone) for milestone in schedule.milestones]
     found = []
     for name, wanted in places:
-        epoch = math.ceil(round(wanted * steps_per_epoch, 6)) / steps_per_epoch  # the first step that feels it
+        epoch = math.ceil(round(wanted * steps_per_epoch, 6)) / steps_per_epoch  # the first step at or after it
         if epoch <= last:
-            found.append(Mark(name, epoch, _rate(recipe, epoch)))
+            found.append(Mark(name, epoch, lr_of(recipe, epoch)))
     sampled = [math.floor(last * steps_per_epoch * at / _SAMPLES) / steps_per_epoch for at in range(_SAMPLES + 1)]
-    peak = max([*(mark.epoch for mark in found), *sampled], key=lambda epoch: (_rate(recipe, epoch), -epoch))
-    found.append(Mark("peak", peak, _rate(recipe, peak)))
+    peak = max([*(mark.epoch for mark in found), *sampled], key=lambda epoch: (lr_of(recipe, epoch), -epoch))
+    found.append(Mark("peak", peak, lr_of(recipe, peak)))
     by_epoch = groupby(sorted(found, key=lambda mark: mark.epoch), key=lambda mark: mark.epoch)
     return [
         Mark(", ".join(mark.name for mark in together), epoch, together[0].lr)
@@ -55,13 +55,13 @@ def marks(recipe: Recipe, steps_per_epoch: int) -> list[Mark]:
 
 
 def draw(recipe: Recipe, steps_per_epoch: int, blocks: str = BLOCKS) -> list[str]:
-    """The curve as lines of at most 90 characters: bars, an axis with the marks, and what the marks are.
+    """The curve as lines of at most 90 characters: bars, an axis with the marks, and a legend of the marks.
 
-    Each column is the rate of the first step at or after its epoch. Where the rate falls by steps the scale is
-    logarithmic, so that all of them are seen. `blocks`: nine characters, from empty to full.
+    Each column is the rate of the first step at or after its epoch. For a step schedule the scale is logarithmic, so
+    that all its steps are visible. `blocks`: nine characters, from empty to full.
     """
     total = recipe.epochs * steps_per_epoch
-    rates = [_rate(recipe, math.ceil(column * total / WIDTH) / steps_per_epoch) for column in range(WIDTH)]
+    rates = [lr_of(recipe, math.ceil(column * total / WIDTH) / steps_per_epoch) for column in range(WIDTH)]
     places = marks(recipe, steps_per_epoch)
     top = max(*rates, *(mark.lr for mark in places))
     bottom = min([rate for rate in rates if rate > 0], default=0.0) if isinstance(recipe.schedule, Steps) else 0.0
@@ -82,7 +82,7 @@ def draw(recipe: Recipe, steps_per_epoch: int, blocks: str = BLOCKS) -> list[str
 
 
 def save_picture(recipe: Recipe, steps_per_epoch: int, path: Path) -> None:
-    """Writes the curve with its marks as PNG, through some 2,000 of the steps. Raises UserError where it cannot."""
+    """Writes the curve with its marks as PNG, drawn through about 2,000 steps. Raises UserError if it cannot."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -92,10 +92,10 @@ def save_picture(recipe: Recipe, steps_per_epoch: int, path: Path) -> None:
     epochs = sorted({*sampled, *(mark.epoch for mark in places)})
     figure = Figure(figsize=(9, 4.5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(epochs, [_rate(recipe, epoch) for epoch in epochs])
+    axes.plot(epochs, [lr_of(recipe, epoch) for epoch in epochs])
     for mark in places:
         axes.plot(mark.epoch, mark.lr, "o", label=f"{mark.name}: epoch {mark.epoch:.6g}, lr {mark.lr:.4g}")
-    if isinstance(recipe.schedule, Steps) and min(_rate(recipe, epoch) for epoch in epochs) > 0:
+    if isinstance(recipe.schedule, Steps) and min(lr_of(recipe, epoch) for epoch in epochs) > 0:
         axes.set_yscale("log")
     axes.set(title=recipe.name, xlabel="epoch", ylabel="learning rate")
     axes.legend(fontsize="small")
@@ -107,12 +107,8 @@ def save_picture(recipe: Recipe, steps_per_epoch: int, path: Path) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror or first_line(error)}") from error
 
 
-def _rate(recipe: Recipe, epoch: float) -> float:
-    return lr_at(recipe.schedule, peak=recipe.optimizer.lr, epoch=epoch, epochs=recipe.epochs)
-
-
 def _eighths(rate: float, bottom: float, top: float) -> int:
-    """The height of a bar in eighths of a character; whatever is not zero is seen. bottom: 0 for a linear scale."""
+    """The height of a bar in eighths of a character, at least 1 if not zero. `bottom`: 0 for a linear scale."""
     if rate <= 0:
         return 0
     if not bottom:
