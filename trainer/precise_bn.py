@@ -1,4 +1,4 @@
-"""The statistics that norms evaluate with, measured on training images instead of gathered while the weights moved."""
+"""Precise BN: norm statistics measured on training images with fixed weights, instead of running averages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainer.recipe import Recipe
 
 
 def remeasure_norms(recipe: Recipe, networks: dict[str, nn.Module], loader: Loader, world: World, epoch: int) -> None:
-    """Measures the norms of each network over the first recipe.precise_norm_images samples of `epoch`, augmented."""
+    """Measures each network's norms over the first recipe.precise_norm_images augmented samples of `epoch`."""
     assert recipe.precise_norm_images is not None
     micro_batches = recipe.precise_norm_images // recipe.micro_batch_size // world.size
     for network in networks.values():
@@ -30,18 +30,17 @@ def remeasure_norms(recipe: Recipe, networks: dict[str, nn.Module], loader: Load
 
 @torch.no_grad()
 def measure_norms(model: nn.Module, batches: Iterable[Tensor], world: World, precision: Precision) -> None:
-    """Replaces the running mean and variance of every BatchNorm by those of its input over all images of all ranks.
+    """Replaces the running mean and variance of every BatchNorm with those of its input over all images of all ranks.
 
-    `model` is the module itself, not DDP's wrapper. `batches`: float32 [N, 3, H, W] on the model's device, of N as in
-    training, because norms normalise each batch by its own statistics here too. Called by all ranks together, each
-    with its share. Parameters, gradients, modes and the count of batches stay as they are. Raises ValueError where a
-    norm sees no image, and then changes nothing.
+    `model` is the module itself, not DDP's wrapper. `batches`: float32 [N, 3, H, W] on the model's device. N is that of
+    training, because norms normalise each batch by its own statistics here too. Called by all ranks together, each with
+    its share. Parameters, gradients, modes and num_batches_tracked do not change. Raises ValueError where a norm gets
+    no image, and then changes nothing.
 
-    This is precise BN: mean E[m] and variance E[m^2 + v] - E[m]^2 for batches with means m and variances v (Wu and
-    Johnson 2021, arXiv:2105.07576, section 3; pycls' compute_precise_bn_stats), that is, of all values together;
-    the variance is the unbiased one, as in PyTorch's running statistics. torch.optim.swa_utils.update_bn averages
-    v alone, which leaves out how much the batches' means differ, and switches dropout and drop path on: here they
-    are off, as in the evaluation this is for.
+    The mean is E[m] and the variance E[m^2 + v] - E[m]^2 for batches with means m and variances v (Wu and Johnson 2021,
+    arXiv:2105.07576, section 3; pycls' compute_precise_bn_stats): those of all values together. The variance is the
+    unbiased one, as in PyTorch's running statistics. torch.optim.swa_utils.update_bn averages v alone, so it ignores
+    how much the batch means differ. It also enables dropout and drop path; here they are off, as in evaluation.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not norms:
@@ -52,11 +51,11 @@ def measure_norms(model: nn.Module, batches: Iterable[Tensor], world: World, pre
     try:
         model.eval()
         for norm in norms:
-            norm.training = True  # not train(), which would reach what a library keeps inside its norms
+            norm.training = True  # not train(), which would also change a library's submodules inside the norm
             norm.track_running_stats = False
         with autocast(precision, world.device):
             for images in batches:
-                model.forward(images)  # not model(images): compiled code would not know of the hooks
+                model.forward(images)  # not model(images): compiled code would skip the hooks
     finally:
         for hook in hooks:
             hook.remove()
@@ -81,9 +80,9 @@ def measure_norms(model: nn.Module, batches: Iterable[Tensor], world: World, pre
 
 
 def _add(sums: Tensor, _norm: nn.Module, inputs: tuple[Tensor]) -> None:
-    """Adds a norm's input [N, C, ...] to its float64 sums [3, C]: how many values, their sum, that of their squares.
+    """Adds a norm's input [N, C, ...] to its float64 sums [3, C]: the count, the sum and the sum of squares.
 
-    Moments of one batch are float32, about its own mean, and so exact enough; only their sums need float64.
+    float32 is exact enough for the moments of one batch about its own mean; only the sums need float64.
     """
     x = inputs[0].float()
     var, mean = torch.var_mean(x, dim=[0, *range(2, x.ndim)], correction=0)

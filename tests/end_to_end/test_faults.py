@@ -291,13 +291,14 @@ def test_ranks_that_were_started_otherwise_are_told_at_the_start(digits: Path, o
     assert said[0] == said[1]
     answers = dict(line.split(" -> ") for line in said[0].splitlines())
     assert answers["same"] == answers["own"] == "nothing"
-    assert answers["seed"] == "rank 1 has another recipe than rank 0: seed=1, instead of seed=0,"
-    assert answers["option"] == "rank 1 has another option than rank 0: --log-every 21 instead of --log-every 20"
+    assert answers["seed"] == "the recipe of rank 1 differs from rank 0: seed=1, instead of seed=0,"
+    assert answers["option"] == "the option of rank 1 differs from rank 0: --log-every 21 instead of --log-every 20"
     assert re.fullmatch(
-        r"rank 1 has another training data than rank 0: sha256:\w+ instead of sha256:\w+", answers["data"]
+        r"the training data of rank 1 differs from rank 0: sha256:\w+ instead of sha256:\w+", answers["data"]
     )
     assert re.fullmatch(
-        r"rank 1 has another code than rank 0: sha256:other instead of sha256:\w+ with torch .*", answers["code"]
+        r"the code of rank 1 differs from rank 0: sha256:other instead of sha256:\w+ with torch .*",
+        answers["code"],
     )
 
 

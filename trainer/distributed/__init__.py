@@ -1,1 +1,1 @@
-"""Processes among themselves: the process group, stop signals, the watchdog, the parent process."""
+"""How the processes of a run work together: process group, stop signals, watchdog, parent process."""

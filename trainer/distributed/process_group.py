@@ -1,8 +1,8 @@
-"""The processes of one run: starting them, agreeing on errors, wrapping the model.
+"""The processes of one run: joining them, sharing errors, wrapping the model.
 
-Processes are told who they are by torchrun's variables (RANK, LOCAL_RANK, LOCAL_WORLD_SIZE, WORLD_SIZE); without them
-this process is alone. NCCL carries gradients on GPUs, gloo on CPUs; small agreements always go through gloo, so that
-they never wait for a device.
+Ranks come from torchrun's variables (RANK, LOCAL_RANK, LOCAL_WORLD_SIZE, WORLD_SIZE); without them there is one
+process. Gradients go through NCCL on GPUs and gloo on CPUs. Small messages always go through gloo, so that they never
+wait for a device.
 """
 
 import os
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """The processes of this run, as one of them sees it."""
+    """The processes of this run, and which one this is."""
 
     rank: int
     size: int
@@ -44,7 +44,7 @@ class World:
 
 @contextmanager
 def world(device: str, timeout_minutes: float) -> Iterator[World]:
-    """Joins the run's processes, and leaves them again. `device`: cuda, cpu, or auto for cuda where there is one."""
+    """Joins the run's processes, and leaves them at the end of the block. `device`: auto is cuda if there is a GPU."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
@@ -74,20 +74,20 @@ def world(device: str, timeout_minutes: float) -> Iterator[World]:
         assert isinstance(gloo, dist.ProcessGroup)
         yield World(rank=rank, size=size, local_rank=local_rank, local_size=local_size, device=here, gloo=gloo)
     except BaseException:
-        if backend == "gloo":  # NCCL's shutdown waits for peers, which wait for this process to end
+        if backend == "gloo":  # NCCL's shutdown would wait for peers, which wait for this process to end
             dist.destroy_process_group()
         raise
     dist.destroy_process_group()
 
 
 def _store(size: int, timeout: timedelta) -> Any:
-    """Where ranks find one another; None: torch's own choice.
+    """The store in which ranks find one another; None for torch's default.
 
-    torchrun keeps one store for all its restarts, and in it the addresses of ranks that have died: torch 2.15 connects
-    to those. So each attempt has names of its own.
+    torchrun keeps one store for all its restarts, with the addresses of ranks that have died, and torch 2.15 connects
+    to those. So each attempt uses its own key prefix.
     """
     if size == 1:
-        return dist.HashStore()  # type: ignore[attr-defined]  # no port to find, nothing to clash with
+        return dist.HashStore()  # type: ignore[attr-defined]  # needs no port, so nothing can clash
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -97,7 +97,7 @@ def _store(size: int, timeout: timedelta) -> Any:
 
 
 def on_every_rank(world: World, action: Callable[[], T]) -> T:
-    """Runs `action` on every rank; where it raises UserError on any of them, all raise SharedError with its message."""
+    """Runs `action` on every rank. If it raises UserError on any, all ranks raise SharedError with its message."""
     result, message = None, None
     try:
         result = action()
@@ -113,34 +113,34 @@ def on_every_rank(world: World, action: Callable[[], T]) -> T:
 
 
 def require_same(world: World, what: str, value: str) -> None:
-    """Raises SharedError on every rank where `value` is not the same on all, with the first line that differs."""
+    """Raises SharedError on all ranks, with the first line that differs, unless `value` is the same on all."""
     values: list[str] = [""] * world.size
     dist.all_gather_object(values, value, group=world.gloo)
     for rank, other in enumerate(values):
         if other != values[0]:
             lines = zip_longest(other.splitlines(), values[0].splitlines(), fillvalue="nothing")
             theirs, ours = next((a.strip(), b.strip()) for a, b in lines if a != b)
-            raise SharedError(f"rank {rank} has another {what} than rank 0: {theirs} instead of {ours}")
+            raise SharedError(f"the {what} of rank {rank} differs from rank 0: {theirs} instead of {ours}")
 
 
 def sum_over_ranks(world: World, tensor: torch.Tensor) -> torch.Tensor:
-    """The sum over all ranks, on the CPU: reads from the device, so not for use inside a step."""
+    """The sum over all ranks, on the CPU. It reads from the device, so do not call it inside a step."""
     total = tensor.detach().cpu().clone()
     dist.all_reduce(total, group=world.gloo)
     return total
 
 
 def share_buffers(world: World, model: nn.Module) -> None:
-    """Gives every rank rank 0's buffers: the running statistics that are saved, and so those that are evaluated."""
+    """Broadcasts rank 0's buffers: its running statistics are saved, so all ranks evaluate with them."""
     if world.size > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
 
 
 def wrap(model: nn.Module, world: World) -> nn.Module:
-    """The model whose backward pass averages gradients over the ranks.
+    """The model in DDP, whose backward pass averages gradients over the ranks; as it is where there is one rank.
 
-    Running statistics are not synchronised at each step: rank 0's are the ones that are saved (see share_buffers).
+    Running statistics are not synchronised in each step: rank 0's are saved (see share_buffers).
     """
     if world.size == 1:
         return model
@@ -154,24 +154,25 @@ def wrap(model: nn.Module, world: World) -> nn.Module:
 
 
 def gradient_sync(model: nn.Module, wanted: bool) -> AbstractContextManager[None]:
-    """The context of a backward pass; where sync is not wanted, gradients only add up on each rank."""
+    """The context of a forward and backward pass; unless `wanted`, gradients only accumulate on each rank."""
     if isinstance(model, DistributedDataParallel) and not wanted:
         return model.no_sync()  # type: ignore[no-any-return]
     return nullcontext()
 
 
 def warm_up_ddp_buckets(model: nn.Module, images: torch.Tensor, precision: Precision) -> None:
-    """One forward and backward pass on `images` that leaves the model's state as it was.
+    """Runs one forward and backward pass on `images` that does not change the model's state.
 
-    DDP regroups its gradient buckets after the first backward pass, and with three or more ranks the grouping decides
-    the order in which gradients are summed. Done before the first step, a resumed run sums as the uninterrupted one.
+    DDP rebuilds its gradient buckets after the first backward pass, and with three or more ranks the buckets determine
+    the order in which gradients are summed. After a warm-up, a resumed run sums in the same order as an uninterrupted
+    one. Raises SharedError where the network cannot run these images.
     """
     module = model.module if isinstance(model, DistributedDataParallel) else model
     buffers = [buffer.clone() for buffer in module.buffers()]
     try:
         with autocast(precision, images.device):
             outputs = model(images)
-    except ValueError as error:  # of a norm that sees too little: on all ranks alike
+    except ValueError as error:  # a norm has too few values: the same on all ranks
         raise SharedError(
             f"{len(images)} images of {images.shape[2]} px cannot pass the network: {first_line(error)}: use a larger "
             f"--micro-batch-size, --norm-batch-size or --train-crop.resolution"

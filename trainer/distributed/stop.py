@@ -1,7 +1,7 @@
-"""What any rank may ask of all between two steps or two batches of an evaluation: to save, or to stop.
+"""Requests to save or to stop, which all ranks follow together, between steps or batches of an evaluation.
 
-SIGTERM, SIGINT and SIGHUP, the end of the terminal, ask to stop, and so does SIGUSR2, by which a launcher says that the
-time is almost over. What is ignored, as SIGHUP under nohup, stays ignored.
+SIGTERM, SIGINT and SIGHUP (the terminal was closed) request a stop. So does SIGUSR2, which a launcher sends when the
+time limit is near. Signals that are ignored, such as SIGHUP under nohup, stay ignored.
 """
 
 import os
@@ -22,7 +22,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 
 
 class Stopped(Exception):  # noqa: N818
-    """The end of a run that is to go on later: what can be saved is saved. Its message says so."""
+    """The run was stopped after saving, and can be continued. The message says so."""
 
     def __init__(self, message: str, number: signal.Signals) -> None:
         super().__init__(message)
@@ -30,7 +30,7 @@ class Stopped(Exception):  # noqa: N818
 
 
 class Request(IntEnum):
-    """What a rank may ask of all ranks at the end of a step; the highest wins."""
+    """What a rank requests at the end of a step. Of all ranks' requests the highest wins."""
 
     NOTHING = 0
     SAVE = 1
@@ -38,9 +38,9 @@ class Request(IntEnum):
 
 
 class StopSignal:
-    """StopSignal of any rank, and signals, agreed on by all ranks at the same step.
+    """Combines the requests and signals of all ranks, so that all act on them after the same step.
 
-    The agreement is one step late: its small all-reduce runs in the background of the step that follows.
+    They act one step late: the small all-reduce runs in the background of the following step.
     """
 
     def __init__(self, world: World) -> None:
@@ -55,12 +55,12 @@ class StopSignal:
             signal.signal(number, self._on_signal)
 
     def all_reduce(self, request: Request = Request.NOTHING) -> Request:
-        """Called by every rank at the same time with its own request; returns the highest of the previous call."""
+        """Sends this rank's request; returns the highest one of the previous call. Called by all ranks together."""
         if self._signal is not None:
             request = Request.STOP
         if self._world.size == 1:
             return request
-        if request is self._asked is Request.SAVE:  # the answer is on its way
+        if request is self._asked is Request.SAVE:  # already sent, the result is pending
             request = Request.NOTHING
         self._asked = request
         agreed = self._result()
@@ -71,13 +71,13 @@ class StopSignal:
         return agreed
 
     def stop(self, message: str) -> NoReturn:
-        """Raises Stopped, with the signal that this rank, or else another one, has met, and how long ago."""
+        """Raises Stopped, with the signal this rank received and how long ago; SIGTERM where only others did."""
         if self._signal:
             message += f" ({time.monotonic() - self._signalled_at:.1f} s after {self._signal.name})"
         raise Stopped(message, self._signal or signal.SIGTERM)
 
     def watch(self, batches: Iterator[T], rounds: int) -> Iterator[T]:
-        """The batches of an evaluation, of which no rank has more than `rounds`. Raises Stopped when asked to stop."""
+        """Yields an evaluation's batches, at most `rounds` on any rank. Raises Stopped on a request to stop."""
         for _ in range(rounds):
             if self.all_reduce() is Request.STOP:
                 self.stop("stopped in an evaluation, saved before it: the same command continues with it")
@@ -88,7 +88,7 @@ class StopSignal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None or kind is Stopped:  # else a peer may be gone, and its answer would never come
+        if kind is None or kind is Stopped:  # otherwise a peer may be gone, and the result would never arrive
             self._result()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
@@ -102,7 +102,7 @@ class StopSignal:
         return Request(int(level))
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        # Ctrl-C again: the user does not want to wait. Below torchrun it is torchrun that says it again.
+        # a second Ctrl-C: the user does not want to wait. Under torchrun the second one comes from torchrun itself.
         alone = "TORCHELASTIC_RUN_ID" not in os.environ
         if alone and self._signal is signal.SIGINT and number == signal.SIGINT:
             signal.default_int_handler(number, frame)
@@ -110,4 +110,4 @@ class StopSignal:
             self._signalled_at = time.monotonic()
         self._signal = signal.Signals(number)
         if self._world.is_main:
-            os.write(2, b"stopping and saving after this step\n")  # print() is not for signal handlers
+            os.write(2, b"stopping and saving after this step\n")  # print() is not safe in a signal handler
