@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from trainer.commands.benchmark.training_step import TrainingStep
+from trainer.commands.benchmark.repeated_step import RepeatedStep
 from trainer.data.device import DeviceBatch
 from trainer.distributed.process_group import World
 from trainer.model import build_model
@@ -22,14 +22,7 @@ def module(recipe: Recipe, device: torch.device) -> nn.Module:
 
 def ours(recipe: Recipe, world: World, compile_mode: str | None = None) -> Step:
     """The recipe's own step, as train.py has it: channels-last, autocast, fused SGD. `compile_mode`: None for eager."""
-    return TrainingStep(
-        recipe,
-        module(recipe, world.device),
-        world,
-        steps_per_epoch=10_000,
-        compile=compile_mode is not None,
-        compile_mode=compile_mode or "default",
-    )
+    return RepeatedStep(recipe, module(recipe, world.device), world, steps_per_epoch=10_000, compile_mode=compile_mode)
 
 
 def timms(recipe: Recipe, world: World, compiled: bool = False) -> Step:

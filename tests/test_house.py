@@ -124,6 +124,25 @@ def test_the_loop_is_imported_by_the_door_alone() -> None:
     assert importers("trainer.train") == {"trainer/__main__.py"}
 
 
+def test_loop_is_one_page_of_plain_statements() -> None:
+    """No class, no decorator, and no more names than a reader can look up; the step is defined once, in step.py."""
+    source = (ROOT / "trainer" / "train.py").read_text()
+    tree = ast.parse(source)
+    assert 50 < len(source.splitlines()) <= 110
+    names = [
+        alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom | ast.Import) for alias in node.names
+    ]
+    assert 10 < len(names) <= 25
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    assert importers("trainer.step") == {
+        "trainer/setup.py",
+        "trainer/commands/benchmark/repeated_step.py",
+        "trainer/commands/plan/measure.py",
+    }
+    updates = [name_of(path) for path in TRAINER if "scaler.step(" in path.read_text()]
+    assert updates == ["trainer/step.py"]
+
+
 def test_the_door_is_opened_by_the_processes_of_a_launch_alone() -> None:
     assert importers("trainer.__main__") == {"launch/rank.py"}
     assert importers("launch.__main__") == set()

@@ -77,10 +77,10 @@ def test_a_loss_scale_that_collapses_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Real fp16 whose gradients always overflow: those of a loss that is 1e9 times as large."""
-    from trainer import train
+    from trainer import step
 
-    build = train.build_loss
-    monkeypatch.setattr(train, "build_loss", lambda spec: lambda *given: build(spec)(*given) * 1e9)
+    build = step.build_loss
+    monkeypatch.setattr(step, "build_loss", lambda spec: lambda *given: build(spec)(*given) * 1e9)
     small = ["--global-batch-size", "2", "--micro-batch-size", "2", "--no-pictures"]
     options = ["--precision", "fp16", "--checkpoint-steps", "5", *small]
     assert main(words("synthetic:100", tmp_path, *options)) == 2

@@ -1,53 +1,117 @@
-"""What a run needs before its first step, each part checked and the same on all ranks."""
+"""prepare(): everything the training loop needs, built and checked once, in one place."""
 
 import hashlib
 import sys
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from trainer.checks import (
+    accumulation_steps,
+    check_norm_images,
+    likely_mistakes,
+    require_same_everywhere,
+    steps_in_epoch,
+)
 from trainer.data import Split, open_source
 from trainer.data.loader import Loader, check_square, default_workers
 from trainer.distributed.process_group import World, on_every_rank, require_same
+from trainer.ema import Average
 from trainer.errors import UserError
 from trainer.evaluation.result import short
 from trainer.fine_tuning import apply_fine_tuning
 from trainer.model import build_model, load_initial_weights, without_pretrained
-from trainer.optimizer import audit
-from trainer.recipe import Cosine, LibraryModel, PaddedCrop, Recipe, Steps
-from trainer.recipe_file import recipe_source
+from trainer.optimizer import audit, build_optimizer
+from trainer.precision import allow_tensor_float, build_scaler
+from trainer.recipe import LibraryModel, PaddedCrop, Recipe
 from trainer.run.checkpoint import State
 from trainer.run.directory import Run
-from trainer.run.environment import changed_rounding, code, environment
-from trainer.run.state import Position
+from trainer.run.environment import changed_rounding, environment
+from trainer.run.state import Position, TrainingState
 from trainer.settings import TrainSettings
+from trainer.step import TrainingStep
+from trainer.step_metrics import StepMetrics
 
 
-def open_loader(data: str, split: Split, recipe: Recipe, resolution: int, workers: int | None, world: World) -> Loader:
-    """One split's images at this resolution; the content is compared with its checksum by one process per machine."""
-    source = open_source(
-        data, split, num_classes=recipe.num_classes, resolution=resolution, check_content=world.local_rank == 0
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What the loop needs."""
+
+    run: Run
+    train_loader: Loader
+    eval_loader: Loader
+    state: TrainingState  # new, or restored from the newest checkpoint
+    step: TrainingStep
+    identity: dict[str, Any]  # data, classes and start of this run: part of every checkpoint
+    notes: list[str]  # lines for the log
+
+
+def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitStack) -> Prepared:
+    """Checks and builds everything before the first step. Called by all ranks together.
+
+    `stack` closes the loaders. Raises UserError for invalid input, on all ranks together.
+    """
+    require_same_everywhere(recipe, settings, world)
+    accumulation = accumulation_steps(recipe, world)
+    allow_tensor_float(recipe.precision)
+    train_loader, eval_loader = open_loaders(recipe, settings, world, stack)
+    steps_per_epoch = steps_in_epoch(recipe, len(train_loader))
+    check_norm_images(recipe, len(train_loader), world)
+    run = Run(settings.run_dir, settings.keep_last_checkpoints)
+    on_every_rank(world, lambda: run.claim(recipe) if world.is_main else None)
+    identity: dict[str, Any] = {
+        "data": {"train": train_loader.source.checksum, "val": eval_loader.source.checksum},
+        "data_folder": settings.data_folder,
+        "classes": train_loader.source.classes,
+        "started_from": started_from(recipe, settings),
+    }
+    checkpoint = newest_checkpoint(run, identity, world)
+    torch.use_deterministic_algorithms(settings.deterministic)
+    torch.backends.cudnn.benchmark = not settings.deterministic
+    torch.manual_seed(recipe.seed)  # the same initialisation on every rank
+    module, notes = build_module(recipe, settings, world, fresh=checkpoint is None)
+    state = build_state(recipe, module, world, steps_per_epoch=steps_per_epoch, log_every=settings.log_every)
+    if checkpoint:
+        state.restore(checkpoint)
+        at = state.position
+        notes.append(f"continued after step {at.step}{', the last one' if at.is_last(recipe.epochs) else ''}")
+    compile_mode = "default" if settings.compile else None
+    return Prepared(
+        run=run,
+        train_loader=train_loader,
+        eval_loader=eval_loader,
+        state=state,
+        step=TrainingStep(recipe, state, world, accumulation=accumulation, compile_mode=compile_mode),
+        identity=identity,
+        notes=[
+            summary(recipe, run, world, state.position, len(train_loader), len(eval_loader)),
+            *(f"note: {mistake}" for mistake in likely_mistakes(recipe)),
+            *notes,
+        ],
     )
-    return Loader(source, workers=workers or default_workers(world.local_size), pin_memory=world.device.type == "cuda")
 
 
 def open_loaders(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitStack) -> tuple[Loader, Loader]:
     """The training and validation images. One process of each machine checks the files before the others open them."""
 
     def open_one(split: Split, resolution: int) -> Loader:
-        loader = open_loader(settings.data, split, recipe, resolution, settings.workers, world)
-        return stack.enter_context(loader)
+        check = world.local_rank == 0  # compares the file's content with its checksum
+        source = open_source(
+            settings.data, split, num_classes=recipe.num_classes, resolution=resolution, check_content=check
+        )
+        workers = settings.workers or default_workers(world.local_size)
+        return stack.enter_context(Loader(source, workers=workers, pin_memory=world.device.type == "cuda"))
 
     def open_both() -> tuple[Loader, Loader]:
         train_loader = open_one("train", recipe.train_crop.resolution)
         if isinstance(recipe.train_crop, PaddedCrop):
             check_square(train_loader.source, recipe.train_crop.resolution)
         eval_loader = open_one("val", recipe.eval_crop.resolution)
-        eval_loader.source.sizes(np.arange(len(eval_loader)))  # what cannot be opened shows now, not after an epoch
+        eval_loader.source.sizes(np.arange(len(eval_loader)))  # finds files that cannot be opened before the first step
         if train_loader.source.classes != eval_loader.source.classes:
             raise UserError(f"train and val in {settings.data} have other classes: prepare them together")
         return train_loader, eval_loader
@@ -57,83 +121,6 @@ def open_loaders(recipe: Recipe, settings: TrainSettings, world: World, stack: E
     for split, loader in (("training", train_loader), ("validation", eval_loader)):
         require_same(world, f"{split} data", loader.source.checksum)
     return train_loader, eval_loader
-
-
-def require_same_everywhere(recipe: Recipe, settings: TrainSettings, world: World) -> None:
-    """Raises SharedError where ranks were started with another code, recipe, seed or option, before it can matter.
-
-    Where data and runs are, and how many threads read, is each machine's own matter; what it reads is compared later.
-    """
-    require_same(world, "code", code())
-    require_same(world, "recipe", recipe_source(recipe))
-    own = ("data", "run_dir", "initial_weights", "workers", "device")
-    options = {f"--{name.replace('_', '-')}": value for name, value in asdict(settings).items() if name not in own}
-    require_same(world, "option", "\n".join(f"{name} {value}" for name, value in options.items()))
-
-
-def accumulation_steps(recipe: Recipe, world: World) -> int:
-    try:
-        return recipe.accumulation(world.size)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
-def check_norm_images(recipe: Recipe, images: int, world: World) -> None:
-    """Raises UserError where precise_norm_images cannot be taken from the data or shared by the processes."""
-    wanted, shared = recipe.precise_norm_images or 0, recipe.micro_batch_size * world.size
-    if wanted > images:
-        raise UserError(
-            f"precise_norm_images={wanted} is more than the {images} training images: use a smaller "
-            f"--precise-norm-images, a multiple of {shared}, or None"
-        )
-    if wanted % shared:
-        raise UserError(
-            f"precise_norm_images={wanted} cannot be shared by {world.size} processes in micro-batches of "
-            f"{recipe.micro_batch_size}: use a multiple of {shared}, or None"
-        )
-
-
-def steps_in_epoch(recipe: Recipe, images: int) -> int:
-    if images < recipe.global_batch_size:
-        raise UserError(
-            f"global_batch_size={recipe.global_batch_size} is more than the {images} training images: "
-            f"use a smaller --global-batch-size"
-        )
-    return images // recipe.global_batch_size
-
-
-def summary(recipe: Recipe, run: Run, world: World, at: Position, train_images: int, eval_images: int) -> str:
-    """The first line of a run: what is about to happen, and on what."""
-    processes = "1 process" if world.size == 1 else f"{world.size} processes"
-    device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
-    return (
-        f"{recipe.name}: {train_images:,} training and {eval_images:,} validation images, {at.steps_per_epoch:,} steps "
-        f"x {recipe.epochs} epochs, {processes} on {device}, {recipe.precision} -> {run.folder}"
-    )
-
-
-def warnings(recipe: Recipe) -> list[str]:
-    """What is allowed, and yet hardly meant."""
-    notes = []
-    if isinstance(recipe.schedule, Steps):
-        late = [milestone for milestone in recipe.schedule.milestones if milestone >= recipe.epochs]
-        if late:
-            notes.append(f"note: schedule.milestones {late} come after the last of {recipe.epochs} epochs")
-    ends = {
-        "schedule.warmup.epochs": recipe.schedule.warmup.epochs if recipe.schedule.warmup else 0,
-        "schedule.start_epoch": (recipe.schedule.start_epoch or 0) if isinstance(recipe.schedule, Cosine) else 0,
-        "progressive.end_epoch": recipe.progressive.end_epoch if recipe.progressive else 0,
-        "ema.start_epoch": recipe.ema.start_epoch if recipe.ema else 0,
-    }
-    for name, epoch in ends.items():
-        if epoch >= recipe.epochs:
-            notes.append(f"note: {name}={epoch:g} is not before the end of {recipe.epochs} epochs: it is never reached")
-    if recipe.eval_crop.resolution > 2 * recipe.train_crop.resolution:
-        notes.append(
-            f"note: trained at {recipe.train_crop.resolution} px, but evaluated at {recipe.eval_crop.resolution} px: "
-            f"see --eval-crop.resolution"
-        )
-    return notes
 
 
 def started_from(recipe: Recipe, settings: TrainSettings) -> str:
@@ -182,7 +169,7 @@ def newest_checkpoint(run: Run, identity: dict[str, Any], world: World) -> State
 
 
 def build_module(recipe: Recipe, settings: TrainSettings, world: World, *, fresh: bool) -> tuple[nn.Module, list[str]]:
-    """The network on its device, and what there is to say of it. Not `fresh`: its weights are about to be restored."""
+    """The network on its device, and lines for the log. `fresh`: False where its weights will be restored."""
     spec = recipe.model if fresh else without_pretrained(recipe.model)
 
     def build() -> nn.Module:
@@ -202,8 +189,33 @@ def build_module(recipe: Recipe, settings: TrainSettings, world: World, *, fresh
     return module.to(world.device, memory_format=torch.channels_last), notes  # type: ignore[call-overload]
 
 
-def note_start(recipe: Recipe, settings: TrainSettings, run: Run, world: World, at: Position) -> list[str]:
-    """Records what this start runs on, unless nothing is left to train; says where that changes the rounding."""
+def build_state(
+    recipe: Recipe, module: nn.Module, world: World, *, steps_per_epoch: int, log_every: int = 1
+) -> TrainingState:
+    """The state before the first step. `module`: on its device, not yet compiled or wrapped."""
+    scaler = build_scaler(recipe.precision, world.device)
+    return TrainingState(
+        module=module,
+        average=Average(recipe.ema, module) if recipe.ema else None,
+        optimizer=build_optimizer(recipe.optimizer, module, recipe.fine_tuning),
+        scaler=scaler,
+        metrics=StepMetrics(log_every, world, scaled=scaler.is_enabled()),
+        position=Position(steps_per_epoch=steps_per_epoch),
+    )
+
+
+def summary(recipe: Recipe, run: Run, world: World, at: Position, train_images: int, eval_images: int) -> str:
+    """The first line of the log: what is trained, and on what."""
+    processes = "1 process" if world.size == 1 else f"{world.size} processes"
+    device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
+    return (
+        f"{recipe.name}: {train_images:,} training and {eval_images:,} validation images, {at.steps_per_epoch:,} steps "
+        f"x {recipe.epochs} epochs, {processes} on {device}, {recipe.precision} -> {run.folder}"
+    )
+
+
+def record_start(recipe: Recipe, settings: TrainSettings, run: Run, world: World, at: Position) -> list[str]:
+    """Adds this start's environment to starts.json, unless training is complete; returns a note where it differs."""
     if not world.is_main or at.is_last(recipe.epochs):
         return []
     here = environment(world, settings)

@@ -16,8 +16,8 @@ from trainer.commands.benchmark import peers
 from trainer.commands.benchmark.measure import Measured
 from trainer.commands.benchmark.peak import Peak, peak
 from trainer.commands.benchmark.peers import Peer, PeerError, job
+from trainer.commands.benchmark.repeated_step import RepeatedStep
 from trainer.commands.benchmark.report import FFCV, TORCHVISION, figures, report
-from trainer.commands.benchmark.training_step import TrainingStep
 from trainer.commands.benchmark.verdict import (
     BALANCED,
     TOGETHER,
@@ -186,12 +186,12 @@ def test_the_measured_step_is_the_loops(tmp_path: Path) -> None:
     ):
         torch.manual_seed(recipe.seed)
         module, _ = build_module(recipe, settings, world, fresh=True)
-        step = TrainingStep(recipe, module, world, steps_per_epoch=4)
+        step = RepeatedStep(recipe, module, world, steps_per_epoch=4)
         for epoch in (0, 1):
             for batch in train_stream(recipe, loader, world, epoch=epoch, accumulation=2):
                 step(batch)
-    assert step.average
-    ours = [*module.state_dict().values(), *step.average.state_dict().values()]
+    assert step.state.average
+    ours = [*module.state_dict().values(), *step.state.average.state_dict().values()]
     loops = [*trained["model"].values(), *trained["average"].values()]
     assert len(ours) == len(loops) > 80
     assert all(torch.equal(mine, its) for mine, its in zip(ours, loops, strict=True))

@@ -243,11 +243,12 @@ SAME = """
 import os, sys
 from dataclasses import replace
 from pathlib import Path
-from trainer import setup
+from trainer import checks
 from trainer.distributed import process_group
 from trainer.errors import SharedError
 from trainer.recipe_file import load_recipe
 from trainer.settings import TrainSettings
+from trainer.setup import open_loaders
 from contextlib import ExitStack
 
 recipe, odd = load_recipe(sys.argv[1]), os.environ["RANK"] == "1"
@@ -255,9 +256,9 @@ settings = TrainSettings(data=sys.argv[2], run_dir=Path("run"))
 
 def attempt(what, recipe=recipe, settings=settings):
     try:
-        setup.require_same_everywhere(recipe, settings, world)
+        checks.require_same_everywhere(recipe, settings, world)
         with ExitStack() as stack:
-            setup.open_loaders(recipe, settings, world, stack)
+            open_loaders(recipe, settings, world, stack)
         print(what, "-> nothing", flush=True)
     except SharedError as error:
         print(what, "->", error, flush=True)
@@ -268,7 +269,7 @@ with process_group.world("cpu", 1) as world:
     attempt("option", settings=replace(settings, log_every=20 + odd))
     attempt("own", settings=replace(settings, workers=1 + odd, run_dir=Path(f"run{odd}")))
     attempt("data", settings=replace(settings, data=sys.argv[2 + odd]))
-    setup.code = (lambda: "sha256:other") if odd else setup.code
+    checks.code = (lambda: "sha256:other") if odd else checks.code
     attempt("code")
 """
 

@@ -18,7 +18,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
-from trainer.commands.benchmark.training_step import TrainingStep
+from trainer.commands.benchmark.repeated_step import RepeatedStep
 from trainer.data.augment import Augmenter
 from trainer.data.device import DeviceBatch, device_batches
 from trainer.data.loader import Batch
@@ -44,7 +44,6 @@ from trainer.recipe import (
     TrivialAugmentWide,
 )
 from trainer.recipe_file import load_recipe
-from trainer.step_metrics import StepMetrics, gradient_norm
 
 GPU = torch.device("cuda", 0)
 RECIPE = replace(
@@ -125,19 +124,15 @@ def test_images_are_prepared_on_the_gpu_and_nothing_is_read_from_it(name: str, g
 
 @pytest.mark.parametrize("spec", [SGD(lr=0.1), DecoupledSGD(lr=0.1), LAMB(lr=0.1), LARS(lr=0.1)], ids=str)
 def test_a_step_reads_nothing_from_the_gpu(spec: Optimizer, gpu: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With all that a recipe can ask for: accumulation, mixing, clipping, EMA. And what the loop adds: its numbers."""
+    """With all that a recipe can ask for: accumulation, mixing, clipping, EMA, and the metrics of each step."""
     recipe = replace(RECIPE, optimizer=spec, loss=BinaryCrossEntropy())
     module = network(monkeypatch)
-    step, numbers = TrainingStep(recipe, module, gpu, steps_per_epoch=4), StepMetrics(2, gpu, scaled=False)
-    for number, batch in enumerate(on_gpu(recipe, 4)):
+    step = RepeatedStep(recipe, module, gpu, steps_per_epoch=4)
+    for batch in on_gpu(recipe, 4):
         step(batch)
-        numbers.start(number)
-        numbers.add_loss(number, torch.ones((), device=GPU))
-        give_gradients(module)
-        numbers.add_gradient(number, gradient_norm(module, 1.0), torch.ones((), device=GPU))
-        module.zero_grad(set_to_none=True)
-    assert step.average
-    for tensor in (*module.state_dict().values(), *step.average.state_dict().values()):
+    average = step.state.average
+    assert average and step.state.position.step == 2
+    for tensor in (*module.state_dict().values(), *average.state_dict().values()):
         assert tensor.device == GPU
 
 
@@ -173,7 +168,7 @@ def test_one_compilation_is_for_all_steps() -> None:
     module.compile(backend=compiled)
     recipe = replace(RECIPE, schedule=Linear(final_lr=0.0), precision="bf16")
     with process_group.world("cpu", timeout_minutes=1) as world:
-        step = TrainingStep(recipe, module, world, steps_per_epoch=4)
+        step = RepeatedStep(recipe, module, world, steps_per_epoch=4)
         assert compiled.frame_count == 1  # before the first step
         for batch in device_batches(batches(recipe, 6), world.device, recipe.mean, recipe.std, Augmenter(recipe, 0)):
             step(batch)

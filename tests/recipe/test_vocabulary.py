@@ -11,6 +11,7 @@ from typing import Any, get_args
 import pytest
 
 import trainer.recipe
+from trainer.checks import likely_mistakes
 from trainer.recipe import (
     EMA,
     LAMB,
@@ -36,7 +37,6 @@ from trainer.recipe import (
     Steps,
 )
 from trainer.recipe_file import load_recipe
-from trainer.setup import warnings
 
 GOYAL = load_recipe("resnet50_goyal2017_8k")
 MIXED = Mixing(mixup_alpha=0.2)
@@ -137,5 +137,5 @@ def test_each_file_of_the_vocabulary_exports_its_classes_and_unions() -> None:
     ],
 )
 def test_a_shortened_recipe_is_told_what_it_no_longer_reaches(name: str, change: dict[str, Any], note: str) -> None:
-    assert warnings(load_recipe(name)) == []
-    assert any(re.search(note, line) for line in warnings(replace(load_recipe(name), **change)))
+    assert likely_mistakes(load_recipe(name)) == []
+    assert any(re.search(note, line) for line in likely_mistakes(replace(load_recipe(name), **change)))

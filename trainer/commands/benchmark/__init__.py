@@ -1,5 +1,5 @@
-"""The verb benchmark: what limits training, here.
+"""The command benchmark: measures what limits training on this machine.
 
-Reading order: benchmark.py (what is measured, in turn) - measure.py (windows), training_step.py, peers.py (FFCV's and
-torchvision's loaders), peak.py (what the device could do) - verdict.py (what limits), report.py (how it is said).
+Reading order: benchmark.py (what is measured, in turn), measure.py (windows), repeated_step.py (the training step),
+peers.py (FFCV's and torchvision's loaders), peak.py (the device's peak), verdict.py (the bottleneck), report.py.
 """

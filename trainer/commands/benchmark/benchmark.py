@@ -1,6 +1,6 @@
-"""What limits training here: loader, copy and compute alone, and all of it together, measured in turn in one run.
+"""Measures loader, copy and compute separately, and all of them together, in turn in one run.
 
-Nothing is written but the file of --json: no run directory, nothing into the folder of the data.
+It writes nothing but the file of --json: no run directory, and nothing in the data folder.
 """
 
 import json
@@ -15,11 +15,12 @@ import numpy as np
 import torch
 
 from trainer.atomic import replace_text
+from trainer.checks import accumulation_steps, steps_in_epoch
 from trainer.commands.benchmark.measure import WARM_UP, Measured, Part, gather, window, window_length
 from trainer.commands.benchmark.peak import peak
 from trainer.commands.benchmark.peers import Peer, PeerError, ffcv_loader, job, torchvision_pipeline
+from trainer.commands.benchmark.repeated_step import RepeatedStep
 from trainer.commands.benchmark.report import FFCV, TORCHVISION, figures, report
-from trainer.commands.benchmark.training_step import TrainingStep
 from trainer.commands.benchmark.verdict import smallest_useful_side
 from trainer.commands.plan.cost import pass_cost
 from trainer.data import FOLDERS, open_source
@@ -37,15 +38,15 @@ from trainer.recipe import PaddedCrop, Recipe
 from trainer.recipe_file import recipe_source
 from trainer.run.environment import environment
 from trainer.settings import BenchmarkSettings, TrainSettings
-from trainer.setup import accumulation_steps, build_module, steps_in_epoch
+from trainer.setup import build_module
 
-FEW_BATCHES = 20  # of an epoch: then its beginning, when nothing is read ahead, is much of it
+FEW_BATCHES = 20  # in an epoch: then its start, when nothing is read ahead yet, takes much of the time
 
 
 def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
-    """Measures, prints what limits training and writes settings.json. Raises UserError for input it cannot use.
+    """Measures, prints what limits training, and writes settings.json. Raises UserError for invalid input.
 
-    The step is the recipe's own, on random weights that learn nothing of use.
+    The step is the one that training takes, with randomly initialised weights.
     """
     load = os.getloadavg()[0]
     with ExitStack() as stack:
@@ -66,7 +67,8 @@ def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
         torch.manual_seed(recipe.seed)
         module, _ = build_module(recipe, like_training, world, fresh=False)
         flops = pass_cost(recipe, module).training_flops
-        step = TrainingStep(recipe, module, world, steps_per_epoch=steps, compile=settings.compile)
+        compile_mode = "default" if settings.compile else None
+        step = RepeatedStep(recipe, module, world, steps_per_epoch=steps, compile_mode=compile_mode)
         parts = _parts(recipe, loader, step, world, accumulation)
         _wait_for_peers(peers, world, notes)
         if world.is_main:
@@ -98,7 +100,7 @@ def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
 
 
 def _check(settings: BenchmarkSettings) -> Path | None:
-    """What would else fail after minutes. Returns the folder of the original training images."""
+    """Checks what would otherwise fail after minutes. Returns the folder of the original training images."""
     if settings.json and (settings.json.is_dir() or not os.access(settings.json.absolute().parent, os.W_OK)):
         raise UserError(f"--json {settings.json} cannot be written: name a file in a folder that exists")
     if settings.original is None:
@@ -111,7 +113,7 @@ def _check(settings: BenchmarkSettings) -> Path | None:
 
 
 def _open(recipe: Recipe, settings: BenchmarkSettings, workers: int, world: World) -> Loader:
-    """The training images. Their content is not hashed: that would leave a stamp beside them."""
+    """The training images. Their content is not hashed: that would write a stamp file beside them."""
     resolution = recipe.train_crop.resolution
     source = open_source(
         settings.data, "train", num_classes=recipe.num_classes, resolution=resolution, check_content=False
@@ -122,7 +124,7 @@ def _open(recipe: Recipe, settings: BenchmarkSettings, workers: int, world: Worl
 
 
 def _notes(recipe: Recipe, load: float, *, micro_batches: int) -> list[str]:
-    """What a reader of the figures should know. `load`: the load average before anything was started."""
+    """Caveats for a reader of the figures. `load`: the load average before anything was started."""
     notes = []
     if load > len(os.sched_getaffinity(0)) / 2:
         notes.append(f"other processes were busy here: load average {load:.1f} at the start")
@@ -130,14 +132,14 @@ def _notes(recipe: Recipe, load: float, *, micro_batches: int) -> list[str]:
         start, own = recipe.progressive.start_resolution, recipe.train_crop.resolution
         notes.append(f"measured at {own} px, the resolution of the last epochs; the first ones have {start} px")
     if micro_batches < FEW_BATCHES:
-        notes.append(f"an epoch has {micro_batches} micro-batches only: to begin it is much of what is measured")
+        notes.append(f"an epoch has {micro_batches} micro-batches only: much of the measured time is its start")
     return notes
 
 
 def _start_peers(
     recipe: Recipe, settings: BenchmarkSettings, original: Path | None, workers: int, stack: ExitStack
 ) -> dict[str, Peer]:
-    """They compile and list files while the model is built."""
+    """The other loaders, in processes of their own: they compile and list files while the model is built."""
     peers = {}
     beton = Path(settings.data) / "train.beton"
     if beton.exists():
@@ -150,7 +152,7 @@ def _start_peers(
 
 
 def _wait_for_peers(peers: dict[str, Peer], world: World, notes: list[str]) -> None:
-    """Leaves FFCV's own Loader out where it fails; what was asked for has to work."""
+    """Waits for all. Leaves out FFCV's Loader if it fails; a failing --original, which was requested, is an error."""
     for name in list(peers):
         problem = None
         try:
@@ -165,8 +167,8 @@ def _wait_for_peers(peers: dict[str, Peer], world: World, notes: list[str]) -> N
             del peers[name]
 
 
-def _parts(recipe: Recipe, loader: Loader, step: TrainingStep, world: World, accumulation: int) -> dict[str, Part]:
-    """What is measured, in this order."""
+def _parts(recipe: Recipe, loader: Loader, step: RepeatedStep, world: World, accumulation: int) -> dict[str, Part]:
+    """The parts to measure, in this order."""
     size, resolution = recipe.micro_batch_size, recipe.train_crop.resolution
     noise = torch.randint(256, (size, resolution, resolution, 3), dtype=torch.uint8)
     if world.device.type == "cuda":
@@ -216,7 +218,7 @@ def _measure(
     world: World,
     notes: list[str],
 ) -> dict[str, Measured]:
-    """All rounds of all parts and peers, in turn. `images`: of a micro-batch."""
+    """Measures all rounds of all parts and peers in turn. `images`: in a micro-batch."""
     lengths = {name: window_length(part, settings.seconds, images, world) for name, part in parts.items()}
     measured = {name: Measured() for name in [*parts, *peers]}
     for round_number in range(settings.rounds):
@@ -240,7 +242,7 @@ def _measure(
 
 
 def _stored_side(recipe: Recipe, settings: BenchmarkSettings, loader: Loader) -> int | None:
-    """The median longest side of images in a .beton, in px; None where the recipe does not leave it open."""
+    """The median longest side of the images in a .beton, in px; None if the recipe does not allow another size."""
     if smallest_useful_side(recipe.train_crop) is None or not (Path(settings.data) / "train.beton").exists():
         return None
     some = np.unique(np.linspace(0, len(loader) - 1, 1000).astype(np.int64))

@@ -1,8 +1,8 @@
-"""Rates measured in turn, on all ranks at once: the windows, how long they are, and what is made of them.
+"""Rates in images/s, measured on all ranks at once: the windows, their length, and the medians over rounds.
 
-A window is a number of micro-batches, the same on all ranks, because ranks that train wait for one another. Before it
-some pass that do not count: a loader that was idle has batches read ahead, which would come for nothing. The device is
-waited for at both ends of a window and nowhere within it.
+A window is a number of micro-batches, the same on all ranks, because ranks that train wait for one another. Some
+uncounted micro-batches come before it: an idle loader has read batches ahead, which would cost no time. The device is
+synchronised at both ends of a window and nowhere inside it.
 """
 
 import math
@@ -19,7 +19,7 @@ from trainer.data.loader import BATCHES_AHEAD
 from trainer.distributed.process_group import World
 from trainer.log.throughput import Rates, Throughput
 
-WARM_UP = BATCHES_AHEAD + 2  # batches that may wait when a window begins: those of the loader and one on the GPU
+WARM_UP = BATCHES_AHEAD + 2  # batches that may be ready when a window begins: those of the loader and one on the GPU
 _GROWTH = 8  # from one trial window to the next
 
 T = TypeVar("T")
@@ -27,21 +27,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One thing to measure."""
+    """One part of training that is measured on its own."""
 
     batches: Callable[[int], Generator[Any, None, None]]
-    """the micro-batches of a round, for ever; closed when the round is over, so that no thread reads ahead then"""
+    """yields the micro-batches of a round without end; closed after the round, so that no thread reads ahead then"""
     work: Callable[[Any], None]
-    """what is done with each"""
+    """is called with each micro-batch"""
     warm_up: int = 1
-    """micro-batches before a window"""
+    """uncounted micro-batches before a window"""
     accumulation: int = 1
-    """a window is a multiple of so many micro-batches, where it holds so many at all"""
+    """micro-batches of one step: a window holds whole steps if it is at least this long"""
 
 
 @dataclass
 class Measured:
-    """What was measured of one part: a list over the ranks for each round."""
+    """The measurements of one part: for each round a list over the ranks."""
 
     images_per_second: list[list[float]] = field(default_factory=list)
     data_wait: list[list[float]] = field(default_factory=list)
@@ -57,21 +57,21 @@ class Measured:
 
     @property
     def total(self) -> float:
-        """Images/s of all processes: those that train wait for the slowest one."""
+        """Images/s of all processes together: in training they wait for the slowest one."""
         return len(self.ranks) * min(self.ranks)
 
     @property
     def rounds(self) -> list[float]:
-        """The same of each round."""
+        """The total of each round."""
         return [len(rates) * min(rates) for rates in self.images_per_second]
 
     @property
     def waits(self) -> list[float]:
-        """Each rank's share of the time spent waiting for images, the median over the rounds."""
+        """The share of its time that each rank waited for images, the median over the rounds."""
         return [median(waits) for waits in zip(*self.data_wait, strict=True)]
 
     def as_json(self) -> dict[str, Any]:
-        """For machines: images/s, the medians first."""
+        """Images/s: the median of the rounds, then its parts."""
         return {
             "images_per_second": self.total,
             "rounds": self.rounds,
@@ -81,7 +81,7 @@ class Measured:
 
 
 def window(part: Part, count: int, images: int, round_number: int, world: World) -> Rates:
-    """One window of `count` micro-batches of `images` each: this rank's own rates."""
+    """Measures one window of `count` micro-batches of `images` each. Returns this rank's own rates."""
     with closing(part.batches(round_number)) as batches:
         for _ in range(part.warm_up):
             part.work(next(batches))
@@ -96,7 +96,7 @@ def window(part: Part, count: int, images: int, round_number: int, world: World)
 
 
 def window_length(part: Part, seconds: float, images: int, world: World) -> int:
-    """Micro-batches that take the slowest rank about `seconds`, found in trial windows, which also compile."""
+    """The micro-batches that take the slowest rank about `seconds`. Its trial windows also trigger compilation."""
     count = 1
     while True:
         rate = min(gather(world, window(part, count, images, 0, world).images_per_second))

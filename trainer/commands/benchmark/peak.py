@@ -1,5 +1,7 @@
-"""What the device could do at most: the denominator of the model FLOPs utilisation (Chowdhery et al. 2022,
-arXiv:2204.02311, appendix B). A multiplication and an addition are two operations."""
+"""The device's peak, the denominator of model FLOPs utilisation (Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
+
+A multiply-add counts as two operations.
+"""
 
 from time import perf_counter
 from typing import NamedTuple
@@ -8,9 +10,9 @@ import torch
 
 from trainer.precision import Precision
 
-# Dense TFLOP/s of NVIDIA's data sheets and white papers, by the name that torch.cuda.get_device_name() gives: of 16 bit
-# on tensor cores, accumulating in fp32, and of fp32 without TF32. Only exact names: a slice of a GPU or its mobile
-# version has another peak.
+# Dense TFLOP/s from NVIDIA's data sheets and white papers, by the name that torch.cuda.get_device_name() returns: on
+# 16-bit tensor cores accumulating in fp32, and in fp32 without TF32. Names must match exactly: a MIG slice or a mobile
+# version of a GPU has a different peak.
 _TENSOR_16, _PLAIN_32 = 0, 1
 _DATA_SHEET = {
     "NVIDIA H200": (989.4, 66.9),
@@ -26,24 +28,24 @@ _DATA_SHEET = {
     "NVIDIA GeForce RTX 3090": (71.0, 35.6),
 }
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_SIDES = {"cuda": 8192, "cpu": 1024}  # of the square matrices whose product is timed
-_SECONDS = 0.5  # of trying: the machine may be shared, and the fastest product counts
+_SIDES = {"cuda": 8192, "cpu": 1024}  # rows of the square matrices whose product is timed
+_SECONDS = 0.5  # how long products are timed: the machine may be shared, and the fastest one counts
 
 
 class Peak(NamedTuple):
     flops_per_second: float
-    source: str  # in words
+    source: str  # where the number comes from
 
 
 def peak(device: torch.device, precision: Precision) -> Peak:
-    """The peak of one device in this precision: NVIDIA's own figure, or the fastest of many matrix products."""
+    """The peak of one device in this precision: NVIDIA's figure, or the fastest of many matrix products."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         if name in _DATA_SHEET:
             column = _PLAIN_32 if precision == "fp32" else _TENSOR_16
             return Peak(_DATA_SHEET[name][column] * 1e12, f"{name} in {precision}, data sheet, dense")
         return _measured(device, precision)
-    # a CPU without instructions for 16 bits is faster in fp32, and the libraries then use that inside
+    # a CPU without 16-bit instructions is faster in fp32, which libraries then use internally
     return max(_measured(device, kind) for kind in dict.fromkeys((precision, "fp32")))  # type: ignore[arg-type]
 
 
@@ -62,6 +64,6 @@ def _measured(device: torch.device, precision: Precision) -> Peak:
 
 
 def wait_for(device: torch.device) -> None:
-    """Returns when the device has done what it was given."""
+    """Waits until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,7 +1,7 @@
-"""The loaders that others would use, as peers of ours: FFCV's own, and torchvision's reference pipeline.
+"""Two other loaders for comparison with ours: FFCV's own, and torchvision's reference pipeline.
 
-Each runs in a process of its own. FFCV's Loader waits for ever when anything fails in its thread, leaks when an epoch
-is left early and changes torch's threads; torchvision's forks, which a process with threads should not do.
+Each runs in its own process. FFCV's Loader hangs if anything fails in its thread, leaks memory if an epoch ends early,
+and changes torch's number of threads. torchvision's loader forks, which is unsafe in a process with threads.
 """
 
 import multiprocessing
@@ -17,17 +17,17 @@ from trainer.errors import first_line
 from trainer.recipe import PaddedCrop, RandomResizedCrop, Recipe, ScaleJitterCrop
 
 START_SECONDS = 300.0  # FFCV compiles for about 15 s; ImageFolder lists a million files
-ANSWER_SECONDS = 60.0  # longer than a measurement is meant to take
+ANSWER_SECONDS = 60.0  # on top of the measurement itself
 _AHEAD = 3  # batches: FFCV's default, and ours
 
 
 class PeerError(Exception):
-    """A peer could not be measured; the message says why, in one line."""
+    """A peer could not be measured. The message gives the reason in one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a peer reads, and how it cuts it."""
+    """What a peer reads, and how it crops it."""
 
     source: Path  # a .beton file, or the folder above class folders
     batch_size: int
@@ -39,9 +39,9 @@ class Job:
 
 
 def job(recipe: Recipe, source: Path, workers: int) -> Job:
-    """The recipe's crop and flip, or the nearest that both libraries have, and batches of `micro_batch_size`."""
+    """The recipe's crop and flip, or the closest that both libraries have, in batches of `micro_batch_size`."""
     crop = recipe.train_crop
-    if isinstance(crop, ScaleJitterCrop):  # of a square image these are the same squares
+    if isinstance(crop, ScaleJitterCrop):  # for a square image these are the same crops
         low, high = (crop.resolution / side for side in reversed(crop.short_side))
         crop = RandomResizedCrop(resolution=crop.resolution, scale=(low**2, high**2), ratio=(1.0, 1.0))
     return Job(
@@ -56,10 +56,10 @@ def job(recipe: Recipe, source: Path, workers: int) -> Job:
 
 
 class Peer:
-    """A loader in a process of its own, which reads only while it is measured. Close it."""
+    """A loader in its own process, which reads only while it is measured. Call close() at the end."""
 
     def __init__(self, read: Callable[[Job], Iterator[int]], job: Job) -> None:
-        """`read`: ffcv_loader or torchvision_pipeline, which yield the number of images of each batch, for ever."""
+        """`read`: ffcv_loader or torchvision_pipeline, which yield the number of images of each batch without end."""
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, read, job))
@@ -67,16 +67,16 @@ class Peer:
         theirs.close()
 
     def wait_until_ready(self) -> None:
-        """Raises PeerError where it cannot read the data."""
+        """Raises PeerError if it cannot read the data."""
         self._answer(START_SECONDS)
 
     def images_per_second(self, seconds: float) -> float:
-        """Reads for so long. Raises PeerError where it fails or stops answering."""
+        """Reads for `seconds`. Raises PeerError if it fails or stops answering."""
         self._connection.send(seconds)
         return float(self._answer(ANSWER_SECONDS + 10 * seconds))
 
     def close(self) -> None:
-        self._connection.close()  # it reads the end of its input and leaves
+        self._connection.close()  # it reads EOF and exits
         self._process.join(5)
         self._process.kill()
         self._process.join()
@@ -151,13 +151,13 @@ def torchvision_pipeline(job: Job) -> Iterator[int]:
 
 
 def _serve(connection: Connection, read: Callable[[Job], Iterator[int]], job: Job) -> None:
-    """The life of a peer's process: None when it is ready, then a rate for each number of seconds, or what failed."""
+    """The main function of a peer's process. Sends None once it is ready, then a rate for each request, or an error."""
     silent = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 1)  # FFCV complains there of what it does itself, also when it ends
+    os.dup2(silent, 1)  # FFCV prints warnings about its own internals, also at exit
     os.dup2(silent, 2)
     try:
         batches = read(job)
-        ahead = max(_AHEAD + 2, 2 * job.workers)  # batches that may have been read before anybody asked
+        ahead = max(_AHEAD + 2, 2 * job.workers)  # batches that may have been read before the measurement
         for _ in range(ahead):
             next(batches)
         connection.send(None)
@@ -169,10 +169,10 @@ def _serve(connection: Connection, read: Callable[[Job], Iterator[int]], job: Jo
             while (elapsed := perf_counter() - start) < seconds or not images:
                 images += next(batches)
             rate = images / elapsed
-            sleep(ahead * job.batch_size / rate)  # until it has read ahead what it will, so that it disturbs nobody
+            sleep(ahead * job.batch_size / rate)  # until its queue is full again, so that it disturbs nothing
             connection.send(rate)
     except (EOFError, KeyboardInterrupt):
         pass
     except Exception as error:
         connection.send(first_line(error))
-    os._exit(0)  # FFCV's threads would keep the process alive
+    os._exit(0)  # FFCV's threads would keep the process alive otherwise

@@ -1,4 +1,4 @@
-"""The figures of a benchmark: as a dictionary for machines, with all that makes a number a result, and as text."""
+"""The results of a benchmark: as a dictionary for JSON, with protocol, hardware and commit, and as text."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from trainer.recipe_file import overrides_of
 
 FFCV = "FFCV's own Loader"
 TORCHVISION = "torchvision's pipeline"
-UNSTEADY = 1.3  # fastest round / slowest one
+UNSTEADY = 1.3  # fastest round / slowest round
 _LABELS = {
     "loader": "loader alone",
     FFCV: f"  {FFCV}, same file",
@@ -37,7 +37,7 @@ def figures(
     peak: Peak,
     notes: list[str],
 ) -> dict[str, Any]:
-    """Everything that was found, for JSON. `flops`: of one image; `cpus`: that each process may use."""
+    """All results, for JSON. `flops`: of one image; `cpus`: that each process may use."""
     rates = {name: rate.total for name, rate in measured.items()}
     processes = int(hardware["processes"])
     found = verdict(
@@ -60,7 +60,7 @@ def figures(
     if unsteady := [name for name, rate in measured.items() if max(rate.rounds) > UNSTEADY * min(rate.rounds)]:
         notes = [
             *notes,
-            f"the rounds differ much in {', '.join(unsteady)}: compare again with more --rounds, or in peace",
+            f"the rounds differ much in {', '.join(unsteady)}: measure again with more --rounds, or on an idle machine",
         ]
     of_peak = flops / processes / peak.flops_per_second
     return {
@@ -95,7 +95,7 @@ def figures(
 
 
 def report(found: dict[str, Any]) -> str:
-    """The same for people: a table, ratios, the verdict last."""
+    """The results as text: a table, ratios, and the verdict as the last line."""
     parts, mfu, hardware = found["parts"], found["mfu"], found["hardware"]
     processes = "1 process" if hardware["processes"] == 1 else f"{hardware['processes']} processes"
     lines = [

@@ -1,8 +1,8 @@
-"""What limits training, in words: a pure function of the measured rates.
+"""The bottleneck of training: a pure function of the measured rates.
 
-The loader feeds the device as fast as the slower of reading and copying, and all of it overlaps with computing. So what
-limits is the smaller of two rates, feed and compute, each measured alone; what both reach together shows how much they
-get in each other's way.
+The device is fed at the slower rate of reading and copying, and both overlap with computing. So the bottleneck is the
+lower of two rates, feed and compute, each measured alone. The rate of both together shows how much they slow each other
+down.
 """
 
 import math
@@ -12,9 +12,9 @@ from typing import Literal
 from trainer.recipe import RandomResizedCrop
 
 BALANCED = (0.9, 1.25)
-"""feed / compute between these is neither: below, the device waits in every step; above, the loader has a reserve"""
+"""feed / compute within these is balanced: below, the device waits in every step; above, the loader has headroom"""
 TOGETHER = 0.8
-"""of the slower one: where loader and compute together reach less, they hinder one another"""
+"""share of the slower rate: if loader and compute together reach less, they slow each other down"""
 COST_EXPONENT = 2.0
 """The time to read a photograph grows with this power of its stored side, as the number of its pixels does: for crops
 of 224 px the loader's CPU time grew with the power 1.86 from 420 to 500 px and 2.02 from 350 (195 ImageNet JPEGs)."""
@@ -24,7 +24,7 @@ Kind = Literal["loader-bound", "copy-bound", "compute-bound", "balanced"]
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """What was measured, in images per second over all processes, and what could be changed."""
+    """The measured rates, in images per second over all processes, and the settings that could be changed."""
 
     loader: float
     compute: float
@@ -33,12 +33,12 @@ class Rates:
     workers: int  # loader threads of each process
     cpus: int  # that each process may use, its share of the machine's
     processes: int
-    stored_side: int | None = None  # px, the longest side of a typical image in a .beton; None where it cannot change
+    stored_side: int | None = None  # px, the longest side of a typical image in a .beton; None if it cannot change
     smallest_side: int = 0  # px, below which images should not be stored for this recipe
 
     @property
     def feed(self) -> float:
-        """What reaches the device when nothing is computed."""
+        """The rate at which images reach the device when nothing is computed."""
         return self.loader if self.copy is None else min(self.loader, self.copy)
 
 
@@ -49,7 +49,7 @@ class Verdict:
 
 
 def verdict(rates: Rates) -> Verdict:
-    """Which part limits training, with the numbers that say so and what would remove the limit."""
+    """The part that limits training, with the numbers and what would remove the limit."""
     headroom = rates.feed / rates.compute
     if headroom < BALANCED[0]:
         if rates.copy is not None and rates.copy < rates.loader:
@@ -69,12 +69,12 @@ def verdict(rates: Rates) -> Verdict:
 
 
 def more_threads(rates: Rates) -> int:
-    """Loader threads that each process lacks, if reading is shared evenly by threads with a CPU each."""
+    """The loader threads that each process lacks, if each thread has its own CPU and they share the work evenly."""
     return math.ceil(rates.workers * (rates.compute / rates.loader - 1))
 
 
 def smaller_side(rates: Rates) -> int | None:
-    """The stored side, in px, at which the loader would keep up; None where images cannot be that small."""
+    """The stored side, in px, at which the loader would keep up; None if images should not be that small."""
     if rates.stored_side is None:
         return None
     side = rates.stored_side * (rates.loader / rates.compute) ** (1 / COST_EXPONENT)
@@ -102,11 +102,11 @@ def _hindrance(rates: Rates) -> str:
     slower = min(rates.feed, rates.compute)
     if rates.real >= TOGETHER * slower:
         return ""
-    in_turn = 1 / (1 / rates.feed + 1 / rates.compute)  # what CPUs that do both reach
+    in_turn = 1 / (1 / rates.feed + 1 / rates.compute)  # the rate of CPUs that do both
     if rates.copy is not None:
         why = "something between them costs as well"
     elif rates.real < TOGETHER * in_turn:
-        why = "more than sharing the CPUs costs, was the machine busy otherwise?"
+        why = "more than sharing the CPUs costs: was the machine busy otherwise?"
     else:
         why = "they share the CPUs"
     return f"; together they reach {rates.real:,.0f} images/s, {rates.real / slower:.0%} of the slower one alone: {why}"

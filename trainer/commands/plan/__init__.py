@@ -1,5 +1,5 @@
-"""The verb plan: what a recipe would do, before anything is trained.
+"""The command plan: what a recipe would do and cost, before anything is trained.
 
-Reading order: plan.py (what is said) - data.py (the images), curve.py (the rate), scaling.py (many GPUs, a model),
-warnings.py (what is hardly meant), measure.py (two real steps), text.py.
+Reading order: plan.py (the output), cost.py (operations and memory), data.py (the images), curve.py (learning rate),
+scaling.py (a model of many GPUs), warnings.py (likely mistakes), measure.py (two real steps), text.py (layout).
 """

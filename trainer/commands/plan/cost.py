@@ -1,7 +1,7 @@
-"""What a recipe costs, from the network alone: floating-point operations, memory, checkpoints. Pure functions.
+"""The cost of a recipe, from the network alone: floating-point operations, memory, checkpoints. Pure functions.
 
-Nothing is computed: the passes run on fake tensors, which have shapes, types and storages but no numbers. They are
-meta tensors that say they are the CPU's, because torch has no autocast for the meta device itself.
+Nothing is computed: the passes run on fake tensors, which have shapes, types and storages but no values. They are meta
+tensors that claim to be on the CPU, because torch has no autocast for the meta device itself.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class PassCost:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Bytes on one device while training, by what they hold."""
+    """Bytes on one device while training, by purpose."""
 
     parameters: int
     buffers: int  # running statistics
@@ -51,18 +51,18 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of it at once, as at the end of a step's last forward pass where gradients accumulate."""
+        """The sum, as at the end of a step's last forward pass with gradient accumulation."""
         return sum(asdict(self).values())
 
 
 def pass_cost(recipe: Recipe, model: nn.Module) -> PassCost:
     """The cost of one micro-batch of the recipe, at its own resolution, in the mode (train or eval) of `model`.
 
-    The backward pass is counted, not taken as twice the forward pass. Activations are the storages that autograd saves,
-    each once, without parameters, buffers and the images; copies of the weights in lower precision are among them.
-    They are those of a real step on a CPU, but for the norms' batch statistics where those have another type. Not
-    among them: workspaces of convolutions, gradients of activations, what an allocator adds.
-    Raises UserError where the network cannot run this batch.
+    The backward pass is counted, not assumed to be twice the forward pass. Activations are the storages that autograd
+    saves, each once, without parameters, buffers and the images; they include copies of the weights in lower precision.
+    They equal those of a real step on a CPU, except for the norms' batch statistics if those have a different type.
+    They do not include workspaces of convolutions, gradients of activations or an allocator's overhead.
+    Raises UserError if the network cannot run this batch.
     """
     count, resolution = recipe.micro_batch_size, recipe.train_crop.resolution
 
@@ -85,7 +85,7 @@ def pass_cost(recipe: Recipe, model: nn.Module) -> PassCost:
 
 
 def forward_flops(recipe: Recipe, model: nn.Module, resolution: int) -> int:
-    """Floating-point operations of one image's forward pass at another resolution; counted as in pass_cost."""
+    """Floating-point operations of one image's forward pass at `resolution`, counted as in pass_cost."""
     count = recipe.micro_batch_size
 
     def run() -> int:
@@ -99,24 +99,24 @@ def forward_flops(recipe: Recipe, model: nn.Module, resolution: int) -> int:
 
 
 def flop_counter() -> FlopCounterMode:
-    """torch's counter, but for the backward pass of convolutions.
+    """torch's FLOP counter with a corrected backward pass of convolutions.
 
-    torch's takes a grouped convolution's weight gradient for that of a dense one (seen in 2.15): ResNeXt's and
-    ConvNeXt's training would come out several times too high.
+    torch's own counts a grouped convolution's weight gradient as that of a dense one (seen in 2.15): the count for
+    training ResNeXt and ConvNeXt would be several times too high.
     """
     return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _backward_flops})
 
 
 @contextmanager
 def saved_storages(known: Iterable[Tensor]) -> Iterator[dict[int, UntypedStorage]]:
-    """Collects what autograd saves inside the context: the storages by their identity, without those of `known`."""
+    """Collects the storages that autograd saves inside the context, by identity, without those of `known`."""
     others = {tensor.untyped_storage()._cdata for tensor in known}
     found: dict[int, UntypedStorage] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in others:
-            found[storage._cdata] = storage  # kept, so that no other storage gets its identity
+            found[storage._cdata] = storage  # kept alive, so that its identity is not reused
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -124,12 +124,12 @@ def saved_storages(known: Iterable[Tensor]) -> Iterator[dict[int, UntypedStorage
 
 
 def parameter_count(model: nn.Module, *, trainable: bool = False) -> int:
-    """The number of parameters, or of those that are trained."""
+    """The number of parameters, or of the trainable ones."""
     return sum(tensor.numel() for tensor in model.parameters() if tensor.requires_grad or not trainable)
 
 
 def memory(recipe: Recipe, model: nn.Module, activations: int) -> Memory:
-    """What training with one micro-batch at a time holds on a device; `activations` of pass_cost."""
+    """The memory of training with one micro-batch at a time. `activations`: those of pass_cost."""
     parameters = sum(tensor.nbytes for tensor in model.parameters())
     buffers = sum(tensor.nbytes for tensor in model.buffers())
     return Memory(
@@ -144,12 +144,12 @@ def memory(recipe: Recipe, model: nn.Module, activations: int) -> Memory:
 
 
 def gradient_bytes(model: nn.Module) -> int:
-    """What the processes sum after every step: the gradients have the type of the parameters, float32."""
+    """The bytes that the processes all-reduce in every step: gradients are float32, like the parameters."""
     return sum(tensor.nbytes for tensor in model.parameters() if tensor.requires_grad)
 
 
 def optimizer_slots(spec: Optimizer) -> int:
-    """Tensors of a parameter's size that the optimizer keeps for it."""
+    """The optimizer's state tensors of each parameter, all of its size."""
     match spec:
         case LAMB():
             return 2  # first and second moment
@@ -158,22 +158,22 @@ def optimizer_slots(spec: Optimizer) -> int:
 
 
 def checkpoint_bytes(used: Memory) -> int:
-    """The length of one checkpoint: weights, running statistics, average and optimizer, but for some kB of names."""
+    """The size of one checkpoint, except for some kB of names: weights, running statistics, average, optimizer."""
     return used.parameters + used.buffers + used.average + used.optimizer
 
 
 def _backward_flops(gradient: Shape, images: Shape, weight: Shape, *others: Any, **_: Any) -> int:
-    """The gradient of the images and that of the weight, where they are wanted, have the forward pass's products each.
+    """The gradients of the input and of the weight cost as much as the forward pass each, if they are computed.
 
-    `others` as aten::convolution_backward has them: bias sizes, stride, padding, dilation, transposed, output padding,
-    groups, output mask.
+    `others` are the further arguments of aten::convolution_backward: bias sizes, stride, padding, dilation, transposed,
+    output padding, groups, output mask.
     """
     transposed, output_mask = others[4], others[7]
     return int(output_mask[0] + output_mask[1]) * int(conv_flop_count(images, weight, gradient, transposed))
 
 
 def _state(model: nn.Module, mode: FakeTensorMode) -> dict[str, Tensor]:
-    """The model's parameters and buffers as fake tensors of the CPU, wherever it is; parameters learn where its do."""
+    """The model's parameters and buffers as fake CPU tensors, with the same requires_grad."""
     tensors: Iterable[tuple[str, Tensor]] = chain(model.named_parameters(), model.named_buffers())
     with torch.no_grad():
         copies = {name: torch.empty_like(mode.from_tensor(tensor), device="cpu") for name, tensor in tensors}
@@ -183,7 +183,7 @@ def _state(model: nn.Module, mode: FakeTensorMode) -> dict[str, Tensor]:
 
 
 def _tried(run: Callable[[], T], what: str) -> T:
-    """A network of a library may refuse a size in any way."""
+    """Calls `run` and turns its errors into UserError: a library's network may refuse a size in any way."""
     try:
         return run()
     except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError) as error:

@@ -1,4 +1,4 @@
-"""What a plan knows of the data: how many images there are, of which sizes; found without reading their pixels."""
+"""The data facts of a plan: the number of images and their sizes, found without decoding images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainer.errors import UserError
 from trainer.recipe import PaddedCrop, Recipe
 from trainer.recipe.datasets import IMAGES
 
-_LOOKED_AT = 256  # images of class folders whose size is looked at: each is a file to open
+_SAMPLED = 256  # images of class folders whose size is read: each is a file to open
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,22 +39,22 @@ class DataFacts:
 
 
 def data_facts(recipe: Recipe, data: str | None) -> DataFacts:
-    """What is in `data`, or for None what is known of the recipe's own data set.
+    """The facts about `data`; for None those of the recipe's own data set.
 
-    Raises UserError where neither is there, or where a file is not what its manifest says.
+    Raises UserError if the data set is not known either, or if a file does not match its manifest.
     """
     if data is not None:
         return DataFacts(name=data, train=_split(recipe, data, "train"), val=_split(recipe, data, "val"))
     if recipe.dataset not in IMAGES:
         raise UserError(
-            f"{recipe.name} is for {recipe.dataset!r}, and how many images that has is not known: add --data DIR"
+            f"{recipe.name} is for {recipe.dataset!r}, and the number of its images is not known: add --data DIR"
         )
     train, val = IMAGES[recipe.dataset]
     return DataFacts(name=recipe.dataset, train=SplitFacts(count=train), val=SplitFacts(count=val))
 
 
 def data_warnings(recipe: Recipe, facts: DataFacts) -> list[str]:
-    """Where data and recipe do not go together."""
+    """Where data and recipe do not match."""
     notes = []
     for split, found in (("train", facts.train), ("val", facts.val)):
         if found.classes is not None and found.classes != recipe.num_classes:
@@ -85,7 +85,10 @@ def data_warnings(recipe: Recipe, facts: DataFacts) -> list[str]:
 
 
 def _split(recipe: Recipe, data: str, split: Split) -> SplitFacts:
-    """Of a .beton its index, of class folders the names and the headers of a sample; chosen as training chooses."""
+    """Facts from the index of a .beton, or from the file names and a sample's headers in class folders.
+
+    It prefers the format that training prefers.
+    """
     beton = Path(data) / f"{split}.beton"
     if beton.exists():
         manifest = read_manifest(beton)
@@ -103,20 +106,20 @@ def _split(recipe: Recipe, data: str, split: Split) -> SplitFacts:
 
             source = ImageFolderSource(Path(data) / name)
             count = len(source.labels)
-            heights, widths = source.sizes(np.unique(np.linspace(0, count - 1, _LOOKED_AT).astype(np.int64)))
+            heights, widths = source.sizes(np.unique(np.linspace(0, count - 1, _SAMPLED).astype(np.int64)))
             return SplitFacts(count=count, classes=len(source.classes), heights=heights, widths=widths)
-    # synthetic images, which are what the recipe asks for; or it says what is missing
+    # synthetic images, of the recipe's size; or an error that says what is missing
     other = open_source(data, split, num_classes=recipe.num_classes, resolution=recipe.train_crop.resolution)
     other.close()
     return SplitFacts(count=len(other.labels))
 
 
 def _share(found: SplitFacts, wrong: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> str:
-    """How many images are wrong: "12 of 196 (6 %)"; nothing where none is, or none is known."""
+    """The number of wrong images, "12 of 196 (6 %)"; empty if there are none, or if sizes are not known."""
     if found.heights is None or found.widths is None:
         return ""
-    hits, looked_at = int(wrong(found.heights, found.widths).sum()), len(found.heights)
+    hits, sampled = int(wrong(found.heights, found.widths).sum()), len(found.heights)
     if not hits:
         return ""
-    sample = "" if looked_at == found.count else " that were looked at"
-    return f"{hits:,} of {looked_at:,} ({hits / looked_at:.1%}){sample}"
+    sample = "" if sampled == found.count else " of a sample"
+    return f"{hits:,} of {sampled:,} ({hits / sampled:.1%}){sample}"

@@ -1,4 +1,4 @@
-"""What training really takes of this machine's memory: two steps on noise."""
+"""The memory that training really needs on this machine, measured in two steps on noise."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from pathlib import Path
 
 import torch
 
-from trainer.data.mixing import mix
-from trainer.ema import Average
+from trainer.data.device import DeviceBatch
+from trainer.distributed import process_group
 from trainer.errors import UserError
-from trainer.fine_tuning import apply_fine_tuning, train_mode
-from trainer.loss import build_loss
-from trainer.model import build_model, without_pretrained
-from trainer.optimizer import build_optimizer
-from trainer.precision import allow_tensor_float, autocast, build_scaler
+from trainer.precision import allow_tensor_float
 from trainer.recipe import Recipe
+from trainer.settings import TrainSettings
+from trainer.setup import build_module, build_state
+from trainer.step import TrainingStep
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -28,54 +27,38 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def measured_bytes(recipe: Recipe, device: torch.device, accumulation: int, expected: int) -> int:
-    """The most memory that two steps of one process take at once, over what there was before the model.
+    """The peak memory of two steps of one process on noise, beyond what was in use before the model was built.
 
-    On cuda what torch's allocator gave out; on a CPU the growth of the resident set, with whatever libraries load.
-    Two steps, because the optimizer's state exists from the first one's end; of `accumulation` micro-steps two are
-    done, because the second one has gradients from the first. `expected`, in bytes: where this machine has less,
-    UserError is raised instead of running into it; also on a system without /proc.
+    On cuda it is what torch's allocator gave out; on a CPU it is the growth of the resident set, including libraries
+    that are loaded on the way. It takes two steps because the optimizer's state exists only after the first one. Of
+    `accumulation` micro-steps the first and the last are run: the last one adds to the gradients of the first. Raises
+    UserError where this machine has less than `expected` bytes, or no /proc.
     """
     _check_room(device, expected)
     allow_tensor_float(recipe.precision)
-    before = _start(device)
-    module = build_model(without_pretrained(recipe.model), recipe.num_classes, recipe.norm_batch_size)
-    if recipe.fine_tuning:
-        apply_fine_tuning(module, recipe.fine_tuning)
-    module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = build_optimizer(recipe.optimizer, module, recipe.fine_tuning)
-    average = Average(recipe.ema, module) if recipe.ema else None
-    scaler, loss_of = build_scaler(recipe.precision, device), build_loss(recipe.loss)
-    train_mode(module, recipe.fine_tuning)
+    like_training = TrainSettings(data="", run_dir=Path())
+    with process_group.world(device.type, timeout_minutes=30) as world:
+        before = _start(world.device)
+        module, _ = build_module(recipe, like_training, world, fresh=False)
+        state = build_state(recipe, module, world, steps_per_epoch=2)
+        step = TrainingStep(recipe, state, world, accumulation=accumulation)
+        for _ in range(2):
+            for micro_step in sorted({0, accumulation - 1}):
+                step(_noise(recipe, world.device), micro_step)
+        return _peak(world.device) - before
+
+
+def _noise(recipe: Recipe, device: torch.device) -> DeviceBatch:
+    """A micro-batch of random images."""
     size, resolution = recipe.micro_batch_size, recipe.train_crop.resolution
-    for step in range(2):
-        for micro_batch in range(min(2, accumulation)):
-            images = torch.randn(size, 3, resolution, resolution, device=device)
-            images = images.to(memory_format=torch.channels_last)
-            targets = torch.arange(size, device=device) % recipe.num_classes
-            if recipe.mixing:
-                images, targets = mix(
-                    recipe.mixing,
-                    images,
-                    targets,
-                    num_classes=recipe.num_classes,
-                    seed=recipe.seed,
-                    step=step,
-                    micro_batch=micro_batch,
-                )
-            with autocast(recipe.precision, device):
-                loss = loss_of(module(images), targets) / accumulation
-            scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        if average:
-            average.update(module, step + 1, step + 1.0)
-    return _peak(device) - before
+    images = torch.randn(size, 3, resolution, resolution, device=device)
+    indices = torch.arange(size, device=device)
+    return DeviceBatch(images.to(memory_format=torch.channels_last), indices % recipe.num_classes, indices)
 
 
 def _check_room(device: torch.device, expected: int) -> None:
     if device.type == "cuda":
-        return  # what is too much there is an error of its own, and no other process suffers
+        return  # running out of memory there raises its own error, and harms no other process
     if not _CLEAR.exists():
         raise UserError("--measure on a CPU needs Linux's /proc: use --device cuda, or plan without --measure")
     available = int(re.findall(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[0]) * 1024
@@ -87,7 +70,7 @@ def _check_room(device: torch.device, expected: int) -> None:
 
 
 def _start(device: torch.device) -> int:
-    """Bytes in use now; peaks are counted from here on."""
+    """Resets the peak; returns the bytes in use now."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)

@@ -1,8 +1,4 @@
-"""The verb plan: what a recipe would do, on how many processes, and what it would cost. Nothing is trained.
-
-cost.py (operations and memory, counted), scaling.py (many GPUs, a model), data.py (the images), warnings.py,
-curve.py (the learning rate), measure.py (two real steps).
-"""
+"""Prints the plan of a recipe: what it would do, on how many processes, and what it would cost."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ from itertools import groupby
 
 from torch import nn
 
+from trainer.checks import steps_in_epoch
 from trainer.commands.plan import curve
 from trainer.commands.plan.cost import (
     Memory,
@@ -34,14 +31,13 @@ from trainer.optimizer import audit
 from trainer.recipe import LibraryModel, Recipe
 from trainer.recipe_file import overrides_of, recipe_names, recipe_source
 from trainer.settings import PlanSettings
-from trainer.setup import steps_in_epoch
 
 
 def plan(recipe: Recipe, settings: PlanSettings) -> None:
-    """Prints the plan, each section as soon as it is known.
+    """Prints the plan, section by section, and trains nothing.
 
-    Raises UserError where the data is unknown, damaged or less than a step, where the network cannot run the recipe's
-    batch, and where lr.png or --measure is asked for and cannot be had.
+    Raises UserError if the data is unknown, damaged or smaller than a step, if the network cannot run the recipe's
+    micro-batch, and if lr.png cannot be written or --measure cannot run.
     """
     facts = data_facts(recipe, settings.data)
     steps = steps_in_epoch(recipe, facts.train.count)
@@ -75,7 +71,7 @@ def plan(recipe: Recipe, settings: PlanSettings) -> None:
 
 def _recipe_rows(recipe: Recipe) -> list[Row]:
     changes = overrides_of(recipe)
-    unknown = "" if recipe.name in recipe_names() else "not one of the named recipes, so what differs is not known"
+    unknown = "" if recipe.name in recipe_names() else "unknown: this is not one of the named recipes"
     rows = [("changed", "; ".join(changes) or unknown or "nothing")]
     if published := recipe.published:
         sd = f" +- {published.sd:g}" if published.sd is not None else ""
@@ -119,14 +115,16 @@ def _network_rows(recipe: Recipe, model: nn.Module, tuning: str | None) -> list[
         ("audit", str(audit(recipe.optimizer, model))),
     ]
     if isinstance(recipe.model, LibraryModel) and recipe.model.pretrained:
-        rows.append(("weights", "published ones replace the initial ones, gammas included: nothing was downloaded"))
+        rows.append(
+            ("weights", "published ones will replace the initial ones, gammas included; nothing was downloaded")
+        )
     if tuning:
         rows.append(("tuning", tuning.removeprefix("fine-tuning: ")))
     return rows
 
 
 def _flops_rows(recipe: Recipe, model: nn.Module, cost: PassCost, steps: int) -> list[Row]:
-    """Operations of other resolutions are counted forward, and their backward passes taken in the same proportion."""
+    """Counts the forward passes of all resolutions, and assumes the same ratio of training to forward for each."""
     own = recipe.train_crop.resolution
     ratio = cost.training_flops / cost.forward_flops
     epochs = [resolution_at(recipe, epoch) for epoch in range(recipe.epochs)]
@@ -147,12 +145,12 @@ def _memory_rows(recipe: Recipe, used: Memory, measured: tuple[int, str] | None)
         ("optimizer", f"{in_bytes(used.optimizer)}, {type(recipe.optimizer).__name__}"),
         ("average", in_bytes(used.average) if recipe.ema else "none"),
         ("images", f"{in_bytes(used.images)}, a micro-batch of {recipe.micro_batch_size:,} in fp32"),
-        ("activations", f"{in_bytes(used.activations)}, what autograd saves of that micro-batch in {recipe.precision}"),
+        ("activations", f"{in_bytes(used.activations)}, saved by autograd for that micro-batch in {recipe.precision}"),
         ("together", in_bytes(used.total)),
         (
             "how exact",
-            "tensors only, counted one by one. On top come workspaces of convolutions, gradients of activations, and "
-            "what the allocator and the device's libraries take",
+            "the sum of all tensors. On top come workspaces of convolutions, gradients of activations, and overhead of "
+            "the allocator and the device's libraries",
         ),
     ]
     if measured:
@@ -181,7 +179,7 @@ def _disk_rows(used: Memory, facts: DataFacts, data: str | None) -> list[Row]:
 
 
 def _processes(recipe: Recipe, settings: PlanSettings, steps: int, gradients: int) -> tuple[str, list[Row], list[str]]:
-    """Which numbers of processes can share a step, what they send, and how fast they would be."""
+    """The numbers of processes that can share a step, their communication, and their predicted speed."""
     links = Links(
         node_size=settings.gpus_per_node, inside=1e9 * settings.link_gbytes, between=1e9 * settings.network_gbytes
     )
@@ -225,9 +223,9 @@ def _processes(recipe: Recipe, settings: PlanSettings, steps: int, gradients: in
         notes.append(
             (
                 "speed",
-                f"stated: {alone:,.5g} images/s for one GPU alone. overlap: efficiency where the sum hides behind the "
-                f"last micro-batch's backward pass, 2/3 of its time; none: where all of it is waited for. images/s and "
-                f"training are those with overlap, without loading, evaluation and stragglers",
+                f"stated: {alone:,.5g} images/s for one GPU alone. overlap: efficiency if the all-reduce overlaps with "
+                f"the last micro-batch's backward pass, 2/3 of its time; none: if it does not overlap. images/s and "
+                f"training assume overlap, and ignore loading, evaluation and stragglers",
             )
         )
     else:
@@ -236,7 +234,7 @@ def _processes(recipe: Recipe, settings: PlanSettings, steps: int, gradients: in
 
 
 def _blocks() -> str:
-    """The characters of the curve that the output can hold."""
+    """The characters for the curve: blocks if stdout's encoding has them, otherwise ASCII."""
     try:
         curve.BLOCKS.encode(sys.stdout.encoding or "ascii")
     except UnicodeEncodeError:

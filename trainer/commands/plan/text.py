@@ -1,4 +1,4 @@
-"""How a plan looks: sections of named rows, tables, numbers with units. Plain text of at most 110 columns."""
+"""The layout of a plan: sections of named rows, tables, numbers with units. Plain text of at most 110 columns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WIDTH, _NAMES = 110, 13
 
 
 def section(title: str, rows: Sequence[Row], drawn: Sequence[str] = ()) -> str:
-    """A title, rows of which a long text goes on under its beginning, and lines that are printed as they are."""
+    """A title, rows with hanging indents for long texts, and lines that are printed unchanged."""
     lines = ["", title] if title else []
     for name, text in rows:
         indent = " " * (_NAMES + 2)
@@ -27,7 +27,7 @@ def section(title: str, rows: Sequence[Row], drawn: Sequence[str] = ()) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns to the right; the last cell of a row that is shorter than the header takes the rest of the line."""
+    """Right-aligned columns. The last cell of a row with fewer cells than the header takes the rest of the line."""
     whole = [header, *(row for row in rows if len(row) == len(header))]
     widths = [max(len(row[column]) for row in whole) for column in range(len(header))]
     lines = []
@@ -50,12 +50,12 @@ def in_flops(count: float) -> str:
 
 
 def in_macs(flops: float) -> str:
-    """The same as multiply-adds, of which many papers count one as one operation: "4.09 GMACs"."""
+    """FLOPs as multiply-adds, which many papers count as one operation each: 8.18 GFLOPs -> "4.09 GMACs"."""
     return _scaled(flops / 2, ("MACs", "kMACs", "MMACs", "GMACs", "TMACs", "PMACs"))
 
 
 def in_time(seconds: float) -> str:
-    """7,300 s -> "2.03 h"; three digits, and the largest unit of which there are two."""
+    """7,300 s -> "2.03 h"; three digits, in the largest unit that is at least 2."""
     for unit, length, least in (("days", 86400, 2 * 86400), ("h", 3600, 2 * 3600), ("min", 60, 120), ("s", 1, 1)):
         if seconds >= least:
             return f"{seconds / length:,.3g} {unit}" if seconds / length < 1000 else f"{seconds / length:,.0f} {unit}"
@@ -63,7 +63,7 @@ def in_time(seconds: float) -> str:
 
 
 def _scaled(count: float, units: Sequence[str]) -> str:
-    """Three digits, and the largest unit of which there is one."""
+    """Three digits, in the largest unit that is at least 1."""
     power = 0
     while abs(count) >= 999.5 and power < len(units) - 1:
         count, power = count / 1000, power + 1

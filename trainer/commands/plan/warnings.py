@@ -1,10 +1,10 @@
-"""What a plan warns of: values that are allowed one by one, and hardly meant together."""
+"""The warnings of a plan: values that are each valid, but probably not intended together."""
 
 from __future__ import annotations
 
 import math
 
-from trainer import setup
+from trainer.checks import likely_mistakes
 from trainer.commands.plan.data import DataFacts, data_warnings
 from trainer.commands.plan.scaling import misfit
 from trainer.recipe import LAMB, Recipe, Steps
@@ -12,18 +12,21 @@ from trainer.recipe_file import load_recipe, recipe_names
 
 
 def warnings(recipe: Recipe, facts: DataFacts, world_size: int) -> list[str]:
-    """All of them, a sentence each: what training would refuse first, then what an override has broken."""
+    """All warnings, one sentence each: first what training would refuse, then likely mistakes of overrides."""
     notes = []
     if reason := misfit(recipe, world_size):
         notes.append(f"training would refuse {world_size:,} processes: {reason}")
     notes += data_warnings(recipe, facts)
     if recipe.name in recipe_names():
         notes += override_warnings(load_recipe(recipe.name), recipe)
-    return notes + [note.removeprefix("note: ") for note in setup.warnings(recipe)]
+    return notes + likely_mistakes(recipe)
 
 
 def override_warnings(named: Recipe, recipe: Recipe) -> list[str]:
-    """What moves with another setting in the literature, and did not move here, where nothing moves by itself."""
+    """Settings that papers change together with the overridden one, and that the overrides left unchanged.
+
+    The trainer never derives one setting from another.
+    """
     notes = []
     factor = recipe.global_batch_size / named.global_batch_size
     if factor != 1 and recipe.optimizer.lr == named.optimizer.lr:
@@ -40,14 +43,14 @@ def override_warnings(named: Recipe, recipe: Recipe) -> list[str]:
         )
     sees, saw = (one.norm_batch_size or one.micro_batch_size for one in (recipe, named))
     if sees != saw:
-        way_out = (
+        remedy = (
             f"--norm-batch-size {saw} keeps it"
             if recipe.micro_batch_size % saw == 0
             else f"{saw} are more than a micro-batch of {recipe.micro_batch_size} holds"
             if saw > recipe.micro_batch_size
             else f"a micro-batch that is a multiple of {saw} could keep it"
         )
-        notes.append(f"batch normalisation sees {sees} images at a time instead of {saw}: {way_out}")
+        notes.append(f"batch normalisation sees {sees} images at a time instead of {saw}: {remedy}")
     schedule = recipe.schedule
     if recipe.epochs != named.epochs and isinstance(schedule, Steps) and schedule == named.schedule:
         notes.append(

@@ -1,0 +1,80 @@
+"""What must hold before training starts: the same input on all ranks, and a recipe that fits processes and data."""
+
+from dataclasses import asdict
+
+from trainer.distributed.process_group import World, require_same
+from trainer.errors import UserError
+from trainer.recipe import Cosine, Recipe, Steps
+from trainer.recipe_file import recipe_source
+from trainer.run.environment import code
+from trainer.settings import TrainSettings
+
+_OWN = ("data", "run_dir", "initial_weights", "workers", "device")  # settings that may differ between machines
+
+
+def require_same_everywhere(recipe: Recipe, settings: TrainSettings, world: World) -> None:
+    """Raises SharedError where ranks were started with different code, recipes, seeds or options.
+
+    Paths and the number of loader threads may differ between machines; the contents of the files are compared later.
+    """
+    require_same(world, "code", code())
+    require_same(world, "recipe", recipe_source(recipe))
+    options = {f"--{name.replace('_', '-')}": value for name, value in asdict(settings).items() if name not in _OWN}
+    require_same(world, "option", "\n".join(f"{name} {value}" for name, value in options.items()))
+
+
+def accumulation_steps(recipe: Recipe, world: World) -> int:
+    """Micro-batches of each process in one step. Raises UserError where the processes cannot share a step evenly."""
+    try:
+        return recipe.accumulation(world.size)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def steps_in_epoch(recipe: Recipe, images: int) -> int:
+    """Whole steps that `images` training images are enough for. Raises UserError where that is none."""
+    if images < recipe.global_batch_size:
+        raise UserError(
+            f"global_batch_size={recipe.global_batch_size} is more than the {images} training images: "
+            f"use a smaller --global-batch-size"
+        )
+    return images // recipe.global_batch_size
+
+
+def check_norm_images(recipe: Recipe, images: int, world: World) -> None:
+    """Raises UserError where precise_norm_images are more than the data, or cannot be shared evenly."""
+    wanted, shared = recipe.precise_norm_images or 0, recipe.micro_batch_size * world.size
+    if wanted > images:
+        raise UserError(
+            f"precise_norm_images={wanted} is more than the {images} training images: use a smaller "
+            f"--precise-norm-images, a multiple of {shared}, or None"
+        )
+    if wanted % shared:
+        raise UserError(
+            f"precise_norm_images={wanted} cannot be shared by {world.size} processes in micro-batches of "
+            f"{recipe.micro_batch_size}: use a multiple of {shared}, or None"
+        )
+
+
+def likely_mistakes(recipe: Recipe) -> list[str]:
+    """Values that are valid but probably not intended, one line each."""
+    notes = []
+    if isinstance(recipe.schedule, Steps):
+        late = [milestone for milestone in recipe.schedule.milestones if milestone >= recipe.epochs]
+        if late:
+            notes.append(f"schedule.milestones {late} come after the last of {recipe.epochs} epochs")
+    ends = {
+        "schedule.warmup.epochs": recipe.schedule.warmup.epochs if recipe.schedule.warmup else 0,
+        "schedule.start_epoch": (recipe.schedule.start_epoch or 0) if isinstance(recipe.schedule, Cosine) else 0,
+        "progressive.end_epoch": recipe.progressive.end_epoch if recipe.progressive else 0,
+        "ema.start_epoch": recipe.ema.start_epoch if recipe.ema else 0,
+    }
+    for name, epoch in ends.items():
+        if epoch >= recipe.epochs:
+            notes.append(f"{name}={epoch:g} is not before the end of {recipe.epochs} epochs: it is never reached")
+    if recipe.eval_crop.resolution > 2 * recipe.train_crop.resolution:
+        notes.append(
+            f"trained at {recipe.train_crop.resolution} px, but evaluated at {recipe.eval_crop.resolution} px: "
+            f"see --eval-crop.resolution"
+        )
+    return notes

@@ -1,0 +1,97 @@
+"""One optimizer step: the only definition of it. train, benchmark and plan --measure all call this one."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from trainer.data.device import DeviceBatch
+from trainer.data.mixing import mix
+from trainer.data.random import torch_seed
+from trainer.distributed import process_group
+from trainer.distributed.process_group import World, gradient_sync
+from trainer.distributed.watchdog import COMPUTING, EXCHANGING
+from trainer.fine_tuning import train_mode
+from trainer.loss import build_loss
+from trainer.precision import autocast
+from trainer.recipe import Recipe
+from trainer.run.state import TrainingState
+from trainer.schedule import lr_of
+from trainer.step_metrics import gradient_norm
+
+
+class TrainingStep:
+    """A recipe's optimizer step, called with one micro-batch at a time.
+
+    The last micro-batch of a step updates the weights and their average, and advances the position. All ranks call it
+    together. It reads nothing from the device; only fp16's scaler does, for timm's optimizers.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        state: TrainingState,
+        world: World,
+        *,
+        accumulation: int,
+        compile_mode: str | None = None,
+    ) -> None:
+        """Puts the network of `state` into training mode, on all ranks together.
+
+        `accumulation`: micro-batches of each process in one step. `compile_mode`: that of torch.compile, None for eager
+        mode. Raises SharedError where the network cannot run a micro-batch.
+        """
+        self.accumulation = accumulation
+        self.lr = 0.0
+        """learning rate of the current step, before the factors of the parameter groups"""
+        self._recipe, self._state, self._world = recipe, state, world
+        self._loss_of = build_loss(recipe.loss)
+        mixing, classes = recipe.mixing, recipe.num_classes
+        self._mixed = partial(mix, mixing, num_classes=classes, seed=recipe.seed) if mixing else None
+        self._one = torch.ones((), device=world.device)
+        self._model = process_group.wrap(state.module, world)
+        if compile_mode is not None:
+            self._model.compile(mode=compile_mode)
+        train_mode(state.module, recipe.fine_tuning)
+        example = torch.zeros(recipe.micro_batch_size, 3, *[recipe.train_crop.resolution] * 2, device=world.device)
+        process_group.warm_up_ddp_buckets(self._model, example.to(memory_format=torch.channels_last), recipe.precision)
+
+    def __call__(self, batch: DeviceBatch, micro_step: int, enter: Callable[[str], None] = lambda _phase: None) -> None:
+        """Trains on micro-batch number `micro_step` of the current step, counted from 0.
+
+        `enter` is called with the phase that begins: COMPUTING, which a rank does alone, or EXCHANGING, which includes
+        waiting for the other ranks.
+        """
+        enter(COMPUTING)
+        recipe, state, at = self._recipe, self._state, self._state.position
+        is_last = micro_step == self.accumulation - 1
+        if micro_step == 0:
+            self.lr = lr_of(recipe, at.epochs)
+            for group in state.optimizer.param_groups:
+                group["lr"] = self.lr * group["lr_factor"]
+            state.metrics.start(at.step)
+        images, targets, _ = batch
+        micro_batch = self._world.rank * self.accumulation + micro_step
+        if self._mixed:
+            images, targets = self._mixed(images, targets, step=at.step, micro_batch=micro_batch)
+        torch.manual_seed(torch_seed(recipe.seed, at.step, micro_batch))  # for drop path and dropout
+        with gradient_sync(self._model, is_last):
+            with autocast(recipe.precision, self._world.device):
+                loss = self._loss_of(self._model(images), targets) / self.accumulation
+            enter(EXCHANGING)
+            state.scaler.scale(loss).backward()
+        state.metrics.add_loss(at.step, loss)
+        if is_last:
+            self._update_weights()
+
+    def _update_weights(self) -> None:
+        recipe, state, at = self._recipe, self._state, self._state.position
+        state.scaler.unscale_(state.optimizer)
+        norm = gradient_norm(state.module, recipe.clip_grad_norm)
+        state.metrics.add_gradient(at.step, norm, scale=state.scaler.scale(self._one))
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad(set_to_none=True)
+        at.batch += 1
+        if state.average:
+            state.average.update(state.module, at.step, at.epochs)
