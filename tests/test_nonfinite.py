@@ -1,4 +1,4 @@
-"""Numbers that are no longer finite stop the run, with what it was, and the last good checkpoint stays."""
+"""Values that are not finite stop the run with a record of the step, and the last good checkpoint stays."""
 
 import json
 import math
@@ -33,7 +33,7 @@ def record(run_dir: Path) -> dict[str, Any]:
 def test_a_loss_that_is_not_finite_names_the_images_and_keeps_the_last_good_checkpoint(
     digits: Path, tmp_path: Path
 ) -> None:
-    """Two processes and a rate that explodes. The images are those of one step, and of every rank to blame."""
+    """Two processes and a learning rate that explodes. The images are those of one step, of the affected ranks."""
     explode = [
         "--schedule.warmup.lr",
         "1e19",
@@ -76,7 +76,7 @@ def test_the_images_of_all_ranks_are_the_global_batch() -> None:
 def test_a_loss_scale_that_collapses_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Real fp16 whose gradients always overflow: those of a loss that is 1e9 times as large."""
+    """Real fp16 whose gradients always overflow, because the loss is multiplied by 1e9."""
     from trainer import step
 
     build = step.build_loss
@@ -88,17 +88,19 @@ def test_a_loss_scale_that_collapses_stops_the_run(
     assert "fp16's loss scale has collapsed to 0.5 at step 18, its gradients overflow" in said
     found = record(tmp_path)
     assert found["step"] == 18
-    assert [told["loss_scale"] for told in found["steps"]] == [1.0, 0.5]
-    assert {told["grad_norm"] for told in found["steps"]} <= {"inf", "nan"}
+    assert [step["loss_scale"] for step in found["steps"]] == [1.0, 0.5]
+    assert {step["grad_norm"] for step in found["steps"]} <= {"inf", "nan"}
     assert len(found["ranks"][0]["images"]) == 2
     assert int(weights(tmp_path)["/step"]) < 18
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["skipped"] == 4
 
 
-# ---------------------------------------------------------------------------------------- what is known of steps
+# ------------------------------------------------------------------------------------------- metrics of the steps
 
 
-def told(losses: list[float], norm: float = 1.0, scale: float = 1.0, count: int = 8, scaled: bool = False) -> Summary:
+def summary(
+    losses: list[float], *, norm: float = 1.0, scale: float = 1.0, count: int = 8, scaled: bool = False
+) -> Summary:
     with process_group.world("cpu", 1) as world:
         numbers = StepMetrics(count, world, scaled=scaled)
         for step, loss in enumerate(losses):
@@ -110,30 +112,30 @@ def told(losses: list[float], norm: float = 1.0, scale: float = 1.0, count: int 
 
 
 def test_losses_and_norms_are_those_of_the_latest_steps() -> None:
-    summary = told([8.0, 8.0, 8.0, 4.0, 2.0], count=2)
-    assert (summary.loss, summary.grad_norm, summary.grad_norm_max, summary.skipped) == (3.0, 4.5, 5.0, 0)
+    found = summary([8.0, 8.0, 8.0, 4.0, 2.0], count=2)
+    assert (found.loss, found.grad_norm, found.grad_norm_max, found.skipped) == (3.0, 4.5, 5.0, 0)
 
 
 def test_the_first_step_that_is_not_finite_is_named() -> None:
     with pytest.raises(NotFiniteError, match="the loss of step 4 is not finite") as caught:
-        told([1.0, 1.0, 1.0, math.nan, math.inf])
+        summary([1.0, 1.0, 1.0, math.nan, math.inf])
     assert [one.step for one in caught.value.latest] == [1, 2, 3, 4]
     with pytest.raises(NotFiniteError, match="the gradient of step 1 is not finite"):
-        told([1.0, 1.0], norm=math.inf)
+        summary([1.0, 1.0], norm=math.inf)
     with pytest.raises(NotFiniteError, match=r"fp16's loss scale has collapsed to 0\.5 at step 1"):
-        told([1.0, 1.0], scale=0.5, scaled=True)
+        summary([1.0, 1.0], scale=0.5, scaled=True)
 
 
 def test_steps_that_the_scaler_left_out_are_counted() -> None:
-    summary = told([1.0, 2.0], norm=math.inf, scale=1024.0, scaled=True)
-    assert (summary.loss, summary.grad_norm, summary.grad_norm_max, summary.skipped) == (1.5, None, None, 2)
+    found = summary([1.0, 2.0], norm=math.inf, scale=1024.0, scaled=True)
+    assert (found.loss, found.grad_norm, found.grad_norm_max, found.skipped) == (1.5, None, None, 2)
 
 
 def test_a_spike_is_what_stands_out_of_its_neighbours() -> None:
     calm = [2.0 + 0.1 * math.sin(number) for number in range(19)]
     assert spikes([*calm, 7.0]) == [19]
     assert spikes([*calm, 2.5]) == []
-    assert spikes([0.001, 0.001, 7.0]) == []  # too few to know
+    assert spikes([0.001, 0.001, 7.0]) == []  # too few for a median
     generator = torch.Generator().manual_seed(0)
     spread = torch.empty(500, 20).exponential_(generator=generator)
     assert sum(len(spikes(losses)) for losses in spread.tolist()) <= 3

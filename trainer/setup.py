@@ -214,7 +214,7 @@ def summary(recipe: Recipe, run: Run, world: World, at: Position, train_images: 
     )
 
 
-def record_start(recipe: Recipe, settings: TrainSettings, run: Run, world: World, at: Position) -> list[str]:
+def note_start(recipe: Recipe, settings: TrainSettings, run: Run, world: World, at: Position) -> list[str]:
     """Adds this start's environment to starts.json, unless training is complete; returns a note where it differs."""
     if not world.is_main or at.is_last(recipe.epochs):
         return []

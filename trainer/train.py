@@ -22,7 +22,7 @@ from trainer.nonfinite import dump_nonfinite_step
 from trainer.precise_bn import remeasure_norms
 from trainer.recipe import Recipe
 from trainer.settings import TrainSettings
-from trainer.setup import prepare, record_start
+from trainer.setup import note_start, prepare
 
 
 def train(recipe: Recipe, settings: TrainSettings) -> None:
@@ -36,7 +36,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
         train_loader, eval_loader = ready.train_loader, ready.eval_loader
         watchdog.follow(train_loader, eval_loader)
         log = stack.enter_context(Log(run.folder, world, at, recipe))
-        log.say("\n".join([*ready.notes, *record_start(recipe, settings, run, world, at)]))
+        log.say("\n".join([*ready.notes, *note_start(recipe, settings, run, world, at)]))
         show_augmented(log, recipe, settings, train_loader, world, at)
         stack.enter_context(dump_nonfinite_step(run.folder, recipe, world, at, len(train_loader)))
         profile = stack.enter_context(profiler(settings, run.folder, world, at, recipe.epochs, log.say))

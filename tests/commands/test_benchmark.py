@@ -1,4 +1,4 @@
-"""benchmark: it measures what training does, the verdict follows from the numbers, and mistakes are one line."""
+"""benchmark: measures what training does, derives the verdict from the rates, and reports mistakes in one line."""
 
 import json
 import os
@@ -69,7 +69,7 @@ RECIPE = Recipe(
     micro_batch_size=8,
     precision="bf16",
 )
-OURS = ["loader", "augmentation", "compute", "real"]  # on a CPU, to which nothing is copied
+OURS = ["loader", "augmentation", "compute", "real"]  # on a CPU, where nothing is copied to a device
 
 # ------------------------------------------------------------------------------------------------------- the verdict
 
@@ -174,7 +174,7 @@ def test_a_peer_that_decodes_at_full_size_where_we_do_not_is_said_to(scaled: boo
 
 
 def test_the_measured_step_is_the_loops(tmp_path: Path) -> None:
-    """Weights and average after two epochs of both, bit for bit: accumulation, mixing, clipping, EMA, schedule."""
+    """Weights and average after two epochs of both, bit for bit: accumulation, mixing, clipping, EMA and schedule."""
     recipe = replace(RECIPE, global_batch_size=16)
     settings = TrainSettings(data="synthetic:64", run_dir=tmp_path / "run", device="cpu", workers=1)
     train(recipe, settings)
@@ -265,7 +265,7 @@ def test_two_processes_are_measured_together(recipe_file: str, photos: Path, tmp
         assert part["images_per_second"] == 2 * min(part["ranks"])
     assert len(found["data_wait_ranks"]) == 2
     assert ended.stdout.count("slowest rank") == len(OURS)
-    assert ended.stdout.count(found["verdict"]["words"]) == 1  # rank 0 alone speaks
+    assert ended.stdout.count(found["verdict"]["words"]) == 1  # only rank 0 prints
 
 
 # ---------------------------------------------------------------------------------------------------------- mistakes

@@ -1,4 +1,4 @@
-"""The plan of a recipe says what training would do: the numbers, the warnings, and one line for a mistake."""
+"""plan: the numbers of what training would do, the warnings, and mistakes in one line."""
 
 import re
 import subprocess
@@ -38,7 +38,7 @@ def row(plan: str, name: str) -> str:
     return " ".join(found.group(1).split())
 
 
-# ------------------------------------------------------------------------------------------------------------- the verb
+# ---------------------------------------------------------------------------------------------------------- the command
 
 
 def test_the_plan_of_the_digits_says_what_training_would_do(
@@ -103,7 +103,7 @@ def test_without_a_speed_nothing_is_predicted(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_terminal_without_block_characters_gets_a_plan_too() -> None:
-    """What a pipe in the C locale can hold."""
+    """With the encoding of a pipe in the C locale."""
     words = [sys.executable, "-m", "trainer", "plan", "resnet20_digits"]
     environment = {"PYTHONIOENCODING": "ascii", "PATH": "", "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(words, cwd=ROOT, capture_output=True, timeout=180, env=environment)
@@ -144,7 +144,7 @@ def test_a_picture_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: py
 
 
 def test_without_matplotlib_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # what an import finds where it is not installed
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # as if it were not installed
     with pytest.raises(UserError, match=r"needs matplotlib: pip install 'shortcut-trainer\[plots\]', or no --out"):
         save_picture(small, 14, tmp_path / "lr.png")
 
@@ -261,7 +261,7 @@ def test_the_curve_of_goyal_has_its_papers_places() -> None:
     assert drawn[0].startswith("      3.2 |")
     assert max(map(len, drawn)) <= 90
     bars = drawn[7][11:]
-    assert len(bars) == WIDTH and " " not in bars  # the lowest rate is seen
+    assert len(bars) == WIDTH and " " not in bars  # the lowest rate is visible
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_any_curve_can_be_drawn(schedule: Schedule, steps: int) -> None:
 
 
 def test_what_fits_is_what_training_accepts() -> None:
-    """By asking the recipe itself, for every number of processes that is looked at and some more."""
+    """The oracle is the recipe itself, for every number of processes in the table and some more."""
     fits = set()
     for count in {*world_sizes(256), 3, 6, 48, 65}:
         try:
@@ -305,7 +305,7 @@ def test_a_smaller_micro_batch_is_proposed_where_it_fits() -> None:
     norms = "with norms over 32 images"
     assert misfit(plain, 256) == f"a step has 64 micro-batches; --micro-batch-size 32 would fit, {norms}"
     assert replace(plain, micro_batch_size=32).accumulation(256) == 1
-    assert misfit(GOYAL, 512) == "a step has 64 micro-batches"  # 16 images are less than a norm has to see
+    assert misfit(GOYAL, 512) == "a step has 64 micro-batches"  # 16 images are fewer than a norm needs
     assert misfit(plain, 100) == "a step has 64 micro-batches"
     assert misfit(plain, 3) == "64 micro-batches cannot be shared evenly"
     precise = replace(plain, precise_norm_images=128 * 12)

@@ -1,4 +1,4 @@
-"""StopSignal to save and to stop: agreed by all ranks at the same place, in training and in evaluations."""
+"""StopSignal: all ranks save or stop at the same place, in training and in evaluations."""
 
 import os
 import signal
@@ -51,7 +51,7 @@ def test_what_is_ignored_stays_ignored() -> None:
 
 
 def test_ranks_with_unlike_numbers_of_batches_stop_together() -> None:
-    """Rank 0 has 5 batches and rank 1 has 4; only rank 1 gets the signal, and none waits for the other for ever."""
+    """Rank 0 has 5 batches and rank 1 has 4; only rank 1 gets the signal, and neither waits forever for the other."""
     code = (
         "import os, signal, sys\n"
         "from trainer.distributed import process_group\n"

@@ -1,4 +1,4 @@
-"""A rank that is stopped, hangs or is gone is named within the time that was set, and every process ends."""
+"""The watchdog names a rank that is stopped, hangs or is gone within its timeout, and every process ends."""
 
 import contextlib
 import os
@@ -24,40 +24,40 @@ def words(data: Path, run_dir: Path, *options: str) -> list[str]:
     return ["train", RECIPE, "--data", str(data), "--run-dir", str(run_dir), *long, *options]
 
 
-def seen(*ranks: tuple[float, float, int, str]) -> dict[int, PeerStatus]:
-    """For each rank: seconds since its last beat, seconds since its last mark, its marks, its place."""
+def peers(*ranks: tuple[float, float, int, str]) -> dict[int, PeerStatus]:
+    """For each rank: seconds since its last heartbeat and since its last progress, its progress, its phase."""
     return {
-        rank: PeerStatus(Report(7, mark, 119, place), -beat_age, -mark_age)
-        for rank, (beat_age, mark_age, mark, place) in enumerate(ranks)
+        rank: PeerStatus(Report(7, progress, 119, phase), -heartbeat_age, -progress_age)
+        for rank, (heartbeat_age, progress_age, progress, phase) in enumerate(ranks)
     }
 
 
 def test_ranks_that_go_on_are_left_alone() -> None:
-    busy = seen((1.0, 1.0, 30, COMPUTING), (2.0, 200.0, 29, EXCHANGING), (179.0, 1.0, 30, EXCHANGING))
+    busy = peers((1.0, 1.0, 30, COMPUTING), (2.0, 200.0, 29, EXCHANGING), (179.0, 1.0, 30, EXCHANGING))
     assert find_stalled_ranks(busy, 0.0, SILENT, BEHIND) is None
 
 
 def test_a_rank_that_is_silent_is_named_with_its_time() -> None:
-    said = find_stalled_ranks(seen((1.0, 1.0, 30, EXCHANGING), (190.0, 1.0, 29, COMPUTING)), 0.0, SILENT, BEHIND)
+    said = find_stalled_ranks(peers((1.0, 1.0, 30, EXCHANGING), (190.0, 1.0, 29, COMPUTING)), 0.0, SILENT, BEHIND)
     assert said is not None and said.startswith(
         "rank 1 has not answered for 3 minutes: stopped, or its machine is gone"
     )
 
 
 def test_many_silent_ranks_are_one_line() -> None:
-    said = find_stalled_ranks(seen(*[(190.0, 1.0, 30, EXCHANGING)] * 20), 0.0, SILENT, BEHIND)
+    said = find_stalled_ranks(peers(*[(190.0, 1.0, 30, EXCHANGING)] * 20), 0.0, SILENT, BEHIND)
     assert said is not None and said.startswith("ranks 0, 1, 2, 3, 4, 5, 6, 7 and 12 more have not answered")
 
 
 def test_the_rank_that_the_others_wait_for_is_named() -> None:
     waiting = (1.0, 1700.0, 30, EXCHANGING)
-    said = find_stalled_ranks(seen(waiting, (1.0, 1800.0, 29, COMPUTING), waiting), 0.0, SILENT, BEHIND)
+    said = find_stalled_ranks(peers(waiting, (1.0, 1800.0, 29, COMPUTING), waiting), 0.0, SILENT, BEHIND)
     assert said is not None and said.startswith("rank 1 has hung in step 120 for 30 minutes, the others wait for it")
 
 
 def test_a_long_evaluation_is_nobodys_fault() -> None:
-    """All ranks have made the last mark of their epoch; who is late for a collective there, it does not know."""
-    assert find_stalled_ranks(seen(*[(1.0, 9000.0, 30, EXCHANGING)] * 4), 0.0, SILENT, BEHIND) is None
+    """All ranks have entered the last phase of their epoch; the watchdog cannot know who is late for a collective."""
+    assert find_stalled_ranks(peers(*[(1.0, 9000.0, 30, EXCHANGING)] * 4), 0.0, SILENT, BEHIND) is None
 
 
 def test_a_rank_that_has_left_is_not_missed() -> None:
@@ -70,7 +70,7 @@ def test_a_rank_that_has_left_is_not_missed() -> None:
 
 @pytest.mark.parametrize("stopped", [1, 0])
 def test_a_rank_that_is_stopped_is_named_and_no_rank_stays(stopped: int, digits: Path, tmp_path: Path) -> None:
-    """Without torchrun, whose agent would end the others: each has to find out for itself."""
+    """Without torchrun, whose agent would end the others: each rank has to notice by itself."""
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
     ranks = []
@@ -88,7 +88,7 @@ def test_a_rank_that_is_stopped_is_named_and_no_rank_stays(stopped: int, digits:
         assert other.returncode == 75, said
         assert f"error: rank {stopped} has not answered" in said
         assert "Traceback" not in said
-        ranks[stopped].send_signal(signal.SIGCONT)  # too late: it finds itself alone
+        ranks[stopped].send_signal(signal.SIGCONT)  # too late: the others have ended
         _, said = ranks[stopped].communicate(timeout=TIMEOUT)
         assert ranks[stopped].returncode == 75, said
         assert "Traceback" not in said
@@ -98,13 +98,13 @@ def test_a_rank_that_is_stopped_is_named_and_no_rank_stays(stopped: int, digits:
 
 
 def test_ranks_end_with_their_launcher_also_before_they_have_joined(digits: Path, tmp_path: Path) -> None:
-    """kill -9 of torchrun leaves its ranks to themselves: here one that waits for a peer that never comes."""
+    """kill -9 of torchrun leaves its ranks running: here one waits for a peer that never joins."""
     launcher, ranks = start(words(digits, tmp_path), 2), list[int]()
     try:
         deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline and len(ranks := ranks_of(launcher)) < 2:
             time.sleep(0.01)
-        while time.monotonic() < deadline and not all(threads(rank) > 1 for rank in ranks):  # they look already
+        while time.monotonic() < deadline and not all(threads(rank) > 1 for rank in ranks):  # they watch the launcher
             time.sleep(0.01)
         os.kill(ranks[1], signal.SIGSTOP)
         os.kill(launcher.pid, signal.SIGKILL)
@@ -127,7 +127,7 @@ def threads(pid: int) -> int:
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_storage_that_does_not_answer_is_named_and_ends_the_run(split: str, digits: Path, tmp_path: Path) -> None:
-    """A read that never returns, in training and in an evaluation, as of a file of a dead NFS server."""
+    """A read that never returns, in training and in an evaluation, like one from a dead NFS server."""
     script = (
         "import sys, threading\n"
         "from trainer.__main__ import main\n"
