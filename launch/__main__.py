@@ -4,8 +4,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from launch import command_line, settings
+from trainer import __version__
 from trainer.errors import UserError
 
 USAGE = """usage: python -m launch VERB ...
@@ -30,6 +32,9 @@ def main(words: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if words else 2
+    if words == ["--version"]:
+        print(f"shortcut-trainer {__version__}")
+        return 0
     verbs: dict[str, Callable[[list[str]], int]] = {
         "local": _local,
         "slurm": _slurm,
@@ -100,5 +105,10 @@ def _preflight(words: list[str]) -> int:
     return preflight(options)
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """Ends the process with the command's exit code: what `python -m launch` and the script `shortcut-launch` call."""
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -7,3 +7,5 @@ distributed.py - checkpoint.py, run.py, environment.py, files.py - settings.py, 
 look.py (contact_sheet.py), plan/ (cost.py), benchmark/, compare/, export.py (weights_file.py, onnx_file.py,
 passport.py, calibration.py).
 """
+
+__version__ = "0.1.0"

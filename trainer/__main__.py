@@ -8,8 +8,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
-from trainer import cli, recipe_file, settings
+from trainer import __version__, cli, recipe_file, settings
 from trainer.atomic import MAKE_ROOM
 from trainer.distributed.parent import EXIT_RETRY, exit_when_parent_dies
 from trainer.errors import LocalError, SharedError, UnreachableError, UserError, first_line, one_line
@@ -31,6 +32,7 @@ after
   export RUN --to torchvision | onnx | safetensors
 
 python -m trainer VERB --help shows the options of one verb; train RECIPE --help the recipe's own values.
+python -m trainer --version shows the version.
 On several GPUs: python -m launch local RECIPE ...; on a cluster: python -m launch slurm RECIPE ..."""
 
 
@@ -45,6 +47,9 @@ def main(words: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if words else 2
+    if words == ["--version"]:
+        print(f"shortcut-trainer {__version__}")
+        return 0
     verbs: dict[str, Callable[[list[str]], int]] = {
         "recipes": _recipes,
         "prepare": _prepare,
@@ -205,6 +210,11 @@ def _recipes(words: list[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """Ends the process with the command's exit code: what `python -m trainer` and the script `shortcut` call."""
     threading.excepthook = _ended
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,50 @@
+"""What a package index and a type checker see: one version, two scripts, types, and the ledger among the files."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+
+import pytest
+
+from tests.support.processes import ROOT
+from trainer import __version__
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+@pytest.mark.parametrize("module", ["trainer", "launch"])
+def test_version_option_prints_the_version(module: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", module, "--version"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"shortcut-trainer {__version__}\n", "")
+
+
+def test_version_is_the_same_in_every_file() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
+    assert PROJECT["project"]["dynamic"] == ["version"]
+    assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "trainer.__version__"}
+    citation = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert citation and newest
+    assert citation.group(1) == newest.group(1).rstrip(",") == __version__
+
+
+def test_console_scripts_call_functions_that_exist() -> None:
+    scripts = PROJECT["project"]["scripts"]
+    assert scripts.keys() == {"shortcut", "shortcut-launch"}
+    for target in scripts.values():
+        module, _, function = target.partition(":")
+        assert callable(getattr(import_module(module), function))
+
+
+def test_package_data_exists() -> None:
+    named = [
+        ROOT / package / file
+        for package, files in PROJECT["tool"]["setuptools"]["package-data"].items()
+        for file in files
+    ]
+    assert len(named) == 4
+    assert [path for path in named if not path.is_file()] == []
