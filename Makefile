@@ -1,30 +1,36 @@
-# make demo: install, prepare a small data set of real images, train on 2 processes, evaluate.   make test: every test.
+# make demo: install, prepare a small data set of real images, train on 2 processes, evaluate.
+# make test-fast: the tests that take less than two minutes together.   make test: ruff, mypy, codespell, every test.
 
 PYTHON ?= python3
 RUN := .venv/bin/python
+PYTEST := $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test check install clean
+.PHONY: demo test test-fast check install clean
 
 demo: install
-	./demo.sh
+	@./demo.sh
 
 test: .venv/tests-installed check
-	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+test-fast: install
+	$(PYTEST) -m "not slow and not slurm and not browser and not gpu"
 
 check: install
-	$(RUN) -m ruff check .
-	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check --quiet .
+	$(RUN) -m ruff format --check --quiet .
+	$(RUN) -m codespell_lib
 	$(RUN) -m mypy
 
 install: .venv/installed
 
 .venv/installed: pyproject.toml install.sh
-	PYTHON=$(PYTHON) ./install.sh
-	touch $@
+	@PYTHON=$(PYTHON) ./install.sh
+	@touch $@
 
 .venv/tests-installed: .venv/installed
-	PYTHON=$(PYTHON) ./install.sh --tests
-	touch $@
+	@PYTHON=$(PYTHON) ./install.sh --tests
+	@touch $@
 
 clean:
-	rm -rf .venv demo build *.egg-info
+	rm -rf .venv demo build *.egg-info install.log

@@ -1,10 +1,28 @@
 #!/usr/bin/env bash
 # Installs what is missing for `make demo` on Debian or Ubuntu: system packages, .venv, this package.
 # install.sh --tests: also what `make test` needs: the optional libraries, chromium to look at TensorBoard with, Slurm.
+# Prints one line a step. What apt-get and pip print goes to install.log, and to the screen where they fail.
 set -euo pipefail
 cd "$(dirname "$0")"
 PYTHON=${PYTHON:-python3}
 extras=ffcv,digits,dev
+log=$PWD/install.log
+: >"$log"
+
+quietly() { # quietly COMMAND...: runs it with its output in the log; 1 where it fails
+    echo "+ $*" >>"$log"
+    "$@" >>"$log" 2>&1 </dev/null
+}
+must() { # must WHAT COMMAND...: quietly; ends the installation where the command fails, with all it has printed
+    local what=$1 before
+    before=$(wc -c <"$log")
+    shift
+    quietly "$@" || {
+        tail -c "+$((before + 1))" "$log" >&2
+        echo "error: $what failed; its output is above and in $log" >&2
+        exit 2
+    }
+}
 
 missing=()
 need() { # need PACKAGE COMMAND...: the package is missing unless the command succeeds
@@ -20,30 +38,31 @@ need python3 "$PYTHON" --version
 need python3-venv "$PYTHON" -c 'import ensurepip'
 need python3-dev "$PYTHON" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'
 
+sudo=()
+if [ "$(id -u)" -ne 0 ]; then sudo=(sudo); fi
+apt=("${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends)
+
 if ((${#missing[@]})); then
-    sudo=()
-    if [ "$(id -u)" -ne 0 ]; then sudo=(sudo); fi
-    echo "Installing system packages, which FFCV's build needs: ${missing[*]}"
+    echo "Installing system packages that FFCV's build needs: ${missing[*]}"
     if ! command -v apt-get >/dev/null; then
         echo "error: there is no apt-get here: install the equivalents of ${missing[*]} and try again" >&2
         exit 2
     fi
-    "${sudo[@]}" apt-get update -qq
-    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+    must "apt-get update" "${sudo[@]}" apt-get update -qq
+    must "apt-get install ${missing[*]}" "${apt[@]}" "${missing[@]}"
 fi
 
-optional() { # optional NEEDS COMMAND PACKAGE...: installed where the command is missing; without it NEEDS are skipped
-    local needs=$1 command=$2 policy=/usr/sbin/policy-rc.d own=no sudo=()
+optional() { # optional TESTS COMMAND PACKAGE...: installs the packages where the command is missing
+    local tests=$1 command=$2 policy=/usr/sbin/policy-rc.d own=no
     shift 2
     if PATH=$PATH:/usr/sbin:/sbin command -v "$command" >/dev/null; then return; fi
-    if [ "$(id -u)" -ne 0 ]; then sudo=(sudo); fi
+    echo "Installing system packages for $tests: $*"
     if [ ! -e $policy ]; then # daemons that come along are not started: the tests start their own
         own=yes
         printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee $policy >/dev/null && "${sudo[@]}" chmod 755 $policy || true
     fi
-    { "${sudo[@]}" apt-get update -qq &&
-        "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; } ||
-        echo "note: $* cannot be installed here: $needs will be skipped" >&2
+    { quietly "${sudo[@]}" apt-get update -qq && quietly "${apt[@]}" "$@"; } ||
+        echo "note: $* could not be installed (see $log): $tests will be skipped" >&2
     if [ $own = yes ]; then "${sudo[@]}" rm -f $policy; fi
 }
 
@@ -58,7 +77,8 @@ fi
     echo "error: $("$PYTHON" --version) is too old: Python 3.11 or newer is needed (make PYTHON=python3.12 ...)" >&2
     exit 2
 }
-echo "Installing the package and its dependencies into .venv"
-"$PYTHON" -m venv .venv
-.venv/bin/pip install --quiet --disable-pip-version-check --upgrade pip
-.venv/bin/pip install --quiet --disable-pip-version-check --editable ".[$extras]"
+echo "Installing the package and its dependencies into .venv (some minutes: FFCV is built from source)"
+pip=(.venv/bin/pip install --disable-pip-version-check)
+must "making .venv" "$PYTHON" -m venv .venv
+must "upgrading pip" "${pip[@]}" --upgrade pip
+must "installing with pip" "${pip[@]}" --editable ".[$extras]"

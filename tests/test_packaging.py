@@ -48,3 +48,20 @@ def test_package_data_exists() -> None:
     ]
     assert len(named) == 4
     assert [path for path in named if not path.is_file()] == []
+
+
+def test_fast_tests_leave_out_every_registered_marker() -> None:
+    """--strict-markers refuses a marker that is not registered; `make test-fast` has to know each that is."""
+    registered = {line.partition(":")[0] for line in PROJECT["tool"]["pytest"]["ini_options"]["markers"]}
+    expression = re.search(r'-m "(.+)"', (ROOT / "Makefile").read_text())
+    assert expression and registered == {"slow", "slurm", "browser", "gpu"}
+    assert expression.group(1) == " and ".join(f"not {name}" for name in ("slow", "slurm", "browser", "gpu"))
+    assert "--strict-markers" in PROJECT["tool"]["pytest"]["ini_options"]["addopts"]
+
+
+def test_commit_hooks_run_what_make_check_runs() -> None:
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    makefile = (ROOT / "Makefile").read_text()
+    for tool in ("ruff check", "ruff format", "codespell", "mypy"):
+        assert f"entry: .venv/bin/{tool}" in hooks, tool
+        assert f"-m {tool}" in makefile, tool
