@@ -144,6 +144,7 @@ def test_one_process_says_one_line_and_exits_with_2(
     assert re.search(answer, said.err), said.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["no data", "wrong class count", "misspelt setting", "truncated beton", "run directory is a file"]
 )
@@ -156,6 +157,7 @@ def test_two_processes_say_one_line_and_exit_with_2(name: str, digits: Path, tmp
     assert first_failure(ended.stderr) == ("0", "2")
 
 
+@pytest.mark.slow
 def test_a_number_of_processes_that_does_not_fit_names_those_that_do(digits: Path, tmp_path: Path) -> None:
     words = ["train", RECIPE, "--data", str(digits), "--run-dir", str(tmp_path), "--global-batch-size", "48"]
     ended = run(words, processes=2)
@@ -164,12 +166,14 @@ def test_a_number_of_processes_that_does_not_fit_names_those_that_do(digits: Pat
     assert first_failure(ended.stderr) == ("0", "2")
 
 
+@pytest.mark.slow
 def test_one_process_from_the_shell_exits_with_2(tmp_path: Path) -> None:
     ended = run(["train", RECIPE, "--data", str(tmp_path), "--run-dir", str(tmp_path / "run")])
     assert ended.returncode == 2
     assert re.fullmatch(r"error: [^\n]+\n", ended.stderr)
 
 
+@pytest.mark.slow
 def test_a_changed_recipe_is_refused_with_the_difference_and_the_run_is_untouched(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -183,6 +187,7 @@ def test_a_changed_recipe_is_refused_with_the_difference_and_the_run_is_untouche
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_other_data_on_resume_is_refused(digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     words = ["train", RECIPE, "--run-dir", str(tmp_path / "run"), "--epochs", "1"]
     assert main([*words, "--data", str(digits)]) == 0
@@ -190,6 +195,7 @@ def test_other_data_on_resume_is_refused(digits: Path, tmp_path: Path, capfd: py
     assert "was trained on other data" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_ends_the_run_in_bounded_time(digits: Path, tmp_path: Path) -> None:
     long = ["--epochs", "500", "--log-every", "2"]
     words = ["train", RECIPE, "--data", str(digits), "--run-dir", str(tmp_path), *long]
@@ -201,6 +207,7 @@ def test_a_rank_that_dies_ends_the_run_in_bounded_time(digits: Path, tmp_path: P
     assert "failed (exitcode: -9) local_rank: 1" in said  # torchrun names it
 
 
+@pytest.mark.slow
 def test_an_image_that_one_rank_cannot_read_is_named_and_ends_the_run(photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, tmp_path / "data")
     bad = tmp_path / "data" / "train" / "class1" / "001.jpg"

@@ -30,6 +30,7 @@ def record(run_dir: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_names_the_images_and_keeps_the_last_good_checkpoint(
     digits: Path, tmp_path: Path
 ) -> None:
@@ -73,6 +74,7 @@ def test_the_images_of_all_ranks_are_the_global_batch() -> None:
         assert images_of(recipe, 2, PER_EPOCH + 3, PER_EPOCH, COUNT, rank).tolist() == expected.tolist()
 
 
+@pytest.mark.slow
 def test_a_loss_scale_that_collapses_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +66,11 @@ def test_commit_hooks_run_what_make_check_runs() -> None:
     for tool in ("ruff check", "ruff format", "codespell", "mypy"):
         assert f"entry: .venv/bin/{tool}" in hooks, tool
         assert f"-m {tool}" in makefile, tool
+
+
+@pytest.mark.parametrize(("need", "marker"), [("slurm_cluster import", "slurm"), ("CHROMIUM", "browser")])
+def test_files_that_need_a_program_are_marked(need: str, marker: str) -> None:
+    files = [path for path in (ROOT / "tests").rglob("test_*.py") if need in path.read_text()]
+    files.remove(Path(__file__))
+    assert files
+    assert [path.name for path in files if f"pytest.mark.{marker}" not in path.read_text()] == []

@@ -32,6 +32,7 @@ from trainer.data.crop import CropBoxes
 STEPS = ("ours", "timm's step", "torchvision's step")
 
 
+@pytest.mark.slow
 def test_one_command_measures_loader_step_peers_and_roofline(photo_betons: Path, tmp_path: Path) -> None:
     found = tmp_path / "found.json"
     words = ["--data", photo_betons, "--device", "cpu", "--depth", 18, "--resolution", 32, "--batch", 4, "--seconds",
@@ -63,6 +64,7 @@ def test_one_command_measures_loader_step_peers_and_roofline(photo_betons: Path,
     assert "real / synthetic: " in ended.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[], ["--data", "nowhere"], ["--data", "some", "--photos", "others"]])
 def test_images_that_are_not_given_or_not_there_are_one_line_and_exit_code_2(words: list[str]) -> None:
     ended = subprocess.run(

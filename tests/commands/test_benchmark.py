@@ -173,6 +173,7 @@ def test_a_peer_that_decodes_at_full_size_where_we_do_not_is_said_to(scaled: boo
 # ---------------------------------------------------------------------------------------------------------- the step
 
 
+@pytest.mark.slow
 def test_the_measured_step_is_the_loops(tmp_path: Path) -> None:
     """Weights and average after two epochs of both, bit for bit: accumulation, mixing, clipping, EMA and schedule."""
     recipe = replace(RECIPE, global_batch_size=16)
@@ -216,6 +217,7 @@ def words(recipe: str, data: Path, *options: object) -> list[str]:
     return ["benchmark", recipe, "--data", str(data), *always, *map(str, options)]
 
 
+@pytest.mark.slow
 def test_a_real_run_measures_every_part_and_touches_nothing(
     recipe_file: str, photo_betons: Path, photos: Path, tmp_path: Path
 ) -> None:
@@ -253,6 +255,7 @@ def test_a_real_run_measures_every_part_and_touches_nothing(
     assert ended.stderr == ""
 
 
+@pytest.mark.slow
 def test_two_processes_are_measured_together(recipe_file: str, photos: Path, tmp_path: Path) -> None:
     ended = run(words(recipe_file, photos, "--json", tmp_path / "b.json", "--workers", 1), processes=2)
     assert ended.returncode == 0, ended.stderr
@@ -304,6 +307,7 @@ def test_images_of_another_size_than_a_padded_crop_are_one_line(
 # ------------------------------------------------------------------------------------------------------------- peers
 
 
+@pytest.mark.slow
 def test_a_peer_that_fails_ends_or_hangs_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "START_SECONDS", 15.0)
     ends: Any = os._exit

@@ -72,6 +72,7 @@ def test_the_report_loads_nothing_and_may_not(report: Path) -> None:
     assert page.policy.startswith("default-src 'none'; script-src 'unsafe-inline'; ")
 
 
+@pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
 def test_a_browser_draws_every_curve(report: Path, tmp_path: Path) -> None:
     """Three seeds and their mean, and a single run, in each of six panels; and each row once in the legend."""

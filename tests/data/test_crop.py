@@ -18,6 +18,7 @@ def two_sample_statistic(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.abs(shares[0] - shares[1]).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 333), (64, 64)])
 def test_random_crops_are_distributed_as_torchvisions(height: int, width: int) -> None:
     crop = RandomResizedCrop(resolution=224)

@@ -107,6 +107,7 @@ def test_a_batch_stays_as_it_is_while_later_ones_are_read(photo_betons: Path) ->
         assert all(torch.equal(image, copy) for image, copy in zip(kept, copies, strict=True))
 
 
+@pytest.mark.slow
 def test_epochs_left_early_leave_no_thread_and_no_memory_behind(photo_betons: Path) -> None:
     """FFCV's Loader leaks a thread and its buffers each time."""
     import resource
@@ -165,6 +166,7 @@ def test_an_exception_in_a_thread_reaches_the_caller_at_its_batch_and_the_loader
         assert len(list(loader.batches(indices[:5], view, 8))) == 5
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_in_the_middle_of_an_epoch_ends(photo_betons: Path) -> None:
     code = f"""
         import numpy as np

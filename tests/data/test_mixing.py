@@ -115,6 +115,7 @@ def test_the_box_is_timms_for_the_same_centre(monkeypatch: pytest.MonkeyPatch) -
         assert cutmix_box(80, 41, area, (y, x)) == timms.rand_bbox((6, 3, 80, 41), 1 - area)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.1, 0.2, 0.8, 1.0, 4.0])
 def test_shares_of_mixup_have_the_moments_of_beta(alpha: float) -> None:
     """Mean 1/2, variance 1 / (4 (2 alpha + 1)), and the mean of |x - 1/2|: within four standard errors."""
@@ -129,6 +130,7 @@ def test_shares_of_mixup_have_the_moments_of_beta(alpha: float) -> None:
     assert abs(np.abs(shares - 0.5).mean() - deviation) < 4 * math.sqrt((variance - deviation**2) / count)
 
 
+@pytest.mark.slow
 def test_kept_areas_of_cutmix_are_uniform_for_alpha_one_but_for_what_the_edges_clip() -> None:
     """A box of relative side s, centred uniformly, covers s - s^2 / 4 of each side on average, and s^2 is uniform."""
     shares = np.array([share for share, _ in small(CUTMIX, 1000, size=64)])

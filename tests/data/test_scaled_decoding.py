@@ -59,6 +59,7 @@ def large_boxes(draw: st.DrawFn) -> tuple[tuple[int, int], Box, int, int]:
     return (height, width), (top, left, rows, columns), out, draw(st.integers(1, 12))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @thorough
 @given(given_box=large_boxes(), flip=st.booleans())
@@ -93,6 +94,7 @@ def test_whole_pixels_of_the_smaller_image_are_those_of_libjpeg(sampling: str, s
                 assert abs(found - part).max() <= most, (top, left, interval)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @thorough
 @given(given_box=large_boxes())

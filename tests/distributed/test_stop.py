@@ -50,6 +50,7 @@ def test_what_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.slow
 def test_ranks_with_unlike_numbers_of_batches_stop_together() -> None:
     """Rank 0 has 5 batches and rank 1 has 4; only rank 1 gets the signal, and neither waits forever for the other."""
     code = (

@@ -68,6 +68,7 @@ def test_a_rank_that_has_left_is_not_missed() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", [1, 0])
 def test_a_rank_that_is_stopped_is_named_and_no_rank_stays(stopped: int, digits: Path, tmp_path: Path) -> None:
     """Without torchrun, whose agent would end the others: each rank has to notice by itself."""
@@ -97,6 +98,7 @@ def test_a_rank_that_is_stopped_is_named_and_no_rank_stays(stopped: int, digits:
             process.kill()
 
 
+@pytest.mark.slow
 def test_ranks_end_with_their_launcher_also_before_they_have_joined(digits: Path, tmp_path: Path) -> None:
     """kill -9 of torchrun leaves its ranks running: here one waits for a peer that never joins."""
     launcher, ranks = start(words(digits, tmp_path), 2), list[int]()
@@ -125,6 +127,7 @@ def threads(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/task").iterdir()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_storage_that_does_not_answer_is_named_and_ends_the_run(split: str, digits: Path, tmp_path: Path) -> None:
     """A read that never returns, in training and in an evaluation, like one from a dead NFS server."""

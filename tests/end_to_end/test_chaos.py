@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.chaos import Chaos
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_run_that_is_killed_at_random_moments_is_the_run_that_was_left_alone(digits: Path, tmp_path: Path) -> None:

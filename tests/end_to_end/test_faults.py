@@ -78,6 +78,7 @@ def fill(disk: Path) -> None:
             pass
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_while_logging_is_one_line_and_the_run_can_go_on(
     digits: Path, small_disk: Path, tmp_path: Path
 ) -> None:
@@ -103,6 +104,7 @@ def test_a_disk_that_is_full_while_logging_is_one_line_and_the_run_can_go_on(
     assert_same_run(run_dir, tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_while_saving_keeps_the_checkpoint_before(
     digits: Path, small_disk: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,6 +122,7 @@ def test_a_disk_that_is_full_while_saving_keeps_the_checkpoint_before(
     assert_same_run(tmp_path / "moved", tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 def test_a_read_only_run_directory_is_one_line(small_disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (small_disk / "run").mkdir()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
@@ -147,6 +150,7 @@ def whole(samples: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> CropB
     return CropBoxes(boxes, np.zeros(len(samples), bool))
 
 
+@pytest.mark.slow
 def test_a_beton_that_is_written_to_while_it_is_read_is_refused(own_digits: Path) -> None:
     """Raw pixels: nothing in the image itself says that it has become another."""
     path = own_digits / "train.beton"
@@ -161,6 +165,7 @@ def test_a_beton_that_is_written_to_while_it_is_read_is_refused(own_digits: Path
             evaluate_protocols(loader)
 
 
+@pytest.mark.slow
 def test_a_beton_that_is_replaced_is_read_on_as_it_was(own_digits: Path) -> None:
     with Loader(open_source(str(own_digits), "train", num_classes=10, resolution=32), workers=1) as loader:
         before = evaluate_protocols(loader)
@@ -209,6 +214,7 @@ print("refused", refused)
 """
 
 
+@pytest.mark.slow
 def test_no_bytes_of_a_jpeg_end_the_process(photo_betons: Path, tmp_path: Path) -> None:
     """The native decoder runs in this process: what it makes of damaged headers, tables and sizes must not crash it.
 
@@ -223,6 +229,7 @@ def test_no_bytes_of_a_jpeg_end_the_process(photo_betons: Path, tmp_path: Path) 
     assert ended.stdout == f"refused {count}\n"  # all: the file was written to
 
 
+@pytest.mark.slow
 def test_slow_storage_changes_no_pixel(own_digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Loader(open_source(str(own_digits), "train", num_classes=10, resolution=32), workers=2) as loader:
         fast = evaluate_protocols(loader)
@@ -274,6 +281,7 @@ with process_group.world("cpu", 1) as world:
 """
 
 
+@pytest.mark.slow
 def test_ranks_that_were_started_otherwise_are_told_at_the_start(digits: Path, own_digits: Path) -> None:
     """Another data set: one whose images are the same in number and size."""
     for name in ("train.beton", "train.beton.json", "train.beton.verified"):
@@ -335,6 +343,7 @@ def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_whole_checkpoint_of_another_program_is_one_line(
     what: str, trained: Path, digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -348,6 +357,7 @@ def test_a_whole_checkpoint_of_another_program_is_one_line(
     assert re.fullmatch(r"error: [^\n]+\n", said) and answer in said and "use another --run-dir" in said
 
 
+@pytest.mark.slow
 def test_an_empty_checkpoint_falls_back_to_the_one_before(
     trained: Path, digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

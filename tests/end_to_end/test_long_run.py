@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.long_run import usage_by_epoch
+
+pytestmark = pytest.mark.slow
 
 
 def test_memory_threads_and_open_files_stay_as_they_are(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ from tests.support.processes import (
 )
 from trainer.__main__ import main
 
+pytestmark = pytest.mark.slow
+
 RECIPE = str(SUPPORT / "everything_recipe.py")
 STEPS_PER_EPOCH = 1437 // 96  # 14
 LAST = 2 * STEPS_PER_EPOCH

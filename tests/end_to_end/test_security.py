@@ -60,6 +60,7 @@ def test_nothing_is_unpickled_and_nothing_goes_through_a_shell() -> None:
     assert sum("weights_only=True" in path.read_text() for path in CODE) >= 2
 
 
+@pytest.mark.slow
 def test_private_things_are_in_no_file_of_a_run_and_nobody_else_may_write_there(tmp_path: Path) -> None:
     """Under a umask that would let everybody write, with a token in the environment and two hosts in a list of them."""
     run_dir = tmp_path / "run"

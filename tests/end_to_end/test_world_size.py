@@ -12,6 +12,8 @@ import pytest
 from tests.support.processes import ROOT, SUPPORT, TIMEOUT, run
 from trainer.__main__ import main
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def seen(digits: Path, photo_betons: Path) -> dict[int, dict[str, Any]]:

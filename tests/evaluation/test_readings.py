@@ -60,6 +60,7 @@ def result(finished: Path) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.slow
 def test_a_result_is_that_of_the_averaged_weights_and_has_the_other_readings_beside_it(result: dict[str, Any]) -> None:
     averaged, plain = "exponential moving average (decay 0.9 every step)", "no averaging"
     views = "24 px, centre crop of 0.875 x short side, mean logits of two views, the crop and its mirror image"
@@ -80,6 +81,7 @@ def test_every_epoch_tells_of_both_weights_and_the_last_is_the_result(finished: 
     assert records[-2]["loss"] == result["also"][1]["loss"]
 
 
+@pytest.mark.slow
 def test_the_evaluate_verb_repeats_every_reading(
     finished: Path, result: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -186,6 +188,7 @@ def test_words_claim_no_average_and_no_norms_that_are_not_there_yet() -> None:
     assert averaged_in_words(recipe.ema, 5.1) == "exponential moving average (decay 0.99 every 32 steps)"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_between_two_epochs_says_that_norms_are_running_averages(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,8 @@ import pytest
 
 from tests.support.processes import ROOT, SUPPORT, TIMEOUT, assert_same_run, wait_for_step
 
+pytestmark = pytest.mark.slow
+
 RECIPE = SUPPORT / "small_recipe.py"
 JOB = ["--epochs", "4", "--log-every", "1", "--checkpoint-steps", "5"]
 

@@ -22,7 +22,7 @@ JOB = [*BATCHES, "--log-every", "1", "--checkpoint-steps", "7", "--no-pictures"]
 PROCESSES = ["--nodes", "2", "--processes-per-node", "2", "--cpus-per-task", "1"]
 LIMIT = 180  # seconds; a hang fails the test
 
-pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+pytestmark = [pytest.mark.slurm, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 
 
 @pytest.fixture(scope="module")

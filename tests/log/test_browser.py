@@ -21,6 +21,7 @@ SECONDS = 60
 if not CHROMIUM:
     pytest.skip("no chromium: apt-get install --no-install-recommends chromium", allow_module_level=True)
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install 'shortcut-trainer[browser]'")
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ from tests.support.processes import ROOT, SUPPORT
 from trainer.data.beton.prepare import PrepareOptions, prepare_folder
 from trainer.recipe_file import load_recipe, recipe_names
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT = 1200  # seconds for all of them, on a machine that has other things to do
 
 

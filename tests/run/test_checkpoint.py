@@ -107,6 +107,7 @@ def test_the_checksum_is_one_that_sha256sum_checks(tmp_path: Path) -> None:
     assert subprocess.run(check, cwd=tmp_path, capture_output=True).returncode != 0
 
 
+@pytest.mark.slow
 def test_every_truncation_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
     write(path, small(1))

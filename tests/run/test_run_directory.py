@@ -26,6 +26,7 @@ def words(digits: Path, run_dir: Path, *options: str) -> list[str]:
     return ["train", RECIPE, "--data", str(digits), "--run-dir", str(run_dir), "--epochs", "1", *options]
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_directory_are_refused_and_the_first_goes_on(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,6 +91,7 @@ def test_a_later_attempt_of_the_same_job_takes_the_directory_over(
     assert found[1] == {"step": 2}
 
 
+@pytest.mark.slow
 def test_a_run_taken_over_while_it_evaluates_marks_no_best(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,6 +109,7 @@ def test_a_run_taken_over_while_it_evaluates_marks_no_best(
     assert [path.name for path in (tmp_path / "checkpoints").glob("*.pt")] == ["step_00000014.pt"]
 
 
+@pytest.mark.slow
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,6 +122,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(
     assert (tmp_path / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_says_so_and_saves_nothing_of_it(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,6 +141,7 @@ def test_train_and_val_of_other_classes_are_refused(
     assert "have other classes" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_data_of_other_classes_is_refused_by_evaluate(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,6 +151,7 @@ def test_data_of_other_classes_is_refused_by_evaluate(
     assert "synthetic:500 has other classes than the weights" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_changed_recipe_stands_beside_its_result_and_the_published_one_does_not(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

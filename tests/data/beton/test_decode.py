@@ -83,6 +83,7 @@ def crops(draw: st.DrawFn) -> tuple[tuple[int, int], tuple[int, int, int, int], 
     return (height, width), (top, left, side, side), draw(st.integers(1, 12))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @thorough
 @given(crop=crops())

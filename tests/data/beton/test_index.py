@@ -78,6 +78,7 @@ def table_at(path: Path, image: int) -> int:
     return table_start + image * beton_index.ALLOCATION.itemsize
 
 
+@pytest.mark.slow
 def test_the_layout_is_ffcvs() -> None:
     from ffcv import types
     from ffcv.fields import IntField, RGBImageField
@@ -161,6 +162,7 @@ def test_a_longer_file_is_refused(beton: Path) -> None:
     refuse(beton, "truncated")
 
 
+@pytest.mark.slow
 def test_any_changed_byte_is_refused_or_without_effect(beton: Path) -> None:
     manifest, original, content = read_manifest(beton), read_index(beton), beton.read_bytes()
     spans = list(zip(original.pointers.tolist(), original.sizes.tolist(), strict=True))

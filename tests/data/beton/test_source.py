@@ -27,6 +27,7 @@ def read_all(folder: Path, view: CropFn, resolution: int, classes: int = 4, spli
         return torch.cat([batch.images for batch in loader.batches([np.arange(len(loader))], view, resolution)])
 
 
+@pytest.mark.slow
 def test_centre_crops_are_bit_equal_to_those_of_ffcvs_own_loader(photo_betons: Path, tmp_path: Path) -> None:
     code = f"""
         import numpy as np

@@ -120,6 +120,7 @@ def raises(error: BaseException) -> Callable[[], Any]:
     return fail
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["raw", "jpg"])
 def test_ffcvs_loader_returns_what_was_written(tmp_path: Path, mode: Any) -> None:
     path = tmp_path / "train.beton"
@@ -342,6 +343,7 @@ def test_an_image_larger_than_a_page_is_named(tmp_path: Path) -> None:
     assert_nothing_left(tmp_path)
 
 
+@pytest.mark.slow
 def test_what_a_loader_must_not_return_is_an_error_not_a_hang(tmp_path: Path) -> None:
     for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), None, np.zeros((4, 4, 4), np.uint8)):
         broken = images(load_but(9, lambda wrong=wrong: wrong))  # type: ignore[misc]
