@@ -1,4 +1,4 @@
-"""A user's mistake is one clear line and exit code 2, alone and under torchrun, without a hang or a traceback."""
+"""A user's mistake gives one line and exit code 2, with and without torchrun; no hang, no traceback."""
 
 import os
 import re
@@ -19,7 +19,7 @@ Mistake = tuple[list[str], str]
 
 
 def with_train_file(digits: Path, folder: Path, change: Callable[[Path], None]) -> list[str]:
-    """The words of a training on a copy of the digits whose train.beton was changed."""
+    """The command line of a training on a copy of the digits with a changed train.beton."""
     shutil.copytree(digits, folder / "data")
     change(folder / "data" / "train.beton")
     return ["train", RECIPE, "--data", str(folder / "data"), "--run-dir", str(folder / "run")]
@@ -37,7 +37,7 @@ def flip_a_byte(path: Path) -> None:
 
 
 def mistakes(digits: Path, tmp_path: Path) -> dict[str, Mistake]:
-    """Words and the line they have to be answered with."""
+    """Command lines, each with a pattern of the line that has to answer it."""
     good = ["train", RECIPE, "--data", str(digits), "--run-dir", str(tmp_path / "run")]
     (tmp_path / "a_file").write_text("in the way")
     folders = [tmp_path / name for name in ("cut", "foreign", "flipped", "no_manifest")]
@@ -62,7 +62,7 @@ def mistakes(digits: Path, tmp_path: Path) -> dict[str, Mistake]:
         "unknown recipe": (["train", "resnet20_digit", *good[2:]], r"did you mean resnet20_digits\?"),
         "no data given": (good[:2] + good[4:], r"--data"),
         "no recipe": (["train"], r"which recipe\?"),
-        "unknown verb": (["trian"], r"there is no verb 'trian'"),
+        "unknown command": (["trian"], r"there is no command 'trian'"),
         "run directory is a file": ([*good[:5], str(tmp_path / "a_file")], r"a_file: cannot be written"),
         "truncated beton": (with_train_file(digits, folders[0], truncate), r"train.beton"),
         "not a beton": (
@@ -108,7 +108,7 @@ CASES = (
     "unknown recipe",
     "no data given",
     "no recipe",
-    "unknown verb",
+    "unknown command",
     "run directory is a file",
     "truncated beton",
     "not a beton",
@@ -122,7 +122,7 @@ CASES = (
 
 
 def first_failure(report: str) -> tuple[str, ...]:
-    """Rank and exit code of the process that ended first, from torchrun's own report; it then ends the others."""
+    """Rank and exit code of the process that exited first, from torchrun's report."""
     found = re.search(r"Root Cause .*?rank +: (\d+).*?exitcode +: (-?\d+)", report, re.DOTALL)
     assert found, report
     return found.groups()
@@ -204,7 +204,7 @@ def test_a_rank_that_dies_ends_the_run_in_bounded_time(digits: Path, tmp_path: P
     os.kill(ranks_of(process)[1], signal.SIGKILL)
     _, said = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert "failed (exitcode: -9) local_rank: 1" in said  # torchrun names it
+    assert "failed (exitcode: -9) local_rank: 1" in said  # from torchrun's report
 
 
 @pytest.mark.slow
@@ -252,12 +252,12 @@ def test_the_list_of_recipes_can_be_cut_to_some(capsys: pytest.CaptureFixture[st
     assert "resnet20_digits: " in listed
     assert listed.count("published: ") == 7
     assert main(["recipes", "vit"]) == 2
-    assert capsys.readouterr().err == "error: no recipe's name holds vit: python -m trainer recipes lists all 62\n"
+    assert capsys.readouterr().err == "error: no recipe's name contains vit: python -m trainer recipes lists all 62\n"
 
 
 def test_a_reader_that_has_seen_enough_is_no_traceback() -> None:
     line = f"{sys.executable} -m trainer recipes | head -c 1 && exit ${{PIPESTATUS[0]}}"
-    for _ in range(5):  # the pipe may be closed before or after the last line
+    for _ in range(5):  # the pipe may close before or after the last line
         ended = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
         assert ended.returncode in (0, 141)
         assert ended.stderr == ""

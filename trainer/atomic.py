@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whenever the process dies."""
+"""Atomic writes: a file is complete or absent, whenever the process dies."""
 
 import contextlib
 import fcntl
@@ -8,14 +8,15 @@ from pathlib import Path
 
 from trainer.errors import UserError
 
-MAKE_ROOM = "where the disk is full or read-only, change that, then the same command goes on from the last checkpoint"
+MAKE_ROOM = "free some space or make it writable, then give the same command again: it resumes from the last checkpoint"
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Gives another name to write to; the file gets its own when the block ends without an error, else it is removed.
+    """Yields a temporary name to write to. The file is renamed to `path` when the block ends, removed if it raises.
 
-    It is on disk by then, also after a power cut. Raises UserError where another process writes this file now.
+    The content is synced to disk before the rename, so it survives a power cut. Raises UserError if another process is
+    writing the same file.
     """
     partial = path.with_name(path.name + ".partial")
     folder = os.open(path.parent, os.O_RDONLY)
@@ -24,7 +25,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"{partial} is being written by another process: wait for it, or end it") from error
+            raise UserError(f"{partial} is being written by another process: wait for it or stop it") from error
         except OSError:
             pass  # a file system without locks
         try:
@@ -35,7 +36,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         except BaseException as error:
             partial.unlink(missing_ok=True)
             if isinstance(error, OSError) and error.filename is None:
-                error.filename = str(path)  # write() does not say where
+                error.filename = str(path)  # an error of write() does not name the file
             raise
     finally:
         os.close(folder)
@@ -43,6 +44,6 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Gives `path` this content, or leaves it as it was."""
+    """Replaces the content of `path` atomically."""
     with atomic_write(path) as partial:
         partial.write_text(text)

@@ -1,4 +1,4 @@
-"""The command line: RECIPE, options, overrides of the recipe's values. Every mistake is one line."""
+"""Parses command lines: RECIPE, options and overrides of the recipe's values. Each mistake becomes one line."""
 
 from __future__ import annotations
 
@@ -21,37 +21,39 @@ if TYPE_CHECKING:
     from trainer.data.beton.prepare import PrepareOptions
 
 T = TypeVar("T")
-_IDENTITY = ("name", "dataset", "published")  # of a recipe: not for the command line
+_IDENTITY = ("name", "dataset", "published")  # fields of a recipe that the command line cannot change
 
 
-def parse_with_recipe(command: type[T], words: Sequence[str], verb: str) -> tuple[Recipe, T]:
-    """`RECIPE OPTIONS [--optimizer.lr 1.6 ...]` -> the resolved recipe and the verb's options."""
-    usage = f"python -m trainer {verb} RECIPE"
+def parse_with_recipe(options: type[T], words: Sequence[str], command: str) -> tuple[Recipe, T]:
+    """Parses `RECIPE OPTIONS [--optimizer.lr 1.6 ...]` into the resolved recipe and the command's options."""
+    usage = f"python -m trainer {command} RECIPE"
     if not words:
         raise UserError(f"which recipe? {usage} ... ({known_recipes()})")
     if words[0] in ("-h", "--help"):
-        parse(command, ["--help"], f"{verb} RECIPE", _recipe_help(command))
+        parse(options, ["--help"], f"{command} RECIPE", _recipe_help(options))
     if words[0].startswith("-"):
         raise UserError(f"the recipe comes first: {usage} {words[0]} ... ({known_recipes()})")
     recipe = load_recipe(words[0])
     hidden = [(name, Annotated[Any, tyro.conf.Suppress], getattr(recipe, name)) for name in _IDENTITY]
-    options = make_dataclass("Recipe", hidden, bases=(Recipe,), frozen=True, kw_only=True)
+    # tyro makes options of dataclasses, so two are built here: the recipe's without its identity, and one with both.
+    # Their values are the defaults that --help shows; the empty names leave out the prefixes --settings. and --recipe.
+    overrides = make_dataclass("Recipe", hidden, bases=(Recipe,), frozen=True, kw_only=True)
     both = make_dataclass(
         "Both",
         [
-            ("settings", Annotated[command, tyro.conf.arg(name="")]),
-            ("recipe", Annotated[options, tyro.conf.arg(name="")], options(**_shallow(recipe))),
+            ("settings", Annotated[options, tyro.conf.arg(name="")]),
+            ("recipe", Annotated[overrides, tyro.conf.arg(name="")], overrides(**_shallow(recipe))),
         ],
         kw_only=True,
     )
-    parsed: Any = parse(both, words[1:], f"{verb} {words[0]}", command.__doc__)
+    parsed: Any = parse(both, words[1:], f"{command} {words[0]}", options.__doc__)
     return Recipe(**_shallow(parsed.recipe)), parsed.settings
 
 
 def parse_train(words: Sequence[str], processes: int | None = None) -> tuple[Recipe, TrainSettings]:
-    """`RECIPE --data DIR --run-dir DIR [--optimizer.lr 1.6 ...]`
+    """Parses `RECIPE --data DIR --run-dir DIR [--optimizer.lr 1.6 ...]`.
 
-    Raises UserError, also where so many `processes` cannot share the recipe's batch.
+    Raises UserError for a mistake, and if the recipe's batch cannot be divided over this number of `processes`.
     """
     recipe, settings = parse_with_recipe(TrainSettings, words, "train")
     if processes:
@@ -63,7 +65,7 @@ def parse_train(words: Sequence[str], processes: int | None = None) -> tuple[Rec
 
 
 def train_words(settings: TrainSettings) -> list[str]:
-    """The options that parse_train reads as these settings, those that are not the defaults."""
+    """The inverse of parse_train: the options for these settings, without those that have their defaults."""
     words = []
     for field in fields(TrainSettings):
         value = getattr(settings, field.name)
@@ -77,7 +79,7 @@ def train_words(settings: TrainSettings) -> list[str]:
 
 
 def parse_prepare(words: Sequence[str]) -> tuple[str, Path | None, Path, PrepareOptions]:
-    """`folder SRC --out DIR [--max-resolution 400 ...]` -> (kind, SRC or None, DIR, options)."""
+    """Parses `folder SRC --out DIR [--max-resolution 400 ...]` into (kind, SRC or None, DIR, options)."""
     from trainer.data.beton.prepare import IMAGENET, SMALL_IMAGES, PrepareOptions
 
     sources = {
@@ -90,47 +92,49 @@ def parse_prepare(words: Sequence[str]) -> tuple[str, Path | None, Path, Prepare
         print("usage: python -m trainer prepare folder SRC | cifar10 SRC | digits  --out DIR; add --help for options")
         raise SystemExit(0)
     if kind not in sources:
-        raise UserError(f"prepare writes {', '.join(sources)}, not {kind!r}: python -m trainer prepare folder SRC ...")
+        raise UserError(
+            f"prepare converts {', '.join(sources)}, not {kind!r}: use python -m trainer prepare folder SRC"
+        )
     options: list[Any] = [
         ("out", Annotated[Path, tyro.conf.arg(help="folder to write train.beton and val.beton into")]),
         ("options", Annotated[PrepareOptions, tyro.conf.arg(name="")], IMAGENET if kind == "folder" else SMALL_IMAGES),
     ]
     if what := sources[kind]:
         options.insert(0, ("src", Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help=what)]))
-    command = make_dataclass("Prepare", options, kw_only=True)
-    parsed: Any = parse(command, words[1:], f"prepare {kind}", f"Write {kind} images as .beton files.")
+    prepare = make_dataclass("Prepare", options, kw_only=True)
+    parsed: Any = parse(prepare, words[1:], f"prepare {kind}", f"Write {kind} images as .beton files.")
     return kind, getattr(parsed, "src", None), parsed.out, parsed.options
 
 
 def parse(
-    command: type[T],
+    options: type[T],
     words: Sequence[str],
-    verb: str,
+    command: str,
     description: str | None = None,
     *,
     program: str = "trainer",
 ) -> T:
-    """Reads the options of one verb into its dataclass. Raises UserError with one line for any mistake."""
-    said = io.StringIO()
+    """Parses the options of one command into its dataclass. Raises UserError with one line for any mistake."""
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(printed):
             return tyro.cli(
-                command,
+                options,
                 args=list(words),
-                prog=f"python -m {program} {verb}",
-                description=description or command.__doc__,
+                prog=f"python -m {program} {command}",
+                description=description or options.__doc__,
                 config=(tyro.conf.AvoidSubcommands,),
             )
     except ValueError as error:
         raise UserError(str(error)) from error
     except SystemExit as end:
         if end.code:
-            raise UserError(f"{_one_line(said.getvalue())}; see python -m {program} {verb} --help") from end
+            raise UserError(f"{_one_line(printed.getvalue())}; see python -m {program} {command} --help") from end
         raise
 
 
 def _one_line(box: str) -> str:
-    """The message in the box that tyro draws around an error, with the options it suggests."""
+    """The message inside the box that tyro draws around an error, with the options that tyro suggests."""
     lines = [line.strip("│ ") for line in box.splitlines() if line.startswith(("│", "  "))]
     message, _, rest = re.sub(r" *(─────+|-----+) *", "\n", " ".join(lines)).strip().partition("\n")
     suggestions = re.findall(r"(?:^|\s)(--[\w.-]+)(?= |$)", rest.partition("Perhaps you meant:")[2].partition("\n")[0])
@@ -143,5 +147,5 @@ def _shallow(recipe: Recipe) -> dict[str, Any]:
     return {field.name: getattr(recipe, field.name) for field in fields(Recipe)}
 
 
-def _recipe_help(command: type) -> str:
-    return f"{command.__doc__} RECIPE --help shows the recipe's own values and options; {known_recipes()}."
+def _recipe_help(options: type) -> str:
+    return f"{options.__doc__} RECIPE --help shows the recipe's own values and options; {known_recipes()}."

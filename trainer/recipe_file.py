@@ -1,4 +1,4 @@
-"""Recipes as files: found by name or by path, checked, and written as Python that runs again."""
+"""Recipe files: finds, loads and checks them, and writes a resolved recipe as Python."""
 
 import ast
 import difflib
@@ -18,7 +18,7 @@ _WRITTEN_BY_US = '"""The resolved recipe of a run'
 
 
 def recipe_names() -> list[str]:
-    """The recipes of this package, sorted."""
+    """The names of the recipes in recipes/, sorted."""
     return sorted(path.stem for path in RECIPES.glob("*.py") if not path.stem.startswith("_"))
 
 
@@ -29,7 +29,7 @@ def first_sentence(name: str) -> str:
 
 
 def measured(name: str) -> str:
-    """What this code reached with a recipe, as the ledger beside the recipes has it; "not yet" where nothing is."""
+    """The result measured with this code, from the ledger recipes/README.md; "not yet" if there is none."""
     for line in (RECIPES / "README.md").read_text().splitlines():
         if line.startswith(f"| `{name}` |"):
             return line.split("|")[4].strip()
@@ -37,9 +37,9 @@ def measured(name: str) -> str:
 
 
 def load_recipe(name: str | Path) -> Recipe:
-    """The recipe of that name in recipes/, or of a Python file by its path (which is run: it is code).
+    """Loads a recipe by its name in recipes/, or by the path of a Python file. The file is executed.
 
-    Raises UserError where there is none, or where the file does not define `recipe = Recipe(...)`.
+    Raises UserError if there is none, or if the file does not define `recipe = Recipe(...)`.
     """
     path = RECIPES / f"{name}.py"
     if not path.is_file():
@@ -51,8 +51,8 @@ def load_recipe(name: str | Path) -> Recipe:
         if not path.is_file():
             raise UserError(f"{path}: there is no such recipe file")
     try:
-        found = runpy.run_path(str(path))  # as it is now: a module would be cached by its size and second
-    except (Exception, SystemExit) as error:  # somebody else's code: whatever it raises is about that file
+        found = runpy.run_path(str(path))  # not an import: its cache misses an edit within a second
+    except (Exception, SystemExit) as error:  # the user's code: whatever it raises is that file's error
         raise UserError(f"{path}: not a recipe: {type(error).__name__}: {' '.join(str(error).split())}") from error
     recipe = found.get("recipe")
     if not isinstance(recipe, Recipe):
@@ -65,7 +65,7 @@ def load_recipe(name: str | Path) -> Recipe:
 
 
 def recipe_source(recipe: Recipe) -> str:
-    """The recipe as a Python file that defines it again, every value written out."""
+    """The source of a Python file that defines this recipe, with every value written out."""
     used = sorted(set(re.findall(r"\b([A-Z]\w*)\(", _written(recipe, 0))) & set(vars(trainer.recipe)))
     return (
         f'{_WRITTEN_BY_US}: python -m trainer train THIS_FILE --data DIR --run-dir DIR."""\n\n'
@@ -74,7 +74,7 @@ def recipe_source(recipe: Recipe) -> str:
 
 
 def recipe_changes(old: Recipe, new: Recipe) -> list[str]:
-    """What differs, one setting each: "optimizer.lr: 0.1 -> 0.2"."""
+    """The settings that differ, as "optimizer.lr: 0.1 -> 0.2"."""
     before, after = _flat(old), _flat(new)
     return [
         f"{name}: {before.get(name)} -> {after.get(name)}"
@@ -84,7 +84,7 @@ def recipe_changes(old: Recipe, new: Recipe) -> list[str]:
 
 
 def overrides_of(recipe: Recipe) -> list[str]:
-    """What differs from the recipe of this name in recipes/, but for the seed; nothing where there is none."""
+    """The changes against the recipe of this name in recipes/, except the seed; empty if there is no such recipe."""
     if recipe.name not in recipe_names():
         return []
     return [change for change in recipe_changes(load_recipe(recipe.name), recipe) if not change.startswith("seed: ")]
@@ -112,14 +112,14 @@ def known_recipes() -> str:
 
 
 def is_resolved(path: Path) -> bool:
-    """Whether `path` was written by recipe_source, and not by a person."""
+    """Whether `path` was written by recipe_source."""
     return path.read_text().startswith(_WRITTEN_BY_US)
 
 
 def _check_values(value: Any, hint: Any, name: str) -> None:
-    """Raises ValueError where a value is not exactly of its field's type: recipes are compared and written as text.
+    """Raises ValueError if a value is not exactly of its field's type. Recipes are compared and stored as text.
 
-    Dataclasses do not check this themselves. A whole number is a float too; numpy's numbers and lists are neither.
+    Dataclasses do not check types themselves. An int is accepted as a float; numpy scalars and lists are refused.
     """
     kind, choices = get_origin(hint), get_args(hint)
     if kind in (Union, UnionType):
@@ -144,7 +144,7 @@ def _check_values(value: Any, hint: Any, name: str) -> None:
 
 
 def _is_kind(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type, a tuple of whatever, or one of the literals."""
+    """Whether a value has this type; of a tuple the items are not checked, of a Literal the value is."""
     if get_origin(hint) is Literal:
         return value in get_args(hint)
     return type(value) is (get_origin(hint) or hint) or (hint is float and type(value) is int)

@@ -1,4 +1,4 @@
-"""What this machine says, verb by verb: where data and runs are, how many threads, how often to log and save."""
+"""The options of each command that depend on the machine: folders, threads, device, how often to log and save."""
 
 from __future__ import annotations
 
@@ -12,45 +12,45 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """Train a recipe. The same command again continues where the run was stopped, to the same weights."""
+    """Train a recipe. Give the same command again to resume a stopped run; it ends with the same weights."""
 
     data: str
     """folder with train.beton and val.beton, or with class folders below train/ and val/; or synthetic:COUNT"""
     run_dir: Path
-    """folder of this run: recipe, checkpoints, metrics, TensorBoard's events; one that has a checkpoint is continued"""
+    """folder for recipe, checkpoints, metrics and TensorBoard events; a run with a checkpoint is resumed"""
     initial_weights: Path | None = None
-    """file to start from instead of the recipe's initialisation: .pt, .pth or .safetensors, e.g. torchvision's"""
+    """weights file (.pt, .pth or .safetensors, e.g. torchvision's) to start from; None: the recipe's initialisation"""
     workers: int | None = None
-    """threads that read images, for each process; None: the CPUs of this machine shared by its processes"""
+    """threads that read images, per process; None: the machine's CPUs divided by its processes"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    """auto: cuda where there is a GPU"""
+    """auto: cuda if there is a GPU"""
     compile: bool = False
-    """torch.compile the model: a slower start and faster steps"""
+    """torch.compile the model: the start is slower, the steps are faster"""
     deterministic: bool = False
-    """allow deterministic kernels only, so that a GPU too gives the same bits every time; a CPU always does"""
+    """use deterministic kernels only, for bit-identical runs on a GPU; a CPU is always deterministic"""
     log_every: int = 20
-    """steps from one line of metrics to the next"""
+    """steps between two lines of metrics"""
     pictures: bool = True
-    """augmented images, mistakes and the confusion matrix in TensorBoard; at the end one more pass over validation"""
+    """show augmented images, mistakes and the confusion matrix in TensorBoard"""
     profile_steps: int | None = None
-    """record so many steps with torch.profiler, into RUN/profile/; None: off"""
+    """number of steps to record with torch.profiler, into RUN/profile/; None: off"""
     profile_from: int = 20
-    """steps before the recorded ones, counted from the run's beginning"""
+    """step after which the profiler starts, counted from the beginning of the run"""
     checkpoint_steps: int | None = None
-    """save after every so many steps, besides the end of each epoch"""
+    """save a checkpoint every N steps, in addition to the end of each epoch; None: off"""
     checkpoint_minutes: float = 10.0
-    """save when this long has passed since the last time"""
+    """save a checkpoint when this many minutes have passed since the last one"""
     keep_last_checkpoints: int = 3
-    """number of newest checkpoints to keep, besides the best"""
+    """number of newest checkpoints to keep, in addition to the best"""
     timeout_minutes: float = 30.0
-    """how long processes wait for one another, or for images, before they give up"""
+    """minutes that processes wait for each other, or for images, before the run ends with an error"""
     heartbeat_timeout_minutes: float = 3.0
-    """how long a process may give no sign of life, because it is stopped or its machine is gone, before the run ends"""
+    """minutes without a heartbeat of a process, e.g. because its machine is lost, before the run ends with an error"""
 
     def __post_init__(self) -> None:
         _check_positive(self, "workers", "log_every", "checkpoint_steps", "keep_last_checkpoints", "profile_steps")
         if self.profile_steps is not None and self.profile_steps > 100:
-            raise ValueError(f"profile_steps={self.profile_steps} is more than 100: a trace of so many opens nowhere")
+            raise ValueError(f"profile_steps={self.profile_steps} is more than 100: no viewer opens such a trace")
         if self.profile_from < 0:
             raise ValueError(f"profile_from={self.profile_from} is negative")
         if self.log_every > 10_000:
@@ -61,73 +61,73 @@ class TrainSettings:
 
     @property
     def data_folder(self) -> str:
-        """`data` as it is found from any working directory."""
+        """`data` as an absolute path; synthetic:COUNT as it is."""
         return self.data if self.data.startswith("synthetic:") else str(Path(self.data).absolute())
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
-    """Evaluate weights on every validation image once: a run's, or those of a file."""
+    """Evaluate the weights of a run or a file. Each validation image is counted once."""
 
     weights: Annotated[Path, tyro.conf.Positional]
-    """folder of a run, or a file: a checkpoint of this trainer, anybody's .pt, .pth or .safetensors, .onnx"""
+    """folder of a run, or a file: a checkpoint of this trainer, any .pt, .pth or .safetensors, or .onnx"""
     recipe: str | None = None
-    """for a file: the recipe that says which network it is and how it is evaluated; a run, and its files, have one"""
+    """recipe with the network and the evaluation crop, for a file that is not of a run; a run has its own"""
     data: str | None = None
-    """folder as for train, a .beton file or a folder of class folders. For a run: other images than its own"""
+    """folder as for train, a .beton file or a folder of class folders; None: the data of the run"""
     checkpoint: Literal["newest", "best"] = "newest"
-    """of a run. best: the highest top-1 of all epochs, chosen on the validation images themselves and so optimistic"""
+    """checkpoint of a run. best: highest top-1 of all epochs, chosen on the validation images, so optimistic"""
     resolution: int | None = None
-    """another resolution than the recipe's eval_crop, in pixels"""
+    """resolution in pixels; None: that of the recipe's eval_crop"""
     crop_ratio: float | None = None
-    """another crop than the recipe's: side of the centre square as a fraction of the short side"""
+    """side of the centre crop as a fraction of the short side; None: that of the recipe's eval_crop"""
     flip_tta: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """average the logits of the crop and of its mirror image, whatever the recipe does"""
+    """average the logits of the crop and its mirror image, whatever the recipe says"""
     no_flip_tta: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """one view, whatever the recipe does"""
+    """evaluate one view, whatever the recipe says"""
     scaled_decoding: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """large JPEGs at 1/2, 1/4 or 1/8 of their size, whatever the recipe does: see CenterCrop"""
+    """decode large JPEGs at 1/2, 1/4 or 1/8 of their size, whatever the recipe says: see CenterCrop"""
     no_scaled_decoding: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """JPEGs at their full size, whatever the recipe does"""
+    """decode JPEGs at full size, whatever the recipe says"""
     out: Path | None = None
-    """file for the result with its protocol, as JSON; None: RUN/evaluations/ for a run, beside the file for a file"""
+    """JSON file for the result and its protocol; None: in RUN/evaluations/ for a run, else beside the weights"""
     workers: int | None = None
-    """threads that read images, for each process; None: the CPUs of this machine shared by its processes"""
+    """threads that read images, per process; None: the machine's CPUs divided by its processes"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    """auto: cuda where there is a GPU"""
+    """auto: cuda if there is a GPU"""
 
     def __post_init__(self) -> None:
         _check_positive(self, "workers", "resolution")
         if self.resolution and self.resolution > 2048:
             raise ValueError(f"resolution={self.resolution} is more than 2,048 pixels")
         if self.flip_tta and self.no_flip_tta:
-            raise ValueError("--flip-tta and --no-flip-tta: use one of both")
+            raise ValueError("--flip-tta and --no-flip-tta: use only one of them")
         if self.scaled_decoding and self.no_scaled_decoding:
-            raise ValueError("--scaled-decoding and --no-scaled-decoding: use one of both")
+            raise ValueError("--scaled-decoding and --no-scaled-decoding: use only one of them")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanSettings:
-    """Show what a recipe would do: steps, rates, batches, memory, time. Nothing is trained."""
+    """Show what a recipe would do: steps, learning rates, batches, memory, time. Nothing is trained."""
 
     data: str | None = None
-    """folder of the data; None: as many images as the recipe's data set has"""
+    """folder of the data; None: the image count of the recipe's data set"""
     world_size: int = 1
-    """number of processes, one for each GPU"""
+    """number of processes, one per GPU"""
     out: Path | None = None
-    """folder for the learning-rate curve, lr.png; None: it is drawn in the terminal only"""
+    """folder for the learning-rate curve, lr.png; None: draw it in the terminal only"""
     measure: bool = False
-    """also run two real steps on this machine, with noise for images, to measure the memory they take"""
+    """also run two real steps on this machine, on noise images, and measure their memory"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    """what is measured. auto: cuda where there is a GPU"""
+    """device to measure. auto: cuda if there is a GPU"""
     images_per_second: float | None = None
-    """what one GPU alone trains, from a benchmark: 1 to 1,024 GPUs are predicted from it; None: no prediction"""
+    """measured speed of one GPU; predicts the speed of 1 to 1,024 GPUs; None: no prediction"""
     gpus_per_node: int = 8
-    """GPUs of one machine, for the prediction"""
+    """GPUs per machine, for the prediction"""
     link_gbytes: float = 450.0
-    """GB/s, one direction, between the GPUs of a machine, for the prediction; 450: NVLink of an H100"""
+    """GB/s between the GPUs of a machine, in one direction, for the prediction; 450: NVLink of an H100"""
     network_gbytes: float = 50.0
-    """GB/s, one direction, of one machine's network, all adapters together, for the prediction; 50: 400 Gbit/s"""
+    """GB/s of a machine's network, all adapters together, in one direction, for the prediction; 50: 400 Gbit/s"""
 
     def __post_init__(self) -> None:
         _check_positive(self, "world_size", "images_per_second", "gpus_per_node", "link_gbytes", "network_gbytes")
@@ -137,24 +137,24 @@ class PlanSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkSettings:
-    """Measure loader, compute, copy and the real thing in turn, and say what limits training."""
+    """Measure the loader, the computation, the copy and real training in turn; print what limits training."""
 
     data: str
     """folder with train.beton, or with class folders below train/"""
     seconds: float = 5.0
-    """length of one measurement"""
+    """length of one measurement, in seconds"""
     rounds: int = 3
-    """how often each is measured, in turn"""
+    """number of measurements of each kind, taken in turn"""
     original: str | None = None
-    """folder of the original images, class folders below train/, for torchvision's pipeline; None: left out"""
+    """folder of the original images, with class folders below train/, to compare with torchvision; None: skip it"""
     workers: int | None = None
-    """threads that read images; None: all CPUs this process may use"""
+    """threads that read images; None: all CPUs that this process may use"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    """auto: cuda where there is a GPU"""
+    """auto: cuda if there is a GPU"""
     compile: bool = False
     """torch.compile the model"""
     json: Path | None = None
-    """file for the figures, for machines"""
+    """JSON file for the figures"""
 
     def __post_init__(self) -> None:
         _check_positive(self, "workers", "rounds", "seconds")
@@ -162,20 +162,20 @@ class BenchmarkSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CompareSettings:
-    """Compare finished runs by recipe: seeds, mean and deviation, the published result, time and images needed."""
+    """Compare finished runs by recipe: mean and deviation over seeds, published result, time and images needed."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """folders of runs, or folders that hold them, directly or one folder below"""
+    """folders of runs, or folders that contain runs, at most one level deeper"""
     html: Path | None = None
-    """file for a report with curves that needs nothing else to be read"""
+    """file for a self-contained HTML report with curves"""
     allow_different_protocols: bool = False
-    """also line up runs of different protocols or data; the table then says what differs"""
+    """also compare runs of different protocols or data; the table then shows what differs"""
     time_to_accuracy: tuple[float, ...] = ()
-    """top-1 accuracies, in %, whose time and number of images are shown"""
+    """top-1 accuracies in %; shows the time and images needed to reach each"""
 
     def __post_init__(self) -> None:
         if not self.runs:
-            raise ValueError("which runs? give folders of runs, or folders that hold them")
+            raise ValueError("which runs? give folders of runs, or folders that contain runs")
         for top1 in self.time_to_accuracy:
             if not 0 < top1 <= 100:
                 raise ValueError(f"time_to_accuracy={top1} is not an accuracy above 0 and up to 100 %")
@@ -183,46 +183,46 @@ class CompareSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings:
-    """Write a run's weights for others to use, and check what was written."""
+    """Export the weights of a run in a common format, and verify the file."""
 
     run_dir: Annotated[Path, tyro.conf.Positional]
     """folder of the run"""
     to: Literal["torchvision", "onnx", "safetensors"]
-    """torchvision: a state_dict that its own resnet50() loads; onnx: checked by onnxruntime; safetensors: no pickle"""
+    """torchvision: a state_dict that torchvision loads; onnx: verified with onnxruntime; safetensors: no pickle"""
     out: Path | None = None
-    """file to write; None: in the run's folder, named after the recipe"""
+    """file to write; None: in the folder of the run, named after the recipe"""
     checkpoint: Literal["newest", "best"] = "newest"
-    """best: the highest top-1 of all epochs, chosen on the validation images themselves and so optimistic"""
+    """best: highest top-1 of all epochs, chosen on the validation images and therefore optimistic"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LookSettings:
-    """Show what is in a data set: a sheet of images as a recipe sees them, sizes, how many of each class."""
+    """Show what is in a data set: a sheet of images, their sizes, and the number of images per class."""
 
     data: Annotated[str, tyro.conf.Positional]
-    """folder with train.beton and val.beton, or with class folders below train/ and val/; or one .beton, or one folder
-    of class folders"""
+    """folder with train.beton and val.beton, or with class folders below train/ and val/; or one .beton file; or one
+    folder of class folders"""
     recipe: str | None = None
-    """show the images as this recipe trains on them, or evaluates them for --split val; None: whole"""
+    """show the images as this recipe trains on them, or with --split val as it evaluates them; None: uncropped"""
     split: Literal["train", "val"] = "train"
-    """of a folder that has both"""
+    """which images of a folder that has both"""
     images: int = 48
     """number of images on the sheet"""
     out: Path = Path("look.png")
-    """file for the sheet"""
+    """PNG file for the sheet"""
 
     def __post_init__(self) -> None:
         _check_positive(self, "images")
         if self.images > 2000:
-            raise ValueError(f"images={self.images} is more than 2,000, which is much for a sheet")
+            raise ValueError(f"images={self.images} is more than 2,000: a sheet of so many is too large to view")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecipesSettings:
-    """List the recipes: paper, published result with its protocol, and what was measured with this code."""
+    """List the recipes: paper, published result with its protocol, and the result measured with this code."""
 
     words: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """show those only whose name holds one of these, e.g. resnet50 goyal"""
+    """show only the recipes that contain one of these words in their name, e.g. resnet50 goyal"""
 
 
 def _check_positive(settings: object, *names: str) -> None:

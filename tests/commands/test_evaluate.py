@@ -325,7 +325,7 @@ def mistakes(
         "recipe for a run": ([str(finished), "--recipe", "resnet20_digits"], r"a run has its own"),
         "best of a file": ([str(folder / "good.pth"), *of_recipe, "--checkpoint", "best"], r"good.pth is a file"),
         "crop beyond the image": ([str(finished), "--crop-ratio", "1.5"], r"crop_ratio=1.5 is not within \(0, 1\]"),
-        "both flags": ([str(finished), "--flip-tta", "--no-flip-tta"], r"use one of both"),
+        "both flags": ([str(finished), "--flip-tta", "--no-flip-tta"], r"use only one of them"),
         "resolution": ([str(finished), "--resolution", "9000"], r"resolution=9000 is more than 2,048 pixels"),
         "no folder for out": ([str(finished), "--out", str(folder / "no" / "x.json")], r"there is no folder"),
         "data that is not there": ([str(finished), "--data", str(folder / "no")], r"there is no such file or folder"),

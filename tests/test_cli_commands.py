@@ -1,0 +1,85 @@
+"""The options of evaluate, recipes and prepare, and the one line that answers each mistake."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.command_lines import stdout
+from trainer.cli import parse, parse_prepare
+from trainer.errors import UserError
+from trainer.settings import EvaluateSettings, RecipesSettings
+
+
+def evaluate(*words: str) -> EvaluateSettings:
+    return parse(EvaluateSettings, words, "evaluate")
+
+
+def test_evaluate_takes_a_run_and_what_to_evaluate() -> None:
+    assert evaluate("runs/one") == EvaluateSettings(weights=Path("runs/one"))
+    assert evaluate("runs/one").checkpoint == "newest"
+    words = ["--data", "DIR", "--checkpoint", "best", "--workers", "2", "--device", "cpu"]
+    assert evaluate("runs/one", *words) == EvaluateSettings(
+        weights=Path("runs/one"), data="DIR", checkpoint="best", workers=2, device="cpu"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ([], r"Missing from python -m trainer evaluate: PATH folder of a run, or a file"),
+        (["one", "two"], r"Unrecognized options: two"),
+        (["one", "--chekpoint", "best"], r"--chekpoint.*did you mean --checkpoint"),
+        (["one", "--checkpoint", "last"], r"'last'.*'newest', 'best'"),
+        (["one", "--workers", "x"], r"--workers: .*'x'"),
+        (["one", "--workers", "0"], r"workers=0 is not a positive number"),
+        (["one", "--workers", "-1"], r"workers=-1 is not a positive number"),
+    ],
+)
+def test_a_mistake_in_evaluate_is_one_line(words: list[str], answer: str) -> None:
+    with stdout("wide"), pytest.raises(UserError, match=answer) as caught:
+        evaluate(*words)
+    assert "\n" not in str(caught.value)
+
+
+def test_recipes_takes_words_and_no_options() -> None:
+    assert parse(RecipesSettings, [], "recipes") == RecipesSettings()
+    assert parse(RecipesSettings, ["resnet50", "goyal"], "recipes") == RecipesSettings(words=("resnet50", "goyal"))
+    with stdout("wide"), pytest.raises(UserError, match="Unrecognized options: --all") as caught:
+        parse(RecipesSettings, ["--all"], "recipes")
+    assert "\n" not in str(caught.value)
+
+
+def test_prepare_has_three_kinds_with_their_own_defaults() -> None:
+    folder = parse_prepare(["folder", "SRC", "--out", "DIR"])
+    cifar = parse_prepare(["cifar10", "SRC", "--out", "DIR"])
+    digits = parse_prepare(["digits", "--out", "DIR"])
+    assert folder[:3] == ("folder", Path("SRC"), Path("DIR"))
+    assert cifar[:3] == ("cifar10", Path("SRC"), Path("DIR"))
+    assert digits[:3] == ("digits", None, Path("DIR"))
+    assert (folder[3].write_mode, folder[3].max_resolution, folder[3].jpeg_quality) == ("proportion", 500, 90)
+    assert cifar[3] == digits[3]
+    assert (cifar[3].write_mode, cifar[3].max_resolution) == ("raw", 32)
+    options = ["--max-resolution", "400", "--jpeg-quality", "95", "--workers", "3", "--skip-bad", "--overwrite"]
+    options = parse_prepare(["folder", "SRC", "--out", "DIR", *options])[3]
+    assert (options.max_resolution, options.jpeg_quality, options.workers) == (400, 95, 3)
+    assert options.skip_bad and options.overwrite
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ([], r"prepare converts folder, cifar10, digits, not ''"),
+        (["imagenet", "SRC", "--out", "DIR"], r"prepare converts folder, cifar10, digits, not 'imagenet'"),
+        (["folder", "--out", "DIR"], r"PATH folder with class folders below train/ and val/"),
+        (["folder", "SRC"], r"--out PATH folder to write train\.beton and val\.beton into"),
+        (["digits", "SRC", "--out", "DIR"], r"Unrecognized options: SRC"),
+        (["folder", "SRC", "--out", "DIR", "--jpeg-qualty", "9"], r"did you mean --jpeg-quality"),
+        (["folder", "SRC", "--out", "DIR", "--jpeg-quality", "0"], r"jpeg_quality=0 is not 1 to 100"),
+        (["folder", "SRC", "--out", "DIR", "--write-mode", "smart"], r"'smart'.*'jpg', 'raw', 'proportion'"),
+        (["folder", "SRC", "--out", "DIR", "--workers", "0"], r"workers=0 is not 1 or more"),
+    ],
+)
+def test_a_mistake_in_prepare_is_one_line(words: list[str], answer: str) -> None:
+    with stdout("wide"), pytest.raises(UserError, match=answer) as caught:
+        parse_prepare(words)
+    assert "\n" not in str(caught.value)
