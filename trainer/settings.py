@@ -29,7 +29,8 @@ class TrainSettings:
     deterministic: bool = False
     """use deterministic kernels only, for bit-identical runs on a GPU; a CPU is always deterministic"""
     log_every: int = 20
-    """steps between two lines of metrics"""
+    """largest number of steps between two lines of metrics; the first steps and short epochs have more. Below 20, each
+    line is printed; otherwise one every ten seconds"""
     pictures: bool = True
     """show augmented images, mistakes and the confusion matrix in TensorBoard"""
     profile_steps: int | None = None

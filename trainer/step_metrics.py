@@ -30,14 +30,14 @@ class StepRecord(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """The steps from one line of the log to the next."""
+    """The steps since the last line of the log."""
 
     loss: float  # mean
     grad_norm: float | None  # mean, without skipped steps; None where all were skipped
     grad_norm_max: float | None
     skipped: int  # steps that fp16's scaler skipped, because their gradient was not finite
     spikes: list[StepRecord]
-    median: float  # of the losses
+    median: float  # of the losses of the latest steps, which may be more
 
 
 class NotFiniteError(UserError):
@@ -71,19 +71,23 @@ class StepMetrics:
         self._buffer[NORM, self._slot(step)] = norm.detach()
         self._buffer[SCALE, self._slot(step)] = scale
 
-    def read(self, step: int) -> Summary:
-        """Summarises the latest of `step` complete steps. Called by all ranks together; raises NotFiniteError."""
-        records = self._records(self.summed(step), step)
+    def read(self, step: int, since: int = 0) -> Summary:
+        """Summarises the steps after `since`, of `step` complete ones. All ranks must call it; raises NotFiniteError.
+
+        Spikes are judged among all steps in the buffer, which may be more: a median needs enough losses.
+        """
+        latest = self._records(self.summed(step), step)
+        records = [record for record in latest if record.step > since]
         losses = [record.loss for record in records]
         norms = [record.grad_norm for record in records if math.isfinite(record.grad_norm)]
-        median = statistics.median(losses)
+        found = [latest[index] for index in spikes([record.loss for record in latest])]
         return Summary(
             loss=math.fsum(losses) / len(losses),
             grad_norm=math.fsum(norms) / len(norms) if norms else None,
             grad_norm_max=max(norms, default=None),
             skipped=len(records) - len(norms),
-            spikes=[records[index] for index in spikes(losses)],
-            median=median,
+            spikes=[spike for spike in found if spike.step > since],
+            median=statistics.median(record.loss for record in latest),
         )
 
     def summed(self, step: int) -> torch.Tensor:

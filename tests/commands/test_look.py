@@ -1,4 +1,4 @@
-"""The sheet shows the images that training sees, the same ones each time; the figures are those of the files."""
+"""look draws the images that training sees, reproducibly; the figures it prints are those of the files."""
 
 import re
 from dataclasses import dataclass, field, replace
@@ -30,7 +30,7 @@ SMALL = SUPPORT / "small_recipe.py"
 
 @pytest.fixture(scope="module")
 def recipe() -> Recipe:
-    """Everything that changes an image, for the photographs."""
+    """A recipe with everything that changes an image, for the photographs."""
     return replace(
         load_recipe(SMALL),
         num_classes=4,
@@ -61,7 +61,7 @@ def test_the_same_command_draws_the_same_sheet(
         said.append(capsys.readouterr().out.replace(sheet.name, ""))
     assert sheets[0].read_bytes() == sheets[1].read_bytes()
     assert said[0] == said[1]
-    assert "20 images, evenly over the data set, as small trains on them in the first epoch, at 48 px" in said[0]
+    assert "20 images, spread evenly over the data set, as small trains on them in the first epoch, at 48 px" in said[0]
     with Image.open(sheets[0]) as sheet:  # 8 + 8 + 4, and a row of mixed ones
         assert sheet.size == (8 * (SIDE + GAP) + GAP, 4 * (SIDE + LABEL + GAP) + GAP)
 
@@ -140,9 +140,9 @@ def test_figures_are_those_of_the_files(
         rows.append({line.split()[0]: line.split(maxsplit=1)[1] for line in said.splitlines()})
     for row in rows:
         for name, values in (("width", sizes[:, 0]), ("height", sizes[:, 1])):
-            expected = f"{values.min()} / {np.median(values):g} / {values.max()} (least / median / most) px"
+            expected = f"{values.min()} / {np.median(values):g} / {values.max()} (min / median / max) px"
             assert row[name] == expected
-        assert row["classes"] == "4: 16 / 16 / 16 (least / median / most) images each"
+        assert row["classes"] == "4: 16 / 16 / 16 (min / median / max) images each"
         assert row["empty"] == "none"
     raw = (read_index(photo_betons / "train.beton").modes == RAW).mean()
     assert ["stored" in row for row in rows] == [False, False, True, True]
@@ -161,7 +161,7 @@ class Unbalanced:
 
 def test_empty_and_rare_classes_are_named() -> None:
     rows = dict(look._content(Unbalanced()))  # type: ignore[arg-type]
-    assert rows["classes"] == "3: 0 / 1 / 2 (least / median / most) images each; fewest no?ne, most many"
+    assert rows["classes"] == "3: 0 / 1 / 2 (min / median / max) images each; fewest no?ne, most many"
     assert rows["empty"] == "1 (no?ne)"
 
 
@@ -175,13 +175,13 @@ def damaged(photos: Path, tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["PHOTOS", "--out", "sheet.jpg"], r"the sheet is a PNG, call it sheet.png"),
+        (["PHOTOS", "--out", "sheet.jpg"], r"the sheet is a PNG: use --out sheet.png"),
         (["PHOTOS", "--out", "no/where/sheet.png"], r"there is no folder no/where"),
         (["PHOTOS", "--images", "0"], r"images=0 is not a positive number"),
         (["PHOTOS", "--images", "9999"], r"images=9999 is more than 2,000"),
         (["PHOTOS", "--recipe", "resnet20_digit"], r"did you mean resnet20_digits\?"),
         (["PHOTOS", "--recipe", str(SMALL)], r"needs images of 32 x 32 px, but image 0 is"),
-        (["synthetic:100"], r"synthetic:100 is noise, there is nothing to see"),
+        (["synthetic:100"], r"synthetic:100 is noise, so there is nothing to see"),
         (["no/such/folder"], r"there is no such file or folder"),
         (["no/such.beton"], r"such.beton.json is missing"),
         (["DAMAGED"], r"bad.jpg: image 0 cannot be (opened|decoded)"),

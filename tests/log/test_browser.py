@@ -1,4 +1,4 @@
-"""A person opens TensorBoard on the folder above two real runs: what is there to see, in a real browser."""
+"""TensorBoard on the folder above two real runs, opened in a real browser."""
 
 import shutil
 import subprocess
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def runs(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seeds; the second was stopped in its second epoch and went on."""
+    """Two seeds; the second was stopped in its second epoch and resumed."""
     folder = tmp_path_factory.mktemp("runs")
     for seed in (0, 1):
         run_dir = folder / f"small_seed{seed}"
@@ -42,7 +42,7 @@ def runs(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(runs: Path) -> Iterator[str]:
-    """A TensorBoard on a port that it chooses itself and says."""
+    """The address of a TensorBoard on a free port that it chooses itself."""
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(runs), "--port", "0", "--host", "127.0.0.1"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
@@ -99,7 +99,7 @@ def test_the_hparams_table_lists_every_run_with_its_accuracy(page: Any, address:
         top1 = page.evaluate(
             "run => fetch(`data/plugin/scalars/scalars?tag=eval/top1&run=${run}`).then(r => r.json())", run.name
         )
-        assert [point[1] for point in top1] == [14, 28]  # each epoch's once, also where the run was stopped
+        assert [point[1] for point in top1] == [14, 28]  # once per epoch, also in the stopped run
         table.get_by_text(f"{top1[-1][2]:#.5g}").first.wait_for()
 
 
@@ -115,5 +115,5 @@ def test_the_images_are_there(page: Any, address: str) -> None:
 
 def test_the_texts_say_what_each_run_is(page: Any, address: str) -> None:
     page.goto(f"{address}/#text")
-    page.get_by_text("a recipe of its own").first.wait_for()
+    page.get_by_text("a recipe outside recipes/").first.wait_for()
     page.get_by_text("360 of 360 images, 0 duplicates").first.wait_for()

@@ -1,4 +1,4 @@
-"""What a person reads while training: one line with a bar in a terminal, plain lines elsewhere and in log.txt."""
+"""The console log: one line with a bar in a terminal, plain lines elsewhere and in log.txt; the profiler; ranks."""
 
 import json
 import os
@@ -25,16 +25,19 @@ def words(digits: Path, run_dir: Path, *options: str) -> list[str]:
 
 
 def read_all(controller: int) -> str:
-    """All that was written to a terminal that has been closed. One read may return only the first part of it."""
+    """Everything written to a terminal that is closed. A single read may return only the beginning."""
     parts = []
-    with os.fdopen(controller, "rb", buffering=0) as reader, suppress(OSError):  # EIO, Linux's end of a terminal
+    with (
+        os.fdopen(controller, "rb", buffering=0) as reader,
+        suppress(OSError),
+    ):  # EIO: Linux's end of file for a terminal
         while part := reader.read(4096):
             parts.append(part)
     return b"".join(parts).decode()
 
 
 def test_a_terminal_shows_one_line_with_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real one, of 200 columns."""
+    """A real terminal of 200 columns."""
     controller, terminal = pty.openpty()
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("TERM", "xterm")
@@ -135,7 +138,7 @@ def test_ranks_are_compared_and_only_rank_0_tells(digits: Path, tmp_path: Path) 
     assert ended.returncode == 0, ended.stderr
     events = EventAccumulator(str(tmp_path)).Reload()
     shares = [event.value for event in events.Scalars("train/slowest_rank_share")]
-    assert len(shares) == 2
+    assert len(shares) == 6  # after steps 1, 2, 3, 6, 9, 12
     assert min(shares) >= 0
     assert {event.value for event in events.Scalars("train/slowest_rank")} <= {0, 1}
     assert [path.name for path in (tmp_path / "profile").iterdir()] == ["steps_4-4.pt.trace.json"]

@@ -1,4 +1,4 @@
-"""Every step is told once, in metrics.jsonl and TensorBoard, however often the run was stopped; rank 0 alone speaks."""
+"""Every step is logged exactly once in metrics.jsonl and TensorBoard, across restarts; rank 0 alone logs."""
 
 import itertools
 import json
@@ -31,13 +31,13 @@ TAGS = {
 
 
 def world(rank: int = 0, size: int = 2) -> World:
-    """Without a process group: a log needs none."""
+    """A world without a process group: the log needs none."""
     here = {"rank": rank, "size": size, "local_rank": rank, "local_size": size}
     return World(**here, device=torch.device("cpu"), gloo=cast(Any, None))
 
 
 def position(step: int) -> Position:
-    """After `step` steps; at an epoch's end before its evaluation, as checkpoints have it."""
+    """The position after `step` steps; at the end of an epoch before its evaluation, as in checkpoints."""
     epoch = max(0, step - 1) // PER_EPOCH
     return Position(steps_per_epoch=PER_EPOCH, epoch=epoch, batch=step - epoch * PER_EPOCH)
 
@@ -46,7 +46,7 @@ SECONDS = itertools.count(1_000_000_000)
 
 
 def start(run_dir: Path, step: int, rank: int = 0, size: int = 2) -> Log:
-    """Each start in a later second, as with real runs: TensorBoard reads its files in the order of their names."""
+    """Starts the log in a new second, as real runs do: TensorBoard reads its files in the order of their names."""
     run_dir.mkdir(exist_ok=True)
     now = next(SECONDS)
     with pytest.MonkeyPatch.context() as patch:
@@ -54,7 +54,7 @@ def start(run_dir: Path, step: int, rank: int = 0, size: int = 2) -> Log:
         return Log(run_dir, world(rank, size), position(step), RECIPE)
 
 
-def tell(log: Log, step: int, loss: float, skipped: int = 0, spikes: Sequence[StepRecord] = ()) -> None:
+def log_steps(log: Log, step: int, loss: float, skipped: int = 0, spikes: Sequence[StepRecord] = ()) -> None:
     rates = Rates(images_per_second=loss * 1000, data_wait=loss / 100)
     steps = Summary(
         loss=loss, grad_norm=loss * 2, grad_norm_max=loss * 3, skipped=skipped, spikes=[*spikes], median=1.0
@@ -62,7 +62,7 @@ def tell(log: Log, step: int, loss: float, skipped: int = 0, spikes: Sequence[St
     log.steps(position(step), lr=loss / 10, steps=steps, rates=rates)
 
 
-def tell_evaluation(log: Log, step: int, top1: float) -> None:
+def log_evaluation(log: Log, step: int, top1: float) -> None:
     result = Evaluation(top1=top1, top5=top1 + 1, loss=top1 / 100, seen=360, duplicates=0, total=360)
     log.evaluation("eval", result, position(step), best=False)
 
@@ -71,7 +71,7 @@ def lines(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
-def told(run_dir: Path) -> list[tuple[str, int, float]]:
+def logged(run_dir: Path) -> list[tuple[str, int, float]]:
     return [(line["kind"], line["step"], line["loss"]) for line in lines(run_dir)]
 
 
@@ -83,13 +83,13 @@ def scalars(run_dir: Path, tag: str) -> list[tuple[int, float]]:
     return [(event.step, pytest.approx(event.value, rel=1e-6)) for event in board(run_dir).Scalars(tag)]
 
 
-# -------------------------------------------------------------------------------------------------- what is told
+# -------------------------------------------------------------------------------------------------- what is logged
 
 
 def test_metrics_hold_one_object_per_line(tmp_path: Path) -> None:
     with start(tmp_path, 0) as log:
-        tell(log, 2, loss=2.5)
-        tell_evaluation(log, 4, top1=50.0)
+        log_steps(log, 2, loss=2.5)
+        log_evaluation(log, 4, top1=50.0)
     train, evaluation = lines(tmp_path)
     assert train == {
         **{"kind": "train", "step": 2, "epoch": 0.5, "lr": 0.25, "loss": 2.5},
@@ -103,10 +103,10 @@ def test_metrics_hold_one_object_per_line(tmp_path: Path) -> None:
 
 def test_a_spike_of_the_loss_and_skipped_steps_are_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with start(tmp_path, 0) as log:
-        tell(log, 20, loss=2.5, skipped=2, spikes=[StepRecord(13, 7.125, 54.2, 1.0)])
+        log_steps(log, 20, loss=2.5, skipped=2, spikes=[StepRecord(13, 7.125, 54.2, 1.0)])
     (line,) = lines(tmp_path)
     assert (line["skipped"], line["spikes"]) == (2, [{"step": 13, "loss": 7.125}])
-    said = "note: the loss of step 13 stands out: 7.125, the median of its neighbours is 1; gradient norm 54.2"
+    said = "note: the loss of step 13 spikes: 7.125; the median of the steps around it is 1; gradient norm 54.2"
     assert said in capfd.readouterr().out
     assert said in (tmp_path / "log.txt").read_text()
     assert "train/spikes" not in board(tmp_path).Tags()["scalars"]
@@ -115,15 +115,15 @@ def test_a_spike_of_the_loss_and_skipped_steps_are_told(tmp_path: Path, capfd: p
 def test_a_line_can_be_read_as_soon_as_it_is_told(tmp_path: Path) -> None:
     with start(tmp_path, 0) as log:
         for step in range(1, 4):
-            tell(log, step, loss=1.0)
+            log_steps(log, step, loss=1.0)
             assert len(lines(tmp_path)) == step
 
 
 def test_tensorboard_shows_the_names_of_the_house_by_step(tmp_path: Path) -> None:
     with start(tmp_path, 0) as log:
         for step in (1, 2, 3, 4):
-            tell(log, step, loss=5.0 - step)
-        tell_evaluation(log, 4, top1=50.0)
+            log_steps(log, step, loss=5.0 - step)
+        log_evaluation(log, 4, top1=50.0)
     found = board(tmp_path).Tags()["scalars"]
     assert set(found) >= TAGS
     assert {tag for tag in found if tag.startswith("train/")} == {tag for tag in TAGS if tag.startswith("train/")}
@@ -139,44 +139,57 @@ def test_tensorboard_shows_the_names_of_the_house_by_step(tmp_path: Path) -> Non
 def test_other_ranks_write_and_say_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with start(tmp_path, 0, rank=1) as log:
         log.say("hello")
-        tell(log, 1, loss=1.0)
-        tell_evaluation(log, 4, top1=50.0)
+        log_steps(log, 1, loss=1.0)
+        log_evaluation(log, 4, top1=50.0)
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
     with start(tmp_path, 0, rank=0) as log:
         log.say("hello [red]")
-        tell(log, 1, loss=1.0)
-        tell_evaluation(log, 4, top1=50.0)
+        log_steps(log, 1, loss=1.0)
+        log_evaluation(log, 4, top1=50.0)
     said = capfd.readouterr().out.splitlines()
     assert said[0] == "hello [red]"  # no markup
     assert said[1].startswith("epoch   0.25  step 1/100  loss 1.0000  lr 0.1  1,000 images/s  data wait 1%")
-    assert said[2] == "epoch   1.00  top-1 50.00 %  top-5 51.00 %  loss 0.5000  (360 of 360 images, 0 duplicates)"
+    assert said[2] == "epoch   1.00  top-1 50.00 %  loss 0.5000"
 
 
-# ------------------------------------------------------------------------------------------------- a run goes on
+def test_an_evaluation_shows_what_is_not_as_expected(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Top-5 from eleven classes on; the counts if images were left out or counted twice."""
+    tmp_path.mkdir(exist_ok=True)
+    with Log(tmp_path, world(), position(0), replace(RECIPE, num_classes=11)) as log:
+        log_evaluation(log, 4, top1=50.0)
+        result = Evaluation(top1=50.0, top5=51.0, loss=0.5, seen=359, duplicates=1, total=360)
+        log.evaluation("eval_ema", result, position(4), best=True)
+    first, second = capfd.readouterr().out.splitlines()
+    assert first == "epoch   1.00  top-1 50.00 %  top-5 51.00 %  loss 0.5000"
+    assert second.startswith("epoch   1.00  EMA top-1 50.00 %  top-5 51.00 %  loss 0.5000  (359 of 360 images, 1 dup")
+    assert second.endswith(")  best so far")
+
+
+# ------------------------------------------------------------------------------------------------- resumed runs
 
 
 @pytest.mark.parametrize("stopped_after", range(10))
 def test_a_resumed_run_tells_every_step_once(stopped_after: int, tmp_path: Path) -> None:
-    """Killed after step 9, continued from any step before: the later story is the second one's."""
-    story: list[list[tuple[str, int, float]]] = []
+    """Killed after step 9, resumed from any earlier step: later records are those of the second start."""
+    records: list[list[tuple[str, int, float]]] = []
     for number, first in enumerate((0, stopped_after)):
-        story.append([])
+        records.append([])
         with start(tmp_path, first) as log:
-            if number and first in (4, 8):  # a checkpoint at an epoch's end is from before its evaluation
-                tell_evaluation(log, first, top1=20.0)
-                story[number].append(("eval", first, 0.2))
+            if number and first in (4, 8):  # the checkpoint at the end of an epoch precedes its evaluation
+                log_evaluation(log, first, top1=20.0)
+                records[number].append(("eval", first, 0.2))
             for step in range(first + 1, 10):
-                tell(log, step, loss=number + step / 100)
-                story[number].append(("train", step, number + step / 100))
+                log_steps(log, step, loss=number + step / 100)
+                records[number].append(("train", step, number + step / 100))
                 if step in (4, 8):
-                    tell_evaluation(log, step, top1=10.0 + 10 * number)
-                    story[number].append(("eval", step, 0.1 + 0.1 * number))
-    kept = [(kind, step, loss) for kind, step, loss in story[0] if step <= stopped_after]
+                    log_evaluation(log, step, top1=10.0 + 10 * number)
+                    records[number].append(("eval", step, 0.1 + 0.1 * number))
+    kept = [(kind, step, loss) for kind, step, loss in records[0] if step <= stopped_after]
     if stopped_after in (4, 8):
         kept.remove(("eval", stopped_after, 0.1))
-    expected = kept + story[1]
-    assert told(tmp_path) == expected
+    expected = kept + records[1]
+    assert logged(tmp_path) == expected
     for kind in ("train", "eval"):
         assert scalars(tmp_path, f"{kind}/loss") == [(step, loss) for of, step, loss in expected if of == kind]
 
@@ -185,8 +198,8 @@ def test_a_run_resumed_three_times_tells_every_step_once(tmp_path: Path) -> None
     for number, (first, last) in enumerate([(0, 7), (2, 6), (5, 9), (1, 10)]):
         with start(tmp_path, first) as log:
             for step in range(first + 1, last + 1):
-                tell(log, step, loss=1.0 + number)
-    assert told(tmp_path) == [("train", 1, 1.0)] + [("train", step, 4.0) for step in range(2, 11)]
+                log_steps(log, step, loss=1.0 + number)
+    assert logged(tmp_path) == [("train", 1, 1.0)] + [("train", step, 4.0) for step in range(2, 11)]
     assert scalars(tmp_path, "train/loss") == [(1, 1.0)] + [(step, 4.0) for step in range(2, 11)]
 
 
@@ -194,34 +207,36 @@ def test_a_run_resumed_three_times_tells_every_step_once(tmp_path: Path) -> None
 def test_a_line_cut_short_by_a_crash_is_removed(cut: int, tmp_path: Path) -> None:
     with start(tmp_path, 0) as log:
         for step in (1, 2, 3):
-            tell(log, step, loss=1.0)
+            log_steps(log, step, loss=1.0)
     metrics = tmp_path / "metrics.jsonl"
-    metrics.write_text(metrics.read_text()[:-cut])  # cut = 1: whole but for its newline
+    metrics.write_text(metrics.read_text()[:-cut])  # cut = 1: complete except for its newline
     with start(tmp_path, 3) as log:
-        tell(log, 4, loss=1.0)
+        log_steps(log, 4, loss=1.0)
     assert [line["step"] for line in lines(tmp_path)] == ([1, 2, 3, 4] if cut == 1 else [1, 2, 4])
 
 
 def test_a_damaged_line_is_left_out_and_that_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with start(tmp_path, 0) as log:
         for step in (1, 2, 3):
-            tell(log, step, loss=1.0)
+            log_steps(log, step, loss=1.0)
     text = (tmp_path / "metrics.jsonl").read_text().replace('"step": 2', '"step": "2"')
-    (tmp_path / "metrics.jsonl").write_text(text + '{"kind": "tra')  # and one cut short, as a crash does: no news
+    (tmp_path / "metrics.jsonl").write_text(
+        text + '{"kind": "tra'
+    )  # and one cut short by a crash, which is not reported
     capfd.readouterr()
     with start(tmp_path, 3):
         pass
     assert [line["step"] for line in lines(tmp_path)] == [1, 3]
-    assert "damaged lines of metrics.jsonl are left out, what they told is lost: 1" in capfd.readouterr().out
+    assert "damaged lines of metrics.jsonl were removed and their values are lost: 1" in capfd.readouterr().out
 
 
 def test_zeros_that_a_power_failure_left_are_removed(tmp_path: Path) -> None:
     with start(tmp_path, 0) as log:
-        tell(log, 1, loss=1.0)
+        log_steps(log, 1, loss=1.0)
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(bytes(100))
     with start(tmp_path, 1) as log:
-        tell(log, 2, loss=1.0)
+        log_steps(log, 2, loss=1.0)
     assert [line["step"] for line in lines(tmp_path)] == [1, 2]
 
 
@@ -235,7 +250,7 @@ def test_a_log_that_cannot_be_written_is_a_users_error(tmp_path: Path) -> None:
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """time.perf_counter of a test."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -244,7 +259,7 @@ class Clock:
         return self.now
 
     def batches(self, seconds: float) -> Iterator[int]:
-        """Batches for each of which one has to wait."""
+        """Batches, each after a wait of `seconds`."""
         number = 0
         while True:
             self.now += seconds
@@ -280,7 +295,7 @@ def test_each_reading_is_of_the_time_since_the_last(clock: Clock) -> None:
 
 
 def test_what_came_before_start_does_not_count(clock: Clock) -> None:
-    """An evaluation, a save, and the steps since the last reading before them."""
+    """Such as an evaluation, a save, and the steps since the last read before them."""
     throughput = Throughput(world(size=1))
     throughput.wait_for(clock.batches(seconds=7.0))
     throughput.images += 1_000_000

@@ -1,4 +1,4 @@
-"""TensorBoard's history holds everything once, however often a run was stopped; pictures show what the model sees."""
+"""TensorBoard's history holds everything exactly once, across restarts; pictures show what the model sees."""
 
 import shutil
 from dataclasses import replace
@@ -39,20 +39,20 @@ def position(step: int) -> Position:
 
 
 def records(first: int, last: int, rate: float = 96.0) -> list[dict[str, object]]:
-    """What metrics.jsonl tells of the steps after `first`, up to `last`: a step takes one second at 96 images/s."""
-    told = []
+    """The lines of metrics.jsonl after step `first`, up to `last`; a step takes one second at 96 images/s."""
+    found = []
     for step in range(first, last + 1):
         if step > first:
             speed = {"lr": 0.1, "loss": 1.0, "images_per_second": rate, "data_wait": 0.0}
-            told.append({"kind": "train", "step": step, "epoch": step / PER_EPOCH, **speed})
+            found.append({"kind": "train", "step": step, "epoch": step / PER_EPOCH, **speed})
         if step and step % PER_EPOCH == 0:
             values = {"top1": float(step), "top5": 50.0, "loss": 1.0, "seen": 1, "duplicates": 0, "total": 1}
-            told.append({"kind": "eval", "step": step, "epoch": step / PER_EPOCH, **values})
-    return told
+            found.append({"kind": "eval", "step": step, "epoch": step / PER_EPOCH, **values})
+    return found
 
 
 def write(folder: Path, first: int, last: int, *, end: bool = False) -> None:
-    """One start of a run, in a second of its own: event files are read in the order of their names."""
+    """One start of a run, in its own second: event files are read in the order of their names."""
     now = float(next(CLOCK))
     kept = [record for record in records(0, first) if record["step"] < first or record["kind"] == "train"]
     with pytest.MonkeyPatch.context() as patch:
@@ -67,14 +67,14 @@ def write(folder: Path, first: int, last: int, *, end: bool = False) -> None:
         board.close()
 
 
-def told(folder: Path) -> dict[str, list[tuple[int, float]]]:
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Every scalar, as TensorBoard reads the files."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def once(folder: Path) -> list[str]:
-    """Every tag that is no scalar, as often as it stands in the files."""
+    """Every tag that is not a scalar, as many times as it occurs in the files."""
     events = kept_events(sorted(folder.glob("events.out.tfevents.*")), position(1000))
     return sorted(v.tag for e in events for v in e.summary.value if not v.HasField("simple_value"))
 
@@ -87,16 +87,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_accuracy_stands_by_images_by_epochs_and_by_seconds_of_training(whole: Path) -> None:
-    scalars = told(whole)
-    assert scalars["eval/top1"] == [(4, 4), (8, 8), (12, 12)]
-    assert scalars["eval_by_images/top1"] == [(4 * BATCH, 4), (8 * BATCH, 8), (12 * BATCH, 12)]
-    assert scalars["eval_by_epoch/top1"] == [(1, 4), (2, 8), (3, 12)]
-    assert scalars["eval_by_seconds/top1"] == [(4, 4), (8, 8), (12, 12)]
+    found = scalars(whole)
+    assert found["eval/top1"] == [(4, 4), (8, 8), (12, 12)]
+    assert found["eval_by_images/top1"] == [(4 * BATCH, 4), (8 * BATCH, 8), (12 * BATCH, 12)]
+    assert found["eval_by_epoch/top1"] == [(1, 4), (2, 8), (3, 12)]
+    assert found["eval_by_seconds/top1"] == [(4, 4), (8, 8), (12, 12)]
 
 
 def test_the_whole_schedule_stands_there_from_the_start(tmp_path: Path) -> None:
     write(tmp_path, 0, 0)
-    schedule = told(tmp_path)["schedule/lr"]
+    schedule = scalars(tmp_path)["schedule/lr"]
     assert [step for step, _ in schedule] == list(range(1, 13))
     expected = [lr_at(RECIPE.schedule, peak=RECIPE.optimizer.lr, epoch=step / 4, epochs=3) for step in range(12)]
     assert [lr for _, lr in schedule] == pytest.approx(expected, rel=1e-6)
@@ -104,12 +104,12 @@ def test_the_whole_schedule_stands_there_from_the_start(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stopped_after", [1, 4, 5, 8, 11, 12])
 def test_a_continued_history_is_that_of_a_run_never_stopped(stopped_after: int, whole: Path, tmp_path: Path) -> None:
-    """On every axis, with the texts, pictures and tables that are written once. 4, 8, 12: before an evaluation."""
+    """On every axis, with texts, pictures and tables written once. Steps 4, 8 and 12 precede an evaluation."""
     shutil.copytree(whole, tmp_path / "run")
     write(tmp_path / "run", stopped_after, 12, end=True)
-    assert told(tmp_path / "run") == told(whole)
+    assert scalars(tmp_path / "run") == scalars(whole)
     assert once(tmp_path / "run") == once(whole)
-    assert len(list((tmp_path / "run").iterdir())) == 2  # the history, and what came since
+    assert len(list((tmp_path / "run").iterdir())) == 2  # the history and the file of the new start
 
 
 def test_what_was_told_keeps_its_time(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_crash_between_the_new_history_and_the_removal_of_the_old_doubles_noth
     write(tmp_path, 7, 7)
     old.write_bytes(content)
     write(tmp_path, 7, 12, end=True)
-    assert told(tmp_path) == told(whole)
+    assert scalars(tmp_path) == scalars(whole)
     assert once(tmp_path) == once(whole)
 
 
@@ -136,10 +136,10 @@ def test_what_a_killed_process_had_not_written_comes_from_metrics(whole: Path, t
     write(tmp_path, 0, 6)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-700])
-    missing = len(told(tmp_path)["train/loss"])
+    missing = len(scalars(tmp_path)["train/loss"])
     assert missing < 6
     write(tmp_path, 6, 12, end=True)
-    assert told(tmp_path) == told(whole)
+    assert scalars(tmp_path) == scalars(whole)
 
 
 def test_files_of_earlier_versions_that_purge_are_understood(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""What a person reads while training: a line with a bar in a terminal, plain lines anywhere else and in RUN/log.txt."""
+"""The log for people: a progress bar in a terminal, plain lines elsewhere and in RUN/log.txt."""
 
 import platform
 import re
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,26 +11,42 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from trainer.log.cadence import log_interval
 from trainer.run.commit import commit
 from trainer.run.state import Position
 
-_PLAIN_SECONDS = 10.0  # between two plain lines
+_SECONDS = 10.0  # between two plain lines
+_BAR_SECONDS = 0.1  # between two updates of the bar
+_LOG_EVERY = 20  # the default of --log-every: a smaller value asks for each of its lines on the console
 _FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/]+/)+([^\s/]*)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Logged:
+    """The values of the last line of metrics."""
+
+    step: int
+    lr: float
+    loss: float
+    speed: str
 
 
 class ConsoleLog:
     """Terminal and log file of one run, from a position on."""
 
-    def __init__(self, folder: Path, at: Position, *, total_steps: int) -> None:
-        """Begins a new part of folder/log.txt with date and versions. Raises OSError where it cannot be written."""
-        self._folder, self._total_steps = folder, total_steps
+    def __init__(self, folder: Path, at: Position, *, total_steps: int, log_every: int = _LOG_EVERY) -> None:
+        """Appends a headline with date and versions to folder/log.txt. Raises OSError if it cannot be written."""
+        self._folder, self._total_steps, self._log_every = folder, total_steps, log_every
         self._file = (folder / "log.txt").open("a", buffering=1, encoding="utf-8")
         self._file.write(f"{'' if self._file.tell() == 0 else chr(10)}{_headline()}\n")
         self._console = Console(highlight=False, soft_wrap=True)
         self._epochs = total_steps // at.steps_per_epoch
-        self._start_step, self._start_time, self._last_line = at.step, time.monotonic(), 0.0
+        self._first_steps = log_interval(log_every, at.steps_per_epoch)
+        self._start_step, self._start_time = at.step, time.monotonic()
+        self._line_time, self._bar_time = self._start_time, 0.0
+        self._last: _Logged | None = None
         self.top1 = at.best_top1 if at.best_top1 >= 0 else None
-        """of the last evaluation, in %; of a continued run at first the best one"""
+        """of the last evaluation, in %; of a resumed run at first the best one"""
         self._bar: Progress | None = None
         if self._console.is_terminal:
             self._bar = Progress(BarColumn(bar_width=10), TextColumn("{task.description}"), console=self._console)
@@ -37,30 +54,62 @@ class ConsoleLog:
             self._bar.start()
 
     def say(self, text: str) -> None:
-        """One line, or several. Folders of this machine are left out of the log file."""
+        """Prints one line or several. The log file gets them without the folders of this machine."""
         self._console.print(text, markup=False)
         self._write(text)
 
     def steps(
         self, at: Position, *, lr: float, loss: float, images_per_second: float, data_wait: float, remark: str
     ) -> None:
-        """The state of training; without a terminal, and in the log file, at most every ten seconds."""
+        """Shows a line of metrics.
+
+        The bar always shows it. As a plain line it is printed after the first steps, at every `log_every` steps if the
+        user asked for fewer than the default, and otherwise at most every ten seconds.
+        """
+        first_line = self._last is None
         speed = f"{images_per_second:,.0f} images/s  data wait {data_wait:.0%}  ETA {self._eta(at.step)}{remark}"
+        self._last = _Logged(step=at.step, lr=lr, loss=loss, speed=speed)
         if self._bar:
-            top1 = f"  top-1 {self.top1:.2f} %" if self.top1 is not None else ""
-            text = f"epoch {at.epochs:.1f}/{self._epochs}  step {at.step}  loss {loss:.3f}  lr {lr:.3g}{top1}  {speed}"
-            self._bar.update(self._task, completed=at.step, description=text)
-        if time.monotonic() - self._last_line > _PLAIN_SECONDS:
-            self._last_line = time.monotonic()
-            line = f"epoch {at.epochs:6.2f}  step {at.step}/{self._total_steps}  loss {loss:.4f}  lr {lr:.4g}  {speed}"
-            self._write(line)
-            if not self._bar:
-                self._console.print(line, markup=False)
+            self._update_bar(at)
+        asked = self._log_every < _LOG_EVERY and at.step % self._log_every == 0
+        if asked or first_line or at.step <= self._first_steps or time.monotonic() - self._line_time > _SECONDS:
+            step = f"step {at.step}/{self._total_steps}"
+            self._print_line(f"epoch {at.epochs:6.2f}  {step}  loss {loss:.4f}  lr {lr:.4g}  {speed}", above_bar=asked)
+
+    def progress(self, at: Position) -> None:
+        """After a step without a line: moves the bar, or prints that training advances if ten seconds have passed.
+
+        Reads nothing from the device, so the loss is that of the last line.
+        """
+        now = time.monotonic()
+        if self._bar and now - self._bar_time > _BAR_SECONDS:
+            self._update_bar(at)
+        if now - self._line_time > _SECONDS:
+            loss = f"  loss {self._last.loss:.4f} at step {self._last.step}" if self._last else ""
+            step = f"step {at.step}/{self._total_steps}"
+            self._print_line(f"epoch {at.epochs:6.2f}  {step}{loss}  ETA {self._eta(at.step)}", above_bar=False)
 
     def close(self) -> None:
         if self._bar:
             self._bar.stop()
         self._file.close()
+
+    def _update_bar(self, at: Position) -> None:
+        assert self._bar
+        self._bar_time = time.monotonic()
+        text = f"epoch {at.epochs:.1f}/{self._epochs}  step {at.step}"
+        if self._last:
+            text += f"  loss {self._last.loss:.3f}  lr {self._last.lr:.3g}"
+        if self.top1 is not None:
+            text += f"  top-1 {self.top1:.2f} %"
+        text += f"  {self._last.speed if self._last else f'ETA {self._eta(at.step)}'}"
+        self._bar.update(self._task, completed=at.step, description=text)
+
+    def _print_line(self, line: str, *, above_bar: bool) -> None:
+        self._line_time = time.monotonic()
+        self._write(line)
+        if above_bar or not self._bar:
+            self._console.print(line, markup=False)
 
     def _write(self, text: str) -> None:
         self._file.write(without_folders(text.replace(str(self._folder), self._folder.name)) + "\n")

@@ -1,6 +1,7 @@
-"""The HParams table of TensorBoard: a row for each run, its settings by their names, its final accuracy.
+"""TensorBoard's HParams table: a row per run with its settings and its final accuracy.
 
-The messages are TensorBoard's own (tensorboard/plugins/hparams/*.proto); its functions that make them need TensorFlow.
+The protobuf messages are TensorBoard's (tensorboard/plugins/hparams/*.proto). Its functions that build them need
+TensorFlow, so they are built here.
 """
 
 import time
@@ -30,9 +31,9 @@ _LEFT_OUT = ("name", "published")  # of a recipe: identity, not settings
 
 
 def columns() -> Summary:
-    """The columns of the table: every setting that any recipe can have, and the final metrics, which are scalars.
+    """The columns of the table: every setting that any recipe can have, and the final metrics.
 
-    TensorBoard takes the columns of any one run for all of them, so they are the same in each.
+    TensorBoard uses the columns of one run for all runs, so every run has the same ones.
     """
     names = {"recipe": False, "changed": False}
     for name, hint in get_type_hints(Recipe).items():
@@ -42,7 +43,7 @@ def columns() -> Summary:
         HParamInfo(
             name=name,
             type=DATA_TYPE_FLOAT64 if is_number else DATA_TYPE_STRING,
-            differs=name in _SHOWN,  # those come first, the others by name
+            differs=name in _SHOWN,  # these come first, the others follow by name
         )
         for name, is_number in names.items()
     ]
@@ -52,7 +53,7 @@ def columns() -> Summary:
 
 
 def run_started(recipe: Recipe) -> Summary:
-    """A run's settings."""
+    """The settings of a run."""
     info = SessionStartInfo(start_time_secs=time.time())
     for name, value in settings_of(recipe).items():
         if isinstance(value, str):
@@ -68,10 +69,10 @@ def run_ended() -> Summary:
 
 
 def settings_of(recipe: Recipe) -> dict[str, str | float]:
-    """Settings by their names on the command line: "optimizer.lr": 0.1; a choice by its own: "optimizer": "SGD".
+    """Settings by their names on the command line, as "optimizer.lr": 0.1; a part by its class: "optimizer": "SGD".
 
-    A choice that is off is "off"; a number that is off is left out. "changed" is what differs from the recipe of this
-    name, but for the seed.
+    A part that is None is "off"; a number that is None is left out. "changed" holds the changes against the recipe of
+    this name, except the seed.
     """
     flat: dict[str, str | float] = {"recipe": recipe.name, "changed": "; ".join(overrides_of(recipe))}
     hints = get_type_hints(Recipe)
@@ -94,7 +95,7 @@ def _values(value: Any, name: str, hint: Any) -> dict[str, str | float]:
 
 
 def _names(hint: Any, name: str) -> dict[str, bool]:
-    """The settings below a name, and whether each is a number."""
+    """The settings under a name, and whether each is a number."""
     choices = [choice for choice in _kinds(hint) if is_dataclass(choice)]
     found = {name: not choices and _is_number(hint)}
     for choice in choices:
@@ -109,7 +110,7 @@ def _kinds(hint: Any) -> list[Any]:
 
 
 def _is_number(hint: Any) -> bool:
-    """Whether a setting is an int or a float in every recipe where it is on; a Literal of numbers is one too."""
+    """Whether a setting is always an int or a float if it is not None; a Literal of ints counts as a number."""
 
     def is_one(kind: Any) -> bool:
         return kind in (int, float) or (get_origin(kind) is Literal and all(type(it) is int for it in get_args(kind)))

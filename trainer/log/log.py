@@ -1,10 +1,10 @@
-"""What a run says: terminal, log.txt, metrics.jsonl and TensorBoard, from rank 0 alone.
+"""The log of a run: terminal, log.txt, metrics.jsonl and TensorBoard. Rank 0 alone writes it.
 
 metrics.jsonl holds one JSON object per line: {"kind": "train", "step", "epoch", "lr", "loss", "images_per_second",
-"data_wait", "grad_norm", "grad_norm_max"} every few steps, with "spikes" of the loss and the number of "skipped" steps
-where there were any, and {"kind": "eval", "step", "epoch", "top1", "top5", "loss", ...} for each evaluation, "eval_ema"
-for that of the averaged weights. A resumed run cuts off what was written after its checkpoint, here and in TensorBoard,
-so that every step is told once; log.txt only grows.
+"data_wait", "grad_norm", "grad_norm_max"} at the steps that cadence.py names, with "spikes" of the loss and the number
+of "skipped" steps if there were any, and {"kind": "eval", "step", "epoch", "top1", "top5", "loss", ...} for each
+evaluation, "eval_ema" for that of the averaged weights. A resumed run truncates metrics.jsonl and TensorBoard's events
+to its checkpoint, so that every step is logged exactly once; log.txt only grows.
 """
 
 import contextlib
@@ -29,23 +29,26 @@ from trainer.recipe import Recipe
 from trainer.run.state import Position
 from trainer.step_metrics import Summary
 
+_FEW_CLASSES = 10  # top-5 of so few classes says little: it is recorded but not shown
+
 
 class Log:
-    """The log of one run directory, from a position on. A context manager. Silent on every rank but 0."""
+    """The log of one run directory, from a position on. A context manager. Only rank 0 writes."""
 
-    def __init__(self, run_dir: Path, world: World, at: Position, recipe: Recipe) -> None:
+    def __init__(self, run_dir: Path, world: World, at: Position, recipe: Recipe, log_every: int = 20) -> None:
         self.speaks = world.is_main
         if not self.speaks:
             return
-        self._run_dir = run_dir
+        self._run_dir, self._recipe = run_dir, recipe
         self._straggler = StragglerDetector(world.size)
         with self._writing():
             kept, damaged = _truncate(run_dir / "metrics.jsonl", at)
             self._metrics = (run_dir / "metrics.jsonl").open("a", buffering=1)
             self._board = TensorBoardLog(run_dir, recipe, at, kept)
-            self._screen = ConsoleLog(run_dir, at, total_steps=recipe.epochs * at.steps_per_epoch)
+            total_steps = recipe.epochs * at.steps_per_epoch
+            self._screen = ConsoleLog(run_dir, at, total_steps=total_steps, log_every=log_every)
         if damaged:
-            self.say(f"note: damaged lines of metrics.jsonl are left out, what they told is lost: {damaged}")
+            self.say(f"note: damaged lines of metrics.jsonl were removed and their values are lost: {damaged}")
 
     def say(self, text: str) -> None:
         if self.speaks:
@@ -53,7 +56,7 @@ class Log:
                 self._screen.say(text)
 
     def steps(self, at: Position, *, lr: float, steps: Summary, rates: Rates) -> None:
-        """What the steps since the last call were like, and how fast."""
+        """Logs the metrics of the steps since the last line, and their speed."""
         if not self.speaks:
             return
         speed = {"images_per_second": rates.images_per_second, "data_wait": rates.data_wait}
@@ -66,30 +69,38 @@ class Log:
             self._screen.steps(at, lr=lr, loss=steps.loss, **speed, remark=f"  {straggler}" if straggler else "")
         for spike in steps.spikes:
             self.say(
-                f"note: the loss of step {spike.step} stands out: {spike.loss:.4g}, the median of its neighbours is "
+                f"note: the loss of step {spike.step} spikes: {spike.loss:.4g}; the median of the steps around it is "
                 f"{steps.median:.4g}; gradient norm {spike.grad_norm:.4g}"
             )
 
+    def progress(self, at: Position) -> None:
+        """Shows that training advances, after a step without a line of metrics. Reads nothing from the device."""
+        if self.speaks:
+            with self._writing():
+                self._screen.progress(at)
+
     def evaluation(self, kind: str, result: Evaluation, at: Position, *, best: bool) -> None:
-        """`kind`: eval, or eval_ema for the averaged weights."""
+        """Logs an evaluation. `kind`: eval, or eval_ema for the averaged weights."""
         if not self.speaks:
             return
         self._record(kind, at, asdict(result))
         self._screen.top1 = result.top1
         weights = "EMA " if kind == "eval_ema" else ""
+        top5 = f"  top-5 {result.top5:.2f} %" if self._recipe.num_classes > _FEW_CLASSES else ""
+        is_exact = result.seen == result.total and not result.duplicates
         self.say(
-            f"epoch {at.epochs:6.2f}  {weights}top-1 {result.top1:.2f} %  top-5 {result.top5:.2f} %  "
-            f"loss {result.loss:.4f}  ({result.coverage}){'  best so far' if best else ''}"
+            f"epoch {at.epochs:6.2f}  {weights}top-1 {result.top1:.2f} %{top5}  loss {result.loss:.4f}"
+            f"{'' if is_exact else f'  ({result.coverage})'}{'  best so far' if best else ''}"
         )
 
     def picture(self, name: str, pixels: np.ndarray, at: Position) -> None:
-        """An image for TensorBoard: uint8, shape (height, width, 3)."""
+        """Adds an image to TensorBoard: uint8, shape (height, width, 3)."""
         if self.speaks:
             with self._writing():
                 self._board.picture(name, pixels, at.step)
 
     def result(self, text: str, at: Position) -> None:
-        """The end: the report, in words."""
+        """Logs the final report."""
         if self.speaks:
             self.say(text)
             with self._writing():
@@ -102,7 +113,7 @@ class Log:
         if self.speaks:
             if isinstance(error, Stopped):
                 self.say(str(error))
-            with self._writing(), contextlib.ExitStack() as stack:  # all of them, also where one cannot write any more
+            with self._writing(), contextlib.ExitStack() as stack:  # close all, even if one raises
                 stack.callback(self._board.close)
                 stack.callback(self._metrics.close)
                 stack.callback(self._screen.close)
@@ -131,7 +142,7 @@ def _gradients(steps: Summary) -> dict[str, Any]:
 
 
 def _is_record(value: Any) -> bool:
-    """Whether this is a line as they are written here: other ones would not survive being shown again."""
+    """Whether this is a valid line of metrics.jsonl, which can be shown in TensorBoard again."""
     if not isinstance(value, dict) or value.get("kind") not in ("train", "eval", "eval_ema"):
         return False
     numbers = {name: number for name, number in value.items() if name not in ("kind", "spikes")}
@@ -145,14 +156,14 @@ def _is_record(value: Any) -> bool:
 
 
 def _truncate(metrics: Path, at: Position) -> tuple[list[dict[str, Any]], int]:
-    """Removes what was told of later steps, of an evaluation that is about to come, and lines cut short or damaged.
+    """Removes the lines of later steps and of the evaluation that comes next, and lines that are cut short or damaged.
 
-    Returns what stays, and the number of damaged lines.
+    Returns the records that stay, and the number of damaged lines.
     """
     if not metrics.exists():
         return [], 0
     kept, damaged = [], 0
-    *lines, last = metrics.read_text(errors="replace").split("\n")  # the last one is empty, or was cut short by a crash
+    *lines, last = metrics.read_text(errors="replace").split("\n")  # the last line is empty, or cut short by a crash
     for line in (*lines, last):
         try:
             record = json.loads(line)

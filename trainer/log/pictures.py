@@ -1,6 +1,6 @@
-"""What training looks like: the images as the model sees them, its most confident mistakes, the confusion matrix.
+"""Pictures for TensorBoard: augmented images, the most confident mistakes, the confusion matrix.
 
-All are drawn by PIL. A picture is uint8 RGB of shape (height, width, 3).
+They are drawn with PIL. A picture is uint8 RGB of shape (height, width, 3).
 """
 
 import numpy as np
@@ -21,8 +21,8 @@ from trainer.run.state import Position
 from trainer.settings import TrainSettings
 
 _TILES, _COLUMNS = 24, 8
-_SMALLEST = 96  # px: smaller images are shown enlarged
-_MOST_CLASSES = 100  # of a confusion matrix that can be read
+_SMALLEST = 96  # px: smaller images are enlarged
+_MOST_CLASSES = 100  # largest confusion matrix that is still readable
 _TEXT, _LINE = 11, 14  # height of letters and of a line in px
 _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
 
@@ -30,7 +30,7 @@ _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
 def show_augmented(
     log: Log, recipe: Recipe, settings: TrainSettings, loader: Loader, world: World, at: Position
 ) -> None:
-    """The first images of a new run, on rank 0."""
+    """Logs the first training images of a new run, on rank 0."""
     if not settings.pictures or not log.speaks or at.step:
         return
     images, captions = augmented(recipe, loader, world)
@@ -40,7 +40,7 @@ def show_augmented(
 def show_mistakes(
     log: Log, model: nn.Module, loader: Loader, recipe: Recipe, settings: TrainSettings, world: World, at: Position
 ) -> None:
-    """The most confident mistakes and, for a few classes, the confusion matrix. Called by all ranks together."""
+    """Logs the most confident mistakes and, for at most 100 classes, the confusion matrix. All ranks must call it."""
     if not settings.pictures:
         return
     predictions = predict(model, loader, recipe, world)
@@ -55,10 +55,10 @@ def show_mistakes(
 
 
 def augmented(recipe: Recipe, loader: Loader, world: World) -> tuple[list[np.ndarray], list[str]]:
-    """The first micro-batch of training as the model sees it, mixed where it is, without the normalisation."""
+    """The first micro-batch of training as the model sees it, including mixing, but de-normalised, with captions."""
     batches = train_stream(recipe, loader, world, epoch=0, accumulation=1)
     images, labels, _ = next(batches)
-    batches.close()  # type: ignore[attr-defined]  # it is a generator: its threads stop reading ahead
+    batches.close()  # type: ignore[attr-defined]  # a generator: closing it stops its reader threads
     targets = functional.one_hot(labels, recipe.num_classes).float()
     if recipe.mixing:
         classes = recipe.num_classes
@@ -77,7 +77,7 @@ def augmented(recipe: Recipe, loader: Loader, world: World) -> tuple[list[np.nda
 
 
 def mistakes(predictions: Predictions, loader: Loader, recipe: Recipe) -> tuple[list[np.ndarray], list[str]]:
-    """The misclassified images, the most confident first, with the true class, the predicted one and its softmax."""
+    """The misclassified images, most confident first. Captions: true class, predicted class and its probability."""
     wrong = np.flatnonzero(predictions.predicted != predictions.labels)
     chosen = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][:_TILES]
     if not len(chosen):
@@ -93,7 +93,7 @@ def mistakes(predictions: Predictions, loader: Loader, recipe: Recipe) -> tuple[
 
 
 def confusion_matrix(predictions: Predictions, classes: int) -> np.ndarray:
-    """How many images of each class (row) were taken for each class (column): int64, shape (classes, classes)."""
+    """Counts of images by true class (row) and predicted class (column): int64, shape (classes, classes)."""
     counts = np.bincount(predictions.labels * classes + predictions.predicted, minlength=classes * classes)
     return counts.reshape(classes, classes)
 
@@ -102,9 +102,9 @@ def confusion_matrix(predictions: Predictions, classes: int) -> np.ndarray:
 
 
 def sheet(images: list[np.ndarray], captions: list[str]) -> np.ndarray:
-    """Images of one size in rows of 8, each above its caption of at most two lines."""
+    """Draws images of equal size in rows of 8, each with a caption of at most two lines below it."""
     side = images[0].shape[0]
-    side *= max(1, -(-_SMALLEST // side))  # whole pixels stay whole
+    side *= max(1, -(-_SMALLEST // side))  # an integer factor keeps the pixels sharp
     width, height = side + 8, side + 2 * _LINE + 6
     rows = -(-len(images) // _COLUMNS)
     picture = Image.new("RGB", (min(len(images), _COLUMNS) * width, rows * height), _WHITE)
@@ -119,7 +119,7 @@ def sheet(images: list[np.ndarray], captions: list[str]) -> np.ndarray:
 
 
 def confusion_picture(counts: np.ndarray, classes: list[str]) -> np.ndarray:
-    """A row for each true class, a column for each predicted one; darker is a larger share of the row."""
+    """Draws the confusion matrix: rows are true classes, columns predicted; darker is a larger share of the row."""
     cell = 40 if len(classes) <= 20 else max(8, 1000 // len(classes))
     font = ImageFont.load_default(min(_TEXT, cell))
     margin = 10 + round(max(min(font.getlength(name), 140) for name in classes))
@@ -134,13 +134,13 @@ def confusion_picture(counts: np.ndarray, classes: list[str]) -> np.ndarray:
         draw.text((margin - 4, top + cell // 2), _fitted(name, margin - 8, font), _BLACK, font, anchor="rm")
         for column in range(len(classes)):
             left = margin + column * cell
-            light = round(255 * (1 - shares[row, column] ** 0.5))  # the root: one mistake in a hundred shows
+            light = round(255 * (1 - shares[row, column] ** 0.5))  # square root: one mistake in a hundred is visible
             colour = (light, light, 255) if row == column else (255, light, light)
             draw.rectangle((left, top, left + cell - 2, top + cell - 2), colour)
             if cell >= 40 and counts[row, column]:
                 ink = _WHITE if shares[row, column] > 0.5 else _BLACK
                 draw.text((left + cell // 2, top + cell // 2), str(counts[row, column]), ink, font, anchor="mm")
-    for column, name in enumerate(classes):  # upwards, above their columns
+    for column, name in enumerate(classes):  # vertical labels above the columns
         label = Image.new("RGB", (margin, cell), _WHITE)
         ImageDraw.Draw(label).text((4, cell // 2), _fitted(name, margin - 8, font), _BLACK, font, anchor="lm")
         picture.paste(label.rotate(90, expand=True), (margin + column * cell, title))
@@ -148,7 +148,7 @@ def confusion_picture(counts: np.ndarray, classes: list[str]) -> np.ndarray:
 
 
 def _fitted(text: str, width: float, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The text, or its beginning with an ellipsis."""
+    """The text, cut with an ellipsis if it is wider than `width`."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

@@ -1,4 +1,4 @@
-"""torch.profiler over a few steps, on request: a trace for Perfetto or TensorBoard's profile plugin."""
+"""--profile-steps: records a few steps with torch.profiler, for Perfetto or TensorBoard's profile plugin."""
 
 import os
 import re
@@ -16,15 +16,15 @@ from trainer.settings import TrainSettings
 
 
 class Profiler:
-    """Records `count` steps after the `first` ones of the run, on rank 0. A context manager. Nothing where count is 0.
+    """Records the `count` steps that follow step `first`, on rank 0. A context manager. Does nothing if count is 0.
 
-    The trace is folder/profile/steps_FIRST-LAST.pt.trace.json, its steps marked as ProfilerStep#NUMBER.
+    The trace is folder/profile/steps_FIRST-LAST.pt.trace.json. Its steps are marked as ProfilerStep#NUMBER.
     """
 
     def __init__(
         self, folder: Path, world: World, say: Callable[[str], None], *, first: int, count: int, step: int, total: int
     ) -> None:
-        """`step` steps of `total` are complete. Raises UserError where the run ends before the first one."""
+        """`step` of `total` steps are complete. Raises UserError if the run ends before the first recorded step."""
         if count and first >= total:
             raise UserError(f"--profile-from {first} is not below the run's {total} steps: use a smaller one")
         self._folder, self._device, self._say = folder / "profile", world.device, say
@@ -38,7 +38,7 @@ class Profiler:
         self.step_done(step)
 
     def step_done(self, step: int) -> None:
-        """After so many steps of the run."""
+        """Called when `step` steps of the run are complete."""
         if not self._wanted or step < self._first:
             return
         self._end_step()
@@ -47,7 +47,7 @@ class Profiler:
             self.close()
             return
         if not self._profile:
-            os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # its own messages, such as of GPUs that are not asked for
+            os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # no messages of its own, e.g. about GPUs
             cuda = [ProfilerActivity.CUDA] if self._device.type == "cuda" else []
             self._profile = profile(activities=[ProfilerActivity.CPU, *cuda])
             self._profile.start()
@@ -55,18 +55,18 @@ class Profiler:
         self._mark.__enter__()
 
     def close(self) -> None:
-        """Writes what was recorded, if anything: also of a run that is stopped within these steps."""
+        """Writes the recorded steps, if any, also when the run is stopped among them."""
         if not self._profile:
             return
         self._end_step()
         if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)  # or the last kernels would be missing
+            torch.cuda.synchronize(self._device)  # otherwise the last kernels are missing
         self._profile.stop()
         if self._recorded > self._first:
             self._folder.mkdir(exist_ok=True)
             path = self._folder / f"steps_{self._first + 1}-{self._recorded}.pt.trace.json"
             self._profile.export_chrome_trace(str(path))
-            text = re.sub(r'"(host_name|traceName)": "[^"]*"', r'"\1": ""', path.read_text())  # nobody else's business
+            text = re.sub(r'"(host_name|traceName)": "[^"]*"', r'"\1": ""', path.read_text())  # private
             path.write_text(text)
             steps = f"steps {self._first + 1} to {self._recorded}"
             self._say(f"profile of {steps}: {path} (for ui.perfetto.dev, or TensorBoard's profile plugin)")
@@ -87,6 +87,6 @@ class Profiler:
 def profiler(
     settings: TrainSettings, folder: Path, world: World, at: Position, epochs: int, say: Callable[[str], None]
 ) -> Profiler:
-    """The profiler that the settings ask for. Raises UserError as Profiler does."""
+    """The profiler for these settings. Raises UserError as Profiler does."""
     first, count = settings.profile_from, settings.profile_steps or 0
     return Profiler(folder, world, say, first=first, count=count, step=at.step, total=epochs * at.steps_per_epoch)

@@ -1,12 +1,12 @@
-"""TensorBoard: one run directory is one run, in one history that holds every step once however often it was stopped.
+"""TensorBoard: one run directory is one run. Its events hold every step exactly once, across restarts.
 
 train/*, eval/*, eval_ema/*    by step, as in metrics.jsonl
 eval_by_{images,epoch,seconds}/top1    the same accuracy on other axes; seconds of training, without evaluations
 schedule/lr    the learning rate of the whole run, written at its start
 and: run and result (text), HParams, a layout for the custom scalars, images.
 
-A run that goes on writes its history anew up to the checkpoint. TensorBoard's own means, purge_step, hides all points
-beyond a step, and so those on the other axes too.
+A resumed run rewrites its history up to the checkpoint. TensorBoard's own mechanism, purge_step, cannot be used: it
+hides all points beyond a step, including those on the other axes.
 """
 
 import socket
@@ -56,26 +56,26 @@ class TensorBoardLog:
     """TensorBoard's file of one run directory, from a position on."""
 
     def __init__(self, folder: Path, recipe: Recipe, at: Position, records: list[dict[str, Any]]) -> None:
-        """`records`: of metrics.jsonl, up to the position. Raises OSError where the folder cannot be written."""
+        """`records`: metrics.jsonl up to the position. Raises OSError if the folder cannot be written."""
         self._recipe = recipe
         self._clock = _TrainingClock(recipe.global_batch_size)
-        told: set[tuple[str, int]] = set()
+        written: set[tuple[str, int]] = set()
         if files := sorted(folder.glob("events.out.tfevents.*")):
             events = kept_events(files, at)
-            told = {(value.tag, event.step) for event in events for value in event.summary.value}
+            written = {(value.tag, event.step) for event in events for value in event.summary.value}
             _write_history(folder, events)
             for file in files:
                 file.unlink()
         self._writer = _writer(folder)
-        if ("run/text_summary", 0) not in told:
+        if ("run/text_summary", 0) not in written:
             self._introduce(at)
         for record in records:
             seconds = self._clock.seconds_at(record)
-            self._show(record, seconds, told)  # what a process that was killed had not written yet
+            self._show(record, seconds, written)  # what a killed process had in metrics.jsonl but not here
         self._writer.flush()
 
     def record(self, record: dict[str, Any]) -> None:
-        """A line of metrics.jsonl."""
+        """Adds a line of metrics.jsonl."""
         self._show(record, self._clock.seconds_at(record))
         self._writer.flush()
 
@@ -83,12 +83,12 @@ class TensorBoardLog:
         self._writer.add_scalar(tag, value, step)
 
     def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
-        """uint8, shape (height, width, 3)."""
+        """Adds an image: uint8, shape (height, width, 3)."""
         self._writer.add_image(f"images/{name}", pixels, step, dataformats="HWC")
         self._writer.flush()
 
     def end(self, text: str, step: int) -> None:
-        """The run is over: its result in words."""
+        """Adds the final report, as text."""
         rows = [line.strip().partition(" ") for line in text.splitlines()]
         self._writer.add_text("result", _items((name, value.strip()) for name, _, value in rows), step)
         self._hparams(run_ended())
@@ -107,10 +107,10 @@ class TensorBoardLog:
         for step in sorted({round(position) for position in np.linspace(0, total - 1, min(total, _SCHEDULE_POINTS))}):
             epoch = step / at.steps_per_epoch
             lr = lr_of(recipe, epoch)
-            self._writer.add_scalar("schedule/lr", lr, step + 1)  # as train/lr: the step that is then complete
+            self._writer.add_scalar("schedule/lr", lr, step + 1)  # like train/lr: at the number of complete steps
 
-    def _show(self, record: dict[str, Any], seconds: float | None, told: Collection[tuple[str, int]] = ()) -> None:
-        """The curves of one record, but for the points that are told already."""
+    def _show(self, record: dict[str, Any], seconds: float | None, written: Collection[tuple[str, int]] = ()) -> None:
+        """Adds the points of one record, except those that are written already."""
         kind, step = record["kind"], record["step"]
         hidden = _NO_CURVES if kind == "train" else _NO_CURVES | {"epoch"}
         points = {(f"{kind}/{name}", step): record[name] for name in record.keys() - hidden}
@@ -122,21 +122,21 @@ class TensorBoardLog:
             if seconds is not None:
                 points[f"{kind}_by_seconds/top1", round(seconds)] = record["top1"]
         for (tag, position), value in points.items():
-            if (tag, position) not in told:
+            if (tag, position) not in written:
                 self._writer.add_scalar(tag, value, position)
 
     def _hparams(self, summary: Summary) -> None:
-        self._writer._get_file_writer().add_summary(summary, 0)  # SummaryWriter.add_hparams would make another run
+        self._writer._get_file_writer().add_summary(summary, 0)  # SummaryWriter.add_hparams would add a second run
 
 
 class _TrainingClock:
-    """Seconds spent on steps, not on evaluating, saving or being stopped: from the rates that metrics.jsonl holds."""
+    """Seconds of training, without evaluation, saving and interruptions, from the rates in metrics.jsonl."""
 
     def __init__(self, global_batch_size: int) -> None:
         self._batch, self._seconds, self._step, self._rate = global_batch_size, 0.0, 0, 0.0
 
     def seconds_at(self, record: dict[str, Any]) -> float | None:
-        """StepRecord of every record in turn. None until a rate is known."""
+        """Called with each record in order. None until a rate is known."""
         if record["kind"] == "train":
             self._rate = float(record["images_per_second"])
             self._seconds += (record["step"] - self._step) * self._batch / self._rate
@@ -147,7 +147,7 @@ class _TrainingClock:
 
 
 def introduction(recipe: Recipe) -> str:
-    """What this run is, as Markdown."""
+    """A description of the run, as Markdown."""
     crop = recipe.eval_crop
     views = "two views, the crop and its mirror image" if crop.flip_tta else "one view"
     weights = "exponential moving average of the weights" if recipe.ema else "no averaging"
@@ -155,7 +155,7 @@ def introduction(recipe: Recipe) -> str:
     rows = {
         "recipe": recipe.name,
         "seed": str(recipe.seed),
-        "changed": changed if recipe.name in recipe_names() else "a recipe of its own",
+        "changed": changed if recipe.name in recipe_names() else "a recipe outside recipes/",
         "protocol": f"{recipe.dataset}, {crop_in_words(crop)}, {views}; {weights}; {recipe.precision}",
     }
     if published := recipe.published:
@@ -169,14 +169,14 @@ def _items(rows: Iterable[tuple[str, str]]) -> str:
 
 
 def kept_events(files: list[Path], at: Position) -> list[Event]:
-    """What these files, in this order, tell of the run up to a position, but not of an evaluation at its very step.
+    """The events of these files up to a position, without an evaluation at exactly that step.
 
-    Events are in the order of training, so everything from the first that is later is later too.
+    Events are in the order of training: everything after the first later event is later as well.
     """
     kept: list[Event] = []
     for event in _events(files):
         match event.WhichOneof("what"):
-            case "session_log":  # a start that purges, as TensorBoard would
+            case "session_log":  # a start that purges, as in TensorBoard
                 kept = [earlier for earlier in kept if earlier.step < event.step]
             case "summary":
                 kept.append(event)
@@ -198,7 +198,7 @@ def _events(files: list[Path]) -> Iterator[Event]:
 
 
 def _writer(folder: Path) -> SummaryWriter:
-    """TensorBoard's own, but for the machine's name, which it would write into the name of its file."""
+    """A SummaryWriter whose file name does not contain the machine's name."""
     ours = socket.gethostname
     socket.gethostname = lambda: "run"
     try:
@@ -208,9 +208,10 @@ def _writer(folder: Path) -> SummaryWriter:
 
 
 def _write_history(folder: Path, events: list[Event]) -> None:
-    """One whole file, at once. Its first event tells a TensorBoard that is looking to forget what it has read.
+    """Writes one complete file atomically. Its first event makes a running TensorBoard forget what it has read.
 
-    Its name is the shortest of this second, so that it comes after the files it replaces and before the next one.
+    TensorBoard reads files in the order of their names. This is the shortest name of the current second, so it comes
+    after the files it replaces and before the next one.
     """
     now = time.time()
     start = [

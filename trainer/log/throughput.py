@@ -1,7 +1,8 @@
-"""How fast training is: images per second, the share of time without images, the slowest rank.
+"""The speed of training: images per second, the share of time spent waiting for images, the slowest rank.
 
-Nothing waits for the device inside a step. On a CPU the host's clock is read; on a GPU events are put between the
-kernels and read when the losses are, so that a wait is one of the device: a host that is ahead of it waits for nothing.
+Nothing synchronises with the device inside a step. On a CPU the host clock is read. On a GPU, events are recorded
+between the kernels and read together with the losses, so the wait is measured on the device: if the host waits for
+images while the device is still busy, nothing is lost.
 """
 
 import statistics
@@ -25,11 +26,11 @@ NOTABLE_OF_TWO = 0.5  # of two ranks one is always the slower one, and there is 
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """The steps between two readings."""
+    """Measurements of the steps between two reads."""
 
     images_per_second: float  # over all ranks
     data_wait: float  # share of the time that this rank waited for images
-    slowest_rank: int | None = None  # None where there is one rank only
+    slowest_rank: int | None = None  # None if there is only one rank
     slower_by: float = 0.0  # share by which its own part of a step is longer than the median rank's
 
 
@@ -55,38 +56,38 @@ class StragglerDetector:
 
 
 class _MicroStep(NamedTuple):
-    asked: Mark  # for its images
+    asked: Mark  # before waiting for its images
     got: Mark
-    forward_done: Mark | None = None  # None: it was not told
+    forward_done: Mark | None = None  # None: forward_done was not called
 
 
 class Throughput:
-    """Called at each micro-step; nothing on the device is read but by read()."""
+    """Called at each micro-step. Only read() reads from the device."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self.images = 0
-        """trained on since the last reading, over all ranks; counted by the caller"""
+        """images trained on since the last read, over all ranks; counted by the caller"""
         self.start()
 
     def start(self) -> None:
-        """From here on: what came before, such as an evaluation, does not count."""
+        """Starts a new measurement. Time before this call, such as an evaluation, does not count."""
         self.images, self._since = 0, time.perf_counter()
         self._micro_steps: list[_MicroStep] = []
 
     def wait_for(self, batches: Iterator[T]) -> T:
-        """The next batch."""
+        """Returns the next batch and measures the wait for it."""
         asked = self._mark()
         batch = next(batches)
         self._micro_steps.append(_MicroStep(asked, self._mark()))
         return batch
 
     def forward_done(self) -> None:
-        """The forward pass is over, and with it what a rank does alone: the backward pass waits for the others."""
+        """Marks the end of the forward pass, the last part that a rank does alone: backward synchronises the ranks."""
         self._micro_steps[-1] = self._micro_steps[-1]._replace(forward_done=self._mark())
 
     def read(self) -> Rates:
-        """The rates since the last read or start. Called by all ranks together, after the losses were read."""
+        """The rates since the last read or start. All ranks must call it together, after the losses have been read."""
         seconds = time.perf_counter() - self._since
         waited = sum(_seconds(step.asked, step.got) for step in self._micro_steps)
         own = sum(_seconds(step.asked, step.forward_done) for step in self._micro_steps if step.forward_done)
@@ -101,7 +102,7 @@ class Throughput:
         return rates
 
     def _slowest(self, own: float) -> tuple[int | None, float]:
-        """The rank that takes longest for images and forward passes, and by which share longer than the median."""
+        """The rank that takes longest for images and forward passes, and its excess over the median as a share."""
         if self._world.size == 1:
             return None, 0.0
         ranks = [torch.zeros(1, dtype=torch.float64) for _ in range(self._world.size)]
@@ -117,7 +118,7 @@ class Throughput:
 
 
 def slowest(seconds: list[float]) -> tuple[int, float]:
-    """The rank with the most of the ranks' seconds, and the share by which they exceed the median, of two the lower."""
+    """The index of the largest value, and its excess over the median as a share. The median of two is the lower."""
     rank = max(range(len(seconds)), key=seconds.__getitem__)
     median = statistics.median_low(seconds)
     return rank, seconds[rank] / median - 1 if median > 0 else 0.0
@@ -128,5 +129,5 @@ def _seconds(first: Mark, last: Mark) -> float:
         assert isinstance(last, float)
         return last - first
     assert not isinstance(last, float)
-    last.synchronize()  # nothing to wait for after the losses were read
+    last.synchronize()  # does not wait: the losses have been read
     return float(first.elapsed_time(last)) / 1000

@@ -1,1 +1,1 @@
-"""Shows the images as the model sees them."""
+"""The look command: shows the images as the model sees them."""

@@ -1,4 +1,4 @@
-"""A contact sheet: rows of images with their labels, as one PNG. The same images give the same bytes."""
+"""A contact sheet: rows of labelled images in one PNG. The same images give the same bytes."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -12,9 +12,9 @@ from trainer.data.loader import Source
 from trainer.errors import UserError
 from trainer.evaluation.result import printable
 
-SIDE = 160  # px of a tile
+SIDE = 160  # of a tile, in px
 GAP = 6
-LABEL = 18  # px for the line below it
+LABEL = 18  # height of the line below a tile, in px
 _PAPER, _INK, _EMPTY = (255, 255, 255), (30, 30, 30), (225, 225, 225)
 
 
@@ -24,9 +24,9 @@ class Tile(NamedTuple):
 
 
 def letterboxed(source: Source, image: int) -> np.ndarray:
-    """A whole image in the middle of a gray square of its longer side: uint8 RGB, shape (side, side, 3).
+    """The uncropped image, centred in a gray square of its longer side: uint8 RGB, shape (side, side, 3).
 
-    Raises LocalError, naming file and image, where it cannot be decoded.
+    Raises LocalError with the file and the image if it cannot be decoded.
     """
     images = np.array([image])
     heights, widths = source.sizes(images)
@@ -40,9 +40,9 @@ def letterboxed(source: Source, image: int) -> np.ndarray:
 
 
 def draw_sheet(groups: list[list[Tile]], columns: int, file: Path) -> None:
-    """Draws the tiles in rows of `columns`, each group from a new row on, and writes the PNG whole or not at all.
+    """Draws the tiles in rows of `columns`; each group begins a new row. Writes the PNG atomically.
 
-    Raises UserError where it cannot be written.
+    Raises UserError if it cannot be written.
     """
     rows = [group[start : start + columns] for group in groups for start in range(0, len(group), columns)]
     columns = max(len(row) for row in rows)
@@ -62,14 +62,14 @@ def draw_sheet(groups: list[list[Tile]], columns: int, file: Path) -> None:
 
 
 def _scaled(pixels: np.ndarray) -> Image.Image:
-    """At the side of a tile: smoothly down, and small images in squares, so that their pixels can be seen."""
+    """Resizes an image to a tile: large ones smoothly, small ones by nearest neighbour, so that pixels stay visible."""
     image = Image.fromarray(pixels)
     method = Image.Resampling.NEAREST if image.width < SIDE else Image.Resampling.LANCZOS
     return image.resize((SIDE, SIDE), method)
 
 
 def _fitting(label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """As much of a label as fits below a tile."""
+    """The label, shortened to the width of a tile."""
     text = printable(label, longest=100)
     if font.getlength(text) <= SIDE:
         return text

@@ -1,4 +1,4 @@
-"""The verb look: what is in a data set, and what a recipe makes of it."""
+"""The look command: draws and describes a data set, as it is or as a recipe sees it."""
 
 from itertools import islice
 
@@ -22,15 +22,15 @@ from trainer.recipe_file import load_recipe
 from trainer.settings import LookSettings
 
 COLUMNS = 8
-MEASURED = 20_000  # image files that are opened for their sizes; a .beton has all sizes in its index
+MEASURED = 20_000  # image files opened for their sizes; the index of a .beton has all sizes
 
 
 def look(settings: LookSettings) -> None:
-    """Prints what there is and draws a sheet, the same each time. Raises UserError where the images cannot be read."""
+    """Prints statistics and draws a reproducible sheet. Raises UserError if the images cannot be read."""
     if settings.data.startswith("synthetic:"):
-        raise UserError(f"{settings.data} is noise, there is nothing to see: give a folder or a .beton file")
+        raise UserError(f"{settings.data} is noise, so there is nothing to see: give a folder or a .beton file")
     if settings.out.suffix.lower() != ".png":
-        raise UserError(f"--out {settings.out}: the sheet is a PNG, call it {settings.out.with_suffix('.png').name}")
+        raise UserError(f"--out {settings.out}: the sheet is a PNG: use --out {settings.out.with_suffix('.png').name}")
     if not settings.out.absolute().parent.is_dir():
         raise UserError(f"--out {settings.out}: there is no folder {settings.out.parent}")
     recipe = load_recipe(settings.recipe) if settings.recipe else None
@@ -42,22 +42,25 @@ def look(settings: LookSettings) -> None:
         if recipe is None:
             tiles = [Tile(letterboxed(source, int(image)), source.classes[source.labels[image]]) for image in images]
             mixed: list[Tile] = []
-            shown = "whole, letterboxed where they are not square"
+            shown = "uncropped, letterboxed if not square"
         else:
             tiles = recipe_tiles(recipe, loader, settings, images)
             mixed, shown = _mixed_row(recipe, loader, settings)
         draw_sheet([tiles, mixed] if mixed else [tiles], COLUMNS, settings.out)
-    print(_table([("sheet", f"{settings.out}: {len(tiles)} images, evenly over the data set, {shown}")]), flush=True)
+    print(
+        _table([("sheet", f"{settings.out}: {len(tiles)} images, spread evenly over the data set, {shown}")]),
+        flush=True,
+    )
 
 
 def spread(count: int, wanted: int) -> np.ndarray:
-    """`wanted` of `count` images at equal distances, all of them where there are fewer: int64 indices, ascending."""
+    """Indices of `wanted` of `count` images at equal distances, or of all if there are fewer: int64, ascending."""
     wanted = min(count, wanted)
     return np.arange(wanted) * count // wanted
 
 
 def recipe_tiles(recipe: Recipe, loader: Loader, settings: LookSettings, images: np.ndarray) -> list[Tile]:
-    """The images as the network gets them: for training in the first epoch, or for the evaluation."""
+    """The images as the network sees them, in the first epoch of training or in the evaluation."""
     source = loader.source
     pixels = []
     for chosen in np.array_split(images, -(-len(images) // 64)):
@@ -73,7 +76,7 @@ def recipe_tiles(recipe: Recipe, loader: Loader, settings: LookSettings, images:
 
 
 def first_epoch(recipe: Recipe, loader: Loader, samples: np.ndarray) -> torch.Tensor:
-    """These samples of epoch 0 as training has them, normalised: what is drawn does not depend on their batch.
+    """These samples of epoch 0 as training sees them, normalised. Their random draws do not depend on the batch.
 
     `samples`: int64, shape (n,). Returns float32, shape (n, 3, resolution, resolution).
     """
@@ -87,7 +90,7 @@ def first_epoch(recipe: Recipe, loader: Loader, samples: np.ndarray) -> torch.Te
 
 
 def _mixed_row(recipe: Recipe, loader: Loader, settings: LookSettings) -> tuple[list[Tile], str]:
-    """One image of each of the first micro-batches, mixed as training does, and what the sheet shows in words."""
+    """One mixed image from each of the first micro-batches, and a description of the sheet."""
     classes = loader.source.classes
     name = recipe.name + (f" (for {recipe.num_classes} classes)" if recipe.num_classes != len(classes) else "")
     if settings.split == "val":
@@ -107,7 +110,7 @@ def _mixed_row(recipe: Recipe, loader: Loader, settings: LookSettings) -> tuple[
     )
     tiles = []
     for number, samples in enumerate(islice(micro_batches, COLUMNS)):
-        pair = samples[[0, -1]] if len(samples) > 1 else samples  # partners mirror one another in the micro-batch
+        pair = samples[[0, -1]] if len(samples) > 1 else samples  # the partner of sample i is sample n - 1 - i
         labels = torch.from_numpy(loader.source.labels[pair % len(loader)])
         step, micro_batch = divmod(number, accumulation)
         mixed, targets = mix(
@@ -123,12 +126,12 @@ def _mixed_row(recipe: Recipe, loader: Loader, settings: LookSettings) -> tuple[
         words = " ".join(f"{share:.0%} {printable(name, 9)}" for share, name in sorted(shares, reverse=True))
         tiles.append(Tile(_denormalised(mixed, recipe)[0], words))
     if not tiles:
-        return [], f"{shown}, not mixed: they are fewer than global_batch_size={recipe.global_batch_size}"
+        return [], f"{shown}, not mixed: there are fewer images than global_batch_size={recipe.global_batch_size}"
     return tiles, f"{shown}; last row: the first image of each of the first micro-batches, mixed"
 
 
 def _denormalised(images: torch.Tensor, recipe: Recipe) -> np.ndarray:
-    """Normalised float32 [n, 3, h, w] to uint8 [n, h, w, 3], clipped to what can be shown."""
+    """Converts normalised float32 [n, 3, h, w] to uint8 [n, h, w, 3], clipped to 0..255."""
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (recipe.mean, recipe.std))
     pixels = ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).contiguous().numpy()
@@ -150,10 +153,10 @@ def _content(source: Source) -> list[tuple[str, str]]:
 
 
 def _sizes(source: Source) -> list[tuple[str, str]]:
-    is_file = hasattr(source, "path")  # a .beton, with all sizes in memory
+    is_file = hasattr(source, "path")  # a .beton, whose index has all sizes
     images = np.arange(len(source.labels)) if is_file else spread(len(source.labels), MEASURED)
     heights, widths = source.sizes(images)
-    of = "" if len(images) == len(source.labels) else f", of {len(images):,} images evenly over the data set"
+    of = "" if len(images) == len(source.labels) else f", of {len(images):,} images spread over the data set"
     return [
         ("height", f"{_spread_in_words(heights)} px{of}"),
         ("width", f"{_spread_in_words(widths)} px{of}"),
@@ -176,7 +179,7 @@ def _storage(settings: LookSettings) -> list[tuple[str, str]]:
 
 
 def _spread_in_words(values: np.ndarray) -> str:
-    return f"{values.min():,} / {np.median(values):,.10g} / {values.max():,} (least / median / most)"
+    return f"{values.min():,} / {np.median(values):,.10g} / {values.max():,} (min / median / max)"
 
 
 def _table(rows: list[tuple[str, str]]) -> str:
