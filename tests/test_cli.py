@@ -252,7 +252,7 @@ def test_the_list_of_recipes_can_be_cut_to_some(capsys: pytest.CaptureFixture[st
     assert "resnet20_digits: " in listed
     assert listed.count("published: ") == 7
     assert main(["recipes", "vit"]) == 2
-    assert capsys.readouterr().err == "error: no recipe's name contains vit: python -m trainer recipes lists all 62\n"
+    assert capsys.readouterr().err == "error: no recipe contains vit: python -m trainer recipes lists all 62\n"
 
 
 def test_a_reader_that_has_seen_enough_is_no_traceback() -> None:

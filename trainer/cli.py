@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
+from trainer import suggestions
 from trainer.errors import UserError
 from trainer.recipe import Recipe
 from trainer.recipe_file import known_recipes, load_recipe
@@ -46,7 +47,13 @@ def parse_with_recipe(options: type[T], words: Sequence[str], command: str) -> t
         ],
         kw_only=True,
     )
-    parsed: Any = parse(both, words[1:], f"{command} {words[0]}", options.__doc__)
+    try:
+        parsed: Any = parse(both, words[1:], f"{command} {words[0]}", options.__doc__)
+    except UserError as error:
+        unknown = _unrecognized(str(error))
+        if answers := suggestions.for_unknown_options(unknown, words[0], recipe):
+            raise UserError(f"Unrecognized options: {', '.join(unknown)}. {'. '.join(answers)}") from error
+        raise
     return Recipe(**_shallow(parsed.recipe)), parsed.settings
 
 
@@ -131,6 +138,12 @@ def parse(
         if end.code:
             raise UserError(f"{_one_line(printed.getvalue())}; see python -m {program} {command} --help") from end
         raise
+
+
+def _unrecognized(message: str) -> list[str]:
+    """The words that tyro does not know, from its message."""
+    _, found, rest = message.partition("Unrecognized options: ")
+    return re.split(r",? ", rest.partition("; see ")[0].partition(" (did you mean")[0]) if found else []
 
 
 def _one_line(box: str) -> str:

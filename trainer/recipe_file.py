@@ -1,7 +1,6 @@
 """Recipe files: finds, loads and checks them, and writes a resolved recipe as Python."""
 
 import ast
-import difflib
 import re
 import runpy
 from dataclasses import fields, is_dataclass
@@ -10,6 +9,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import trainer.recipe
+from trainer import suggestions
 from trainer.errors import UserError
 from trainer.recipe import Recipe
 
@@ -22,10 +22,9 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.py") if not path.stem.startswith("_"))
 
 
-def first_sentence(name: str) -> str:
-    """The first line of a recipe's docstring: what it trains, and from which paper."""
-    docstring = ast.get_docstring(ast.parse((RECIPES / f"{name}.py").read_text())) or ""
-    return docstring.partition("\n")[0]
+def docstring(name: str) -> str:
+    """The docstring of a recipe in recipes/. Its first line is what the recipe trains, and from which paper."""
+    return ast.get_docstring(ast.parse((RECIPES / f"{name}.py").read_text())) or ""
 
 
 def measured(name: str) -> str:
@@ -45,15 +44,18 @@ def load_recipe(name: str | Path) -> Recipe:
     if not path.is_file():
         path = Path(name)
         if path.suffix != ".py":
-            close = difflib.get_close_matches(str(name), recipe_names(), n=1)
-            hint = f"did you mean {close[0]}?" if close else known_recipes()
-            raise UserError(f"no recipe is called {name!r}: {hint} (a recipe of your own is a path that ends in .py)")
+            hint = suggestions.for_unknown_recipe(str(name), recipe_names())
+            own = "(a recipe of your own is a path that ends in .py)"
+            raise UserError(f"no recipe is called {str(name)!r}: {hint or f'{known_recipes()} {own}'}")
         if not path.is_file():
             raise UserError(f"{path}: there is no such recipe file")
     try:
         found = runpy.run_path(str(path))  # not an import: its cache misses an edit within a second
     except (Exception, SystemExit) as error:  # the user's code: whatever it raises is that file's error
-        raise UserError(f"{path}: not a recipe: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if isinstance(error, ImportError) and (part := suggestions.imported_name(error)):
+            reason = suggestions.for_unknown_part(part)
+        raise UserError(f"{path}: not a recipe: {reason}") from error
     recipe = found.get("recipe")
     if not isinstance(recipe, Recipe):
         raise UserError(f"{path}: not a recipe: it has to define recipe = Recipe(...) of trainer.recipe")

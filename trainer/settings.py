@@ -223,7 +223,8 @@ class RecipesSettings:
     """List the recipes: paper, published result with its protocol, and the result measured with this code."""
 
     words: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """show only the recipes that contain one of these words in their name, e.g. resnet50 goyal"""
+    """show only the recipes with one of these words in their name or, if there is none, in their text or their parts,
+    e.g. resnet50, goyal, LAMB, mixup"""
 
 
 def _check_positive(settings: object, *names: str) -> None:

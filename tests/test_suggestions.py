@@ -1,0 +1,224 @@
+"""What newcomers type first is answered: a network, a library's model, a part, a peer's option."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.settings import LocalSettings, SlurmSettings
+from tests.support.command_lines import NEEDED, leaves, resolved
+from tests.support.processes import ROOT
+from trainer import peer_options, suggestions
+from trainer.__main__ import main
+from trainer.cli import parse_train
+from trainer.errors import UserError
+from trainer.peer_options import ANSWERS, PEERS, rows
+from trainer.recipe import LARS, LibraryModel, Mixing
+from trainer.recipe_file import load_recipe, recipe_names
+from trainer.settings import TrainSettings
+
+GUIDE = ROOT / "docs" / "coming-from.md"
+
+
+def mistake(recipe: str, *words: str) -> str:
+    with pytest.raises(UserError) as caught:
+        parse_train([recipe, *NEEDED, *words])
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def recipe_written_as(answer: str, folder: Path) -> Any:
+    """The recipe of the lines that an answer names, as a user would paste them."""
+    (code,) = re.findall(r"from dataclasses import .*$", answer)
+    (folder / "mine.py").write_text(code)
+    return load_recipe(folder / "mine.py")
+
+
+# --------------------------------------------------------------------------------------------------------- recipes
+
+
+@pytest.mark.parametrize("name", ["resnet50", "ResNet-50", "torchvision/resnet50"])
+def test_a_network_is_answered_with_its_recipes_and_the_one_to_begin_with(name: str) -> None:
+    answer = mistake(name)
+    of_network = [each for each in recipe_names() if each.startswith("resnet50_")]
+    assert len(of_network) == 21
+    assert answer.startswith(f"no recipe is called '{name}': 21 recipes train this network. Begin with resnet50_torch")
+    assert re.findall(r"resnet50_\w+", answer) == ["resnet50_torchvision_v1"] + [
+        each for each in of_network if each != "resnet50_torchvision_v1"
+    ]
+
+
+def test_every_network_has_a_recipe_to_begin_with() -> None:
+    networks = {name.partition("_")[0] for name in recipe_names()}
+    assert len(networks) == 16
+    for network in networks:
+        answer = str(suggestions.for_unknown_recipe(network, recipe_names()))
+        (first,) = re.findall(rf"(?:Begin with|network is) ({network}_\w+)", answer)
+        assert first in recipe_names()
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("resnext50_32x4d", "torchvision/resnext50_32x4d"),
+        ("wide_resnet50_2", "torchvision/wide_resnet50_2"),
+        ("vit_base_patch16_224", "timm/vit_base_patch16_224"),
+        ("timm/resnet50d", "timm/resnet50d"),
+    ],
+)
+def test_a_librarys_model_is_answered_with_how_it_is_trained(name: str, model: str, tmp_path: Path) -> None:
+    answer = mistake(name)
+    (tuning,) = re.findall(r"To fine-tune it: train (\S+ --model.name \S+)\.", answer)
+    recipe, _, value = tuning.split()
+    assert resolved(recipe, "--model.name", value).model == LibraryModel(name=model, pretrained=True)
+    assert recipe_written_as(answer, tmp_path).model == LibraryModel(name=model)
+
+
+@pytest.mark.parametrize("name", ["nothing", "get_model_weights_of_nobody", "os"])
+def test_a_word_that_names_nothing_is_answered_with_the_list(name: str) -> None:
+    assert "recipes lists all 62 (a recipe of your own is a path that ends in .py)" in mistake(name)
+
+
+@pytest.mark.parametrize(
+    ("word", "found", "not_found"),
+    [
+        ("LAMB", "resnet50_wightman2021_a1", "resnet50_goyal2017"),  # a part
+        ("mixup", "resnet50_wightman2021_a1", "resnet50_he2015"),  # a docstring or a setting
+        ("kornblith", "resnet50_finetune", "resnet50_he2015"),  # a docstring alone
+        ("torchvision/resnet50", "resnet50_finetune", "resnet50_he2015"),  # a library's network
+    ],
+)
+def test_recipes_searches_docstrings_networks_and_parts(
+    word: str, found: str, not_found: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["recipes", word]) == 0
+    names = re.findall(r"^(\w+): ", capsys.readouterr().out, re.MULTILINE)
+    assert found in names
+    assert not_found not in names
+
+
+def test_recipes_prefers_names_to_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", "wightman2021"]) == 0
+    names = re.findall(r"^(\w+): ", capsys.readouterr().out, re.MULTILINE)
+    assert names == [name for name in recipe_names() if "wightman2021" in name]
+
+
+# ----------------------------------------------------------------------------------------------------------- parts
+
+
+def test_a_part_that_does_not_exist_is_answered_with_those_that_do(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from trainer.recipe import AdamW\n")
+    answer = mistake(str(tmp_path / "mine.py"))
+    assert "trainer.recipe has no AdamW. The parts of a recipe are model: ResNet, CifarResNet, LibraryModel; " in answer
+    assert "optimizer: SGD, DecoupledSGD, LAMB, LARS; schedule: Steps, Cosine, Linear, Constant; " in answer
+    (tmp_path / "mine.py").write_text("from trainer.recipe import CosineS\n")
+    assert "trainer.recipe has no CosineS: did you mean Cosine?" in mistake(str(tmp_path / "mine.py"))
+
+
+def test_a_part_on_the_command_line_is_answered_with_the_lines_of_a_recipe_file(tmp_path: Path) -> None:
+    base = load_recipe("resnet20_digits")
+    answer = mistake("resnet20_digits", "--optimizer", "adamw")
+    assert "this recipe has optimizer=SGD; a part is chosen in a recipe file, among SGD, DecoupledSGD, LAMB" in answer
+    assert recipe_written_as(answer, tmp_path).optimizer != base.optimizer
+    answer = mistake("resnet20_digits", "--optimizer=lars")
+    assert recipe_written_as(answer, tmp_path).optimizer == LARS(lr=base.optimizer.lr)
+    answer = mistake("resnet20_digits", "--mixing.mixup-alpha", "0.2")
+    assert "this recipe has mixing=None" in answer
+    assert recipe_written_as(answer, tmp_path).mixing == Mixing(mixup_alpha=0.2)
+
+
+def test_the_lines_for_every_part_are_a_recipe(tmp_path: Path) -> None:
+    tried = 0
+    for part, kinds in suggestions.parts().items():
+        for kind in kinds:
+            answer = mistake("resnet18_torchvision_v1", f"--{part.replace('_', '-')}", kind.__name__)
+            assert type(getattr(recipe_written_as(answer, tmp_path), part)) is kind
+            tried += 1
+    assert tried == 27
+
+
+# ---------------------------------------------------------------------------------------------------- peers' options
+
+ASKED = {
+    "--resume": "give the same command again",
+    "--output": "--run-dir",
+    "--config": "RECIPE comes first",
+    "--batch-size": "--global-batch-size",
+    "--batch_size": "--global-batch-size",
+    "-b": "--global-batch-size",
+    "--sync-bn": "no equivalent",
+    "--wandb": "no equivalent",
+    "--log-wandb": "no equivalent",
+    "--lr": "--optimizer.lr",
+    "--learning-rate": "--optimizer.lr",
+    "--model": "choose a recipe",
+    "-j": "--workers",
+    "--num-workers": "--workers",
+    "--amp": "--precision",
+    "--fp16": "--precision",
+    "--channels-last": "always on",
+    "--pretrained": "resnet50_finetune",
+    "--distributed": "python -m launch local",
+    "--opt": "a recipe file",
+    "--sched": "a recipe file",
+    "--num-epochs": "--epochs",
+    "--max-epochs": "--epochs",
+    "--wd": "--optimizer.weight-decay",
+    "--training.batch_size": "--global-batch-size",
+    "OPTIM.BASE_LR": "--optimizer.lr",
+}
+
+
+@pytest.mark.parametrize("option", ASKED)
+def test_a_peers_option_is_answered_with_ours_or_with_why_there_is_none(option: str) -> None:
+    answer = mistake("resnet20_digits", option, "3")
+    assert answer.startswith(f"Unrecognized options: {option}, 3. Instead of {option}: ")
+    assert ASKED[option] in answer
+
+
+def test_several_options_are_answered_together() -> None:
+    answer = mistake("resnet20_digits", "--lr=0.1", "--amp", "--nobody-has-this")
+    assert "Instead of --lr: --optimizer.lr" in answer
+    assert "Instead of --amp: --precision" in answer
+    assert "Instead of --nobody" not in answer
+
+
+def test_every_answer_names_options_that_exist() -> None:
+    settings = {field.name for kind in (TrainSettings, LocalSettings, SlurmSettings) for field in fields(kind)}
+    settings |= {field.name for field in fields(load_recipe("resnet20_digits"))} | {"out"}
+    for name in recipe_names():
+        settings |= {setting for setting, _ in leaves(load_recipe(name))}
+    parts = suggestions.parts()
+    settings |= {f"{part}.{field.name}" for part, kinds in parts.items() for kind in kinds for field in fields(kind)}
+    named = [option for text in ANSWERS.values() for option in re.findall(r"--[a-z][\w.-]*[a-z]", text)]
+    assert len(named) > 80
+    for option in named:
+        wanted = option.removeprefix("--").replace("-", "_")
+        path, _, last = wanted.rpartition(".")
+        assert wanted in settings or f"{path}.{last.removeprefix('no_')}".lstrip(".") in settings, option
+
+
+def test_the_guide_holds_the_tables_that_the_command_line_answers_with() -> None:
+    text = GUIDE.read_text()
+    assert [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")] == list(PEERS)
+    found = re.findall(r"^\| (`.*`) \| (.*) \|$", text, re.MULTILINE)
+    expected = [row for peer in PEERS for row in rows(peer)]
+    assert [(options.replace("`", ""), answer.replace("\\|", "|")) for options, answer in found] == expected
+    assert len(expected) > 150
+
+
+def test_every_answer_is_used_and_every_option_of_a_peer_answered() -> None:
+    subjects = {subject for table in (*PEERS.values(), peer_options._HABITS) for subject in table}
+    assert subjects == set(ANSWERS)
+    for peer in PEERS:
+        for options, _ in rows(peer):
+            for option in options.split(", "):
+                assert peer_options.answer(option) or not option.startswith("-"), option
+
+
+def test_the_recipe_file_of_the_guide_is_a_recipe(tmp_path: Path) -> None:
+    lines = GUIDE.read_text().partition("      # mine.py")[2].partition("\n\n- **")[0].splitlines()[1:]
+    (tmp_path / "mine.py").write_text("\n".join(line.removeprefix("      ") for line in lines))
+    assert load_recipe(tmp_path / "mine.py").model == LibraryModel(name="torchvision/resnext50_32x4d")
