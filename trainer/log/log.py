@@ -22,6 +22,7 @@ from trainer.distributed.process_group import World
 from trainer.distributed.stop import Stopped
 from trainer.errors import UserError
 from trainer.evaluation.result import Evaluation
+from trainer.log.cadence import log_interval
 from trainer.log.console_log import ConsoleLog
 from trainer.log.tensorboard_log import TensorBoardLog
 from trainer.log.throughput import Rates, StragglerDetector
@@ -41,6 +42,7 @@ class Log:
             return
         self._run_dir, self._recipe = run_dir, recipe
         self._straggler = StragglerDetector(world.size)
+        self._interval = log_interval(log_every, at.steps_per_epoch)
         with self._writing():
             kept, damaged = _truncate(run_dir / "metrics.jsonl", at)
             self._metrics = (run_dir / "metrics.jsonl").open("a", buffering=1)
@@ -60,7 +62,8 @@ class Log:
         if not self.speaks:
             return
         speed = {"images_per_second": rates.images_per_second, "data_wait": rates.data_wait}
-        straggler = self._straggler.update(rates)
+        # the lines of the first steps are too short for a claim about a rank
+        straggler = self._straggler.update(rates) if at.step >= self._interval else None
         self._record("train", at, {"lr": lr, "loss": steps.loss, **speed, **_gradients(steps)})
         with self._writing():
             if rates.slowest_rank is not None:
