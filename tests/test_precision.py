@@ -20,7 +20,7 @@ from trainer.data.loader import Loader
 from trainer.loss import build_loss
 from trainer.model import build_model
 from trainer.optimizer import build_optimizer
-from trainer.precision import Precision, autocast, build_scaler
+from trainer.precision import Precision, autocast, build_scaler, emulation_note
 from trainer.recipe import SGD, CenterCrop, CifarResNet, Constant, CrossEntropy, LibraryModel, Recipe
 from trainer.recipe_file import load_recipe
 from trainer.run.checkpoint import Checkpoints, read, write
@@ -115,6 +115,32 @@ def test_low_precision_rounds_and_no_more(precision: Precision, images: DeviceBa
 
 
 # --------------------------------------------------------------------------------------------------------- scaler
+
+
+@pytest.mark.parametrize(
+    ("precision", "flags", "expected"),
+    [
+        ("fp32", set(), None),
+        ("bf16", {"avx2", "amx_bf16"}, None),
+        ("bf16", {"avx512_bf16"}, None),
+        ("bf16", {"avx512f"}, "--precision fp32"),
+        ("fp16", {"amx_bf16"}, "--precision fp32"),
+    ],
+)
+def test_emulation_note_names_the_faster_precision(
+    precision: Precision, flags: set[str], expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.precision._cpu_flags", lambda: flags)
+    note = emulation_note(precision, torch.device("cpu"))
+    assert note is None if expected is None else expected in str(note)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_emulation_note_names_fp16_on_gpus_that_emulate_bf16(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "Tesla T4")
+    note = emulation_note("bf16", torch.device("cuda"))
+    assert note is None if native else note and note.startswith("Tesla T4") and "--precision fp16" in note
 
 
 def test_only_fp16_is_scaled() -> None:

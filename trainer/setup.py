@@ -26,7 +26,7 @@ from trainer.evaluation.result import short
 from trainer.fine_tuning import apply_fine_tuning
 from trainer.model import build_model, load_initial_weights, without_pretrained
 from trainer.optimizer import audit, build_optimizer
-from trainer.precision import allow_tensor_float, build_scaler
+from trainer.precision import allow_tensor_float, build_scaler, emulation_note
 from trainer.recipe import LibraryModel, PaddedCrop, Recipe
 from trainer.run.checkpoint import State
 from trainer.run.directory import Run
@@ -90,6 +90,7 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
         notes=[
             summary(recipe, run, world, state.position, len(train_loader), len(eval_loader)),
             *(f"note: {mistake}" for mistake in likely_mistakes(recipe)),
+            *(f"note: {note}" for note in [emulation_note(recipe.precision, world.device)] if note),
             *notes,
         ],
     )
