@@ -69,6 +69,8 @@ def as_typed(command: str) -> list[str]:
 def parse(module: str, words: list[str], abbreviated: bool) -> None:
     """Reads the words as the command does, up to where it would begin to work. Raises UserError or SystemExit(0)."""
     verb, rest = (words[0], words[1:]) if words else ("", [])
+    if abbreviated and not rest and verb in {*TRAINER, *WITH_RECIPE, *LAUNCH, *WITH_JOB, "prepare"}:
+        return  # a sentence mentions the command
     if abbreviated and (verb in WITH_JOB or verb == "train") and "--run-dir" not in rest:
         rest = [*rest, "resnet20_digits", "--data", "DIR", "--run-dir", "RUN"]
     if module == "launch" and verb in WITH_JOB:

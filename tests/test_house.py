@@ -16,7 +16,8 @@ TRAINER = sorted((ROOT / "trainer").rglob("*.py"))
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 LAUNCH = sorted((ROOT / "launch").rglob("*.py"))
 CODE = [*TRAINER, *RECIPES, *LAUNCH]
-OTHER = [path for path in ROOT.iterdir() if path.suffix in ("", ".md", ".sh", ".toml", ".yml") and path.is_file()]
+ROOT_FILES = [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]  # .git: a file in a worktree
+OTHER = [path for path in ROOT_FILES if path.suffix in ("", ".md", ".sh", ".toml", ".yml", ".yaml")]
 TEXT = [*CODE, *sorted((ROOT / "tests").rglob("*.py")), *sorted(OTHER)]
 MACHINE_PATH = re.compile(r"/(work|root|home)/")
 HEAVY = ("torch", "torchvision", "timm", "numba", "ffcv", "tensorboard", "numpy")
