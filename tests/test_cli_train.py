@@ -58,6 +58,7 @@ def as_words(name: str, value: Any) -> list[str]:
 # ------------------------------------------------------------------------------------------------- valid options
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "count"), [("resnet50_goyal2017_8k_gamma1", 42), ("resnet20_he2015", 35)])
 def test_every_value_of_a_recipe_is_an_option_that_changes_this_value_alone(name: str, count: int) -> None:
     recipe = load_recipe(name)
@@ -92,6 +93,7 @@ def test_nothing_is_derived_behind_the_readers_back() -> None:
     ) == ["global_batch_size: 8192 -> 256"]
 
 
+@pytest.mark.slow
 def test_without_options_the_recipe_is_the_files() -> None:
     assert len(recipe_names()) == 62
     for name in recipe_names():

@@ -302,6 +302,7 @@ def test_clipping_bounds_the_norm_of_a_steps_gradient(precision: Precision, tmp_
     assert hardly == pytest.approx(free, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_four_micro_batches_make_the_step_of_their_mean(tmp_path: Path) -> None:
     """Of a network without batch normalisation, whose statistics are meant to be the micro-batch's."""
     whole = replace(

@@ -100,6 +100,7 @@ VARIANTS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_stored_recipe_is_the_recipe(tmp_path: Path) -> None:
     options = ["--optimizer.lr", "0.1234567890123456789", "--mean", "0.1", "0.2", "0.3", "--clip-grad-norm", "1"]
     overridden = [resolved(name, *options) for name in recipe_names()]

@@ -59,6 +59,7 @@ def real(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_real_runs_are_lined_up_by_recipe(real: Path, capsys: Captured) -> None:
     results = [json.loads((real / name / "result.json").read_text())["top1"] for name in ("s0", "s1", "slow")]
     text = told(capsys, real)
@@ -72,6 +73,7 @@ def test_real_runs_are_lined_up_by_recipe(real: Path, capsys: Captured) -> None:
     assert re.search(r"hardware 1 process on \d+ cores? of .*; torch [\d.]+\S*, commit ", text)
 
 
+@pytest.mark.slow
 def test_images_and_time_come_from_the_metrics(real: Path, capsys: Captured) -> None:
     first = next(record for record in metrics(real / "s0") if record["kind"] == "eval")
     text = told(capsys, real / "s0", "--time-to-accuracy", 0.1, 100)
@@ -80,6 +82,7 @@ def test_images_and_time_come_from_the_metrics(real: Path, capsys: Captured) -> 
     assert f"to 100 % top-1 1: not reached, the best epoch has {best:.2f} %" in text
 
 
+@pytest.mark.slow
 def test_it_works_in_a_pipe_without_torch(real: Path) -> None:
     ended = run(["compare", str(real)])
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -253,6 +256,7 @@ def test_unlike_protocols_are_refused_and_told(
     assert f" unlike {first} ({a}) {second} ({b}) " in told(capsys, a, b, "--allow-different-protocols")
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_unlike_the_last_ones(real: Path, tmp_path: Path, capsys: Captured) -> None:
     small = load_recipe(SMALL)
     averaged = write_run(tmp_path / "a", replace(small, ema=EMA(decay=0.9)), [91.0])

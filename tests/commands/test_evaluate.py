@@ -30,6 +30,8 @@ from trainer.model import build_model
 from trainer.recipe import CenterCrop, LibraryModel
 from trainer.recipe_file import load_recipe, recipe_source
 
+pytestmark = pytest.mark.slow
+
 SMALL = SUPPORT / "small_recipe.py"
 AVERAGED = f"""
 from dataclasses import replace

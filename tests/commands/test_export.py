@@ -21,6 +21,8 @@ from trainer.model import build_model
 from trainer.recipe import EMA, CenterCrop, CifarResNet, LibraryModel, RandomResizedCrop, Recipe, ResNet
 from trainer.recipe_file import load_recipe, recipe_source
 
+pytestmark = pytest.mark.slow
+
 SMALL = SUPPORT / "small_recipe.py"
 
 

@@ -28,6 +28,8 @@ from trainer.run.directory import Run
 from trainer.run.state import Position
 from trainer.settings import BenchmarkSettings, CompareSettings, EvaluateSettings, PlanSettings, TrainSettings
 
+pytestmark = pytest.mark.slow
+
 WANTED = os.environ.get("FUZZ_EXAMPLES")
 
 

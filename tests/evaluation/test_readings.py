@@ -74,6 +74,7 @@ def test_a_result_is_that_of_the_averaged_weights_and_has_the_other_readings_bes
     assert len({reading["loss"] for reading in readings}) == 4  # four evaluations, not one told four times
 
 
+@pytest.mark.slow
 def test_every_epoch_tells_of_both_weights_and_the_last_is_the_result(finished: Path, result: dict[str, Any]) -> None:
     records = [record for record in metrics(finished) if record["kind"] != "train"]
     assert [record["kind"] for record in records] == ["eval", "eval_ema"] * 2
@@ -92,6 +93,7 @@ def test_the_evaluate_verb_repeats_every_reading(
         assert f"{reading['top1']:.2f} % top-1: {reading['protocol']}" in said
 
 
+@pytest.mark.slow
 def test_the_averaged_weights_are_what_a_fine_tuning_starts_from(finished: Path) -> None:
     """best.pt holds both; the result is the average's."""
     from trainer.model import load_initial_weights
@@ -104,6 +106,7 @@ def test_the_averaged_weights_are_what_a_fine_tuning_starts_from(finished: Path)
     assert not torch.equal(state["average"]["fc.weight"], state["model"]["fc.weight"])
 
 
+@pytest.mark.slow
 def test_running_statistics_are_those_of_the_training_images(finished: Path, digits: Path) -> None:
     """The first norm's mean, over the first 96 images of the last epoch as they were augmented."""
     from trainer.data.stream import train_stream

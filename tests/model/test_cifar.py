@@ -42,6 +42,7 @@ def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("depth", "millions"), CIFAR_MILLIONS.items())
 def test_cifar_networks_have_the_papers_parameter_counts(depth: int, millions: str) -> None:
     assert len(CIFAR_MILLIONS) == 6

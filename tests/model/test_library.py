@@ -17,6 +17,7 @@ from trainer.model import build_model
 from trainer.model.weights import classifiers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "millions"),
     [("torchvision/resnext50_32x4d", 25.029), ("torchvision/squeezenet1_1", 1.235), ("timm/resnet50d", 25.576)],
@@ -28,6 +29,7 @@ def test_a_library_model_is_the_librarys(name: str, millions: float) -> None:
         assert build_model(recipe.LibraryModel(name=name), 7)(torch.empty(2, 3, 64, 64)).shape == (2, 7)
 
 
+@pytest.mark.slow
 def test_timms_resnet18_is_the_same_network_as_ours() -> None:
     theirs = build_model(recipe.LibraryModel(name="timm/resnet18"), 7).eval()
     ours = build_model(recipe.ResNet(depth=18), 7).eval()

@@ -66,6 +66,7 @@ def step(model: nn.Module, parts: list[Tensor], dtype: torch.dtype = torch.float
 # ------------------------------------------------------------------------------------------------------------ groups
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "channels_last"),
     [("ours", True), ("cifar", False), ("cifar", True), ("torchvision", True), ("timm", False)],
@@ -322,6 +323,7 @@ def measured(world: World) -> list[list[float]]:
     return [tensor.tolist() for tensor in found]
 
 
+@pytest.mark.slow
 def test_two_ranks_with_half_the_batches_measure_what_one_measures_with_all(alone: World) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     ended = subprocess.run(

@@ -48,6 +48,7 @@ def of_kind(model: nn.Module, kind: type[Kind]) -> list[Kind]:
 # ------------------------------------------------------------------------------------------------ torchvision's twin
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", RESIDUAL_BLOCKS)
 def test_torchvisions_weights_load_and_give_its_outputs_bit_for_bit(depth: int) -> None:
     assert len(RESIDUAL_BLOCKS) == 5

@@ -134,6 +134,7 @@ def test_a_norm_sees_the_papers_batch_on_any_number_of_processes(name: str) -> N
                 recipe.accumulation(processes)
 
 
+@pytest.mark.slow
 @EVERY_RECIPE
 def test_the_optimizer_is_the_papers_and_decays_what_it_says(name: str) -> None:
     recipe, paper = recipe_of(name), PAPERS[name]

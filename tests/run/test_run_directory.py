@@ -169,6 +169,7 @@ def test_a_changed_recipe_stands_beside_its_result_and_the_published_one_does_no
     assert "seed 3" in result["protocol"]
 
 
+@pytest.mark.slow
 def test_weights_that_a_run_starts_from_stand_in_its_protocol(digits: Path, tmp_path: Path) -> None:
     assert main(words(digits, tmp_path / "first")) == 0
     weights = tmp_path / "first" / "checkpoints" / "best.pt"
@@ -182,6 +183,7 @@ def test_weights_that_a_run_starts_from_stand_in_its_protocol(digits: Path, tmp_
     assert found.started_from == start
 
 
+@pytest.mark.slow
 def test_other_initial_weights_than_a_run_started_from_are_refused(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,6 +210,7 @@ def test_a_validation_image_that_cannot_be_opened_shows_before_the_first_step(
     assert said.out == ""
 
 
+@pytest.mark.slow
 def test_milestones_after_the_last_epoch_are_noted(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
