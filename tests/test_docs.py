@@ -187,6 +187,14 @@ def test_readme_links_to_every_page() -> None:
     assert [page.name for page in PAGES if page != README and page.resolve() not in linked] == []
 
 
+def test_files_that_contributing_names_exist() -> None:
+    """Of a file that is new the folder is named."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"`((?:trainer|launch|recipes|tests)/[\w/.]*)`", text))
+    assert len(named) >= 12
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
 def test_tests_that_a_page_names_exist() -> None:
     named = {name for page in PAGES for name in re.findall(r"`(?:tests/)?([\w/]+/test_\w+\.py)`", page.read_text())}
     assert len(named) >= 8
