@@ -19,8 +19,11 @@ recipe = replace(
     name="plain18_he2015",
     published=Published(
         top1=72.06,
-        protocol="ImageNet val, 224 px, mean of 10 crops (ours is one crop: not comparable), 1 run",
+        runs=1,
+        statistic=None,
+        protocol="ImageNet val, 224 px, mean of 10 crops",
         source="He et al. 2015, arXiv:1512.03385, Table 2",
+        incomparable="ours is one centre crop",
     ),
     model=ResNet(depth=18, residual=False),
 )

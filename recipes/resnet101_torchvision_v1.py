@@ -17,7 +17,9 @@ recipe = replace(
     name="resnet101_torchvision_v1",
     published=Published(
         top1=77.374,
-        protocol="ImageNet val, 224 px centre crop of short side 256, 1 run",
+        runs=1,
+        statistic=None,
+        protocol="ImageNet val, 224 px centre crop of short side 256",
         source="torchvision, ResNet101_Weights.IMAGENET1K_V1",
     ),
     model=ResNet(depth=101),

@@ -18,7 +18,9 @@ recipe = replace(
     name="resnet101_torchvision_v2",
     published=Published(
         top1=81.886,
-        protocol="ImageNet val, 224 px centre crop of short side 232, averaged weights, 1 run",
+        runs=1,
+        statistic=None,
+        protocol="ImageNet val, 224 px centre crop of short side 232, averaged weights",
         source="torchvision, ResNet101_Weights.IMAGENET1K_V2",
     ),
     model=ResNet(depth=101),

@@ -21,7 +21,9 @@ recipe = replace(
     published=Published(
         top1=93.39,
         sd=0.16,
-        protocol="CIFAR-10 test, 32 px, end of training, 5 runs",
+        runs=5,
+        statistic="final",
+        protocol="CIFAR-10 test, 32 px",
         source="He et al. 2015, arXiv:1512.03385, Table 6",
     ),
     model=CifarResNet(depth=110),

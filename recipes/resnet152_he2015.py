@@ -19,7 +19,9 @@ recipe = replace(
     name="resnet152_he2015",
     published=Published(
         top1=77.0,
-        protocol="ImageNet val, 224 px centre crop of short side 256, 1 run",
+        runs=1,
+        statistic=None,
+        protocol="ImageNet val, 224 px centre crop of short side 256",
         source="He et al. 2015, arXiv:1512.03385; the authors' page, KaimingHe/deep-residual-networks",
     ),
     model=ResNet(depth=152),

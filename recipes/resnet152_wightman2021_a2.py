@@ -19,7 +19,9 @@ recipe = replace(
     name="resnet152_wightman2021_a2",
     published=Published(
         top1=81.764,
-        protocol="ImageNet val, 224 px centre crop of ratio 0.95, 1 run",
+        runs=1,
+        statistic=None,
+        protocol="ImageNet val, 224 px centre crop of ratio 0.95",
         source="Wightman et al. 2021, arXiv:2110.00476; timm, resnet152.a2_in1k",
     ),
     model=ResNet(depth=152, zero_init_residual=True, drop_path=0.05),

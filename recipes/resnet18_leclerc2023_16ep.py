@@ -21,7 +21,9 @@ recipe = replace(
     name="resnet18_leclerc2023_16ep",
     published=Published(
         top1=66.9,
-        protocol="ImageNet val, 256 px from the centre 224/256, image and mirror image, last epoch, 1 run",
+        runs=1,
+        statistic="final",
+        protocol="ImageNet val, 256 px from the centre 224/256, image and mirror image",
         source="Leclerc et al. 2023, arXiv:2306.12517; libffcv/ffcv-imagenet, rn18, 16 epochs",
     ),
     model=ResNet(depth=18, blur_pool="convs"),

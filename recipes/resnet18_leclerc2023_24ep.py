@@ -19,7 +19,9 @@ recipe = replace(
     name="resnet18_leclerc2023_24ep",
     published=Published(
         top1=68.8,
-        protocol="ImageNet val, 256 px from the centre 224/256, image and mirror image, last epoch, 1 run",
+        runs=1,
+        statistic="final",
+        protocol="ImageNet val, 256 px from the centre 224/256, image and mirror image",
         source="Leclerc et al. 2023, arXiv:2306.12517; libffcv/ffcv-imagenet, rn18, 24 epochs",
     ),
     progressive=ProgressiveResizing(start_resolution=160, start_epoch=17, end_epoch=20, multiple=32),

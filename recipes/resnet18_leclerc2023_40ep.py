@@ -19,7 +19,9 @@ recipe = replace(
     name="resnet18_leclerc2023_40ep",
     published=Published(
         top1=70.6,
-        protocol="ImageNet val, 256 px from the centre 224/256, image and mirror image, last epoch, 1 run",
+        runs=1,
+        statistic="final",
+        protocol="ImageNet val, 256 px from the centre 224/256, image and mirror image",
         source="Leclerc et al. 2023, arXiv:2306.12517; libffcv/ffcv-imagenet, rn18, 40 epochs",
     ),
     progressive=ProgressiveResizing(start_resolution=160, start_epoch=29, end_epoch=34, multiple=32),

@@ -18,7 +18,9 @@ recipe = replace(
     name="resnet18_wightman2021_a1",
     published=Published(
         top1=71.504,
-        protocol="ImageNet val, 224 px centre crop of ratio 0.95, 1 run",
+        runs=1,
+        statistic=None,
+        protocol="ImageNet val, 224 px centre crop of ratio 0.95",
         source="Wightman et al. 2021, arXiv:2110.00476; timm, resnet18.a1_in1k",
     ),
     model=ResNet(depth=18, zero_init_residual=True, drop_path=0.05),

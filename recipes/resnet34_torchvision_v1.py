@@ -17,7 +17,9 @@ recipe = replace(
     name="resnet34_torchvision_v1",
     published=Published(
         top1=73.314,
-        protocol="ImageNet val, 224 px centre crop of short side 256, 1 run",
+        runs=1,
+        statistic=None,
+        protocol="ImageNet val, 224 px centre crop of short side 256",
         source="torchvision, ResNet34_Weights.IMAGENET1K_V1",
     ),
     model=ResNet(depth=34),

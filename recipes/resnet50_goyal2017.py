@@ -19,7 +19,9 @@ recipe = replace(
     published=Published(
         top1=76.40,
         sd=0.12,
-        protocol="ImageNet val, 224 px centre crop of short side 256, median of the last 5 epochs, 5 runs",
+        runs=5,
+        statistic="median of the last 5",
+        protocol="ImageNet val, 224 px centre crop of short side 256",
         source="Goyal et al. 2017, arXiv:1706.02677, Table 1",
     ),
     optimizer=SGD(lr=0.1 * 256 / 256, momentum=0.9, nesterov=True, weight_decay=1e-4, decay_norm=False),

@@ -22,7 +22,9 @@ recipe = Recipe(
     published=Published(
         top1=76.26,
         sd=0.09,
-        protocol="ImageNet val, 224 px centre crop of short side 256, median of the last 5 epochs, 5 runs",
+        runs=5,
+        statistic="median of the last 5",
+        protocol="ImageNet val, 224 px centre crop of short side 256",
         source="Goyal et al. 2017, arXiv:1706.02677, Table 1",
     ),
     model=ResNet(depth=50, zero_init_residual=True, fc_std=0.01),

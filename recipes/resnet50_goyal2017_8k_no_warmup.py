@@ -20,7 +20,9 @@ recipe = replace(
     published=Published(
         top1=75.16,
         sd=0.37,
-        protocol="ImageNet val, 224 px centre crop of short side 256, median of the last 5 epochs, 5 runs",
+        runs=5,
+        statistic="median of the last 5",
+        protocol="ImageNet val, 224 px centre crop of short side 256",
         source="Goyal et al. 2017, arXiv:1706.02677, Table 1",
     ),
     schedule=Steps(milestones=(30, 60, 80)),

@@ -22,7 +22,9 @@ recipe = Recipe(
     dataset="ImageNet-1k",
     published=Published(
         top1=75.3,
-        protocol="ImageNet val, 224 px centre crop of short side 256, 1 run",
+        runs=1,
+        statistic=None,
+        protocol="ImageNet val, 224 px centre crop of short side 256",
         source="He et al. 2015, arXiv:1512.03385; the authors' page, KaimingHe/deep-residual-networks",
     ),
     model=ResNet(depth=50),

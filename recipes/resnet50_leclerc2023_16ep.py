@@ -31,7 +31,9 @@ recipe = Recipe(
     dataset="ImageNet-1k",
     published=Published(
         top1=73.76,
-        protocol="ImageNet val, 256 px from the centre 224/256, image and mirror image, last epoch, 1 run",
+        runs=1,
+        statistic="final",
+        protocol="ImageNet val, 256 px from the centre 224/256, image and mirror image",
         source="Leclerc et al. 2023, arXiv:2306.12517; libffcv/ffcv-imagenet, rn50, 16 epochs",
     ),
     model=ResNet(depth=50, blur_pool="convs"),

@@ -19,7 +19,9 @@ recipe = Recipe(
     published=Published(
         top1=77.12,
         sd=0.11,
-        protocol="ImageNet val, 224 px centre crop of short side 256, number of runs not stated",
+        runs=None,
+        statistic=None,
+        protocol="ImageNet val, 224 px centre crop of short side 256",
         source="NVIDIA DeepLearningExamples, ConvNets/resnet50v1.5, README, DGX A100",
     ),
     model=ResNet(depth=50),

@@ -19,7 +19,9 @@ recipe = Recipe(
     dataset="ImageNet-1k",
     published=Published(
         top1=76.81,
-        protocol="ImageNet val, 224 px centre crop of short side 256, mean of 5 runs",
+        runs=5,
+        statistic=None,
+        protocol="ImageNet val, 224 px centre crop of short side 256",
         source="Radosavovic et al. 2019, arXiv:1905.13214; facebookresearch/pycls, MODEL_ZOO.md",
     ),
     model=ResNet(depth=50, fc_std=0.01),

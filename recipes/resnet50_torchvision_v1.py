@@ -17,7 +17,9 @@ recipe = Recipe(
     dataset="ImageNet-1k",
     published=Published(
         top1=76.130,
-        protocol="ImageNet val, 224 px centre crop of short side 256, 1 run",
+        runs=1,
+        statistic=None,
+        protocol="ImageNet val, 224 px centre crop of short side 256",
         source="torchvision, ResNet50_Weights.IMAGENET1K_V1",
     ),
     model=ResNet(depth=50),

@@ -35,7 +35,9 @@ recipe = Recipe(
     dataset="ImageNet-1k",
     published=Published(
         top1=80.858,
-        protocol="ImageNet val, 224 px centre crop of short side 232, averaged weights, 1 run",
+        runs=1,
+        statistic=None,
+        protocol="ImageNet val, 224 px centre crop of short side 232, averaged weights",
         source="torchvision, ResNet50_Weights.IMAGENET1K_V2",
     ),
     model=ResNet(depth=50),

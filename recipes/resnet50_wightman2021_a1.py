@@ -34,7 +34,9 @@ recipe = Recipe(
     dataset="ImageNet-1k",
     published=Published(
         top1=80.382,
-        protocol="ImageNet val, 224 px centre crop of ratio 0.95, 1 run",
+        runs=1,
+        statistic=None,
+        protocol="ImageNet val, 224 px centre crop of ratio 0.95",
         source="Wightman et al. 2021, arXiv:2110.00476; timm, resnet50.a1_in1k",
     ),
     model=ResNet(depth=50, zero_init_residual=True, drop_path=0.05),

@@ -20,7 +20,9 @@ recipe = replace(
     name="resnet50_wightman2021_a2",
     published=Published(
         top1=79.828,
-        protocol="ImageNet val, 224 px centre crop of ratio 0.95, 1 run",
+        runs=1,
+        statistic=None,
+        protocol="ImageNet val, 224 px centre crop of ratio 0.95",
         source="Wightman et al. 2021, arXiv:2110.00476; timm, resnet50.a2_in1k",
     ),
     mixing=Mixing(mixup_alpha=0.1, cutmix_alpha=1.0),

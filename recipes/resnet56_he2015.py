@@ -18,7 +18,9 @@ recipe = replace(
     name="resnet56_he2015",
     published=Published(
         top1=93.03,
-        protocol="CIFAR-10 test, 32 px, end of training, 1 run",
+        runs=1,
+        statistic="final",
+        protocol="CIFAR-10 test, 32 px",
         source="He et al. 2015, arXiv:1512.03385, Table 6",
     ),
     model=CifarResNet(depth=56),

@@ -189,7 +189,7 @@ def test_the_launcher_looks_into_no_recipe() -> None:
         ("torch.utils.tensorboard", {"trainer/log/tensorboard_log.py"}),
         ("plotly", {"trainer/commands/compare/report.py"}),
         ("matplotlib", {"trainer/commands/plan/curve.py"}),
-        ("onnxruntime", {"trainer/commands/onnx.py"}),
+        ("onnxruntime", {"trainer/commands/export/onnx.py"}),
         ("submitit", {"launch/submit.py"}),
     ],
 )

@@ -178,7 +178,7 @@ def _compare(argv: list[str]) -> int:
 
 def _export(argv: list[str]) -> int:
     options = cli.parse(settings.ExportSettings, argv, "export")
-    from trainer.commands.export import export
+    from trainer.commands.export.export import export
 
     export(options)
     return 0

@@ -19,7 +19,6 @@ def atomic_write(path: Path) -> Iterator[Path]:
     writing the same file.
     """
     partial = path.with_name(path.name + ".partial")
-    folder = os.open(path.parent, os.O_RDONLY)
     file = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
@@ -31,16 +30,24 @@ def atomic_write(path: Path) -> Iterator[Path]:
         try:
             yield partial
             os.fsync(file)
-            os.replace(partial, path)
-            os.fsync(folder)
+            rename(partial, path)
         except BaseException as error:
             partial.unlink(missing_ok=True)
             if isinstance(error, OSError) and error.filename is None:
                 error.filename = str(path)  # an error of write() does not name the file
             raise
     finally:
-        os.close(folder)
         os.close(file)
+
+
+def rename(partial: Path, path: Path) -> None:
+    """Renames within a folder, and returns when the new name would survive a power failure."""
+    os.replace(partial, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def replace_text(path: Path, text: str) -> None:

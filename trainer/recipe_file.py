@@ -6,7 +6,7 @@ import runpy
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import trainer.recipe
 from trainer import suggestions
@@ -55,12 +55,14 @@ def load_recipe(name: str | Path) -> Recipe:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         if isinstance(error, ImportError) and (part := suggestions.imported_name(error)):
             reason = suggestions.for_unknown_part(part)
+        elif isinstance(error, TypeError) and is_resolved(path):
+            reason += ": the run was made by another version of the trainer, use that version or another --run-dir"
         raise UserError(f"{path}: not a recipe: {reason}") from error
     recipe = found.get("recipe")
     if not isinstance(recipe, Recipe):
         raise UserError(f"{path}: not a recipe: it has to define recipe = Recipe(...) of trainer.recipe")
     try:
-        _check_values(recipe, Recipe, "")
+        check_values(recipe, Recipe, "")
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     return recipe
@@ -75,21 +77,43 @@ def recipe_source(recipe: Recipe) -> str:
     )
 
 
-def recipe_changes(old: Recipe, new: Recipe) -> list[str]:
-    """The settings that differ, as "optimizer.lr: 0.1 -> 0.2"."""
+class Change(NamedTuple):
+    """One setting that differs between two recipes."""
+
+    setting: str
+    """its name, as on the command line: "optimizer.lr" """
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.setting}: {self.old} -> {self.new}"
+
+
+def recipe_diff(old: Recipe, new: Recipe) -> list[Change]:
+    """The settings that differ."""
     before, after = _flat(old), _flat(new)
     return [
-        f"{name}: {before.get(name)} -> {after.get(name)}"
+        Change(name, before.get(name), after.get(name))
         for name in dict.fromkeys((*before, *after))
         if before.get(name) != after.get(name)
     ]
 
 
-def overrides_of(recipe: Recipe) -> list[str]:
+def recipe_changes(old: Recipe, new: Recipe) -> list[str]:
+    """The settings that differ, as text: "optimizer.lr: 0.1 -> 0.2"."""
+    return [str(change) for change in recipe_diff(old, new)]
+
+
+def override_diff(recipe: Recipe) -> list[Change]:
     """The changes against the recipe of this name in recipes/, except the seed; empty if there is no such recipe."""
     if recipe.name not in recipe_names():
         return []
-    return [change for change in recipe_changes(load_recipe(recipe.name), recipe) if not change.startswith("seed: ")]
+    return [change for change in recipe_diff(load_recipe(recipe.name), recipe) if change.setting != "seed"]
+
+
+def overrides_of(recipe: Recipe) -> list[str]:
+    """The same changes as text."""
+    return [str(change) for change in override_diff(recipe)]
 
 
 def _written(value: Any, depth: int) -> str:
@@ -118,7 +142,7 @@ def is_resolved(path: Path) -> bool:
     return path.read_text().startswith(_WRITTEN_BY_US)
 
 
-def _check_values(value: Any, hint: Any, name: str) -> None:
+def check_values(value: Any, hint: Any, name: str) -> None:
     """Raises ValueError if a value is not exactly of its field's type. Recipes are compared and stored as text.
 
     Dataclasses do not check types themselves. An int is accepted as a float; numpy scalars and lists are refused.
@@ -128,7 +152,7 @@ def _check_values(value: Any, hint: Any, name: str) -> None:
         fitting = [choice for choice in choices if _is_kind(value, choice)]
         if not fitting:
             raise ValueError(f"{name}={value!r} is not {' or '.join(_called(choice) for choice in choices)}")
-        _check_values(value, fitting[0], name)
+        check_values(value, fitting[0], name)
     elif kind is Literal:
         if value not in choices:
             raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, choices))}")
@@ -136,13 +160,13 @@ def _check_values(value: Any, hint: Any, name: str) -> None:
         if type(value) is not tuple or (choices[-1] is not ... and len(value) != len(choices)):
             raise ValueError(f"{name}={value!r} is not a tuple{'' if ... in choices else f' of {len(choices)}'}")
         for item in value:
-            _check_values(item, choices[0], name)
+            check_values(item, choices[0], name)
     elif not _is_kind(value, hint):
         raise ValueError(f"{name}={value!r} is not of type {hint.__name__}")
     elif is_dataclass(value):
         hints = get_type_hints(type(value))
         for field in fields(value):
-            _check_values(getattr(value, field.name), hints[field.name], f"{name}.{field.name}".removeprefix("."))
+            check_values(getattr(value, field.name), hints[field.name], f"{name}.{field.name}".removeprefix("."))
 
 
 def _is_kind(value: Any, hint: Any) -> bool:

@@ -1,10 +1,8 @@
 """prepare(): everything the training loop needs, built and checked once, in one place."""
 
-import hashlib
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,15 +20,16 @@ from trainer.data.loader import Loader, check_square, default_workers
 from trainer.distributed.process_group import World, on_every_rank, require_same
 from trainer.ema import Average
 from trainer.errors import UserError
-from trainer.evaluation.result import short
+from trainer.evaluation.protocol import short
 from trainer.fine_tuning import apply_fine_tuning
 from trainer.model import build_model, load_initial_weights, without_pretrained
 from trainer.optimizer import audit, build_optimizer
 from trainer.precision import allow_tensor_float, build_scaler, emulation_note
 from trainer.recipe import LibraryModel, PaddedCrop, Recipe
-from trainer.run.checkpoint import State
+from trainer.run.checkpoint import CheckpointContent, RunIdentity
 from trainer.run.directory import Run
 from trainer.run.environment import changed_rounding, environment
+from trainer.run.init_weights import InitWeights
 from trainer.run.state import Position, TrainingState
 from trainer.settings import TrainSettings
 from trainer.step import TrainingStep
@@ -46,7 +45,7 @@ class Prepared:
     eval_loader: Loader
     state: TrainingState  # new, or restored from the newest checkpoint
     step: TrainingStep
-    identity: dict[str, Any]  # data, classes and start of this run: part of every checkpoint
+    identity: RunIdentity  # part of every checkpoint
     notes: list[str]  # lines for the log
 
 
@@ -63,13 +62,15 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
     check_norm_images(recipe, len(train_loader), world)
     run = Run(settings.run_dir, settings.keep_last_checkpoints)
     on_every_rank(world, lambda: run.claim(recipe) if world.is_main else None)
-    identity: dict[str, Any] = {
+    identity: RunIdentity = {
         "data": {"train": train_loader.source.checksum, "val": eval_loader.source.checksum},
         "data_folder": settings.data_folder,
         "classes": train_loader.source.classes,
-        "started_from": started_from(recipe, settings),
+        "init_weights": init_weights(recipe, settings).to_dict(),
     }
     checkpoint = newest_checkpoint(run, identity, world)
+    if checkpoint:
+        identity["init_weights"] = checkpoint["init_weights"]
     torch.use_deterministic_algorithms(settings.deterministic)
     torch.backends.cudnn.benchmark = not settings.deterministic
     torch.manual_seed(recipe.seed)  # the same initialisation on every rank
@@ -124,26 +125,22 @@ def open_loaders(recipe: Recipe, settings: TrainSettings, world: World, stack: E
     return train_loader, eval_loader
 
 
-def started_from(recipe: Recipe, settings: TrainSettings) -> str:
-    """Words for the protocol, where training did not start from the recipe's own initialisation.
-
-    Raises UserError where the file of initial weights cannot be read.
-    """
+def init_weights(recipe: Recipe, settings: TrainSettings) -> InitWeights:
+    """Where the initial weights come from. Raises UserError where the file of initial weights cannot be read."""
     if settings.initial_weights:
-        try:
-            with settings.initial_weights.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise UserError(f"{settings.initial_weights} cannot be read: {error.strerror}") from error
-        return f", started from {settings.initial_weights.name} (sha256:{digest[:12]})"
+        return InitWeights.of_file(settings.initial_weights)
     if isinstance(recipe.model, LibraryModel) and recipe.model.pretrained:
-        return ", started from the library's pretrained weights"
-    return ""
+        return InitWeights(kind="pretrained")
+    return InitWeights(kind="recipe")
 
 
-def newest_checkpoint(run: Run, identity: dict[str, Any], world: World) -> State | None:
-    """The newest checkpoint that is whole, the same on all ranks and of the same data; None for a new run."""
-    require_same(world, "start", identity["started_from"] or "from the recipe's own initialisation")
+def newest_checkpoint(run: Run, identity: RunIdentity, world: World) -> CheckpointContent | None:
+    """The newest checkpoint that is whole, the same on all ranks and of the same data; None for a new run.
+
+    A run that started from other weights than the recipe's continues without --initial-weights.
+    """
+    asked = InitWeights.from_dict(identity["init_weights"])
+    require_same(world, "start", str(asked))
     found = on_every_rank(world, run.checkpoints.newest)
     require_same(world, "checkpoint", found[0].name if found else "none")
     damaged = run.checkpoints.damaged
@@ -153,20 +150,18 @@ def newest_checkpoint(run: Run, identity: dict[str, Any], world: World) -> State
         print(f"{'; '.join(damaged)}; falling back to the one before", file=sys.stderr)
     if not found:
         return None
-    path, state = found
-    if missing := {"data", "data_folder", "started_from", "position"} - state.keys():
-        raise UserError(f"{path} has no {', '.join(sorted(missing))}: it is of another program, use another --run-dir")
-    for split, checksum in state["data"].items():
+    path, content = found
+    for split, checksum in content["data"].items():
         if checksum != identity["data"][split]:
             raise UserError(
-                f"{path} was trained on other data: {split} of {state['data_folder']} ({short(checksum)}), not of "
+                f"{path} was trained on other data: {split} of {content['data_folder']} ({short(checksum)}), not of "
                 f"{identity['data_folder']} ({short(identity['data'][split])}): use another --run-dir"
             )
-    if identity["started_from"] not in ("", state["started_from"]):
-        asked = identity["started_from"].removeprefix(", ")
-        raise UserError(f"{path} was not {asked}: leave --initial-weights out to go on, or use another --run-dir")
-    identity["started_from"] = state["started_from"]
-    return state
+    if asked.kind != "recipe" and asked.to_dict() != content["init_weights"]:
+        raise UserError(
+            f"{path} was not started from {asked}: leave --initial-weights out to continue, or use another --run-dir"
+        )
+    return content
 
 
 def build_module(recipe: Recipe, settings: TrainSettings, world: World, *, fresh: bool) -> tuple[nn.Module, list[str]]:

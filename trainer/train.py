@@ -13,7 +13,7 @@ from trainer.distributed.process_group import on_every_rank
 from trainer.distributed.stop import Request, StopSignal
 from trainer.distributed.watchdog import EXCHANGING, Watchdog
 from trainer.evaluation.evaluate import evaluate, evaluate_protocols
-from trainer.evaluation.result import averaged_in_words, report, result, trained_in_words
+from trainer.evaluation.result import report, result, trained_weights
 from trainer.log.cadence import is_logged, log_interval, logged_before
 from trainer.log.log import Log
 from trainer.log.pictures import show_augmented, show_mistakes
@@ -22,6 +22,8 @@ from trainer.log.throughput import Throughput
 from trainer.nonfinite import dump_nonfinite_step
 from trainer.precise_bn import remeasure_norms
 from trainer.recipe import Recipe
+from trainer.run.checkpoint import CheckpointContent
+from trainer.run.init_weights import InitWeights
 from trainer.settings import TrainSettings
 from trainer.setup import note_start, prepare
 
@@ -45,7 +47,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
         throughput = Throughput(world)
 
         def save(norms_measured: bool = False) -> None:
-            content = {**state.save(), **ready.identity, "norms_measured": norms_measured}
+            content: CheckpointContent = {**state.save(), **ready.identity, "norms_measured": norms_measured}
             on_every_rank(world, lambda: run.save(content, at.step) if world.is_main else None)
 
         def enter(phase: str) -> None:
@@ -92,13 +94,15 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
                 log.evaluation(kind, evaluation, at, best=is_best and evaluation is final)
             at.start_next_epoch(final.top1)
 
-        trained = trained_in_words(
-            recipe, at, ready.identity["started_from"], norms_measured=recipe.precise_norm_images is not None
-        )
         readings = []
         for kind, network in reversed(state.networks.items()):
-            averaged = averaged_in_words(recipe.ema if kind == "eval_ema" else None, at.epochs)
-            weights = f"{trained}, {averaged}"
+            weights = trained_weights(
+                recipe,
+                at,
+                InitWeights.from_dict(ready.identity["init_weights"]),
+                norms_measured=recipe.precise_norm_images is not None,
+                averaged=kind == "eval_ema",
+            )
             readings += evaluate_protocols(network, eval_loader, recipe, world, weights, evaluations[kind], stop_signal)
         if world.is_main:
             run.write_result(result(recipe, eval_loader.source, readings, ready.identity["data"]))

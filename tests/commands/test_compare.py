@@ -16,16 +16,16 @@ import pytest
 from tests.support.made_up_runs import stop_early, write_run
 from tests.support.processes import ROOT, SUPPORT, metrics, run
 from trainer.__main__ import main
-from trainer.commands.compare.published import not_comparable
-from trainer.commands.compare.run_record import PRETRAINED, FinishedRun, read_run
-from trainer.evaluation.result import averaged_in_words, trained_in_words
+from trainer.commands.compare.published import compared_values, not_comparable
+from trainer.commands.compare.run_record import FinishedRun, read_run
 from trainer.recipe import EMA, SGD, CenterCrop, Recipe
 from trainer.recipe_file import load_recipe, recipe_names, recipe_source
-from trainer.run.state import Position
+from trainer.run.init_weights import InitWeights
 
 SMALL = SUPPORT / "small_recipe.py"
 CIFAR = load_recipe("resnet20_he2015")
 GOYAL = load_recipe("resnet50_goyal2017_8k")
+X_PTH = InitWeights(kind="file", file="x.pth", sha256="0123456789ab" + "0" * 52)
 Captured = pytest.CaptureFixture[str]
 
 
@@ -134,24 +134,84 @@ def test_a_seed_counts_once(tmp_path: Path, capsys: Captured) -> None:
 
 def test_runs_from_other_weights_are_another_row(tmp_path: Path, capsys: Captured) -> None:
     write_run(tmp_path / "a", CIFAR, [91.0])
-    write_run(tmp_path / "b", CIFAR, [93.0], seed=1, started_from=", started from x.pth (sha256:0123456789ab)")
+    write_run(tmp_path / "b", CIFAR, [93.0], seed=1, init_weights=X_PTH)
     text = told(capsys, tmp_path)
     assert "2 resnet20_he2015 (changed: initial_weights x.pth (sha256:0123456789...) 1 93.00" in text
     assert "not compared, ours started from x.pth (sha256:0123456789ab)" in text
 
 
-@pytest.mark.parametrize("start", [PRETRAINED, "x, no averaging.pth (sha256:0123456789ab)"])
-@pytest.mark.parametrize("ema", [None, EMA(decay=0.9), EMA(decay=0.9, start_epoch=CIFAR.epochs)])
-@pytest.mark.parametrize("norms", [None, 640])
-def test_the_weights_that_a_run_started_from_are_told_apart_from_what_follows_in_its_protocol(
-    start: str, ema: EMA | None, norms: int | None, tmp_path: Path
-) -> None:
-    recipe, at = replace(CIFAR, precise_norm_images=norms), Position(steps_per_epoch=10, epoch=CIFAR.epochs)
-    trained = trained_in_words(recipe, at, f", started from {start}", norms_measured=norms is not None)
-    words = f"val.beton: 32 px; {trained}, {averaged_in_words(ema, at.epochs)}; bf16; 1 run, seed 0"
-    found = read_run(write_run(tmp_path / "a", recipe, [91.0], protocol=words))
+@pytest.mark.parametrize(
+    "start",
+    [
+        InitWeights(kind="recipe"),
+        InitWeights(kind="pretrained"),
+        InitWeights(kind="file", file="x, no averaging.pth (sha256:1)", sha256="0" * 64),
+    ],
+)
+def test_the_initial_weights_of_a_run_are_read_from_fields(start: InitWeights, tmp_path: Path) -> None:
+    found = read_run(write_run(tmp_path / "a", CIFAR, [91.0], init_weights=start))
     assert isinstance(found, FinishedRun)
-    assert found.started_from == start
+    assert found.init_weights == start
+
+
+def blank(folder: Path, names: tuple[str, ...]) -> None:
+    """Empties the sentences in result.json: a program that reads one would answer differently."""
+    result = json.loads((folder / "result.json").read_text())
+    assert set(names) <= result.keys()
+    (folder / "result.json").write_text(json.dumps({**result, **dict.fromkeys(names, "")}))
+
+
+def test_compare_reads_no_sentence(real: Path, tmp_path: Path, capsys: Captured) -> None:
+    """The same output from records whose sentences are blank, of real runs and of runs with initial weights."""
+    shutil.copytree(real, tmp_path / "real")
+    for seed, start in enumerate((None, X_PTH, InitWeights(kind="pretrained"))):
+        write_run(tmp_path / f"a{seed}", GOYAL, [76.0] * 5, seed=seed, init_weights=start)
+    folders = [path.parent for path in sorted(tmp_path.rglob("result.json"))]
+    assert len(folders) == 6
+    before = told(capsys, *folders, "--allow-different-protocols")
+    for folder in folders:
+        blank(folder, ("protocol_text", "changed", "published") if "real" in str(folder) else ("protocol_text",))
+    assert told(capsys, *folders, "--allow-different-protocols") == before
+
+
+def test_no_published_sentence_decides_a_comparison(tmp_path: Path) -> None:
+    """What was once found in the text of the protocol: statistic, number of runs, comparability, data set."""
+    assert GOYAL.published
+    blanked = replace(GOYAL.published, protocol="", source="")
+    runs = []
+    for seed in range(3):
+        run = read_run(write_run(tmp_path / str(seed), GOYAL, [76.0 + seed, 76.0, 76.0, 76.0, 70.0], seed=seed))
+        assert isinstance(run, FinishedRun)
+        runs.append(run)
+    assert not_comparable(runs[0], blanked) is None
+    assert not_comparable(runs[0], replace(blanked, incomparable="ten crops")) == "the protocols differ: ten crops"
+    assert compared_values(runs, blanked) == [76.0, 76.0, 76.0]
+    assert compared_values(runs, replace(blanked, statistic="best")) == [76.0, 77.0, 78.0]
+    assert compared_values(runs, replace(blanked, statistic="final")) == [70.0] * 3
+    assert compared_values(runs, replace(blanked, statistic=None)) == [70.0] * 3
+
+
+def test_a_result_of_another_version_is_refused(tmp_path: Path, capsys: Captured) -> None:
+    """Before protocols were fields, result.json had a sentence under the same name."""
+    folder = write_run(tmp_path / "a", CIFAR, [91.0])
+    result = json.loads((folder / "result.json").read_text())
+    old = {**result, "protocol": result["protocol_text"], "seen": 10_000, "duplicates": 0, "total": 10_000}
+    (folder / "result.json").write_text(json.dumps(old))
+    assert "result.json has no protocol as fields: another version of the trainer wrote it" in refused(capsys, folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"resolution": "32"}, "protocol: resolution='32' is not of type int"),
+        ({"views": 3}, "protocol: views=3 is not one of 1, 2"),
+        ({"weights": None}, "protocol: WeightsFile needs exactly file, sha256"),
+        ({"weights": {"file": "x.pth", "sha256": "0"}}, "protocol: its weights are not those of a run"),
+        ({"more": 1}, "protocol: Protocol needs exactly dataset, split, "),
+    ],
+)
+def test_a_protocol_of_other_fields_is_refused(tmp_path: Path, capsys: Captured, change: dict, says: str) -> None:
+    assert says in refused(capsys, write_run(tmp_path / "a", CIFAR, [91.0], protocol=change))
 
 
 @pytest.mark.parametrize(
@@ -163,7 +223,7 @@ def test_the_weights_that_a_run_started_from_are_told_apart_from_what_follows_in
         ("metrics.jsonl", '{"kind": "train"}\n' * 2, "metrics.jsonl is damaged, line 1"),
         ("metrics.jsonl", "no\n" * 3, "metrics.jsonl is damaged, line 1"),
         ("metrics.jsonl", "", "has a result.json, but no metrics.jsonl"),
-        ("metrics.jsonl", b"\xff\xfe", "metrics.jsonl is damaged or cannot be read"),
+        ("metrics.jsonl", b"\xff\xfe", "metrics.jsonl is damaged, line 1"),
         ("starts.json", "[1]", "starts.json is damaged"),
         ("recipe.py", '"""The resolved recipe of a run', "recipe.py: not a recipe: SyntaxError"),
     ],
@@ -241,7 +301,7 @@ def test_what_is_no_run_is_one_line(tmp_path: Path, capsys: Captured) -> None:
         ),
         (
             CIFAR,
-            {"total": 9999},
+            {"protocol": {"images_total": 9999}},
             "images 10,000 of 10,000, 0 duplicates",
             "images 10,000 of 9,999, 0 duplicates",
         ),
@@ -320,9 +380,9 @@ def test_what_is_not_the_published_experiment_is_not_compared(tmp_path: Path) ->
     assert reason("as it is") is None
     assert reason("changed", replace(CIFAR, optimizer=SGD(lr=0.2))) == "the recipe was changed"
     assert "a recipe of your own" in str(reason("own", replace(CIFAR, name="mine")))
-    assert reason("ten crops", load_recipe("resnet18_he2015")) == "the protocols differ"
-    assert "not on the 10,000 of CIFAR-10" in str(reason("subset", total=360, seen=360))
-    assert "9,999 of 10,000 images" in str(reason("left out", seen=9_999))
+    assert reason("ten crops", load_recipe("resnet18_he2015")) == "the protocols differ: ours is one centre crop"
+    assert "not on the 10,000 of CIFAR-10" in str(reason("subset", protocol={"images_total": 360, "images_seen": 360}))
+    assert "9,999 of 10,000 images" in str(reason("left out", protocol={"images_seen": 9_999}))
     assert reason("noise", val="synthetic:10000") == "ours is on labelled noise"
     small = write_run(tmp_path / "part", replace(CIFAR, global_batch_size=128), [70.0])
     text = (small / "metrics.jsonl").read_text()

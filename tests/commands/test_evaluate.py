@@ -29,6 +29,7 @@ from trainer.evaluation.evaluate import evaluate
 from trainer.model import build_model
 from trainer.recipe import CenterCrop, LibraryModel
 from trainer.recipe_file import load_recipe, recipe_source
+from trainer.run.checkpoint import write as write_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -76,18 +77,14 @@ def test_a_passport_has_the_numbers_of_the_run_and_names_weights_data_and_versio
     finished: Path, record: dict[str, Any]
 ) -> None:
     result = json.loads((finished / "result.json").read_text())
-    for name in ("recipe", "seed", "top1", "top5", "loss", "seen", "duplicates", "total", "protocol"):
+    for name in ("recipe", "seed", "top1", "top5", "loss", "protocol", "protocol_text"):
         assert record[name] == result[name], name
     assert [other["loss"] for other in record["also"]] == [other["loss"] for other in result["also"]]
     file = finished / "checkpoints" / record["weights"]["file"]
     assert record["weights"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert record["data"]["checksum"] == result["data"]["val"]
-    assert record["crop"] == {
-        "resolution": 32,
-        "crop_ratio": 1.0,
-        "flip_tta": False,
-        "scaled_decoding": False,
-    }
+    crop = {"resolution": 32, "crop_ratio": 1.0, "views": 1, "scaled_decoding": False}
+    assert {name: record["protocol"][name] for name in crop} == crop
     assert record["ran_on"]["packages"]["torch"].startswith(torch.__version__.partition("+")[0])
     assert record["ran_on"]["processes"] == 1
 
@@ -171,7 +168,7 @@ def test_another_protocol_is_evaluated_and_stated(finished: Path, checkpoint: di
     asked = ["--resolution", "28", "--crop-ratio", "0.875", "--flip-tta"]
     assert main(["evaluate", str(finished), *asked]) == 0
     found = json.loads((finished / "evaluations" / "step_00000014_28px_0.875_flip.json").read_text())
-    assert "28 px, centre crop of 0.875 x short side, mean logits of two views" in found["protocol"]
+    assert "28 px, centre crop of 0.875 x short side, mean logits of two views" in found["protocol_text"]
     recipe = load_recipe(finished / "recipe.py")
     crop = CenterCrop(resolution=28, crop_ratio=0.875, flip_tta=True)
     model = build_model(recipe.model, 10)
@@ -181,15 +178,19 @@ def test_another_protocol_is_evaluated_and_stated(finished: Path, checkpoint: di
         Loader(open_source(str(digits), "val", num_classes=10, resolution=28), workers=1) as loader,
     ):
         expected = evaluate(model.to(memory_format=torch.channels_last), loader, recipe, world, crop)
-    assert {name: found[name] for name in vars(expected)} == vars(expected)
-    assert found["also"][0]["crop"] == found["crop"]  # the other weights, at this protocol too
+    assert (found["top1"], found["top5"], found["loss"]) == (expected.top1, expected.top5, expected.loss)
+    protocol, other = found["protocol"], found["also"][0]["protocol"]
+    counts = (protocol["images_seen"], protocol["duplicates"], protocol["images_total"])
+    assert counts == (expected.seen, expected.duplicates, expected.total)
+    assert protocol["views"] == 2
+    assert {**other, "weights": None} == {**protocol, "weights": None}  # the other weights, at this protocol too
 
 
 def test_scaled_decoding_can_be_asked_for_and_is_stated(finished: Path) -> None:
     assert main(["evaluate", str(finished), "--scaled-decoding"]) == 0
     found = json.loads((finished / "evaluations" / "step_00000014_32px_1.000_scaled.json").read_text())
-    assert ", scaled decoding, one view; " in found["protocol"]
-    assert found["crop"]["scaled_decoding"]
+    assert ", scaled decoding, one view; " in found["protocol_text"]
+    assert found["protocol"]["scaled_decoding"]
 
 
 def test_one_view_can_be_asked_for_where_the_recipe_has_two(
@@ -230,14 +231,17 @@ def test_a_state_dict_evaluates_as_in_the_run(
     found = json.loads((tmp_path / f"weights{suffix}.evaluation.json").read_text())
     plain = record["also"][0]
     assert all(found[name] == plain[name] for name in ("top1", "top5", "loss", "ece", "classes", "bins"))
-    assert f"weights of weights{suffix} (sha256:{found['weights']['sha256'][:12]})" in found["protocol"]
-    assert "seed" not in found["protocol"] and found["seed"] is None
+    assert f"weights of weights{suffix} (sha256:{found['weights']['sha256'][:12]})" in found["protocol_text"]
+    assert found["protocol"]["weights"] == found["weights"]
+    assert "seed" not in found["protocol_text"] and found["seed"] is None and found["protocol"]["seed"] is None
 
 
 def test_a_checkpoint_of_a_run_has_its_recipe_and_data(finished: Path, record: dict[str, Any], tmp_path: Path) -> None:
     found = evaluated([str(finished / "checkpoints" / "best.pt")], tmp_path / "best.json")
     assert (found["loss"], found["recipe"]) == (record["loss"], "averaged")
-    assert "the best epoch on these images and so optimistic" in found["protocol"]
+    assert "the best epoch on these images and so optimistic" in found["protocol_text"]
+    trained = found["protocol"]["weights"]
+    assert (trained["selection"], trained["selected_on"]) == ("best", found["data"]["checksum"])
 
 
 def test_a_checkpoint_without_its_run_and_name_may_have_been_chosen_and_says_so(
@@ -245,18 +249,41 @@ def test_a_checkpoint_without_its_run_and_name_may_have_been_chosen_and_says_so(
 ) -> None:
     shutil.copy(finished / "checkpoints" / "best.pt", tmp_path / "alone.pt")
     words = [str(tmp_path / "alone.pt"), "--recipe", str(finished / "recipe.py"), "--data", str(digits)]
-    assert "of an epoch that may have been chosen" in evaluated(words, tmp_path / "alone.json")["protocol"]
+    assert "of an epoch that may have been selected" in evaluated(words, tmp_path / "alone.json")["protocol_text"]
 
 
-def test_a_checkpoint_of_an_older_version_is_read(
+def test_a_checkpoint_of_another_version_is_read_as_a_weights_file(
     checkpoint: dict[str, Any], record: dict[str, Any], digits: Path, tmp_path: Path
 ) -> None:
-    """Before there were averages, checkpoints had none."""
-    older = {name: value for name, value in checkpoint.items() if name != "average"}
-    torch.save(older, tmp_path / "older.pt")
-    found = evaluated([str(tmp_path / "older.pt"), "--recipe", str(SMALL)], tmp_path / "older.json")
+    """Such as one with started_from, a piece of a sentence, in place of init_weights: its weights are all it gives."""
+    older = {name: value for name, value in checkpoint.items() if name not in ("average", "init_weights")}
+    torch.save({**older, "started_from": ""}, tmp_path / "older.pt")
+    words = [str(tmp_path / "older.pt"), "--recipe", str(SMALL), "--data", str(digits)]
+    found = evaluated(words, tmp_path / "older.json")
     assert found["loss"] == record["also"][0]["loss"]
-    assert "weights after 14 steps, of an epoch that may have been chosen, no averaging" in found["protocol"]
+    assert f"weights of older.pt (sha256:{found['weights']['sha256'][:12]}); bf16; data" in found["protocol_text"]
+
+
+def test_a_run_of_another_version_is_refused_in_one_line(
+    finished: Path, checkpoint: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By evaluate and export, and where its recipe states a published result without its fields."""
+    shutil.copytree(finished, tmp_path / "run")
+    (newest,) = (tmp_path / "run" / "checkpoints").glob("step_*.pt")
+    older = {name: value for name, value in checkpoint.items() if name != "init_weights"}
+    write_checkpoint(newest, {**older, "started_from": ""})
+    for words in (["evaluate", str(tmp_path / "run")], ["export", str(tmp_path / "run"), "--to", "safetensors"]):
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "has no init_weights: it was not written by this version" in error
+    recipe = (tmp_path / "run" / "recipe.py").read_text()
+    published = 'Published(top1=91.25, protocol="CIFAR-10 test, 1 run", source="a paper", sd=None)'
+    recipe = recipe.replace("published=None", f"published={published}").replace("import ", "import Published, ", 1)
+    (tmp_path / "run" / "recipe.py").write_text(recipe)
+    assert main(["evaluate", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "'runs' and 'statistic': the run was made by another version of the trainer" in error
 
 
 def test_a_beton_file_and_a_folder_of_class_folders_are_data(
@@ -267,8 +294,11 @@ def test_a_beton_file_and_a_folder_of_class_folders_are_data(
     words = [str(tmp_path / "four.pth"), "--recipe", str(SMALL), "--data"]
     for number, data in enumerate((photos, photos / "val", photo_betons / "val.beton")):
         found = evaluated([*words, str(data)], tmp_path / f"{number}.json")
-        assert (found["seen"], [one["name"] for one in found["classes"]]) == (24, [f"class{n}" for n in range(4)])
-        assert "4 classes" not in found["protocol"]
+        assert (found["protocol"]["images_seen"], [one["name"] for one in found["classes"]]) == (
+            24,
+            [f"class{n}" for n in range(4)],
+        )
+        assert "4 classes" not in found["protocol_text"]
     assert "num_classes: 10 -> 4" not in capsys.readouterr().out  # SMALL is nobody's named recipe
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from tests.support.processes import SUPPORT
 from trainer.__main__ import main
-from trainer.commands import export as verb
-from trainer.commands.export import torchvision_name
+from trainer.commands.export import export as verb
+from trainer.commands.export.export import torchvision_name
 from trainer.commands.weights import run_weights
 from trainer.errors import UserError
 from trainer.model import build_model

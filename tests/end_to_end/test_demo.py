@@ -18,7 +18,8 @@ def test_resnet20_reads_98_percent_of_the_held_out_digits(digits: Path, tmp_path
     assert ended.returncode == 0, ended.stderr
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["top1"] >= 98
-    assert (result["seen"], result["duplicates"], result["total"]) == (360, 0, 360)
+    protocol = result["protocol"]
+    assert (protocol["images_seen"], protocol["duplicates"], protocol["images_total"]) == (360, 0, 360)
     assert result["changed"] == []
 
 

@@ -19,13 +19,12 @@ from hypothesis import strategies as st
 from trainer import cli
 from trainer.data.beton.manifest import Manifest, manifest_path, read_manifest
 from trainer.errors import UserError
-from trainer.log.log import _truncate
 from trainer.model import build_model, load_initial_weights
 from trainer.recipe import CifarResNet, Recipe
 from trainer.recipe_file import load_recipe, recipe_names, recipe_source
 from trainer.run import checkpoint
 from trainer.run.directory import Run
-from trainer.run.state import Position
+from trainer.run.metrics_file import truncate_metrics
 from trainer.settings import BenchmarkSettings, CompareSettings, EvaluateSettings, PlanSettings, TrainSettings
 
 pytestmark = pytest.mark.slow
@@ -229,7 +228,7 @@ def test_any_metrics_are_cut_to_records_of_the_past(data: st.DataObject, tmp_pat
         case "anything":
             lines[number] = json.dumps(data.draw(ANYTHING)).encode()
     path.write_bytes(b"\n".join(lines) + b"\n")
-    kept, damaged = _truncate(path, Position(steps_per_epoch=4, batch=3))
+    kept, damaged = truncate_metrics(path, step=3)
     untouched = [record for record in RECORDS[:3] if record is not RECORDS[number]]
     assert [record for record in kept if record in untouched] == untouched
     assert damaged or len(kept) >= 2  # nothing is left out silently

@@ -21,10 +21,12 @@ from trainer.data.loader import Loader
 from trainer.distributed import process_group
 from trainer.errors import UserError
 from trainer.evaluation.evaluate import evaluate, predict
-from trainer.evaluation.result import averaged_in_words, trained_in_words
+from trainer.evaluation.protocol import Averaging, Protocol, TrainedWeights, WeightsFile
+from trainer.evaluation.result import trained_weights
 from trainer.model import build_model
 from trainer.recipe import EMA, CenterCrop, Recipe
 from trainer.recipe_file import load_recipe
+from trainer.run.init_weights import InitWeights
 from trainer.run.state import Position
 
 SMALL = SUPPORT / "small_recipe.py"
@@ -69,8 +71,15 @@ def test_a_result_is_that_of_the_averaged_weights_and_has_the_other_readings_bes
     readings = [result, *result["also"]]
     assert len(readings) == 4
     for reading, words in zip(readings, expected, strict=True):
-        assert all(word in reading["protocol"] for word in (*words, "norms measured over 96 training samples"))
-        assert (reading["seen"], reading["duplicates"]) == (360, 0)
+        text = reading["protocol_text"]
+        assert all(word in text for word in (*words, "norms measured over 96 training samples"))
+        protocol = Protocol.from_dict(reading["protocol"])
+        assert protocol.text() == text and protocol.to_dict() == reading["protocol"]
+        assert (protocol.images_seen, protocol.images_total, protocol.duplicates) == (360, 360, 0)
+        assert (protocol.resolution, protocol.views) == (int(words[1].split()[0]), 2 if "two views" in words[1] else 1)
+        assert isinstance(protocol.weights, TrainedWeights) and (protocol.weights.averaging is None) is (
+            words[0] == plain
+        )
     assert len({reading["loss"] for reading in readings}) == 4  # four evaluations, not one told four times
 
 
@@ -90,7 +99,7 @@ def test_the_evaluate_verb_repeats_every_reading(
     said = capsys.readouterr().out
     assert f"{result['loss']:.4f}" in said
     for reading in result["also"]:
-        assert f"{reading['top1']:.2f} % top-1: {reading['protocol']}" in said
+        assert f"{reading['top1']:.2f} % top-1: {reading['protocol_text']}" in said
 
 
 @pytest.mark.slow
@@ -183,12 +192,47 @@ def test_an_evaluation_leaves_every_module_in_its_mode(digits: Path, untrained: 
 def test_words_claim_no_average_and_no_norms_that_are_not_there_yet() -> None:
     recipe = replace(load_recipe(SMALL), ema=EMA(decay=0.99, every=32, start_epoch=5), precise_norm_images=96)
     at = Position(steps_per_epoch=14, epoch=1, batch=3)
-    measured, running = (trained_in_words(recipe, at, "", norms_measured=measured) for measured in (True, False))
-    assert measured == "weights after 17 of 28 steps, norms measured over 96 training samples"
-    assert running == "weights after 17 of 28 steps, norms not measured yet: running averages"
-    assert averaged_in_words(None, 3) == "no averaging"
-    assert averaged_in_words(recipe.ema, 5) == "a copy of the weights, whose average begins at epoch 5"
-    assert averaged_in_words(recipe.ema, 5.1) == "exponential moving average (decay 0.99 every 32 steps)"
+    start = InitWeights(kind="recipe")
+    measured, running = (
+        trained_weights(recipe, at, start, norms_measured=measured, averaged=False).text() for measured in (True, False)
+    )
+    assert measured == "weights after 17 of 28 steps, norms measured over 96 training samples, no averaging"
+    assert running == "weights after 17 of 28 steps, norms not measured yet: running averages, no averaging"
+    assert recipe.ema
+    assert str(Averaging.of(recipe.ema, 5)) == "a copy of the weights, whose average begins at epoch 5"
+    assert str(Averaging.of(recipe.ema, 5.1)) == "exponential moving average (decay 0.99 every 32 steps)"
+
+
+def test_the_sentence_of_weights_names_where_they_come_from_and_how_they_were_selected() -> None:
+    recipe, at = load_recipe(SMALL), Position(steps_per_epoch=14, epoch=1)
+    start = InitWeights(kind="file", file="x.pth", sha256="0123456789abcdef")
+    more: dict[str, Any] = {"norms_measured": False, "averaged": False, "selected_on": "sha256:1"}
+    best = trained_weights(recipe, at, start, selection="best", **more)
+    begin = "weights after 14 of 28 steps, started from x.pth (sha256:0123456789ab), "
+    assert best.text("sha256:1") == f"{begin}the best epoch on these images and so optimistic, no averaging"
+    assert best.text("sha256:2") == f"{begin}the best epoch on other images, no averaging"
+    assert best.text() == f"{begin}the best epoch on the run's validation images and so optimistic, no averaging"
+    unknown = trained_weights(recipe, at, InitWeights(kind="pretrained"), of_run=False, selection="unknown", **more)
+    assert unknown.text() == (
+        "weights after 14 steps, started from the library's pretrained weights, of an epoch that may have been "
+        "selected, no averaging"
+    )
+    assert WeightsFile(file="y.pth", sha256="0123456789abcdef").text() == "weights of y.pth (sha256:0123456789ab)"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        None,
+        {"kind": "other", "file": None, "sha256": None},
+        {"kind": "file", "file": "x.pth", "sha256": None},
+        {"kind": "recipe", "file": "x.pth", "sha256": "0"},
+        {"kind": "recipe", "file": None, "more": 1},
+    ],
+)
+def test_initial_weights_of_other_fields_are_refused(values: Any) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        InitWeights.from_dict(values)
 
 
 @pytest.mark.slow

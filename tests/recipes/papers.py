@@ -69,6 +69,9 @@ class Paper:
     told: str  # how the docstring states the result
     top1: float | None
     sd: float | None = None
+    runs: int | None = 1  # that top1 is the mean of; None: not stated
+    statistic: str | None = None  # which epochs a run's result is of; None: not stated
+    comparable: bool = True
     protocol: tuple[str, ...] = ()  # words of the published result's protocol, besides the resolution
     doubts: tuple[str, ...] = ()  # words of the docstring on what is not verified, or not as in the source
 
@@ -191,7 +194,8 @@ def he_imagenet(depth: int, net: Net, top1: float, told: str, *, ten_crops: bool
         named="arXiv:1512.03385",
         told=told,
         top1=top1,
-        protocol=("10 crops", "not comparable") if ten_crops else ("centre crop of short side 256",),
+        comparable=not ten_crops,
+        protocol=("mean of 10 crops",) if ten_crops else ("centre crop of short side 256",),
         doubts=("unverified",) if depth != 50 else ("Unverified", "usual reading", "1x1 has it"),
         sees=Images(
             train_crop=ScaleJitterCrop(resolution=224, short_side=(256, 480)),
@@ -238,7 +242,9 @@ def he_cifar(
         told=told,
         top1=None if error is None else 100 - error,
         sd=sd,
-        protocol=("CIFAR-10 test", "end of training"),
+        runs=5 if sd else 1,
+        statistic="final",
+        protocol=("CIFAR-10 test",),
         dataset="CIFAR-10",
         images=50_000,
         classes=10,
@@ -293,7 +299,9 @@ def goyal(
         told=told,
         top1=100 - error,
         sd=sd,
-        protocol=("centre crop of short side 256", "median of the last 5 epochs", "5 runs"),
+        runs=5,
+        statistic="median of the last 5",
+        protocol=("centre crop of short side 256",),
         sees=Images(train_crop=szegedy(224), eval_crop=centre(224, 256)),
         norm_batch=32,
         epochs=90,
@@ -528,7 +536,8 @@ def leclerc(depth: int, epochs: int) -> Paper:
         named="arXiv:2306.12517",
         told=f"{top1} % top-1" if top1 != 70 else "70.0 % top-1",
         top1=top1,
-        protocol=("mirror image", "224/256", "last epoch"),
+        statistic="final",
+        protocol=("mirror image", "224/256"),
         doubts=("Not as there", "the shortcuts'", "fp16"),
         sees=Images(
             train_crop=szegedy(192),
@@ -571,7 +580,8 @@ NVIDIA = Paper(
     told="77.12 +- 0.11 % top-1",
     top1=77.12,
     sd=0.11,
-    protocol=("centre crop of short side 256", "number of runs not stated"),
+    runs=None,
+    protocol=("centre crop of short side 256",),
     doubts=("the shortcuts'", "for inputs"),
     sees=Images(train_crop=szegedy(224), eval_crop=centre(224, 256)),
     batch=2048,
@@ -596,7 +606,8 @@ PYCLS = Paper(
     source="arXiv:1905.13214",
     told="76.81 % top-1",
     top1=76.81,
-    protocol=("centre crop of short side 256", "mean of 5 runs"),
+    runs=5,
+    protocol=("centre crop of short side 256",),
     doubts=("Unverified: sources conflict on warmup",),
     sees=Images(train_crop=szegedy(224), color=PcaLighting(std=0.1), eval_crop=centre(224, 256)),
     batch=256,

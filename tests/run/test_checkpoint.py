@@ -17,23 +17,24 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support.small_checkpoint import checkpoint_content
 from trainer.errors import UserError
 from trainer.model import build_model
 from trainer.optimizer import build_optimizer
 from trainer.precision import build_scaler
 from trainer.recipe import SGD, CifarResNet
-from trainer.run.checkpoint import Checkpoints, State, read, write
+from trainer.run.checkpoint import CheckpointContent, Checkpoints, checked, read, write
 
 Action = Callable[[Checkpoints], object]
 
 
-def small(mark: int) -> State:
+def small(mark: int) -> CheckpointContent:
     """A state that shows where it comes from in every part."""
     weights = {name: torch.full((8,), float(mark)) for name in ("first", "last")}
-    return {"step": mark, "model": weights, "position": {"epoch": mark, "batch": mark}}
+    return checkpoint_content(step=mark, model=weights, position={"epoch": mark, "batch": mark})
 
 
-def mark_of(state: State) -> int:
+def mark_of(state: Any) -> int:
     """The mark of a state that is no mix of two."""
     marks = {state["step"], *state["position"].values()}
     marks |= {int(value) for tensor in state["model"].values() for value in tensor}
@@ -193,7 +194,7 @@ def test_a_checkpoint_cannot_hold_objects_or_run_code(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------- a process that dies
 
 OPERATIONS = {
-    os: ("replace", "rename", "unlink", "remove", "link", "symlink", "mkdir", "fsync", "truncate"),
+    os: ("replace", "rename", "unlink", "remove", "link", "symlink", "mkdir", "fsync", "truncate", "open"),
     io: ("open",),
     builtins: ("open",),
     shutil: ("copyfile",),
@@ -217,7 +218,8 @@ def failing(at: int, error: BaseException | None = None) -> Iterator[list[str]]:
         def operation(*words: Any, **options: Any) -> Any:
             if name == "open":
                 mode = words[1] if len(words) > 1 else options.get("mode", "r")
-                if isinstance(words[0], int) or not set(mode) & set("wax+"):
+                writes = mode & os.O_CREAT if isinstance(mode, int) else set(mode) & set("wax+")
+                if isinstance(words[0], int) or not writes:
                     return original(*words, **options)
             done.append(name)
             if len(done) == at or (len(done) > at and error is None):
@@ -364,7 +366,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoint_alone(fits: int, 
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(small(1), 1)
     files = sorted(tmp_path.iterdir())
-    large = {**small(2), "more": torch.zeros(25_000)}
+    large = checkpoint_content(**{**small(2), "data": {"more": torch.zeros(25_000)}})
     answer = r"step_00000002\.pt: the checkpoint cannot be written: "
     with file_size_limit(fits), pytest.raises(UserError, match=answer) as caught:
         checkpoints.save(large, 2)
@@ -376,7 +378,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoint_alone(fits: int, 
 
 
 def test_a_device_that_is_full_says_so(tmp_path: Path) -> None:
-    (tmp_path / ".step_00000001.pt.partial").symlink_to("/dev/full")
+    (tmp_path / "step_00000001.pt.partial").symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"step_00000001\.pt: .*No space left on device"):
         write(tmp_path / "step_00000001.pt", small(1))
     assert newest_mark(tmp_path) is None
@@ -397,7 +399,7 @@ def test_an_error_of_any_operation_is_a_users_error(same_step: bool, tmp_path: P
         with failing(number, full), pytest.raises(UserError, match="No space left on device"):
             action(Checkpoints(folder, 1))
         assert newest_mark(folder) in (1, 2), f"{number}: {name}"
-        assert not list(folder.glob(".*")), f"{number}: {name}"
+        assert not list(folder.glob("*.partial")), f"{number}: {name}"
     assert tried >= 5
 
 
@@ -499,3 +501,30 @@ def test_damaged_checkpoints_do_not_crowd_out_whole_ones(keep: int, tmp_path: Pa
     save(*range(5, 8))(Checkpoints(tmp_path, keep))  # it has come past them
     assert newest_mark(tmp_path) == 7
     assert len(list(tmp_path.glob("*.pt"))) == keep
+
+
+# ---------------------------------------------------------------------------------------------------- the schema
+
+
+@pytest.mark.parametrize("key", sorted(CheckpointContent.__required_keys__))
+def test_a_checkpoint_without_a_key_or_with_another_type_is_refused(key: str, tmp_path: Path) -> None:
+    whole: dict[str, Any] = {**small(1)}
+    path = tmp_path / "step_00000001.pt"
+    assert checked(whole, path) is whole
+    with pytest.raises(UserError, match=rf"step_00000001\.pt has no {key}: it was not written by this version"):
+        checked({name: value for name, value in whole.items() if name != key}, path)
+    with pytest.raises(UserError, match=rf"step_00000001\.pt: {key} is of type tuple: it was not written by this"):
+        checked({**whole, key: ()}, path)
+
+
+@pytest.mark.parametrize("content", [None, [], small(1)["model"], {**small(1), "init_weights": {"kind": "x"}}])
+def test_what_is_whole_but_of_another_program_is_refused_and_not_passed_over(content: Any, tmp_path: Path) -> None:
+    """An older checkpoint of the run would hide that; a damaged one is skipped."""
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    checkpoints.save(small(1), 1)
+    write(tmp_path / "step_00000002.pt", content)
+    with pytest.raises(UserError, match="not written by this version of the trainer, use another --run-dir"):
+        checkpoints.newest()
+    write(checkpoints.best, content)
+    with pytest.raises(UserError, match="not written by this version of the trainer"):
+        checkpoints.read_best()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.processes import SUPPORT, kill, start, wait_for_step
+from tests.support.small_checkpoint import checkpoint_content
 from trainer.__main__ import main
 from trainer.commands.compare.run_record import FinishedRun, read_run
 from trainer.commands.weights import file_sha256
@@ -17,6 +18,7 @@ from trainer.errors import UserError
 from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.result import Evaluation
 from trainer.recipe_file import load_recipe
+from trainer.run import checkpoint
 from trainer.run.directory import Run
 
 RECIPE = str(SUPPORT / "small_recipe.py")
@@ -76,19 +78,19 @@ def test_a_later_attempt_of_the_same_job_takes_the_directory_over(
 
     lost = attempt("17", 0)
     lost.claim(recipe)
-    lost.save({"step": 1}, 1)
+    lost.save(checkpoint_content(step=1), 1)
     with pytest.raises(UserError, match="in use by another process"):
         attempt("18", 1).claim(recipe)
     successor = attempt("17", 1)
     successor.claim(recipe)
     with pytest.raises(UserError, match="taken over by attempt 1 of job 17"):
-        lost.save({"step": 2}, 2)
+        lost.save(checkpoint_content(step=2), 2)
     with pytest.raises(UserError, match="in use by another process"):
         attempt("17", 0).claim(recipe)
-    successor.save({"step": 2}, 2)
+    successor.save(checkpoint_content(step=2), 2)
     found = successor.checkpoints.newest()
     assert found
-    assert found[1] == {"step": 2}
+    assert found[1]["step"] == 2
 
 
 @pytest.mark.slow
@@ -165,8 +167,9 @@ def test_a_changed_recipe_stands_beside_its_result_and_the_published_one_does_no
         "epochs: 164 -> 1",
     ]
     assert "91.25" not in said
-    assert "scikit-learn load_digits, val.beton: 360 of 360 images" in result["protocol"]
-    assert "seed 3" in result["protocol"]
+    assert "scikit-learn load_digits, val.beton: 360 of 360 images" in result["protocol_text"]
+    assert "seed 3" in result["protocol_text"]
+    assert (result["protocol"]["images_seen"], result["protocol"]["seed"]) == (360, 3)
 
 
 @pytest.mark.slow
@@ -176,11 +179,15 @@ def test_weights_that_a_run_starts_from_stand_in_its_protocol(digits: Path, tmp_
     more = ["--initial-weights", str(weights), "--precise-norm-images", "96"]
     assert main(words(digits, tmp_path / "second", *more)) == 0
     result = json.loads((tmp_path / "second" / "result.json").read_text())
-    start = f"best.pt (sha256:{file_sha256(weights)[:12]})"
-    assert f"started from {start}, norms measured" in result["protocol"]
+    digest = file_sha256(weights)
+    assert f"started from best.pt (sha256:{digest[:12]}), norms measured" in result["protocol_text"]
+    start = {"kind": "file", "file": "best.pt", "sha256": digest}
+    assert result["protocol"]["weights"]["init_weights"] == start
     found = read_run(tmp_path / "second")
     assert isinstance(found, FinishedRun)
-    assert found.started_from == start
+    assert found.init_weights.to_dict() == start
+    (newest,) = (tmp_path / "second" / "checkpoints").glob("step_*.pt")
+    assert checkpoint.read(newest)["init_weights"] == start
 
 
 @pytest.mark.slow

@@ -18,12 +18,8 @@ def list_recipes(words: tuple[str, ...]) -> None:
         if name not in found:
             continue
         published = load_recipe(name).published
-        result = "none"
-        if published:
-            sd = f" +- {published.sd:g}" if published.sd is not None else ""
-            result = f"{published.top1:g}{sd} % top-1 ({published.protocol}; {published.source})"
         print(f"{name}: {docstring(name).partition(chr(10))[0]}")
-        print(f"    published: {result}\n    measured:  {measured(name)}")
+        print(f"    published: {published or 'none'}\n    measured:  {measured(name)}")
 
 
 def _search(word: str, names: list[str]) -> list[str]:

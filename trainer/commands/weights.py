@@ -1,21 +1,24 @@
-"""Weights to be evaluated or exported: of a run, of a checkpoint, of somebody's file; and what is known of them."""
+"""Finds the weights to evaluate or export, in a run, a checkpoint or any weights file, and what is known of them."""
 
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from trainer.errors import UserError, one_line
-from trainer.evaluation.result import averaged_in_words, trained_in_words
+from trainer.errors import UserError
+from trainer.evaluation.protocol import TrainedWeights, WeightsFile
+from trainer.evaluation.result import trained_weights
 from trainer.model import build_model, without_pretrained
-from trainer.model.weights import classifiers, read_weights_file, state_dict_in
+from trainer.model.weights import mismatch, read_weights_file, state_dict_in
 from trainer.recipe import Recipe
 from trainer.recipe_file import load_recipe
 from trainer.run import checkpoint
-from trainer.run.checkpoint import State
+from trainer.run.checkpoint import CheckpointContent, checked
 from trainer.run.directory import Run
+from trainer.run.init_weights import InitWeights
 from trainer.run.state import Position
 
 Network = dict[str, Tensor] | Path  # a state_dict, or an .onnx file, which holds the network too
@@ -23,28 +26,26 @@ Network = dict[str, Tensor] | Path  # a state_dict, or an .onnx file, which hold
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """What was found. `classes` and `data` are None where nobody knows: a state_dict names neither."""
+    """The weights that were found. `classes` and `data` are None where the file does not say."""
 
     file: Path
     sha256: str
     recipe: Recipe
-    of_run: bool  # whether this recipe, with its seed, led to them
-    trained: str  # what they are, in words
-    networks: dict[str, Network]  # by what was averaged, in words that follow `trained`; the result's first
+    of_run: bool  # whether the weights come from this recipe with its seed
+    networks: list[tuple[TrainedWeights | WeightsFile, Network]]  # the one that gives the result first
     classes: list[str] | None = None
     data: dict[str, str] | None = None  # checksums by split
     data_folder: str | None = None
-    is_best: bool | None = False  # whether the epoch was chosen on the run's validation images; None: nobody knows
     notes: tuple[str, ...] = ()
 
 
 def run_weights(run: Run, which: str) -> Weights:
-    """Those of a run's checkpoint, "newest" or "best". Raises UserError where there is none that can be read."""
+    """The weights of a run's checkpoint, "newest" or "best". Raises UserError where none can be read."""
     recipe = run.recipe
     if which == "best":
-        file, state = run.checkpoints.best, checkpoint.read(run.checkpoints.best)
+        file, content = run.checkpoints.best, run.checkpoints.read_best()
     elif found := run.checkpoints.newest():
-        file, state = found
+        file, content = found
     else:
         reason = run.checkpoints.damaged[0] if run.checkpoints.damaged else "there is none yet"
         raise UserError(
@@ -52,14 +53,14 @@ def run_weights(run: Run, which: str) -> Weights:
         )
     damaged = run.checkpoints.damaged
     notes = (f"{'; '.join(damaged)}; using the one before",) if damaged else ()
-    return replace(_of_state(file, state, recipe, of_run=True), notes=notes)
+    return replace(_of_checkpoint(file, content, recipe, of_run=True), notes=notes)
 
 
 def file_weights(file: Path, recipe_name: str | None) -> Weights:
-    """Those of a checkpoint of this trainer, a state_dict of anybody, or an .onnx file.
+    """The weights in a checkpoint of this trainer, in any state_dict, or in an .onnx file.
 
-    A checkpoint within its run's folder has the run's recipe; otherwise `recipe_name`, a name or a path, says which
-    network it is. Raises UserError where that is missing, and for a file that cannot be read.
+    A checkpoint within its run's folder has the run's recipe; for other files `recipe_name`, a name or a path, says
+    which network it is. Raises UserError where that is missing, and for a file that cannot be read.
     """
     in_run = file.absolute().parent.parent
     of_run = recipe_name is None and file.suffix == ".pt" and (in_run / "recipe.py").is_file()
@@ -67,20 +68,20 @@ def file_weights(file: Path, recipe_name: str | None) -> Weights:
         raise UserError(f"which network is {file}, and how is it evaluated? Add --recipe NAME (or a recipe's path)")
     recipe = Run(in_run).recipe if of_run else load_recipe(str(recipe_name))
     if file.suffix == ".onnx":
-        return _of_strangers(file, recipe, file)
+        return _of_file(file, recipe, file)
     if file.with_name(f"{file.name}.sha256").is_file() and file.suffix == ".pt":
         content: object = checkpoint.read(file)
     else:
         content = read_weights_file(file)
-    if isinstance(content, dict) and {"model", "position", "step"} <= content.keys():
-        return _of_state(file, content, recipe, of_run=of_run)
-    return _of_strangers(file, recipe, state_dict_in(content, file)[0])
+    if isinstance(content, dict) and CheckpointContent.__required_keys__ <= content.keys():
+        return _of_checkpoint(file, checked(content, file), recipe, of_run=of_run)
+    return _of_file(file, recipe, state_dict_in(content, file)[0])
 
 
 def load_network(weights: Weights, network: Network, num_classes: int, device: torch.device) -> nn.Module:
-    """The network with these weights, all of them, on `device`. Raises UserError where they are another network's."""
+    """The network with all of these weights, on `device`. Raises UserError where they belong to another network."""
     if isinstance(network, Path):
-        from trainer.commands.onnx import OnnxNetwork
+        from trainer.commands.export.onnx import OnnxNetwork
 
         return OnnxNetwork(network, num_classes)
     model = build_model(without_pretrained(weights.recipe.model), num_classes)
@@ -93,55 +94,55 @@ def file_sha256(file: Path) -> str:
     try:
         with file.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError as error:  # or a run that goes on has removed its old checkpoint just now
-        raise UserError(f"{file} cannot be read: {error.strerror}: try again, if a run is going on") from error
+    except OSError as error:  # or a running training has just removed its old checkpoint
+        raise UserError(f"{file} cannot be read: {error.strerror}: try again if its run is still training") from error
 
 
-def _of_state(file: Path, state: State, recipe: Recipe, *, of_run: bool) -> Weights:
-    at = Position.of(state)
-    networks: dict[str, Network] = {}
-    if state.get("average"):
+def _of_checkpoint(file: Path, content: CheckpointContent, recipe: Recipe, *, of_run: bool) -> Weights:
+    at, data = Position.of(content["position"]), content["data"]
+    init_weights = InitWeights.from_dict(content["init_weights"])
+    kinds: dict[str, Literal["newest", "best", "unknown"]] = {"best": "best", "step": "newest"}
+    selection: Literal["newest", "best", "unknown"] = kinds.get(file.stem.partition("_")[0], "unknown")
+
+    def trained(*, averaged: bool) -> TrainedWeights:
+        return trained_weights(
+            recipe,
+            at,
+            init_weights,
+            norms_measured=content["norms_measured"],
+            averaged=averaged,
+            of_run=of_run,
+            selection=selection,
+            selected_on=data.get("val") if selection == "best" else None,
+        )
+
+    networks: list[tuple[TrainedWeights | WeightsFile, Network]] = []
+    if content["average"]:
         if recipe.ema is None:
             raise UserError(f"{file} holds averaged weights, and {recipe.name} has no ema: add --recipe RUN/recipe.py")
-        networks[f", {averaged_in_words(recipe.ema, at.epochs)}"] = state["average"]
-    networks[f", {averaged_in_words(None, at.epochs)}"] = state["model"]
-    started_from, norms_measured = state.get("started_from", ""), state.get("norms_measured", False)
-    trained = f"weights after {at.step:,} steps{started_from}"
-    if of_run:
-        trained = trained_in_words(recipe, at, started_from, norms_measured=norms_measured)
+        networks.append((trained(averaged=True), content["average"]))
+    networks.append((trained(averaged=False), content["model"]))
     return Weights(
         file=file,
         sha256=file_sha256(file),
         recipe=recipe,
         of_run=of_run,
-        trained=trained,
         networks=networks,
-        classes=state.get("classes"),
-        data=state.get("data"),
-        data_folder=state.get("data_folder"),
-        is_best={"best": True, "step": False}.get(file.stem.partition("_")[0]),
+        classes=content["classes"],
+        data=data,
+        data_folder=content["data_folder"],
     )
 
 
-def _of_strangers(file: Path, recipe: Recipe, network: Network) -> Weights:
+def _of_file(file: Path, recipe: Recipe, network: Network) -> Weights:
     sha256 = file_sha256(file)
-    words = f"weights of {file.name} (sha256:{sha256[:12]})"
-    return Weights(file=file, sha256=sha256, recipe=recipe, of_run=False, trained=words, networks={"": network})
+    weights = WeightsFile(file=file.name, sha256=sha256)
+    return Weights(file=file, sha256=sha256, recipe=recipe, of_run=False, networks=[(weights, network)])
 
 
 def _require_fit(model: nn.Module, theirs: dict[str, Tensor], file: Path, num_classes: int) -> None:
-    """Every name and shape, but for the counters that files from before PyTorch 0.4.1 lack and evaluation ignores."""
-    ours: dict[str, Tensor] = model.state_dict()
-    heads = tuple(f"{name}." for name in classifiers(model))
-    missing = [name for name in ours if name not in theirs and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in theirs if name not in ours]
-    reshaped = [name for name in ours if name in theirs and theirs[name].shape != ours[name].shape]
-    if reshaped and not missing and not unexpected and all(name.startswith(heads) for name in reshaped):
-        raise UserError(f"{file} is for {theirs[reshaped[0]].shape[0]} classes, and the data has {num_classes}")
-    found = [
-        f"{len(names)} {kind} ({one_line(', '.join(names[:3]))}{', ...' if len(names) > 3 else ''})"
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
-        if names
-    ]
-    if found:
-        raise UserError(f"{file} is not a network of this recipe: {'; '.join(found)}: use the --recipe it was made by")
+    found = mismatch(model, theirs)
+    if found.fatal:
+        raise UserError(f"{file} is not a network of this recipe: {found}: use the --recipe it was made by")
+    if found.other_classes:
+        raise UserError(f"{file} is for {found.classes_there} classes, and the data has {num_classes}")

@@ -1,8 +1,8 @@
-"""Exact top-1, top-5 and loss: every image once on any number of processes, on the buffers that are saved.
+"""Exact top-1, top-5 and loss: every image is evaluated once, on any number of processes.
 
-Nothing is padded and nothing assumed: each image's result is stored under its index, together with how often it was
-seen, and the report says so. The batches, and the order in which the results are added, do not depend on the number of
-processes; so on CPUs with the same number of threads neither do the sums.
+Nothing is padded: each image's result is stored under its index, with the number of times it was evaluated, and the
+report states both. Neither the batches nor the order of summation depends on the number of processes. So on CPUs with
+the same number of threads the sums do not depend on it either.
 """
 
 import math
@@ -19,13 +19,14 @@ from trainer.data.order import eval_batches
 from trainer.distributed.process_group import World, share_buffers, sum_over_ranks
 from trainer.distributed.stop import StopSignal
 from trainer.errors import UserError
+from trainer.evaluation.protocol import TrainedWeights
 from trainer.evaluation.result import EvalResult, Evaluation
 from trainer.precision import autocast
 from trainer.recipe import CenterCrop, Recipe
 
 
 class Predictions(NamedTuple):
-    """What a network says of each validation image. Each of shape (number of images,)."""
+    """A network's prediction for each validation image. All arrays have the shape (number of images,)."""
 
     labels: np.ndarray  # int64
     predicted: np.ndarray  # int64
@@ -42,9 +43,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates the centre crop of every image. `model` is the module itself: DDP's wrapper would wait for its peers.
 
-    `crop`: another one than the recipe's. With flip_tta an image's logits are the mean of both views'. Ranks other than
-    0 get rank 0's buffers; the modules keep the modes they are in. Called by all ranks together. `stop_signal`: raises
-    Stopped when they ask for it.
+    `crop`: instead of the recipe's. With flip_tta, an image's logits are the mean over both views. All ranks use rank
+    0's buffers, and every module keeps its mode. Called by all ranks together. Raises Stopped on a `stop_signal`.
     """
     return summarize(evaluate_images(model, loader, recipe, world, crop or recipe.eval_crop, stop_signal))
 
@@ -62,7 +62,7 @@ def evaluate_images(
     """Evaluates every image once. Called by all ranks together.
 
     Returns float64 of shape (images, 4) on the CPU, the same on all ranks: times seen, top-1, top-5, loss. With
-    `predictions` two columns more: the predicted class and its softmax. Raises Stopped when `stop_signal` asks for it.
+    `predictions` there are two more columns: the predicted class and its softmax. Raises Stopped on a `stop_signal`.
     """
     share_buffers(world, model)
     total = len(loader)
@@ -76,7 +76,9 @@ def evaluate_images(
         on_device = stop_signal.watch(on_device, rounds=math.ceil(total / (batch_size * world.size)))
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    forward = model.forward  # not the model: what one process has compiled, several have not, and `evaluate` has not
+    forward = (
+        model.forward
+    )  # not model(): a compiled call would round differently from DDP's and from the evaluate command's
     with torch.inference_mode(), autocast(recipe.precision, world.device):
         for images, labels, indices in on_device:
             logits = forward(images).float()
@@ -95,7 +97,7 @@ def evaluate_images(
 
 
 def summarize(images: torch.Tensor) -> Evaluation:
-    """Adds up what evaluate_images returned. Raises UserError where logits are not finite."""
+    """The mean over all rows of evaluate_images. Raises UserError where logits are not finite."""
     times, top1, top5, losses = images[:, :4].unbind(dim=1)
     if wrong := int((~losses.isfinite()).sum()):
         raise UserError(
@@ -126,13 +128,13 @@ def evaluate_protocols(
     loader: Loader,
     recipe: Recipe,
     world: World,
-    weights: str,
+    weights: TrainedWeights,
     known: Evaluation,
     stop_signal: StopSignal,
 ) -> list[EvalResult]:
-    """The reading under each protocol of the recipe, that of its result first, whose evaluation is `known`.
+    """Evaluates at each crop of the recipe; the first is the crop of its result, whose evaluation is `known`.
 
-    `weights`: what `model` is, in words. Raises Stopped when asked to.
+    `weights`: which weights `model` has. Raises Stopped on request.
     """
     readings = [EvalResult(known, recipe.eval_crop, weights)]
     if other := recipe.also_eval_crop:

@@ -1,18 +1,20 @@
-"""A result and its protocol: the words and counts without which an accuracy cannot be compared."""
+"""A result with its protocol, without which an accuracy cannot be compared: its record and its report."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from trainer.data.loader import Source
 from trainer.evaluation.calibration import BINS, ClassAccuracy, Details
-from trainer.recipe import EMA, CenterCrop, Recipe
+from trainer.evaluation.protocol import Averaging, Protocol, TrainedWeights, WeightsFile, coverage_text
+from trainer.recipe import CenterCrop, Recipe
 from trainer.recipe_file import overrides_of
+from trainer.run.init_weights import InitWeights
 from trainer.run.state import Position
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """A result and the count that makes it exact."""
+    """The accuracy and the loss of one evaluation, with the counts that show they are exact."""
 
     top1: float  # %
     top5: float  # %; top-k where there are k < 5 classes
@@ -23,72 +25,91 @@ class Evaluation:
 
     @property
     def coverage(self) -> str:
-        return f"{self.seen:,} of {self.total:,} images, {self.duplicates} duplicates"
+        return coverage_text(seen=self.seen, total=self.total, duplicates=self.duplicates)
 
 
 class EvalResult(NamedTuple):
-    """One evaluation of one network: under which protocol, and of which weights."""
+    """One evaluation of one network: its numbers, the crop, and the weights."""
 
     evaluation: Evaluation
     crop: CenterCrop
-    weights: str  # in words
-    of_run: bool = True  # whether the recipe, with its seed, led to them
+    weights: TrainedWeights | WeightsFile
+    of_run: bool = True  # whether the weights come from this recipe with its seed
     details: Details | None = None  # None: not asked for
 
 
-def trained_in_words(recipe: Recipe, at: Position, started_from: str, *, norms_measured: bool) -> str:
-    """What was trained: for how long and from which start."""
-    words = f"weights after {at.step:,} of {recipe.epochs * at.steps_per_epoch:,} steps{started_from}"
-    if norms_measured:
-        words += f", norms measured over {recipe.precise_norm_images:,} training samples"
-    elif recipe.precise_norm_images:
-        words += ", norms not measured yet: running averages"
-    return words
+def trained_weights(
+    recipe: Recipe,
+    at: Position,
+    init_weights: InitWeights,
+    *,
+    norms_measured: bool,
+    averaged: bool,
+    of_run: bool = True,
+    selection: Literal["newest", "best", "unknown"] = "newest",
+    selected_on: str | None = None,
+) -> TrainedWeights:
+    """The facts about weights at this position. `averaged`: those of the recipe's EMA.
 
-
-def averaged_in_words(ema: EMA | None, epochs: float) -> str:
-    """What was averaged after so many epochs; None: nothing."""
-    if ema is None:
-        return "no averaging"
-    if epochs <= ema.start_epoch:
-        return f"a copy of the weights, whose average begins at epoch {ema.start_epoch:g}"
-    return f"exponential moving average (decay {ema.decay:g} every {f'{ema.every} steps' if ema.every > 1 else 'step'})"
-
-
-def protocol(recipe: Recipe, source: Source, reading: EvalResult) -> str:
-    """What the accuracy was measured on and how."""
-    crop = reading.crop
-    views = "mean logits of two views, the crop and its mirror image" if crop.flip_tta else "one view"
-    run = f"1 run, seed {recipe.seed}; " if reading.of_run else ""
-    return (
-        f"{source.name}: {reading.evaluation.coverage}; {crop_in_words(crop)}, {views}; {reading.weights}; "
-        f"{recipe.precision}; {run}data {short(source.checksum)}"
+    `of_run`: whether the recipe is the run's own; if not, it does not say how long the training was.
+    """
+    pending = of_run and recipe.precise_norm_images is not None
+    return TrainedWeights(
+        step=at.step,
+        steps=recipe.epochs * at.steps_per_epoch if of_run else None,
+        epoch=at.epochs,
+        init_weights=init_weights,
+        norms="measured" if norms_measured else "not measured yet" if pending else "running averages",
+        norm_images=recipe.precise_norm_images if norms_measured and of_run else None,
+        averaging=Averaging.of(recipe.ema, at.epochs) if averaged and recipe.ema else None,
+        selection=selection,
+        selected_on=selected_on,
     )
 
 
-def crop_in_words(crop: CenterCrop) -> str:
-    """What is seen of an image."""
-    scaled = ", scaled decoding" if crop.scaled_decoding else ""
-    return f"{crop.resolution} px, centre crop of {crop.crop_ratio:.3f} x short side{scaled}"
+def protocol(recipe: Recipe, source: Source, reading: EvalResult) -> Protocol:
+    """What the accuracy was measured on, and how."""
+    evaluation, crop = reading.evaluation, reading.crop
+    return Protocol(
+        dataset=source.name,
+        checksum=source.checksum,
+        images_seen=evaluation.seen,
+        images_total=evaluation.total,
+        duplicates=evaluation.duplicates,
+        resolution=crop.resolution,
+        crop_ratio=crop.crop_ratio,
+        scaled_decoding=crop.scaled_decoding,
+        views=2 if crop.flip_tta else 1,
+        precision=recipe.precision,
+        seed=recipe.seed if reading.of_run else None,
+        weights=reading.weights,
+    )
 
 
-def short(checksum: str) -> str:
-    """The kind of a checksum and enough of its digits to tell it from others."""
-    kind, _, digits = checksum.partition(":")
-    return f"{kind}:{digits[:12]}"
+def record(recipe: Recipe, source: Source, reading: EvalResult) -> dict[str, Any]:
+    """One evaluation for a JSON file: numbers, protocol as fields, and the same protocol as a sentence for people."""
+    evaluation, measured = reading.evaluation, protocol(recipe, source, reading)
+    return {
+        "top1": evaluation.top1,
+        "top5": evaluation.top5,
+        "loss": evaluation.loss,
+        "protocol": measured.to_dict(),
+        "protocol_text": measured.text(),
+        **(asdict(reading.details) if reading.details else {}),
+    }
 
 
 def result(recipe: Recipe, source: Source, readings: list[EvalResult], data: dict[str, str]) -> dict[str, Any]:
-    """The passport of a result, for result.json: the first reading, and the others beside it.
+    """The content of result.json: the first reading, and the others in "also".
 
-    `data`: the checksums of what was trained and evaluated on.
+    `data`: the checksums of the training and the validation images.
     """
-    passports = [{**asdict(reading.evaluation), "protocol": protocol(recipe, source, reading)} for reading in readings]
+    first, *others = (record(recipe, source, reading) for reading in readings)
     return {
         "recipe": recipe.name,
         "seed": recipe.seed,
-        **passports[0],
-        "also": passports[1:],
+        **first,
+        "also": others,
         "data": data,
         "changed": overrides_of(recipe),
         "published": asdict(recipe.published) if recipe.published else None,
@@ -96,7 +117,7 @@ def result(recipe: Recipe, source: Source, readings: list[EvalResult], data: dic
 
 
 def report(recipe: Recipe, source: Source, readings: list[EvalResult]) -> str:
-    """The result as a short table; further readings in one line each."""
+    """The result as a short table, with one line for each further reading."""
     first = readings[0].evaluation
     rows = [
         ("recipe", recipe.name),
@@ -104,20 +125,20 @@ def report(recipe: Recipe, source: Source, readings: list[EvalResult]) -> str:
         ("top-5", f"{first.top5:.2f} %"),
         ("loss", f"{first.loss:.4f}"),
         *_detail_rows(readings[0].details),
-        ("protocol", protocol(recipe, source, readings[0])),
+        ("protocol", protocol(recipe, source, readings[0]).text()),
     ]
     for reading in readings[1:]:
-        rows.append(("also", f"{reading.evaluation.top1:.2f} % top-1: {protocol(recipe, source, reading)}"))
+        measured = protocol(recipe, source, reading)
+        rows.append(("also", f"{reading.evaluation.top1:.2f} % top-1: {measured.text()}"))
     if changes := overrides_of(recipe):
         rows.append(("changed", "; ".join(changes)))
-    elif published := recipe.published:
-        sd = f" +- {published.sd:.2f}" if published.sd is not None else ""
-        rows.append(("published", f"{published.top1:.2f} %{sd} ({published.protocol}; {published.source})"))
+    elif recipe.published:
+        rows.append(("published", str(recipe.published)))
     return "\n".join(f"  {name:<9} {text}" for name, text in rows)
 
 
 def printable(name: str, longest: int = 24) -> str:
-    """A class's name for a line of text: no control characters, nothing that is not Unicode, not too long."""
+    """A class's name for one line of text: printable characters only, and not too long."""
     clean = "".join(letter if letter.isprintable() else "?" for letter in name)
     return clean if len(clean) <= longest else f"{clean[: longest - 2]}.."
 
@@ -130,11 +151,11 @@ def _detail_rows(details: Details | None) -> list[tuple[str, str]]:
     few = min(5, len(ranked) // 2)
     rows = [("ECE", f"{details.ece:.2f} % (expected calibration error, {BINS} bins)")]
     if few:
-        rows += [("worst", _in_words(ranked[:few])), ("best", _in_words(ranked[: -few - 1 : -1]))]
+        rows += [("worst", _listed(ranked[:few])), ("best", _listed(ranked[: -few - 1 : -1]))]
     if empty := len(details.classes) - len(seen):
         rows.append(("empty", f"{empty} of {len(details.classes)} classes have no images here"))
     return rows
 
 
-def _in_words(classes: list[ClassAccuracy]) -> str:
+def _listed(classes: list[ClassAccuracy]) -> str:
     return ", ".join(f"{printable(one.name)} {one.top1:.1f} % of {one.images:,}" for one in classes)

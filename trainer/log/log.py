@@ -9,7 +9,6 @@ to its checkpoint, so that every step is logged exactly once; log.txt only grows
 
 import contextlib
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from trainer.atomic import MAKE_ROOM, replace_text
+from trainer.atomic import MAKE_ROOM
 from trainer.distributed.process_group import World
 from trainer.distributed.stop import Stopped
 from trainer.errors import UserError
@@ -27,6 +26,7 @@ from trainer.log.console_log import ConsoleLog
 from trainer.log.tensorboard_log import TensorBoardLog
 from trainer.log.throughput import Rates, StragglerDetector
 from trainer.recipe import Recipe
+from trainer.run.metrics_file import truncate_metrics
 from trainer.run.state import Position
 from trainer.step_metrics import Summary
 
@@ -44,13 +44,13 @@ class Log:
         self._straggler = StragglerDetector(world.size)
         self._interval = log_interval(log_every, at.steps_per_epoch)
         with self._writing():
-            kept, damaged = _truncate(run_dir / "metrics.jsonl", at)
+            kept, damaged = truncate_metrics(run_dir / "metrics.jsonl", at.step)
             self._metrics = (run_dir / "metrics.jsonl").open("a", buffering=1)
             self._board = TensorBoardLog(run_dir, recipe, at, kept)
             total_steps = recipe.epochs * at.steps_per_epoch
             self._screen = ConsoleLog(run_dir, at, total_steps=total_steps, log_every=log_every)
         if damaged:
-            self.say(f"note: damaged lines of metrics.jsonl were removed and their values are lost: {damaged}")
+            self.say(f"note: damaged lines of metrics.jsonl were removed and their values are lost: {len(damaged)}")
 
     def say(self, text: str) -> None:
         if self.speaks:
@@ -142,39 +142,3 @@ def _gradients(steps: Summary) -> dict[str, Any]:
     spikes = [{"step": spike.step, "loss": spike.loss} for spike in steps.spikes]
     norms = {"grad_norm": steps.grad_norm, "grad_norm_max": steps.grad_norm_max} if steps.grad_norm is not None else {}
     return norms | ({"skipped": steps.skipped} if steps.skipped else {}) | ({"spikes": spikes} if spikes else {})
-
-
-def _is_record(value: Any) -> bool:
-    """Whether this is a valid line of metrics.jsonl, which can be shown in TensorBoard again."""
-    if not isinstance(value, dict) or value.get("kind") not in ("train", "eval", "eval_ema"):
-        return False
-    numbers = {name: number for name, number in value.items() if name not in ("kind", "spikes")}
-    rate_or_top1 = numbers.get("images_per_second" if value["kind"] == "train" else "top1", -1)
-    return (
-        all(type(number) in (int, float) and math.isfinite(number) for number in numbers.values())
-        and type(numbers.get("step")) is int
-        and {"epoch", "loss"} <= numbers.keys()
-        and (rate_or_top1 > 0 if value["kind"] == "train" else rate_or_top1 >= 0)
-    )
-
-
-def _truncate(metrics: Path, at: Position) -> tuple[list[dict[str, Any]], int]:
-    """Removes the lines of later steps and of the evaluation that comes next, and lines that are cut short or damaged.
-
-    Returns the records that stay, and the number of damaged lines.
-    """
-    if not metrics.exists():
-        return [], 0
-    kept, damaged = [], 0
-    *lines, last = metrics.read_text(errors="replace").split("\n")  # the last line is empty, or cut short by a crash
-    for line in (*lines, last):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if not _is_record(record):
-            damaged += line is not last
-        elif record["step"] < at.step or (record["step"] == at.step and record["kind"] == "train"):
-            kept.append(record)
-    replace_text(metrics, "".join(json.dumps(record) + "\n" for record in kept))
-    return kept, damaged

@@ -23,7 +23,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 
 from trainer.atomic import atomic_write
-from trainer.evaluation.result import crop_in_words
+from trainer.evaluation.protocol import describe_crop
 from trainer.log.hparams import columns, run_ended, run_started
 from trainer.recipe import Recipe
 from trainer.recipe_file import overrides_of, recipe_names, recipe_source
@@ -156,11 +156,10 @@ def introduction(recipe: Recipe) -> str:
         "recipe": recipe.name,
         "seed": str(recipe.seed),
         "changed": changed if recipe.name in recipe_names() else "a recipe outside recipes/",
-        "protocol": f"{recipe.dataset}, {crop_in_words(crop)}, {views}; {weights}; {recipe.precision}",
+        "protocol": f"{recipe.dataset}, {describe_crop(crop)}, {views}; {weights}; {recipe.precision}",
     }
     if published := recipe.published:
-        sd = f" ± {published.sd:.2f}" if published.sd is not None else ""
-        rows["published"] = f"{published.top1:.2f}{sd} % top-1 ({published.protocol}; {published.source})"
+        rows["published"] = str(published)
     return f"{_items(rows.items())}\n\n```python\n{recipe_source(recipe)}\n```"
 
 

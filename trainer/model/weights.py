@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,29 +25,61 @@ def load_initial_weights(model: nn.Module, file: Path) -> str:
         theirs, part = state_dict_in(read_weights_file(file), file)
     except UserError as error:
         raise UserError(f"initial weights: {error}") from error
-    ours: dict[str, Tensor] = model.state_dict()
-    fresh = _other_classes(model, ours, theirs)
-    # norms count batches since PyTorch 0.4.1: a file from before has no counts, and only momentum=None reads them
-    missing = [name for name in ours if name not in theirs and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in theirs if name not in ours]
-    reshaped = [
-        f"{name} {list(theirs[name].shape)} for {list(ours[name].shape)}"
-        for name in ours
-        if name in theirs and name not in fresh and theirs[name].shape != ours[name].shape
-    ]
-    wrong = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
-    if any(wrong.values()):
-        found = "; ".join(f"{len(names)} {kind} ({_first(names)})" for kind, names in wrong.items() if names)
+    found = mismatch(model, theirs)
+    if found.fatal:
         raise UserError(f"initial weights: {file} is of another model: {found}")
+    fresh = found.other_classes
     model.load_state_dict({name: tensor for name, tensor in theirs.items() if name not in fresh}, strict=False)
     sentence = f"initial weights: {len(theirs) - len(fresh)} tensors of {file}{part}"
     if fresh:
-        name = fresh[0]
         sentence += (
             f"; {' and '.join(fresh)} stay as initialised, "
-            f"because the file has {theirs[name].shape[0]} classes and the model {ours[name].shape[0]}"
+            f"because the file has {found.classes_there} classes and the model {found.classes_here}"
         )
     return sentence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mismatch:
+    """How a state_dict differs from a model's, in names and shapes."""
+
+    missing: list[str]
+    unexpected: list[str]
+    reshaped: list[str]
+    """each with both shapes"""
+    other_classes: list[str]
+    """the classifier's tensors that differ in their number of classes only"""
+    classes_there: int | None
+    """of the state_dict; None: as many as the model's"""
+    classes_here: int | None
+
+    @property
+    def fatal(self) -> bool:
+        """Whether more than the number of classes differs."""
+        return bool(self.missing or self.unexpected or self.reshaped)
+
+    def __str__(self) -> str:
+        kinds = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": self.reshaped}
+        return "; ".join(f"{len(names)} {kind} ({_first(names)})" for kind, names in kinds.items() if names)
+
+
+def mismatch(model: nn.Module, theirs: dict[str, Tensor]) -> Mismatch:
+    """Compares a state_dict with the model's own."""
+    ours: dict[str, Tensor] = model.state_dict()
+    classes = _other_classes(model, ours, theirs)
+    return Mismatch(
+        # norms count batches since PyTorch 0.4.1: older files have no counts, and only momentum=None reads them
+        missing=[name for name in ours if name not in theirs and not name.endswith("num_batches_tracked")],
+        unexpected=[name for name in theirs if name not in ours],
+        reshaped=[
+            f"{name} {list(theirs[name].shape)} for {list(ours[name].shape)}"
+            for name in ours
+            if name in theirs and name not in classes and theirs[name].shape != ours[name].shape
+        ],
+        other_classes=classes,
+        classes_there=theirs[classes[0]].shape[0] if classes else None,
+        classes_here=ours[classes[0]].shape[0] if classes else None,
+    )
 
 
 def classifiers(model: nn.Module) -> list[str]:

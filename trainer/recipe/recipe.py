@@ -23,12 +23,41 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A result somebody published, with the protocol that makes it a number."""
+    """A published result, with what has to be known before a run can be compared with it."""
 
     top1: float  # accuracy in %
-    protocol: str  # data, resolution, crop, which epoch, how many runs
-    source: str  # paper and table, or the file that states it
     sd: float | None = None  # standard deviation over the runs, in %
+    runs: int | None  # top1 is their mean; None: the source does not state the number
+    statistic: Literal["final", "median of the last 5", "best"] | None  # of a run's epochs; None: not stated
+    protocol: str  # data set and split, resolution, crop, views
+    source: str  # paper and table, or the file that states it
+    incomparable: str | None = None  # why runs of the recipe cannot be compared with it; None: they can
+
+    @property
+    def comparable(self) -> bool:
+        """Whether runs of the recipe can be compared with this result."""
+        return self.incomparable is None
+
+    @property
+    def value(self) -> str:
+        """The accuracy, with its deviation where there is one."""
+        return f"{self.top1}{f' +- {self.sd:g}' if self.sd is not None else ''} %"
+
+    @property
+    def conditions(self) -> str:
+        """The protocol, the epochs and the runs behind the accuracy."""
+        epochs = {
+            "final": "last epoch",
+            "median of the last 5": "median of the last 5 epochs",
+            "best": "best epoch",
+            None: "epoch not stated",
+        }[self.statistic]
+        runs = "number of runs not stated" if self.runs is None else f"{self.runs} run{'s' if self.runs > 1 else ''}"
+        reason = f"; not comparable: {self.incomparable}" if self.incomparable else ""
+        return f"{self.protocol}, {epochs}, {runs}{reason}"
+
+    def __str__(self) -> str:
+        return f"{self.value} top-1 ({self.conditions}; {self.source})"
 
 
 @dataclass(frozen=True, kw_only=True)

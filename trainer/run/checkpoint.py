@@ -1,24 +1,78 @@
-"""The whole state of a run on disk: written beside and renamed, verified by checksum, found again by step.
+"""The checkpoints of a run: their schema, atomic writing, checksums, and which of them are kept.
 
 A checkpoint is step_00001234.pt, where 1234 optimizer steps are complete, and its SHA-256 in step_00001234.pt.sha256 in
 the format of `sha256sum --check`. The checksum is renamed into place first: where there is a .pt file, both are whole.
 It holds tensors and plain values only, so it is read with weights_only=True and cannot run code.
 """
 
-import contextlib
 import hashlib
-import os
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, TypedDict, Union, cast, get_args, get_origin, get_type_hints
 
 import torch
+from torch import Tensor
 
-from trainer.atomic import MAKE_ROOM
+from trainer.atomic import MAKE_ROOM, atomic_write, rename, replace_text
 from trainer.errors import UserError, first_line
+from trainer.run.init_weights import InitWeights
 
-State = dict[str, Any]
+FOREIGN = "it was not written by this version of the trainer, use another --run-dir"
+
+
+class TrainingContent(TypedDict):
+    """Everything that changes while training."""
+
+    step: int
+    position: dict[str, Any]
+    """fields of trainer.run.state.Position"""
+    model: dict[str, Tensor]
+    average: dict[str, Tensor] | None
+    """the averaged network; None: no EMA"""
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    numbers: Tensor
+    """metrics of the steps since the last logged one, summed over all ranks"""
+    numbers_from: int
+    """the first step that `numbers` covers"""
+
+
+class RunIdentity(TypedDict):
+    """What a run was started from and on."""
+
+    data: dict[str, str]
+    """checksum by split"""
+    data_folder: str
+    classes: list[str]
+    init_weights: dict[str, str | None]
+    """fields of trainer.run.init_weights.InitWeights"""
+
+
+class CheckpointContent(TrainingContent, RunIdentity):
+    """The whole content of a checkpoint file: every key, and the type of its value."""
+
+    norms_measured: bool
+    """whether the statistics of the norms were measured (precise BN) after this step"""
+
+
+def checked(content: object, path: Path) -> CheckpointContent:
+    """The content of `path`. Raises UserError where a key is missing or has a value of the wrong type."""
+    hints = get_type_hints(CheckpointContent)
+    if not isinstance(content, dict) or (missing := hints.keys() - content.keys()):
+        lacks = ", ".join(sorted(missing)) if isinstance(content, dict) else "content"
+        raise UserError(f"{path} has no {lacks}: {FOREIGN}")
+    for name, hint in hints.items():
+        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        if not isinstance(content[name], tuple(get_origin(kind) or kind for kind in kinds)):
+            raise UserError(f"{path}: {name} is of type {type(content[name]).__name__}: {FOREIGN}")
+    try:
+        InitWeights.from_dict(content["init_weights"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: init_weights: {first_line(error)}: {FOREIGN}") from error
+    return cast(CheckpointContent, content)
 
 
 class Checkpoints:
@@ -41,19 +95,19 @@ class Checkpoints:
 
     @property
     def minutes_since_save(self) -> float:
-        """Minutes since this process saved, or since it began."""
+        """Minutes since this process last saved, or since it started."""
         return (time.monotonic() - self._saved_at) / 60
 
-    def save(self, state: State, step: int) -> Path:
-        """Writes the state after `step` steps, removes all but the last `keep`. Raises UserError on a full disk."""
+    def save(self, content: CheckpointContent, step: int) -> Path:
+        """Writes the checkpoint of `step`, and removes all but the last `keep`. Raises UserError on a full disk."""
         path = self._path(step)
         if step == self._saved_step:
             return path
-        for left in self.folder.glob(".*.partial*"):  # by a process that was killed
+        for left in self.folder.glob("*.partial"):  # by a process that was killed
             left.unlink(missing_ok=True)
-        write(path, state)
+        write(path, content)
         self._saved_step, self._saved_at = step, time.monotonic()
-        # those of later steps are damaged, or the run would have gone on from there: they must not crowd out whole ones
+        # checkpoints of later steps are damaged, or the run would have continued there: they displace no whole ones
         for old in [other for other in self._newest_first() if other <= path][self._keep :]:
             for file in (old, _checksum_file(old)):
                 file.unlink(missing_ok=True)
@@ -61,27 +115,39 @@ class Checkpoints:
 
     def mark_best(self, step: int) -> None:
         """Keeps the checkpoint of `step` as the best one so far."""
-        source, partial = self._path(step), self.best.with_name(f".{self.best.name}.partial")
+        source, partial = self._path(step), self.best.with_name(f"{self.best.name}.partial")
         try:
             partial.unlink(missing_ok=True)
             try:
                 partial.hardlink_to(source)
             except OSError:  # a file system without hard links
                 shutil.copyfile(source, partial)
-            _publish(partial, self.best)
+            replaced = _write_checksum(partial, self.best)
+            rename(partial, self.best)
+            if replaced:
+                _write_checksum(self.best)
         except OSError as error:
             raise UserError(f"{self.best}: cannot be written: {first_line(error)}: {MAKE_ROOM}") from error
         finally:
             partial.unlink(missing_ok=True)  # still there after renaming a link to itself
 
-    def newest(self) -> tuple[Path, State] | None:
-        """The newest checkpoint that is whole, or None. Those that are not are named in `damaged`."""
+    def newest(self) -> tuple[Path, CheckpointContent] | None:
+        """The newest checkpoint that is whole, or None. `damaged` names newer ones that are not.
+
+        Raises UserError for a whole one of another program or version: an older one would hide that.
+        """
         for path in self._newest_first():
             try:
-                return path, read(path)
+                content = read(path)
             except UserError as error:
                 self.damaged.append(str(error))
+                continue
+            return path, checked(content, path)
         return None
+
+    def read_best(self) -> CheckpointContent:
+        """The best checkpoint. Raises UserError where there is none that can be read."""
+        return checked(read(self.best), self.best)
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step_{step:08d}.pt"
@@ -90,66 +156,45 @@ class Checkpoints:
         return sorted(self.folder.glob("step_*.pt"), reverse=True)
 
 
-def write(path: Path, state: State) -> None:
-    """Writes `state` so that, whenever the process dies, `path` is either absent, the old one or the new one."""
-    partial = path.with_name(f".{path.name}.partial")
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes `content` so that, whenever the process dies, `path` is either absent, the old file or the new one."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        _publish(partial, path)
+        with atomic_write(path) as partial:
+            with partial.open("wb") as file:  # torch's own file writer would not say why it failed
+                torch.save(content, file)
+            replaced = _write_checksum(partial, path)
+        if replaced:
+            _write_checksum(path)
     except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of a full disk
         reason = first_line(error.__context__ if isinstance(error.__context__, OSError) else error)
         raise UserError(f"{path}: the checkpoint cannot be written: {reason}: {MAKE_ROOM}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-            _checksum_file(partial).unlink(missing_ok=True)
 
 
-def _publish(partial: Path, path: Path) -> None:
-    """Renames a whole file to `path`. The checksum file is true of the old and of the new one until it is there."""
-    line, partial_checksum = f"{_sha256(partial)}  {path.name}\n", _checksum_file(partial)
-    old = _checksum_file(path).read_text() if path.exists() and _checksum_file(path).exists() else ""
-    _write_synced(partial_checksum, line + old)
-    partial_checksum.replace(_checksum_file(path))
-    partial.replace(path)
-    _sync_folder(path.parent)
-    if old:
-        _write_synced(partial_checksum, line)
-        partial_checksum.replace(_checksum_file(path))
+def _write_checksum(content: Path, path: Path | None = None) -> bool:
+    """Writes the checksum of `content`, which is about to be renamed to `path` or has its name already.
+
+    Until it is renamed, the checksum file lists the old file too. Returns whether there is an old one.
+    """
+    path = path or content
+    line = f"{_sha256(content)}  {path.name}\n"
+    replaces = path != content and path.exists() and _checksum_file(path).exists()
+    replace_text(_checksum_file(path), line + (_checksum_file(path).read_text() if replaces else ""))
+    return replaces
 
 
-def read(path: Path) -> State:
-    """The state written to `path`, on the CPU. Raises UserError where it is absent, incomplete or damaged."""
+def read(path: Path) -> dict[str, Any]:
+    """What was written to `path`, on the CPU. Raises UserError where the file is absent, incomplete or damaged."""
     try:
         expected = _checksum_file(path).read_text().split()[::2]
         if _sha256(path) not in expected:
             raise UserError(f"{path}: damaged: its SHA-256 is not the one in {_checksum_file(path).name}")
-        state: State = torch.load(path, map_location="cpu", weights_only=True)
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except Exception as error:  # torch.load raises whatever the damage leads to
         raise UserError(f"{path}: not a checkpoint that can be read: {first_line(error)}") from error
-    return state
-
-
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Renames survive a power failure from here on."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return content
 
 
 def _checksum_file(path: Path) -> Path:

@@ -15,7 +15,7 @@ from trainer.atomic import MAKE_ROOM, replace_text
 from trainer.errors import UserError
 from trainer.recipe import Recipe
 from trainer.recipe_file import is_resolved, load_recipe, recipe_changes, recipe_source
-from trainer.run.checkpoint import Checkpoints, State
+from trainer.run.checkpoint import CheckpointContent, Checkpoints
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ class Run:
         replace_text(self.folder / ".owner", json.dumps(asdict(self._attempt)))
         replace_text(stored, recipe_source(recipe))
 
-    def save(self, state: State, step: int) -> None:
-        """Saves a checkpoint, unless a later attempt of the same job has taken the directory over: a UserError."""
+    def save(self, content: CheckpointContent, step: int) -> None:
+        """Saves a checkpoint. Raises UserError where a later attempt of the same job has taken the directory over."""
         self._require_ours()
-        self.checkpoints.save(state, step)
+        self.checkpoints.save(content, step)
 
     def mark_best(self, step: int) -> None:
         """Keeps the checkpoint of `step` as the best one so far, or raises UserError as save does."""

@@ -1,23 +1,22 @@
-"""How far a run is, read from its folder without torch: for those who wait for it."""
+"""The progress of a run, read from its directory without torch."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from trainer.errors import UserError
 from trainer.recipe_file import load_recipe
+from trainer.run.metrics_file import read_metrics
 
 _ROUNDING = 5e-7  # of the fractional epochs in metrics.jsonl
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunProgress:
-    """What metrics.jsonl tells so far; None where nothing is told yet."""
+    """What metrics.jsonl holds so far; None where it holds nothing yet."""
 
     step: int = 0
     steps: int | None = None
-    """of the whole training; None: too early to tell"""
+    """of the whole training; None: not known yet"""
     epoch: float = 0.0
     epochs: int | None = None
     images_per_second: float | None = None
@@ -25,17 +24,20 @@ class RunProgress:
     top1: float | None = None
     """of the last evaluation, in %"""
     seconds_left: float | None = None
-    """of training at that speed; evaluations not counted"""
+    """of training at that speed, without evaluations"""
     finished: bool = False
 
 
 def read_progress(run_dir: Path) -> RunProgress:
-    """Where the run in this folder stands; an unwritten or damaged line of its metrics is passed over."""
+    """The progress of the run in this folder, without damaged lines of its metrics."""
     try:
         recipe = load_recipe(run_dir / "recipe.py")
-    except UserError:  # not begun
+    except UserError:  # not started, or of another version
         return RunProgress()
-    records = _records(run_dir / "metrics.jsonl")
+    try:
+        records = read_metrics(run_dir / "metrics.jsonl").records
+    except OSError:
+        records = []
     trained = [record for record in records if record["kind"] == "train"]
     evaluated = [record for record in records if record["kind"] != "train"]
     top1 = evaluated[-1]["top1"] if evaluated else None
@@ -59,24 +61,6 @@ def read_progress(run_dir: Path) -> RunProgress:
 
 
 def total_steps(step: int, epoch: float, epochs: int) -> int | None:
-    """The steps of the whole training, from a record's step and fractional epoch; None: too early to tell."""
+    """The steps of the whole training, from a record's step and fractional epoch; None: not known yet."""
     per_epoch = step / epoch
     return None if per_epoch * _ROUNDING / epoch > 0.5 else round(per_epoch) * epochs
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return []
-    records = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-            usable = record["step"] > 0 and record["epoch"] > 0
-            usable = usable and (record["images_per_second"] > 0 if record["kind"] == "train" else "top1" in record)
-        except (ValueError, KeyError, TypeError):
-            continue
-        if usable:
-            records.append(record)
-    return records

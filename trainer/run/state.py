@@ -1,20 +1,18 @@
-"""The whole state of a run: what a checkpoint holds, and what is put back when a run goes on.
+"""The state of a training run: what a checkpoint saves, and what a run that continues restores.
 
-There is no random state in it, because nothing draws from a generator that goes on from step to step.
+It holds no random state, because no generator lives from one step to the next.
 """
 
 from dataclasses import asdict, dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import nn
 
 from trainer.ema import Average
 from trainer.errors import UserError, first_line
-from trainer.run.checkpoint import State
+from trainer.run.checkpoint import FOREIGN, TrainingContent
 from trainer.step_metrics import StepMetrics
-
-FOREIGN = "it is of another version of this program, use another --run-dir"
 
 
 @dataclass
@@ -27,9 +25,8 @@ class Position:
     best_top1: float = -1.0  # of the epochs evaluated so far, in %
 
     @classmethod
-    def of(cls, state: State) -> Self:
-        """That of a checkpoint. Raises UserError where it holds another program's, or nonsense."""
-        found = state["position"]
+    def of(cls, found: dict[str, Any]) -> Self:
+        """The position in a checkpoint. Raises UserError where its fields are others, or out of range."""
         names = [field.name for field in fields(cls)]
         numbers = isinstance(found, dict) and all(type(value) in (int, float) for value in found.values())
         if not numbers or [*found] != names or not 0 <= found["batch"] <= found["steps_per_epoch"]:
@@ -49,7 +46,7 @@ class Position:
         return self.step / self.steps_per_epoch
 
     def is_last(self, epochs: int) -> bool:
-        """Whether nothing is left to train."""
+        """Whether the training is complete."""
         return self.step == epochs * self.steps_per_epoch
 
     def start_next_epoch(self, top1: float) -> None:
@@ -59,7 +56,7 @@ class Position:
 
 @dataclass
 class TrainingState:
-    """Everything that changes while training."""
+    """Everything that changes during training."""
 
     module: nn.Module
     average: Average | None
@@ -70,13 +67,13 @@ class TrainingState:
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """What is evaluated, by the name of its metrics; the last one's is the result."""
+        """The networks that are evaluated, by the name of their metrics; the last one gives the result."""
         return {"eval": self.module} | ({"eval_ema": self.average.module} if self.average else {})
 
-    def save(self) -> State:
-        """For a checkpoint. Called by all ranks together; module and buffers are this rank's own.
+    def save(self) -> TrainingContent:
+        """The content for a checkpoint. Called by all ranks together; module and buffers are this rank's own.
 
-        Raises NotFiniteError, the same on all ranks, where a loss or a weight is not: that is not worth keeping.
+        Raises NotFiniteError, the same on all ranks, where a loss or a weight is not finite: not worth keeping.
         """
         finite = torch.stack([parameter.isfinite().all() for parameter in self.module.parameters()])
         if not finite.all():
@@ -93,19 +90,21 @@ class TrainingState:
             "numbers_from": self.metrics.known_from,
         }
 
-    def restore(self, state: State) -> None:
-        """Takes what save() returned. Raises UserError where it does not fit."""
-        for name, value in asdict(Position.of(state)).items():
+    def restore(self, content: TrainingContent) -> None:
+        """Restores what save() returned. Raises UserError where it does not fit."""
+        for name, value in asdict(Position.of(content["position"])).items():
             setattr(self.position, name, value)
         try:
-            self._restore(state)
+            self._restore(content)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
             raise UserError(f"the checkpoint does not fit this recipe: {first_line(error)}: {FOREIGN}") from error
 
-    def _restore(self, state: State) -> None:
-        self.module.load_state_dict(state["model"])
+    def _restore(self, content: TrainingContent) -> None:
+        self.module.load_state_dict(content["model"])
         if self.average:
-            self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.metrics.restore(state["numbers"], state["numbers_from"], state["step"])
+            if content["average"] is None:
+                raise ValueError("it has no averaged weights")
+            self.average.load_state_dict(content["average"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.scaler.load_state_dict(content["scaler"])
+        self.metrics.restore(content["numbers"], content["numbers_from"], content["step"])

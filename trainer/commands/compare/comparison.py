@@ -1,4 +1,4 @@
-"""Runs side by side, in words: a row for each recipe, what the rows say, and how they differ."""
+"""Runs side by side: a row for each recipe, the details of each row, and the differences between rows."""
 
 import statistics
 from collections.abc import Sequence
@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from trainer.commands.compare.published import LAST_EPOCHS, against_published, changed, median_of_last
-from trainer.commands.compare.run_record import PRETRAINED, FinishedRun
+from trainer.commands.compare.run_record import FinishedRun
 from trainer.commands.compare.statistics import deviation, difference, mean_of
-from trainer.recipe_file import recipe_changes, recipe_names
+from trainer.evaluation.protocol import short
+from trainer.recipe_file import Change, recipe_diff, recipe_names
 
 HEADER = ("", "recipe", "n", "top-1, %", f"last {LAST_EPOCHS}, %", "vs published", "images/s", "training")
 NOTES = (
@@ -20,18 +21,18 @@ NOTES = (
     "Intervals are Welch's, 95 %: of 20 true ones, one misses. Within the noise: the interval holds 0.",
 )
 _LABEL = 40  # characters of what was changed, in the table
-_ALL_PAIRS = 6  # rows of which all pairs are told; of more, each against the first
+_ALL_PAIRS = 6  # rows of which all pairs are compared; of more, each with the first
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Runs of one resolved recipe, on the same data and from the same start, which differ by their seeds."""
+    """Runs of one resolved recipe, on the same data and from the same initial weights, which differ in their seeds."""
 
     number: int
     label: str
-    """the recipe's name, and of the changes those that only some rows of this name have"""
+    """the recipe's name, and the changes that not all rows of this name share"""
     runs: list[FinishedRun]
-    changed: list[str]
+    changed: list[Change]
     """what differs from the recipe of this name: one of the package, else that of the first row of this name"""
 
     @property
@@ -40,14 +41,14 @@ class Row:
 
 
 def rows_of(runs: Sequence[FinishedRun]) -> tuple[list[Row], list[tuple[Path, str]]]:
-    """The rows, in the order of the runs; and the runs that say nothing new, with the reason."""
+    """The rows, in the order of the runs; and the runs that repeat another one, with the reason."""
     found: dict[Any, list[FinishedRun]] = {}
     repeated = []
     for run in runs:
         alike = found.setdefault(_identity(run), [])
         same = next((other for other in alike if other.recipe.seed == run.recipe.seed), None)
         if same:
-            repeated.append((run.folder, f"the same recipe and seed as {same.folder}: no other draw, no more evidence"))
+            repeated.append((run.folder, f"the same recipe and seed as {same.folder}: not an independent run"))
         else:
             alike.append(run)
     first: dict[str, FinishedRun] = {}
@@ -78,29 +79,29 @@ def cells(row: Row) -> list[str]:
 
 
 def details(row: Row) -> list[tuple[str, str]]:
-    """What else there is to say of a row: (what, in words)."""
-    found = [("changed", "; ".join(row.changed))] if row.changed else []
+    """The details of a row: (name, text)."""
+    found = [("changed", "; ".join(map(str, row.changed)))] if row.changed else []
     runs = ", ".join(f"{run.recipe.seed} ({run.folder})" for run in row.runs)
     found.append(("seeds" if len(row.runs) > 1 else "seed", runs))
     found.append(("published", against_published(row.runs).words))
     found += [("hardware", words) for words in hardware(row)]
-    found.append(("protocol", row.runs[0].result["protocol"].replace(f"; 1 run, seed {row.runs[0].recipe.seed}", "")))
+    found.append(("protocol", row.runs[0].protocol.text(seed=False)))
     return found
 
 
 def reached(rows: Sequence[Row], top1: float) -> list[str]:
-    """After how many images, and how much time, the runs of each row came to this accuracy, in %."""
+    """The images and the time that the runs of each row needed to reach this accuracy, in %."""
     return [f"{row.number}: {_reached(row, top1)}" for row in rows]
 
 
 def hardware(row: Row) -> list[str]:
-    """What the runs ran on, each kind once, in words."""
+    """The hardware and versions of the runs, each combination once."""
     starts = [start for run in row.runs for start in run.starts]
-    return list(dict.fromkeys(_in_words(start) for start in starts)) or ["not recorded"]
+    return list(dict.fromkeys(_hardware(start) for start in starts)) or ["not recorded"]
 
 
 def differences(rows: Sequence[Row], allow_different_protocols: bool) -> list[str]:
-    """The differences of mean final top-1, pair by pair, and whether the seeds are enough to tell."""
+    """The differences of mean final top-1, pair by pair, and whether the seeds are enough to separate the pair."""
     pairs = [(first, second) for first in rows for second in rows if first.number < second.number]
     lines = []
     if len(rows) > _ALL_PAIRS:
@@ -111,23 +112,26 @@ def differences(rows: Sequence[Row], allow_different_protocols: bool) -> list[st
         protocols = " (under different protocols)" if differ else ""
         lines.append(f"{first.number} - {second.number}{protocols}: {_difference(first, second)}")
     if len({tuple(hardware(row)) for row in rows}) > 1:
-        lines.append("the hardware, or the versions, of the rows differ: images/s and times are theirs, too")
+        lines.append("hardware or versions differ between rows, so images/s and times are not of the recipes alone")
     return lines
 
 
 def properties(run: FinishedRun) -> dict[str, str]:
-    """What has to be alike for accuracies to be compared, the protocol and the data: each by name, in words."""
-    crop, result, norms = run.recipe.eval_crop, run.result, run.recipe.precise_norm_images
+    """What must agree before accuracies can be compared: each property of protocol and data by name."""
+    protocol, data = run.protocol, run.result["data"]
+    norms = "running averages"
+    if run.weights.norms == "measured":
+        norms = f"measured over {run.weights.norm_images:,} images"
     return {
-        "resolution": f"{crop.resolution} px",
-        "crop": f"{crop.crop_ratio:.3f} x short side",
-        "decoding": "scaled" if crop.scaled_decoding else "full",
-        "views": "two views" if crop.flip_tta else "one view",
-        "weights": "averaged" if run.recipe.ema else "last",
-        "norms": f"measured over {norms:,} images" if norms else "running averages",
-        "images": f"{result['seen']:,} of {result['total']:,}, {result['duplicates']} duplicates",
-        "validation data": result["data"]["val"][:19],
-        "training data": result["data"]["train"][:19],
+        "resolution": f"{protocol.resolution} px",
+        "crop": f"{protocol.crop_ratio:.3f} x short side",
+        "decoding": "scaled" if protocol.scaled_decoding else "full",
+        "views": "two views" if protocol.views == 2 else "one view",
+        "weights": "averaged" if run.weights.averaging else "last",
+        "norms": norms,
+        "images": f"{protocol.images_seen:,} of {protocol.images_total:,}, {protocol.duplicates} duplicates",
+        "validation data": short(data["val"]),
+        "training data": short(data["train"]),
     }
 
 
@@ -150,24 +154,24 @@ def duration(seconds: float) -> str:
 
 def _identity(run: FinishedRun) -> Any:
     data = run.result["data"]
-    return replace(run.recipe, seed=0, published=None), run.started_from, data["train"], data["val"]
+    return replace(run.recipe, seed=0, published=None), run.init_weights, data["train"], data["val"]
 
 
-def _changed(run: FinishedRun, base: FinishedRun) -> list[str]:
+def _changed(run: FinishedRun, base: FinishedRun) -> list[Change]:
     if run.recipe.name in recipe_names():
         found = changed(run.recipe)
     else:
-        found = recipe_changes(replace(base.recipe, seed=run.recipe.seed), run.recipe)
-    if run.started_from and run.started_from != PRETRAINED:
-        found = [*found, f"initial_weights: None -> {run.started_from}"]
+        found = recipe_diff(replace(base.recipe, seed=run.recipe.seed), run.recipe)
+    if run.init_weights.kind == "file":
+        found = [*found, Change("initial_weights", None, run.init_weights)]
     return found
 
 
-def _label(name: str, changes: list[str], of_name: list[list[str]]) -> str:
+def _label(name: str, changes: list[Change], of_name: list[list[Change]]) -> str:
     if not changes:
         return name
     own = [change for change in changes if not all(change in others for others in of_name)]
-    values = ", ".join(f"{change.partition(': ')[0]} {change.rpartition(' -> ')[2]}" for change in own)
+    values = ", ".join(f"{change.setting} {change.new}" for change in own)
     return f"{name} (changed{': ' if own else ''}{values[:_LABEL]}{'...' if len(values) > _LABEL else ''})"
 
 
@@ -211,7 +215,7 @@ def _difference(first: Row, second: Row) -> str:
     return f"{interval}: {better.number} is better; {first.seeds} and {second.seeds} are enough to tell"
 
 
-def _in_words(start: dict[str, Any]) -> str:
+def _hardware(start: dict[str, Any]) -> str:
     processes = "1 process" if start.get("processes") == 1 else f"{start.get('processes')} processes"
     cpus = "1 core" if start.get("cpus") == 1 else f"{start.get('cpus')} cores"
     device = f"{start['gpu']}, " if start.get("gpu") else ""

@@ -1,11 +1,10 @@
-"""What a run directory says of its run, read without torch: recipe, curves, result, hardware.
+"""A finished run as its directory records it, read without torch: recipe, curves, result, hardware.
 
-Time is that of training alone: metrics.jsonl has no clock but images_per_second, which counts neither evaluations nor
-the saving at the end of an epoch, nor what a stop cost.
+Times are of training alone. They come from images_per_second in metrics.jsonl, which counts neither evaluations nor
+the checkpoints between epochs, nor interruptions.
 """
 
 import json
-import re
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,33 +13,15 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from trainer.errors import UserError
+from trainer.errors import UserError, one_line
+from trainer.evaluation.protocol import Protocol, TrainedWeights
 from trainer.recipe import Recipe
 from trainer.recipe_file import is_resolved, load_recipe
+from trainer.run.init_weights import InitWeights
+from trainer.run.metrics_file import read_metrics
 from trainer.run.progress import total_steps
 
-_NEEDED: dict[str, dict[str, Any]] = {
-    "train": {
-        "step": int,
-        "epoch": (int, float),
-        "loss": (int, float),
-        "lr": (int, float),
-        "images_per_second": (int, float),
-    },
-    "eval": {"step": int, "epoch": (int, float), "top1": (int, float)},
-}
-_NEEDED["eval_ema"] = _NEEDED["eval"]
-_RESULT: dict[str, Any] = {
-    "seed": int,
-    "top1": (int, float),
-    "seen": int,
-    "total": int,
-    "duplicates": int,
-    "protocol": str,
-    "data": dict,
-}
-PRETRAINED = "the library's pretrained weights"  # as a protocol has it
-_STARTED_FROM = re.compile(rf" steps, started from ({PRETRAINED}|.*? \(sha256:\w+\)),")
+_RESULT: dict[str, Any] = {"seed": int, "top1": (int, float), "protocol": dict, "data": dict}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +30,7 @@ class Unfinished:
 
     folder: Path
     state: str
-    """how far it is, in words"""
+    """its progress, for a line of text"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +41,20 @@ class FinishedRun:
     recipe: Recipe
     result: dict[str, Any]
     """as in result.json"""
+    protocol: Protocol
+    """of the result"""
+    weights: TrainedWeights
+    """of the protocol"""
     starts: list[dict[str, Any]]
     """as in starts.json"""
     train: list[dict[str, Any]]
     """the records of training: step, epoch, loss, lr, images_per_second"""
     evaluations: list[dict[str, Any]]
-    """the records of every epoch's evaluation, of those weights that the result is of: step, epoch, top1 (%)"""
+    """the records of every epoch's evaluation of the weights that give the result: step, epoch, top1 (%)"""
+
+    @property
+    def init_weights(self) -> InitWeights:
+        return self.weights.init_weights
 
     @property
     def top1(self) -> float:
@@ -76,20 +65,14 @@ class FinishedRun:
     def steps_per_epoch(self) -> int:
         return int(self.evaluations[-1]["step"]) // self.recipe.epochs
 
-    @property
-    def started_from(self) -> str | None:
-        """The weights that training started from, in words; None: the recipe's own initialisation."""
-        found = _STARTED_FROM.search(self.result["protocol"])
-        return found.group(1) if found else None
-
     def images(self, step: int) -> int:
-        """Training images seen after so many steps."""
+        """Training images seen after this many steps."""
         return step * self.recipe.global_batch_size
 
     def seconds(self, step: int) -> float | None:
         """Training time until after this step, from images_per_second; None where no rate was logged.
 
-        Each record's rate holds since the record before; the last one's for the steps that came after it.
+        Each record's rate applies to the steps since the previous record; the last rate also to the steps after it.
         """
         if not self.train:
             return None
@@ -101,7 +84,7 @@ class FinishedRun:
 
     @cached_property
     def _clock(self) -> tuple[list[int], list[float]]:
-        """The step of each record of training, and the time until then."""
+        """The step of each training record, and the training time until then."""
         steps = [record["step"] for record in self.train]
         times = (
             self.images(step - before) / record["images_per_second"]
@@ -110,12 +93,12 @@ class FinishedRun:
         return steps, list(accumulate(times))
 
     def reached(self, top1: float) -> dict[str, Any] | None:
-        """The first evaluation of at least this top-1, in %; None where none was."""
+        """The first evaluation with at least this top-1, in %; None where there is none."""
         return next((record for record in self.evaluations if record["top1"] >= top1), None)
 
 
 def is_run(folder: Path) -> bool:
-    """Whether `folder` is a run's: it holds a recipe that was written by a run, not by a person."""
+    """Whether `folder` is a run directory: its recipe.py was written by a run, not by a person."""
     try:
         return (folder / "recipe.py").is_file() and is_resolved(folder / "recipe.py")
     except UnicodeDecodeError:
@@ -125,18 +108,30 @@ def is_run(folder: Path) -> bool:
 def read_run(folder: Path) -> FinishedRun | Unfinished:
     """The run in this folder. Raises UserError, naming the file, where one of its files is damaged."""
     recipe = load_recipe(folder / "recipe.py")
-    records = _metrics(folder / "metrics.jsonl")
+    records = _records(folder / "metrics.jsonl")
     result = _json(folder / "result.json", dict, {})
     evaluations = [record for record in records if record["kind"] == ("eval_ema" if recipe.ema else "eval")]
     if result and not records:
-        raise UserError(f"{folder} has a result.json, but no metrics.jsonl that tells how it was reached")
-    if not result or not evaluations or evaluations[-1]["epoch"] < recipe.epochs:  # begun anew, it keeps an old result
+        raise UserError(f"{folder} has a result.json, but no metrics.jsonl with its curves")
+    if (
+        not result or not evaluations or evaluations[-1]["epoch"] < recipe.epochs
+    ):  # started anew, with the old result still there
         return Unfinished(folder=folder, state=_progress(records, recipe.epochs))
     for name, kind in _RESULT.items():
+        if name == "protocol" and isinstance(result.get(name), str):
+            raise UserError(
+                f"{folder / 'result.json'} has no protocol as fields: another version of the trainer wrote it"
+            )
         if not isinstance(result.get(name), kind):
             raise UserError(f"{folder / 'result.json'} is damaged: {name} is {result.get(name)!r}")
     if not all(isinstance(result["data"].get(split), str) for split in ("train", "val")):
         raise UserError(f"{folder / 'result.json'} is damaged: data has no checksums of train and val")
+    try:
+        protocol = Protocol.from_dict(result["protocol"])
+        if not isinstance(protocol.weights, TrainedWeights):
+            raise ValueError("its weights are not those of a run")
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{folder / 'result.json'} is damaged: protocol: {one_line(str(error))}") from error
     starts = _json(folder / "starts.json", list, [])
     if not all(isinstance(start, dict) and isinstance(start.get("packages", {}), dict) for start in starts):
         raise UserError(f"{folder / 'starts.json'} is damaged: remove it, it is a record only")
@@ -150,6 +145,8 @@ def read_run(folder: Path) -> FinishedRun | Unfinished:
         folder=folder,
         recipe=recipe,
         result=result,
+        protocol=protocol,
+        weights=protocol.weights,
         starts=starts,
         train=[record for record in records if record["kind"] == "train"],
         evaluations=evaluations,
@@ -164,23 +161,14 @@ def _progress(records: list[dict[str, Any]], epochs: int) -> str:
     return f"step {step:,}, epoch {epoch:.3f} of {epochs}" if steps is None else f"step {step:,} of {steps:,}"
 
 
-def _metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl; a last line that was cut short is left out, as a run that goes on does."""
-    lines = _read(path, lambda text: text.splitlines(), [])
-    records = []
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise UserError(f"{path} is damaged, line {number}: {error}") from error
-        needed = _NEEDED.get(str(record.get("kind")), {}) if isinstance(record, dict) else {}
-        if not needed or not all(isinstance(record.get(name), kind) for name, kind in needed.items()):
-            raise UserError(f"{path} is damaged, line {number}: {line[:80]!r} is no record of a run")
-        if min(record["step"], record["epoch"], record.get("images_per_second", 1)) <= 0:
-            raise UserError(f"{path} is damaged, line {number}: step, epoch or images_per_second is not positive")
-        records.append(record)
+def _records(path: Path) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl. Raises UserError for a damaged line, but not for a last line that was cut short."""
+    try:
+        records, damaged = read_metrics(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if damaged:
+        raise UserError(f"{path} is damaged, {damaged[0]}")
     return records
 
 

@@ -1,4 +1,4 @@
-"""Evaluates a run's weights or a file's at a stated protocol, prints the result and writes its record."""
+"""The command evaluate: measures a run's weights or a file's, prints the result and writes an evaluation record."""
 
 import sys
 from dataclasses import replace
@@ -11,12 +11,13 @@ from torch import nn
 from trainer.commands.evaluate.record import write_record
 from trainer.commands.weights import Network, Weights, file_weights, load_network, run_weights
 from trainer.data.anywhere import open_dataset
-from trainer.data.loader import Loader, Source, default_workers
+from trainer.data.loader import Loader, default_workers
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World, on_every_rank, require_same
 from trainer.errors import UserError, first_line
 from trainer.evaluation.calibration import details
 from trainer.evaluation.evaluate import evaluate_images, summarize
+from trainer.evaluation.protocol import TrainedWeights, WeightsFile
 from trainer.evaluation.result import EvalResult, report
 from trainer.precision import allow_tensor_float, autocast
 from trainer.recipe import CenterCrop, Recipe
@@ -25,11 +26,11 @@ from trainer.settings import EvaluateSettings
 
 
 def evaluate_weights(settings: EvaluateSettings) -> None:
-    """Evaluates a run's weights or a file's, prints the result and writes its passport. Raises UserError."""
+    """Evaluates a run's weights or a file's, prints the result and writes the evaluation record. Raises UserError."""
     with process_group.world(settings.device, timeout_minutes=30) as world:
         weights = on_every_rank(world, lambda: _find(settings))
         found = f"{weights.file.name} (sha256:{weights.sha256[:12]})"
-        require_same(world, "checkpoint", found)  # a run may be going on
+        require_same(world, "checkpoint", found)  # a run that is still training may save another one
         if world.is_main and weights.notes:
             print(*weights.notes, sep="\n", file=sys.stderr)
         recipe = on_every_rank(world, lambda: _at_protocol(weights, settings))
@@ -37,9 +38,8 @@ def evaluate_weights(settings: EvaluateSettings) -> None:
         with on_every_rank(world, lambda: _open_data(weights, recipe, settings, world)) as loader:
             recipe = replace(recipe, num_classes=len(loader.source.classes))
             readings: list[EvalResult] = []
-            for averaged, network in weights.networks.items():
-                words = f"{weights.trained}{_chosen(weights, loader.source)}{averaged}"
-                readings += _read_in_detail(weights, network, loader, recipe, world, words)
+            for trained, network in weights.networks:
+                readings += _read_in_detail(weights, trained, network, loader, recipe, world)
             if world.is_main:
                 print(report(recipe, loader.source, readings), flush=True)
             here = (weights, recipe, loader.source, readings, world)
@@ -47,9 +47,14 @@ def evaluate_weights(settings: EvaluateSettings) -> None:
 
 
 def _read_in_detail(
-    weights: Weights, network: Network, loader: Loader, recipe: Recipe, world: World, words: str
+    weights: Weights,
+    trained: TrainedWeights | WeightsFile,
+    network: Network,
+    loader: Loader,
+    recipe: Recipe,
+    world: World,
 ) -> list[EvalResult]:
-    """As evaluate_protocols, with the accuracy of each class and the calibration. `words`: what `network` is."""
+    """As evaluate_protocols, with the accuracy of each class and the calibration."""
     model = on_every_rank(world, lambda: load_network(weights, network, recipe.num_classes, world.device))
     crops = [recipe.eval_crop, *([recipe.also_eval_crop] if recipe.also_eval_crop else [])]
     for crop in crops:
@@ -59,12 +64,12 @@ def _read_in_detail(
         images = evaluate_images(model, loader, recipe, world, crop, predictions=True)
         predicted, confidence = images[:, 4].long().numpy(), images[:, 5].numpy()
         found = details(loader.source.labels, predicted, confidence, loader.source.classes)
-        readings.append(EvalResult(summarize(images), crop, words, weights.of_run, found))
+        readings.append(EvalResult(summarize(images), crop, trained, weights.of_run, found))
     return readings
 
 
 def _find(settings: EvaluateSettings) -> Weights:
-    """What is evaluated; options that it has no use for are said to be."""
+    """The weights to evaluate. Raises UserError for options that do not apply to them."""
     if settings.out and not settings.out.absolute().parent.is_dir():
         raise UserError(f"--out {settings.out}: there is no folder {settings.out.parent}")
     if not settings.weights.is_file():
@@ -79,10 +84,10 @@ def _find(settings: EvaluateSettings) -> Weights:
 
 
 def _at_protocol(weights: Weights, settings: EvaluateSettings) -> Recipe:
-    """The recipe with the crop that was asked for. Where one was, it is the only one."""
+    """The recipe with the crop of the options, which then is the only one."""
     recipe = weights.recipe
     if weights.file.suffix == ".onnx":
-        recipe = replace(recipe, precision="fp32")  # what the file says, whatever the recipe trains with
+        recipe = replace(recipe, precision="fp32")  # the precision of the file, whatever the recipe trains with
     flip_tta = settings.flip_tta if settings.flip_tta or settings.no_flip_tta else None
     scaled = settings.scaled_decoding if settings.scaled_decoding or settings.no_scaled_decoding else None
     asked = {
@@ -101,7 +106,7 @@ def _at_protocol(weights: Weights, settings: EvaluateSettings) -> Recipe:
 
 
 def _open_data(weights: Weights, recipe: Recipe, settings: EvaluateSettings, world: World) -> Loader:
-    """The validation images, with the same classes as the weights, as far as those are known."""
+    """The validation images. Raises UserError where the classes of the weights are known and differ."""
     data = settings.data or weights.data_folder
     if data is None:
         raise UserError(f"on which images? {weights.file} does not say: add --data DIR")
@@ -125,20 +130,11 @@ def _differ(here: list[str], known: list[str]) -> str:
 
 
 def _try_out(model: nn.Module, recipe: Recipe, crop: CenterCrop, world: World) -> None:
-    """One empty image, before all the others: some networks are for one resolution only."""
+    """Runs one empty image first, because some networks take one resolution only."""
     images = torch.zeros(1, 3, crop.resolution, crop.resolution, device=world.device)
     model.eval()
     try:
         with torch.inference_mode(), autocast(recipe.precision, world.device):
             model(images.to(memory_format=torch.channels_last))
-    except (AssertionError, RuntimeError, ValueError) as error:  # whatever the network itself says
+    except (AssertionError, RuntimeError, ValueError) as error:  # whatever the network raises
         raise UserError(f"the network does not take images of {crop.resolution} px: {first_line(error)}") from error
-
-
-def _chosen(weights: Weights, source: Source) -> str:
-    if weights.is_best is None:
-        return ", of an epoch that may have been chosen"
-    if not weights.is_best:
-        return ""
-    same = weights.data is not None and weights.data.get("val") == source.checksum
-    return f", the best epoch on {'these images and so optimistic' if same else 'other images'}"

@@ -1,4 +1,4 @@
-"""An evaluation as a file: what was found, under which protocol, of which weights and images, on what it ran."""
+"""The evaluation record: a JSON file of the results, their protocols, the weights, the images and the hardware."""
 
 import json
 from dataclasses import asdict
@@ -10,7 +10,7 @@ from trainer.commands.weights import Weights
 from trainer.data.loader import Source
 from trainer.distributed.process_group import World
 from trainer.errors import UserError
-from trainer.evaluation.result import EvalResult, protocol
+from trainer.evaluation.result import EvalResult, record
 from trainer.recipe import CenterCrop, Recipe
 from trainer.recipe_file import overrides_of
 from trainer.run.environment import environment
@@ -25,7 +25,7 @@ def write_record(
     world: World,
     settings: EvaluateSettings,
 ) -> None:
-    """Writes the evaluation as JSON and says where. Raises UserError where it cannot be written."""
+    """Writes the evaluation record and prints its path. Raises UserError where it cannot be written."""
     content = evaluation_record(weights, recipe, source, readings, world)
     place = settings.out or _default_place(weights, source, readings[0].crop, settings.weights)
     try:
@@ -44,22 +44,13 @@ def evaluation_record(
     readings: list[EvalResult],
     world: World,
 ) -> dict[str, Any]:
-    """The first reading, with the others in "also". Accuracies, confidences and calibration errors are in %."""
-    found = [
-        {
-            **asdict(reading.evaluation),
-            "protocol": protocol(recipe, source, reading),
-            "crop": asdict(reading.crop),
-            **(asdict(reading.details) if reading.details else {}),
-        }
-        for reading in readings
-    ]
+    """The first result, with the others in "also". Accuracies, confidences and calibration errors are in %."""
+    found = [record(recipe, source, reading) for reading in readings]
     # an evaluation is neither compiled nor made deterministic, and the rest does not depend on the settings
     here = environment(world, TrainSettings(data="", run_dir=Path()))
     return {
         "recipe": recipe.name,
         "seed": recipe.seed if weights.of_run else None,
-        "precision": recipe.precision,
         **found[0],
         "also": found[1:],
         "weights": {"file": weights.file.name, "sha256": weights.sha256},
@@ -71,7 +62,7 @@ def evaluation_record(
 
 
 def _default_place(weights: Weights, source: Source, crop: CenterCrop, evaluated: Path) -> Path:
-    """Beside a file; within a run, one for each checkpoint, protocol and other data."""
+    """Beside a file; in a run, one file for each checkpoint, protocol and other data set."""
     if evaluated.is_file():
         return evaluated.with_name(f"{evaluated.name}.evaluation.json")
     name = f"{weights.file.stem}_{crop.resolution}px_{crop.crop_ratio:.3f}{'_flip' if crop.flip_tta else ''}"

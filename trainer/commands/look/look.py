@@ -16,7 +16,8 @@ from trainer.data.mixing import mix
 from trainer.data.order import epoch_order, train_batches
 from trainer.data.resolution import resolution_at
 from trainer.errors import UserError
-from trainer.evaluation.result import crop_in_words, printable, short
+from trainer.evaluation.protocol import describe_crop, short
+from trainer.evaluation.result import printable
 from trainer.recipe import PaddedCrop, Recipe
 from trainer.recipe_file import load_recipe
 from trainer.settings import LookSettings
@@ -94,7 +95,7 @@ def _mixed_row(recipe: Recipe, loader: Loader, settings: LookSettings) -> tuple[
     classes = loader.source.classes
     name = recipe.name + (f" (for {recipe.num_classes} classes)" if recipe.num_classes != len(classes) else "")
     if settings.split == "val":
-        return [], f"as {name} evaluates them: {crop_in_words(recipe.eval_crop)}"
+        return [], f"as {name} evaluates them: {describe_crop(recipe.eval_crop)}"
     shown = f"as {name} trains on them in the first epoch, at {resolution_at(recipe, 0)} px"
     if recipe.mixing is None:
         return [], shown

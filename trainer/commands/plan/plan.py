@@ -74,8 +74,7 @@ def _recipe_rows(recipe: Recipe) -> list[Row]:
     unknown = "" if recipe.name in recipe_names() else "unknown: this is not one of the named recipes"
     rows = [("changed", "; ".join(changes) or unknown or "nothing")]
     if published := recipe.published:
-        sd = f" +- {published.sd:g}" if published.sd is not None else ""
-        rows.append(("published", f"{published.top1:g}{sd} % top-1 ({published.protocol}; {published.source})"))
+        rows.append(("published", str(published)))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""The only file that knows ONNX: writing a network as .onnx, and running one through onnxruntime."""
+"""ONNX, in this file only: writes a network as .onnx, and runs one through onnxruntime."""
 
 import warnings
 from pathlib import Path
@@ -27,7 +27,7 @@ class OnnxNetwork(nn.Module):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # see OMP_WAIT_POLICY in __main__.py
-        options.log_severity_level = 3  # errors only: they come as exceptions too
+        options.log_severity_level = 3  # errors only: onnxruntime raises them too
         self.runtime = f"onnxruntime {onnxruntime.__version__}"
         try:
             self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
@@ -53,17 +53,17 @@ class OnnxNetwork(nn.Module):
 def write_onnx(model: nn.Module, resolution: int, about: dict[str, str], file: Path) -> None:
     """Writes `model`, in eval mode on the CPU, for any number of normalised images of `resolution` px.
 
-    Its input is called images, float32 [batch, 3, resolution, resolution], its output logits; `about` becomes the
+    Its input is named images, float32 [batch, 3, resolution, resolution], its output logits; `about` becomes the
     file's metadata. Raises UserError where torch cannot export the network.
     """
     try:
-        import onnx  # noqa: F401  # torch needs both, and its own message would come after minutes
+        import onnx  # noqa: F401  # torch needs both, and would say so only after minutes
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(f"--to onnx needs onnx and onnxscript: {INSTALL} ({error})") from error
     example = torch.zeros(2, 3, resolution, resolution)  # two: a batch of one would become a constant
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, about what it deprecates inside
+        warnings.simplefilter("ignore")  # torch's own deprecations, inside torch
         try:
             program: Any = torch.onnx.export(
                 model,
@@ -74,7 +74,7 @@ def write_onnx(model: nn.Module, resolution: int, about: dict[str, str], file: P
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
             )
-        except Exception as error:  # any network, any operator: each layer of the exporter has errors of its own
+        except Exception as error:  # each layer of the exporter has its own exceptions
             raise UserError(f"torch.onnx cannot export this network: {first_line(error)}") from error
     program.model.metadata_props.update(about)
     program.save(str(file), external_data=False)

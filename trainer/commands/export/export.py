@@ -1,4 +1,4 @@
-"""The verb export: a run's weights for others to use, and the proof that what was written computes the same."""
+"""The command export: writes a run's weights for other programs, and checks that the file computes the same."""
 
 import json
 import re
@@ -10,27 +10,25 @@ import torch
 from torch import Tensor, nn
 
 from trainer.atomic import atomic_write
-from trainer.commands.onnx import OnnxNetwork, write_onnx
+from trainer.commands.export.onnx import OnnxNetwork, write_onnx
 from trainer.commands.weights import Weights, file_sha256, load_network, run_weights
 from trainer.errors import UserError, first_line
-from trainer.evaluation.result import crop_in_words
+from trainer.evaluation.protocol import describe_crop
 from trainer.recipe import LibraryModel, Recipe, ResNet
 from trainer.run.directory import Run
 from trainer.settings import ExportSettings
 
 SUFFIXES = {"torchvision": (".pth", ".pt"), "onnx": (".onnx",), "safetensors": (".safetensors",)}
-SAME = 1e-6  # largest difference of logits where the same kernels compute
-SIMILAR = 1e-3  # and where others do, with sums in another order
+SAME = 1e-6  # largest difference of logits with the same kernels
+SIMILAR = 1e-3  # with other kernels, which sum in another order
 
 
 def export(settings: ExportSettings) -> None:
-    """Writes the weights of the run's result: whole, checked, or not at all. Raises UserError where that cannot be."""
+    """Writes the weights of the run's result atomically, once the file is checked. Raises UserError on any failure."""
     run = Run(settings.run_dir)
     weights = run_weights(run, settings.checkpoint)
-    averaged, network = next(iter(weights.networks.items()))
-    recipe = weights.recipe
-    chosen = ", the best epoch on the run's validation images and so optimistic" if weights.is_best else ""
-    words = f"{weights.trained}{chosen}{averaged}"
+    (trained, network), recipe = weights.networks[0], weights.recipe
+    words = trained.text()
     out = _place(run, recipe, settings)
     name = torchvision_name(recipe) if settings.to == "torchvision" else ""
     model = load_network(weights, network, recipe.num_classes, torch.device("cpu"))
@@ -55,7 +53,7 @@ def export(settings: ExportSettings) -> None:
         ("weights", words),
         ("checked", checked),
         ("input", f"RGB in [0, 1], minus mean {recipe.mean}, divided by std {recipe.std}: this is NOT in the file"),
-        ("protocol", crop_in_words(recipe.eval_crop)),
+        ("protocol", describe_crop(recipe.eval_crop)),
         ("written", f"{out} ({out.stat().st_size / 1e6:.1f} MB, sha256:{file_sha256(out)})"),
         ("again", f"python -m trainer evaluate {out} --recipe {settings.run_dir / 'recipe.py'} --data DIR"),
     ]
@@ -63,7 +61,7 @@ def export(settings: ExportSettings) -> None:
 
 
 def torchvision_name(recipe: Recipe) -> str:
-    """Which of torchvision's models has these parameters. Raises UserError, with the reason, where none has."""
+    """The torchvision model with these parameters. Raises UserError, with the reason, where there is none."""
     spec = recipe.model
     match spec:
         case LibraryModel() if spec.name.startswith("torchvision/"):
@@ -98,7 +96,7 @@ def _place(run: Run, recipe: Recipe, settings: ExportSettings) -> Path:
 
 
 def _about(weights: Weights, words: str) -> dict[str, str]:
-    """What a file with room for it says of itself; values that are not text, as JSON."""
+    """Metadata for file formats that hold some; values other than text are JSON."""
     recipe = weights.recipe
     return {
         "format": "pt",  # what safetensors files of PyTorch's tensors say
@@ -118,7 +116,7 @@ def _save_tensors(state: dict[str, Tensor], about: dict[str, str], file: Path) -
 
     try:
         save_file(state, file, about)
-    except RuntimeError as error:  # tensors that share their memory, in some library's network
+    except RuntimeError as error:  # tensors that share memory, as some library networks have
         raise UserError(f"safetensors cannot hold this network: {first_line(error)}") from error
 
 
@@ -160,7 +158,7 @@ def _check_onnx(model: nn.Module, recipe: Recipe, file: Path) -> str:
 
 
 def _difference(ours: nn.Module, theirs: Callable[[Tensor], Tensor], recipe: Recipe) -> float:
-    """The largest of any logit, on batches of 1 and of 4 images of noise, in fp32."""
+    """The largest difference of any logit, on batches of 1 and of 4 images of noise, in fp32."""
     random = torch.Generator().manual_seed(0)
     side = recipe.eval_crop.resolution
     differences = []

@@ -1,0 +1,56 @@
+"""Where a run's weights came from before its first step. Needs no torch: compare reads it from result.json."""
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from trainer.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitWeights:
+    """The initial weights of a run."""
+
+    kind: Literal["recipe", "file", "pretrained"]
+    """recipe: its own initialisation; file: --initial-weights; pretrained: the library's published weights"""
+    file: str | None = None
+    """the file's name, without its folder"""
+    sha256: str | None = None
+    """of the file, in hexadecimal"""
+
+    def __post_init__(self) -> None:
+        given = (self.file, self.sha256)
+        fits = all(isinstance(value, str) for value in given) if self.kind == "file" else given == (None, None)
+        if self.kind not in ("recipe", "file", "pretrained") or not fits:
+            raise ValueError(f"kind={self.kind!r} with file={self.file!r} and sha256={self.sha256!r}")
+
+    @classmethod
+    def of_file(cls, path: Path) -> Self:
+        """The weights in a file. Raises UserError where it cannot be read."""
+        try:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        return cls(kind="file", file=path.name, sha256=digest)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Self:
+        """The opposite of to_dict. Raises ValueError or TypeError for anything else."""
+        if not isinstance(values, dict):
+            raise TypeError(f"{values!r:.100} is not an object")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, str | None]:
+        """For JSON and for a checkpoint."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        match self.kind:
+            case "recipe":
+                return "the recipe's own initialisation"
+            case "pretrained":
+                return "the library's pretrained weights"
+            case "file":
+                return f"{self.file} (sha256:{self.sha256[:12] if self.sha256 else None})"
