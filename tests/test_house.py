@@ -239,6 +239,14 @@ def test_listing_recipes_and_reading_a_command_line_need_no_torch() -> None:
     ], ended.stderr
 
 
+def test_no_program_reads_the_sentence_of_a_protocol() -> None:
+    """It is written for people, beside the fields it is made from."""
+    found = {
+        name_of(path) for path in [*CODE, *(ROOT / "benchmarks").glob("*.py")] if "protocol_text" in path.read_text()
+    }
+    assert found == {"trainer/evaluation/result.py"}
+
+
 def test_a_file_holds_one_thought() -> None:
     lengths = {name_of(path): len(path.read_text().splitlines()) for path in [*TRAINER, *LAUNCH]}
     assert max(lengths.values()) > 200  # lines were counted

@@ -1,4 +1,4 @@
-"""What an accuracy hides: how it differs from class to class, and whether the network's confidence can be believed."""
+"""Accuracy of each class, and calibration: how well the network's confidence predicts its accuracy."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ BINS = 15
 
 @dataclass(frozen=True, kw_only=True)
 class ClassAccuracy:
-    """Of the images of one class, those that were recognised."""
+    """The accuracy on the images of one class."""
 
     name: str
     images: int
@@ -22,7 +22,7 @@ class ClassAccuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class Bin:
-    """The images whose confidence lies within one fifteenth of (0, 1]: a point of the reliability diagram."""
+    """The images whose confidence lies in one fifteenth of (0, 1]: a point of the reliability diagram."""
 
     images: int
     confidence: float | None  # mean, in %; None where there are no images
@@ -31,7 +31,7 @@ class Bin:
 
 @dataclass(frozen=True, kw_only=True)
 class Details:
-    """One evaluation by classes and by confidence."""
+    """One evaluation, split by class and by confidence."""
 
     ece: float  # expected calibration error, in %
     bins: list[Bin]

@@ -1,4 +1,4 @@
-"""Which commit this code is of."""
+"""The commit of this code."""
 
 import subprocess
 from pathlib import Path
@@ -9,13 +9,13 @@ COMMIT = "COMMIT"  # file in trainer/, in a copy of the code
 def commit() -> str | None:
     """The commit of this code, with + where files differ from it; None outside a git checkout.
 
-    A copy of the code that a launcher made has it in a file of trainer/: its git is elsewhere.
+    A launcher's copy of the code has the commit in a file of trainer/, because it is no git checkout.
     """
     here = Path(__file__)
     if (copied_from := here.parent.parent / COMMIT).is_file():
         return copied_from.read_text().strip() or None
     try:
-        _git(here, "ls-files", "--error-unmatch", here.name)  # installed below somebody else's checkout: not our commit
+        _git(here, "ls-files", "--error-unmatch", here.name)  # fails inside another project's checkout
         name = _git(here, "rev-parse", "--short=12", "HEAD")
         changed = _git(here, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):

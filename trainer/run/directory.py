@@ -1,4 +1,4 @@
-"""The run directory: which recipe it belongs to, what it ran on, what came out.
+"""The run directory: the recipe it belongs to, the hardware of each start, the result.
 
 recipe.py  starts.json  metrics.jsonl  result.json  checkpoints/  events.out.tfevents.* (TensorBoard)
 """
@@ -20,9 +20,9 @@ from trainer.run.checkpoint import CheckpointContent, Checkpoints
 
 @dataclass(frozen=True)
 class Attempt:
-    """Which start of which job this process belongs to, by torchrun's variables; without a launcher: of none.
+    """The job and the start that this process belongs to, from torchrun's variables; empty without a launcher.
 
-    torchrun calls every job "none" that nobody has named.
+    torchrun names a job "none" unless it is given a name.
     """
 
     job: str = field(default_factory=lambda: os.environ.get("TORCHELASTIC_RUN_ID", ""))
@@ -34,7 +34,7 @@ class Attempt:
 
 
 class Run:
-    """One run directory, new or to be continued."""
+    """One run directory, of a new run or of one that continues."""
 
     def __init__(self, folder: Path, keep: int = 3) -> None:
         self.folder = folder
@@ -50,10 +50,10 @@ class Run:
         return load_recipe(self.folder / "recipe.py")
 
     def claim(self, recipe: Recipe) -> None:
-        """Makes the directory this recipe's, for this process alone as long as it lives.
+        """Reserves the directory for this recipe and, until it ends, for this process.
 
-        Raises UserError where another process has it, where another recipe is trained there (with the difference), or
-        where it is not a run's.
+        Raises UserError where another process uses it, where its checkpoints are of another recipe (the message lists
+        the differences), or where it is not a run directory.
         """
         stored = self.folder / "recipe.py"
         if stored.exists() and not is_resolved(stored):
@@ -76,7 +76,7 @@ class Run:
         except OSError as error:
             if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):  # a file system without locks
                 raise UserError(f"{self.folder}: cannot be written: {error.strerror}: {MAKE_ROOM}") from error
-        if not self.checkpoints.exist:  # an earlier start that came to nothing
+        if not self.checkpoints.exist:  # left by a start that saved no checkpoint
             for left in (self.folder / "starts.json", *self.folder.glob("events.out.tfevents.*")):
                 left.unlink(missing_ok=True)
         replace_text(self.folder / ".owner", json.dumps(asdict(self._attempt)))
@@ -93,7 +93,7 @@ class Run:
         self.checkpoints.mark_best(step)
 
     def _require_ours(self) -> None:
-        """A node that is lost to its scheduler may go on training while the job runs elsewhere."""
+        """A node that its scheduler has lost may still be training while the job runs elsewhere."""
         if (owner := self._owner) != self._attempt:
             message = f"{self.folder} was taken over by attempt {owner.number} of job {owner.job}"
             raise UserError(f"{message}: nothing more is saved here")
@@ -107,7 +107,7 @@ class Run:
 
     @property
     def starts(self) -> list[dict[str, Any]]:
-        """What the run ran on, each time it was started."""
+        """The environment of each start of the run."""
         path = self.folder / "starts.json"
         try:
             starts = json.loads(path.read_text()) if path.exists() else []

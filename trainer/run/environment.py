@@ -1,4 +1,4 @@
-"""What a run ran on: versions, commit, hardware, number of processes. No environment variables, names or paths."""
+"""The environment of a run: versions, commit, hardware, processes. No environment variables, names or paths."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "ffcv", "numba", "numpy", "pillow",
 
 
 def environment(world: World, settings: TrainSettings) -> dict[str, Any]:
-    """The passport of one start of a run, for its JSON files."""
+    """The environment of one start of a run, for its JSON files."""
     return {
         "commit": commit(),
         "python": platform.python_version(),
@@ -35,18 +35,22 @@ def environment(world: World, settings: TrainSettings) -> dict[str, Any]:
 
 
 def changed_rounding(starts: list[dict[str, Any]], here: dict[str, Any]) -> list[str]:
-    """A note where the run goes on with what adds up in another order than before; else nothing."""
+    """A note where a run continues in an environment whose rounding may differ; else nothing."""
     counted = ("python", "packages", "cuda", "cpu", "gpu", "processes", "torch_threads", "compile", "deterministic")
     changes = [
         f"{name} {starts[-1].get(name)} -> {here[name]}"
         for name in counted
         if starts and starts[-1].get(name) != here[name]
     ]
-    return [f"the same images from here on, but rounded otherwise than before: {', '.join(changes)}"] if changes else []
+    return (
+        [f"same data order; numerics may differ from the earlier part of this run: {', '.join(changes)}"]
+        if changes
+        else []
+    )
 
 
 def code() -> str:
-    """Names this code and the torch it runs on, whether or not there is a commit."""
+    """Identifies this code and its torch version, with or without a commit."""
     digest = hashlib.sha256()
     package = Path(__file__).parent.parent
     for path in sorted(package.rglob("*.py")):

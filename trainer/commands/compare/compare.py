@@ -1,4 +1,4 @@
-"""The verb compare: finds finished runs, refuses to line up different protocols, and prints what they say by recipe."""
+"""The command compare: finds finished runs, requires equal protocols, and prints one row for each recipe."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +18,13 @@ from trainer.commands.compare.run_record import FinishedRun, is_run, read_run
 from trainer.errors import UserError
 from trainer.settings import CompareSettings
 
-_RIGHT = {"n", "images/s", "training"}  # columns that are lined up on the right
+_RIGHT = {"n", "images/s", "training"}  # right-aligned columns
 
 
 def compare(settings: CompareSettings) -> None:
-    """Prints the runs side by side, and writes the report where one is asked for.
+    """Prints the runs side by side, and writes an HTML report on request.
 
-    Raises UserError where a folder is no run's and holds none, where a run that was named is damaged, where nothing is
+    Raises UserError where a folder neither is a run nor holds one, where a named run is damaged, where no run is
     finished, and where protocols or data differ and settings.allow_different_protocols does not allow it.
     """
     runs, not_counted = read_runs(settings.runs)
@@ -53,9 +53,9 @@ def compare(settings: CompareSettings) -> None:
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[tuple[Path, str]]]:
-    """The finished runs in these folders, two levels deep, each once; and the others, with what keeps them out.
+    """The finished runs in these folders, two levels deep, each once; and the other runs, with the reason.
 
-    Raises UserError for a folder that is no run's and holds none, and for a damaged run that was named itself.
+    Raises UserError for a folder that neither is a run nor holds one, and for a damaged run that was named itself.
     """
     finished: dict[Path, FinishedRun] = {}
     others: dict[Path, tuple[Path, str]] = {}
@@ -88,7 +88,7 @@ def _runs_within(folder: Path) -> list[Path]:
 
 
 def as_text(rows: Sequence[Row], sections: dict[str, list[str]]) -> str:
-    """Everything as plain text, which can be read where it is piped to."""
+    """The comparison as plain text, fit for a pipe."""
     table = [list(HEADER), *(cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in table) for column in range(len(HEADER))]
     lines = [
@@ -100,7 +100,7 @@ def as_text(rows: Sequence[Row], sections: dict[str, list[str]]) -> str:
     ]
     for row in rows:
         lines += ["", f"{row.number}  {row.label}", *(f"   {what:<9}  {words}" for what, words in details(row))]
-    for title, said in sections.items():
-        if said:
-            lines += ["", title, *(f"   {line}" for line in said)]
+    for title, content in sections.items():
+        if content:
+            lines += ["", title, *(f"   {line}" for line in content)]
     return "\n".join(lines)

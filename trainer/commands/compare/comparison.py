@@ -204,7 +204,7 @@ def _difference(first: Row, second: Row) -> str:
     delta = f"{statistics.fmean(values[0]) - statistics.fmean(values[1]):+z.2f} points"
     if single := [str(row.number) for row in (first, second) if len(row.runs) == 1]:
         who = f"{single[0]} is one run" if len(single) == 1 else "both are one run"
-        return f"{delta}; {who}: noise unknown, so nothing can be told; train 2 seeds of each, or more"
+        return f"{delta}; {who}: noise unknown, so no conclusion; train 2 seeds of each, or more"
     found = difference(mean_of(values[0]), mean_of(values[1]))
     if not found:
         return f"{delta}; no deviation among the seeds of either: their noise is unknown"

@@ -1,4 +1,4 @@
-"""The comparison as one HTML file with interactive curves: it opens from disk and asks no network for anything."""
+"""The comparison as one HTML file with interactive curves; it opens from disk and loads nothing from a network."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ _COLOURS = (
     "#bcbd22",
     "#17becf",
 )
-# The file's own scripts and styles, and nothing from elsewhere: the browser holds the page to it.
+# The browser allows the file's own scripts and styles, and nothing from elsewhere.
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1200px; padding: 0 1em; color: #222 }
@@ -39,7 +39,7 @@ td, th { font-variant-numeric: tabular-nums; overflow-wrap: anywhere } th { font
 
 
 class Curve(NamedTuple):
-    """A panel of the figure: what is drawn against what."""
+    """A panel of the figure."""
 
     title: str
     x: str
@@ -48,7 +48,7 @@ class Curve(NamedTuple):
 
 
 def write_report(path: Path, rows: Sequence[Row], sections: dict[str, list[str]]) -> None:
-    """Writes the table, the curves, and what else the comparison says. Raises UserError where it cannot."""
+    """Writes the table, the curves and the sections. Raises UserError where it cannot."""
     try:
         figure = _figure(rows)
     except ImportError as error:
@@ -96,7 +96,7 @@ def _figure(rows: Sequence[Row]) -> str:
                     name=escape(f"{row.number}  {row.label}, n = {len(row.runs)}"),
                     legendgroup=str(row.number),
                     showlegend=panel == 0 and number == len(lines) - 1,
-                    mode="lines" if len(x) > 1 else "markers",  # a line of one point cannot be seen
+                    mode="lines" if len(x) > 1 else "markers",  # a line of one point is invisible
                     line={**_line(row), "width": width},
                     opacity=opacity,
                     hovertemplate=f"{row.number}, {name}<br>%{{x:.4~g}}: %{{y:.4~g}}<extra></extra>",
@@ -119,7 +119,7 @@ def _line(row: Row) -> dict[str, str]:
 
 
 def _mean(points: Sequence[tuple[list[float], list[float]]]) -> tuple[list[float], list[float]] | None:
-    """The mean of x and y, point by point; None where the runs have not as many, as with another --log-every."""
+    """The mean of x and y, point by point; None where runs differ in their number of points, as by --log-every."""
     if len({len(x) for x, _ in points}) != 1:
         return None
     xs, ys = ([statistics.fmean(values) for values in zip(*axis, strict=True)] for axis in zip(*points, strict=True))
@@ -127,7 +127,7 @@ def _mean(points: Sequence[tuple[list[float], list[float]]]) -> tuple[list[float
 
 
 def _thinned(values: list[float]) -> list[float]:
-    """The means of so many neighbours that at most _POINTS are left."""
+    """Means over equally many neighbours, so that at most _POINTS are left."""
     size = -(-len(values) // _POINTS) or 1
     return [statistics.fmean(values[start : start + size]) for start in range(0, len(values), size)]
 

@@ -1,4 +1,4 @@
-"""What a few seeds tell: mean, standard deviation, and the interval in which a difference of two means lies.
+"""Statistics of a few seeds: mean, standard deviation, and an interval for the difference of two means.
 
 Pure functions of the standard library, so that runs can be compared where nothing else is installed.
 """
@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 
 class Mean(NamedTuple):
-    """A mean and how well it is known."""
+    """A mean and its standard error."""
 
     value: float
     standard_error: float
-    """standard deviation of the mean itself; 0: it is taken as exact"""
+    """standard deviation of the mean; 0: the mean counts as exact"""
     freedom: float
-    """degrees of freedom of the standard error; inf where it is taken as known"""
+    """degrees of freedom of the standard error; inf where it counts as known"""
 
 
 class Interval(NamedTuple):
@@ -45,7 +45,7 @@ def mean_of(values: Sequence[float]) -> Mean:
 
 
 def published_mean(value: float, sd: float | None, runs: int | None) -> Mean:
-    """A mean somebody else states. Without a deviation it is taken as exact, without a number of runs as one run's."""
+    """A published mean. Without a deviation it counts as exact, without a number of runs as one run."""
     if sd is None:
         return Mean(value, 0.0, math.inf)
     return Mean(value, sd / math.sqrt(runs or 1), runs - 1 if runs and runs > 1 else math.inf)
@@ -54,7 +54,7 @@ def published_mean(value: float, sd: float | None, runs: int | None) -> Mean:
 def difference(first: Mean, second: Mean, confidence: float = 0.95) -> Interval | None:
     """First minus second, with Welch's interval for unequal deviations (Welch 1947, Biometrika 34).
 
-    None where both standard errors are 0: values without any deviation say nothing about their noise.
+    None where both standard errors are 0: values without deviation give no estimate of their noise.
     """
     variances = (first.standard_error**2, second.standard_error**2)
     if not sum(variances):
