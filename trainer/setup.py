@@ -48,6 +48,14 @@ class Prepared:
     identity: RunIdentity  # part of every checkpoint
     notes: list[str]  # lines for the log
 
+    @property
+    def init_weights(self) -> InitWeights:
+        return InitWeights.from_dict(self.identity["init_weights"])
+
+    def checkpoint(self, *, norms_measured: bool) -> CheckpointContent:
+        """The content of a checkpoint of the state as it is now. Called by all ranks together."""
+        return {**self.state.save(), **self.identity, "norms_measured": norms_measured}
+
 
 def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitStack) -> Prepared:
     """Checks and builds everything before the first step. Called by all ranks together.

@@ -22,8 +22,6 @@ from trainer.log.throughput import Throughput
 from trainer.nonfinite import dump_nonfinite_step
 from trainer.precise_bn import remeasure_norms
 from trainer.recipe import Recipe
-from trainer.run.checkpoint import CheckpointContent
-from trainer.run.init_weights import InitWeights
 from trainer.settings import TrainSettings
 from trainer.setup import note_start, prepare
 
@@ -47,7 +45,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
         throughput = Throughput(world)
 
         def save(norms_measured: bool = False) -> None:
-            content: CheckpointContent = {**state.save(), **ready.identity, "norms_measured": norms_measured}
+            content = ready.checkpoint(norms_measured=norms_measured)
             on_every_rank(world, lambda: run.save(content, at.step) if world.is_main else None)
 
         def enter(phase: str) -> None:
@@ -99,7 +97,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
             weights = trained_weights(
                 recipe,
                 at,
-                InitWeights.from_dict(ready.identity["init_weights"]),
+                ready.init_weights,
                 norms_measured=recipe.precise_norm_images is not None,
                 averaged=kind == "eval_ema",
             )
