@@ -21,7 +21,7 @@ from trainer.model.block import Block
 from trainer.model.blur import BlurConv2d, BlurMaxPool2d
 from trainer.optimizer import audit, build_optimizer
 from trainer.recipe import LibraryModel, Model, Recipe, ResNet, Steps
-from trainer.recipe_file import RECIPES, first_sentence, load_recipe, recipe_names
+from trainer.recipe_file import RECIPES, load_recipe, recipe_names
 from trainer.schedule import lr_at
 
 FILES = sorted(path for path in (ROOT / "recipes").glob("*.py") if path.stem != "__init__")
@@ -278,7 +278,7 @@ def test_the_docstring_says_where_the_precision_is_not_the_papers(name: str) -> 
 
 @EVERY_RECIPE
 def test_the_first_line_is_a_sentence_for_the_listing(name: str) -> None:
-    line = first_sentence(name)
+    line = docstring(name).partition("\n")[0]
     assert line.endswith(".") and len(line) <= 117
     assert re.match(r"(A )?(ResNet-\d+|[Tt]he plain network of \d+ layers)\b", line)
     assert "".join(re.findall(r"\d+", line)[:1]) == "".join(re.findall(r"\d+", name)[:1])
