@@ -1,7 +1,10 @@
-"""Parameter groups by what a parameter is, and the optimizer over them."""
+"""Parameter groups by what a parameter is, the optimizer over them, and what else depends on its kind.
+
+Every `match` over the union is exhaustive: mypy names each of them for an optimizer that is new in trainer.recipe.
+"""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -117,6 +120,31 @@ def _start_at_rest(optimizer: torch.optim.SGD) -> None:
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def state_tensors(spec: Optimizer) -> int:
+    """How many tensors of a parameter's size the optimizer keeps for each parameter."""
+    match spec:
+        case LAMB():
+            return 2  # first and second moment
+        case SGD() | DecoupledSGD() | LARS():
+            return 1 if spec.momentum else 0
+
+
+class BatchScaling(NamedTuple):
+    """How the literature changes the learning rate with the batch: lr is proportional to batch ** exponent."""
+
+    exponent: float
+    name: str  # with its source
+
+
+def batch_scaling(spec: Optimizer) -> BatchScaling:
+    """The usual rule for this optimizer; `plan` warns where a recipe's batch was changed and its rate was not."""
+    match spec:
+        case LAMB():
+            return BatchScaling(0.5, "LAMB's square-root scaling (You et al. 2019, section 4)")
+        case SGD() | DecoupledSGD() | LARS():
+            return BatchScaling(1.0, "linear scaling (Goyal et al. 2017, section 2.1)")
 
 
 def _groups(spec: Optimizer, model: nn.Module, fine_tuning: FineTuning | None) -> list[dict[str, Any]]:

@@ -16,7 +16,6 @@ from trainer.commands.plan.cost import (
     forward_flops,
     gradient_bytes,
     memory,
-    optimizer_slots,
     parameter_count,
     pass_cost,
     saved_storages,
@@ -26,7 +25,7 @@ from trainer.errors import UserError
 from trainer.fine_tuning import apply_fine_tuning
 from trainer.loss import build_loss
 from trainer.model import build_model
-from trainer.optimizer import build_optimizer
+from trainer.optimizer import build_optimizer, state_tensors
 from trainer.precision import autocast
 from trainer.recipe import (
     EMA,
@@ -187,7 +186,7 @@ def test_the_optimizer_holds_what_is_said(spec: Optimizer) -> None:
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     held = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
-    assert sum(value.nbytes for value in held if value.ndim) == optimizer_slots(spec) * gradient_bytes(model)
+    assert sum(value.nbytes for value in held if value.ndim) == state_tensors(spec) * gradient_bytes(model)
 
 
 def test_a_checkpoint_is_as_long_as_is_said(tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from trainer.errors import UserError, first_line
 from trainer.loss import build_loss
+from trainer.optimizer import state_tensors
 from trainer.precision import autocast
-from trainer.recipe import LAMB, LARS, SGD, DecoupledSGD, Optimizer, Recipe
+from trainer.recipe import Recipe
 
 T = TypeVar("T")
 Shape = list[int]
@@ -136,7 +137,7 @@ def memory(recipe: Recipe, model: nn.Module, activations: int) -> Memory:
         parameters=parameters,
         buffers=buffers,
         gradients=gradient_bytes(model),
-        optimizer=optimizer_slots(recipe.optimizer) * gradient_bytes(model),
+        optimizer=state_tensors(recipe.optimizer) * gradient_bytes(model),
         average=parameters + buffers if recipe.ema else 0,
         images=4 * 3 * recipe.micro_batch_size * recipe.train_crop.resolution**2,
         activations=activations,
@@ -146,15 +147,6 @@ def memory(recipe: Recipe, model: nn.Module, activations: int) -> Memory:
 def gradient_bytes(model: nn.Module) -> int:
     """The bytes that the processes all-reduce in every step: gradients are float32, like the parameters."""
     return sum(tensor.nbytes for tensor in model.parameters() if tensor.requires_grad)
-
-
-def optimizer_slots(spec: Optimizer) -> int:
-    """The optimizer's state tensors of each parameter, all of its size."""
-    match spec:
-        case LAMB():
-            return 2  # first and second moment
-        case SGD() | DecoupledSGD() | LARS():
-            return 1 if spec.momentum else 0
 
 
 def checkpoint_bytes(used: Memory) -> int:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 from trainer.checks import likely_mistakes
 from trainer.commands.plan.data import DataFacts, data_warnings
 from trainer.commands.plan.scaling import misfit
-from trainer.recipe import LAMB, Recipe, Steps
+from trainer.optimizer import batch_scaling
+from trainer.recipe import Recipe, Steps
 from trainer.recipe_file import load_recipe, recipe_names
 
 
@@ -30,16 +29,11 @@ def override_warnings(named: Recipe, recipe: Recipe) -> list[str]:
     notes = []
     factor = recipe.global_batch_size / named.global_batch_size
     if factor != 1 and recipe.optimizer.lr == named.optimizer.lr:
-        lamb = isinstance(recipe.optimizer, LAMB)
-        rate = recipe.optimizer.lr * (math.sqrt(factor) if lamb else factor)
-        rule = (
-            "LAMB's square-root scaling (You et al. 2019, section 4)"
-            if lamb
-            else "linear scaling (Goyal et al. 2017, section 2.1)"
-        )
+        rule = batch_scaling(recipe.optimizer)
+        rate = recipe.optimizer.lr * factor**rule.exponent
         notes.append(
             f"global_batch_size went from {named.global_batch_size:,} to {recipe.global_batch_size:,}, and the "
-            f"learning rate stayed: {rule} would be --optimizer.lr {rate:.6g}"
+            f"learning rate stayed: {rule.name} would be --optimizer.lr {rate:.6g}"
         )
     sees, saw = (one.norm_batch_size or one.micro_batch_size for one in (recipe, named))
     if sees != saw:
