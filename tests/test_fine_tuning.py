@@ -8,9 +8,15 @@ from trainer.errors import UserError
 from trainer.fine_tuning import apply_fine_tuning, train_mode
 from trainer.model import build_model
 from trainer.optimizer import build_optimizer
-from trainer.recipe import LAMB, LARS, SGD, CifarResNet, DecoupledSGD, FineTuning, LibraryModel, Optimizer
+from trainer.recipe import LAMB, LARS, SGD, AdamW, CifarResNet, DecoupledSGD, FineTuning, LibraryModel, Optimizer
 
-OPTIMIZERS: list[Optimizer] = [SGD(lr=0.1), DecoupledSGD(lr=0.1), LAMB(lr=0.1, weight_decay=0.1), LARS(lr=10.0)]
+OPTIMIZERS: list[Optimizer] = [
+    SGD(lr=0.1),
+    DecoupledSGD(lr=0.1),
+    AdamW(lr=0.1),
+    LAMB(lr=0.1, weight_decay=0.1),
+    LARS(lr=10.0),
+]
 
 
 def resnet8() -> nn.Module:

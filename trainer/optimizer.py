@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from trainer.model.weights import classifiers
-from trainer.recipe import LAMB, LARS, SGD, DecoupledSGD, FineTuning, Optimizer
+from trainer.recipe import LAMB, LARS, SGD, AdamW, DecoupledSGD, FineTuning, Optimizer
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -100,6 +100,8 @@ def build_optimizer(spec: Optimizer, model: nn.Module, fine_tuning: FineTuning |
             if spec.momentum:
                 _start_at_rest(optimizer)
             return optimizer
+        case AdamW():  # fused, as SGD
+            return torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=True)
         case LAMB():
             from timm.optim.lamb import Lamb
 
@@ -125,7 +127,7 @@ def _start_at_rest(optimizer: torch.optim.SGD) -> None:
 def state_tensors(spec: Optimizer) -> int:
     """How many tensors of a parameter's size the optimizer keeps for each parameter."""
     match spec:
-        case LAMB():
+        case AdamW() | LAMB():
             return 2  # first and second moment
         case SGD() | DecoupledSGD() | LARS():
             return 1 if spec.momentum else 0
@@ -141,6 +143,8 @@ class BatchScaling(NamedTuple):
 def batch_scaling(spec: Optimizer) -> BatchScaling:
     """The usual rule for this optimizer; `plan` warns where a recipe's batch was changed and its rate was not."""
     match spec:
+        case AdamW():
+            return BatchScaling(0.5, "square-root scaling of Adam (Malladi et al. 2022, arXiv:2205.10287)")
         case LAMB():
             return BatchScaling(0.5, "LAMB's square-root scaling (You et al. 2019, section 4)")
         case SGD() | DecoupledSGD() | LARS():

@@ -32,6 +32,7 @@ from trainer.recipe import (
     LAMB,
     LARS,
     SGD,
+    AdamW,
     CifarResNet,
     DecoupledSGD,
     FineTuning,
@@ -177,7 +178,15 @@ def test_a_network_costs_the_same_wherever_it_is() -> None:
 
 @pytest.mark.parametrize(
     "spec",
-    [SGD(lr=0.1), SGD(lr=0.1, momentum=0), DecoupledSGD(lr=0.1), LAMB(lr=0.1), LARS(lr=0.1), LARS(lr=0.1, momentum=0)],
+    [
+        SGD(lr=0.1),
+        SGD(lr=0.1, momentum=0),
+        DecoupledSGD(lr=0.1),
+        AdamW(lr=0.1),
+        LAMB(lr=0.1),
+        LARS(lr=0.1),
+        LARS(lr=0.1, momentum=0),
+    ],
 )
 def test_the_optimizer_holds_what_is_said(spec: Optimizer) -> None:
     model = network(small)

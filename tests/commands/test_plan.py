@@ -18,7 +18,17 @@ from trainer.commands.plan.scaling import Links, all_reduce_seconds, misfit, rin
 from trainer.commands.plan.text import in_bytes, in_flops, in_macs, in_time, section, table
 from trainer.commands.plan.warnings import override_warnings, warnings
 from trainer.errors import UserError
-from trainer.recipe import Constant, Cosine, ProgressiveResizing, RandomResizedCrop, Recipe, Schedule, Steps, Warmup
+from trainer.recipe import (
+    AdamW,
+    Constant,
+    Cosine,
+    ProgressiveResizing,
+    RandomResizedCrop,
+    Recipe,
+    Schedule,
+    Steps,
+    Warmup,
+)
 from trainer.recipe_file import load_recipe, recipe_names
 
 GOYAL = load_recipe("resnet50_goyal2017_8k")
@@ -216,6 +226,13 @@ def test_a_batch_without_its_rate_is_told_the_rate_that_scaling_gives(name: str,
     scaled = replace(changed, optimizer=replace(named.optimizer, lr=named.optimizer.lr * batch / 8192))
     assert override_warnings(named, scaled) == []
     assert override_warnings(named, named) == []
+
+
+def test_warnings_know_the_scaling_rule_of_adamw() -> None:
+    named = load_recipe("resnet50_goyal2017_8k")
+    adam = replace(named, optimizer=AdamW(lr=1e-3))
+    (note,) = override_warnings(adam, replace(adam, global_batch_size=2048))
+    assert re.search(r"square-root scaling of Adam .* would be --optimizer.lr 0.0005$", note)
 
 
 def test_a_norm_that_sees_other_images_is_said() -> None:

@@ -30,6 +30,7 @@ from trainer.recipe import (
     LAMB,
     LARS,
     SGD,
+    AdamW,
     BinaryCrossEntropy,
     CifarResNet,
     ColorJitter,
@@ -122,7 +123,9 @@ def test_images_are_prepared_on_the_gpu_and_nothing_is_read_from_it(name: str, g
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("spec", [SGD(lr=0.1), DecoupledSGD(lr=0.1), LAMB(lr=0.1), LARS(lr=0.1)], ids=str)
+@pytest.mark.parametrize(
+    "spec", [SGD(lr=0.1), DecoupledSGD(lr=0.1), AdamW(lr=0.1), LAMB(lr=0.1), LARS(lr=0.1)], ids=str
+)
 def test_a_step_reads_nothing_from_the_gpu(spec: Optimizer, gpu: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """With all that a recipe can ask for: accumulation, mixing, clipping, EMA, and the metrics of each step."""
     recipe = replace(RECIPE, optimizer=spec, loss=BinaryCrossEntropy())

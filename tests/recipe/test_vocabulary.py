@@ -17,6 +17,7 @@ from trainer.recipe import (
     LAMB,
     LARS,
     SGD,
+    AdamW,
     BinaryCrossEntropy,
     CifarResNet,
     ColorJitter,
@@ -57,6 +58,10 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: Mixing(), r"mixing needs mixup_alpha or cutmix_alpha; mixing\.probability=0"),
     (lambda: Mixing(mixup_alpha=0), r"mixing\.mixup_alpha=0 is not positive"),
     (lambda: DecoupledSGD(lr=0.0), r"relative to optimizer\.lr, which is 0"),
+    (lambda: AdamW(lr=1e-3, betas=(1.0, 0.9)), r"optimizer\.betas=1\.0 is not within \[0, 1\)"),
+    (lambda: AdamW(lr=1e-3, eps=-1e-8), r"optimizer\.eps=-1e-08 is negative"),
+    (lambda: AdamW(lr=1e-3, weight_decay=-0.1), r"optimizer\.weight_decay=-0\.1 is negative"),
+    (lambda: AdamW(lr=-1e-3), r"optimizer\.lr=-0\.001 is negative"),
     (lambda: LAMB(lr=1e-3, betas=(0.9, 1.0)), r"optimizer\.betas=1\.0 is not within"),
     (lambda: LAMB(lr=1e-3, max_grad_norm=0), r"optimizer\.max_grad_norm=0 is not positive; None"),
     (lambda: LARS(lr=1.0, nesterov=True, momentum=0), r"nesterov needs optimizer\.momentum above 0"),
@@ -103,7 +108,7 @@ def test_what_cannot_be_meant_is_refused(build: Callable[[], Any], answer: str) 
 def test_optimizers_start_from_one_vocabulary() -> None:
     """All of them have a peak rate, a decay and what it reaches: the loop and the audit ask no further."""
     kinds = get_args(Optimizer)
-    assert {SGD, DecoupledSGD, LAMB, LARS} <= set(kinds)
+    assert {SGD, DecoupledSGD, AdamW, LAMB, LARS} <= set(kinds)
     for kind in kinds:
         assert {"lr", "weight_decay", "decay_norm", "decay_bias"} <= kind.__dataclass_fields__.keys()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from trainer.recipe.check import check_below_one, check_not_negative
 
-__all__ = ["LAMB", "LARS", "SGD", "DecoupledSGD", "Optimizer"]
+__all__ = ["LAMB", "LARS", "SGD", "AdamW", "DecoupledSGD", "Optimizer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,24 @@ class DecoupledSGD(SGD):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdamW(_Decay):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2017, arXiv:1711.05101, algorithm 2); torch's.
+
+    Decay at each step: w = w - lr * weight_decay * w, with the step's own rate.
+    """
+
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    """decay of the running means of the gradient and of its square"""
+    eps: float = 1e-8
+    """added to the root of the second mean"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_moments(self.betas, self.eps)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LAMB(_Decay):
     """Adam with a rate per layer, in proportion to the layer's norm (You et al. 2019, arXiv:1904.00962); timm's.
 
@@ -66,9 +84,7 @@ class LAMB(_Decay):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for value in self.betas:
-            check_below_one("optimizer.betas", value)
-        check_not_negative("optimizer.eps", self.eps)
+        _check_moments(self.betas, self.eps)
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ValueError(f"optimizer.max_grad_norm={self.max_grad_norm} is not positive; None switches it off")
 
@@ -88,10 +104,16 @@ class LARS(_Decay):
         check_not_negative("optimizer.trust_coefficient", self.trust_coefficient)
 
 
+def _check_moments(betas: tuple[float, float], eps: float) -> None:
+    for value in betas:
+        check_below_one("optimizer.betas", value)
+    check_not_negative("optimizer.eps", eps)
+
+
 def _check_momentum(momentum: float, nesterov: bool) -> None:
     check_below_one("optimizer.momentum", momentum)
     if nesterov and not momentum:
         raise ValueError("optimizer.nesterov needs optimizer.momentum above 0")
 
 
-Optimizer = SGD | DecoupledSGD | LAMB | LARS
+Optimizer = SGD | DecoupledSGD | AdamW | LAMB | LARS
