@@ -3,28 +3,24 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from timm.data import auto_augment as timm_operations
+from torchvision.transforms import AutoAugmentPolicy
 from torchvision.transforms import RandomErasing as TorchvisionErasing
+from torchvision.transforms.v2 import AutoAugment as TorchvisionAutoAugment
 from torchvision.transforms.v2 import TrivialAugmentWide as TorchvisionTrivialAugment
 from torchvision.transforms.v2 import functional
 
 from tests.support.small_recipe import recipe as small
-from trainer.data.augment import (
-    Augmenter,
-    erased_boxes,
-    jitter_rounds,
-    lighting_offsets,
-    rand_arguments,
-    rand_round,
-    trivial_round,
-)
+from trainer.data.augment import Augmenter, erased_boxes, jitter_rounds, lighting_offsets
 from trainer.data.operations import Operation
+from trainer.data.policies import auto_rounds, rand_arguments, rand_round, trivial_round
 from trainer.data.random import RandomStream, uniform
-from trainer.recipe import ColorJitter, PcaLighting, RandAugment, RandomErasing, Recipe, TrivialAugmentWide
+from trainer.recipe import AutoAugment, ColorJitter, PcaLighting, RandAugment, RandomErasing, Recipe, TrivialAugmentWide
 
 COUNT = 20_000
 JITTER = ColorJitter(brightness=0.4, contrast=0.3, saturation=0.2)
@@ -34,6 +30,8 @@ ASKED = {
     "jitter": replace(small, color=JITTER),
     "trivial": replace(small, augmentation=TrivialAugmentWide()),
     "rand": replace(small, augmentation=RAND),
+    "auto": replace(small, augmentation=AutoAugment()),
+    "auto for CIFAR-10": replace(small, augmentation=AutoAugment(policy="cifar10")),
     "both": replace(small, color=JITTER, augmentation=RAND),
 }
 NAMES = {  # Operation: torchvision's name in TrivialAugmentWide, timm's of the increasing set
@@ -230,6 +228,88 @@ def test_rand_augment_fills_with_the_mean_colour() -> None:
     rotated = result[operations == Operation.ROTATE]
     assert len(rotated) > 5
     assert (rotated[:, :, 0, 0] == torch.tensor([51, 102, 153])).all()
+
+
+# ---------------------------------------------------------------------------------------------------------- AutoAugment
+
+SUB_POLICIES = {"imagenet": AutoAugmentPolicy.IMAGENET, "cifar10": AutoAugmentPolicy.CIFAR10}
+GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
+
+
+class DrawnAutoAugment(TorchvisionAutoAugment):
+    """torchvision's AutoAugment with given random numbers; records the operations that it applies."""
+
+    def __init__(self, policy: AutoAugmentPolicy) -> None:
+        super().__init__(policy)
+        self.applied: list[tuple[str, float]] = []
+
+    def _apply_image_or_video_transform(
+        self, image: torch.Tensor, name: str, magnitude: float, **how: object
+    ) -> object:
+        self.applied.append((name, magnitude))
+        return super()._apply_image_or_video_transform(image, name, magnitude, **how)
+
+    def run(self, image: torch.Tensor, draws: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
+        """`draws`: shape (5,), as auto_rounds. A sign is asked for only where there is one."""
+        which = int(draws[0] * len(self._policies))
+        asked: list[float] = []
+        for place, (name, probability, _) in enumerate(self._policies[which]):
+            asked.append(draws[1 + 2 * place])
+            if asked[-1] <= probability and self._AUGMENTATION_SPACE[name][1]:
+                asked.append(draws[2 + 2 * place])
+        with monkeypatch.context() as patched:
+            patched.setattr(torch, "randint", lambda *_: torch.tensor(which))
+            patched.setattr(torch, "rand", lambda _: torch.tensor(asked.pop(0), dtype=torch.float64))
+            self.applied = []
+            result = self(image)
+        assert not asked
+        return result
+
+
+@pytest.mark.parametrize("policy", SUB_POLICIES)
+def test_auto_augment_is_torchvisions_with_the_drawn_sub_policies(
+    policy: Literal["imagenet", "cifar10"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Operations and arguments exactly; pixels exactly, except that float32 may decide ties of shears and rotations."""
+    count, (height, width) = 400, (48, 56)
+    recipe = replace(small, augmentation=AutoAugment(policy=policy))
+    images = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (count, height, width, 3), np.uint8))
+    images, samples = images.permute(0, 3, 1, 2), np.arange(count)
+    draws = uniform(recipe.seed, 4, samples, RandomStream.POLICY, 5)
+    rounds = list(auto_rounds(recipe.augmentation, draws, height, width))
+    result, theirs = Augmenter(recipe, 4).pixels(images, samples), DrawnAutoAugment(SUB_POLICIES[policy])
+    exact, used = 0, set()
+    for image in samples:
+        expected = theirs.run(images[image].contiguous(), draws[image], monkeypatch)
+        ours = [(Operation(kinds[image]), arguments[image]) for kinds, arguments in rounds]
+        ours = [(kind, argument) for kind, argument in ours if kind != Operation.IDENTITY]
+        assert [NAMES[kind][0] or "Invert" for kind, _ in ours] == [name for name, _ in theirs.applied]
+        for (kind, argument), (name, magnitude) in zip(ours, theirs.applied, strict=True):
+            used.add(name)
+            if kind == Operation.SOLARIZE:
+                assert argument == math.ceil(np.float32(255 * magnitude))
+            else:
+                given = int(magnitude) if name.startswith("Translate") else magnitude
+                assert argument == (1 + given if kind in FACTORS else given)
+        if not any(name in GEOMETRIC for name, _ in theirs.applied):
+            assert torch.equal(result[image], expected), theirs.applied
+            exact += 1
+        elif theirs.applied[-1][0] in GEOMETRIC:  # an equalisation after it would spread one pixel over all
+            assert (result[image] != expected).float().mean() < 0.02, theirs.applied
+    assert exact > count / 4
+    assert used == {name for pair in theirs._policies for name, probability, _ in pair if probability}
+
+
+@pytest.mark.parametrize("policy", SUB_POLICIES)
+def test_auto_augment_draws_sub_policies_signs_and_whether_evenly(policy: Literal["imagenet", "cifar10"]) -> None:
+    (first, arguments), (second, _) = auto_rounds(AutoAugment(policy=policy), drawn(5), 32, 32)
+    pairs = TorchvisionAutoAugment(SUB_POLICIES[policy])._policies
+    for place, operations in enumerate((first, second)):
+        share = sum(pair[place][1] for pair in pairs) / len(pairs)
+        assert abs((operations != Operation.IDENTITY).mean() - share) < 5 * 0.5 / math.sqrt(COUNT)
+    angles = arguments[first == Operation.ROTATE]
+    assert len(angles) > 300
+    assert abs((angles < 0).mean() - 0.5) < 5 * 0.5 / math.sqrt(len(angles))
 
 
 # -------------------------------------------------------------------------------------------------------- colour jitter

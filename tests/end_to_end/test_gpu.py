@@ -31,6 +31,7 @@ from trainer.recipe import (
     LARS,
     SGD,
     AdamW,
+    AutoAugment,
     BinaryCrossEntropy,
     CifarResNet,
     ColorJitter,
@@ -106,6 +107,7 @@ AUGMENTED = {
         augmentation=TrivialAugmentWide(),
         color=ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4),
     ),
+    "AutoAugment": replace(PLAIN, augmentation=AutoAugment()),
     "RandAugment, lighting, erasing": replace(
         PLAIN,
         augmentation=RandAugment(operations=2, magnitude=7, probability=0.9),

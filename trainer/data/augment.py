@@ -1,23 +1,20 @@
 """What is done to the pixels of each image, and in which order: pure functions of (seed, epoch, sample).
 
-    uint8       color jitter, then TrivialAugment or RandAugment
+    uint8       color jitter, then an augmentation policy (policies.py)
     normalised  PCA lighting, then random erasing
 
-All draws are made on the host; the device gets only which images belong together and with which arguments.
+All draws are made on the host. The device gets only the operations of the images and their arguments.
 """
 
-from collections.abc import Iterator
 from itertools import permutations
 
 import numpy as np
 import torch
 
 from trainer.data.operations import Operation, apply, upload
-from trainer.data.random import RandomStream, uniform
-from trainer.recipe import ColorJitter, PcaLighting, RandAugment, RandomErasing, Recipe, TrivialAugmentWide
-
-Round = tuple[np.ndarray, np.ndarray]
-"""For each image the Operation (int64) and its argument (float64), both of shape (n,)"""
+from trainer.data.policies import Round, policy_rounds
+from trainer.data.random import RandomStream, normal, uniform
+from trainer.recipe import ColorJitter, PcaLighting, RandomErasing, Recipe
 
 
 class Augmenter:
@@ -28,14 +25,22 @@ class Augmenter:
         self.epoch = epoch
 
     def pixels(self, images: torch.Tensor, samples: np.ndarray) -> torch.Tensor:
-        """Colour jitter and policy on `images`: uint8, shape (n, 3, h, w), on any device; never changed themselves.
+        """Colour jitter and policy on `images`: uint8, shape (n, 3, h, w), on any device; never changed in place.
 
-        samples: int64, shape (n,), on the host. The result is channels-last, or `images` where nothing is asked.
+        samples: int64, shape (n,), on the host. Returns a channels-last tensor, or `images` if the recipe has neither.
         """
-        rand_augment = isinstance(self.recipe.augmentation, RandAugment)
-        fill = _mean_colour(self.recipe) if rand_augment else (0, 0, 0)
-        for operations, arguments in self._rounds(samples, *images.shape[2:]):
-            images = apply(images, operations, arguments, fill=fill, bilinear=rand_augment)
+        if isinstance(self.recipe.color, ColorJitter):
+            for operations, arguments in jitter_rounds(
+                self.recipe.color, self._uniform(samples, RandomStream.COLOR, 4)
+            ):
+                images = apply(images, operations, arguments)
+        if policy := self.recipe.augmentation:
+            fill = _mean_colour(self.recipe) if policy.fill == "mean" else (0, 0, 0)
+            height, width = images.shape[2:]
+            for operations, arguments in policy_rounds(
+                policy, lambda count: self._uniform(samples, RandomStream.POLICY, count), height, width
+            ):
+                images = apply(images, operations, arguments, fill=fill, bilinear=policy.interpolation == "bilinear")
         return images
 
     def normalised(self, images: torch.Tensor, samples: np.ndarray) -> torch.Tensor:
@@ -55,18 +60,6 @@ class Augmenter:
                     image[:, top : top + height, left : left + width].zero_()
         return images
 
-    def _rounds(self, samples: np.ndarray, height: int, width: int) -> Iterator[Round]:
-        match self.recipe.color:
-            case ColorJitter() as jitter:
-                yield from jitter_rounds(jitter, self._uniform(samples, RandomStream.COLOR, 4))
-        match self.recipe.augmentation:
-            case TrivialAugmentWide():
-                yield trivial_round(self._uniform(samples, RandomStream.POLICY, 3))
-            case RandAugment() as policy:
-                draws = self._uniform(samples, RandomStream.POLICY, 4 * policy.operations)
-                for part in np.split(draws, policy.operations, axis=1):
-                    yield rand_round(policy, part, height, width)
-
     def _uniform(self, samples: np.ndarray, draw: RandomStream, count: int) -> np.ndarray:
         return uniform(self.recipe.seed, self.epoch, samples, draw, count)
 
@@ -74,13 +67,6 @@ class Augmenter:
 def _mean_colour(recipe: Recipe) -> tuple[int, int, int]:
     red, green, blue = (min(255, round(255 * value)) for value in recipe.mean)
     return red, green, blue
-
-
-def _normal(draws: np.ndarray) -> np.ndarray:
-    """Normally distributed numbers of uniform ones, by the inverse of the distribution function: one of one."""
-    above_zero = np.maximum(draws, 2.0**-54)
-    normal: np.ndarray = torch.special.ndtri(torch.from_numpy(above_zero)).numpy()
-    return normal
 
 
 # ------------------------------------------------------------------------------------------------------- colour jitter
@@ -101,111 +87,6 @@ def jitter_rounds(jitter: ColorJitter, draws: np.ndarray) -> list[Round]:
     return [(operations[which], factors[images, which]) for which in orders.T]
 
 
-# ------------------------------------------------------------------------------------------------------- TrivialAugment
-
-
-def _trivial_table() -> dict[Operation, tuple[np.ndarray, bool]]:
-    """The wide space of Müller and Hutter 2021, Table 5: per operation the magnitudes of its bins (float64, shape
-    (31,)) and whether they get a random sign. Numbers as in torchvision's TrivialAugmentWide, float32 included."""
-
-    def bins(first: float, last: float) -> np.ndarray:
-        return torch.linspace(first, last, _BINS).numpy().astype(np.float64)
-
-    nothing = np.zeros(_BINS)
-    solarized_from = np.ceil((255 * bins(1.0, 0.0)).astype(np.float32)).astype(np.float64)
-    return {
-        Operation.IDENTITY: (nothing, False),
-        Operation.SHEAR_X: (bins(0.0, 0.99), True),
-        Operation.SHEAR_Y: (bins(0.0, 0.99), True),
-        Operation.TRANSLATE_X: (np.floor(bins(0.0, 32.0)), True),
-        Operation.TRANSLATE_Y: (np.floor(bins(0.0, 32.0)), True),
-        Operation.ROTATE: (bins(0.0, 135.0), True),
-        Operation.BRIGHTNESS: (bins(0.0, 0.99), True),
-        Operation.COLOR: (bins(0.0, 0.99), True),
-        Operation.CONTRAST: (bins(0.0, 0.99), True),
-        Operation.SHARPNESS: (bins(0.0, 0.99), True),
-        Operation.POSTERIZE: (8 - np.rint(np.arange(_BINS) / 5), False),
-        Operation.SOLARIZE: (solarized_from, False),
-        Operation.AUTOCONTRAST: (nothing, False),
-        Operation.EQUALIZE: (nothing, False),
-    }
-
-
-_BINS = 31
-_FACTORS = (Operation.BRIGHTNESS, Operation.COLOR, Operation.CONTRAST, Operation.SHARPNESS)  # 1 changes nothing
-_TRIVIAL_TABLE = _trivial_table()
-_TRIVIAL_OPERATIONS = np.array(list(_TRIVIAL_TABLE))
-_TRIVIAL_MAGNITUDES = np.stack([magnitudes for magnitudes, _ in _TRIVIAL_TABLE.values()])
-_TRIVIAL_SIGNED = np.array([signed for _, signed in _TRIVIAL_TABLE.values()])
-
-
-def trivial_round(draws: np.ndarray) -> Round:
-    """One operation for each image, with one of 31 magnitudes. `draws`: uniform, shape (n, 3): operation, bin, sign."""
-    which = (draws[:, 0] * len(_TRIVIAL_OPERATIONS)).astype(np.int64)
-    magnitudes = _TRIVIAL_MAGNITUDES[which, (draws[:, 1] * _BINS).astype(np.int64)]
-    magnitudes = np.where(_TRIVIAL_SIGNED[which] & (draws[:, 2] < 0.5), -magnitudes, magnitudes)
-    operations = _TRIVIAL_OPERATIONS[which]
-    return operations, magnitudes + np.isin(operations, _FACTORS)
-
-
-# ---------------------------------------------------------------------------------------------------------- RandAugment
-
-_RAND_OPERATIONS = np.array(
-    [
-        Operation.AUTOCONTRAST,
-        Operation.EQUALIZE,
-        Operation.INVERT,
-        Operation.ROTATE,
-        Operation.POSTERIZE,
-        Operation.SOLARIZE,
-        Operation.SOLARIZE_ADD,
-        Operation.COLOR,
-        Operation.CONTRAST,
-        Operation.BRIGHTNESS,
-        Operation.SHARPNESS,
-        Operation.SHEAR_X,
-        Operation.SHEAR_Y,
-        Operation.TRANSLATE_X,
-        Operation.TRANSLATE_Y,
-    ]
-)
-
-
-def rand_round(policy: RandAugment, draws: np.ndarray, height: int, width: int) -> Round:
-    """One of RandAugment's operations for each image, or with 1 - `probability` none.
-
-    `draws`: uniform, shape (n, 4): operation, whether it is applied, magnitude, sign. Operations, probability and
-    magnitudes are those of timm's "rand-m..-mstd..-inc1"; what differs from timm, which works on Pillow images:
-    shears, shifts and turns interpolate bilinearly, where timm draws bilinear or bicubic, and round to the nearest
-    value; colours round as torchvision's tensors, up to two values from Pillow's.
-    """
-    operations = _RAND_OPERATIONS[(draws[:, 0] * len(_RAND_OPERATIONS)).astype(np.int64)]
-    magnitudes = np.clip(policy.magnitude + policy.magnitude_std * _normal(draws[:, 2]), 0, 10)
-    signs = np.where(draws[:, 3] < 0.5, -1.0, 1.0)
-    arguments = rand_arguments(operations, magnitudes, signs, height, width)
-    return np.where(draws[:, 1] < policy.probability, operations, Operation.IDENTITY), arguments
-
-
-def rand_arguments(
-    operations: np.ndarray, magnitudes: np.ndarray, signs: np.ndarray, height: int, width: int
-) -> np.ndarray:
-    """Arguments of `operations` at `magnitudes` of 0 to 10 and `signs` of 1 or -1, each of shape (n,), for images of
-    height x width pixels: the "increasing" set of timm's data/auto_augment.py. A factor is at least 0.1."""
-    shares = magnitudes / 10
-    by_operation = {
-        Operation.ROTATE: shares * 30 * signs,
-        Operation.POSTERIZE: 4 - np.floor(shares * 4),
-        Operation.SOLARIZE: 256 - np.floor(shares * 256),
-        Operation.SOLARIZE_ADD: np.floor(shares * 110),
-        Operation.SHEAR_X: shares * 0.3 * signs,
-        Operation.SHEAR_Y: shares * 0.3 * signs,
-        Operation.TRANSLATE_X: shares * 0.45 * signs * width,
-        Operation.TRANSLATE_Y: shares * 0.45 * signs * height,
-        **{factor: np.maximum(0.1, 1 + shares * 0.9 * signs) for factor in _FACTORS},
-    }
-    return np.select([operations == kind for kind in by_operation], list(by_operation.values()), 0.0)
-
-
 # ---------------------------------------------------------------------------------------------------- lighting, erasing
 
 # Principal components of the RGB values, in [0, 1], of ImageNet's training images, one component a column; the numbers
@@ -220,7 +101,7 @@ def lighting_offsets(lighting: PcaLighting, draws: np.ndarray) -> np.ndarray:
 
     `draws`: uniform, shape (n, 3), one for each component.
     """
-    amounts = lighting.std * _normal(draws) * _DEVIATIONS
+    amounts = lighting.std * normal(draws) * _DEVIATIONS
     first, second, third = (amounts[:, [component]] * _COMPONENTS[:, component] for component in range(3))
     offsets: np.ndarray = first + second + third  # a matrix product may round by the number of images
     return offsets

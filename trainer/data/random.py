@@ -8,6 +8,7 @@ generators") with Stafford's variant 13 constants; its output passes BigCrush fo
 from enum import IntEnum
 
 import numpy as np
+import torch
 
 UInt64Array = np.ndarray[tuple[int, ...], np.dtype[np.uint64]]
 
@@ -37,6 +38,13 @@ def bits(seed: int, epoch: int, images: np.ndarray, draw: RandomStream, count: i
 def uniform(seed: int, epoch: int, images: np.ndarray, draw: RandomStream, count: int = 1) -> np.ndarray:
     """Random numbers in [0, 1) for each of `images`: float64, shape (n, count)."""
     return (bits(seed, epoch, images, draw, count) >> np.uint64(11)) * 2.0**-53
+
+
+def normal(draws: np.ndarray) -> np.ndarray:
+    """Normally distributed numbers, one from each uniform one, by the inverse of the distribution function."""
+    above_zero = np.maximum(draws, 2.0**-54)
+    values: np.ndarray = torch.special.ndtri(torch.from_numpy(above_zero)).numpy()
+    return values
 
 
 def torch_seed(seed: int, step: int, micro_batch: int) -> int:

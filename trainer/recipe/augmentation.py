@@ -7,11 +7,13 @@ image, or one of its repetitions within an epoch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from trainer.recipe.check import check_area, check_not_negative, check_positive_int, check_share
 
 __all__ = [
     "Augmentation",
+    "AutoAugment",
     "Color",
     "ColorJitter",
     "Mixing",
@@ -53,6 +55,11 @@ class PcaLighting:
 class TrivialAugmentWide:
     """One random operation of 14 with a random strength of 31 (Müller and Hutter 2021, arXiv:2103.10158, Table 5)."""
 
+    fill: ClassVar[Literal["black", "mean"]] = "black"
+    """colour that shears, shifts and rotations bring in from outside the image"""
+    interpolation: ClassVar[Literal["nearest", "bilinear"]] = "nearest"
+    """of shears, shifts and rotations"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RandAugment:
@@ -67,6 +74,8 @@ class RandAugment:
     """standard deviation of the strength, drawn anew for each operation"""
     probability: float = 0.5
     """that a drawn operation is applied"""
+    fill: ClassVar[Literal["black", "mean"]] = "mean"
+    interpolation: ClassVar[Literal["nearest", "bilinear"]] = "bilinear"
 
     def __post_init__(self) -> None:
         check_positive_int("augmentation.operations", self.operations)
@@ -74,6 +83,17 @@ class RandAugment:
         check_share("augmentation.probability", self.probability)
         if not 0 <= self.magnitude <= 10:
             raise ValueError(f"augmentation.magnitude={self.magnitude} is not within [0, 10]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoAugment:
+    """Two operations, in one of 25 combinations that a search found for a data set (Cubuk et al. 2018,
+    arXiv:1805.09501); probabilities and strengths are part of the combination, as in torchvision."""
+
+    policy: Literal["imagenet", "cifar10"] = "imagenet"
+    """the data set whose combinations are used"""
+    fill: ClassVar[Literal["black", "mean"]] = "black"
+    interpolation: ClassVar[Literal["nearest", "bilinear"]] = "nearest"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,4 +141,4 @@ class Mixing:
 
 
 Color = ColorJitter | PcaLighting
-Augmentation = TrivialAugmentWide | RandAugment
+Augmentation = TrivialAugmentWide | RandAugment | AutoAugment
