@@ -1,8 +1,8 @@
 """Decides where the processes run: on this machine through torchrun, or on a Slurm cluster through submitit.
 
-Reading order: settings.py and cluster.py (what a user says), layout.py (how many processes where), submission.py (what
-is kept of a launch, with snapshot.py), attempt.py (every start, and whether another follows), rank.py (what each
-process does), local.py with torchrun.py and slurm.py with submit.py (the two ways), jobs.py, status.py and logs.py
-(afterwards), preflight.py with checks.py (before).
+Reading order: settings.py and cluster_file.py (what a user asks for), layout.py (processes on nodes), cluster.py (what
+a launcher implements) with its members slurm/ and local/, submission.py (what is kept of a launch, with snapshot.py),
+attempt.py (every start, and whether the run is started again), rank.py (what each process does), jobs.py, status.py and
+logs.py (afterwards), preflight.py with checks.py and links.py (before).
 Nothing imports this package, and it never looks inside a recipe.
 """

@@ -1,52 +1,52 @@
-"""The door: python -m launch VERB, and what each verb answers to mistakes."""
+"""The entry point: python -m launch COMMAND, and how each command reports mistakes."""
 
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NoReturn
 
-from launch import command_line, settings
+from launch import command_line, jobs, settings
+from launch.cluster import CLUSTERS
 from trainer import __version__
 from trainer.errors import UserError
 
-USAGE = """usage: python -m launch VERB ...
+USAGE = """usage: python -m launch COMMAND ...
 
-  local [OPTIONS] RECIPE ...           train on this machine: torchrun over its GPUs, started again after a crash
-  slurm [OPTIONS] RECIPE ...           submit training to a Slurm cluster; --plan only shows the job
-  status [RUN ...]                     state, step, speed, accuracy, time left, starts and why
+{launchers}
+  status [RUN ...]                     state, step, speed, accuracy, time left, starts and reasons
   logs RUN [-f] [--rank N]             what the processes wrote
-  cancel RUN ...                       save and stop; launching again goes on from there
+  cancel RUN ...                       save and stop; launching again continues from there
   preflight [OPTIONS]                  check machines, data, network, disk and clocks before a long job
 
-What stands before RECIPE is the launcher's, what stands after it the job's, as python -m trainer train takes it:
+Options before RECIPE configure the launcher; those after it go to python -m trainer train:
   python -m launch slurm --nodes 4 --gpus-per-node 8 --partition gpu --time 12:00:00 \\
       resnet50_goyal2017_8k --data DIR --run-dir RUN
-Several recipes, or --seeds 0 1 2, become a job array with a run directory each.
-python -m launch VERB --help shows the options of one verb."""
+Several recipes, or --seeds 0 1 2, get a run directory each. --plan only shows the job.
+python -m launch COMMAND --help shows the options of one command."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Runs one verb and returns the exit code: 0, 2 for input that cannot be used, 128 + n after signal n."""
+    """Runs one command and returns the exit code: 0, 2 for input that cannot be used, 128 + n after signal n."""
     words = list(sys.argv[1:] if words is None else words)
     if not words or words[0] in ("-h", "--help"):
-        print(USAGE)
+        print(_usage())
         return 0 if words else 2
     if words == ["--version"]:
         print(f"shortcut-trainer {__version__}")
         return 0
-    verbs: dict[str, Callable[[list[str]], int]] = {
-        "local": _local,
-        "slurm": _slurm,
+    commands: dict[str, Callable[[list[str]], int]] = {
+        **{name: partial(jobs.launch, name) for name in CLUSTERS},
         "status": _status,
         "logs": _logs,
         "cancel": _cancel,
         "preflight": _preflight,
     }
     try:
-        if words[0] not in verbs:
-            raise UserError(f"there is no verb {words[0]!r}: use {', '.join(verbs)}")
-        return verbs[words[0]](words[1:])
+        if words[0] not in commands:
+            raise UserError(f"there is no command {words[0]!r}: use {', '.join(commands)}")
+        return commands[words[0]](words[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
@@ -57,18 +57,12 @@ def main(words: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
 
 
-def _local(words: list[str]) -> int:
-    parsed = command_line.parse_launch(settings.LocalSettings, words, "local")
-    from launch.local import launch_local
-
-    return launch_local(*parsed)
-
-
-def _slurm(words: list[str]) -> int:
-    parsed = command_line.parse_launch(settings.SlurmSettings, words, "slurm")
-    from launch.slurm import launch_slurm
-
-    return launch_slurm(*parsed)
+def _usage() -> str:
+    launchers = [
+        f"  {f'{name} [OPTIONS] RECIPE ...':<36} {(cluster.settings.__doc__ or '').splitlines()[0]}"
+        for name, cluster in sorted(CLUSTERS.items())
+    ]
+    return USAGE.format(launchers="\n".join(launchers))
 
 
 def _status(words: list[str]) -> int:
@@ -91,10 +85,8 @@ def _cancel(words: list[str]) -> int:
     options = command_line.parse(settings.CancelSettings, words, "cancel")
     if not options.runs:
         raise UserError("which runs? python -m launch cancel RUN ...")
-    from launch.jobs import cancel
-
     for run_dir in options.runs:
-        print(cancel(run_dir))
+        print(jobs.cancel(run_dir))
     return 0
 
 

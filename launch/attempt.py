@@ -1,16 +1,12 @@
-"""Every start of a run: what it began with, how it ended, and whether another one follows.
+"""Every start of a run: what it began with, how it ended, and whether the run is started again.
 
-A job's script runs `python -m launch.attempt begin FOLDER` before its processes and `... end FOLDER CODE` after them,
-both with the standard library only; `begin ADDRESS` prints where the processes meet, `end CODE PREEMPTED` takes srun's
-exit code and the time at which Slurm preempted the job, if it did. local.py calls the same functions.
+A launcher calls begin() before the processes of a start and end() after them. With the standard library only.
 """
 
 import json
-import os
 import re
 import signal
 import socket
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,26 +167,3 @@ def _restarts_without_progress(starts: list[dict[str, Any]], step: int) -> int:
 
 def _note(submission: Submission, index: int, start: dict[str, Any]) -> None:
     replace_text(submission.attempts(index) / f"{start['number']:03}.json", json.dumps(start))
-
-
-def _main(words: list[str]) -> int:
-    """In a Slurm job's script, on its first node. `begin` prints the address at which the processes meet."""
-    what, submission = words[0], Submission(Path(words[1]))
-    index = int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))
-    number = int(os.environ.get("SLURM_RESTART_COUNT", 0))
-    try:
-        if what == "begin":
-            port = free_port(int(os.environ["SLURM_JOB_ID"]) * 100 + number)
-            begin(submission, index, number, os.environ["SLURM_JOB_NODELIST"], port)
-            print(f"{words[2]}:{port}")
-            return 0
-        verdict = end(submission, index, number, f"srun ended with {words[2]}", preempted=bool(words[3:] and words[3]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"launch: {verdict.reason}{': again' if verdict.again else ''}", flush=True)
-    return EXIT_RETRY if verdict.again else verdict.code
-
-
-if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1:]))

@@ -1,26 +1,24 @@
 """What preflight looks at on every process: devices, versions, data, run directory, clocks, the links of the nodes."""
 
 import importlib.metadata
-import itertools
 import os
 import platform
 import shutil
 import socket
-import statistics
 import time
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from launch.links import all_reduce, bandwidths, slow_pairs
+from trainer.distributed.parent import EXIT_RETRY
 from trainer.errors import UnreachableError, UserError, first_line
 
 _PACKAGES = ("torch", "torchvision", "ffcv", "numpy", "timm")
 _WAIT = timedelta(seconds=120)  # for processes to meet, and for each of their exchanges
 _SKEW = 2.0  # s between clocks: more, and file times and logs of nodes cannot be compared
 _FREE = 2 * 2**30  # bytes in the run directory: four checkpoints of the largest model, ResNet-152
-_MESSAGE = 2**24  # bytes sent from node to node
-_SLOW = 0.5  # of the median bandwidth: a pair of nodes below it is named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +69,38 @@ def run_checks(checks: Checks) -> list[str]:
     return faults
 
 
+def quick(words: list[str]) -> int:
+    """The short form, at the start of a job that is about to train with these words.
+
+    Returns the exit code: 0, 2 for faults, 75 where processes did not meet.
+
+    In a job's process, with torchrun's variables set. The port after the job's own is free for it: see attempt.py.
+    """
+    checks = Checks(
+        data=_value(words, "--data"),
+        run_dir=_value(words, "--run-dir"),
+        device=_value(words, "--device") or "auto",
+        bandwidth=False,
+        content=False,
+    )
+    port = os.environ["MASTER_PORT"]
+    os.environ["MASTER_PORT"] = str(int(port) + 1)
+    try:
+        faults = run_checks(checks)
+        if faults and os.environ["RANK"] == "0":
+            print(f"error: preflight: {faults[0]}{f', and {len(faults) - 1} more' * (len(faults) > 1)}", flush=True)
+        return 2 if faults else 0
+    except UnreachableError as error:
+        print(f"error: preflight: {error}", flush=True)
+        return EXIT_RETRY
+    finally:
+        os.environ["MASTER_PORT"] = port
+
+
+def _value(words: list[str], option: str) -> str | None:
+    return words[words.index(option) + 1] if option in words else None
+
+
 def _run(checks: Checks, rank: int, size: int) -> tuple[list[str], list[str]]:
     """-> a line for each node and link, and the faults. The devices talk only if all of them are as they should be."""
     import torch
@@ -92,9 +122,9 @@ def _run(checks: Checks, rank: int, size: int) -> tuple[list[str], list[str]]:
         device = torch.device("cuda", here["local_rank"] % here["devices"])
         torch.cuda.set_device(device)
         group = dist.new_group(backend="nccl", timeout=_WAIT)
-    faults = _all_reduce(device, nodes, group)
+    faults = all_reduce(device, nodes, group)
     if checks.bandwidth and not faults:
-        speeds = _bandwidths(device, nodes, group)
+        speeds = bandwidths(device, nodes, group)
         lines += [f"{first} - {second}: {speed / 1e9:.2f} GB/s" for (first, second), speed in speeds.items()]
         faults = slow_pairs(speeds)
     return lines, faults
@@ -200,65 +230,6 @@ def _compare_machines(node: dict[str, Any], first: dict[str, Any], checks: Check
     return faults
 
 
-def _all_reduce(device: Any, nodes: list[dict[str, Any]], group: Any) -> list[str]:
-    """The sum of what only each rank knows must be right, on the very devices that train."""
-    import torch
-    import torch.distributed as dist
-
-    rank, size = dist.get_rank(), dist.get_world_size()
-    values = torch.arange(1024, dtype=torch.float32, device=device) + rank
-    dist.all_reduce(values, group=group)
-    expected = torch.arange(1024, dtype=torch.float32) * size + size * (size - 1) / 2
-    wrong: list[bool] = [False] * size
-    dist.all_gather_object(wrong, not torch.equal(values.cpu(), expected))
-    return [f"{nodes[rank]['host']}: rank {rank} got a wrong sum of all ranks" for rank in range(size) if wrong[rank]]
-
-
-def _bandwidths(device: Any, nodes: list[dict[str, Any]], group: Any) -> dict[tuple[str, str], float]:
-    """Bytes per second, one direction, between the first processes of each two nodes, one pair after another."""
-    import torch
-    import torch.distributed as dist
-
-    rank = dist.get_rank()
-    leaders = [node["rank"] for node in nodes if node["local_rank"] == 0]
-    message = torch.zeros(_MESSAGE, dtype=torch.uint8, device=device)
-    speeds = {}
-    for first, second in itertools.combinations(leaders, 2):
-        seconds = 0.0
-        if rank in (first, second):
-            peer = second if rank == first else first
-            times = [_ping(message, rank == first, peer, group) for _ in range(4)]
-            seconds = min(times[1:])  # the first one connects
-        shared: list[float] = [0.0] * len(nodes)
-        dist.all_gather_object(shared, seconds)
-        names = (f"{nodes[first]['host']}", f"{nodes[second]['host']}")
-        speeds[names] = 2 * _MESSAGE / max(shared)
-    return speeds
-
-
-def _ping(message: Any, sends_first: bool, peer: int, group: Any) -> float:
-    import torch
-    import torch.distributed as dist
-
-    began = time.perf_counter()
-    for sends in (sends_first, not sends_first):
-        (dist.send if sends else dist.recv)(message, peer, group=group)
-    if message.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
-def slow_pairs(speeds: dict[tuple[str, str], float]) -> list[str]:
-    if len(speeds) < 3:
-        return []  # no telling which one is slow
-    median = statistics.median(speeds.values())
-    return [
-        f"{first} - {second}: {speed / 1e9:.2f} GB/s, less than half of the median {median / 1e9:.2f}"
-        for (first, second), speed in speeds.items()
-        if speed < _SLOW * median
-    ]
-
-
 def _shared(run_dir: str, nodes: list[dict[str, Any]], rank: int) -> list[str]:
     """Whether every node sees a file that the first one writes."""
     import torch.distributed as dist
@@ -307,4 +278,4 @@ def _describe(nodes: list[dict[str, Any]]) -> list[str]:
 
 
 def _host() -> str:
-    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+    return os.environ.get("NODE_NAME") or socket.gethostname()

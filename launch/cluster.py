@@ -1,64 +1,64 @@
-"""What one cluster needs, in a TOML file: the launcher's options by their names, once for all its users.
+"""Where processes run: what a launcher implements, and the launchers there are.
 
-partition = "gpu"
-gpus_per_node = 8
-cpus_per_task = 12
-setup = ["module load cuda/12.8", "export NCCL_SOCKET_IFNAME=ib0"]
+A new launcher is a package beside launch/slurm/ and launch/local/ with a class like this Protocol, and a line in
+CLUSTERS. `python -m launch NAME`, status, logs, cancel and preflight then work with it.
 """
 
-import difflib
-import tomllib
-from dataclasses import fields
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from launch.settings import ProcessSettings, SlurmSettings
+from launch.local.launch import Local
+from launch.settings import LaunchSettings, ProcessSettings
+from launch.slurm.launch import Slurm
+from launch.state import State
+from launch.submission import Job, Run, Submission
 from trainer.errors import UserError
 
-_FILE = Path("launch.toml")
-_OF_THE_COMMAND_LINE = {"cluster", "plan", "seeds", "name", "nodes", "gpus"}
+
+class Cluster(Protocol):
+    """`options` is always an instance of `settings`; `index` is the run's number within its submission."""
+
+    @property
+    def settings(self) -> type[LaunchSettings]:
+        """The options of `python -m launch NAME`; its docstring is the command's help."""
+
+    def processes(self, options: Any) -> int:
+        """The processes of each run."""
+
+    def train_options(self, options: Any) -> dict[str, str]:
+        """The options of `trainer train` that follow from the cluster, unless the user sets them."""
+
+    def describe(self, options: Any, submission: Submission, runs: list[Run]) -> str:
+        """What submit() would start, for --plan."""
+
+    def submit(self, options: Any, runs: list[Run]) -> int:
+        """Starts the runs and returns an exit code. Raises UserError where the cluster refuses them."""
+
+    def state(self, submission: Submission, index: int) -> State:
+        """The state of a run's job. Raises UserError where the submission's record cannot be read."""
+
+    def cancel(self, submission: Submission, index: int) -> str:
+        """Ends a run's job, which saves first, and returns one line. Raises UserError where that fails."""
+
+    def log_file(self, submission: Submission, index: int, rank: int) -> Path:
+        """The file with a rank's output; several ranks may share one."""
+
+    def environment(self, variables: Mapping[str, str]) -> dict[str, str]:
+        """torchrun's variables for the process that the cluster started with these."""
+
+    def answers(self) -> bool:
+        """Whether the cluster can be used from this machine."""
+
+    def run(self, options: ProcessSettings, module: str, words: list[str]) -> int:
+        """Runs `python -m MODULE WORDS` on every process in the foreground, for preflight. Returns the exit code."""
 
 
-def cluster_file(chosen: Path | None) -> Path | None:
-    """The file that was chosen, or else launch.toml of this folder; None where there is none."""
-    return chosen or (_FILE if _FILE.is_file() else None)
+CLUSTERS: dict[str, Cluster] = {"slurm": Slurm(), "local": Local()}  # preflight takes the first that answers
 
 
-def words_of(command: type, chosen: Path | None) -> list[str]:
-    """The options of `command` that the cluster's file has, as words of the command line; none without a file.
-
-    Raises UserError where it cannot be read, holds something else than options, or values of another type.
-    """
-    if not (path := cluster_file(chosen)):
-        return []
-    try:
-        values = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as TOML: {error}") from error
-    known = {field.name: str(field.type) for field in fields(SlurmSettings) if field.name not in _OF_THE_COMMAND_LINE}
-    here = {field.name for field in fields(ProcessSettings if command is not SlurmSettings else SlurmSettings)}
-    words = []
-    for key, value in values.items():
-        name = key.replace("-", "_")
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            raise UserError(f"{path}: there is no setting {key!r}{f': did you mean {close[0]}?' if close else ''}")
-        _check_type(path, key, value, known[name])
-        if name in here:
-            option = f"--{name.replace('_', '-')}"
-            if isinstance(value, bool):
-                words.append(option if value else option.replace("--", "--no-", 1))
-            else:
-                words += [f"{option}={one}" for one in (value if isinstance(value, list) else [value])]
-    return words
-
-
-def _check_type(path: Path, key: str, value: Any, kind: str) -> None:
-    """Raises UserError where the value is not of the field's type, or no list of strings for one that repeats."""
-    if kind == "Repeated" and isinstance(value, list) and all(isinstance(line, str) for line in value):
-        return
-    expected: dict[str, Any] = {"int": int, "str": str, "bool": bool, "float": (int, float)}
-    name = kind.removeprefix("Annotated[").partition(" ")[0].partition(",")[0]
-    if name in expected and isinstance(value, expected[name]) and isinstance(value, bool) == (name == "bool"):
-        return
-    raise UserError(f"{path}: {key} = {value!r} is not {'a list of strings' if kind == 'Repeated' else kind}")
+def cluster_of(job: Job) -> Cluster:
+    """The launcher that started a job. Raises UserError where this version does not know it."""
+    if job.cluster not in CLUSTERS:
+        raise UserError(f"the job was started by the launcher {job.cluster!r}, known are {', '.join(CLUSTERS)}")
+    return CLUSTERS[job.cluster]

@@ -1,4 +1,4 @@
-"""OPTIONS RECIPE [RECIPE ...] WORDS: what stands before the recipes is the launcher's, after them the job's."""
+"""OPTIONS RECIPE [RECIPE ...] WORDS: options before the recipes are the launcher's, those after them the job's."""
 
 import re
 from collections.abc import Sequence
@@ -6,8 +6,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TypeVar
 
-from launch import cluster
-from launch.settings import LocalSettings, ProcessSettings, SlurmSettings
+from launch.cluster import CLUSTERS
+from launch.cluster_file import words_of
+from launch.settings import LaunchSettings, ProcessSettings
 from launch.submission import Run
 from trainer.cli import parse as parse_options
 from trainer.cli import parse_train, train_words
@@ -15,42 +16,43 @@ from trainer.errors import UserError
 from trainer.recipe_file import known_recipes, recipe_source
 
 T = TypeVar("T")
+Launcher = TypeVar("Launcher", bound=LaunchSettings)
 
 
-def parse(command: type[T], words: Sequence[str], verb: str) -> T:
-    """The options of a verb, behind those of the cluster's file. Raises UserError with one line for any mistake."""
-    of_the_cluster = []
+def parse(command: type[T], words: Sequence[str], name: str) -> T:
+    """The options of a command; they override those of the cluster's file. Raises UserError with one line."""
+    from_file = []
     if issubclass(command, ProcessSettings):
         chosen = [word for place, word in enumerate(words) if place and words[place - 1] == "--cluster"]
         chosen += [word.partition("=")[2] for word in words if word.startswith("--cluster=")]
-        of_the_cluster = cluster.words_of(command, Path(chosen[-1]) if chosen else None)
-    return parse_options(command, [*of_the_cluster, *words], verb, program="launch")
+        launchers = [cluster.settings for cluster in CLUSTERS.values() if issubclass(cluster.settings, ProcessSettings)]
+        from_file = words_of(command, list(launchers), Path(chosen[-1]) if chosen else None)
+    return parse_options(command, [*from_file, *words], name, program="launch")
 
 
-def parse_launch(command: type[T], words: Sequence[str], verb: str) -> tuple[T, list[str], list[str]]:
+def parse_launch(command: type[Launcher], words: Sequence[str], name: str) -> tuple[Launcher, list[str], list[str]]:
     """-> the launcher's options, the recipes' names, the words of the job."""
-    usage = f"python -m launch {verb} [OPTIONS] RECIPE [RECIPE ...] --data DIR --run-dir DIR"
+    usage = f"python -m launch {name} [OPTIONS] RECIPE [RECIPE ...] --data DIR --run-dir DIR"
     before, recipes, after = _split(command, words)
     if {"-h", "--help"} & set(before):
         print(f"usage: {usage} [--optimizer.lr 1.6 ...]\n")
-    options = parse(command, before, verb)
+    options = parse(command, before, name)
     if not recipes:
         raise UserError(f"which recipe? {usage} ({known_recipes()})")
     return options, recipes, after
 
 
-def runs_of(options: SlurmSettings | LocalSettings, recipes: list[str], words: list[str], processes: int) -> list[Run]:
-    """A run for each recipe and seed, checked as python -m trainer train would, for so many processes.
+def runs_of(seeds: tuple[int, ...], recipes: list[str], words: list[str], processes: int) -> list[Run]:
+    """A run for each recipe and seed, checked as python -m trainer train would, for this number of processes.
 
     Each has a folder below --run-dir, named after recipe and seed, where there are several. Raises UserError.
     """
-    seeds = options.seeds or (None,)
-    if options.seeds and any(word == "--seed" or word.startswith("--seed=") for word in words):
+    if seeds and any(word == "--seed" or word.startswith("--seed=") for word in words):
         raise UserError("--seeds for the launcher and --seed for the job: use one of both")
-    several = len(recipes) * len(seeds) > 1
+    several = len(recipes) * max(1, len(seeds)) > 1
     runs: list[Run] = []
     for name in recipes:
-        for seed in seeds:
+        for seed in seeds or (None,):
             chosen = [] if seed is None else ["--seed", str(seed)]
             recipe, settings = parse_train([name, *words, *chosen], processes)
             label = recipe.name if seed is None else f"{recipe.name}_seed{seed}"

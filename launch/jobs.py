@@ -1,67 +1,46 @@
-"""What Slurm, or this machine, says of a submission's jobs. Works with and without Slurm's accounting."""
+"""Starts, ends and looks at the jobs of runs, on any cluster."""
 
-import os
-import re
-import signal
-import socket
+import shlex
 import subprocess
-from dataclasses import dataclass
+import sys
+import tempfile
 from pathlib import Path
-from typing import Any
 
-from launch.attempt import attempts, rank_codes
-from launch.submission import Job, Run, Submission, submission_of
+from launch.cluster import CLUSTERS, Cluster, cluster_of
+from launch.command_line import parse_launch, runs_of
+from launch.settings import LaunchSettings
+from launch.state import State
+from launch.submission import Run, Submission, common_folder, submission_of
 from trainer.errors import UserError
 
-WAITING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
-ACTIVE = {"RUNNING", "CONFIGURING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "SUSPENDED", "RESIZING"}
 
-
-@dataclass(frozen=True, kw_only=True)
-class State:
-    """How one run's job is."""
-
-    name: str
-    """Slurm's word, or RUNNING, COMPLETED, FAILED, GONE on this machine; UNKNOWN where nobody tells"""
-    reason: str = ""
-    """why it waits, or how it ended"""
-    nodes: str = ""
-
-    @property
-    def is_over(self) -> bool:
-        """Not where nobody tells: better to ask again than to start a second job."""
-        return self.name not in WAITING | ACTIVE | {"UNKNOWN"}
+def launch(name: str, words: list[str]) -> int:
+    """`python -m launch NAME WORDS`: starts the runs, or with --plan prints them, and returns the exit code."""
+    cluster = CLUSTERS[name]
+    options, recipes, given = parse_launch(cluster.settings, words, name)
+    for option, value in cluster.train_options(options).items():
+        if not any(word == option or word.startswith(f"{option}=") for word in given):
+            given = [*given, option, value]
+    processes = cluster.processes(options)
+    runs = runs_of(options.seeds, recipes, given, processes)
+    if options.plan:
+        return _plan(cluster, options, runs, processes)
+    refuse_running(runs)
+    return cluster.submit(options, runs)
 
 
 def state_of(submission: Submission, index: int) -> State:
-    """Of the job of run number `index`. Raises UserError where the submission's record cannot be read."""
-    job = submission.job
-    return _on_slurm(submission, job, index) if job.cluster == "slurm" else _on_this_machine(submission, job, index)
-
-
-def slurm_id(job: Job, index: int) -> str:
-    """What Slurm calls this run's job."""
-    return f"{job.id}_{index}" if len(job.runs) > 1 else job.id
+    """The state of run number `index`. Raises UserError where the submission's record cannot be read."""
+    return cluster_of(submission.job).state(submission, index)
 
 
 def cancel(run_dir: Path) -> str:
-    """Ends a run's job, which saves first, and says what was done. Raises UserError where there is nothing to end."""
+    """Ends a run's job, which saves first, and returns one line. Raises UserError where there is nothing to end."""
     submission, index = submission_of(run_dir)
-    job, state = submission.job, state_of(submission, index)
+    state = state_of(submission, index)
     if state.is_over:
         raise UserError(f"{run_dir} is not running: its job is {state.name}")
-    if job.cluster == "slurm":
-        ended = _slurm("scancel", slurm_id(job, index))
-        if ended.returncode:
-            said = ended.stderr.strip() or "is this a machine of the cluster?"
-            raise UserError(f"scancel {slurm_id(job, index)} failed: {said}")
-        return f"{run_dir}: job {slurm_id(job, index)} is cancelled"
-    pid = submission.runner()
-    if state.name == "UNKNOWN" or pid is None:
-        raise UserError(f"{run_dir} runs on {job.id}: cancel it there")
-    os.kill(pid, signal.SIGTERM)
-    others = f", and with it the {len(job.runs) - 1} other runs of its launch" if len(job.runs) > 1 else ""
-    return f"{run_dir} is asked to save and stop{others}"
+    return cluster_of(submission.job).cancel(submission, index)
 
 
 def refuse_running(runs: list[Run]) -> None:
@@ -79,59 +58,21 @@ def refuse_running(runs: list[Run]) -> None:
             )
 
 
-def _on_slurm(submission: Submission, job: Job, index: int) -> State:
-    """From scontrol, or where it has forgotten the job from accounting, or else from our own records."""
-    if not job.id:
-        return State(name="PENDING", reason="being submitted, or its submission was interrupted")
-    name = slurm_id(job, index)
-    shown = _slurm("scontrol", "show", "job", "-o", name)
-    if shown.returncode == 0:
-        # a waiting array is one entry: its elements have none of their own yet
-        lines = shown.stdout.splitlines()
-        own = [line for line in lines if re.search(rf"\bArrayTaskId={index}\b", line)]
-        values = dict(re.findall(r"(\w+)=(\S*)", own[0] if own else lines[0]))
-        reason = values.get("Reason", "")
-        nodes = values.get("NodeList", "").removeprefix("(null)")
-        return State(name=values["JobState"], reason="" if reason == "None" else reason, nodes=nodes)
-    if shown.stderr and "Invalid job id" not in shown.stderr:
-        return State(name="UNKNOWN", reason=shown.stderr.strip().splitlines()[-1])
-    accounts = _slurm("sacct", "-n", "-P", "-D", "-X", "-j", name, "-o", "State,NodeList")
-    if told := [line.split("|") for line in accounts.stdout.splitlines() if line]:
-        return State(name=told[-1][0].split()[0], nodes=told[-1][1])
-    starts = attempts(submission, index)
-    if starts and starts[-1].get("again") is False:
-        return State(name=_word(starts[-1]), reason=starts[-1]["reason"])
-    if starts and (codes := rank_codes(submission, index, starts[-1]["number"])) and codes.get(0, 0) > 128:
-        return State(name="CANCELLED")
-    return State(name="GONE", reason="Slurm knows it no more" if shown.stderr else "there is no Slurm here to ask")
-
-
-def _on_this_machine(submission: Submission, job: Job, index: int) -> State:
-    starts = attempts(submission, index)
-    if job.id != socket.gethostname():
-        return State(name="UNKNOWN", reason=f"it runs on {job.id}: ask there", nodes=job.id)
-    if submission.runner() is not None:
-        if starts and starts[-1].get("again", True):
-            return State(name="RUNNING", nodes=job.id)
-        if not starts:
-            return State(name="PENDING", reason="the runs before it", nodes=job.id)
-    if starts and starts[-1].get("again") is False:
-        return State(name=_word(starts[-1]), reason=starts[-1]["reason"], nodes=job.id)
-    return State(name="GONE", reason="its processes have ended", nodes=job.id)
-
-
-def _word(last_start: dict[str, Any]) -> str:
-    """Slurm's word for a run whose last start was not followed by another one."""
-    if last_start["reason"] == "finished":
-        return "COMPLETED"
-    return "CANCELLED" if last_start["reason"].startswith("stopped by ") else "FAILED"
-
-
-def _slurm(*command: str) -> subprocess.CompletedProcess[str]:
-    """What a command of Slurm says; code 127 and no words where it is not there."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=60)
-    except OSError:
-        return subprocess.CompletedProcess(command, 127, "", "")
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 124, "", f"{command[0]} did not answer within a minute")
+def _plan(cluster: Cluster, options: LaunchSettings, runs: list[Run], processes: int) -> int:
+    """Prints what would be started, the processes' commands, and `trainer plan` of each recipe."""
+    submission = Submission(common_folder(runs) / "launch" / "NEXT")
+    print(cluster.describe(options, submission, runs))
+    code = 0
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        for run in runs:
+            (scratch / f"{run.name}.py").write_text(run.recipe)
+            print(f"# every process of {run.run_dir}")
+            print(f"python -m trainer {shlex.join(run.words(submission.recipe_file(run)))}\n", flush=True)
+        for recipe in dict.fromkeys(run.recipe for run in runs):
+            run = next(run for run in runs if run.recipe == recipe)
+            data = ["--data", run.data] if Path(run.data).exists() else []
+            command = [sys.executable, "-m", "trainer", "plan", str(scratch / f"{run.name}.py"), *data]
+            sys.stdout.flush()
+            code = subprocess.run([*command, "--world-size", str(processes)]).returncode or code
+    return code

@@ -1,16 +1,9 @@
-"""How many processes on how many nodes, and for how long: arithmetic that is exact or refused."""
+"""How many processes on how many nodes: arithmetic that is exact or refused."""
 
-import math
-import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from launch.settings import ProcessSettings
 from trainer.errors import UserError
-
-if TYPE_CHECKING:
-    from launch.settings import ProcessSettings
-
-_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +19,7 @@ class Layout:
         return self.nodes * self.processes_per_node
 
 
-def layout_of(settings: "ProcessSettings") -> Layout:
+def layout_of(settings: ProcessSettings) -> Layout:
     """Raises UserError where the numbers contradict each other, or GPUs do not fill whole nodes."""
     nodes, gpus_per_node, gpus = settings.nodes, settings.gpus_per_node, settings.gpus
     if gpus is not None:
@@ -38,7 +31,7 @@ def layout_of(settings: "ProcessSettings") -> Layout:
             fewer = gpus - gpus % gpus_per_node
             raise UserError(
                 f"--gpus {gpus} do not fill nodes of {gpus_per_node}: use {fewer} or {fewer + gpus_per_node}, or "
-                f"share them otherwise with --nodes and --gpus-per-node"
+                f"share them differently with --nodes and --gpus-per-node"
             )
         else:
             full = gpus // gpus_per_node
@@ -52,21 +45,3 @@ def layout_of(settings: "ProcessSettings") -> Layout:
             f"leave the first out"
         )
     return Layout(nodes=nodes or 1, processes_per_node=gpus_per_node or processes or 1, gpus_per_node=gpus_per_node)
-
-
-def minutes_of(time: str) -> int:
-    """Slurm's time, rounded up: MINUTES, MINUTES:SECONDS, HOURS:MINUTES:SECONDS, DAYS-HOURS[:MINUTES[:SECONDS]].
-
-    Raises ValueError for anything else.
-    """
-    if not (match := _TIME.fullmatch(time)):
-        raise ValueError(f"time={time} is not MINUTES, HH:MM:SS or DAYS-HH:MM:SS")
-    parts = [int(part) for part in match["parts"].split(":")]
-    if match["days"] is None:
-        hours, minutes, seconds = ([0, *parts, 0] if len(parts) == 1 else [0, *parts] if len(parts) == 2 else parts)[:3]
-    else:
-        hours, minutes, seconds = [*parts, 0, 0][:3]
-    total = 24 * 60 * int(match["days"] or 0) + 60 * hours + minutes + math.ceil(seconds / 60)
-    if total < 1:
-        raise ValueError(f"time={time} is no time at all")
-    return total

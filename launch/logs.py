@@ -5,7 +5,8 @@ import sys
 import time
 from pathlib import Path
 
-from launch.jobs import slurm_id, state_of
+from launch.cluster import cluster_of
+from launch.jobs import state_of
 from launch.settings import LogsSettings
 from launch.submission import Submission, submission_of
 from trainer.errors import UserError
@@ -16,7 +17,7 @@ _OFTEN, _SELDOM = 0.5, 15.0  # s from one look at the file to the next, and from
 
 
 def logs(options: LogsSettings) -> None:
-    """Prints the log of one rank, and where another one was in trouble first, that. Raises UserError for none."""
+    """Prints the log of one rank, and the first error of the others. Raises UserError where there is no log."""
     submission, index = submission_of(options.run)
     path = log_file(submission, index, options.rank)
     waits = options.follow and not state_of(submission, index).is_over
@@ -28,16 +29,11 @@ def logs(options: LogsSettings) -> None:
 
 
 def log_file(submission: Submission, index: int, rank: int) -> Path:
-    """Where a rank's output is. Raises UserError where there is no such rank, or it wrote to the terminal."""
+    """The file with a rank's output. Raises UserError where there is no such rank."""
     job = submission.job
     if rank not in range(job.processes):
         raise UserError(f"--rank {rank}: the run has {job.processes} processes, ranks 0 to {job.processes - 1}")
-    if job.cluster == "slurm":
-        return submission.logs / f"{slurm_id(job, index)}_{rank}_log.out"
-    if not job.background:
-        return Path(job.runs[index]) / "log.txt"  # the rest went to the terminal
-    found = sorted(submission.logs.glob("*_0_log.out"))  # one for all ranks
-    return found[0] if found else submission.logs / "log.out"
+    return cluster_of(job).log_file(submission, index, rank)
 
 
 def trouble_elsewhere(submission: Submission, index: int, rank: int) -> str | None:
@@ -53,9 +49,10 @@ def first_trouble(submission: Submission, index: int) -> tuple[int, str] | None:
 
     That a peer was lost is a consequence, and does not count.
     """
-    job = submission.job
-    ranks = range(job.processes) if job.cluster == "slurm" else range(1)
-    logs = [(rank, path) for rank in ranks if (path := log_file(submission, index, rank)).is_file()]
+    ranks: dict[Path, int] = {}
+    for rank in range(submission.job.processes):
+        ranks.setdefault(log_file(submission, index, rank), rank)  # ranks may share a file
+    logs = [(rank, path) for path, rank in ranks.items() if path.is_file()]
     for rank, path in sorted(logs, key=lambda entry: entry[1].stat().st_mtime):
         text = path.read_text(errors="replace")
         text = text[max(0, text.rfind(_START)) :]  # logs are of all starts: only the last one's trouble is of today

@@ -1,4 +1,4 @@
-"""What a user says of where a job runs, verb by verb. What is trained stands behind the recipe's name."""
+"""The options of the launcher's commands; a launcher's own are in its package."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-
-from launch.layout import minutes_of
 
 Repeated = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
@@ -31,7 +29,7 @@ class ProcessSettings:
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    """features that nodes must have, as sbatch takes them"""
+    """features that nodes must have"""
     mem: str | None = None
     """memory of each node, e.g. 200G"""
     exclude: str | None = None
@@ -42,7 +40,7 @@ class ProcessSettings:
     setup: Repeated = ()
     """a shell line for the first node before the processes start, e.g. 'export NCCL_SOCKET_IFNAME=ib0'; repeatable"""
     container: str | None = None
-    """what stands before python in each process, e.g. 'apptainer exec --nv image.sif'"""
+    """the command before python in each process, e.g. 'apptainer exec --nv image.sif'"""
     python: str | None = None
     """the Python of the nodes, or of the container; None: the one that runs this command"""
     srun: Repeated = ()
@@ -57,64 +55,25 @@ class ProcessSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlurmSettings(ProcessSettings):
-    """Submit training to Slurm. Words before RECIPE are for the cluster, words after it for python -m trainer train."""
+class LaunchSettings:
+    """The options that every launcher has."""
 
-    time: str = "24:00:00"
-    """time limit of one start, as Slurm has it: minutes, HH:MM:SS or DAYS-HH:MM:SS; the job goes on in another one"""
     seeds: tuple[int, ...] = ()
-    """a run for each of these seeds, in a job array"""
-    at_once: int | None = None
-    """elements of an array that run at the same time; None: all"""
-    name: str | None = None
-    """name of the job; None: the recipe's"""
-    signal_seconds: int = 120
-    """how long before the time limit the processes save and the job is queued again"""
+    """one run for each of these seeds"""
     max_restarts_without_checkpoint: int = 5
-    """starts in a row without a new checkpoint, after which the job is given up"""
-    timeout_minutes: float = 10.0
-    """how long a process waits for the others before the job is started anew, unless the job's own words say it"""
-    preflight: bool = True
-    """check nodes, data and network for some seconds at each start on several nodes"""
+    """starts in a row without a new checkpoint, after which a run is given up"""
     plan: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """print the sbatch script, the resolved recipe, processes, batches and threads; submit nothing"""
+    """print the job, the resolved recipe, processes and batches; start nothing"""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(self, "at_once", "signal_seconds", "max_restarts_without_checkpoint", "timeout_minutes")
-        limit = 60 * minutes_of(self.time)
-        needed = (
-            self.signal_seconds + 60 + 60
-        )  # Slurm signals up to a minute early; torch and the data take one to open
-        if limit < needed:
-            raise ValueError(
-                f"time={self.time} is {limit} s: less than --signal-seconds {self.signal_seconds}, the minute by which "
-                f"Slurm may be early and one to start, together {needed} s. Ask for more time"
-            )
-        check_seeds(self.seeds)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LocalSettings:
-    """Train on this machine: torchrun over its GPUs, or several processes on its CPUs, started again after a crash."""
-
-    processes: int | None = None
-    """number of processes; None: one for each GPU, or 1 where there is none"""
-    seeds: tuple[int, ...] = ()
-    """a run for each of these seeds, one after another"""
-    max_restarts_without_checkpoint: int = 5
-    """starts in a row without a new checkpoint, after which the run is given up"""
-    background: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """return at once; python -m launch status, logs and cancel tell and decide how it goes on"""
-
-    def __post_init__(self) -> None:
-        check_positive(self, "processes", "max_restarts_without_checkpoint")
-        check_seeds(self.seeds)
+        check_positive(self, "max_restarts_without_checkpoint")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds={' '.join(map(str, self.seeds))} names one twice")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatusSettings:
-    """Show where launched runs stand: state, step, speed, accuracy, time left, starts and why."""
+    """Show state, step, speed, accuracy, time left and starts of launched runs, with reasons."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """folders of runs, or folders that hold them; none: this folder"""
@@ -129,12 +88,12 @@ class LogsSettings:
     rank: int = 0
     """which process"""
     follow: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(aliases=["-f"])] = False
-    """go on printing until the job has ended"""
+    """keep printing until the job has ended"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CancelSettings:
-    """Stop launched runs. They save first; launching them again goes on from there."""
+    """Stop launched runs. They save first; launching them again continues from there."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """folders of runs"""
@@ -150,8 +109,8 @@ class PreflightSettings(ProcessSettings):
     """folder of the runs, which each node must share and have room in"""
     time: str = "00:10:00"
     """time limit of the check, in Slurm"""
-    on: Literal["auto", "slurm", "local"] = "auto"
-    """auto: in Slurm, where sinfo answers; else on this machine"""
+    on: str = "auto"
+    """which launcher's machines: slurm, local, or auto for Slurm where it answers"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: cuda where there is a GPU"""
 
@@ -161,8 +120,3 @@ def check_positive(settings: object, *names: str) -> None:
         value = getattr(settings, name)
         if value is not None and value <= 0:
             raise ValueError(f"{name}={value} is not a positive number")
-
-
-def check_seeds(seeds: tuple[int, ...]) -> None:
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds={' '.join(map(str, seeds))} names one twice")

@@ -1,4 +1,4 @@
-"""A table of where launched runs stand: what the scheduler says beside what the run itself has written."""
+"""A table of launched runs: what the cluster says of each, and what the run itself has written."""
 
 from collections import Counter
 from pathlib import Path
@@ -8,9 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from launch.attempt import attempts
-from launch.jobs import State, slurm_id, state_of
+from launch.jobs import state_of
 from launch.logs import first_trouble
 from launch.settings import StatusSettings
+from launch.state import State
 from launch.submission import Submission, launched_runs, submission_of
 from trainer.errors import UserError
 from trainer.run.progress import RunProgress, read_progress
@@ -35,13 +36,12 @@ def row(run_dir: Path) -> list[str]:
     """The cells of one run."""
     try:
         submission, index = submission_of(run_dir)
-        state, job = state_of(submission, index), submission.job
+        state = state_of(submission, index)
     except UserError as error:
         return [str(run_dir), "", "UNKNOWN", *[""] * 6, str(error)]
-    stands = read_progress(run_dir)
-    name = slurm_id(job, index) if job.cluster == "slurm" else job.id
+    progress = read_progress(run_dir)
     starts = attempts(submission, index)
-    return [str(run_dir), name, state.name, *_progress(stands), str(len(starts)), _why(submission, index, state)]
+    return [str(run_dir), state.job, state.name, *_progress(progress), str(len(starts)), _why(submission, index, state)]
 
 
 def _progress(at: RunProgress) -> list[str]:

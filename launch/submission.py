@@ -50,9 +50,9 @@ class Job:
     """Where a submission runs."""
 
     cluster: str
-    """slurm, or local for this machine"""
+    """the launcher's name, of launch.cluster.CLUSTERS"""
     id: str
-    """Slurm's job id, empty until it is known; or the host's name"""
+    """Slurm's job id, empty until it is known; or this machine's name"""
     processes: int
     """of each run"""
     max_restarts_without_checkpoint: int

@@ -165,6 +165,31 @@ def test_the_launcher_looks_into_no_recipe() -> None:
     assert importers("trainer.recipe", LAUNCH) == set()
 
 
+def test_the_launcher_asks_about_slurm_in_one_room_only() -> None:
+    """Everything else goes through launch.cluster.Cluster."""
+    assert importers("launch.slurm") - {name for name in importers("launch.slurm") if "launch/slurm/" in name} == {
+        "launch/cluster.py"
+    }
+    assert importers("launch.local") - {name for name in importers("launch.local") if "launch/local/" in name} == {
+        "launch/cluster.py"
+    }
+    slurm = re.compile(r"SLURM|\b(sbatch|scontrol|scancel|sacct|squeue)\b|== .slurm")
+    found = {name_of(path) for path in LAUNCH if slurm.search(path.read_text())}
+    assert "launch/slurm/scontrol.py" in found
+    assert {name for name in found if not name.startswith("launch/slurm/")} == set()
+
+
+def test_launch_has_no_import_circle() -> None:
+    """Imports inside functions count: they hide circles."""
+    modules = {name_of(path).removesuffix(".py").replace("/", "."): path for path in LAUNCH}
+    graph = {module: imports(path.read_text()) & set(modules) for module, path in modules.items()}
+    assert sum(map(len, graph.values())) > 50
+    while free := [module for module, needed in graph.items() if not needed & set(graph)]:
+        for module in free:
+            del graph[module]
+    assert graph == {}
+
+
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
@@ -184,13 +209,13 @@ def test_the_launcher_looks_into_no_recipe() -> None:
                 "trainer/model/weight_gradient_kernels.py",
             },
         ),
-        ("tyro", {"trainer/settings.py", "trainer/cli.py", "launch/settings.py"}),
+        ("tyro", {"trainer/settings.py", "trainer/cli.py", "launch/settings.py", "launch/local/settings.py"}),
         ("timm", {"trainer/model/library.py", "trainer/optimizer.py", "trainer/ema.py"}),
         ("torch.utils.tensorboard", {"trainer/log/tensorboard_log.py"}),
         ("plotly", {"trainer/commands/compare/report.py"}),
         ("matplotlib", {"trainer/commands/plan/curve.py"}),
         ("onnxruntime", {"trainer/commands/export/onnx.py"}),
-        ("submitit", {"launch/submit.py"}),
+        ("submitit", {"launch/slurm/script.py", "launch/local/background.py"}),
     ],
 )
 def test_a_library_has_one_door(package: str, allowed: set[str]) -> None:

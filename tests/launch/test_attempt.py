@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launch.attempt import attempts, begin, decide, end, free_port, newest_step, note_rank, rank_codes
-from launch.rank import of_slurm
+from launch.slurm.environment import of_slurm
 from launch.submission import Job, Submission
 from tests.support.processes import ROOT
 from trainer.atomic import atomic_write
@@ -166,7 +166,7 @@ def test_a_job_script_is_told_by_the_exit_code(submission: Submission, tmp_path:
     variables = {"SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_RESTART_COUNT": "0"}
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-S", "-m", "launch.attempt", words[0], str(submission.folder), *words[1:]]
+        command = [sys.executable, "-S", "-m", "launch.slurm.start", words[0], str(submission.folder), *words[1:]]
         root = ROOT
         return subprocess.run(command, capture_output=True, text=True, cwd=root, env={**os.environ, **variables})
 

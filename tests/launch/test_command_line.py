@@ -6,8 +6,10 @@ import pytest
 
 from launch.__main__ import main
 from launch.command_line import parse, parse_launch, runs_of
-from launch.layout import Layout, layout_of, minutes_of
-from launch.settings import LocalSettings, PreflightSettings, ProcessSettings, SlurmSettings
+from launch.layout import Layout, layout_of
+from launch.settings import PreflightSettings, ProcessSettings
+from launch.slurm.settings import SlurmSettings
+from launch.slurm.time import minutes_of
 from trainer.cli import parse_train, train_words
 from trainer.errors import UserError
 
@@ -110,9 +112,9 @@ def test_the_words_of_the_job_are_read_back_as_they_were() -> None:
 
 
 def test_a_run_for_each_recipe_and_seed_has_a_folder_of_its_own() -> None:
-    one = runs_of(LocalSettings(), ["resnet20_digits"], NEEDED, 1)
+    one = runs_of((), ["resnet20_digits"], NEEDED, 1)
     assert [run.run_dir for run in one] == [Path("runs").absolute()]
-    four = runs_of(LocalSettings(seeds=(0, 1)), ["resnet20_digits", "resnet20_he2015"], NEEDED, 1)
+    four = runs_of((0, 1), ["resnet20_digits", "resnet20_he2015"], NEEDED, 1)
     assert [run.run_dir.name for run in four] == [
         f"{recipe}_seed{seed}" for recipe in ("resnet20_digits", "resnet20_he2015") for seed in (0, 1)
     ]

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from launch.checks import Checks, compare, slow_pairs
+from launch.checks import Checks, compare
+from launch.links import slow_pairs
 
 CHECKS = Checks(data="DATA", run_dir="RUNS")
 

@@ -1,20 +1,19 @@
-"""Hands jobs to submitit: to Slurm, or to its executor for this machine. The only file that imports it."""
+"""The sbatch script, and its submission through submitit."""
 
 import contextlib
 import io
-import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from launch.layout import Layout, minutes_of
-from launch.rank import Rank
-from launch.settings import SlurmSettings
+from launch.layout import Layout
+from launch.slurm.environment import clean_environment
+from launch.slurm.process import SlurmProcess
+from launch.slurm.settings import SlurmSettings
+from launch.slurm.time import minutes_of
 from launch.submission import Submission
 from trainer.distributed.parent import EXIT_RETRY
 from trainer.errors import UserError, first_line
@@ -30,15 +29,17 @@ def script(options: SlurmSettings, layout: Layout, submission: Submission, name:
     return str(executor._make_submission_file_text(executor._submitit_command_str, ""))
 
 
-def submit(options: SlurmSettings, layout: Layout, submission: Submission, name: str, ranks: list[Rank]) -> str:
-    """Submits a job, or an array of as many as there are `ranks`, and returns its id. Raises UserError if refused."""
+def submit(
+    options: SlurmSettings, layout: Layout, submission: Submission, name: str, processes: list[SlurmProcess]
+) -> str:
+    """Submits a job, or an array with one job for each of `processes`. Returns its id; raises UserError if refused."""
     executor = _slurm_executor(options, layout, submission, name)
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     said = io.StringIO()  # submitit repeats it besides raising an error that holds it
     try:
-        with _clean_environment(), contextlib.redirect_stderr(said):
-            jobs = executor.map_array(Rank.__call__, ranks)
+        with clean_environment(), contextlib.redirect_stderr(said):
+            jobs = executor.map_array(SlurmProcess.__call__, processes)
     except (FailedJobError, FailedSubmissionError) as error:
         reasons = re.findall(r"error: (.*)", said.getvalue()) or [first_line(error)]
         raise UserError(f"Slurm refused the job: {'; '.join(reasons)}") from error
@@ -48,32 +49,9 @@ def submit(options: SlurmSettings, layout: Layout, submission: Submission, name:
 def refusal(options: SlurmSettings, layout: Layout, submission: Submission, name: str, count: int) -> str:
     """What `sbatch --test-only` says of the script: when it would start, or why it could not."""
     text = script(options, layout, submission, name, count)
-    with _clean_environment():
+    with clean_environment():
         said = subprocess.run(["sbatch", "--test-only"], input=text, capture_output=True, text=True)
     return (said.stderr or said.stdout).strip()
-
-
-def submit_here(function: Callable[[], Any], submission: Submission) -> None:
-    """Calls `function` in a process of its own, which goes on when this one and its terminal have ended."""
-    submitit = _submitit()
-    executor = submitit.LocalExecutor(submission.logs)
-    a_year = 60 * 24 * 365  # minutes; its default, 2, would end the job
-    executor.update_parameters(timeout_min=a_year, stderr_to_stdout=True)
-    if (child := os.fork()) == 0:
-        _leave_the_terminal()
-        executor.submit(function)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    if status:
-        raise UserError(f"the run could not be started in the background: see {submission.logs}")
-
-
-def _leave_the_terminal() -> None:
-    """Into a session of its own; no pipe stays open that somebody reads to its end."""
-    os.setsid()
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for stream in range(3):
-        os.dup2(nothing, stream)
 
 
 def _slurm_executor(options: SlurmSettings, layout: Layout, submission: Submission, name: str) -> Any:
@@ -122,7 +100,7 @@ def _before(folder: Path, python: str) -> list[str]:
         f"export PYTHONPATH={shlex.quote(str(folder / 'code'))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
         'if [ -n "$SLURM_CPUS_PER_TASK" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi',
         "node=$(scontrol show node \"$SLURMD_NODENAME\" | sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/p')",
-        f'meet=$({python} -m launch.attempt begin {shlex.quote(str(folder))} "$node") || exit',
+        f'meet=$({python} -m launch.slurm.start begin {shlex.quote(str(folder))} "$node") || exit',
         "export MASTER_ADDR=${meet%:*} MASTER_PORT=${meet##*:}",
     ]
 
@@ -134,7 +112,7 @@ def _after(folder: Path, python: str) -> list[str]:
         'job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"',
         # within a partition's GraceTime only the processes are signalled, and this script goes on
         "preempted=$(scontrol show job -o \"$job\" | grep -o 'JobState=RUNNING .*PreemptTime=[0-9]')",
-        f'{python} -m launch.attempt end {shlex.quote(str(folder))} $code "$preempted"',
+        f'{python} -m launch.slurm.start end {shlex.quote(str(folder))} $code "$preempted"',
         "verdict=$?",
         f"if [ $verdict -ne {EXIT_RETRY} ]; then exit $verdict; fi",
         'scontrol requeue "$job"',
@@ -147,28 +125,3 @@ def _submitit() -> Any:
     except ImportError as error:
         raise UserError(f"submitit is needed to submit jobs and is not installed: {_INSTALL}") from error
     return submitit
-
-
-@contextlib.contextmanager
-def _clean_environment() -> Iterator[None]:
-    """Without what another job or launcher has set here: a job inherits the environment it is submitted from."""
-    foreign = ("SLURM_", "SBATCH_", "SRUN_", "MASTER_", "TORCHELASTIC_", "SUBMITIT_")
-    own = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    saved = dict(os.environ)
-    for name in saved:
-        if name != "SLURM_CONF" and (name.startswith(foreign) or name in own):
-            del os.environ[name]
-    try:
-        yield
-    finally:
-        os.environ.update(saved)
-
-
-def has_slurm() -> bool:
-    """Whether a Slurm answers here."""
-    if not shutil.which("sinfo") or not shutil.which("sbatch"):
-        return False
-    try:
-        return subprocess.run(["sinfo", "-h", "-o", "%P"], capture_output=True, timeout=60).returncode == 0
-    except subprocess.TimeoutExpired:
-        return False

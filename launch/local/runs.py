@@ -1,4 +1,4 @@
-"""On this machine: torchrun over its GPUs, or several processes on its CPUs, started again as long as that helps."""
+"""The runs of a local submission, one after another, each restarted as long as that helps."""
 
 import itertools
 import os
@@ -10,54 +10,19 @@ from pathlib import Path
 from typing import NoReturn
 
 from launch import attempt
-from launch.command_line import runs_of
-from launch.jobs import refuse_running
-from launch.settings import LocalSettings
-from launch.submission import Job, Submission, new_submission
-from launch.torchrun import torchrun
-
-
-def launch_local(options: LocalSettings, recipes: list[str], words: list[str]) -> int:
-    """Runs one after another, or starts them in the background, and returns the exit code: see Here.run()."""
-    processes = options.processes or _gpus() or 1
-    runs = runs_of(options, recipes, words, processes)
-    refuse_running(runs)
-    submission = new_submission(runs)
-    job = Job(
-        cluster="local",
-        id=socket.gethostname(),
-        processes=processes,
-        max_restarts_without_checkpoint=options.max_restarts_without_checkpoint,
-        runs=[str(run.run_dir) for run in runs],
-        background=options.background,
-    )
-    submission.write_job(job)
-    submission.point(runs)
-    here = Here(
-        submission=submission.folder,
-        processes=processes,
-        words=tuple(tuple(run.words(submission.recipe_file(run))) for run in runs),
-        gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
-    )
-    if not options.background:
-        return here.run()
-    from launch.submit import submit_here
-
-    submit_here(here, submission)
-    folders = " ".join(str(run.run_dir) for run in runs)
-    print(f"{len(runs)} run{'s' * (len(runs) > 1)} in the background: python -m launch status {folders}")
-    return 0
+from launch.local.torchrun import torchrun
+from launch.submission import Submission
 
 
 @dataclass(frozen=True, kw_only=True)
-class Here:
-    """The runs of a submission, one after another on this machine."""
+class LocalRuns:
+    """The runs of a submission on this machine."""
 
     submission: Path
     processes: int
     words: tuple[tuple[str, ...], ...]
     gpus: str | None
-    """CUDA_VISIBLE_DEVICES as it was; None: it was not set"""
+    """CUDA_VISIBLE_DEVICES at submission; None: it was not set"""
 
     def __call__(self) -> NoReturn:
         """What submitit calls in the background. It never returns: the exit code is the result."""
@@ -95,13 +60,7 @@ class Here:
 
 
 def _restore_gpus(gpus: str | None) -> None:
-    """Sets CUDA_VISIBLE_DEVICES as it was where the run was launched; submitit sets it to the first ones."""
+    """Sets CUDA_VISIBLE_DEVICES as it was at submission; submitit sets it to the first ones."""
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
-
-
-def _gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()

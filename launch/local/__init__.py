@@ -1,0 +1,1 @@
+"""On this machine: torchrun in the foreground or in the background."""

@@ -1,0 +1,34 @@
+"""A process of this machine that outlives the terminal, through submitit's local executor."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from launch.submission import Submission
+from trainer.errors import UserError
+
+
+def run_in_background(function: Callable[[], Any], submission: Submission) -> None:
+    """Calls `function` in a process of its own, which continues after this one and its terminal have ended."""
+    try:
+        import submitit
+    except ImportError as error:
+        raise UserError("--background needs submitit: pip install 'submitit>=1.5,<2'") from error
+    executor = submitit.LocalExecutor(submission.logs)
+    a_year = 60 * 24 * 365  # minutes; its default, 2, would end the job
+    executor.update_parameters(timeout_min=a_year, stderr_to_stdout=True)
+    if (child := os.fork()) == 0:
+        _leave_the_terminal()
+        executor.submit(function)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if status:
+        raise UserError(f"the run could not be started in the background: see {submission.logs}")
+
+
+def _leave_the_terminal() -> None:
+    """Starts a session; no pipe stays open that somebody reads to its end."""
+    os.setsid()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(nothing, stream)

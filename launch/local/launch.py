@@ -1,0 +1,109 @@
+"""The launcher for this machine: torchrun over its GPUs, or several processes on its CPUs."""
+
+import os
+import signal
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+from launch.attempt import attempts
+from launch.layout import layout_of
+from launch.local.background import run_in_background
+from launch.local.runs import LocalRuns
+from launch.local.settings import LocalSettings
+from launch.local.torchrun import torchrun
+from launch.settings import ProcessSettings
+from launch.state import State, word_for
+from launch.submission import Job, Run, Submission, new_submission
+from trainer.errors import UserError
+
+
+class Local:
+    """See launch.cluster.Cluster."""
+
+    settings = LocalSettings
+
+    def processes(self, options: LocalSettings) -> int:
+        return options.processes or _gpus() or 1
+
+    def train_options(self, options: LocalSettings) -> dict[str, str]:
+        return {}
+
+    def describe(self, options: LocalSettings, submission: Submission, runs: list[Run]) -> str:
+        return f"# torchrun --nproc-per-node {self.processes(options)} on this machine, one run after another"
+
+    def submit(self, options: LocalSettings, runs: list[Run]) -> int:
+        """Runs one after another, or starts them in the background, and returns the exit code: see LocalRuns.run()."""
+        processes = self.processes(options)
+        submission = new_submission(runs)
+        job = Job(
+            cluster="local",
+            id=socket.gethostname(),
+            processes=processes,
+            max_restarts_without_checkpoint=options.max_restarts_without_checkpoint,
+            runs=[str(run.run_dir) for run in runs],
+            background=options.background,
+        )
+        submission.write_job(job)
+        submission.point(runs)
+        local_runs = LocalRuns(
+            submission=submission.folder,
+            processes=processes,
+            words=tuple(tuple(run.words(submission.recipe_file(run))) for run in runs),
+            gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        )
+        if not options.background:
+            return local_runs.run()
+        run_in_background(local_runs, submission)
+        folders = " ".join(str(run.run_dir) for run in runs)
+        print(f"{len(runs)} run{'s' * (len(runs) > 1)} in the background: python -m launch status {folders}")
+        return 0
+
+    def state(self, submission: Submission, index: int) -> State:
+        """From the lock of the process that runs it, and the records of its starts."""
+        host, starts = submission.job.id, attempts(submission, index)
+        if host != socket.gethostname():
+            return State(name="UNKNOWN", job=host, reason=f"it runs on {host}: ask there", nodes=host)
+        if submission.runner() is not None:
+            if starts and starts[-1].get("again", True):
+                return State(name="RUNNING", job=host, nodes=host)
+            if not starts:
+                return State(name="PENDING", job=host, reason="the runs before it", nodes=host)
+        if starts and starts[-1].get("again") is False:
+            return State(name=word_for(starts[-1]), job=host, reason=starts[-1]["reason"], nodes=host)
+        return State(name="GONE", job=host, reason="its processes have ended", nodes=host)
+
+    def cancel(self, submission: Submission, index: int) -> str:
+        """Sends SIGTERM to the process that runs the submission."""
+        job, pid = submission.job, submission.runner()
+        run_dir = job.runs[index]
+        if job.id != socket.gethostname() or pid is None:
+            raise UserError(f"{run_dir} runs on {job.id}: cancel it there")
+        os.kill(pid, signal.SIGTERM)
+        others = f", and with it the {len(job.runs) - 1} other runs of its launch" if len(job.runs) > 1 else ""
+        return f"{run_dir} is asked to save and stop{others}"
+
+    def log_file(self, submission: Submission, index: int, rank: int) -> Path:
+        job = submission.job
+        if not job.background:
+            return Path(job.runs[index]) / "log.txt"  # the rest went to the terminal
+        found = sorted(submission.logs.glob("*_0_log.out"))  # one for all ranks
+        return found[0] if found else submission.logs / "log.out"
+
+    def environment(self, variables: Mapping[str, str]) -> dict[str, str]:
+        return {}  # torchrun has set them
+
+    def answers(self) -> bool:
+        return True
+
+    def run(self, options: ProcessSettings, module: str, words: list[str]) -> int:
+        layout = layout_of(options)
+        if layout.nodes > 1:
+            raise UserError(f"--nodes {layout.nodes}, but this is one machine and no Slurm answers here (sinfo)")
+        return torchrun(layout.processes, ["-m", module, *words], run_id=module).code
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()

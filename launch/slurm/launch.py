@@ -1,0 +1,124 @@
+"""The launcher for Slurm: one process for each GPU, started by srun, queued again until the run has finished."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from launch.cluster_file import cluster_file
+from launch.layout import Layout, layout_of
+from launch.settings import ProcessSettings
+from launch.slurm import foreground, scontrol, script
+from launch.slurm.environment import has_slurm, of_slurm
+from launch.slurm.process import SlurmProcess
+from launch.slurm.settings import SlurmSettings
+from launch.slurm.time import minutes_of
+from launch.state import State
+from launch.submission import Job, Run, Submission, new_submission
+from trainer.errors import UserError
+
+
+class Slurm:
+    """See launch.cluster.Cluster."""
+
+    settings = SlurmSettings
+
+    def processes(self, options: SlurmSettings) -> int:
+        return layout_of(options).processes
+
+    def train_options(self, options: SlurmSettings) -> dict[str, str]:
+        derived = {"--timeout-minutes": str(options.timeout_minutes)}
+        if options.gpus_per_node:
+            derived["--device"] = "cuda"  # a node whose GPU is gone must not train on its CPUs
+        return derived
+
+    def describe(self, options: SlurmSettings, submission: Submission, runs: list[Run]) -> str:
+        """The sbatch script, and what `sbatch --test-only` says of it."""
+        layout = layout_of(options)
+        lines = [f"# {_processes(layout)}; {_threads(options)}; {minutes_of(options.time)} minutes for each start"]
+        if file := cluster_file(options.cluster):
+            lines.append(f"# with the settings of {file}")
+        lines.append(script.script(options, layout, submission, _name(runs), len(runs)))
+        if has_slurm():
+            said = script.refusal(options, layout, submission, _name(runs), len(runs))
+            lines.append(f"# sbatch --test-only: {said}\n")
+        return "\n".join(lines)
+
+    def submit(self, options: SlurmSettings, runs: list[Run]) -> int:
+        """Submits a job, or an array for several runs."""
+        if not has_slurm():
+            raise UserError(
+                "no Slurm answers here (sinfo): python -m launch local --background runs on this machine, with the "
+                "same status, logs and cancel; --plan shows the job without one"
+            )
+        layout = layout_of(options)
+        submission = new_submission(runs)
+        submission.write_job(_job(options, layout, runs, job_id=""))  # the job may begin before its id is known here
+        try:
+            processes = _slurm_processes(options, layout, submission, runs)
+            job_id = script.submit(options, layout, submission, _name(runs), processes)
+        except BaseException:
+            shutil.rmtree(submission.folder)
+            raise
+        submission.write_job(_job(options, layout, runs, job_id))
+        submission.point(runs)
+        folders = " ".join(str(run.run_dir) for run in runs)
+        what = f"array {job_id} of {len(runs)} runs" if len(runs) > 1 else f"job {job_id}"
+        print(f"submitted {what}, {_processes(layout)}: python -m launch status {folders}")
+        return 0
+
+    def state(self, submission: Submission, index: int) -> State:
+        return scontrol.job_state(submission, index)
+
+    def cancel(self, submission: Submission, index: int) -> str:
+        return scontrol.cancel_job(submission, index)
+
+    def log_file(self, submission: Submission, index: int, rank: int) -> Path:
+        return submission.logs / f"{scontrol.job_name(submission.job, index)}_{rank}_log.out"
+
+    def environment(self, variables: Mapping[str, str]) -> dict[str, str]:
+        return of_slurm(variables)[0]
+
+    def answers(self) -> bool:
+        return has_slurm()
+
+    def run(self, options: ProcessSettings, module: str, words: list[str]) -> int:
+        return foreground.run(options, module, words)
+
+
+def _slurm_processes(
+    options: SlurmSettings, layout: Layout, submission: Submission, runs: list[Run]
+) -> list[SlurmProcess]:
+    return [
+        SlurmProcess(
+            submission=submission.folder,
+            index=index,
+            words=tuple(run.words(submission.recipe_file(run))),
+            preflight=options.preflight and layout.nodes > 1,
+        )
+        for index, run in enumerate(runs)
+    ]
+
+
+def _job(options: SlurmSettings, layout: Layout, runs: list[Run], job_id: str) -> Job:
+    return Job(
+        cluster="slurm",
+        id=job_id,
+        processes=layout.processes,
+        max_restarts_without_checkpoint=options.max_restarts_without_checkpoint,
+        runs=[str(run.run_dir) for run in runs],
+    )
+
+
+def _name(runs: list[Run]) -> str:
+    return runs[0].name if len(runs) == 1 else f"{runs[0].name}+{len(runs) - 1}"
+
+
+def _processes(layout: Layout) -> str:
+    on = f"{layout.gpus_per_node} GPUs each" if layout.gpus_per_node else "on CPUs"
+    return f"{layout.processes} processes on {layout.nodes} node{'s' * (layout.nodes > 1)}, {on}"
+
+
+def _threads(options: SlurmSettings) -> str:
+    if options.cpus_per_task:
+        return f"{options.cpus_per_task} threads to read images in each process"
+    return "as many threads to read images as Slurm gives CPUs, often 1: see --cpus-per-task"

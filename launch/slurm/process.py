@@ -1,0 +1,34 @@
+"""One process of a Slurm job: what submitit calls on every one of them."""
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from launch.rank import run_rank
+from launch.slurm.environment import of_slurm
+from launch.submission import Submission
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmProcess:
+    """Sets torchrun's variables, trains, and records its exit code."""
+
+    submission: Path
+    index: int
+    words: tuple[str, ...]
+    """of python -m trainer"""
+    preflight: bool
+
+    def __call__(self) -> NoReturn:
+        """Never returns: a result written by an earlier start would count as the end of a job that was queued again."""
+        for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGCONT):
+            # submitit's handlers would not save, and USR2's would requeue from within a handler
+            signal.signal(number, signal.SIG_DFL)
+        variables, cpus = of_slurm(os.environ)
+        os.environ.update(variables)
+        words = list(self.words)
+        if "--workers" not in words:
+            words += ["--workers", str(cpus)]
+        run_rank(Submission(self.submission), self.index, words, self.preflight)

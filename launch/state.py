@@ -1,0 +1,32 @@
+"""The state of a run's job, the same words on every cluster."""
+
+from dataclasses import dataclass
+from typing import Any
+
+WAITING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
+ACTIVE = {"RUNNING", "CONFIGURING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "SUSPENDED", "RESIZING"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """The state of one run's job."""
+
+    name: str
+    """Slurm's word (a launcher without Slurm uses the same ones); GONE: nobody knows it; UNKNOWN: nobody answers"""
+    job: str
+    """what the cluster calls the job"""
+    reason: str = ""
+    """why it waits, or how it ended"""
+    nodes: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        """False where nobody answers: asking again is better than starting a second job."""
+        return self.name not in WAITING | ACTIVE | {"UNKNOWN"}
+
+
+def word_for(last_start: dict[str, Any]) -> str:
+    """Slurm's word for a run whose last start was not followed by another one."""
+    if last_start["reason"] == "finished":
+        return "COMPLETED"
+    return "CANCELLED" if last_start["reason"].startswith("stopped by ") else "FAILED"
