@@ -4,21 +4,40 @@ A launcher calls begin() before the processes of a start and end() after them. W
 """
 
 import json
+import os
 import re
 import signal
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from launch.submission import Submission, now
 from trainer.atomic import replace_text
-from trainer.distributed.parent import EXIT_RETRY
-from trainer.errors import UserError
+from trainer.errors import EXIT_RETRY, UserError
 
-_PORTS = range(10_000, 32_000)  # below those that systems hand out by themselves
-_ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # by which a user ends a run
+_PORTS = range(10_000, 32_000)  # below those that systems assign by themselves
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # after which a rank saves and ends
 _CHECKPOINT = re.compile(r"step_(\d+)\.pt")
+_LOGS = 2**18  # bytes of room beside a checkpoint
+CANCELLED = "cancelled by python -m launch cancel"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How the processes of a start ended, as their launcher saw it."""
+
+    summary: str
+    """for people, e.g. srun ended with 137"""
+    failed: bool = False
+    """whether a process crashed or was killed, after which its launcher ends the others with SIGTERM"""
+    by_user: str | None = None
+    """how the user ended the run; None where he did not, and where nobody knows"""
+    sent: signal.Signals = signal.SIGTERM
+    """that the user sent"""
+    cause: str | None = None
+    """what else ended the processes, e.g. preempted"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,106 +50,96 @@ class Verdict:
     """exit code of the job, where nothing follows"""
 
 
-def decide(
-    codes: dict[int, int],
-    *,
-    finished: bool,
-    ended: str,
-    stopped_by: signal.Signals | None = None,
-    preempted: bool = False,
-    restarts_without_progress: int,
-    max_restarts: int,
-) -> Verdict:
-    """What follows after the ranks of a start ended with these codes; one that was killed has none.
+def decide(codes: dict[int, int], ending: Ending, *, restarts_without_progress: int, max_restarts: int) -> Verdict:
+    """Only its user ends a run: see docs/cluster.md. `codes`: of the ranks that recorded one.
 
-    `ended`: how the launcher saw it, in words. `stopped_by`: the signal that it got itself. `preempted`: it was
-    Slurm that ended the ranks, to give the nodes to another job. `restarts_without_progress`: starts in a row, this
-    one included, after which no checkpoint was newer than before.
+    `restarts_without_progress`: starts in a row, this one included, after which no checkpoint was newer than before.
     """
-    if finished:
+    if codes.get(0) == 0:
         return Verdict(again=False, reason="finished")
+    stops = {code - 128 for code in codes.values()} & {*_STOPS, signal.SIGUSR2}
+    saved = ", saved" if stops else ""
+    if ending.by_user:
+        return Verdict(again=False, reason=f"{ending.by_user}{saved}", code=128 + ending.sent)
     if wrong := [rank for rank, code in codes.items() if code == 2]:
         return Verdict(again=False, reason=f"the input cannot be used, see the log of rank {wrong[0]}", code=2)
-    stops = {code - 128 for code in codes.values()} & {*_ENDS, signal.SIGUSR2}
-    # a rank that was only asked by its peers to stop reports SIGTERM
-    stopped = signal.SIGUSR2 if signal.SIGUSR2 in stops else min(stops, default=None)
-    if stopped in _ENDS and not preempted:
-        name = signal.Signals(stopped).name
-        return Verdict(again=False, reason=f"stopped by {name}, saved", code=128 + stopped)
-    if stopped_by in (*_ENDS, signal.SIGQUIT):  # before ranks could listen
-        return Verdict(again=False, reason=f"stopped by {stopped_by.name}", code=128 + stopped_by)
-    reason = "preempted, saved" if preempted else "saved before the time limit"
-    if stopped is None:
-        told = [f"rank {rank} ended with {code}" for rank, code in codes.items() if code not in (0, EXIT_RETRY)]
-        reason = ", ".join(told) or ended
+    if ending.cause:
+        reason = f"{ending.cause}{saved}"
+    elif signal.SIGUSR2 in stops:  # a rank that was only asked by its peers to stop reports SIGTERM
+        reason = "saved before the time limit"
+    elif stops and not ending.failed:
+        name = signal.Signals(min(stops)).name
+        reason = f"{name} to the processes, saved; the run continues because nobody cancelled its job"
+    else:
+        failed = [
+            f"rank {rank} ended with {code}"
+            for rank, code in codes.items()
+            if code not in (0, EXIT_RETRY) and code - 128 not in stops
+        ]
+        reason = ", ".join(failed) or ending.summary
     if restarts_without_progress >= max_restarts:
-        return Verdict(
-            again=False,
-            reason=f"given up after {restarts_without_progress} starts without a new checkpoint: {reason}",
-            code=1,
-        )
+        reason = f"given up after {restarts_without_progress} starts without a new checkpoint: {reason}"
+        return Verdict(again=False, reason=reason, code=1)
     return Verdict(again=True, reason=reason)
 
 
 def begin(submission: Submission, index: int, number: int, nodes: str, port: int | None = None) -> None:
-    """Notes that start `number` of run `index` begins. Raises UserError where the last ones came to nothing.
+    """Records that start `number` of run `index` begins, once there is room for a checkpoint.
 
-    `port`: where its processes meet; None: torchrun finds one.
+    Raises UserError where the user has cancelled the run, or the last starts brought no checkpoint. `port`: where its
+    processes meet; None: torchrun finds one.
     """
     job = submission.job
     starts, step = attempts(submission, index), newest_step(Path(job.runs[index]))
+    cancelled = submission.is_cancelled(index)
     if starts and "ended" not in starts[-1]:
-        _note(submission, index, {**starts[-1], "ended": None, "reason": "ended from outside"})
+        reason = CANCELLED if cancelled else "ended from outside"
+        _write(submission, index, {**starts[-1], "ended": None, "reason": reason, "again": not cancelled})
+    if cancelled:
+        raise UserError(CANCELLED)
     restarts_without_progress = _restarts_without_progress(starts, step)
     if restarts_without_progress >= job.max_restarts_without_checkpoint:
         last = starts[-1].get("reason", "ended from outside: preemption, a lost node or a requeue")
         raise UserError(f"given up after {restarts_without_progress} starts without a new checkpoint: {last}")
-    _note(submission, index, {"number": number, "began": now(), "step": step, "nodes": nodes, "port": port})
+    require_room(Path(job.runs[index]), submission.attempts(index))
+    clock = {"boot": _boot(), "uptime": time.clock_gettime(time.CLOCK_BOOTTIME)}
+    start = {"number": number, "began": now(), "step": step, "nodes": nodes, "port": port, "clock": clock}
+    _write(submission, index, start)
 
 
-def end(
-    submission: Submission,
-    index: int,
-    number: int,
-    ended: str,
-    stopped_by: signal.Signals | None = None,
-    preempted: bool = False,
-) -> Verdict:
-    """Notes how start `number` of run `index` ended, and decides what follows: see decide()."""
+def end(submission: Submission, index: int, number: int, ending: Ending) -> Verdict:
+    """Records how start `number` of run `index` ended, and decides what follows: see decide()."""
     job = submission.job
     step = newest_step(Path(job.runs[index]))
     starts = attempts(submission, index)
     start = next((start for start in starts if start["number"] == number), {"number": number, "step": step})
-    codes = rank_codes(submission, index, number)
     verdict = decide(
-        codes,
-        finished=codes.get(0) == 0,
-        ended=ended,
-        stopped_by=stopped_by,
-        preempted=preempted,
+        rank_codes(submission, index, number),
+        ending,
         restarts_without_progress=_restarts_without_progress(starts, step),
         max_restarts=job.max_restarts_without_checkpoint,
     )
-    _note(submission, index, {**start, "ended": now(), "reason": verdict.reason, "again": verdict.again})
+    ended = {"ended": now(), "seconds": _seconds_since(start), "reason": verdict.reason, "again": verdict.again}
+    _write(submission, index, {**start, **ended})
     return verdict
 
 
 def note_rank(submission: Submission, index: int, number: int, rank: int, code: int) -> None:
-    """Notes how a rank ended: rank 0 always, another one where it did not end well."""
+    """Records the exit code of rank 0, and of any other rank that failed."""
     if rank == 0 or code:
         record = {"code": code, "host": socket.gethostname(), "ended": now()}
         replace_text(submission.attempts(index) / f"{number:03}.rank{rank}", json.dumps(record))
 
 
 def rank_codes(submission: Submission, index: int, number: int) -> dict[int, int]:
-    """The exit codes that note_rank noted, those that were noted first come first."""
+    """The exit codes that note_rank recorded, the oldest first."""
     files = submission.attempts(index).glob(f"{number:03}.rank*[0-9]")  # not of a rank killed in writing: .partial
     ordered = sorted(files, key=lambda file: file.stat().st_mtime)
     return {int(file.suffix.removeprefix(".rank")): json.loads(file.read_text())["code"] for file in ordered}
 
 
 def attempts(submission: Submission, index: int) -> list[dict[str, Any]]:
-    """The starts of a run so far: number, began, step, nodes, port, and once it is known ended, reason, again."""
+    """The starts of a run so far: number, began, step, nodes, port, and after the end ended, seconds, reason, again."""
     files = sorted(submission.attempts(index).glob("*.json"))
     return sorted((json.loads(file.read_text()) for file in files), key=lambda start: start["number"])
 
@@ -141,8 +150,24 @@ def newest_step(run_dir: Path) -> int:
     return max((int(match[1]) for match in names if match), default=0)
 
 
+def require_room(run_dir: Path, otherwise: Path) -> None:
+    """Raises OSError where a file as large as the newest checkpoint cannot be written, because of a quota for example.
+
+    `otherwise`: a folder on the same disk, where the run's own does not exist yet.
+    """
+    sizes = [path.stat().st_size for path in (run_dir / "checkpoints").glob("step_*.pt")]
+    probe = (run_dir if run_dir.is_dir() else otherwise) / f".room-{os.getpid()}"
+    try:
+        with probe.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, max(sizes, default=0) + _LOGS)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(run_dir)) from error
+    finally:
+        probe.unlink(missing_ok=True)
+
+
 def free_port(seed: int) -> int:
-    """A port that is free here, and the next one too; another for another seed, so that jobs of a node do not meet."""
+    """A port that is free here, as is the next one. It depends on the seed, so that jobs of a node do not clash."""
     for offset in range(len(_PORTS)):
         port = _PORTS[(seed * 7919 + offset) % len(_PORTS)]
         with socket.socket() as first, socket.socket() as second:
@@ -165,5 +190,18 @@ def _restarts_without_progress(starts: list[dict[str, Any]], step: int) -> int:
     return count
 
 
-def _note(submission: Submission, index: int, start: dict[str, Any]) -> None:
+def _write(submission: Submission, index: int, start: dict[str, Any]) -> None:
     replace_text(submission.attempts(index) / f"{start['number']:03}.json", json.dumps(start))
+
+
+def _boot() -> str:
+    """Differs between machines, and between two boots of one."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _seconds_since(start: dict[str, Any]) -> float | None:
+    """How long a start took, whatever was done to the clock meanwhile; None where it began on a different machine."""
+    clock = start.get("clock", {})
+    if clock.get("boot") != _boot():
+        return None
+    return float(round(time.clock_gettime(time.CLOCK_BOOTTIME) - clock["uptime"], 1))

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.links import all_reduce, bandwidths, slow_pairs
-from trainer.distributed.parent import EXIT_RETRY
-from trainer.errors import UnreachableError, UserError, first_line
+from trainer.errors import EXIT_RETRY, UnreachableError, UserError, first_line
 
 _PACKAGES = ("torch", "torchvision", "ffcv", "numpy", "timm")
 _WAIT = timedelta(seconds=120)  # for processes to meet, and for each of their exchanges

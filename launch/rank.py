@@ -1,20 +1,26 @@
 """What each process of a job does once torchrun's variables are set: trains, and records its exit code."""
 
+import contextlib
 import os
 import signal
 import sys
+import traceback
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from launch.attempt import note_rank
 from launch.checks import quick
+from launch.disk import patiently
 from launch.submission import Submission
+from trainer.distributed.parent import end_process
+from trainer.errors import UserError
 
 
 def run_rank(submission: Submission, index: int, words: list[str], preflight: bool = False) -> NoReturn:
-    """Runs python -m trainer WORDS in this process, records its exit code and exits.
+    """Runs python -m trainer WORDS in this process, records its exit code and ends the process at once.
 
-    With 0 after a signal, when everything is saved: another code would have the peers killed while they end.
+    With 0 after a signal, when everything is saved: any other code would have the peers killed while they end.
     """
     rank, number = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     code = 1
@@ -24,10 +30,19 @@ def run_rank(submission: Submission, index: int, words: list[str], preflight: bo
         code = quick(words) if preflight else 0
         if code == 0:
             code = main(words)
-    finally:
-        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # one that comes late must not look like a crash
-        note_rank(submission, index, number, rank, code)
-    sys.exit(0 if code > 128 else code)
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
+    except BaseException:
+        code = 1
+        traceback.print_exc()
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # one that comes late must not look like a crash
+    record = partial(note_rank, submission, index, number, rank, code)
+    if code == 0:  # that the run has finished must not be lost
+        patiently(record)
+    else:
+        with contextlib.suppress(OSError, UserError):  # the launcher sees the exit code
+            record()
+    end_process(0 if code > 128 else code)
 
 
 if __name__ == "__main__":  # under torchrun, which counts only the restarts that it makes itself

@@ -1,5 +1,7 @@
 """The code as it is now, copied: what a job imports, whatever happens to the checkout while it waits and runs."""
 
+import hashlib
+import os
 import shutil
 from importlib.metadata import distributions
 from pathlib import Path
@@ -10,14 +12,42 @@ HERE = Path(__file__).parent.parent
 PACKAGES = ("trainer", "recipes", "launch")
 
 
-def copy_code(target: Path) -> None:
-    """Copies the packages, with the commit they are of and what numba has compiled, to `target`.
+def copy_code(folder: Path) -> Path:
+    """Copies the packages, with their commit and what numba has compiled, into `folder`; the same code only once.
 
-    The Python environment itself is not copied.
+    Returns the copy. The Python environment itself is not copied.
     """
-    for package in PACKAGES:
-        shutil.copytree(HERE / package, target / package, ignore=shutil.ignore_patterns("*.pyc"))
-    (target / "trainer" / COMMIT).write_text(commit() or "")
+    target = folder / f"code-{_digest()}"
+    if target.is_dir():
+        return target
+    partial = folder / f".{target.name}.{os.getpid()}"
+    try:
+        for path in _files():
+            if path.suffix != ".pyc":
+                copy = partial / path.relative_to(HERE)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, copy)  # with its time, by which numba knows what it has compiled
+        (partial / "trainer" / COMMIT).write_text(commit() or "")
+        partial.rename(target)
+    except OSError:
+        if not target.is_dir():  # else another launch was faster
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _files() -> list[Path]:
+    return sorted(path for package in PACKAGES for path in (HERE / package).rglob("*") if path.is_file())
+
+
+def _digest() -> str:
+    """Of the sources and their commit."""
+    digest = hashlib.sha256((commit() or "").encode())
+    for path in _files():
+        if path.parent.name != "__pycache__" and path.name != COMMIT:
+            digest.update(f"{path.relative_to(HERE)}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def package_versions() -> str:

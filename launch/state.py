@@ -29,4 +29,4 @@ def word_for(last_start: dict[str, Any]) -> str:
     """Slurm's word for a run whose last start was not followed by another one."""
     if last_start["reason"] == "finished":
         return "COMPLETED"
-    return "CANCELLED" if last_start["reason"].startswith("stopped by ") else "FAILED"
+    return "CANCELLED" if last_start["reason"].startswith(("stopped by ", "cancelled")) else "FAILED"

@@ -1,6 +1,7 @@
 """What is kept of a launch, in RUN_DIR/launch/001, 002, ...: code, recipes, job, logs, and every start of each run.
 
-    code/                       trainer, recipes and launch as they were: what the job imports, also after a requeue
+    code                        -> ../code-DIGEST, trainer, recipes and launch as they were: what the job imports,
+                                also after a requeue; launches of the same code share it
     packages.txt                the versions it was submitted with
     recipes/NAME.py             the resolved recipes
     job.json                    where it runs, and the runs in the order of the array
@@ -8,6 +9,7 @@
     attempts/0/003.json         the start number 3 of run 0: when, where, from which step, how it ended
     alive                       on this machine: locked by the process that runs it
     attempts/0/003.rank1        how rank 1 of that start ended, unless it was killed
+    attempts/0/cancelled        python -m launch cancel was run: no further start
 
 Each run's folder points to it by launch.json, {"submission": FOLDER, "index": 0}.
 """
@@ -16,6 +18,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -102,6 +105,25 @@ class Submission:
         """The folder of the starts of run number `index`."""
         return self.folder / "attempts" / str(index)
 
+    def discard(self) -> None:
+        """Removes what is kept of a launch that was refused."""
+        code = self.code.resolve()
+        shutil.rmtree(self.folder)
+        if not any(other.resolve() == code for other in self.folder.parent.glob("*/code")):
+            shutil.rmtree(code)
+
+    def mark_cancelled(self, index: int) -> None:
+        """Has run number `index` not started again. Raises UserError where the mark cannot be written."""
+        try:
+            replace_text(self.attempts(index) / "cancelled", now())
+        except OSError as error:
+            raise UserError(
+                f"{error.filename}: cannot be written, so nothing is cancelled: {error.strerror}"
+            ) from error
+
+    def is_cancelled(self, index: int) -> bool:
+        return (self.attempts(index) / "cancelled").exists()
+
     @contextlib.contextmanager
     def runs_here(self) -> Iterator[None]:
         """As long as this process is in here, runner() tells its number."""
@@ -131,14 +153,14 @@ class Submission:
 
 def new_submission(runs: list[Run]) -> Submission:
     """Keeps code and recipes below the runs' folder. Raises UserError if it cannot."""
-    folder = common_folder(runs)
+    parent = common_folder(runs) / "launch"
+    submission = None
     try:
-        parent = folder / "launch"
         parent.mkdir(parents=True, exist_ok=True)
         number = max((int(path.name) for path in parent.iterdir() if path.name.isdigit()), default=0)
         submission = Submission(parent / f"{number + 1:03}")
         submission.folder.mkdir()
-        copy_code(submission.code)
+        submission.code.symlink_to(os.path.relpath(copy_code(parent), submission.folder))
         (submission.folder / "packages.txt").write_text(package_versions())
         (submission.folder / "recipes").mkdir()
         submission.logs.mkdir()
@@ -146,7 +168,10 @@ def new_submission(runs: list[Run]) -> Submission:
             submission.recipe_file(run).write_text(run.recipe)
             submission.attempts(index).mkdir(parents=True)
     except OSError as error:
-        raise UserError(f"{error.filename or folder}: cannot be written: {error.strerror}") from error
+        if submission:
+            shutil.rmtree(submission.folder, ignore_errors=True)
+        what = f"{error.filename2 or error.filename or parent}: cannot be written: {error.strerror}"
+        raise UserError(f"{what}: make room, or use a different --run-dir") from error
     return submission
 
 

@@ -12,8 +12,8 @@ from typing import NoReturn
 
 from trainer import __version__, cli, settings
 from trainer.atomic import MAKE_ROOM
-from trainer.distributed.parent import EXIT_RETRY, exit_when_parent_dies
-from trainer.errors import LocalError, SharedError, UnreachableError, UserError, first_line, one_line
+from trainer.distributed.parent import end_process, exit_when_parent_dies
+from trainer.errors import EXIT_RETRY, LocalError, SharedError, UserError, first_line, one_line
 
 USAGE = """usage: python -m trainer COMMAND ...
 
@@ -39,6 +39,8 @@ On several GPUs: python -m launch local RECIPE ...; on a cluster: python -m laun
 # Seconds that a silent rank waits before it exits. torchrun stops all ranks as soon as one has exited, and rank 0 may
 # not have printed the message yet.
 _EXIT_DELAY = 10.0
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE)
+_LONGEST_REASON = 120  # characters of what gloo or NCCL says, of which the first name the peer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _print_error(str(error))
         else:
             time.sleep(_EXIT_DELAY)
-        return EXIT_RETRY if isinstance(error, UnreachableError) else 2
+        return error.exit_code
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -91,14 +93,18 @@ def _exit_code_of(error: Exception) -> int:
     if isinstance(error, BrokenPipeError):  # the reader closed the pipe, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python prints another error at its exit
         return 128 + signal.SIGPIPE
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         _print_error(f"{error.filename or 'a file of the run'}: {error.strerror}: {MAKE_ROOM}")
-        return 2
+        return EXIT_RETRY
     if type(error).__name__ == "OutOfMemoryError":
         _print_error(f"out of GPU memory: use a smaller --micro-batch-size: {first_line(error)}")
         return 2
     if type(error).__name__.startswith("Dist") or (isinstance(error, RuntimeError) and "gloo" in str(error)):
-        _print_error(f"another process of this run has exited; its own message gives the reason: {first_line(error)}")
+        from trainer.distributed.lost_peer import is_first_to_report
+
+        if is_first_to_report():
+            reason = first_line(error)[:_LONGEST_REASON]
+            _print_error(f"another process of this run has exited or cannot be reached: {reason}")
         return EXIT_RETRY
     raise error
 
@@ -207,7 +213,10 @@ def _recipes(argv: list[str]) -> int:
 def run() -> NoReturn:
     """Ends the process with the command's exit code: what `python -m trainer` and the script `shortcut` call."""
     threading.excepthook = _on_thread_error
-    sys.exit(main())
+    exit_code = main()
+    if exit_code and "TORCHELASTIC_RUN_ID" in os.environ:
+        end_process(exit_code)  # peers notice it one after another
+    sys.exit(exit_code)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,26 @@
 """Exceptions that the user sees as one line of text instead of a traceback."""
 
+EXIT_RETRY = 75  # EX_TEMPFAIL of sysexits.h: starting again may help
+
 
 class UserError(Exception):
     """Invalid input. The message states the value, the reason and how to fix it; the process exits with code 2."""
 
+    exit_code = 2
+
+
+class DiskError(UserError):
+    """A full or absent disk: starting again may help, once it can be written."""
+
+    exit_code = EXIT_RETRY
+
 
 class SharedError(UserError):
     """An error that all ranks raise together, after one of them found it. Rank 0 alone prints it."""
+
+    def __init__(self, message: str, exit_code: int = 2) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class LocalError(UserError):
@@ -15,6 +29,8 @@ class LocalError(UserError):
 
 class UnreachableError(LocalError):
     """Processes cannot reach each other. A retry may help, so the process exits with code 75."""
+
+    exit_code = EXIT_RETRY
 
 
 def one_line(text: str) -> str:

@@ -79,6 +79,7 @@ class Local:
         run_dir = job.runs[index]
         if job.id != socket.gethostname() or pid is None:
             raise UserError(f"{run_dir} runs on {job.id}: cancel it there")
+        submission.mark_cancelled(index)
         os.kill(pid, signal.SIGTERM)
         others = f", and with it the {len(job.runs) - 1} other runs of its launch" if len(job.runs) > 1 else ""
         return f"{run_dir} is asked to save and stop{others}"

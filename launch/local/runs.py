@@ -6,11 +6,13 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from launch import attempt
-from launch.local.torchrun import torchrun
+from launch.disk import patiently
+from launch.local.torchrun import Ended, torchrun
 from launch.submission import Submission
 
 
@@ -45,12 +47,21 @@ class LocalRuns:
                     break
         return first_code
 
+    def _end(self, submission: Submission, index: int, number: int, ended: Ended) -> attempt.Verdict:
+        """A signal to this process is the user's; one to its ranks alone is not."""
+        ending = attempt.Ending(summary=ended.words, failed=ended.code != 0)
+        if submission.is_cancelled(index):
+            ending = attempt.Ending(summary=ended.words, by_user=attempt.CANCELLED)
+        elif ended.signal is not None and ended.signal != signal.SIGUSR2:
+            ending = attempt.Ending(summary=ended.words, by_user=ended.words, sent=ended.signal)
+        return attempt.end(submission, index, number, ending)
+
     def _run(self, submission: Submission, index: int, words: tuple[str, ...]) -> int:
         for number in itertools.count():
-            attempt.begin(submission, index, number, socket.gethostname())
+            patiently(partial(attempt.begin, submission, index, number, socket.gethostname()))
             entry = ["-u", "-m", "launch.rank", str(submission.folder), str(index), str(number), *words]
             ended = torchrun(self.processes, entry, run_id=submission.folder.name)
-            verdict = attempt.end(submission, index, number, ended.words, ended.signal)
+            verdict = patiently(partial(self._end, submission, index, number, ended))
             if not verdict.again:
                 if verdict.code:
                     print(f"launch: {verdict.reason}", file=sys.stderr, flush=True)

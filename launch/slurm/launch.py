@@ -1,6 +1,5 @@
 """The launcher for Slurm: one process for each GPU, started by srun, queued again until the run has finished."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -57,7 +56,7 @@ class Slurm:
             processes = _slurm_processes(options, layout, submission, runs)
             job_id = script.submit(options, layout, submission, _name(runs), processes)
         except BaseException:
-            shutil.rmtree(submission.folder)
+            submission.discard()
             raise
         submission.write_job(_job(options, layout, runs, job_id))
         submission.point(runs)

@@ -8,6 +8,15 @@ from launch.state import State, word_for
 from launch.submission import Job, Submission
 from trainer.errors import UserError
 
+_HELD = "held: scontrol release {} continues it"
+_REASONS = {
+    "JobLaunchFailure": "the job's script was killed: launch the run again to continue it",
+    "JobHeldAdmin": _HELD,
+    "JobHeldUser": _HELD,
+    "job_requeued_in_held_state": _HELD,
+    "launch_failed_requeued_held": f"Slurm could not start it, {_HELD}",
+}
+
 
 def job_name(job: Job, index: int) -> str:
     """What Slurm calls the job of run number `index`."""
@@ -26,9 +35,9 @@ def job_state(submission: Submission, index: int) -> State:
         lines = shown.stdout.splitlines()
         own = [line for line in lines if re.search(rf"\bArrayTaskId={index}\b", line)]
         values = dict(re.findall(r"(\w+)=(\S*)", own[0] if own else lines[0]))
-        reason = values.get("Reason", "")
+        reason = values.get("Reason", "").removeprefix("None")
         nodes = values.get("NodeList", "").removeprefix("(null)")
-        return State(name=values["JobState"], job=name, reason="" if reason == "None" else reason, nodes=nodes)
+        return State(name=values["JobState"], job=name, reason=_REASONS.get(reason, reason).format(name), nodes=nodes)
     if shown.stderr and "Invalid job id" not in shown.stderr:
         return State(name="UNKNOWN", job=name, reason=shown.stderr.strip().splitlines()[-1])
     accounts = run_slurm("sacct", "-n", "-P", "-D", "-X", "-j", name, "-o", "State,NodeList")
@@ -44,13 +53,14 @@ def job_state(submission: Submission, index: int) -> State:
 
 
 def cancel_job(submission: Submission, index: int) -> str:
-    """Runs scancel and says so. Raises UserError where it fails."""
+    """Marks the run as cancelled, then runs scancel. Raises UserError where scancel fails; the mark stays."""
     job = submission.job
     name = job_name(job, index)
+    submission.mark_cancelled(index)
     ended = run_slurm("scancel", name)
     if ended.returncode:
         said = ended.stderr.strip() or "is this a machine of the cluster?"
-        raise UserError(f"scancel {name} failed: {said}")
+        raise UserError(f"scancel {name} failed: {said}; the run will not start again, but its processes still run")
     return f"{job.runs[index]}: job {name} is cancelled"
 
 

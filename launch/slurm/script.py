@@ -6,16 +6,15 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 from launch.layout import Layout
+from launch.slurm import shell
 from launch.slurm.environment import clean_environment
 from launch.slurm.process import SlurmProcess
 from launch.slurm.settings import SlurmSettings
 from launch.slurm.time import minutes_of
 from launch.submission import Submission
-from trainer.distributed.parent import EXIT_RETRY
 from trainer.errors import UserError, first_line
 
 _INSTALL = "pip install 'submitit>=1.5,<2'"
@@ -85,38 +84,13 @@ def _slurm_executor(options: SlurmSettings, layout: Layout, submission: Submissi
         "array_parallelism": options.at_once or 1000,
         "stderr_to_stdout": True,
         "additional_parameters": {key: value for key, value in more.items() if value is not None},
-        "setup": [*options.setup, *_before(submission.folder, python)],
-        "teardown": _after(submission.folder, python),
+        "setup": [*options.setup, *shell.before(submission.folder, python)],
+        "teardown": shell.after(),
         "srun_args": ["--kill-on-bad-exit=1", *options.srun],
     }
     given = {key: value for key, value in parameters.items() if value is not None}
     executor.update_parameters(**given, wckey=None)
     return executor
-
-
-def _before(folder: Path, python: str) -> list[str]:
-    """The copy of the code, the CPUs of a process, and where the processes meet: fresh at every start."""
-    return [
-        f"export PYTHONPATH={shlex.quote(str(folder / 'code'))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
-        'if [ -n "$SLURM_CPUS_PER_TASK" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi',
-        "node=$(scontrol show node \"$SLURMD_NODENAME\" | sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/p')",
-        f'meet=$({python} -m launch.slurm.start begin {shlex.quote(str(folder))} "$node") || exit',
-        "export MASTER_ADDR=${meet%:*} MASTER_PORT=${meet##*:}",
-    ]
-
-
-def _after(folder: Path, python: str) -> list[str]:
-    """Whether the job is queued again. A signal from Slurm ends this script before: then that is Slurm's to decide."""
-    return [
-        "code=$?",
-        'job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"',
-        # within a partition's GraceTime only the processes are signalled, and this script goes on
-        "preempted=$(scontrol show job -o \"$job\" | grep -o 'JobState=RUNNING .*PreemptTime=[0-9]')",
-        f'{python} -m launch.slurm.start end {shlex.quote(str(folder))} $code "$preempted"',
-        "verdict=$?",
-        f"if [ $verdict -ne {EXIT_RETRY} ]; then exit $verdict; fi",
-        'scontrol requeue "$job"',
-    ]
 
 
 def _submitit() -> Any:

@@ -1,39 +1,90 @@
-"""What a Slurm job's script runs on its first node before and after the processes of a start.
+"""What a Slurm job's script runs on its first node before and after the processes of a start: see shell.py.
 
-    python -m launch.slurm.start begin FOLDER ADDRESS         prints where the processes meet
-    python -m launch.slurm.start end FOLDER CODE PREEMPTED    srun's exit code, and when Slurm preempted the job, if so
+    python -m launch.slurm.start begin FOLDER ADDRESS
+    python -m launch.slurm.start end FOLDER CODE SIGNALLED SHOWN
 
-With the standard library only: the node's Python may have no packages.
+CODE: srun's exit code. SIGNALLED: not empty where the script was sent SIGTERM. SHOWN: `scontrol show job`, or nothing
+where Slurm does not answer. With the standard library only: the node's Python may have no packages. It prints one of
+
+    meet ADDRESS:PORT    where the processes meet
+    again                queue the job again
+    leave                Slurm has queued it again by itself
+    exit CODE            the run is over
 """
 
 import os
+import re
 import sys
 from pathlib import Path
 
 from launch import attempt
+from launch.disk import patiently
 from launch.submission import Submission
-from trainer.distributed.parent import EXIT_RETRY
 from trainer.errors import UserError
 
 
 def main(words: list[str]) -> int:
-    """Returns 0, 75 where the job has to be queued again, or the job's exit code."""
+    """Prints the answer, and what a person needs to know to stderr."""
     what, submission = words[0], Submission(Path(words[1]))
     index = int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))
     number = int(os.environ.get("SLURM_RESTART_COUNT", 0))
     try:
         if what == "begin":
             port = attempt.free_port(int(os.environ["SLURM_JOB_ID"]) * 100 + number)
-            attempt.begin(submission, index, number, os.environ["SLURM_JOB_NODELIST"], port)
-            print(f"{words[2]}:{port}")
+            nodes = os.environ["SLURM_JOB_NODELIST"]
+            patiently(lambda: attempt.begin(submission, index, number, nodes, port))
+            print(f"meet {words[2]}:{port}")
             return 0
-        ended, preempted = f"srun ended with {words[2]}", bool(words[3:] and words[3])
-        verdict = attempt.end(submission, index, number, ended, preempted=preempted)
+        code, signalled, shown = words[2:5]
+
+        def end() -> attempt.Verdict:
+            ending = ending_of(shown, code, bool(signalled), number, cancelled=submission.is_cancelled(index))
+            return attempt.end(submission, index, number, ending)
+
+        verdict = patiently(end)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"launch: {verdict.reason}{': again' if verdict.again else ''}", flush=True)
-    return EXIT_RETRY if verdict.again else verdict.code
+        print("exit 2")
+        return 0
+    print(f"launch: {verdict.reason}{': starting again' if verdict.again else ''}", file=sys.stderr, flush=True)
+    requeued = restarts(shown) > number
+    print("leave" if verdict.again and requeued else "again" if verdict.again else f"exit {verdict.code}")
+    return 0
+
+
+def ending_of(shown: str, code: str, signalled: bool, number: int, *, cancelled: bool) -> attempt.Ending:
+    """How start `number` ended, by what Slurm says of the job (see docs/cluster.md).
+
+    While its last processes end, a job of any fate is COMPLETING: what was the user's is what nothing else explains.
+    """
+    summary, failed = f"srun ended with {code}", code != "0"
+    if cancelled:
+        return attempt.Ending(summary=summary, by_user=attempt.CANCELLED)
+    values = _values(shown)
+    if "JobState" not in values:
+        return attempt.Ending(summary=summary, cause=f"{summary} while Slurm did not answer")
+    preempted = values.get("PreemptTime", "None")
+    is_preempted = preempted[:1].isdigit() and preempted >= values.get("StartTime", "")  # not of an earlier start
+    if is_preempted:
+        return attempt.Ending(summary=summary, cause="preempted")
+    if restarts(shown) > number:
+        return attempt.Ending(summary=summary, cause="queued again by Slurm")
+    if values.get("Reason") == "TimeLimit":
+        return attempt.Ending(summary=summary, cause="ended by the time limit")
+    if values["JobState"] != "RUNNING":
+        return attempt.Ending(summary=summary, by_user="cancelled by scancel")
+    if signalled:
+        return attempt.Ending(summary=summary, by_user="stopped by SIGTERM to the job's script")
+    return attempt.Ending(summary=summary, failed=failed)
+
+
+def restarts(shown: str) -> int:
+    """How often Slurm has queued the job again; 0 where it does not say so."""
+    return int(_values(shown).get("Restarts", 0))
+
+
+def _values(shown: str) -> dict[str, str]:
+    return dict(re.findall(r"(\w+)=(\S*)", shown))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from trainer.data import open_source
 from trainer.data.beton.index import RAW
 from trainer.data.crop import CropBoxes
 from trainer.data.loader import Loader
-from trainer.errors import LocalError
+from trainer.errors import EXIT_RETRY, LocalError
 from trainer.run import checkpoint
 
 RECIPE = str(SUPPORT / "small_recipe.py")
@@ -95,7 +95,7 @@ def test_a_disk_that_is_full_while_logging_is_one_line_and_the_run_can_go_on(
     stopped = run(words(digits, run_dir, "--epochs", "30"))
     ended.set()
     filling.join()
-    assert stopped.returncode == 2
+    assert stopped.returncode == EXIT_RETRY
     answer = r"error: \S*run: cannot be written: No space left on device: [^\n]*the same command goes on[^\n]*\n"
     assert re.fullmatch(answer, stopped.stderr)
     (small_disk / "filled").unlink()
@@ -110,12 +110,13 @@ def test_a_disk_that_is_full_while_saving_keeps_the_checkpoint_before(
 ) -> None:
     """A checkpoint is 0.6 MB: the fourth does not fit."""
     run_dir = small_disk / "run"
-    assert main(words(digits, run_dir, "--checkpoint-steps", "3", "--keep-last-checkpoints", "9")) == 2
+    assert main(words(digits, run_dir, "--checkpoint-steps", "3", "--keep-last-checkpoints", "9")) == EXIT_RETRY
     said = capfd.readouterr().err
     assert re.search(r"step_\d+\.pt: the checkpoint cannot be written: .*No space left on device", said)
     assert "inline_container" not in said  # what torch makes of it
     assert int(weights(run_dir)["/step"]) in (6, 9)
-    assert main(words(digits, run_dir, "--keep-last-checkpoints", "1")) == 2  # there is still no room for one more
+    again = words(digits, run_dir, "--keep-last-checkpoints", "1")
+    assert main(again) == EXIT_RETRY  # there is still no room for one more
     shutil.copytree(run_dir, tmp_path / "moved")
     assert main(words(digits, tmp_path / "moved")) == 0
     assert main(words(digits, tmp_path / "undisturbed")) == 0
@@ -183,7 +184,7 @@ import numpy as np
 from trainer.data.beton.source import BetonSource
 from trainer.data.beton.index import JPEG
 from trainer.data.crop import CropBoxes
-from trainer.errors import LocalError
+from trainer.errors import EXIT_RETRY, LocalError
 
 source, rng = BetonSource(Path(sys.argv[1])), np.random.default_rng(int(sys.argv[3]))
 index, jpegs = source._index, np.flatnonzero(source._index.modes == JPEG)

@@ -2,17 +2,29 @@
 
 import json
 import os
-import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from launch.attempt import attempts, begin, decide, end, free_port, newest_step, note_rank, rank_codes
+from launch.attempt import (
+    Ending,
+    attempts,
+    begin,
+    decide,
+    end,
+    free_port,
+    newest_step,
+    note_rank,
+    rank_codes,
+    require_room,
+)
 from launch.slurm.environment import of_slurm
+from launch.slurm.start import ending_of
 from launch.submission import Job, Submission
 from tests.support.processes import ROOT
 from trainer.atomic import atomic_write
-from trainer.distributed.parent import EXIT_RETRY
 from trainer.errors import UserError
 
 
@@ -29,74 +41,81 @@ def checkpoint(tmp_path: Path, step: int) -> None:
     (tmp_path / "checkpoints" / f"step_{step:08d}.pt").touch()
 
 
+STRAY = "{} to the processes, saved; the run continues because nobody cancelled its job"
+
+
+def ending(by_user: str | None = None, cause: str | None = None, failed: bool = False) -> Ending:
+    return Ending(summary="srun ended with 137", by_user=by_user, cause=cause, failed=failed)
+
+
 @pytest.mark.parametrize(
-    ("codes", "again", "reason", "code"),
+    ("codes", "how", "again", "reason", "code"),
     [
-        ({0: 2, 1: 75}, False, "the input cannot be used, see the log of rank 0", 2),
-        ({3: 2, 0: 75}, False, "the input cannot be used, see the log of rank 3", 2),
-        ({0: 140}, True, "saved before the time limit", 0),
-        ({0: 143, 1: 140}, True, "saved before the time limit", 0),  # rank 0 heard of it from its peer first
-        ({0: 141}, True, "rank 0 ended with 141", 0),
-        ({0: 143}, False, "stopped by SIGTERM, saved", 143),
-        ({0: 130}, False, "stopped by SIGINT, saved", 130),
-        ({1: 1, 0: 75, 2: 75}, True, "rank 1 ended with 1", 0),
-        ({0: 75, 2: 75}, True, "srun ended with 137", 0),
-        ({}, True, "srun ended with 137", 0),
+        ({0: 2, 1: 75}, ending(), False, "the input cannot be used, see the log of rank 0", 2),
+        ({3: 2, 0: 75}, ending(), False, "the input cannot be used, see the log of rank 3", 2),
+        ({0: 140}, ending(), True, "saved before the time limit", 0),
+        ({0: 143, 1: 140}, ending(), True, "saved before the time limit", 0),  # rank 0 heard of it from its peer first
+        ({0: 141}, ending(), True, "rank 0 ended with 141", 0),
+        ({0: 143}, ending(), True, STRAY.format("SIGTERM"), 0),
+        ({0: 130}, ending(), True, STRAY.format("SIGINT"), 0),
+        ({0: 129}, ending(), True, STRAY.format("SIGHUP"), 0),
+        ({0: 143}, ending(failed=True), True, "srun ended with 137", 0),  # to end it with a rank that was killed
+        ({0: 143, 1: 1}, ending(failed=True), True, "rank 1 ended with 1", 0),
+        ({0: 143}, ending(by_user="cancelled by scancel"), False, "cancelled by scancel, saved", 143),
+        ({}, ending(by_user="stopped by SIGINT"), False, "stopped by SIGINT", 143),  # before the ranks could listen
+        ({0: 2}, ending(by_user="cancelled by scancel"), False, "cancelled by scancel", 143),
+        ({0: 143}, ending(cause="preempted"), True, "preempted, saved", 0),
+        ({}, ending(cause="preempted"), True, "preempted", 0),
+        ({1: 1, 0: 75, 2: 75}, ending(), True, "rank 1 ended with 1", 0),
+        ({0: 75, 2: 75}, ending(), True, "srun ended with 137", 0),
+        ({}, ending(), True, "srun ended with 137", 0),
+        ({0: 0, 1: 1}, ending(by_user="cancelled by scancel"), False, "finished", 0),
     ],
 )
-def test_what_follows_from_how_the_ranks_ended(codes: dict[int, int], again: bool, reason: str, code: int) -> None:
-    verdict = decide(
-        codes,
-        finished=False,
-        ended="srun ended with 137",
-        restarts_without_progress=1,
-        max_restarts=5,
-    )
+def test_what_follows_from_how_the_ranks_ended(
+    codes: dict[int, int], how: Ending, again: bool, reason: str, code: int
+) -> None:
+    verdict = decide(codes, how, restarts_without_progress=1, max_restarts=5)
     assert (verdict.again, verdict.reason, verdict.code) == (again, reason, code)
 
 
-def test_a_signal_to_the_launcher_is_the_end_also_before_its_processes_could_listen() -> None:
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
-        verdict = decide(
-            {},
-            finished=False,
-            ended="",
-            stopped_by=number,
-            restarts_without_progress=1,
-            max_restarts=5,
-        )
-        assert (verdict.again, verdict.code) == (False, 128 + number)
-    assert decide(
-        {0: 140},
-        finished=False,
-        ended="",
-        stopped_by=signal.SIGUSR2,
-        restarts_without_progress=1,
-        max_restarts=5,
-    ).again
+def test_decide_gives_up_after_starts_without_a_checkpoint_whatever_ended_them() -> None:
+    for how in (ending(), ending(cause="preempted")):
+        for codes in ({}, {0: 143}, {0: 75}):
+            verdict = decide(codes, how, restarts_without_progress=5, max_restarts=5)
+            assert not verdict.again
+            assert verdict.reason.startswith("given up after 5 starts without a new checkpoint: ")
 
 
-def test_a_preemption_that_leaves_the_jobs_script_alive_is_not_a_cancel() -> None:
-    verdict = decide(
-        {0: 143},
-        finished=False,
-        ended="",
-        preempted=True,
-        restarts_without_progress=1,
-        max_restarts=5,
-    )
-    assert (verdict.again, verdict.reason) == (True, "preempted, saved")
+RUNNING = "JobId=17 JobState=RUNNING Reason=None Restarts=1 StartTime=2026-01-02T00:00:00 PreemptTime={}"
+COMPLETING = "JobId=17 JobState=COMPLETING Reason={} Restarts={} StartTime=2026-01-02T00:00:00 PreemptTime={}"
+EARLIER, NOW = "2026-01-01T00:00:00", "2026-01-02T01:00:00"
 
 
-def test_a_finished_run_is_over_whatever_else_is_told() -> None:
-    verdict = decide(
-        {0: 0, 1: 1},
-        finished=True,
-        ended="srun ended with 1",
-        restarts_without_progress=9,
-        max_restarts=5,
-    )
-    assert (verdict.again, verdict.reason, verdict.code) == (False, "finished", 0)
+@pytest.mark.parametrize(
+    ("shown", "signalled", "by_user", "cause"),
+    [
+        (RUNNING.format("None"), False, None, None),
+        (RUNNING.format("None"), True, "stopped by SIGTERM to the job's script", None),
+        (RUNNING.format(NOW), False, None, "preempted"),
+        (RUNNING.format(EARLIER), False, None, None),  # an earlier start was
+        ("", False, None, "srun ended with 143 while Slurm did not answer"),
+        ("", True, None, "srun ended with 143 while Slurm did not answer"),
+        (COMPLETING.format("None", 1, "None"), True, "cancelled by scancel", None),
+        (COMPLETING.format("None", 1, EARLIER), True, "cancelled by scancel", None),
+        (COMPLETING.format("None", 2, "None"), True, None, "queued again by Slurm"),
+        (COMPLETING.format("None", 2, NOW), True, None, "preempted"),
+        (COMPLETING.format("None", 1, NOW), True, None, "preempted"),  # PreemptMode=CANCEL
+        (COMPLETING.format("TimeLimit", 1, "None"), True, None, "ended by the time limit"),
+    ],
+)
+def test_ending_follows_from_what_slurm_says_of_the_job(
+    shown: str, signalled: bool, by_user: str | None, cause: str | None
+) -> None:
+    """Start number 1 of a job."""
+    found = ending_of(shown, "143", signalled, 1, cancelled=False)
+    assert (found.by_user, found.cause) == (by_user, cause)
+    assert ending_of(shown, "143", signalled, 1, cancelled=True).by_user == "cancelled by python -m launch cancel"
 
 
 def test_starts_that_bring_no_checkpoint_are_given_up_and_others_are_not(
@@ -105,11 +124,11 @@ def test_starts_that_bring_no_checkpoint_are_given_up_and_others_are_not(
     for number in range(6):  # each saves something before it crashes
         begin(submission, 0, number, "n[1-2]")
         checkpoint(tmp_path, 10 * (number + 1))
-        assert end(submission, 0, number, "srun ended with 137").again
+        assert end(submission, 0, number, ending()).again
     verdicts = []
     for number in range(6, 9):
         begin(submission, 0, number, "n[1-2]")
-        verdicts.append(end(submission, 0, number, "srun ended with 137"))
+        verdicts.append(end(submission, 0, number, ending()))
     assert [verdict.again for verdict in verdicts] == [True, True, False]
     assert verdicts[-1].reason == "given up after 3 starts without a new checkpoint: srun ended with 137"
     assert verdicts[-1].code == 1
@@ -159,26 +178,57 @@ def test_ports_differ_from_start_to_start_and_leave_those_in_use_out() -> None:
         assert free_port(seeds[0]) not in (ports[0], ports[0] - 1)
 
 
-def test_a_job_script_is_told_by_the_exit_code(submission: Submission, tmp_path: Path) -> None:
-    import subprocess
-    import sys
+def test_slurm_start_answers_the_jobs_script(submission: Submission, tmp_path: Path) -> None:
+    variables = {"SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_RESTART_COUNT": "1"}
 
-    variables = {"SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_RESTART_COUNT": "0"}
-
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
+    def answer(*words: str) -> str:
+        # -S: on a node's own Python, without any package
         command = [sys.executable, "-S", "-m", "launch.slurm.start", words[0], str(submission.folder), *words[1:]]
-        root = ROOT
-        return subprocess.run(command, capture_output=True, text=True, cwd=root, env={**os.environ, **variables})
+        ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **variables})
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout.strip()
 
-    began = run("begin", "10.0.0.7")  # -S: on a node's own Python, without any package
-    assert began.returncode == 0, began.stderr
-    address, _, port = began.stdout.strip().partition(":")
-    assert address == "10.0.0.7"
+    what, _, meeting = answer("begin", "10.0.0.7").partition(" ")
+    address, _, port = meeting.partition(":")
+    assert (what, address) == ("meet", "10.0.0.7")
     assert int(port) in range(10_000, 32_000)
-    assert run("end", "137").returncode == EXIT_RETRY
-    note_rank(submission, 0, 0, 0, 0)
-    assert run("end", "0").returncode == 0
-    assert json.loads((submission.attempts(0) / "000.json").read_text())["reason"] == "finished"
+    assert answer("end", "137", "", RUNNING.format("None")) == "again"
+    assert answer("end", "137", "TERM", COMPLETING.format("None", 2, "None")) == "leave"
+    assert answer("end", "137", "", "") == "again"
+    assert answer("end", "137", "TERM", COMPLETING.format("None", 1, "None")) == "exit 143"
+    note_rank(submission, 0, 1, 0, 0)
+    assert answer("end", "0", "", RUNNING.format("None")) == "exit 0"
+    assert json.loads((submission.attempts(0) / "001.json").read_text())["reason"] == "finished"
+    submission.mark_cancelled(0)
+    assert answer("begin", "10.0.0.7") == "exit 2"
+
+
+def test_start_lasts_as_long_as_the_monotonic_clock_says(
+    submission: Submission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set back while the start runs, the wall clock shows an end before the beginning."""
+    begin(submission, 0, 0, "n1")
+    monkeypatch.setattr("launch.attempt.now", lambda: "2001-01-01 00:00:00")
+    end(submission, 0, 0, ending())
+    (start,) = attempts(submission, 0)
+    assert start["ended"] < start["began"]
+    assert 0 <= start["seconds"] < 60
+
+
+def test_begin_needs_room_for_a_checkpoint(submission: Submission, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        require_room(disk, tmp_path)
+        (disk / "checkpoints").mkdir()
+        (disk / "checkpoints" / "step_00000001.pt").write_bytes(bytes(500_000))
+        with pytest.raises(OSError, match=f"No space left on device: '{disk}'"):
+            require_room(disk, tmp_path)  # for one more
+        assert [path.name for path in disk.iterdir()] == ["checkpoints"]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_slurms_variables_become_torchruns() -> None:

@@ -1,6 +1,7 @@
 """A new launcher is one class and one line: everything else is shared."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,3 +116,14 @@ def test_cluster_that_is_unknown_is_one_line() -> None:
 def test_cluster_files_are_those_that_contributing_names() -> None:
     (row,) = [line for line in (ROOT / "CONTRIBUTING.md").read_text().splitlines() if line.startswith("| a launcher |")]
     assert "| `launch/NAME/launch.py`, `launch/NAME/settings.py`, `launch/cluster.py` |" in row
+
+
+def test_every_cause_in_the_documentation_names_its_test() -> None:
+    text = (ROOT / "docs" / "cluster.md").read_text().partition("### What ends a start")[2]
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "::" in line]
+    assert len(rows) >= 25
+    for row in rows:
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert len(cells) == 4, row
+        ((file, name),) = re.findall(r"`([\w/]+\.py)::(test_\w+)`", cells[3])
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(), f"{file} has no {name}"

@@ -18,7 +18,7 @@ from pathlib import Path
 NEEDED = ("munged", "slurmctld", "slurmd", "srun")
 NEEDED_FOR_ACCOUNTS = ("slurmdbd", "mariadbd", "mariadb-install-db")
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-LIMIT = 60  # seconds for any of the daemons to do what it was asked for
+LIMIT = 300  # seconds for any of the daemons to do what it was asked for, on a busy machine
 
 CONF = """
 ClusterName=test
@@ -49,16 +49,17 @@ SelectTypeParameters=CR_Core
 GresTypes=gpu
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-KillWait=15
+KillWait={kill_wait}
 KillOnBadExit=0
 SlurmdTimeout={node_timeout}
-# for so long slurmctld tries a dead node before it asks it again, which it does until SlurmdTimeout is over
-MessageTimeout=5
+# slurmctld tries a dead node for MessageTimeout before it asks again, until SlurmdTimeout is over
+MessageTimeout={message_timeout}
 MinJobAge=300
 {accounts}
 {nodes}
 PartitionName=low Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=10 State=UP PriorityTier=1
 PartitionName=grace Nodes=ALL MaxTime=INFINITE DefaultTime=10 State=UP PriorityTier=1 GraceTime=30
+PartitionName=cancelled Nodes=ALL MaxTime=INFINITE DefaultTime=10 State=UP PriorityTier=1 PreemptMode=CANCEL
 PartitionName=high Nodes=ALL MaxTime=INFINITE DefaultTime=10 State=UP PriorityTier=10 PreemptMode=OFF
 """
 NODE = (
@@ -100,9 +101,10 @@ def missing(accounts: bool = False) -> str | None:
 class Cluster:
     """A running cluster. `env`: what programs need to find it."""
 
-    def __init__(self, folder: Path, nodes: int, accounts: bool) -> None:
+    def __init__(self, folder: Path, nodes: int, accounts: bool, gives_up_early: bool) -> None:
         self.folder = folder
         self.nodes = nodes
+        self.gives_up_early = gives_up_early
         self.accounts = accounts
         self.env = {**os.environ, "PATH": PATH, "SLURM_CONF": str(folder / "slurm.conf")}
         self._host = socket.gethostname().partition(".")[0]
@@ -114,7 +116,11 @@ class Cluster:
         named = {"host": self._host, "user": self._user, "folder": self.folder}
         nodes = [NODE.format(number=n, port=ports[n], **named) for n in range(1, self.nodes + 1)]
         accounts = ACCOUNTS.format(port=ports[-1], **named) if self.accounts else ""
-        text = CONF.format(port=ports[0], nodes="\n".join(nodes), accounts=accounts, node_timeout=8, **named)
+        # seconds: on a busy machine Slurm must not give up before the test does
+        limits = {"node_timeout": 300, "message_timeout": 60, "kill_wait": 60}
+        if self.gives_up_early:
+            limits = {"node_timeout": 8, "message_timeout": 5, "kill_wait": 15}
+        text = CONF.format(port=ports[0], nodes="\n".join(nodes), accounts=accounts, **limits, **named)
         (self.folder / "slurm.conf").write_text(text)
         devices = "".join(f"NodeName=n[1-{self.nodes}] Name=gpu Type=fake File=/dev/{d}\n" for d in ("null", "zero"))
         (self.folder / "gres.conf").write_text(devices)
@@ -124,7 +130,7 @@ class Cluster:
         self._start_munge()
         if self.accounts:
             self._start_accounts(DATABASE.format(port=ports[-1], **named))
-        self._daemon("slurmctld", "-D", "-c", "-i")
+        self._controller = self._daemon("slurmctld", "-D", "-c", "-i")
         for number in range(1, self.nodes + 1):
             self.start_node(number)
         self.wait_until(lambda: self.idle() == self.nodes, "the nodes are idle")
@@ -132,6 +138,16 @@ class Cluster:
     def start_node(self, number: int) -> None:
         (self.folder / f"spool.n{number}").mkdir(exist_ok=True)
         self._daemon("slurmd", "-D", "-N", f"n{number}", NODE=f"n{number}")  # inherited by what it starts
+
+    def stop_controller(self) -> None:
+        """As if the machine of slurmctld had lost its power."""
+        self._controller.kill()
+        self._controller.wait()
+
+    def start_controller(self) -> None:
+        """It knows its jobs from its state directory."""
+        self._controller = self._daemon("slurmctld", "-D")
+        self.wait_until(lambda: "UP" in self.run("scontrol", "ping", check=False), "slurmctld answers")
 
     def lose_node(self, number: int) -> None:
         """As a machine that loses its power: slurmd and everything it had started, at once."""
@@ -150,6 +166,17 @@ class Cluster:
         ended = subprocess.run(words, capture_output=True, text=True, env=self.env, timeout=LIMIT)
         assert not check or ended.returncode == 0, (words, ended.stdout, ended.stderr)
         return ended.stdout
+
+    def processes(self, job: str, **variables: str) -> dict[int, str]:
+        """Process id -> command line of the processes of a job whose environment has these values."""
+        found = {}
+        for process in _processes():
+            environment = _environment(process)
+            wanted = {"SLURM_CONF": self.env["SLURM_CONF"], "SLURM_JOB_ID": job, **variables}
+            if all(environment.get(name) == value for name, value in wanted.items()):
+                with contextlib.suppress(OSError):
+                    found[process] = Path(f"/proc/{process}/cmdline").read_text().replace("\0", " ")
+        return found
 
     def idle(self) -> int:
         return len(set(self.run("sinfo", "-h", "-N", "-t", "idle", "-o", "%N", check=False).split()))
@@ -183,10 +210,11 @@ class Cluster:
     def _is_mine(self, process: int) -> bool:
         return _environment(process).get("SLURM_CONF") == self.env["SLURM_CONF"]
 
-    def _daemon(self, *words: str, **more: str) -> None:
+    def _daemon(self, *words: str, **more: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{words[0]}.out").open("ab") as out:
             env = {**self.env, **more}
             self._daemons.append(subprocess.Popen(words, env=env, stdout=out, stderr=out, start_new_session=True))
+        return self._daemons[-1]
 
     def _start_munge(self) -> None:
         key = self.folder / "munge.key"
@@ -219,10 +247,10 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, nodes: int = 2, accounts: bool = False) -> Iterator[Cluster]:
-    """A cluster of so many nodes, for the time of the block."""
+def cluster(folder: Path, nodes: int = 2, accounts: bool = False, gives_up_early: bool = False) -> Iterator[Cluster]:
+    """A cluster for the time of the block. `gives_up_early`: on nodes that do not answer, within seconds."""
     folder.chmod(0o755)
-    it = Cluster(folder, nodes, accounts)
+    it = Cluster(folder, nodes, accounts, gives_up_early)
     try:
         it.start()
         yield it

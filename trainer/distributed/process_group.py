@@ -102,13 +102,13 @@ def on_every_rank(world: World, action: Callable[[], T]) -> T:
     try:
         result = action()
     except UserError as error:
-        message = str(error)
-    messages: list[str | None] = [None] * world.size
+        message = (str(error), error.exit_code)
+    messages: list[tuple[str, int] | None] = [None] * world.size
     dist.all_gather_object(messages, message, group=world.gloo)
-    failed = [rank for rank, text in enumerate(messages) if text is not None]
+    failed = [(rank, *met) for rank, met in enumerate(messages) if met is not None]
     if failed:
-        where = "" if len(failed) == world.size else f"rank {failed[0]}: "
-        raise SharedError(f"{where}{messages[failed[0]]}")
+        rank, text, exit_code = failed[0]
+        raise SharedError(text if len(failed) == world.size else f"rank {rank}: {text}", exit_code)
     return result  # type: ignore[return-value]
 
 

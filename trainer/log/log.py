@@ -19,7 +19,7 @@ import numpy as np
 from trainer.atomic import MAKE_ROOM
 from trainer.distributed.process_group import World
 from trainer.distributed.stop import Stopped
-from trainer.errors import UserError
+from trainer.errors import DiskError
 from trainer.evaluation.result import Evaluation
 from trainer.log.cadence import log_interval
 from trainer.log.console_log import ConsoleLog
@@ -134,7 +134,7 @@ class Log:
         except BrokenPipeError:  # of the terminal
             raise
         except OSError as error:
-            raise UserError(f"{self._run_dir}: cannot be written: {error.strerror}: {MAKE_ROOM}") from error
+            raise DiskError(f"{self._run_dir}: cannot be written: {error.strerror}: {MAKE_ROOM}") from error
 
 
 def _gradients(steps: Summary) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from trainer.atomic import MAKE_ROOM, atomic_write, rename, replace_text
-from trainer.errors import UserError, first_line
+from trainer.errors import DiskError, UserError, first_line
 from trainer.run.init_weights import InitWeights
 
 FOREIGN = "it was not written by this version of the trainer, use another --run-dir"
@@ -127,7 +127,7 @@ class Checkpoints:
             if replaced:
                 _write_checksum(self.best)
         except OSError as error:
-            raise UserError(f"{self.best}: cannot be written: {first_line(error)}: {MAKE_ROOM}") from error
+            raise DiskError(f"{self.best}: cannot be written: {first_line(error)}: {MAKE_ROOM}") from error
         finally:
             partial.unlink(missing_ok=True)  # still there after renaming a link to itself
 
@@ -168,7 +168,7 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
             _write_checksum(path)
     except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of a full disk
         reason = first_line(error.__context__ if isinstance(error.__context__, OSError) else error)
-        raise UserError(f"{path}: the checkpoint cannot be written: {reason}: {MAKE_ROOM}") from error
+        raise DiskError(f"{path}: the checkpoint cannot be written: {reason}: {MAKE_ROOM}") from error
 
 
 def _write_checksum(content: Path, path: Path | None = None) -> bool:

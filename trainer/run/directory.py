@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.atomic import MAKE_ROOM, replace_text
-from trainer.errors import UserError
+from trainer.errors import DiskError, UserError
 from trainer.recipe import Recipe
 from trainer.recipe_file import is_resolved, load_recipe, recipe_changes, recipe_source
 from trainer.run.checkpoint import CheckpointContent, Checkpoints
@@ -75,7 +75,8 @@ class Run:
                 raise UserError(message) from error
         except OSError as error:
             if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):  # a file system without locks
-                raise UserError(f"{self.folder}: cannot be written: {error.strerror}: {MAKE_ROOM}") from error
+                kind = UserError if error.errno in (errno.EROFS, errno.EACCES) else DiskError
+                raise kind(f"{self.folder}: cannot be written: {error.strerror}: {MAKE_ROOM}") from error
         if not self.checkpoints.exist:  # left by a start that saved no checkpoint
             for left in (self.folder / "starts.json", *self.folder.glob("events.out.tfevents.*")):
                 left.unlink(missing_ok=True)
@@ -94,6 +95,8 @@ class Run:
 
     def _require_ours(self) -> None:
         """A node that its scheduler has lost may still be training while the job runs elsewhere."""
+        if not (self.folder / ".owner").exists():
+            raise DiskError(f"{self.folder} is no longer there, or was emptied: nothing more is saved here")
         if (owner := self._owner) != self._attempt:
             message = f"{self.folder} was taken over by attempt {owner.number} of job {owner.job}"
             raise UserError(f"{message}: nothing more is saved here")

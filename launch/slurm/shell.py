@@ -1,0 +1,75 @@
+"""The shell code around srun in a job's script: it survives whatever the user did not do.
+
+SIGTERM does not end the script: what it means is known only when Slurm has been asked (start.py).
+"""
+
+import shlex
+from pathlib import Path
+
+_FUNCTIONS = r"""
+signalled=
+trap 'signalled=TERM' TERM
+job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"
+# The answer of launch.slurm.start; for an hour where the shared disk, or the Python on it, is away.
+launch_ask() {
+  for try in $(seq 360); do
+    if [ -d FOLDER/code ]; then answer=$(PYTHON -m launch.slurm.start "$@") && answer=${answer##*$'\n'} && return
+    elif [ $try = 1 ]; then echo "launch: FOLDER is not there: waiting for it for up to an hour"; fi
+    if [ -n "$signalled" ]; then break; fi
+    sleep 10
+  done
+  answer=
+  return 1
+}
+# The address of this node; for an hour where Slurm does not answer.
+launch_address() {
+  for try in $(seq 360); do
+    node=$(scontrol show node "$SLURMD_NODENAME" 2>/dev/null | sed -n 's/.*NodeAddr=\([^ ]*\).*/\1/p')
+    if [ -n "$node$signalled" ]; then return; fi
+    if [ $try = 1 ]; then echo "launch: Slurm does not answer: waiting for it for up to an hour"; fi
+    sleep 10
+  done
+}
+# What follows from the end of the processes. A signal that arrives while it is decided changes what Slurm says.
+launch_end() {
+  asked=none
+  while [ "$asked" != "$signalled" ]; do
+    asked=$signalled
+    shown=$(scontrol show job -o "$job" 2>/dev/null)
+    launch_ask end FOLDER "$1" "$signalled" "$shown"
+  done
+  case "$answer" in "exit "*) exit ${answer#exit };; leave) exit 0;; esac
+  if [ -z "$answer" ]; then
+    case "$shown" in ""|*JobState=RUNNING*|*Reason=TimeLimit*) ;; *) exit 1;; esac
+  fi
+  for try in $(seq 360); do
+    said=$(scontrol requeue "$job" 2>&1) && exit 0
+    case "$said" in *disabled*|*"Invalid job id"*|*denied*) break;; esac
+    if [ $try = 1 ]; then echo "launch: scontrol requeue failed, trying again for up to an hour: $said"; fi
+    if [ "$asked" != "$signalled" ]; then break; fi
+    sleep 10
+  done
+  echo "launch: the job could not be queued again, launch the run again to continue it: $said"
+  exit 1
+}"""
+
+
+def before(folder: Path, python: str) -> list[str]:
+    """The copy of the code, the CPUs of a process, and where the processes meet: for each start."""
+    functions = _FUNCTIONS.strip().replace("FOLDER", shlex.quote(str(folder))).replace("PYTHON", python)
+    return [
+        f"export PYTHONPATH={shlex.quote(str(folder / 'code'))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
+        'if [ -n "$SLURM_CPUS_PER_TASK" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi',
+        *functions.splitlines(),
+        "launch_address",
+        f'launch_ask begin {shlex.quote(str(folder))} "$node" || launch_end "no answer"',
+        'case "$answer" in "exit "*) exit ${answer#exit };; esac',
+        "meet=${answer#meet }",
+        "export MASTER_ADDR=${meet%:*} MASTER_PORT=${meet##*:}",
+        'if [ -n "$signalled" ]; then launch_end 143; fi',
+    ]
+
+
+def after() -> list[str]:
+    """Whether the job is queued again."""
+    return ["launch_end $?"]

@@ -1,0 +1,69 @@
+"""A node that Slurm loses, on a Slurm that gives up on it within seconds."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.launch.slurm_runs import SlurmRun, checkout
+from tests.support.slurm_cluster import Cluster, cluster, missing
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with cluster(tmp_path_factory.mktemp("slurm"), nodes=4, gives_up_early=True) as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkout(tmp_path_factory.mktemp("code"))
+
+
+def test_lost_node_is_left_behind(slurm: Cluster, code: Path, tmp_path: Path) -> None:
+    """As after a loss of power: everything on it ends at once."""
+    run = SlurmRun(slurm, code, tmp_path / "run", nodes=2)
+    run.wait_for_start(0)
+    lost = slurm.job(run.job)["NodeList"].removeprefix("n[").removesuffix("]").replace(",", "-").split("-")[1]
+    slurm.lose_node(int(lost))
+    try:
+        run.finish(start=1)
+        assert lost not in run.starts()[1]["nodes"]
+    finally:
+        slurm.start_node(int(lost))
+        slurm.wait_until(lambda: slurm.idle() == slurm.nodes, "the node is back")
+
+
+def test_node_that_no_longer_answers_is_left_behind(slurm: Cluster, code: Path, tmp_path: Path) -> None:
+    """Only slurmd: the processes on the node continue until Slurm has the job elsewhere."""
+    run = SlurmRun(slurm, code, tmp_path / "run")
+    run.wait_for_start(0)
+    node = run.starts()[0]["nodes"]
+    (daemon,) = [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if path.read_text(errors="replace").startswith(f"slurmd\0-D\0-N\0{node}\0")
+        and slurm.env["SLURM_CONF"] in (path.parent / "environ").read_text(errors="replace")
+    ]
+    os.kill(daemon, signal.SIGSTOP)
+    try:
+        run.finish(start=1)
+        assert run.starts()[1]["nodes"] != node
+    finally:
+        os.kill(daemon, signal.SIGCONT)
+
+
+def test_killed_slurmstepd_is_followed_by_another_start(slurm: Cluster, code: Path, tmp_path: Path) -> None:
+    run = SlurmRun(slurm, code, tmp_path / "run")
+    run.wait_for_start(0)
+    (stepd,) = [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if f"slurmstepd: [{run.job}.0]" in path.read_text(errors="replace")
+    ]
+    os.kill(stepd, signal.SIGKILL)
+    run.finish(start=1)
