@@ -81,6 +81,52 @@ def test_a_killed_process_is_followed_by_another_start_and_the_same_weights(
     assert_same_run(tmp_path, uninterrupted)
 
 
+def test_sigterm_to_a_rank_alone_is_followed_by_another_start_and_the_same_weights(
+    uninterrupted: Path, digits: Path, tmp_path: Path
+) -> None:
+    """The launcher got none: it was not the user."""
+    process = start(words("local", tmp_path, digits, "--processes", "2"))
+    wait_for_step(process, tmp_path, 12)
+    os.kill(ranks(tmp_path)[1], signal.SIGTERM)
+    _, err = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, err
+    assert "SIGTERM to the processes, saved; the run continues because nobody cancelled its job: starting again" in err
+    assert [start["again"] for start in attempts(tmp_path)] == [True, False]
+    assert_same_run(tmp_path, uninterrupted)
+
+
+def test_lost_rank_is_reported_by_one_line_and_all_are_gone_within_seconds(digits: Path, tmp_path: Path) -> None:
+    job = ["--global-batch-size", "32", "--micro-batch-size", "8", "--epochs", "400", "--log-every", "1"]
+    few = ["--processes", "4", "--max-restarts-without-checkpoint", "1"]
+    process = start(words("local", tmp_path, digits, *few, job=job))
+    wait_for_step(process, tmp_path, 3)
+    running = ranks(tmp_path)
+    assert sorted(running) == [0, 1, 2, 3]
+    os.kill(running[2], signal.SIGKILL)
+    killed = time.monotonic()
+    while any(_is_alive(pid) for pid in running.values()):
+        assert time.monotonic() - killed < TIMEOUT
+        time.sleep(0.02)
+    seconds = time.monotonic() - killed
+    _, err = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 1
+    lines = err.splitlines()
+    assert len([line for line in lines if line.startswith("error: another process of this run")]) <= 1, err
+    assert lines[-1].startswith("launch: given up after 1 starts without a new checkpoint: rank 2 was ended by SIGKILL")
+    assert "Traceback" not in err
+    assert max(map(len, lines)) < 250
+    busy = max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))  # processes that want a core, for each core
+    assert seconds < 3 * busy, f"the ranks took {seconds:.1f} s to end"
+
+
+def _is_alive(pid: int) -> bool:
+    """A zombie has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_ctrl_c_saves_once_for_all_processes_and_says_so_by_its_code(
     processes: str, uninterrupted: Path, digits: Path, tmp_path: Path
@@ -128,7 +174,7 @@ def test_in_the_background_the_same_verbs_tell_and_decide(digits: Path, tmp_path
     assert "stopped and saved after step" in followed.stdout
     shown = launch("status", tmp_path).stdout
     assert "FAILED" not in shown
-    assert "stopped by SIGTERM, saved" in shown
+    assert "cancelled by python -m launch cancel, saved" in shown
     assert launch("cancel", tmp_path).returncode == 2  # there is nothing to end any more
 
 

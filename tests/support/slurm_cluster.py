@@ -117,7 +117,7 @@ class Cluster:
         nodes = [NODE.format(number=n, port=ports[n], **named) for n in range(1, self.nodes + 1)]
         accounts = ACCOUNTS.format(port=ports[-1], **named) if self.accounts else ""
         # seconds: on a busy machine Slurm must not give up before the test does
-        limits = {"node_timeout": 300, "message_timeout": 60, "kill_wait": 60}
+        limits = {"node_timeout": 300, "message_timeout": 20, "kill_wait": 60}
         if self.gives_up_early:
             limits = {"node_timeout": 8, "message_timeout": 5, "kill_wait": 15}
         text = CONF.format(port=ports[0], nodes="\n".join(nodes), accounts=accounts, **limits, **named)
