@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.support.processes import ROOT, SUPPORT, ranks_of, run, start, wait_for_step
 from trainer.__main__ import main
+from trainer.checks import slow_start
+from trainer.settings import TrainSettings
 
 RECIPE = str(SUPPORT / "small_recipe.py")
 Mistake = tuple[list[str], str]
@@ -185,6 +188,61 @@ def test_a_changed_recipe_is_refused_with_the_difference_and_the_run_is_untouche
     said = capfd.readouterr().err
     assert "model.zero_init_residual: False -> True; optimizer.lr: 0.05 -> 0.2" in said
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_a_finished_run_says_so_and_how_its_weights_are_trained_further(
+    digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", RECIPE, "--data", str(digits), "--run-dir", str(tmp_path / "run"), "--no-pictures"]
+    assert main([*words, "--epochs", "1"]) == 0
+    assert "this run is finished" not in capfd.readouterr().out
+    assert main([*words, "--epochs", "1"]) == 0
+    said = capfd.readouterr().out
+    (advice,) = re.findall(r"this run is finished: it is evaluated once more. To train its weights further: (.*)", said)
+    assert main([*words, "--epochs", "2"]) == 2
+    error = capfd.readouterr().err
+    assert "epochs: 1 -> 2. Use another --run-dir, or the recipe as it was. To train its weights further: " in error
+    assert advice in error
+    weights = advice.partition("--initial-weights ")[2]
+    words[words.index("--run-dir") + 1] = str(tmp_path / "second")
+    assert main([*words, "--epochs", "1", "--initial-weights", weights]) == 0
+    assert f"started from {Path(weights).name}" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("task", [0, 1])
+def test_copies_that_srun_started_are_refused_with_one_line(
+    task: int, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", RECIPE, "--data", str(digits), "--run-dir", str(tmp_path / "run")]
+    for name, value in {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": str(task), "RANK": "of no rank"}.items():
+        monkeypatch.setenv(name, value)  # and what main sets is undone
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    assert main(words) == 2
+    said = capfd.readouterr().err
+    if task == 0:
+        assert re.fullmatch(r"error: srun started 2 copies of this command, .* python -m launch slurm [^\n]*\n", said)
+    else:
+        assert said == ""
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("columns", ["1", "4", "20"])
+def test_help_returns_in_the_narrowest_window(columns: str) -> None:
+    environment = {**os.environ, "COLUMNS": columns}
+    line = [sys.executable, "-m", "trainer", "compare", "--help"]
+    ended = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0
+    assert "--html" in ended.stdout
+
+
+def test_compile_gets_a_note(tmp_path: Path) -> None:
+    settings = TrainSettings(data="synthetic:2", run_dir=tmp_path)
+    assert slow_start(settings) == []
+    assert slow_start(replace(settings, compile=True)) == [
+        "--compile: the first step compiles the model, which can take minutes"
+    ]
 
 
 @pytest.mark.slow

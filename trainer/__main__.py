@@ -132,6 +132,7 @@ gc.set_threshold(10_000)
 
 def _train(argv: list[str]) -> int:
     recipe, options = cli.parse_train(argv)
+    _refuse_bare_srun()
     from trainer.distributed.stop import Stopped
     from trainer.train import train
 
@@ -140,6 +141,18 @@ def _train(argv: list[str]) -> int:
     except Stopped as stopped:
         return 128 + stopped.signal
     return 0
+
+
+def _refuse_bare_srun() -> None:
+    """Raises UserError if srun started several processes that do not know of each other: they would all be rank 0."""
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if tasks == "1" or "WORLD_SIZE" in os.environ:
+        return
+    os.environ.setdefault("RANK", os.environ.get("SLURM_PROCID", "0"))  # the first copy prints the error
+    raise SharedError(
+        f"srun started {tasks} copies of this command, which cannot train together: use python -m launch slurm RECIPE "
+        f"..., which submits the job, or srun one torchrun per node"
+    )
 
 
 def _evaluate(argv: list[str]) -> int:

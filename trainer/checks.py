@@ -56,6 +56,11 @@ def check_norm_images(recipe: Recipe, images: int, world: World) -> None:
         )
 
 
+def slow_start(settings: TrainSettings) -> list[str]:
+    """Options that delay the first step, one line each."""
+    return ["--compile: the first step compiles the model, which can take minutes"] if settings.compile else []
+
+
 def likely_mistakes(recipe: Recipe) -> list[str]:
     """Values that are valid but probably not intended, one line each."""
     notes = []

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from trainer.data.beton.prepare import PrepareOptions
 
 T = TypeVar("T")
+_NARROWEST = 40  # columns: tyro does not return in a window of four
 _IDENTITY = ("name", "dataset", "published")  # fields of a recipe that the command line cannot change
 
 
@@ -124,7 +127,7 @@ def parse(
     """Parses the options of one command into its dataclass. Raises UserError with one line for any mistake."""
     printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(printed):
+        with contextlib.redirect_stderr(printed), _wide_enough():
             return tyro.cli(
                 options,
                 args=list(words),
@@ -138,6 +141,21 @@ def parse(
         if end.code:
             raise UserError(f"{_one_line(printed.getvalue())}; see python -m {program} {command} --help") from end
         raise
+
+
+@contextlib.contextmanager
+def _wide_enough() -> Iterator[None]:
+    """Gives tyro at least 40 columns to draw in."""
+    given = os.environ.get("COLUMNS")
+    if shutil.get_terminal_size().columns < _NARROWEST:
+        os.environ["COLUMNS"] = str(_NARROWEST)
+    try:
+        yield
+    finally:
+        if given is None:
+            os.environ.pop("COLUMNS", None)
+        else:
+            os.environ["COLUMNS"] = given
 
 
 def _unrecognized(message: str) -> list[str]:

@@ -13,6 +13,7 @@ from trainer.checks import (
     check_norm_images,
     likely_mistakes,
     require_same_everywhere,
+    slow_start,
     steps_in_epoch,
 )
 from trainer.data import Split, open_source
@@ -88,6 +89,8 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
         state.restore(checkpoint)
         at = state.position
         notes.append(f"continued after step {at.step}{', the last one' if at.is_last(recipe.epochs) else ''}")
+        if at.is_last(recipe.epochs) and (run.folder / "result.json").is_file():
+            notes.append(f"this run is finished: it is evaluated once more. {run.how_to_train_longer()}")
     compile_mode = "default" if settings.compile else None
     return Prepared(
         run=run,
@@ -100,6 +103,7 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
             summary(recipe, run, world, state.position, len(train_loader), len(eval_loader)),
             *(f"note: {mistake}" for mistake in likely_mistakes(recipe)),
             *(f"note: {note}" for note in [emulation_note(recipe.precision, world.device)] if note),
+            *(f"note: {slow}" for slow in slow_start(settings)),
             *notes,
         ],
     )

@@ -61,9 +61,10 @@ class Run:
         if not stored.exists() and (data := next(self.folder.glob("*.beton"), None)):
             raise UserError(f"{self.folder} holds data, {data.name}: use another --run-dir")
         if self.checkpoints.exist and (changes := recipe_changes(self.recipe, recipe)):
+            longer = any(change.startswith("epochs: ") for change in changes)
             raise UserError(
                 f"{self.folder} was started with another recipe: {'; '.join(changes)}. "
-                f"Use another --run-dir, or the recipe as it was"
+                f"Use another --run-dir, or the recipe as it was{f'. {self.how_to_train_longer()}' if longer else ''}"
             )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -82,6 +83,11 @@ class Run:
                 left.unlink(missing_ok=True)
         replace_text(self.folder / ".owner", json.dumps(asdict(self._attempt)))
         replace_text(stored, recipe_source(recipe))
+
+    def how_to_train_longer(self) -> str:
+        """What replaces a larger --epochs, which would have changed the learning rate of every step so far."""
+        newest = max(self.checkpoints.folder.glob("step_*.pt"), default=self.checkpoints.folder / "step_LAST.pt")
+        return f"To train its weights further: a new --run-dir with --initial-weights {newest}"
 
     def save(self, content: CheckpointContent, step: int) -> None:
         """Saves a checkpoint. Raises UserError where a later attempt of the same job has taken the directory over."""
