@@ -53,7 +53,7 @@ def test_the_sources_are_found() -> None:
     assert len(RECIPES) == 63  # with __init__.py
     assert len(TRAINER) >= 50
     rooms = {path.relative_to(ROOT / "trainer").parts[0] for path in TRAINER if path.parent.name != "trainer"}
-    assert rooms == {"commands", "data", "distributed", "evaluation", "log", "model", "recipe", "run"}
+    assert rooms == {"commands", "cpu", "data", "distributed", "evaluation", "log", "model", "recipe", "run"}
 
 
 @pytest.mark.parametrize(
@@ -161,6 +161,24 @@ def test_commands_are_leaves() -> None:
     assert {name for name in found if not name.startswith("trainer/commands/")} == {"trainer/__main__.py"}
 
 
+def test_cpu_kernels_are_added_in_setup_alone() -> None:
+    """Models are plain PyTorch, and the commands get the kernels through trainer.setup."""
+    paths = [*CODE, *(ROOT / "benchmarks").glob("*.py")]
+    found = importers("trainer.cpu", paths)
+    assert {name for name in found if not name.startswith("trainer/cpu/")} == {"trainer/setup.py", "benchmarks/loop.py"}
+    model = [path for path in TRAINER if path.parent.name == "model"]
+    assert len(model) >= 8
+    assert [path.name for path in model if re.search("numba|llvmlite", path.read_text(), re.IGNORECASE)] == []
+    allowed = ("trainer.model", "trainer.recipe", "trainer.errors")
+    assert [
+        (path.name, module)
+        for path in model
+        for module in imports(path.read_text())
+        if is_within(module, "trainer") and module not in ("trainer", "trainer.recipe")
+        if not any(is_within(module, package) for package in allowed)
+    ] == []
+
+
 def test_the_launcher_looks_into_no_recipe() -> None:
     assert importers("trainer.recipe", LAUNCH) == set()
 
@@ -203,10 +221,10 @@ def test_launch_has_no_import_circle() -> None:
             {
                 "trainer/data/beton/decode.py",
                 "trainer/data/beton/native.py",
-                "trainer/model/amx.py",
-                "trainer/model/fused_norm_kernels.py",
-                "trainer/model/openmp.py",
-                "trainer/model/weight_gradient_kernels.py",
+                "trainer/cpu/amx.py",
+                "trainer/cpu/conv_kernels.py",
+                "trainer/cpu/norm_kernels.py",
+                "trainer/cpu/openmp.py",
             },
         ),
         ("tyro", {"trainer/settings.py", "trainer/cli.py", "launch/settings.py", "launch/local/settings.py"}),
@@ -279,15 +297,15 @@ def test_a_file_holds_one_thought() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kernels", "taken_in"),
-    [("fused_norm_kernels.py", {"openmp.py"}), ("weight_gradient_kernels.py", {"amx.py", "openmp.py"})],
+    ("kernels", "inlined"),
+    [("norm_kernels.py", {"openmp.py"}), ("conv_kernels.py", {"amx.py", "openmp.py"})],
 )
-def test_kernels_are_compiled_anew_where_what_they_take_in_has_changed(kernels: str, taken_in: set[str]) -> None:
-    """Numba looks at the age of a function's own file only, so that file holds the others' digests."""
-    folder = ROOT / "trainer" / "model"
+def test_kernels_are_compiled_anew_where_what_they_take_in_has_changed(kernels: str, inlined: set[str]) -> None:
+    """Numba's cache looks at the age of a function's own file only, so that file holds the others' digests."""
+    folder = ROOT / "trainer" / "cpu"
     tree = ast.parse((folder / kernels).read_text())
-    written = [node.value for node in tree.body if isinstance(node, ast.Assign) and "_TAKEN_IN" in ast.dump(node)]
-    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest()[:16] for name in taken_in}
+    written = [node.value for node in tree.body if isinstance(node, ast.Assign) and "_INLINED" in ast.dump(node)]
+    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest()[:16] for name in inlined}
     assert [ast.literal_eval(value) for value in written] == [digests]
 
 

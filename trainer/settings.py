@@ -26,6 +26,8 @@ class TrainSettings:
     """auto: cuda if there is a GPU"""
     compile: bool = False
     """torch.compile the model: the start is slower, the steps are faster"""
+    cpu_kernels: bool = True
+    """on CPUs in bf16, train with our own kernels, which are faster than PyTorch's; --compile leaves them out"""
     deterministic: bool = False
     """use deterministic kernels only, for bit-identical runs on a GPU; a CPU is always deterministic"""
     log_every: int = 20

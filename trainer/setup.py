@@ -3,6 +3,7 @@
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from trainer.checks import (
     slow_start,
     steps_in_epoch,
 )
+from trainer.cpu.accelerate import accelerate, replaced
+from trainer.cpu.malloc import keep_freed_memory
 from trainer.data import Split, open_source
 from trainer.data.loader import Loader, check_square, default_workers
 from trainer.distributed.process_group import World, on_every_rank, require_same
@@ -25,7 +28,7 @@ from trainer.evaluation.protocol import short
 from trainer.fine_tuning import apply_fine_tuning
 from trainer.model import build_model, load_initial_weights, without_pretrained
 from trainer.optimizer import audit, build_optimizer
-from trainer.precision import allow_tensor_float, build_scaler, emulation_note
+from trainer.precision import Precision, allow_tensor_float, build_scaler, emulation_note
 from trainer.recipe import LibraryModel, PaddedCrop, Recipe
 from trainer.run.checkpoint import CheckpointContent, RunIdentity
 from trainer.run.directory import Run
@@ -194,7 +197,23 @@ def build_module(recipe: Recipe, settings: TrainSettings, world: World, *, fresh
             raise UserError("fine_tuning needs weights to start from: add --initial-weights FILE")
         notes.append(on_every_rank(world, lambda: apply_fine_tuning(module, tuning)))
     notes.append(str(audit(recipe.optimizer, module)))
-    return module.to(world.device, memory_format=torch.channels_last), notes  # type: ignore[call-overload]
+    kernels = settings.cpu_kernels and not settings.compile
+    notes += move_to_device(module, world.device, recipe.precision, cpu_kernels=kernels)
+    return module, notes
+
+
+def move_to_device(module: nn.Module, device: torch.device, precision: Precision, *, cpu_kernels: bool) -> list[str]:
+    """Moves `module` in place, channels-last, and makes it fast on a CPU. Returns lines for the log."""
+    module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device.type != "cpu":
+        return []
+    keep_freed_memory()
+    return [accelerate(module)] if cpu_kernels and precision == "bf16" else []
+
+
+def start_record(world: World, settings: TrainSettings, module: nn.Module) -> dict[str, Any]:
+    """The environment of one start, with what trains `module` in it."""
+    return environment(world, settings, cpu_kernels=replaced(module))
 
 
 def build_state(
@@ -222,11 +241,13 @@ def summary(recipe: Recipe, run: Run, world: World, at: Position, train_images: 
     )
 
 
-def note_start(recipe: Recipe, settings: TrainSettings, run: Run, world: World, at: Position) -> list[str]:
+def note_start(
+    recipe: Recipe, settings: TrainSettings, run: Run, world: World, at: Position, module: nn.Module
+) -> list[str]:
     """Adds this start's environment to starts.json, unless training is complete; returns a note where it differs."""
     if not world.is_main or at.is_last(recipe.epochs):
         return []
-    here = environment(world, settings)
+    here = start_record(world, settings, module)
     notes = changed_rounding(run.starts, here) if at.step else []
     run.add_start(at.step, here)
     return notes

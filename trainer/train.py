@@ -38,7 +38,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
         watchdog.follow(train_loader, eval_loader)
         log = stack.enter_context(Log(run.folder, world, at, recipe, settings.log_every))
         interval = log_interval(settings.log_every, at.steps_per_epoch)
-        log.say("\n".join([*ready.notes, *note_start(recipe, settings, run, world, at)]))
+        log.say("\n".join([*ready.notes, *note_start(recipe, settings, run, world, at, state.module)]))
         show_augmented(log, recipe, settings, train_loader, world, at)
         stack.enter_context(dump_nonfinite_step(run.folder, recipe, world, at, len(train_loader)))
         profile = stack.enter_context(profiler(settings, run.folder, world, at, recipe.epochs, log.say))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -13,12 +14,15 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.support.matrix_units import HAS_UNITS, pretend_matrix_units
 from trainer import recipe
-from trainer.model import build_model, convolution
-from trainer.model.convolution import Convolution
+from trainer.cpu import conv as convolution
+from trainer.cpu.accelerate import accelerate
+from trainer.cpu.conv import FastConv2d
+from trainer.model import build_model
 
 OURS = "_ConvolveBackward"
-has_units = pytest.mark.skipif(not convolution._has_matrix_units(), reason="this CPU has no bfloat16 matrix units")
+has_units = pytest.mark.skipif(not HAS_UNITS, reason="this CPU has no bfloat16 matrix units")
 
 # channels of x and dy, kernel size, stride, images, height, width
 SHAPES = [
@@ -40,8 +44,13 @@ def random(*shape: int, seed: int) -> Tensor:
     return values.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
 
 
-def convolution_of(channels: int, dy_channels: int, kernel_size: int = 3, stride: int = 1) -> Convolution:
-    conv = Convolution(channels, dy_channels, kernel_size, stride).to(memory_format=torch.channels_last)
+def convolution_of(channels: int, dy_channels: int, kernel_size: int = 3, stride: int = 1, **others: Any) -> nn.Conv2d:
+    """Accelerated where that is possible."""
+    if "padding" not in others:
+        others["padding"] = kernel_size // 2
+    others = {"bias": False, **others}
+    conv = nn.Conv2d(channels, dy_channels, kernel_size, stride, **others).to(memory_format=torch.channels_last)
+    accelerate(conv)
     with torch.no_grad():
         conv.weight.copy_(torch.randn(conv.weight.shape, generator=torch.Generator().manual_seed(3)))
     return conv
@@ -53,14 +62,14 @@ def forward(conv: nn.Module, x: Tensor) -> Tensor:
     return y
 
 
-def exact_gradient(conv: Convolution, x: Tensor, dy: Tensor) -> Tensor:
+def exact_gradient(conv: nn.Conv2d, x: Tensor, dy: Tensor) -> Tensor:
     weight = conv.weight.detach().double().requires_grad_()
     nn.functional.conv2d(x.detach().double(), weight, None, conv.stride, conv.padding).backward(dy.double())
     assert weight.grad is not None
     return weight.grad
 
 
-def gradient(conv: Convolution, x: Tensor, dy: Tensor) -> Tensor:
+def gradient(conv: nn.Conv2d, x: Tensor, dy: Tensor) -> Tensor:
     conv.weight.grad = None
     y = forward(conv, x)
     assert is_ours(y)
@@ -75,7 +84,7 @@ def is_ours(y: Tensor) -> bool:
 
 @pytest.fixture
 def packed_bytes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
-    from trainer.model import weight_gradient_kernels as kernels
+    from trainer.cpu import conv_kernels as kernels
 
     def set_to(number: int) -> None:
         monkeypatch.setattr(kernels, "_PACKED_BYTES", number)
@@ -108,11 +117,11 @@ def test_values_and_the_gradient_of_images_are_those_of_pytorchs_bit_for_bit(str
     x = random(3, 32, 10, 9, seed=1)
     dy = random(*forward(conv, x).shape, seed=2)
     found = []
-    for kind in (Convolution.forward, nn.Conv2d.forward):
+    for kind in (FastConv2d.forward, nn.Conv2d.forward):
         leaf = x.clone().requires_grad_()
-        with patch.object(Convolution, "forward", kind):
+        with patch.object(FastConv2d, "forward", kind):
             y = forward(conv, leaf)
-        assert is_ours(y) == (kind is Convolution.forward)
+        assert is_ours(y) == (kind is FastConv2d.forward)
         y.backward(dy)
         found.append((y.detach(), leaf.grad))
     (y, dx), (pytorch_y, pytorch_dx) = found
@@ -148,8 +157,8 @@ def test_scratch_memory_that_others_have_written_changes_nothing() -> None:
 @has_units
 def test_the_matrix_unit_is_left_as_it_was(threads: Callable[[int], None]) -> None:
     """oneDNN need not tell it again what it told it last."""
-    from trainer.model import amx
-    from trainer.model.weight_gradient_kernels import weight_gradient
+    from trainer.cpu import amx
+    from trainer.cpu.conv_kernels import weight_gradient
 
     @njit  # type: ignore[untyped-decorator]
     def configure(to: np.ndarray) -> None:
@@ -202,8 +211,8 @@ def test_gradients_accumulate_over_micro_batches() -> None:
     torch.testing.assert_close(conv.weight.grad.double(), exact, rtol=1e-5, atol=2e-6 * float(exact.abs().max()))
 
 
-@has_units
-def test_every_3x3_convolution_of_a_network_but_the_first_is_ours() -> None:
+def test_every_3x3_convolution_of_a_network_but_the_first_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_matrix_units(monkeypatch)
     for spec, expected in (
         (recipe.CifarResNet(depth=20), 18),
         (recipe.ResNet(depth=18), 16),
@@ -211,6 +220,7 @@ def test_every_3x3_convolution_of_a_network_but_the_first_is_ours() -> None:
         (recipe.ResNet(depth=18, blur_pool="convs"), 16),
     ):
         model = build_model(spec, 10).to(memory_format=torch.channels_last)
+        accelerate(model)
         images = torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
         nodes, found = [forward(model, images).grad_fn], set()
         while nodes:
@@ -221,13 +231,18 @@ def test_every_3x3_convolution_of_a_network_but_the_first_is_ours() -> None:
         assert sum(OURS in node.name() for node in found) == expected
 
 
+class Subclass(nn.Conv2d):
+    """Nobody knows what it computes."""
+
+
 ORDINARY = (
     "float32 images", "frozen weights", "weights in bfloat16", "a 1x1 kernel", "a 4x4 kernel", "3 channels",
-    "24 channels out", "contiguous images", "no images",
+    "24 channels out", "contiguous images", "no images", "an oblong kernel", "an oblong stride", "other padding",
+    "reflected padding", "dilation", "groups", "a bias", "a subclass",
 )  # fmt: skip
 
 
-def ordinary(name: str) -> tuple[Convolution, Tensor]:
+def ordinary(name: str) -> tuple[nn.Conv2d, Tensor]:
     """A case for which the gradient is not ours."""
     conv, x = convolution_of(16, 16), random(2, 16, 6, 6, seed=1)
     match name:
@@ -249,11 +264,30 @@ def ordinary(name: str) -> tuple[Convolution, Tensor]:
             x = x.contiguous()
         case "no images":
             x = x[:0]
+        case "an oblong kernel":
+            conv = convolution_of(16, 16, (3, 1), padding=1)  # type: ignore[arg-type]
+        case "an oblong stride":
+            conv = convolution_of(16, 16, 3, (1, 2))  # type: ignore[arg-type]
+        case "other padding":
+            conv = convolution_of(16, 16, padding=0)
+        case "reflected padding":
+            conv = convolution_of(16, 16, padding_mode="reflect")
+        case "dilation":
+            conv = convolution_of(16, 16, dilation=2)
+        case "groups":
+            conv = convolution_of(16, 16, groups=2)
+        case "a bias":
+            conv = convolution_of(16, 16, bias=True)
+        case "a subclass":
+            conv = Subclass(16, 16, 3, padding=1, bias=False)
+            accelerate(conv)
     return conv, x
 
 
 @pytest.mark.parametrize("name", ORDINARY)
-def test_it_is_pytorchs_convolution_for(name: str) -> None:
+def test_it_is_pytorchs_convolution_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_matrix_units(monkeypatch)
+    assert is_ours(forward(convolution_of(16, 16), random(2, 16, 6, 6, seed=1)))
     conv, x = ordinary(name)
     x = x.requires_grad_()
     y = conv(x) if name == "float32 images" else forward(conv, x)
@@ -263,10 +297,14 @@ def test_it_is_pytorchs_convolution_for(name: str) -> None:
 
 
 def test_it_is_pytorchs_without_gradients_and_without_matrix_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_matrix_units(monkeypatch)
     conv, x, dy = convolution_of(16, 16), random(2, 16, 6, 6, seed=1), random(2, 16, 6, 6, seed=2)
     with torch.no_grad():
         assert forward(conv, x).grad_fn is None
+    assert is_ours(forward(conv, x))
     monkeypatch.setattr(convolution, "_has_matrix_units", lambda: False)
+    conv = convolution_of(16, 16)
+    assert type(conv) is nn.Conv2d
     y = forward(conv, x)
     assert y.grad_fn is not None and not is_ours(y)
     y.backward(dy)
@@ -275,9 +313,10 @@ def test_it_is_pytorchs_without_gradients_and_without_matrix_units(monkeypatch: 
     torch.testing.assert_close(conv.weight.grad.double(), exact, rtol=2**-8, atol=2**-8 * float(exact.abs().max()))
 
 
-@has_units
-def test_torch_compile_fake_tensors_and_who_counts_operations_see_pytorchs() -> None:
+def test_torch_compile_fake_tensors_and_who_counts_operations_see_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_matrix_units(monkeypatch)
     conv, x = convolution_of(16, 16), random(2, 16, 6, 6, seed=1)
+    assert is_ours(forward(conv, x))
     with FlopCounterMode(display=False) as counter:
         forward(conv, x).sum().backward()
     assert counter.get_total_flops() == 2 * 2 * (2 * 16 * 6 * 6 * 16 * 9)  # images have no gradient
@@ -292,7 +331,7 @@ def test_torch_compile_fake_tensors_and_who_counts_operations_see_pytorchs() -> 
 def test_matrix_units_are_left_alone_where_numba_the_cpu_or_the_system_has_none(
     monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
-    from trainer.model import amx
+    from trainer.cpu import amx
 
     features = {**amx.binding.get_host_cpu_features(), "amx-bf16": False}
     match reason:

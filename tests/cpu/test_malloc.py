@@ -9,7 +9,7 @@ import pytest
 FAULTS = """
 import resource
 import torch
-from trainer.memory import keep_freed_memory
+from trainer.cpu.malloc import keep_freed_memory
 
 if {keep}:
     assert keep_freed_memory()

@@ -11,8 +11,9 @@ from torch._subclasses import FakeTensorMode
 from torch.nn.functional import batch_norm
 
 from trainer import recipe
+from trainer.cpu.accelerate import accelerate
+from trainer.cpu.norm import norm_relu
 from trainer.model import build_model
-from trainer.model.fused_norm import norm_relu
 from trainer.model.norm import split_norms
 
 HALF_ULP = 2**-8 * 1.001  # of bfloat16, relative: what one rounding may change, and float32's arithmetic before it
@@ -157,6 +158,10 @@ def hooked(norm: nn.BatchNorm2d) -> None:
     norm.register_forward_pre_hook(lambda _module, _args: None)
 
 
+def hooked_backwards(norm: nn.BatchNorm2d) -> None:
+    norm.register_full_backward_hook(lambda _module, _dx, _dy: None)
+
+
 def evaluated(norm: nn.BatchNorm2d) -> None:
     norm.eval()
 
@@ -169,7 +174,7 @@ def split(norm: nn.BatchNorm2d) -> None:
     split_norms(nn.Sequential(norm), 2)
 
 
-@pytest.mark.parametrize("change", [hooked, evaluated, in_bf16, split])
+@pytest.mark.parametrize("change", [hooked, hooked_backwards, evaluated, in_bf16, split])
 def test_norms_that_are_something_else_go_their_own_way(change: Callable[[nn.BatchNorm2d], None]) -> None:
     norms = norm_of(16), norm_of(16)
     for norm in norms:
@@ -178,6 +183,13 @@ def test_norms_that_are_something_else_go_their_own_way(change: Callable[[nn.Bat
     y = norm_relu(norms[0], nn.ReLU(inplace=True), x, shortcut)
     assert not is_fused(y)
     assert torch.equal(y, torch.relu(norms[1](x) + shortcut))
+
+
+def test_hooks_of_a_relu_run() -> None:
+    relu, shapes = nn.ReLU(), []
+    relu.register_forward_hook(lambda _module, _args, y: shapes.append(y.shape))
+    assert not is_fused(norm_relu(norm_of(16), relu, bf16(4, 16, 6, 6, seed=1)))
+    assert shapes == [(4, 16, 6, 6)]
 
 
 @pytest.mark.parametrize("kind", ["float32", "contiguous", "not affine"])
@@ -228,6 +240,9 @@ def fused_norms(y: Tensor) -> int:
 def test_networks_have_them_in_bf16_only(spec: recipe.CifarResNet | recipe.ResNet, count: int) -> None:
     model, x = build_model(spec, 10).to(memory_format=torch.channels_last), bf16(2, 3, 32, 32, seed=1)
     with torch.autocast("cpu", torch.bfloat16):
+        assert fused_norms(model(x)) == 0
+    accelerate(model)
+    with torch.autocast("cpu", torch.bfloat16):
         assert fused_norms(model(x)) == count
     assert fused_norms(model(x.float())) == 0
 
@@ -235,6 +250,7 @@ def test_networks_have_them_in_bf16_only(spec: recipe.CifarResNet | recipe.ResNe
 def test_a_network_learns_with_them_what_it_learns_in_fp32() -> None:
     torch.manual_seed(0)
     model = build_model(recipe.CifarResNet(depth=20), 10).to(memory_format=torch.channels_last)
+    accelerate(model)
     x, labels = bf16(8, 3, 32, 32, seed=1).detach().float(), torch.arange(8)
     gradients = []
     for enabled in (True, False):

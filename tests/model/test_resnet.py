@@ -15,7 +15,7 @@ from torchvision import models
 from trainer import recipe
 from trainer.errors import UserError
 from trainer.model import build_model
-from trainer.model.block import Block, Bottleneck
+from trainer.model.block import BasicBlock, Block, Bottleneck
 
 RESIDUAL_BLOCKS = {18: 8, 34: 16, 50: 16, 101: 33, 152: 50}
 NORMS = {18: 20, 34: 36, 50: 53, 101: 104, 152: 155}
@@ -188,11 +188,12 @@ def test_drop_path_grows_linearly_from_0_to_its_value_as_timms(depth: int, block
 
 
 def test_a_dropped_image_keeps_its_shortcut_and_the_others_get_more_of_the_branch() -> None:
-    block = of_kind(build(resnet(18, stem="cifar", drop_path=0.75)), Block)[1]
+    block = of_kind(build(resnet(18, stem="cifar", drop_path=0.75)), BasicBlock)[1]
     p = rates(block)[0]
     assert p == pytest.approx(0.75 / 7)
     x = torch.randn(400, 64, 2, 2, generator=torch.Generator().manual_seed(1))
-    branch = block.last_norm()(block.branch(x)).detach()
+    hidden = block.relu(block.bn1(block.conv1(x)))
+    branch = block.bn2(block.conv2(hidden)).detach()
     out = block(x).detach()
     dropped = torch.tensor([torch.equal(image, shortcut) for image, shortcut in zip(out, x.relu(), strict=True)])
     torch.testing.assert_close(out[~dropped], (x + branch / (1 - p)).relu()[~dropped])
@@ -228,7 +229,7 @@ def test_drop_path_is_the_identity_in_evaluation_and_no_module_at_0() -> None:
 def test_every_parameter_gets_a_gradient_although_its_block_is_dropped() -> None:
     model = build(resnet(18, stem="cifar", drop_path=0.999))
     functional.cross_entropy(model(images(8)), torch.tensor([0, 1])).backward()
-    last = of_kind(model, Block)[-1].last_norm().weight.grad
+    last = of_kind(model, BasicBlock)[-1].bn2.weight.grad
     assert last is not None and not last.any()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 

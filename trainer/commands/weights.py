@@ -20,6 +20,7 @@ from trainer.run.checkpoint import CheckpointContent, checked
 from trainer.run.directory import Run
 from trainer.run.init_weights import InitWeights
 from trainer.run.state import Position
+from trainer.setup import move_to_device
 
 Network = dict[str, Tensor] | Path  # a state_dict, or an .onnx file, which holds the network too
 
@@ -87,7 +88,8 @@ def load_network(weights: Weights, network: Network, num_classes: int, device: t
     model = build_model(without_pretrained(weights.recipe.model), num_classes)
     _require_fit(model, network, weights.file, num_classes)
     model.load_state_dict(network, strict=False)
-    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    move_to_device(model, device, weights.recipe.precision, cpu_kernels=False)  # those are for training
+    return model
 
 
 def file_sha256(file: Path) -> str:

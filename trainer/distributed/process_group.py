@@ -20,7 +20,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainer.errors import SharedError, UnreachableError, UserError, first_line
-from trainer.memory import keep_freed_memory
 from trainer.precision import Precision, autocast
 
 T = TypeVar("T")
@@ -59,8 +58,6 @@ def world(device: str, timeout_minutes: float) -> Iterator[World]:
             raise UserError(f"{local_size} processes on this machine, but {count} GPUs: start {count} or fewer")
         here = torch.device("cuda", local_rank % count)
         torch.cuda.set_device(here)
-    else:
-        keep_freed_memory()
     backend = "nccl" if device == "cuda" else "gloo"
     try:
         store = _store(size, timeout)

@@ -1,7 +1,7 @@
-"""The one door to a network: our own two families, torchvision's and timm's models, and weights to start from.
+"""The model factory: our own two families, torchvision's and timm's models, and initial weights. All plain PyTorch.
 
-Reading order: block.py (what every block shares), resnet.py, cifar.py, blur.py, norm.py, library.py, weights.py; then
-what makes CPUs faster: cpu_kernels.py, fused_norm.py and convolution.py with their kernels, openmp.py, amx.py.
+Reading order: block.py (the two residual blocks), resnet.py, cifar.py, blur.py, norm.py, library.py, weights.py. On
+CPUs trainer/cpu makes a built model faster from outside.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def build_model(spec: Spec, num_classes: int, norm_batch_size: int | None = None
     """The network that `spec` describes: float32, on the default device, in training mode.
 
     It maps images [N, 3, H, W] to logits [N, num_classes]. Its initial weights come from torch's global random
-    generator: seed that first, the same on every process. Where `norm_batch_size` is given, BatchNorm2d computes its
-    statistics over groups of so many images, and training on batches that are no multiple of it raises ValueError.
-    Raises UserError where the spec has no network.
+    generator: seed that first, with the same seed on every process. With `norm_batch_size`, BatchNorm2d computes its
+    statistics over groups of that many images, and training raises ValueError for a batch that is not a multiple of
+    it. Raises UserError for a spec that describes no network.
     """
     model: nn.Module
     match spec:
@@ -44,5 +44,5 @@ def build_model(spec: Spec, num_classes: int, norm_batch_size: int | None = None
 
 
 def without_pretrained(spec: Spec) -> Spec:
-    """The same network, where its weights are about to come from a checkpoint: nothing to download."""
+    """The same network without pretrained weights to download: its weights are about to come from a checkpoint."""
     return replace(spec, pretrained=False) if isinstance(spec, recipe.LibraryModel) else spec

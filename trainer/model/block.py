@@ -5,41 +5,20 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from trainer.model.blur import BlurConv2d, wants_blur
-from trainer.model.convolution import Convolution
-from trainer.model.fused_norm import norm_relu
 
 
 class Block(nn.Module):
-    """relu(branch(x) + shortcut(x)), He et al. 2015, section 3.2; a plain block has no shortcut: relu(branch(x)).
+    """relu(branch(x) + shortcut(x)), He et al. 2015, section 3.2. A plain block has no shortcut: relu(branch(x)).
 
-    The shortcut is held under torchvision's name for it, `downsample`, so that state_dicts are interchangeable.
-    In training an image skips the branch with probability `drop_path`, and keeps it scaled by 1 / (1 - drop_path)
-    otherwise, so that evaluation needs no scale (Huang et al. 2016, arXiv:1603.09382, has the scale there instead).
+    The shortcut has torchvision's name, `downsample`, so that state_dicts are interchangeable; unlike torchvision's,
+    the identity is a module, and None means a plain block. In training an image skips the branch with probability
+    `drop_path`, and the branch is scaled by 1 / (1 - drop_path) otherwise, so that evaluation needs no scale (Huang
+    et al. 2016, arXiv:1603.09382, scale in evaluation instead).
     """
 
     relu: nn.ReLU
     downsample: nn.Module | None
     drop_path: nn.Module | None
-
-    def branch(self, x: Tensor) -> Tensor:
-        """All that is learned in the block, but for its last norm."""
-        raise NotImplementedError
-
-    def last_norm(self) -> nn.BatchNorm2d:
-        """The norm that ends the branch: at gamma = 0 the branch is silent."""
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, C', H', W'], in the memory format of x."""
-        y = self.branch(x)
-        shortcut = None if self.downsample is None else self.downsample(x)
-        if self.drop_path is None:
-            return norm_relu(self.last_norm(), self.relu, y, shortcut)
-        y = self.drop_path(self.last_norm()(y))
-        if shortcut is not None:
-            y += shortcut  # in place: the backward pass of drop path needs its draws only
-        out: Tensor = self.relu(y)
-        return out
 
 
 class BasicBlock(Block):
@@ -66,13 +45,15 @@ class BasicBlock(Block):
         self.downsample = shortcut
         self.drop_path = stochastic_depth(drop_path)
 
-    def branch(self, x: Tensor) -> Tensor:
-        x = norm_relu(self.bn1, self.relu, self.conv1(x))
-        x = self.conv2(x)
-        return x
-
-    def last_norm(self) -> nn.BatchNorm2d:
-        return self.bn2
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        if self.drop_path is not None:
+            y = self.drop_path(y)
+        if self.downsample is not None:
+            y += self.downsample(x)  # in place: no backward pass above needs y
+        out: Tensor = self.relu(y)
+        return out
 
 
 class Bottleneck(Block):
@@ -104,14 +85,16 @@ class Bottleneck(Block):
         self.downsample = shortcut
         self.drop_path = stochastic_depth(drop_path)
 
-    def branch(self, x: Tensor) -> Tensor:
-        x = norm_relu(self.bn1, self.relu, self.conv1(x))
-        x = norm_relu(self.bn2, self.relu, self.conv2(x))
-        x = self.conv3(x)
-        return x
-
-    def last_norm(self) -> nn.BatchNorm2d:
-        return self.bn3
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        if self.drop_path is not None:
+            y = self.drop_path(y)
+        if self.downsample is not None:
+            y += self.downsample(x)  # in place: no backward pass above needs y
+        out: Tensor = self.relu(y)
+        return out
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1, *, blur: bool = False) -> nn.Conv2d:
@@ -127,7 +110,7 @@ def conv1x1(in_channels: int, out_channels: int, stride: int = 1, *, blur: bool 
 def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int, blur: bool) -> nn.Conv2d:
     if blur and wants_blur(in_channels, stride):
         return BlurConv2d(in_channels, out_channels, kernel_size, stride)
-    return Convolution(in_channels, out_channels, kernel_size, stride)
+    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
 
 
 def stochastic_depth(drop_path: float) -> nn.Module | None:
@@ -164,5 +147,7 @@ def initialise(
                 nn.init.constant_(module.bias, fc_bias)
     if zero_init_residual:
         for module in model.modules():
-            if isinstance(module, Block):
-                nn.init.zeros_(module.last_norm().weight)
+            if isinstance(module, BasicBlock):
+                nn.init.zeros_(module.bn2.weight)
+            elif isinstance(module, Bottleneck):
+                nn.init.zeros_(module.bn3.weight)

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.model.convolution import Convolution
-
 MIN_CHANNELS = 16  # FFCV's and Composer's limit: convolutions of fewer input channels, the stem's, stay as they are
 
 
-class BlurConv2d(Convolution):
+class BlurConv2d(nn.Conv2d):
     """A convolution of blurred input: [N, C, H, W] -> what the convolution makes of that shape.
 
     FFCV's and Composer's (with its default blur_first=True): the filter has stride 1, and zeros around the image.
@@ -25,7 +23,7 @@ class BlurConv2d(Convolution):
     blur_filter: Tensor
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride)
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
         self.register_buffer("blur_filter", binomial_filter(in_channels), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from torch.nn import functional
 
 from trainer import recipe
 from trainer.model.block import BasicBlock, conv3x3, initialise
-from trainer.model.fused_norm import norm_relu
 
 
 class CifarResNet(nn.Module):
@@ -32,7 +31,7 @@ class CifarResNet(nn.Module):
         initialise(self, zero_init_residual=spec.zero_init_residual, fc_std=spec.fc_std)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = norm_relu(self.bn1, self.relu, self.conv1(x))
+        x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer1(x)
         x = self.layer2(x)
         x = self.layer3(x)

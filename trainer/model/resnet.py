@@ -13,7 +13,6 @@ from trainer import recipe
 from trainer.errors import UserError
 from trainer.model.block import BasicBlock, Bottleneck, conv1x1, conv3x3, initialise
 from trainer.model.blur import BlurMaxPool2d
-from trainer.model.fused_norm import norm_relu
 
 # Table 1: the block, and how many of it in the stages conv2_x to conv5_x
 LAYOUTS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int]]] = {
@@ -53,7 +52,7 @@ class ResNet(nn.Module):
         initialise(self, zero_init_residual=spec.zero_init_residual, fc_std=spec.fc_std, fc_bias=spec.fc_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(norm_relu(self.bn1, self.relu, self.conv1(x)))
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer1(x)
         x = self.layer2(x)
         x = self.layer3(x)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ from trainer.settings import TrainSettings
 _PACKAGES = ("torch", "torchvision", "timm", "ffcv", "numba", "numpy", "pillow", "tensorboard")
 
 
-def environment(world: World, settings: TrainSettings) -> dict[str, Any]:
-    """The environment of one start of a run, for its JSON files."""
+def environment(world: World, settings: TrainSettings, cpu_kernels: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """The environment of one start of a run, for its JSON files.
+
+    `cpu_kernels`: the modules of the network that run kernels of trainer/cpu, by class; None where nothing is trained.
+    """
     return {
         "commit": commit(),
         "python": platform.python_version(),
@@ -30,13 +34,15 @@ def environment(world: World, settings: TrainSettings) -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "cuda": torch.version.cuda if world.device.type == "cuda" else None,
         "compile": settings.compile,
+        "cpu_kernels": dict(cpu_kernels or {}),
         "deterministic": settings.deterministic,
     }
 
 
 def changed_rounding(starts: list[dict[str, Any]], here: dict[str, Any]) -> list[str]:
     """A note where a run continues in an environment whose rounding may differ; else nothing."""
-    counted = ("python", "packages", "cuda", "cpu", "gpu", "processes", "torch_threads", "compile", "deterministic")
+    hardware = ("cpu", "gpu", "processes", "torch_threads")
+    counted = ("python", "packages", "cuda", *hardware, "compile", "cpu_kernels", "deterministic")
     changes = [
         f"{name} {starts[-1].get(name)} -> {here[name]}"
         for name in counted

@@ -36,9 +36,8 @@ from trainer.errors import SharedError, UserError
 from trainer.precision import allow_tensor_float
 from trainer.recipe import PaddedCrop, Recipe
 from trainer.recipe_file import recipe_source
-from trainer.run.environment import environment
 from trainer.settings import BenchmarkSettings, TrainSettings
-from trainer.setup import build_module
+from trainer.setup import build_module, start_record
 
 FEW_BATCHES = 20  # in an epoch: then its start, when nothing is read ahead yet, takes much of the time
 
@@ -85,7 +84,7 @@ def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
             recipe,
             loader.source,
             measured,
-            environment(world, like_training),
+            start_record(world, like_training, module),
             seconds=settings.seconds,
             workers=workers,
             cpus=default_workers(world.local_size),

@@ -46,7 +46,7 @@ def evaluation_record(
 ) -> dict[str, Any]:
     """The first result, with the others in "also". Accuracies, confidences and calibration errors are in %."""
     found = [record(recipe, source, reading) for reading in readings]
-    # an evaluation is neither compiled nor made deterministic, and the rest does not depend on the settings
+    # an evaluation uses none of these three, and the rest does not depend on the settings
     here = environment(world, TrainSettings(data="", run_dir=Path()))
     return {
         "recipe": recipe.name,
@@ -57,7 +57,9 @@ def evaluation_record(
         "data": {"name": source.name, "checksum": source.checksum},
         "changed": overrides_of(recipe),
         "published": asdict(recipe.published) if recipe.published else None,
-        "ran_on": {name: value for name, value in here.items() if name not in ("compile", "deterministic")},
+        "ran_on": {
+            name: value for name, value in here.items() if name not in ("compile", "cpu_kernels", "deterministic")
+        },
     }
 
 

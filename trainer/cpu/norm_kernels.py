@@ -1,14 +1,14 @@
-"""What fused_norm.py runs: norms of bfloat16 images, compiled by Numba, on the threads that PyTorch has.
+"""The kernels of norm.py: norms of bfloat16 images, compiled by Numba, on PyTorch's own threads.
 
-Images are read as they lie in memory: rows of about 256 values, with all channels as often in each, so that the inner
-loops are long enough to be worth their start. A bfloat16 is the upper half of the float32 of the same value. Sums are
-formed in parts whose number does not depend on the threads, so that neither do their last bits.
+Images are read in the order of memory, as rows of about 256 values that hold each channel equally often, so that the
+inner loops are long enough to be worth starting. A bfloat16 is the upper half of the float32 of the same value. The
+number of partial sums does not depend on the number of threads, so that the bits of the result do not either.
 
-All is one product and sum for each value: y = scale x + shift, and dx = scale dy + slope x + offset.
+Every value takes one product and sum: y = scale x + shift, and dx = scale dy + slope x + offset.
 """
 
 # mypy: disable-error-code="attr-defined, call-arg, no-untyped-call, no-untyped-def, var-annotated"
-# what Numba compiles has no annotations
+# functions that Numba compiles have no annotations
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from llvmlite import ir
 from numba import carray, cfunc, from_dtype, njit, types
 from numba.extending import intrinsic
 
-from trainer.model.openmp import fetch_and_add, on_threads, pointer
+from trainer.cpu.openmp import fetch_and_add, on_threads, pointer
 
-# Numba keeps compiled code until this file changes: it has to change with the one that is taken in (test_house.py)
-_TAKEN_IN = {"openmp.py": "99d0d59d4fbff3c8"}
+# Numba's cache is valid until this file changes, so this file has to change with the one it inlines (test_house.py)
+_INLINED = {"openmp.py": "1e135ae2a4895501"}
 
-_PARTS = 32  # of the images, each with sums of its own: as many threads can work
+_PARTS = 32  # of the images, each with its own sums: the most threads that can work
 _BLOCK = 64  # rows added up in float32 before they are added to a float64 sum
-_WIDTH = 256  # values in a row at least, where they can be divided so
+_WIDTH = 256  # values in a row at least, where the pixels divide evenly
 _ZERO = np.float32(0)
 
-# What the threads are told: the next part, the kind of work, and addresses of uint16 [rows, width] (0: there is none),
+# The job of the threads: the next part, the kind of work, and addresses of uint16 [rows, width] (0 for none),
 # of float64 sums [parts, 2, width] and of float32 factors [4, width], which are scale, shift, slope and offset
 _FIELDS = "part", "work", "rows", "width", "x", "shortcut", "y", "dy", "dx", "sums", "factors"
 _JOB = np.dtype([(name, np.int64) for name in _FIELDS])
@@ -46,10 +46,10 @@ def _as_bits(_context, value):
 
 @intrinsic
 def _prefer_wide_vectors(_context):
-    """Has LLVM use vectors of 512 bits in this function, where it would take 256 for the sake of older CPUs' clocks."""
+    """Makes LLVM use vectors of 512 bits in this function. Its default, 256, spares the clocks of older CPUs."""
 
     def generate(context, builder, _signature, _values):
-        # llvmlite's own add() knows attributes without a value only
+        # llvmlite's own add() rejects attributes that have a value
         set.add(builder.function.attributes, '"prefer-vector-width"="512"')
         return context.get_dummy_value()
 
@@ -63,14 +63,14 @@ def _wide(bits):
 
 @njit(inline="always")
 def _narrow(value):
-    """Rounded to the nearest, ties to even; what is not a number stays so."""
+    """Rounded to nearest, ties to even; NaN stays NaN."""
     bits = _as_bits(value)
     return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
 
 @njit(inline="always")
 def _rectified(value):
-    """ReLU; what is not a number stays so."""
+    """ReLU; NaN stays NaN."""
     return _ZERO if value < _ZERO else value
 
 
@@ -98,9 +98,9 @@ def _sum_up(job, first, end, total, squares):
 
 @njit(inline="always")
 def _sum_up_gradients(job, first, end, total, products):
-    """Adds dy where y > 0 and its products with x; and writes that gradient, where a shortcut has it too.
+    """Adds dy where y > 0 and its products with x; with a shortcut, also writes the shortcut's gradient.
 
-    y is only kept where there was a shortcut. Where not, its sign is that of scale x + shift.
+    y is kept only with a shortcut; without one its sign is that of scale x + shift.
     """
     x, dy, scale, shift = _images(job.x, job), _images(job.dy, job), _factors(job)[0], _factors(job)[1]
     if job.shortcut:
@@ -142,7 +142,7 @@ def _apply(job, first, end):
 
 @njit(inline="always")
 def _apply_gradients(job, first, end):
-    """dx = scale dy + slope x + offset, where dy counts where y > 0: as above."""
+    """dx = scale dy + slope x + offset, with dy zero where y <= 0."""
     x, dx, factors = _images(job.x, job), _images(job.dx, job), _factors(job)
     scale, shift, slope, offset = factors[0], factors[1], factors[2], factors[3]
     if job.shortcut:
@@ -183,7 +183,7 @@ def _sum_part(job, part, first, end):
 
 @cfunc(types.void(types.CPointer(from_dtype(_JOB))), cache=True, fastmath={"contract"})
 def _do_parts(address):
-    """What each thread does: the next part of the job, until none is left."""
+    """Runs on each thread: takes the next part of the job until none is left."""
     _prefer_wide_vectors()
     jobs = carray(address, 1)
     job = jobs[0]
@@ -207,7 +207,7 @@ def _run(do_parts, jobs, work, threads):
 
 @njit(inline="always")
 def _by_channel(sums, which, channels):
-    """float64 [channels]: of all parts and all columns of a channel, in order."""
+    """float64 [channels]: sums over all parts and all columns of a channel, in order."""
     for part in range(1, _PARTS):
         for column in range(sums.shape[2]):
             sums[0, which, column] += sums[part, which, column]
@@ -219,7 +219,7 @@ def _by_channel(sums, which, channels):
 
 @njit(inline="always")
 def _repeat(values, factors):
-    """Two rows of one number for each channel, into rows of one for each column."""
+    """Repeats two rows of one number per channel to rows of one number per column."""
     for column in range(factors.shape[1]):
         factors[0, column] = values[0, column % values.shape[1]]
         factors[1, column] = values[1, column % values.shape[1]]
@@ -272,8 +272,8 @@ def forward(
     """Writes y = relu(norm(x) + shortcut), and scale, shift, mean and biased variance into float32 [4, channels].
 
     Images are addresses of bfloat16 [pixels, channels]; 0 for no shortcut. weight and bias: float32 [channels]. Running
-    mean and variance go that part of the way to this batch's which `momentum` says, the variance to the unbiased one;
-    they are float32 [channels], or [0] where there are none.
+    statistics move by `momentum` towards this batch's mean and unbiased variance; they are float32 [channels], or [0]
+    for none.
     """
     work = _work(pixels, len(weight), x=x, shortcut=shortcut, y=y)
     running = running_mean, running_var, momentum
@@ -295,7 +295,7 @@ def backward(
 def _work(
     pixels: int, channels: int, *, x: int, shortcut: int, y: int, dy: int = 0, dx: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(job, its sums, its factors): made here, because Numba would free them at their last use that it can see."""
+    """(job, its sums, its factors): allocated here, because Numba would free them after their last use that it sees."""
     together = max(1, _WIDTH // channels)
     while pixels % together:
         together -= 1

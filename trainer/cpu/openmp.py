@@ -1,7 +1,7 @@
-"""Threads for what Numba compiles: those of PyTorch's own operations, by GNU OpenMP, which PyTorch has loaded."""
+"""Runs code that Numba compiles on the threads of PyTorch's own operations, by GNU OpenMP, which PyTorch has loaded."""
 
 # mypy: disable-error-code="no-untyped-call, no-untyped-def"
-# what Numba compiles has no annotations
+# functions that Numba compiles have no annotations
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-# void GOMP_parallel(void (*function)(void *), void *data, threads, flags) calls function(data) on that many threads,
-# the caller's being one
+# void GOMP_parallel(void (*function)(void *), void *data, threads, flags) calls function(data) on `threads` threads,
+# one of which is the caller's
 on_threads: Any = types.ExternalFunction("GOMP_parallel", types.void(*(types.uintp,) * 2, *(types.uint32,) * 2))
 
 
 @intrinsic
 def pointer(_context, address, dtype):
-    """To values of `dtype` at `address`, as carray() wants it."""
+    """A pointer to values of `dtype` at `address`, for carray()."""
     kind = types.CPointer(dtype.dtype)
     return kind(types.int64, dtype), lambda context, builder, _s, values: builder.inttoptr(
         values[0], context.get_value_type(kind)
@@ -27,7 +27,7 @@ def pointer(_context, address, dtype):
 
 @intrinsic
 def fetch_and_add(_context, address):
-    """Adds one to the int64 at `address` and returns what it was, whatever other threads do."""
+    """Atomically adds one to the int64 at `address`, and returns the value before."""
     number = ir.IntType(64)
     return types.int64(types.int64), lambda _c, builder, _s, values: builder.atomic_rmw(
         "add", builder.inttoptr(values[0], number.as_pointer()), ir.Constant(number, 1), "monotonic"

@@ -1,13 +1,13 @@
-"""The matrix units of Intel's CPUs (AMX), as instructions for what Numba compiles.
+"""The matrix units of Intel's CPUs (AMX), as instructions for code that Numba compiles.
 
 A core has eight tiles of 16 rows of 64 bytes. One instruction multiplies two tiles of bfloat16 and adds the product to
-a third, of float32 [16, 16]: 8,192 multiplications. It wants the rows of the first factor as they are, and those of the
-second in pairs: two rows of 16 values become one of 32 in which their values alternate. (Intel 64 and IA-32
+a third, of float32 [16, 16]: 8,192 multiplications. It reads the rows of the first factor as they are, and those of the
+second in pairs: two rows of 16 values interleaved as one of 32. (Intel 64 and IA-32
 Architectures Software Developer's Manual, volume 1, chapter 18; volume 2, TDPBF16PS.)
 """
 
 # mypy: disable-error-code="attr-defined, no-untyped-call, no-untyped-def"
-# what Numba compiles has no annotations
+# functions that Numba compiles have no annotations
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _SYSTEM_CALL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18  # Linux: arch_p
 _BYTE, _NUMBER = ir.IntType(8), ir.IntType(64)
 _PIXEL, _PAIR, _WORDS = (ir.VectorType(ir.IntType(bits), lanes) for bits, lanes in ((16, 16), (16, 32), (32, 16)))
 _ROW_BYTES = 64
-TOTALS = 6  # of the eight tiles; the others are for the two factors
+TOTALS = 6  # tiles that hold sums; the other two of the eight hold the factors
 _FIRST, _SECOND = 6, 7
 
-# What a thread tells its unit first: palette 1, and for each of the tiles 64 bytes in a row and 16 rows
+# Loaded by each thread first: palette 1, and for each tile 16 rows of 64 bytes
 CONFIGURATION = np.zeros(64, np.uint8)
 CONFIGURATION[0], CONFIGURATION[48:56] = 1, 16
 CONFIGURATION[16:32].view(np.uint16)[:] = _ROW_BYTES
@@ -49,13 +49,13 @@ def is_available() -> bool:
 
 @intrinsic
 def configure(_context, address):
-    """Tells this thread's unit what 64 bytes at `address` say, as CONFIGURATION has them or read_configuration()."""
+    """Loads this thread's configuration from 64 bytes at `address`: CONFIGURATION, or read_configuration()'s."""
     return types.void(types.int64), partial(_move_configuration, "ldtilecfg")
 
 
 @intrinsic
 def read_configuration(_context, address):
-    """Writes the configuration of this thread to 64 bytes at `address`: zeros where there is none."""
+    """Writes this thread's configuration to 64 bytes at `address`: zeros where there is none."""
     return types.void(types.int64), partial(_move_configuration, "sttilecfg")
 
 
@@ -66,7 +66,7 @@ def _move_configuration(name: str, context: Any, builder: Any, _signature: Any, 
 
 @intrinsic
 def clear_totals(_context):
-    """All of them become zeros."""
+    """Sets all totals to zero."""
 
     def generate(context, builder, _signature, _values):
         for total in range(TOTALS):
@@ -84,7 +84,7 @@ def load_totals(_context, addresses, pitch, count):
 
 @intrinsic
 def store_totals(_context, addresses, pitch, count):
-    """As load_totals() reads them."""
+    """Writes the first `count` totals where load_totals() reads them."""
     return types.void(types.int64, types.int64, types.int64), partial(_move_totals, "tilestored64")
 
 
@@ -117,7 +117,7 @@ def add_products(_context, first, seconds, offset, count):
 
 @intrinsic
 def pair(_context, first, second, to):
-    """Two rows of 16 values of 2 bytes to one at `to`, in which they alternate."""
+    """Interleaves two rows of 16 values of 2 bytes into one at `to`."""
 
     def generate(context, builder, _signature, values):
         first, second = (builder.load(_pointer(builder, value, _PIXEL), align=2) for value in values[:2])
@@ -130,7 +130,7 @@ def pair(_context, first, second, to):
 
 @intrinsic
 def transpose(_context, source, to):
-    """A tile of 16 x 16 values of 4 bytes: pairs of rows become rows. Both at multiples of 64 bytes."""
+    """Transposes a tile of 16 x 16 values of 4 bytes. Both addresses are multiples of 64."""
 
     def generate(context, builder, _signature, values):
         def row_at(address, row):
@@ -139,7 +139,7 @@ def transpose(_context, source, to):
         rows = [builder.load(row_at(values[0], row), align=64) for row in range(16)]
         low = [lane for column in range(8) for lane in (column, column + 16)]
         high = [lane + 8 for lane in low]
-        for _ in range(4):  # each time the bits of a value's place, (row, column), move on by one
+        for _ in range(4):  # each round rotates the bits of a value's (row, column) by one
             rows = [_shuffle(builder, rows[n // 2], rows[n // 2 + 8], high if n % 2 else low) for n in range(16)]
         for number, row in enumerate(rows):
             builder.store(row, row_at(values[1], number), align=64)
@@ -154,7 +154,7 @@ def _emit(builder: Any, name: str, *arguments: Any) -> None:
 
 
 def _up_to(builder: Any, count: Any) -> Iterator[int]:
-    """The numbers of totals; what is emitted for one is only executed where it is less than `count`."""
+    """The numbers of all totals; code emitted for one runs only where it is less than `count`."""
     for total in range(TOTALS):
         with builder.if_then(builder.icmp_signed("<", ir.Constant(_NUMBER, total), count)):
             yield total

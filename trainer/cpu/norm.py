@@ -1,7 +1,7 @@
 """A norm, the sum with a shortcut and ReLU in two passes over memory, where PyTorch makes four: in bf16 on CPUs.
 
-PyTorch 2.15 spends half of a CIFAR ResNet's step there, no less in bf16 than in fp32 (docs/performance.md). On a GPU
-that is torch.compile's work. What is compiled here is in fused_norm_kernels.py.
+PyTorch 2.15 spends half of a CIFAR ResNet's step on them, as long in bf16 as in fp32 (docs/performance.md). On a GPU
+torch.compile fuses them. The kernels are in norm_kernels.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from trainer.model.cpu_kernels import takes_kernels
+from trainer.cpu import norm_kernels as kernels
+from trainer.cpu.eligible import has_hooks, is_eligible
 
 _NOTHING = np.empty(0, np.float32)
 
@@ -21,30 +22,30 @@ _NOTHING = np.empty(0, np.float32)
 def norm_relu(norm: nn.BatchNorm2d, relu: nn.ReLU, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
     """relu(norm(x) + shortcut): [N, C, H, W] -> [N, C, H, W], in the memory format of x.
 
-    In training on a CPU, where x is bfloat16 and channels-last, by compiled code of our own, which rounds to bfloat16
-    once instead of after every operation; by the modules otherwise. The modules may write into what they are given.
+    In training, where x is bfloat16 and channels-last, our kernel computes it and rounds to bfloat16 once instead of
+    after every operation. Otherwise the modules do, and may overwrite their inputs.
     """
-    if _is_for(norm, x, shortcut):
+    if _is_for(norm, relu, x, shortcut):
         return _fused(norm, x, shortcut)
     y = norm(x)
     if shortcut is not None:
-        # in place: the backward pass of a norm needs its input, not its output
-        y += shortcut
+        y += shortcut  # in place: the backward pass of a norm needs its input, not its output
     out: Tensor = relu(y)
     return out
 
 
-def _is_for(norm: nn.BatchNorm2d, x: Tensor, shortcut: Tensor | None) -> bool:
+def _is_for(norm: nn.BatchNorm2d, relu: nn.ReLU, x: Tensor, shortcut: Tensor | None) -> bool:
     return (
-        norm.training
+        type(norm) is nn.BatchNorm2d  # subclasses, SplitNorm's too, compute something else
+        and type(relu) is nn.ReLU
+        and norm.training
         and norm.affine
-        and takes_kernels(x)
+        and is_eligible(x)
         and norm.weight.dtype == torch.float32
-        and type(norm) is nn.BatchNorm2d  # a library's, or one that is split, knows more than this
-        and not norm._forward_pre_hooks
-        and not norm._forward_hooks
+        and not has_hooks(norm)
+        and not has_hooks(relu)
         and x.shape[1] == norm.num_features
-        and x.numel() > norm.num_features  # else BatchNorm2d says that one value has no variance
+        and x.numel() > norm.num_features  # else BatchNorm2d raises, because one value has no variance
         and (shortcut is None or (shortcut.dtype == x.dtype and shortcut.shape == x.shape))
     )
 
@@ -57,7 +58,7 @@ def _fused(norm: nn.BatchNorm2d, x: Tensor, shortcut: Tensor | None) -> Tensor:
 
 
 class _NormRelu(torch.autograd.Function):
-    """(x, weight, bias, shortcut, norm) -> relu(norm(x) + shortcut); running statistics follow as BatchNorm2d's.
+    """(x, weight, bias, shortcut, norm) -> relu(norm(x) + shortcut); running statistics are updated as in BatchNorm2d.
 
     Ioffe and Szegedy 2015 (arXiv:1502.03167), Algorithm 1 and the gradients below it.
     """
@@ -66,8 +67,6 @@ class _NormRelu(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, shortcut: Tensor | None, norm: nn.BatchNorm2d
     ) -> Tensor:
-        from trainer.model import fused_norm_kernels as kernels  # loads Numba
-
         y, per_channel = torch.empty_like(x), x.new_empty(4, x.shape[1], dtype=torch.float32)
         kernels.forward(
             _address(x), _address(shortcut), _address(y), _pixels(x), weight.detach().numpy(), bias.detach().numpy(),
@@ -80,8 +79,6 @@ class _NormRelu(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # type: ignore[misc]
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        from trainer.model import fused_norm_kernels as kernels
-
         x, per_channel, y = ctx.saved_tensors
         dy = dy.contiguous(memory_format=torch.channels_last)
         dx, dshortcut = torch.empty_like(x), None if y is None else torch.empty_like(x)
@@ -94,7 +91,7 @@ class _NormRelu(torch.autograd.Function):
 
 
 def _running(norm: nn.BatchNorm2d) -> tuple[np.ndarray, np.ndarray, float]:
-    """Running mean and variance, and how far they go towards this batch's: an average of all without `momentum`."""
+    """Running mean and variance, and this batch's weight in them; without `momentum` all batches weigh the same."""
     if not norm.track_running_stats or norm.running_mean is None or norm.running_var is None:
         return _NOTHING, _NOTHING, 0.0
     momentum = norm.momentum or 0.0

@@ -1,14 +1,14 @@
-"""What convolution.py runs: the gradient of a convolution's weights, compiled by Numba for matrix units.
+"""The kernel of conv.py: the gradient of a convolution's weights, compiled by Numba for matrix units.
 
-dw[k, i, j, c] is the product of channel k of dy with channel c of x, moved by the tap (i, j), summed over the pixels of
-all images: a matrix product whose long side are the pixels. One multiplication takes 32 of them, 16 places in each of
-two images, for 16 channels of dy and 16 of x. Both are packed for it: 16 channels of two images alternate, and around
-an image are the zeros of the padding, so that a tap is nothing but another address. With a stride each phase is packed
-apart, so that a tap reads neighbours. A slab is what is packed of two images: a band of their rows.
+dw[k, i, j, c] is the product of channel k of dy with channel c of x, shifted by the tap (i, j) and summed over the
+pixels of all images: a matrix product whose inner dimension is the pixels. One multiplication takes 32 of them, 16
+places in each of two images, for 16 channels of dy and 16 of x. Both are packed for it: 16 channels of two images are
+interleaved, with the zeros of the padding around each image, so that a tap only shifts the address. With a stride each
+phase is packed separately, so that a tap reads neighbours. A slab is one packed band of rows of two images.
 """
 
 # mypy: disable-error-code="attr-defined, call-arg, no-untyped-call, no-untyped-def, var-annotated"
-# what Numba compiles has no annotations
+# functions that Numba compiles have no annotations
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ import torch
 from numba import carray, cfunc, from_dtype, njit, types
 from torch import Tensor
 
-from trainer.model import amx
-from trainer.model.openmp import fetch_and_add, on_threads, pointer
+from trainer.cpu import amx
+from trainer.cpu.openmp import fetch_and_add, on_threads, pointer
 
-# Numba keeps compiled code until this file changes: it has to change with the two that are taken in (test_house.py)
-_TAKEN_IN = {"amx.py": "0af484e4870e2d41", "openmp.py": "99d0d59d4fbff3c8"}
+# Numba's cache is valid until this file changes, so this file has to change with the two it inlines (test_house.py)
+_INLINED = {"amx.py": "eeeef0140a40bec4", "openmp.py": "1e135ae2a4895501"}
 
-_TASKS = 16  # where there are images enough: as many threads can work
-_BLOCK = 8  # tiles of channels that a task has of x and of dy, at most
-_PACKED_BYTES = 1 << 20  # of a thread, about: half of the second-level cache of CPUs with matrix units
+_TASKS = 16  # where there are enough images: the most threads that can work
+_BLOCK = 8  # tiles of channels of x and of dy in one task, at most
+_PACKED_BYTES = 1 << 20  # per thread, about: half of the second-level cache of CPUs with matrix units
 _ROW_BYTES, _TILE_BYTES = 64, 1024
 _CHANNELS = 16  # in a tile
 
-# What the threads are told. Addresses are of bfloat16 x and dy [images, height, width, channels], of float32 sums
+# The job of the threads. Addresses are of bfloat16 x and dy [images, height, width, channels], of float32 sums
 # [groups of images, channels of dy, taps, channels of x], of the result, which is their sum, and of scratch memory.
 _TENSORS = "x", "dy", "sums", "result", "scratch"
 _SHAPES = "images", "height", "width", "channels", "dy_height", "dy_width", "dy_channels", "stride", "taps", "phases"
@@ -47,8 +47,8 @@ _TAP = np.dtype([("phase", np.int64), ("offset", np.int64)])  # where a tap begi
 _PHASE = np.dtype([("row", np.int64), ("column", np.int64)])
 _MULTIPLY, _ADD_UP = range(2)  # the kinds of work, in their order
 
-# A thread's scratch memory begins with 64 bytes each of zeros, of addresses of products and of sums, and of what the
-# matrix unit was told before; behind them packed x, packed dy, and that in tiles
+# A thread's scratch memory begins with 64 bytes each of zeros, of addresses of products and of sums, and of the
+# matrix unit's configuration before; then packed x, packed dy, and packed dy in tiles
 _PRODUCTS, _SUMS, _BEFORE, _PACKED_X = (_ROW_BYTES * number for number in range(1, 5))
 
 
@@ -56,7 +56,7 @@ _PRODUCTS, _SUMS, _BEFORE, _PACKED_X = (_ROW_BYTES * number for number in range(
 def _pack(scratch, image, image_bytes, row_bytes, column_bytes, rows, columns, from_row, to_row, to, pitch):
     """16 channels of rows of an image and of the next one, alternating; zeros for rows that are outside.
 
-    image_bytes are 0 where there is no next one.
+    image_bytes is 0 where there is no next image.
     """
     for row in range(from_row, to_row):
         inside = 0 <= row < rows
@@ -69,7 +69,7 @@ def _pack(scratch, image, image_bytes, row_bytes, column_bytes, rows, columns, f
 
 @njit(inline="always")
 def _pack_x(job, scratch, slab, to, from_tile, to_tile):
-    """A slab's x, by tile of channels and phase, with the rows and columns around it that taps read."""
+    """Packs a slab's x, by tile of channels and phase, with the rows and columns around it that taps read."""
     image, from_row = slab // job.bands * 2, slab % job.bands * job.band_rows
     column_bytes = job.channels * 2
     row_bytes, image_bytes = job.width * column_bytes, job.height * job.width * column_bytes
@@ -89,7 +89,7 @@ def _pack_x(job, scratch, slab, to, from_tile, to_tile):
 
 @njit(inline="always")
 def _pack_dy(job, scratch, slab, to, tile):
-    """One tile of channels of a slab's dy. Where x has the columns around it nothing is written: zeros stay there."""
+    """Packs one tile of channels of a slab's dy. The columns around it are not written and stay zero."""
     image, from_row = slab // job.bands * 2, slab % job.bands * job.band_rows
     column_bytes = job.dy_channels * 2
     row_bytes, image_bytes = job.dy_width * column_bytes, job.dy_height * job.dy_width * column_bytes
@@ -123,7 +123,7 @@ def _multiply(job, scratch, packed_x, dy, sums, steps, products, is_first):
 
 @njit(inline="always")
 def _do_task(job, task, scratch):
-    """A block of channels of x and one of dy, over the images of one group: a part of one of the sums."""
+    """One block of channels of x times one of dy, over the images of one group: a part of one of the sums."""
     group, block, dy_block = task % job.groups, task // job.groups % job.blocks, task // job.groups // job.blocks
     tiles, dy_tiles, pairs = job.channels // _CHANNELS, job.dy_channels // _CHANNELS, (job.images + 1) // 2
     from_tile, to_tile = tiles * block // job.blocks, tiles * (block + 1) // job.blocks
@@ -156,9 +156,9 @@ def _do_task(job, task, scratch):
 
 @njit(inline="always")
 def _do_tasks(job, jobs, task):
-    """All that this thread comes to; in scratch memory of its own, and the matrix unit is left as it was."""
+    """Takes tasks until none is left, in scratch memory of its own. The matrix unit's configuration is restored."""
     scratch = job.scratch + fetch_and_add(jobs.ctypes.data + _THREAD) * job.scratch_bytes
-    # packing leaves the zeros between rows and images as they are
+    # packing does not write the zeros between rows and images
     carray(pointer(scratch, np.uint8), job.scratch_bytes)[:] = 0
     amx.read_configuration(scratch + _BEFORE)
     amx.configure(amx.CONFIGURATION.ctypes.data)
@@ -170,7 +170,7 @@ def _do_tasks(job, jobs, task):
 
 @njit(inline="always")
 def _add_up(job, part):
-    """A part of the result, in the order of the groups."""
+    """Adds up a part of the result, in the order of the groups."""
     size = job.dy_channels * job.taps * job.channels
     first, end = size * part // job.parts, size * (part + 1) // job.parts
     sums = carray(pointer(job.sums, np.float32), (job.groups, size))
@@ -184,7 +184,7 @@ def _add_up(job, part):
 
 @cfunc(types.void(types.CPointer(from_dtype(_JOB))), cache=True)
 def _do_parts(address):
-    """What each thread does: the next part of the job, until none is left."""
+    """Runs on each thread: takes the next part of the job until none is left."""
     jobs = carray(address, 1)
     job = jobs[0]
     part = fetch_and_add(jobs.ctypes.data)
@@ -209,8 +209,8 @@ def weight_gradient(x: Tensor, dy: Tensor, kernel_size: int, stride: int, thread
     """float32 [K, C, kernel_size, kernel_size], channels-last: of a convolution from x [N, C, H, W] to [N, K, H', W'].
 
     It is padded by kernel_size // 2. x and the gradient dy are bfloat16 and channels-last; C and K are multiples of 16.
-    Products are added up in float32, in an order that does not depend on the number of threads. What is not finite in
-    one pixel of x spreads to all taps of its channel: the padding is multiplied too.
+    Products are added up in float32, in an order that does not depend on the number of threads. A value of x that is
+    not finite spreads to all taps of its channel, because the padding is multiplied too.
     """
     assert amx.is_available()
     plan = _plan(x.shape, dy.shape, kernel_size, stride)
@@ -225,13 +225,13 @@ def weight_gradient(x: Tensor, dy: Tensor, kernel_size: int, stride: int, thread
 
 
 class _Plan(NamedTuple):
-    """A job but for the addresses of tensors."""
+    """A job without the addresses of its tensors."""
 
     fields: np.ndarray
     tasks: int
     groups: int
     scratch_bytes: int
-    tables: tuple[np.ndarray, np.ndarray]  # whose addresses are in it
+    tables: tuple[np.ndarray, np.ndarray]  # kept alive: `fields` has their addresses
 
 
 @cache
