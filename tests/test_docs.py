@@ -9,14 +9,9 @@ from pathlib import Path
 import pytest
 
 from launch import command_line
-from launch.settings import (
-    CancelSettings,
-    LocalSettings,
-    LogsSettings,
-    PreflightSettings,
-    SlurmSettings,
-    StatusSettings,
-)
+from launch.local.settings import LocalSettings
+from launch.settings import CancelSettings, LogsSettings, PreflightSettings, StatusSettings
+from launch.slurm.settings import SlurmSettings
 from tests.support.processes import ROOT
 from trainer import cli, settings
 from trainer.errors import UserError

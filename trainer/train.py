@@ -14,7 +14,7 @@ from trainer.distributed.stop import Request, StopSignal
 from trainer.distributed.watchdog import EXCHANGING, Watchdog
 from trainer.evaluation.evaluate import evaluate, evaluate_protocols
 from trainer.evaluation.result import report, result, trained_weights
-from trainer.log.cadence import is_logged, log_interval, logged_before
+from trainer.log.cadence import Cadence
 from trainer.log.log import Log
 from trainer.log.pictures import show_augmented, show_mistakes
 from trainer.log.profile import profiler
@@ -37,7 +37,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
         train_loader, eval_loader = ready.train_loader, ready.eval_loader
         watchdog.follow(train_loader, eval_loader)
         log = stack.enter_context(Log(run.folder, world, at, recipe, settings.log_every))
-        interval = log_interval(settings.log_every, at.steps_per_epoch)
+        cadence = Cadence.of(settings.log_every, at.steps_per_epoch)
         log.say("\n".join([*ready.notes, *note_start(recipe, settings, run, world, at, state.module)]))
         show_augmented(log, recipe, settings, train_loader, world, at)
         stack.enter_context(dump_nonfinite_step(run.folder, recipe, world, at, len(train_loader)))
@@ -63,8 +63,8 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
                     step(throughput.wait_for(micro_batches), micro_step, enter)
                 throughput.images += recipe.global_batch_size
                 profile.step_done(at.step)
-                if is_logged(at.step, interval):
-                    latest = state.metrics.read(at.step, since=logged_before(at.step, interval))
+                if cadence.has_line(at.step):
+                    latest = state.metrics.read(at.step, since=cadence.line_before(at.step))
                     log.steps(at, lr=step.lr, steps=latest, rates=throughput.read())
                 else:
                     log.progress(at)

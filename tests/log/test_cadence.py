@@ -14,7 +14,7 @@ import torch
 from tests.log.test_console_log import STEPS, read_all, words
 from trainer.__main__ import main
 from trainer.distributed import process_group
-from trainer.log.cadence import is_logged, log_interval, logged_before
+from trainer.log.cadence import Cadence
 from trainer.log.console_log import ConsoleLog
 from trainer.run.state import Position
 from trainer.step_metrics import StepMetrics
@@ -40,8 +40,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def logged(log_every: int, steps_per_epoch: int, steps: int) -> list[int]:
-    interval = log_interval(log_every, steps_per_epoch)
-    return [step for step in range(1, steps + 1) if is_logged(step, interval)]
+    cadence = Cadence.of(log_every, steps_per_epoch)
+    return [step for step in range(1, steps + 1) if cadence.has_line(step)]
 
 
 @pytest.mark.parametrize(
@@ -63,10 +63,10 @@ def test_cadence_logs_the_first_steps_and_at_least_four_an_epoch(
 @pytest.mark.parametrize("log_every", [1, 2, 7, 20, 64])
 @pytest.mark.parametrize("steps_per_epoch", [1, 3, 14, 500])
 def test_cadence_names_the_line_before_each_line(log_every: int, steps_per_epoch: int) -> None:
-    interval = log_interval(log_every, steps_per_epoch)
-    assert interval <= log_every
+    cadence = Cadence.of(log_every, steps_per_epoch)
+    assert cadence.interval <= log_every
     steps = logged(log_every, steps_per_epoch, 300)
-    assert [logged_before(step, interval) for step in steps] == [0, *steps[:-1]]
+    assert [cadence.line_before(step) for step in steps] == [0, *steps[:-1]]
     assert sum(step <= steps_per_epoch for step in logged(log_every, steps_per_epoch, 10_000)) >= min(
         4, steps_per_epoch
     )
@@ -81,8 +81,8 @@ def test_the_loss_of_a_line_is_the_mean_since_the_line_before() -> None:
             metrics.start(step)
             metrics.add_loss(step, torch.tensor(9.0 if step in (9, 33) else 2.0 + step / 100))
             metrics.add_gradient(step, torch.tensor(1.0), torch.tensor(1.0))
-            if is_logged(step + 1, 5):
-                read.append(metrics.read(step + 1, logged_before(step + 1, 5)))
+            if Cadence(5).has_line(step + 1):
+                read.append(metrics.read(step + 1, Cadence(5).line_before(step + 1)))
     assert read[1].loss == pytest.approx(2.01)  # step 2 alone
     assert read[2].loss == pytest.approx((2.02 + 2.03) / 2)
     found = [[spike.step for spike in summary.spikes] for summary in read]

@@ -3,21 +3,29 @@
 A function of the step alone, so that a resumed run writes the same lines as one that was not stopped.
 """
 
+from dataclasses import dataclass
+from typing import Self
+
 LINES_PER_EPOCH = 4
 
 
-def log_interval(log_every: int, steps_per_epoch: int) -> int:
-    """Steps between two lines: `log_every`, or fewer if an epoch would otherwise have less than four lines."""
-    return max(1, min(log_every, steps_per_epoch // LINES_PER_EPOCH))
+@dataclass(frozen=True)
+class Cadence:
+    """A line every `interval` steps and, before the first of these, after steps 1, 2, 4, 8, ..."""
 
+    interval: int
 
-def is_logged(step: int, interval: int) -> bool:
-    """Whether a line follows this step: every `interval` steps and, before that, after steps 1, 2, 4, 8, ..."""
-    return step % interval == 0 or (step < interval and step & (step - 1) == 0)
+    @classmethod
+    def of(cls, log_every: int, steps_per_epoch: int) -> Self:
+        """`log_every` steps between two lines, or fewer if an epoch would otherwise have less than four lines."""
+        return cls(max(1, min(log_every, steps_per_epoch // LINES_PER_EPOCH)))
 
+    def has_line(self, step: int) -> bool:
+        """Whether a line follows this step."""
+        return step % self.interval == 0 or (step < self.interval and step & (step - 1) == 0)
 
-def logged_before(step: int, interval: int) -> int:
-    """The last step before this one that has a line, or 0. The loss of a line is the mean of the steps since then."""
-    if step > interval:
-        return (step - 1) // interval * interval
-    return 1 << ((step - 1).bit_length() - 1) if step > 1 else 0
+    def line_before(self, step: int) -> int:
+        """The last step before this one that has a line, or 0. A line's loss is the mean of the steps since then."""
+        if step > self.interval:
+            return (step - 1) // self.interval * self.interval
+        return 1 << ((step - 1).bit_length() - 1) if step > 1 else 0

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from trainer.log.cadence import log_interval
+from trainer.log.cadence import Cadence
 from trainer.run.commit import commit
 from trainer.run.state import Position
 
@@ -41,7 +41,7 @@ class ConsoleLog:
         self._file.write(f"{'' if self._file.tell() == 0 else chr(10)}{_headline()}\n")
         self._console = Console(highlight=False, soft_wrap=True)
         self._epochs = total_steps // at.steps_per_epoch
-        self._first_steps = log_interval(log_every, at.steps_per_epoch)
+        self._first_steps = Cadence.of(log_every, at.steps_per_epoch).interval
         self._start_step, self._start_time = at.step, time.monotonic()
         self._line_time, self._bar_time = self._start_time, 0.0
         self._last: _Logged | None = None

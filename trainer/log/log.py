@@ -21,7 +21,7 @@ from trainer.distributed.process_group import World
 from trainer.distributed.stop import Stopped
 from trainer.errors import DiskError
 from trainer.evaluation.result import Evaluation
-from trainer.log.cadence import log_interval
+from trainer.log.cadence import Cadence
 from trainer.log.console_log import ConsoleLog
 from trainer.log.tensorboard_log import TensorBoardLog
 from trainer.log.throughput import Rates, StragglerDetector
@@ -42,7 +42,7 @@ class Log:
             return
         self._run_dir, self._recipe = run_dir, recipe
         self._straggler = StragglerDetector(world.size)
-        self._interval = log_interval(log_every, at.steps_per_epoch)
+        self._interval = Cadence.of(log_every, at.steps_per_epoch).interval
         with self._writing():
             kept, damaged = truncate_metrics(run_dir / "metrics.jsonl", at.step)
             self._metrics = (run_dir / "metrics.jsonl").open("a", buffering=1)
