@@ -13,7 +13,7 @@ import pytest
 from tests.launch.slurm_runs import SlurmArray, SlurmRun, checkout
 from tests.support.slurm_cluster import Cluster, cluster, missing
 
-pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+pytestmark = [pytest.mark.slurm, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 Launch = Callable[..., SlurmRun]
 CONTINUES = "SIGTERM to the processes, saved; the run continues because nobody cancelled its job"
 

@@ -10,7 +10,7 @@ import pytest
 from tests.launch.slurm_runs import SlurmRun, checkout
 from tests.support.slurm_cluster import Cluster, cluster, missing
 
-pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+pytestmark = [pytest.mark.slurm, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 
 
 @pytest.fixture(scope="module")
