@@ -17,6 +17,7 @@ from trainer.commands.export import export as verb
 from trainer.commands.export.export import torchvision_name
 from trainer.commands.weights import run_weights
 from trainer.errors import UserError
+from trainer.evaluation.protocol import TrainedWeights
 from trainer.model import build_model
 from trainer.recipe import EMA, CenterCrop, CifarResNet, LibraryModel, RandomResizedCrop, Recipe, ResNet
 from trainer.recipe_file import load_recipe, recipe_source
@@ -98,8 +99,9 @@ def test_the_exported_file_evaluates_to_the_numbers_of_the_run(resnet: Path, pho
         assert main(["export", str(resnet), "--to", kind, "--out", str(tmp_path / name)]) == 0
         words = [str(tmp_path / name), "--recipe", str(resnet / "recipe.py"), "--data", str(photos)]
         found = evaluated(words, tmp_path / f"{kind}.json")
-        for number in ("top1", "top5", "loss", "ece", "classes", "bins", "seen"):
+        for number in ("top1", "top5", "loss", "ece", "classes", "bins"):
             assert found[number] == expected[number], (kind, number)
+        assert found["protocol"]["images_seen"] == expected["protocol"]["images_seen"] == 24
 
 
 def test_safetensors_say_what_they_are(cifar: Path, tmp_path: Path) -> None:
@@ -145,7 +147,11 @@ def test_onnx_computes_the_same_for_any_batch_and_is_evaluated(
     (tmp_path / "fp32.py").write_text(recipe_source(replace(load_recipe(cifar / "recipe.py"), precision="fp32")))
     words = [str(tmp_path / "x.safetensors"), "--recipe", str(tmp_path / "fp32.py"), "--data", str(photos)]
     expected = evaluated(words, tmp_path / "fp32.json")
-    assert (found["precision"], found["top1"], found["classes"]) == ("fp32", expected["top1"], expected["classes"])
+    assert (found["protocol"]["precision"], found["top1"], found["classes"]) == (
+        "fp32",
+        expected["top1"],
+        expected["classes"],
+    )
     assert found["loss"] == pytest.approx(expected["loss"], abs=1e-5)
     assert main(["evaluate", *words[1:], str(out), "--resolution", "24"]) == 2
     assert "the network does not take images of 24 px" in capsys.readouterr().err
@@ -239,4 +245,5 @@ def test_the_weights_of_a_result_come_first(cifar: Path) -> None:
     from trainer.run.directory import Run
 
     weights = run_weights(Run(cifar), "newest")
-    assert list(weights.networks) == [", exponential moving average (decay 0.5 every step)", ", no averaging"]
+    averaging = [trained.averaging for trained, _ in weights.networks if isinstance(trained, TrainedWeights)]
+    assert list(map(str, averaging)) == ["exponential moving average (decay 0.5 every step)", "None"]
