@@ -322,7 +322,7 @@ def test_a_rank_is_named_where_it_is_more_than_a_tenth_slower(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four ranks, and the same one is slow in each of three intervals."""
-    monkeypatch.setattr("trainer.log.console_log._PLAIN_SECONDS", -1.0)  # every interval is printed
+    monkeypatch.setattr("trainer.log.console_log._SECONDS", -1.0)  # every interval is printed
     rates = Rates(images_per_second=10.0, data_wait=0.0, slowest_rank=3, slower_by=0.25)
     steps = Summary(loss=1.0, grad_norm=1.0, grad_norm_max=1.0, skipped=0, spikes=[], median=1.0)
     with start(tmp_path, 0, size=4) as log:
