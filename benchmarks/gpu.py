@@ -31,8 +31,8 @@ from benchmarks.gpu_steps import Step, module, ours, timms, torchvisions
 from benchmarks.loaders import repeat_photos
 from benchmarks.roofline import roofline
 from trainer.commands.benchmark.peak import wait_for
-from trainer.data import open_beton
 from trainer.data.beton.prepare import PrepareOptions, prepare_folder
+from trainer.data.formats import open_beton
 from trainer.data.loader import BATCHES_AHEAD, Loader
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World

@@ -10,7 +10,7 @@ import torch
 from trainer.data.augment import Augmenter
 from trainer.data.crop import CropBoxes, train_view
 from trainer.data.device import DeviceBatch, device_batches
-from trainer.data.loader import Batch, Loader, Source
+from trainer.data.loader import Batch, Contents, Loader, Source
 from trainer.data.order import epoch_order, train_batches
 from trainer.data.stream import train_stream
 from trainer.distributed.process_group import World
@@ -32,6 +32,9 @@ class Repeated:
 
     def read(self, images: np.ndarray, cuts: CropBoxes, out: np.ndarray) -> None:
         self.source.read(images % self._count, cuts, out)
+
+    def contents(self, most_opened: int) -> Contents:
+        return self.source.contents(most_opened)
 
     def close(self) -> None:
         self.source.close()

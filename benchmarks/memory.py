@@ -19,8 +19,8 @@ def loader_memory(data: Path, batch: int, workers: int) -> Memory:
     """Resident memory before a loader is opened, and while it reads 224 px crops."""
     import torch  # noqa: F401  # its own memory is none of the loader's
 
-    from trainer.data import open_beton
     from trainer.data.crop import train_view
+    from trainer.data.formats import open_beton
     from trainer.data.loader import Loader
     from trainer.data.order import epoch_order, train_batches
     from trainer.recipe import RandomResizedCrop

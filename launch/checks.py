@@ -169,7 +169,7 @@ def _facts(checks: Checks) -> dict[str, Any]:
 
 def _checksums(data: str, content: bool) -> dict[str, str]:
     """The checksum of each split, or why there is none. `content`: after reading the files, else as manifests say."""
-    from trainer.data.anywhere import open_dataset
+    from trainer.data.formats import open_dataset
 
     found = {}
     for split in ("train", "val"):

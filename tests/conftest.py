@@ -44,9 +44,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """scikit-learn's digits as train.beton (1,437 images) and val.beton (360)."""
-    from trainer.data import open_source
     from trainer.data.beton.prepare import prepare_digits
     from trainer.data.crop import eval_view
+    from trainer.data.formats import open_source
     from trainer.data.loader import Loader
     from trainer.recipe import CenterCrop
 

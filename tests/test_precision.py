@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.data import open_source
 from trainer.data.crop import eval_view
 from trainer.data.device import DeviceBatch, device_batches
+from trainer.data.formats import open_source
 from trainer.data.loader import Loader
 from trainer.loss import build_loss
 from trainer.model import build_model

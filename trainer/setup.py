@@ -19,7 +19,7 @@ from trainer.checks import (
 )
 from trainer.cpu.accelerate import accelerate, replaced
 from trainer.cpu.malloc import keep_freed_memory
-from trainer.data import Split, open_source
+from trainer.data.formats import Split, open_source
 from trainer.data.loader import Loader, check_square, default_workers
 from trainer.distributed.process_group import World, on_every_rank, require_same
 from trainer.ema import Average

@@ -26,8 +26,8 @@ from benchmarks.gpu_record import Record
 from benchmarks.gpu_report import report
 from benchmarks.roofline import _Traffic
 from tests.support.processes import ROOT
-from trainer.data import open_beton
 from trainer.data.crop import CropBoxes
+from trainer.data.formats import open_beton
 
 STEPS = ("ours", "timm's step", "torchvision's step")
 

@@ -27,7 +27,7 @@ from trainer.commands.benchmark.verdict import (
     smallest_useful_side,
     verdict,
 )
-from trainer.data import open_source
+from trainer.data.formats import open_source
 from trainer.data.loader import Loader
 from trainer.data.stream import train_stream
 from trainer.data.synthetic import SyntheticSource

@@ -17,9 +17,9 @@ from torch import nn
 
 from tests.support.processes import SUPPORT, run
 from trainer.__main__ import main
-from trainer.data import open_source
 from trainer.data.crop import eval_view
 from trainer.data.device import device_batches
+from trainer.data.formats import open_source
 from trainer.data.loader import Loader
 from trainer.data.order import eval_batches
 from trainer.distributed import process_group

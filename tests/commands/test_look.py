@@ -13,9 +13,9 @@ from tests.support.processes import SUPPORT
 from trainer.__main__ import main
 from trainer.commands.look import look
 from trainer.commands.look.contact_sheet import GAP, LABEL, SIDE, Tile, draw_sheet, letterboxed
-from trainer.data import open_source
 from trainer.data.beton.index import RAW, read_index
 from trainer.data.crop import CropBoxes
+from trainer.data.formats import open_source
 from trainer.data.image_folder import ImageFolderSource
 from trainer.data.loader import Loader
 from trainer.data.mixing import mix

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.data import open_source
 from trainer.data.crop import CropBoxes, eval_view, train_view
+from trainer.data.formats import open_source
 from trainer.data.loader import Batch, Loader, check_square
 from trainer.errors import LocalError, UserError
 from trainer.recipe import CenterCrop, PaddedCrop, RandomResizedCrop
@@ -170,7 +170,7 @@ def test_an_exception_in_a_thread_reaches_the_caller_at_its_batch_and_the_loader
 def test_a_process_that_ends_in_the_middle_of_an_epoch_ends(photo_betons: Path) -> None:
     code = f"""
         import numpy as np
-        from trainer.data import open_source
+        from trainer.data.formats import open_source
         from trainer.data.crop import train_view
         from trainer.data.loader import Loader
         from trainer.recipe import RandomResizedCrop

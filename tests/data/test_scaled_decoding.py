@@ -17,10 +17,10 @@ from tests.data.beton.test_decode import CORNER, SAMPLINGS, SHAPE, jpeg, markers
 from tests.support.processes import SUPPORT, assert_same_run, metrics
 from trainer.commands.plan.data import data_facts
 from trainer.commands.plan.plan import _training_rows
-from trainer.data import open_source
 from trainer.data.beton.decode import BAD_JPEG
 from trainer.data.beton.index import JPEG, RAW, read_index
 from trainer.data.crop import CropBoxes, CropFn, eval_view, train_view
+from trainer.data.formats import open_source
 from trainer.data.image_folder import ImageFolderSource
 from trainer.data.loader import Loader
 from trainer.data.synthetic import SyntheticSource
@@ -233,7 +233,7 @@ def test_a_run_with_it_that_is_stopped_within_an_epoch_ends_the_same(photo_beton
         )
         settings = TrainSettings(
             data=str(photo_betons), run_dir=tmp_path / name, device="cpu", workers=2, pictures=False,
-            log_every=1, checkpoint_steps=1, keep=8,
+            log_every=1, checkpoint_steps=1, keep_last_checkpoints=8,
         )  # fmt: skip
         train(recipe, settings)
         return settings.run_dir

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.data import open_source
+from trainer.data.formats import open_source
 from trainer.data.loader import Loader
 from trainer.data.mixing import mix
 from trainer.data.stream import train_stream
 from trainer.distributed.process_group import World
 from trainer.recipe import (
     SGD,
+    AutoAugment,
     CenterCrop,
     CifarResNet,
     ColorJitter,
@@ -55,6 +56,7 @@ OTHER = replace(
     color=ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4),
     augmentation=RandAugment(magnitude=7),
 )
+AUTO = replace(EVERYTHING, color=None, augmentation=AutoAugment())
 
 
 def seen(
@@ -85,7 +87,7 @@ def seen(
     return found
 
 
-@pytest.mark.parametrize("recipe", [EVERYTHING, OTHER])
+@pytest.mark.parametrize("recipe", [EVERYTHING, OTHER, AUTO])
 @pytest.mark.parametrize("world_size", [2, 3, 6])
 def test_every_number_of_processes_sees_the_same_images_and_targets(
     recipe: Recipe, world_size: int, photo_betons: Path

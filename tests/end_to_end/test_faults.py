@@ -20,9 +20,9 @@ import pytest
 
 from tests.support.processes import ROOT, SUPPORT, TIMEOUT, assert_same_run, metrics, run, weights
 from trainer.__main__ import main
-from trainer.data import open_source
 from trainer.data.beton.index import RAW
 from trainer.data.crop import CropBoxes
+from trainer.data.formats import open_source
 from trainer.data.loader import Loader
 from trainer.errors import EXIT_RETRY, LocalError
 from trainer.run import checkpoint

@@ -14,9 +14,9 @@ from torch import nn
 
 from tests.support.processes import SUPPORT, metrics
 from trainer.__main__ import main
-from trainer.data import open_source
 from trainer.data.crop import eval_view
 from trainer.data.device import device_batches
+from trainer.data.formats import open_source
 from trainer.data.loader import Loader
 from trainer.distributed import process_group
 from trainer.errors import UserError

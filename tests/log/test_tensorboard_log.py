@@ -13,8 +13,8 @@ from tensorboard.plugins.hparams.api_pb2 import DATA_TYPE_FLOAT64
 from torch.utils.tensorboard import SummaryWriter
 
 from tests.support.processes import SUPPORT
-from trainer.data import open_source
 from trainer.data.crop import CropBoxes
+from trainer.data.formats import open_source
 from trainer.data.loader import Loader
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from trainer.data import open_source
 from trainer.data.crop import train_view
+from trainer.data.formats import open_source
 from trainer.data.loader import Loader
 from trainer.data.order import epoch_order, train_batches
 from trainer.distributed import process_group

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple, Protocol, Self
 
@@ -20,6 +21,26 @@ from trainer.data.crop import CropBoxes, CropFn
 from trainer.errors import UserError
 
 BATCHES_AHEAD = 3  # batches being read while the caller works on one
+
+
+class Stored(NamedTuple):
+    """Images of a split that are stored in one encoding."""
+
+    encoding: str
+    images: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What a split holds, as far as that is known without decoding an image."""
+
+    count: int
+    classes: int | None = None
+    heights: np.ndarray | None = None  # px of all images, or of a sample evenly over them
+    widths: np.ndarray | None = None
+    file_bytes: int | None = None  # length of a .beton
+    stored: tuple[Stored, ...] = ()
 
 
 class Source(Protocol):
@@ -42,6 +63,11 @@ class Source(Protocol):
 
         Raises LocalError, naming file and image, where one cannot be decoded.
         """
+        ...
+
+    def contents(self, most_opened: int) -> Contents:
+        """What there is, without decoding an image. A format without an index of sizes opens at most `most_opened`
+        images for theirs, evenly over all."""
         ...
 
     def close(self) -> None: ...

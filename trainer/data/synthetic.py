@@ -3,6 +3,7 @@
 import numpy as np
 
 from trainer.data.crop import CropBoxes
+from trainer.data.loader import Contents
 from trainer.data.random import RandomStream, bits
 
 _DISTINCT = 64  # different images; more would only cost memory
@@ -35,6 +36,9 @@ class SyntheticSource:
             self._noise[resolution] = _noise(resolution)
         noise = self._noise[resolution][images % _DISTINCT]
         np.add(noise, self._brightness[self.labels[images]][:, None, None, None], out=out)
+
+    def contents(self, most_opened: int) -> Contents:
+        return Contents(count=len(self.labels))
 
     def close(self) -> None:
         """Nothing is held open."""

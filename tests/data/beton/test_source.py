@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.data import open_source
 from trainer.data.beton.index import RAW, read_index
 from trainer.data.beton.source import BetonSource
 from trainer.data.crop import CropFn, eval_view, train_view
+from trainer.data.formats import open_source
 from trainer.data.loader import Loader
 from trainer.errors import LocalError
 from trainer.recipe import CenterCrop, PaddedCrop, RandomResizedCrop

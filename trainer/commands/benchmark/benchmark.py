@@ -23,10 +23,10 @@ from trainer.commands.benchmark.repeated_step import RepeatedStep
 from trainer.commands.benchmark.report import FFCV, TORCHVISION, figures, report
 from trainer.commands.benchmark.verdict import smallest_useful_side
 from trainer.commands.plan.cost import pass_cost
-from trainer.data import FOLDERS, open_source
 from trainer.data.augment import Augmenter
 from trainer.data.crop import train_view
 from trainer.data.device import DeviceBatch, device_batches
+from trainer.data.formats import FOLDERS, beton_file, open_source
 from trainer.data.loader import Batch, Loader, check_square, default_workers
 from trainer.data.order import epoch_order, train_batches
 from trainer.data.stream import train_stream
@@ -140,8 +140,7 @@ def _start_peers(
 ) -> dict[str, Peer]:
     """The other loaders, in processes of their own: they compile and list files while the model is built."""
     peers = {}
-    beton = Path(settings.data) / "train.beton"
-    if beton.exists():
+    if beton := beton_file(settings.data, "train"):
         peers[FFCV] = Peer(ffcv_loader, job(recipe, beton, workers))
     if original:
         peers[TORCHVISION] = Peer(torchvision_pipeline, job(recipe, original, workers))
@@ -242,7 +241,7 @@ def _measure(
 
 def _stored_side(recipe: Recipe, settings: BenchmarkSettings, loader: Loader) -> int | None:
     """The median longest side of the images in a .beton, in px; None if the recipe does not allow another size."""
-    if smallest_useful_side(recipe.train_crop) is None or not (Path(settings.data) / "train.beton").exists():
+    if smallest_useful_side(recipe.train_crop) is None or beton_file(settings.data, "train") is None:
         return None
     some = np.unique(np.linspace(0, len(loader) - 1, 1000).astype(np.int64))
     return int(np.median(np.maximum(*loader.source.sizes(some))))

@@ -10,7 +10,7 @@ from torch import nn
 
 from trainer.commands.evaluate.record import write_record
 from trainer.commands.weights import Network, Weights, file_weights, load_network, run_weights
-from trainer.data.anywhere import open_dataset
+from trainer.data.formats import open_dataset
 from trainer.data.loader import Loader, default_workers
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World, on_every_rank, require_same

@@ -6,12 +6,11 @@ import numpy as np
 import torch
 
 from trainer.commands.look.contact_sheet import Tile, draw_sheet, letterboxed
-from trainer.data.anywhere import beton_file, open_dataset
 from trainer.data.augment import Augmenter
-from trainer.data.beton.index import RAW, read_index
 from trainer.data.crop import eval_view, train_view
 from trainer.data.device import device_batches
-from trainer.data.loader import Loader, Source, check_square, default_workers
+from trainer.data.formats import open_dataset
+from trainer.data.loader import Contents, Loader, Source, check_square, default_workers
 from trainer.data.mixing import mix
 from trainer.data.order import epoch_order, train_batches
 from trainer.data.resolution import resolution_at
@@ -37,7 +36,8 @@ def look(settings: LookSettings) -> None:
     recipe = load_recipe(settings.recipe) if settings.recipe else None
     source = open_dataset(settings.data, settings.split, num_classes=1, resolution=1)
     with Loader(source, workers=default_workers(1)) as loader:
-        rows = [*_content(source), *_sizes(source), *_storage(settings)]
+        found = source.contents(MEASURED)
+        rows = [*_content(source), *_sizes(found), *_storage(found)]
         print(_table(rows), flush=True)
         images = spread(len(loader), settings.images)
         if recipe is None:
@@ -153,30 +153,22 @@ def _content(source: Source) -> list[tuple[str, str]]:
     ]
 
 
-def _sizes(source: Source) -> list[tuple[str, str]]:
-    is_file = hasattr(source, "path")  # a .beton, whose index has all sizes
-    images = np.arange(len(source.labels)) if is_file else spread(len(source.labels), MEASURED)
-    heights, widths = source.sizes(images)
-    of = "" if len(images) == len(source.labels) else f", of {len(images):,} images spread over the data set"
-    return [
-        ("height", f"{_spread_in_words(heights)} px{of}"),
-        ("width", f"{_spread_in_words(widths)} px{of}"),
-    ]
-
-
-def _storage(settings: LookSettings) -> list[tuple[str, str]]:
-    beton = beton_file(settings.data, settings.split)
-    if beton is None:
+def _sizes(found: Contents) -> list[tuple[str, str]]:
+    if found.heights is None or found.widths is None:
         return []
-    index = read_index(beton, check_jpegs=False)
-    raw = index.modes == RAW
+    looked_at = len(found.heights)
+    of = "" if looked_at == found.count else f", of {looked_at:,} images spread over the data set"
     return [
-        (
-            "stored",
-            f"{raw.mean():.1%} raw ({index.sizes[raw].sum() / 1e6:,.1f} MB), {1 - raw.mean():.1%} JPEG "
-            f"({index.sizes[~raw].sum() / 1e6:,.1f} MB)",
-        )
+        ("height", f"{_spread_in_words(found.heights)} px{of}"),
+        ("width", f"{_spread_in_words(found.widths)} px{of}"),
     ]
+
+
+def _storage(found: Contents) -> list[tuple[str, str]]:
+    shares = [
+        f"{stored.images / found.count:.1%} {stored.encoding} ({stored.bytes / 1e6:,.1f} MB)" for stored in found.stored
+    ]
+    return [("stored", ", ".join(shares))] if shares else []
 
 
 def _spread_in_words(values: np.ndarray) -> str:

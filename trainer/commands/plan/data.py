@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from trainer.data import FOLDERS, Split, open_source
-from trainer.data.beton.index import verify
-from trainer.data.beton.manifest import read_manifest
+from trainer.data.formats import Split, find, read_contents
+from trainer.data.loader import Contents
 from trainer.errors import UserError
 from trainer.recipe import PaddedCrop, Recipe
 from trainer.recipe.datasets import IMAGES
@@ -19,23 +17,12 @@ _SAMPLED = 256  # images of class folders whose size is read: each is a file to 
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitFacts:
-    """One split's images."""
-
-    count: int
-    classes: int | None = None
-    heights: np.ndarray | None = None  # px of all images, or of a sample
-    widths: np.ndarray | None = None
-    file_bytes: int | None = None  # length of the .beton
-
-
-@dataclass(frozen=True, kw_only=True)
 class DataFacts:
     """Both splits."""
 
     name: str
-    train: SplitFacts
-    val: SplitFacts
+    train: Contents
+    val: Contents
 
 
 def data_facts(recipe: Recipe, data: str | None) -> DataFacts:
@@ -44,13 +31,13 @@ def data_facts(recipe: Recipe, data: str | None) -> DataFacts:
     Raises UserError if the data set is not known either, or if a file does not match its manifest.
     """
     if data is not None:
-        return DataFacts(name=data, train=_split(recipe, data, "train"), val=_split(recipe, data, "val"))
+        return DataFacts(name=data, train=_split(data, "train"), val=_split(data, "val"))
     if recipe.dataset not in IMAGES:
         raise UserError(
             f"{recipe.name} is for {recipe.dataset!r}, and the number of its images is not known: add --data DIR"
         )
     train, val = IMAGES[recipe.dataset]
-    return DataFacts(name=recipe.dataset, train=SplitFacts(count=train), val=SplitFacts(count=val))
+    return DataFacts(name=recipe.dataset, train=Contents(count=train), val=Contents(count=val))
 
 
 def data_warnings(recipe: Recipe, facts: DataFacts) -> list[str]:
@@ -84,37 +71,11 @@ def data_warnings(recipe: Recipe, facts: DataFacts) -> list[str]:
     return notes
 
 
-def _split(recipe: Recipe, data: str, split: Split) -> SplitFacts:
-    """Facts from the index of a .beton, or from the file names and a sample's headers in class folders.
-
-    It prefers the format that training prefers.
-    """
-    beton = Path(data) / f"{split}.beton"
-    if beton.exists():
-        manifest = read_manifest(beton)
-        index = verify(beton, manifest, check_content=False)
-        return SplitFacts(
-            count=manifest.count,
-            classes=len(manifest.classes),
-            heights=index.heights,
-            widths=index.widths,
-            file_bytes=manifest.sizes.bytes,
-        )
-    for name in FOLDERS[split]:
-        if (Path(data) / name).is_dir():
-            from trainer.data.image_folder import ImageFolderSource
-
-            source = ImageFolderSource(Path(data) / name)
-            count = len(source.labels)
-            heights, widths = source.sizes(np.unique(np.linspace(0, count - 1, _SAMPLED).astype(np.int64)))
-            return SplitFacts(count=count, classes=len(source.classes), heights=heights, widths=widths)
-    # synthetic images, of the recipe's size; or an error that says what is missing
-    other = open_source(data, split, num_classes=recipe.num_classes, resolution=recipe.train_crop.resolution)
-    other.close()
-    return SplitFacts(count=len(other.labels))
+def _split(data: str, split: Split) -> Contents:
+    return read_contents(find(data, split), most_opened=_SAMPLED)
 
 
-def _share(found: SplitFacts, wrong: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> str:
+def _share(found: Contents, wrong: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> str:
     """The number of wrong images, "12 of 196 (6 %)"; empty if there are none, or if sizes are not known."""
     if found.heights is None or found.widths is None:
         return ""

@@ -14,7 +14,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from trainer.data.beton.manifest import WRITE_AGAIN, Manifest, Sizes, read_stamp, stamp_now, write_stamp
+from trainer.data.beton.manifest import WRITE_AGAIN, Manifest, Sizes, read_manifest, read_stamp, stamp_now, write_stamp
+from trainer.data.loader import Contents, Stored
 from trainer.errors import UserError
 
 # The layout: header, two field descriptors, one row of metadata per image, pages of image bytes, allocation table.
@@ -235,6 +236,24 @@ def verify(path: Path, manifest: Manifest, threads: int | None = None, check_con
         _require(path, stamp_now(path, found) == stamp, "the file changed while it was read")
         write_stamp(path, stamp)
     return index
+
+
+def read_contents(path: Path) -> Contents:
+    """What the file holds, from its manifest and index; its content is not checked. Needs no FFCV."""
+    manifest = read_manifest(path)
+    return contents_of(manifest, verify(path, manifest, check_content=False))
+
+
+def contents_of(manifest: Manifest, index: BetonIndex) -> Contents:
+    stored = [(name, index.modes == mode) for name, mode in (("raw", RAW), ("JPEG", JPEG))]
+    return Contents(
+        count=manifest.count,
+        classes=len(manifest.classes),
+        heights=index.heights,
+        widths=index.widths,
+        file_bytes=manifest.sizes.bytes,
+        stored=tuple(Stored(name, int(mode.sum()), int(index.sizes[mode].sum())) for name, mode in stored),
+    )
 
 
 def _require(path: Path, held: bool, otherwise: str) -> None:

@@ -17,10 +17,10 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from trainer.data import FOLDERS
 from trainer.data.beton.manifest import DataOrigin, Encoding, Manifest
 from trainer.data.beton.pixels import shrink, to_rgb
 from trainer.data.beton.writer import Images, write_beton
+from trainer.data.formats import FOLDERS
 from trainer.errors import UserError
 
 # torchvision.datasets.folder.IMG_EXTENSIONS, so that both see the same images

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from trainer.data.beton.decode import BAD_JPEG, SHORT_READ, decode
-from trainer.data.beton.index import BetonIndex, verify
+from trainer.data.beton.index import BetonIndex, contents_of, verify
 from trainer.data.beton.manifest import read_manifest
 from trainer.data.crop import CropBoxes
+from trainer.data.loader import Contents
 from trainer.errors import LocalError
 
 
@@ -36,6 +37,11 @@ class BetonSource:
         self._file = os.open(path, os.O_RDONLY)
         self._require_unchanged()
         self._scratch = threading.local()
+        self._contents = contents_of(manifest, self._index)
+
+    def contents(self, most_opened: int) -> Contents:
+        """Sizes of all images, which are in the index."""
+        return self._contents
 
     def sizes(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self._index.heights[images], self._index.widths[images]

@@ -1,0 +1,105 @@
+"""Encoded images through Pillow: what the formats share whose images Pillow decodes."""
+
+from typing import NoReturn
+
+import numpy as np
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as transforms
+
+from trainer.data.crop import CropBoxes
+from trainer.data.loader import Contents, Stored
+from trainer.errors import LocalError
+
+
+class EncodedSource:
+    """The part of a Source that reads sizes and crops. A format says how one of its images is opened.
+
+    The same order, boxes and flips as from a .beton; resized by PIL's antialiased bilinear filter where FFCV uses
+    OpenCV's INTER_AREA, and decoded from the original files where a .beton may hold them compressed anew.
+    """
+
+    remedy = "remove it, or use python -m trainer prepare folder --skip-bad"
+    """what to do about an image that cannot be read"""
+
+    def __init__(self, labels: np.ndarray, classes: list[str], name: str, checksum: str) -> None:
+        self.labels, self.classes, self.name, self.checksum = labels, classes, name, checksum
+        self._sizes = np.zeros((len(labels), 2), np.int32)  # of an image, once it was opened
+
+    def open_image(self, image: int) -> Image.Image:
+        """The image, not yet decoded. Raises OSError if it cannot be opened."""
+        raise NotImplementedError
+
+    def where(self, image: int) -> str:
+        """Its file, for error messages."""
+        raise NotImplementedError
+
+    def stored(self) -> tuple[Stored, ...]:
+        """Number and bytes of the images by encoding; empty if that is not known without opening them."""
+        return ()
+
+    def sizes(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        for image in images[self._sizes[images, 0] == 0]:
+            with self._opened(image) as opened:
+                self._sizes[image] = opened.height, opened.width
+        return self._sizes[images, 0], self._sizes[images, 1]
+
+    def read(self, images: np.ndarray, cuts: CropBoxes, out: np.ndarray) -> None:
+        for position, image in enumerate(images):
+            with self._opened(image) as opened:
+                try:
+                    read_crop(opened, cuts, position, out[position])
+                except OSError as error:
+                    self._fail(image, "decoded", error)
+
+    def contents(self, most_opened: int) -> Contents:
+        count = len(self.labels)
+        looked_at = np.arange(min(count, most_opened)) * count // min(count, most_opened)
+        heights, widths = self.sizes(looked_at)
+        return Contents(count=count, classes=len(self.classes), heights=heights, widths=widths, stored=self.stored())
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _opened(self, image: int) -> Image.Image:
+        try:
+            return self.open_image(image)
+        except OSError as error:  # UnidentifiedImageError is one
+            self._fail(image, "opened", error)
+
+    def _fail(self, image: int, done: str, error: Exception) -> NoReturn:
+        raise LocalError(f"{self.where(image)}: image {image} cannot be {done}: {error}: {self.remedy}") from error
+
+
+def read_crop(opened: Image.Image, cuts: CropBoxes, position: int, out: np.ndarray) -> None:
+    """Decodes an opened image and writes the crop at `position` of `cuts` into `out`: uint8 RGB, shape (size, size, 3).
+
+    Raises OSError if it cannot be decoded.
+    """
+    size = len(out)
+    top, left, height, width = (int(value) for value in cuts.boxes[position])
+    shrunk = _shrink(opened, min(height, width) // size) if cuts.scaled else 1
+    pixels = opened.convert("RGB")
+    if (height, width) == (size, size):
+        cut = Image.new("RGB", (size, size), cuts.fill)
+        cut.paste(pixels, (-left, -top))
+    elif shrunk > 1:
+        first_column, first_row = left // shrunk, top // shrunk
+        end_column, end_row = -(-(left + width) // shrunk), -(-(top + height) // shrunk)
+        part = pixels.crop((first_column, first_row, end_column, end_row))
+        begin = left / shrunk - first_column, top / shrunk - first_row
+        box = (*begin, begin[0] + width / shrunk, begin[1] + height / shrunk)
+        cut = part.resize((size, size), Image.Resampling.BILINEAR, box)
+    else:
+        cut = transforms.resized_crop(pixels, top, left, height, width, [size, size], InterpolationMode.BILINEAR)
+    out[:] = np.asarray(cut)
+    if cuts.flips[position]:
+        out[:] = out[:, ::-1].copy()
+
+
+def _shrink(opened: Image.Image, most: int) -> int:
+    """Lets libjpeg decode a JPEG at the size / 2, 4 or 8, at most / `most`. Returns the divisor, 1 for other images."""
+    shrunk = next(part for part in (8, 4, 2, 1) if part <= max(most, 1))
+    if shrunk == 1 or opened.format != "JPEG":
+        return 1
+    return shrunk if opened.draft(None, (opened.width // shrunk, opened.height // shrunk)) else 1
