@@ -1,4 +1,4 @@
-"""Each recipe against what its paper says: the numbers are the papers' (papers.py), not the recipe files'."""
+"""Each recipe against what its paper says: the numbers are the papers' (tests/papers/), not the recipe files'."""
 
 import ast
 import math
@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from tests.recipes.papers import PAPERS, Images
+from tests.papers import PAPERS
+from tests.papers.paper import Images
 from tests.support.processes import ROOT
 from trainer.cli import parse_prepare, parse_train
 from trainer.data.resolution import resolution_at
@@ -71,7 +72,7 @@ def test_a_recipe_is_called_as_its_file(name: str) -> None:
 
 
 def test_every_setting_of_a_recipe_is_compared_with_its_paper() -> None:
-    """A setting that is new in the vocabulary needs an expectation in papers.py and a test below."""
+    """A setting that is new in the vocabulary needs an expectation in tests/papers/ and a test below."""
     elsewhere = {"name", "dataset", "published", "model", "num_classes", "loss", "optimizer", "schedule", "epochs"}
     elsewhere |= {"clip_grad_norm", "ema", "fine_tuning", "global_batch_size", "micro_batch_size", "norm_batch_size"}
     elsewhere |= {"precise_norm_images", "precision", "seed"}

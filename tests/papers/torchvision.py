@@ -1,0 +1,87 @@
+"""torchvision: references/classification, metadata of its weights."""
+
+from tests.papers.paper import (
+    EIGHT_OF_EIGHT,
+    FEATURES,
+    RESNETS,
+    SMOOTHED,
+    Images,
+    Paper,
+    all_decayed,
+    centre,
+    drops,
+    half_cosine,
+    norms_exempt,
+    plateaus,
+    szegedy,
+    uniform,
+)
+from trainer.recipe import Mixing, RandomErasing, TrivialAugmentWide
+
+
+def torchvision_v1(depth: int, top1: float) -> Paper:
+    """8 GPUs x 32, lr 0.1, a tenth of it every 30 epochs."""
+    return Paper(
+        source=f"ResNet{depth}_Weights.IMAGENET1K_V1",
+        named="weights metadata",
+        told=f"{top1:.3f} % top-1",
+        top1=top1,
+        protocol=("centre crop of short side 256",),
+        doubts=("unverified",) if depth != 50 else ("Unverified",),
+        sees=Images(train_crop=szegedy(224), eval_crop=centre(224, 256)),
+        batch=256,
+        norm_batch=32,
+        processes=EIGHT_OF_EIGHT,
+        epochs=90,
+        steps=5004,
+        lr=drops(5004, 90, {0: 0.1, 30: 0.01, 60: 0.001}),
+        settings={"momentum": 0.9, "nesterov": False},
+        groups=all_decayed(RESNETS[depth], 1e-4),
+        net=RESNETS[depth],
+        fc_std=uniform(FEATURES[depth]),
+    )
+
+
+def torchvision_v2(depth: int, top1: float, repeats: int) -> Paper:
+    """8 GPUs x 128; the linear warmup is LinearLR(start_factor=0.01), the cosine has T_max = 595."""
+    cosine = {epoch: half_cosine(0.5, (epoch - 5) / 595) for epoch in (5, 100, 302, 599)}
+    return Paper(
+        source=f"ResNet{depth}_Weights.IMAGENET1K_V2",
+        named="weights metadata",
+        told=f"{top1:.3f} % top-1",
+        top1=top1,
+        protocol=("centre crop of short side 232", "averaged weights"),
+        doubts=("Unverified", "copies of"),
+        sees=Images(
+            train_crop=szegedy(176),
+            eval_crop=centre(224, 232),
+            augmentation=TrivialAugmentWide(),
+            erasing=RandomErasing(probability=0.1, scale=(0.02, 0.33), ratio=(0.3, 3.3)),
+            mixing=Mixing(mixup_alpha=0.2, cutmix_alpha=1.0, cutmix_probability=0.5, probability=1.0),
+            repeats=repeats,
+        ),
+        batch=1024,
+        norm_batch=128,
+        processes=EIGHT_OF_EIGHT,
+        epochs=600,
+        steps=1251,
+        lr=plateaus(1251, {0: 0.005, 1: 0.104, 2: 0.203, 3: 0.302, 4: 0.401} | cosine),
+        loss=SMOOTHED,
+        settings={"momentum": 0.9, "nesterov": False},
+        groups=norms_exempt(RESNETS[depth], 2e-5),
+        ema=(0.998907733, 32, 5),  # 0.99998 ** (8 * 128 * 32 / 600), in its first order
+        net=RESNETS[depth],
+        fc_std=uniform(FEATURES[depth]),
+    )
+
+
+PAPERS = {
+    "resnet18_torchvision_v1": torchvision_v1(18, 69.758),
+    "resnet34_torchvision_v1": torchvision_v1(34, 73.314),
+    "resnet50_torchvision_v1": torchvision_v1(50, 76.130),
+    "resnet101_torchvision_v1": torchvision_v1(101, 77.374),
+    "resnet152_torchvision_v1": torchvision_v1(152, 78.312),
+    "resnet50_torchvision_v2": torchvision_v2(50, 80.858, repeats=4),
+    "resnet101_torchvision_v2": torchvision_v2(101, 81.886, repeats=1),
+    "resnet152_torchvision_v2": torchvision_v2(152, 82.284, repeats=1),
+}
