@@ -26,6 +26,7 @@ TESTS = Path(__file__).parent
 # other worker of `make test` with nothing to do.
 LONGEST = (
     "launch/test_slurm.py",
+    "launch/test_slurm_ends.py",
     "recipes/test_recipe_runs.py",
     "end_to_end/test_resume.py",
     "launch/test_local.py",

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from launch.settings import LocalSettings, SlurmSettings
+from launch.local.settings import LocalSettings
+from launch.slurm.settings import SlurmSettings
 from tests.support.command_lines import NEEDED, leaves, resolved
 from tests.support.processes import ROOT
 from trainer import peer_options, suggestions

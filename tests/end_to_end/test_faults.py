@@ -96,7 +96,7 @@ def test_a_disk_that_is_full_while_logging_is_one_line_and_the_run_can_go_on(
     ended.set()
     filling.join()
     assert stopped.returncode == EXIT_RETRY
-    answer = r"error: \S*run: cannot be written: No space left on device: [^\n]*the same command goes on[^\n]*\n"
+    answer = r"error: \S*run: cannot be written: No space left on device: [^\n]*the same command again[^\n]*\n"
     assert re.fullmatch(answer, stopped.stderr)
     (small_disk / "filled").unlink()
     assert main(words(digits, run_dir)) == 0

@@ -171,11 +171,8 @@ def test_node_set_down_is_followed_by_another_start(launch: Launch) -> None:
     run = launch()
     node = run.starts()[0]["nodes"]
     run.slurm.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
-    try:
-        run.finish(start=1)
-        assert run.starts()[1]["nodes"] != node
-    finally:
-        run.slurm.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
+    run.finish(start=1)  # on any node: one whose slurmd still answers comes back by itself
+    run.slurm.run("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
 
 
 @pytest.mark.parametrize("partition", ["low", "grace", "cancelled"])
