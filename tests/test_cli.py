@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import ROOT, SUPPORT, ranks_of, run, start, wait_for_step
+from tests.support.processes import ROOT, SUPPORT, TIMEOUT, ranks_of, run, start, wait_for_step
 from trainer.__main__ import main
 from trainer.checks import slow_start
 from trainer.settings import TrainSettings
@@ -232,7 +232,9 @@ def test_copies_that_srun_started_are_refused_with_one_line(
 def test_help_returns_in_the_narrowest_window(columns: str) -> None:
     environment = {**os.environ, "COLUMNS": columns}
     line = [sys.executable, "-m", "trainer", "compare", "--help"]
-    ended = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(
+        line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
+    )
     assert ended.returncode == 0
     assert "--html" in ended.stdout
 
@@ -260,7 +262,7 @@ def test_a_rank_that_dies_ends_the_run_in_bounded_time(digits: Path, tmp_path: P
     process = start(words, 2)
     wait_for_step(process, tmp_path, 2)
     os.kill(ranks_of(process)[1], signal.SIGKILL)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=TIMEOUT)
     assert process.returncode != 0
     assert "failed (exitcode: -9) local_rank: 1" in said  # from torchrun's report
 
@@ -316,6 +318,8 @@ def test_the_list_of_recipes_can_be_cut_to_some(capsys: pytest.CaptureFixture[st
 def test_a_reader_that_has_seen_enough_is_no_traceback() -> None:
     line = f"{sys.executable} -m trainer recipes | head -c 1 && exit ${{PIPESTATUS[0]}}"
     for _ in range(5):  # the pipe may close before or after the last line
-        ended = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        ended = subprocess.run(
+            ["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False
+        )
         assert ended.returncode in (0, 141)
         assert ended.stderr == ""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import LONGEST
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, TIMEOUT
 
 TRAINER = sorted((ROOT / "trainer").rglob("*.py"))
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
@@ -116,7 +116,9 @@ def test_recipes_load_where_nothing_is_installed() -> None:
         "except ImportError:\n"
         "    print('no numpy')\n"
     )
-    ended = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(
+        [sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT
+    )
     recipes = [path.stem for path in RECIPES if path.stem != "__init__"]
     assert ended.stdout.splitlines() == [" ".join(recipes), "no numpy"], ended.stderr
 
@@ -268,7 +270,7 @@ def test_listing_recipes_and_reading_a_command_line_need_no_torch() -> None:
         "with contextlib.redirect_stderr(io.StringIO()):\n"
         "    print('launch status ->', launch(['status', 'nowhere']))\n"
     )
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
     assert ended.stdout.splitlines() == [
         "-> 2",
         "--help -> 0",

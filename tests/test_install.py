@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, TIMEOUT
 
 BANNER = "SetuptoolsDeprecationWarning: a banner of 40 lines"
 PRESENT = ("g++", "pkg-config", "chromium", "slurmctld", "slurmdbd")
@@ -44,12 +44,12 @@ def write(path: Path, source: str) -> None:
 def install(clone: Path, *options: str) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"PATH": f"{clone / 'bin'}:{os.environ['PATH']}", "PYTHON": "python3"}
     command = ["bash", "install.sh", *options]
-    return subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True, timeout=TIMEOUT)
 
 
 @pytest.mark.parametrize("script", ["install.sh", "demo.sh", ".ci/run"])
 def test_shell_scripts_parse_and_stop_at_the_first_error(script: str) -> None:
-    ended = subprocess.run(["bash", "-n", str(ROOT / script)], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(["bash", "-n", str(ROOT / script)], capture_output=True, text=True, timeout=TIMEOUT)
     assert (ended.returncode, ended.stderr) == (0, "")
     source = (ROOT / script).read_text()
     assert source.startswith("#!/usr/bin/env bash\n") and "\nset -euo pipefail\ncd " in source
@@ -87,7 +87,7 @@ def test_install_names_missing_packages_where_there_is_no_apt_get(clone: Path) -
     for name in ("bash", "sh", "dirname", "id", "wc", "tail", "mkdir", "cp"):
         (tools / name).symlink_to(shutil.which(name) or name)
     env = {"PATH": f"{clone / 'bin'}:{tools}"}
-    ended = subprocess.run(["bash", "install.sh"], cwd=clone, env=env, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(["bash", "install.sh"], cwd=clone, env=env, capture_output=True, text=True, timeout=TIMEOUT)
     assert ended.returncode == 2
     assert ended.stderr == "error: there is no apt-get here: install the equivalents of g++ and try again\n"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, TIMEOUT
 from trainer import __version__
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -18,7 +18,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 @pytest.mark.parametrize("module", ["trainer", "launch"])
 def test_version_option_prints_the_version(module: str) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", module, "--version"], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", module, "--version"], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"shortcut-trainer {__version__}\n", "")
 

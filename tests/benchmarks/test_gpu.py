@@ -25,7 +25,7 @@ from benchmarks.gpu_look import waits
 from benchmarks.gpu_record import Record
 from benchmarks.gpu_report import report
 from benchmarks.roofline import _Traffic
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, TIMEOUT
 from trainer.data.crop import CropBoxes
 from trainer.data.formats import open_beton
 
@@ -39,7 +39,7 @@ def test_one_command_measures_loader_step_peers_and_roofline(photo_betons: Path,
              0.05, "--rounds", 2, "--workers", 2, "--no-compile", "--json", found]  # fmt: skip
     ended = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu", *map(str, words)],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     figures = json.loads(found.read_text())
@@ -69,7 +69,7 @@ def test_one_command_measures_loader_step_peers_and_roofline(photo_betons: Path,
 def test_images_that_are_not_given_or_not_there_are_one_line_and_exit_code_2(words: list[str]) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", *words],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
+        cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT,
     )  # fmt: skip
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1

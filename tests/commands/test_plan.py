@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.support.processes import ROOT, SUPPORT, run
+from tests.support.processes import ROOT, SUPPORT, TIMEOUT, run
 from tests.support.small_recipe import recipe as small
 from trainer.__main__ import main
 from trainer.commands.plan.curve import ASCII, WIDTH, draw, marks, save_picture
@@ -116,7 +116,7 @@ def test_a_terminal_without_block_characters_gets_a_plan_too() -> None:
     """With the encoding of a pipe in the C locale."""
     words = [sys.executable, "-m", "trainer", "plan", "resnet20_digits"]
     environment = {"PYTHONIOENCODING": "ascii", "PATH": "", "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(words, cwd=ROOT, capture_output=True, timeout=180, env=environment)
+    ended = subprocess.run(words, cwd=ROOT, capture_output=True, timeout=TIMEOUT, env=environment)
     assert ended.returncode == 0, ended.stderr
     assert b"#####" in ended.stdout
     assert ended.stdout.isascii()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.made_up_runs import write_run
+from tests.support.processes import TIMEOUT
 from trainer.__main__ import main
 from trainer.recipe import SGD
 from trainer.recipe_file import load_recipe
@@ -85,7 +86,7 @@ def test_a_browser_draws_every_curve(report: Path, tmp_path: Path) -> None:
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=TIMEOUT,
     )
     assert ended.returncode == 0, ended.stderr
     assert len(re.findall(r'<path class="js-line"[^>]* d="M[\d.]', ended.stdout)) == 6 * (4 + 1) + 2

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import TIMEOUT
+
 # What is hidden cannot be imported, whether or not it is installed
 GATE = """
 import sys
@@ -17,6 +19,7 @@ class Gate:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Gate())
+from tests.support.processes import TIMEOUT
 from trainer.__main__ import main
 
 sys.exit(main(sys.argv[1:]))
@@ -27,7 +30,7 @@ def train(recipe: str, run_dir: Path, *options: str) -> subprocess.CompletedProc
     size = ["--global-batch-size", "8", "--micro-batch-size", "8", "--epochs", "1", "--num-classes", "10"]
     data = ["--data", "synthetic:16", "--run-dir", str(run_dir), "--device", "cpu", "--no-pictures"]
     words = [sys.executable, "-c", GATE, "train", recipe, *data, *size, *options]
-    return subprocess.run(words, capture_output=True, text=True, timeout=300)
+    return subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT)
 
 
 @pytest.mark.parametrize(

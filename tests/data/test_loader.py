@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.processes import TIMEOUT
 from trainer.data.crop import CropBoxes, eval_view, train_view
 from trainer.data.formats import open_source
 from trainer.data.loader import Batch, Loader, check_square
@@ -180,7 +181,7 @@ def test_a_process_that_ends_in_the_middle_of_an_epoch_ends(photo_betons: Path) 
         next(batches)
         raise SystemExit(7)
     """
-    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], timeout=60, check=False)
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], timeout=TIMEOUT, check=False)
     assert ended.returncode == 7
 
 

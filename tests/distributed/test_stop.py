@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, TIMEOUT
 from trainer.distributed import process_group
 from trainer.distributed.stop import Request, Stopped, StopSignal
 
@@ -83,4 +83,4 @@ def test_ranks_with_unlike_numbers_of_batches_stop_together() -> None:
         )
         for rank in range(2)
     ]
-    assert [rank.communicate(timeout=120)[0].strip() for rank in ranks] == ["stopped after 4", "stopped after 4"]
+    assert [rank.communicate(timeout=TIMEOUT)[0].strip() for rank in ranks] == ["stopped after 4", "stopped after 4"]

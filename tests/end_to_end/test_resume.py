@@ -112,7 +112,7 @@ def test_a_signal_saves_says_how_to_go_on_and_loses_nothing(
         process = start(rarely)
         wait_for_step(process, tmp_path, max(4, saved + 1))
         os.kill(process.pid, number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=TIMEOUT)
         assert process.returncode == code, err
         assert "the same command continues" in out
         assert "Traceback" not in err
@@ -132,7 +132,7 @@ def test_a_signal_to_one_rank_stops_all_ranks_after_the_same_step(
     ranks = [pid for pid in children(process.pid) if "trainer" in Path(f"/proc/{pid}/cmdline").read_text()]
     assert len(ranks) == 2
     os.kill(ranks[1], signal.SIGTERM)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=TIMEOUT)
     assert "stopped and saved" in out
     assert run(words(digits, tmp_path), 2).returncode == 0
     assert_same_run(tmp_path, uninterrupted[2])
@@ -149,7 +149,7 @@ def test_a_signal_in_an_evaluation_is_not_kept_waiting_for_its_end(digits: Path,
     while not saved.exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=TIMEOUT)
     assert "stopped in an evaluation" in out, err
     assert not any(record["kind"] != "train" for record in metrics(tmp_path))
     ended = run(command, 2)

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.support.processes import LONGEST, kill, metrics, start
+from tests.support.processes import LONGEST, TIMEOUT, kill, metrics, start
 
 RECIPE = Path(__file__).parent / "small_recipe.py"
 
@@ -37,7 +37,7 @@ def usage_by_epoch(data: str, run_dir: Path, epochs: int, *options: str) -> list
             if told > len(found):
                 found += [_usage(process.pid)] * (told - len(found))
             time.sleep(0.02)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=TIMEOUT)
     finally:
         kill(process)
     assert process.returncode == 0, said

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, TIMEOUT
 from trainer.data.beton.decode import BAD_JPEG, _layout, _splice, decode
 from trainer.data.beton.index import JPEG, RAW
 from trainer.data.beton.jpeg import encode_jpeg, restart_interval
@@ -261,7 +261,7 @@ def test_a_jpeg_cut_short_anywhere_is_damage_and_ends_no_process(tmp_path: Path)
         print({read(Path(sys.argv[1]), stored, SHAPE, CORNER, 14)[1] for stored in broken})
     """
     command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
     assert (ended.returncode, ended.stdout) == (0, f"{{{BAD_JPEG}}}\n"), ended.stderr
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.processes import TIMEOUT
 from trainer.data.beton.index import RAW, read_index
 from trainer.data.beton.source import BetonSource
 from trainer.data.crop import CropFn, eval_view, train_view
@@ -45,7 +46,7 @@ def test_centre_crops_are_bit_equal_to_those_of_ffcvs_own_loader(photo_betons: P
         np.savez({str(tmp_path / "ffcv.npz")!r}, images=np.concatenate([images for images, _ in batches]),
                  labels=np.concatenate([labels for _, labels in batches]))
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], timeout=180, check=True)
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], timeout=TIMEOUT, check=True)
     theirs = np.load(tmp_path / "ffcv.npz")
     assert theirs["images"].shape == (64, 3, 48, 48)
     assert np.array_equal(read_all(photo_betons, eval_view(CENTER), 48).numpy(), theirs["images"])
