@@ -19,7 +19,6 @@ class Gate:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Gate())
-from tests.support.processes import TIMEOUT
 from trainer.__main__ import main
 
 sys.exit(main(sys.argv[1:]))
