@@ -4,7 +4,7 @@
 
 PHOTOS: a folder of class folders of photographs, only read. Each is stored as JPEG with tiles, at most 500 px and at
 its own size. One thread reads one image at a time, full and scaled in turn; of an image the fastest of `rounds`
-readings counts, which other programs disturb least, and of these the mean over the images.
+results counts, which other programs disturb least, and of these the mean over the images.
 """
 
 import contextlib
@@ -56,9 +56,9 @@ def row(source: BetonSource, resolution: int, rounds: int) -> str:
         for _ in range(rounds):
             for scaled in (0, 1):
                 one = slice(image, image + 1)
-                cuts = CropBoxes(boxes[one], flips[one], scaled=bool(scaled))
+                crops = CropBoxes(boxes[one], flips[one], scaled=bool(scaled))
                 begin = perf_counter()
-                source.read(images[one], cuts, pixels[scaled, one])
+                source.read(images[one], crops, pixels[scaled, one])
                 seconds[scaled, image] = min(seconds[scaled, image], perf_counter() - begin)
     full, smaller = 1e6 * seconds.mean(axis=1)
     share = (boxes[:, 2:].min(axis=1) >= 2 * resolution).mean()

@@ -30,8 +30,8 @@ class Repeated:
     def sizes(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.source.sizes(images % self._count)
 
-    def read(self, images: np.ndarray, cuts: CropBoxes, out: np.ndarray) -> None:
-        self.source.read(images % self._count, cuts, out)
+    def read(self, images: np.ndarray, crops: CropBoxes, out: np.ndarray) -> None:
+        self.source.read(images % self._count, crops, out)
 
     def contents(self, most_opened: int) -> Contents:
         return self.source.contents(most_opened)

@@ -14,7 +14,7 @@ from trainer.commands.benchmark.peak import wait_for
 from trainer.data.device import DeviceBatch
 
 STEPS = 4  # that are looked at
-_KERNELS = 15  # that are told
+_KERNELS = 15  # that are listed
 _WAITING = (
     "cudaDeviceSynchronize",
     "cudaStreamSynchronize",
@@ -35,7 +35,7 @@ def waits(step: Step, batches: Iterator[DeviceBatch]) -> list[str] | None:
     """
     if not torch.cuda.is_initialized():
         return None
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
@@ -44,7 +44,7 @@ def waits(step: Step, batches: Iterator[DeviceBatch]) -> list[str] | None:
         finally:
             torch.cuda.set_sync_debug_mode("default")
     places = Counter(
-        f"{Path(one.filename).name}:{one.lineno}" for one in told if "synchronizing CUDA operation" in str(one.message)
+        f"{Path(one.filename).name}:{one.lineno}" for one in found if "synchronizing CUDA operation" in str(one.message)
     )
     return [f"{place} ({times} times in {STEPS} steps)" for place, times in places.items()]
 

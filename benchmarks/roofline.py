@@ -45,7 +45,7 @@ class Roofline:
     def by_fused_bytes(self) -> float:
         return self.bandwidth / self.fused_bytes_per_image
 
-    def in_words(self) -> str:
+    def sentence(self) -> str:
         return (
             f"roofline: {self.flops_per_image / 1e9:.3g} GFLOP per image over {self.peak_flops / 1e12:.3g} TFLOP/s "
             f"({self.peak_source}) are {self.by_flops:,.0f} images/s at most; {self.bytes_per_image / 1e6:.3g} MB per "
@@ -56,7 +56,7 @@ class Roofline:
 
     def as_json(self) -> dict[str, Any]:
         bounds = {"by_flops": self.by_flops, "by_bytes": self.by_bytes, "by_fused": self.by_fused_bytes}
-        return {**asdict(self), **bounds, "words": self.in_words()}
+        return {**asdict(self), **bounds, "words": self.sentence()}
 
 
 class _Traffic(TorchDispatchMode):

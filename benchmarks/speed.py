@@ -5,7 +5,7 @@
 PHOTOS: a folder of class folders of photographs (196 of ImageNet for the table in the docs); CIFAR: CIFAR-10 as class
 folders train/ and test/. Both are only read. Everything is measured in turn, several rounds, each in processes of its
 own; ratios are of the best rounds, with the range of the rounds' own ratios beside them. Programs that train run in
-turn by the second, and the median pair is told. Nothing else should run.
+turn by the second, and the median pair is printed. Nothing else should run.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ def main(
         for row in _rows(only, data, small, classes, rounds=rounds, seconds=seconds, intervals=intervals):
             rows.append(row)
             print(line(row))  # a quarter of an hour may pass until the next
-    heading, hardware = _passport(photos, rounds, load)
+    heading, hardware = _environment_rows(photos, rounds, load)
     print(markdown(rows, heading))
     if json:
         as_json(rows, hardware, json)
@@ -107,7 +107,7 @@ def _some_of_cifar(cifar: Path, folder: Path) -> Path:
     return folder / "cifar"
 
 
-def _passport(photos: Path, rounds: int, load: float) -> tuple[str, dict[str, object]]:
+def _environment_rows(photos: Path, rounds: int, load: float) -> tuple[str, dict[str, object]]:
     """Commit, hardware, n and method: what makes the numbers results."""
     with process_group.world("cpu", timeout_minutes=1) as world:
         found = environment(world, TrainSettings(data="", run_dir=Path()))

@@ -40,7 +40,7 @@ def ratio_row(what: str, ours: list[float], theirs: list[float], target: float) 
 
 
 def pairs_row(what: str, ours: list[float], theirs: list[float], images: int, target: float) -> Row:
-    """`ours` and `theirs`: seconds for so many images, measured one right after the other. The median pair is told."""
+    """`ours` and `theirs`: seconds for the same images, one right after the other. The median pair is printed."""
     pairs = sorted(their / our for our, their in zip(ours, theirs, strict=True))
     ratio, quarter = median(pairs), len(pairs) // 4
     return Row(

@@ -284,6 +284,44 @@ def test_listing_recipes_and_reading_a_command_line_need_no_torch() -> None:
     ], ended.stderr
 
 
+# Left: a word that only this project used. Right: the field's term, or a plain one.
+REPLACED = {
+    "Told": "StepRecord", "Seen": "PeerStatus", "Standing": "RunProgress", "standing": "read_progress",
+    "StepNumbers": "StepMetrics", "judge": "find_stalled_ranks", "Watch": "Watchdog", "Requests": "StopSignal",
+    "agree": "all_reduce", "settle": "warm_up_ddp_buckets", "on_record": "dump_nonfinite_step",
+    "TEMPORARY": "EXIT_RETRY", "end_with_launcher": "exit_when_parent_dies", "whole_file": "atomic_write",
+    "Cuts": "CropBoxes", "cuts": "crops", "View": "CropFn", "Draw": "RandomStream", "open_anywhere": "open_dataset",
+    "passport": "evaluation_record", "Reading": "EvalResult", "readings": "results", "read_all": "evaluate_protocols",
+    "Board": "TensorBoardLog", "Screen": "ConsoleLog", "changes_to_named": "overrides_of",
+    "started_from": "init_weights", "silent_minutes": "heartbeat_timeout_minutes",
+    "fruitless": "restarts_without_progress",
+    "unlike": "allow_different_protocols", "reach": "time_to_accuracy", "verb": "command", "verbs": "commands",
+}  # fmt: skip
+
+
+def names_in(source: str) -> set[str]:
+    """Functions, classes, arguments, fields and variables that `source` defines."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.arg):
+            found.add(node.arg)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return found
+
+
+def test_names_are_the_terms_of_the_field() -> None:
+    assert names_in("class A:\n    keep: int = 1\n    def f(self, verb): readings = 2") == {
+        "A", "keep", "f", "self", "verb", "readings"
+    }  # fmt: skip
+    found = {
+        (name_of(path), name): REPLACED[name] for path in CODE for name in names_in(path.read_text()) & {*REPLACED}
+    }
+    assert found == {}
+
+
 def test_no_program_reads_the_sentence_of_a_protocol() -> None:
     """It is written for people, beside the fields it is made from."""
     found = {

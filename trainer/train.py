@@ -92,7 +92,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
                 log.evaluation(kind, evaluation, at, best=is_best and evaluation is final)
             at.start_next_epoch(final.top1)
 
-        readings = []
+        results = []
         for kind, network in reversed(state.networks.items()):
             weights = trained_weights(
                 recipe,
@@ -101,8 +101,8 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
                 norms_measured=recipe.precise_norm_images is not None,
                 averaged=kind == "eval_ema",
             )
-            readings += evaluate_protocols(network, eval_loader, recipe, world, weights, evaluations[kind], stop_signal)
+            results += evaluate_protocols(network, eval_loader, recipe, world, weights, evaluations[kind], stop_signal)
         if world.is_main:
-            run.write_result(result(recipe, eval_loader.source, readings, ready.identity["data"]))
-        log.result(report(recipe, eval_loader.source, readings), at)
+            run.write_result(result(recipe, eval_loader.source, results, ready.identity["data"]))
+        log.result(report(recipe, eval_loader.source, results), at)
         show_mistakes(log, [*state.networks.values()][-1], eval_loader, recipe, settings, world, at)

@@ -144,7 +144,7 @@ class Faulty:
     def sizes(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.full(len(images), 8), np.full(len(images), 8)
 
-    def read(self, images: np.ndarray, cuts: CropBoxes, out: np.ndarray) -> None:
+    def read(self, images: np.ndarray, crops: CropBoxes, out: np.ndarray) -> None:
         if 40 in images:
             raise LocalError("image 40 is damaged")
         out[:] = 1

@@ -179,8 +179,8 @@ def test_a_class_folder_gives_nearly_the_pixels_of_the_file_written_from_it(tmp_
     found = np.empty((2, 2, out, out, 3), np.uint8)
     source = ImageFolderSource(tmp_path / "val")
     for number, scaled in enumerate((False, True)):
-        cuts = CropBoxes(np.array([box, box], np.int32), np.zeros(2, bool), scaled=scaled)
-        source.read(np.arange(2), cuts, found[number])
+        crops = CropBoxes(np.array([box, box], np.int32), np.zeros(2, bool), scaled=scaled)
+        source.read(np.arange(2), crops, found[number])
     ours, _ = read(tmp_path, stored, (131, 150), box, out, scaled=True)
     assert not np.array_equal(found[0, 0], found[1, 0])
     assert np.array_equal(found[0, 1], found[1, 1]), "a PNG has no smaller size"

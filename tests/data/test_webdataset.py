@@ -14,7 +14,7 @@ from PIL import Image
 from tests.support.processes import weights
 from trainer.__main__ import main
 from trainer.data.crop import eval_view, train_view
-from trainer.data.formats import Beton, ClassFolders, WebDataset, find, find_anywhere, open_dataset, open_source
+from trainer.data.formats import Beton, ClassFolders, WebDataset, find, find_dataset, open_dataset, open_source
 from trainer.data.image_folder import ImageFolderSource
 from trainer.data.loader import Loader, Stored
 from trainer.data.webdataset import WebDatasetSource
@@ -195,11 +195,11 @@ def test_find_tells_the_splits_of_shards_apart_by_whole_words(tmp_path: Path) ->
 
 def test_find_anywhere_takes_one_shard_and_a_folder_of_shards(tmp_path: Path) -> None:
     folder = touch(tmp_path, "b.tar", "a.tar")
-    assert find_anywhere(str(folder / "b.tar"), "val") == WebDataset((folder / "b.tar",))
-    assert find_anywhere(str(folder), "val") == WebDataset((folder / "a.tar", folder / "b.tar"))
+    assert find_dataset(str(folder / "b.tar"), "val") == WebDataset((folder / "b.tar",))
+    assert find_dataset(str(folder), "val") == WebDataset((folder / "a.tar", folder / "b.tar"))
     other = touch(tmp_path / "other", "train-0.tar")
     with pytest.raises(UserError, match=r"has neither val\.beton nor the folder .* nor shards of val"):
-        find_anywhere(str(other), "val")
+        find_dataset(str(other), "val")
 
 
 @pytest.mark.slow

@@ -325,7 +325,7 @@ def changed(run_dir: Path, change: Any) -> None:
 CHANGES: dict[str, tuple[Any, str]] = {
     "nothing in it": (lambda state: {}, "has no average, classes, data, data_folder, init_weights, model, "),
     "no position": (lambda state: {**state, "position": {"epoch": 1}}, "position is {'epoch': 1}, not numbers"),
-    "no numbers": (lambda state: {**state, "numbers": None}, "numbers is of type NoneType"),
+    "no metrics": (lambda state: {**state, "metrics": None}, "metrics is of type NoneType"),
     "another network": (
         lambda state: {**state, "model": {name: value[:1] for name, value in state["model"].items() if value.ndim}},
         "does not fit this recipe",

@@ -86,4 +86,4 @@ def test_a_recipe_stopped_after_its_first_step_ends_with_the_same_weights(
     assert run["different"] == []
     assert run["same_story"]
     assert run["kinds"] == ["eval", "eval_ema", "train"] if recipe.ema else ["eval", "train"]
-    assert run["readings"] == (2 if recipe.ema else 1) * (2 if recipe.also_eval_crop else 1)
+    assert run["results"] == (2 if recipe.ema else 1) * (2 if recipe.also_eval_crop else 1)

@@ -125,7 +125,7 @@ def compared(whole: Path, stopped: Path) -> dict[str, Any]:
         "steps": [record["step"] for record in story if record["kind"] == "train"],
         "kinds": sorted({record["kind"] for record in story}),
         "tensors": len(first),
-        "readings": 1 + len(json.loads((whole / "result.json").read_text())["also"]),
+        "results": 1 + len(json.loads((whole / "result.json").read_text())["also"]),
         "continued": len(json.loads((stopped / "result.json").read_text())["starts"]),
     }
 

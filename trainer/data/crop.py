@@ -27,7 +27,7 @@ class CropBoxes(NamedTuple):
 
 
 CropFn = Callable[[np.ndarray, np.ndarray, np.ndarray], CropBoxes]
-"""What is seen of each sample: (samples, heights, widths), each of shape (n,) -> the cuts of their images"""
+"""The crop of each sample: (samples, heights, widths), each of shape (n,) -> the boxes in their images"""
 
 _TRIES = 10  # as torchvision and FFCV: then the centre of the image, at the nearest allowed ratio
 

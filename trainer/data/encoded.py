@@ -44,11 +44,11 @@ class EncodedSource:
                 self._sizes[image] = opened.height, opened.width
         return self._sizes[images, 0], self._sizes[images, 1]
 
-    def read(self, images: np.ndarray, cuts: CropBoxes, out: np.ndarray) -> None:
+    def read(self, images: np.ndarray, crops: CropBoxes, out: np.ndarray) -> None:
         for position, image in enumerate(images):
             with self._opened(image) as opened:
                 try:
-                    read_crop(opened, cuts, position, out[position])
+                    read_crop(opened, crops, position, out[position])
                 except OSError as error:
                     self._fail(image, "decoded", error)
 
@@ -71,17 +71,17 @@ class EncodedSource:
         raise LocalError(f"{self.where(image)}: image {image} cannot be {done}: {error}: {self.remedy}") from error
 
 
-def read_crop(opened: Image.Image, cuts: CropBoxes, position: int, out: np.ndarray) -> None:
-    """Decodes an opened image and writes the crop at `position` of `cuts` into `out`: uint8 RGB, shape (size, size, 3).
+def read_crop(opened: Image.Image, crops: CropBoxes, position: int, out: np.ndarray) -> None:
+    """Decodes an opened image and writes crop number `position` into `out`: uint8 RGB, shape (size, size, 3).
 
     Raises OSError if it cannot be decoded.
     """
     size = len(out)
-    top, left, height, width = (int(value) for value in cuts.boxes[position])
-    shrunk = _shrink(opened, min(height, width) // size) if cuts.scaled else 1
+    top, left, height, width = (int(value) for value in crops.boxes[position])
+    shrunk = _shrink(opened, min(height, width) // size) if crops.scaled else 1
     pixels = opened.convert("RGB")
     if (height, width) == (size, size):
-        cut = Image.new("RGB", (size, size), cuts.fill)
+        cut = Image.new("RGB", (size, size), crops.fill)
         cut.paste(pixels, (-left, -top))
     elif shrunk > 1:
         first_column, first_row = left // shrunk, top // shrunk
@@ -93,7 +93,7 @@ def read_crop(opened: Image.Image, cuts: CropBoxes, position: int, out: np.ndarr
     else:
         cut = transforms.resized_crop(pixels, top, left, height, width, [size, size], InterpolationMode.BILINEAR)
     out[:] = np.asarray(cut)
-    if cuts.flips[position]:
+    if crops.flips[position]:
         out[:] = out[:, ::-1].copy()
 
 

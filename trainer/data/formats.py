@@ -59,12 +59,12 @@ def open_source(data: str, split: Split, *, num_classes: int, resolution: int, c
 
 
 def open_dataset(data: str, split: Split, *, num_classes: int, resolution: int, check_content: bool = True) -> Source:
-    """Opens `data` outside training: also a single file, or a folder without splits (see find_anywhere).
+    """Opens `data` outside training: also a single file, or a folder without splits (see find_dataset).
 
     `num_classes` and `resolution` (px) apply to synthetic:COUNT; other images have as many classes as they have.
     `check_content`: see open_source. Raises UserError if there are no images, or if they are damaged.
     """
-    return _open(find_anywhere(data, split), num_classes, resolution, check_content)
+    return _open(find_dataset(data, split), num_classes, resolution, check_content)
 
 
 def find(data: str, split: Split) -> Found:
@@ -83,7 +83,7 @@ def find(data: str, split: Split) -> Found:
     )
 
 
-def find_anywhere(data: str, split: Split) -> Found:
+def find_dataset(data: str, split: Split) -> Found:
     """As find, and also: a .beton file, a .tar shard, a folder of class folders, a folder of shards without splits."""
     path = Path(data)
     if data.startswith(SYNTHETIC):
@@ -115,7 +115,7 @@ def find_anywhere(data: str, split: Split) -> Found:
 
 def beton_file(data: str, split: Split) -> Path | None:
     """The .beton file that would be opened; None if the images are in a different format."""
-    found = find_anywhere(data, split)
+    found = find_dataset(data, split)
     return found.file if isinstance(found, Beton) else None
 
 

@@ -58,7 +58,7 @@ class Source(Protocol):
         """Heights and widths of the stored images in pixels: integers, each of shape (n,)."""
         ...
 
-    def read(self, images: np.ndarray, cuts: CropBoxes, out: np.ndarray) -> None:
+    def read(self, images: np.ndarray, crops: CropBoxes, out: np.ndarray) -> None:
         """Writes what is cut from the images into `out`: uint8 RGB, shape (n, resolution, resolution, 3).
 
         Raises LocalError, naming file and image, where one cannot be decoded.
@@ -124,8 +124,8 @@ class Loader:
         out = pixels.numpy()
 
         def read(part: slice) -> None:
-            cuts = view(samples[part], *self.source.sizes(images[part]))
-            self.source.read(images[part], cuts, out[part])
+            crops = view(samples[part], *self.source.sizes(images[part]))
+            self.source.read(images[part], crops, out[part])
 
         parts = [slice(start, stop) for start, stop in _split(len(samples), self._workers)]
         futures = [self._threads.submit(read, part) for part in parts]

@@ -29,8 +29,8 @@ class SyntheticSource:
         size = np.full(len(images), self._resolution, np.int32)
         return size, size
 
-    def read(self, images: np.ndarray, cuts: CropBoxes, out: np.ndarray) -> None:
-        """Whole images, whatever the cuts: there is nothing to see in a crop of noise."""
+    def read(self, images: np.ndarray, crops: CropBoxes, out: np.ndarray) -> None:
+        """Whole images, whatever the crops: there is nothing to see in a crop of noise."""
         resolution = out.shape[1]
         if resolution not in self._noise:
             self._noise[resolution] = _noise(resolution)

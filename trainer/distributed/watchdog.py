@@ -49,14 +49,14 @@ class PeerStatus(NamedTuple):
     progress_at: float
 
 
-def find_stalled_ranks(peers: dict[int, PeerStatus], now: float, silent: float, behind: float) -> str | None:
+def find_stalled_ranks(peers: dict[int, PeerStatus], now: float, heartbeat_timeout: float, behind: float) -> str | None:
     """One line that names the ranks which hold up the run; None where there are none.
 
-    `silent`: seconds without a heartbeat after which a rank is given up. `behind`: the same for a rank that has a
-    heartbeat but makes no progress while others wait for it.
+    `heartbeat_timeout`: seconds without a heartbeat after which a rank counts as lost. `behind`: the same for a rank
+    that has a heartbeat but makes no progress while others wait for it.
     """
     watched = {rank: peer for rank, peer in peers.items() if not peer.report.left}
-    if lost := [rank for rank, peer in watched.items() if now - peer.heartbeat_at > silent]:
+    if lost := [rank for rank, peer in watched.items() if now - peer.heartbeat_at > heartbeat_timeout]:
         waited = now - min(watched[rank].heartbeat_at for rank in lost)
         return f"{_ranks(lost)} not answered for {_duration(waited)}: stopped, or its machine is gone; {CONTINUES}"
     if not watched or now - max(peer.progress_at for peer in watched.values()) <= behind:
@@ -75,11 +75,11 @@ class Watchdog:
 
     def __init__(self, world: World, heartbeat_timeout_minutes: float, timeout_minutes: float) -> None:
         self._world = world
-        self._silent = 60 * heartbeat_timeout_minutes
+        self._heartbeat_timeout = 60 * heartbeat_timeout_minutes
         self._behind = 60 * timeout_minutes * 0.9  # before the collectives time out, which name no rank
         self._storage = 60 * timeout_minutes * 0.8  # before the waiting rank is itself reported as behind
         self._loaders: tuple[ImageQueue, ...] = ()
-        self._interval = min(_MAX_INTERVAL, self._silent / 10)
+        self._interval = min(_MAX_INTERVAL, self._heartbeat_timeout / 10)
         self._heartbeat = 0
         self._progress = (0, 0, EXCHANGING)
         self._store_answered_at = time.monotonic()
@@ -137,10 +137,11 @@ class Watchdog:
             if self._world.size == 1:
                 self._heartbeat += 1
                 self._update_peers({0: self._report()}, now)
-            elif now - self._store_answered_at > self._silent:
+            elif now - self._store_answered_at > self._heartbeat_timeout:
                 keeper = "torchrun" if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else "rank 0"
-                end_now(f"{keeper} has not answered rank {self._world.rank} for {_duration(self._silent)}; {CONTINUES}")
-            if verdict := find_stalled_ranks(self._peers, now, self._silent, self._behind):
+                waited = _duration(self._heartbeat_timeout)
+                end_now(f"{keeper} has not answered rank {self._world.rank} for {waited}; {CONTINUES}")
+            if verdict := find_stalled_ranks(self._peers, now, self._heartbeat_timeout, self._behind):
                 if self._world.is_main and self._world.size > 1:  # in a thread: the store itself may be what hangs
                     publishing = threading.Thread(target=self._store.set, args=(_VERDICT, verdict), daemon=True)
                     publishing.start()

@@ -136,7 +136,7 @@ def evaluate_protocols(
 
     `weights`: which weights `model` has. Raises Stopped on request.
     """
-    readings = [EvalResult(known, recipe.eval_crop, weights)]
+    results = [EvalResult(known, recipe.eval_crop, weights)]
     if other := recipe.also_eval_crop:
-        readings.append(EvalResult(evaluate(model, loader, recipe, world, other, stop_signal), other, weights))
-    return readings
+        results.append(EvalResult(evaluate(model, loader, recipe, world, other, stop_signal), other, weights))
+    return results

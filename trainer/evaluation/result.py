@@ -67,9 +67,9 @@ def trained_weights(
     )
 
 
-def protocol(recipe: Recipe, source: Source, reading: EvalResult) -> Protocol:
+def protocol(recipe: Recipe, source: Source, evaluated: EvalResult) -> Protocol:
     """What the accuracy was measured on, and how."""
-    evaluation, crop = reading.evaluation, reading.crop
+    evaluation, crop = evaluated.evaluation, evaluated.crop
     return Protocol(
         dataset=source.name,
         checksum=source.checksum,
@@ -81,30 +81,30 @@ def protocol(recipe: Recipe, source: Source, reading: EvalResult) -> Protocol:
         scaled_decoding=crop.scaled_decoding,
         views=2 if crop.flip_tta else 1,
         precision=recipe.precision,
-        seed=recipe.seed if reading.of_run else None,
-        weights=reading.weights,
+        seed=recipe.seed if evaluated.of_run else None,
+        weights=evaluated.weights,
     )
 
 
-def record(recipe: Recipe, source: Source, reading: EvalResult) -> dict[str, Any]:
+def record(recipe: Recipe, source: Source, evaluated: EvalResult) -> dict[str, Any]:
     """One evaluation for a JSON file: numbers, protocol as fields, and the same protocol as a sentence for people."""
-    evaluation, measured = reading.evaluation, protocol(recipe, source, reading)
+    evaluation, measured = evaluated.evaluation, protocol(recipe, source, evaluated)
     return {
         "top1": evaluation.top1,
         "top5": evaluation.top5,
         "loss": evaluation.loss,
         "protocol": measured.to_dict(),
         "protocol_text": measured.text(),
-        **(asdict(reading.details) if reading.details else {}),
+        **(asdict(evaluated.details) if evaluated.details else {}),
     }
 
 
-def result(recipe: Recipe, source: Source, readings: list[EvalResult], data: dict[str, str]) -> dict[str, Any]:
-    """The content of result.json: the first reading, and the others in "also".
+def result(recipe: Recipe, source: Source, results: list[EvalResult], data: dict[str, str]) -> dict[str, Any]:
+    """The content of result.json: the first result, and the others in "also".
 
     `data`: the checksums of the training and the validation images.
     """
-    first, *others = (record(recipe, source, reading) for reading in readings)
+    first, *others = (record(recipe, source, evaluated) for evaluated in results)
     return {
         "recipe": recipe.name,
         "seed": recipe.seed,
@@ -116,20 +116,20 @@ def result(recipe: Recipe, source: Source, readings: list[EvalResult], data: dic
     }
 
 
-def report(recipe: Recipe, source: Source, readings: list[EvalResult]) -> str:
-    """The result as a short table, with one line for each further reading."""
-    first = readings[0].evaluation
+def report(recipe: Recipe, source: Source, results: list[EvalResult]) -> str:
+    """The result as a short table, with one line for each further result."""
+    first = results[0].evaluation
     rows = [
         ("recipe", recipe.name),
         ("top-1", f"{first.top1:.2f} %"),
         ("top-5", f"{first.top5:.2f} %"),
         ("loss", f"{first.loss:.4f}"),
-        *_detail_rows(readings[0].details),
-        ("protocol", protocol(recipe, source, readings[0]).text()),
+        *_detail_rows(results[0].details),
+        ("protocol", protocol(recipe, source, results[0]).text()),
     ]
-    for reading in readings[1:]:
-        measured = protocol(recipe, source, reading)
-        rows.append(("also", f"{reading.evaluation.top1:.2f} % top-1: {measured.text()}"))
+    for evaluated in results[1:]:
+        measured = protocol(recipe, source, evaluated)
+        rows.append(("also", f"{evaluated.evaluation.top1:.2f} % top-1: {measured.text()}"))
     if changes := overrides_of(recipe):
         rows.append(("changed", "; ".join(changes)))
     elif recipe.published:

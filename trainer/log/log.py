@@ -46,16 +46,16 @@ class Log:
         with self._writing():
             kept, damaged = truncate_metrics(run_dir / "metrics.jsonl", at.step)
             self._metrics = (run_dir / "metrics.jsonl").open("a", buffering=1)
-            self._board = TensorBoardLog(run_dir, recipe, at, kept)
+            self._tensorboard = TensorBoardLog(run_dir, recipe, at, kept)
             total_steps = recipe.epochs * at.steps_per_epoch
-            self._screen = ConsoleLog(run_dir, at, total_steps=total_steps, log_every=log_every)
+            self._console = ConsoleLog(run_dir, at, total_steps=total_steps, log_every=log_every)
         if damaged:
             self.say(f"note: damaged lines of metrics.jsonl were removed and their values are lost: {len(damaged)}")
 
     def say(self, text: str) -> None:
         if self.speaks:
             with self._writing():
-                self._screen.say(text)
+                self._console.say(text)
 
     def steps(self, at: Position, *, lr: float, steps: Summary, rates: Rates) -> None:
         """Logs the metrics of the steps since the last line, and their speed."""
@@ -67,9 +67,9 @@ class Log:
         self._record("train", at, {"lr": lr, "loss": steps.loss, **speed, **_gradients(steps)})
         with self._writing():
             if rates.slowest_rank is not None:
-                self._board.scalar("train/slowest_rank", rates.slowest_rank, at.step)
-                self._board.scalar("train/slowest_rank_share", rates.slower_by, at.step)
-            self._screen.steps(at, lr=lr, loss=steps.loss, **speed, remark=f"  {straggler}" if straggler else "")
+                self._tensorboard.scalar("train/slowest_rank", rates.slowest_rank, at.step)
+                self._tensorboard.scalar("train/slowest_rank_share", rates.slower_by, at.step)
+            self._console.steps(at, lr=lr, loss=steps.loss, **speed, remark=f"  {straggler}" if straggler else "")
         for spike in steps.spikes:
             self.say(
                 f"note: the loss of step {spike.step} spikes: {spike.loss:.4g}; the median of the steps around it is "
@@ -80,14 +80,14 @@ class Log:
         """Shows that training advances, after a step without a line of metrics. Reads nothing from the device."""
         if self.speaks:
             with self._writing():
-                self._screen.progress(at)
+                self._console.progress(at)
 
     def evaluation(self, kind: str, result: Evaluation, at: Position, *, best: bool) -> None:
         """Logs an evaluation. `kind`: eval, or eval_ema for the averaged weights."""
         if not self.speaks:
             return
         self._record(kind, at, asdict(result))
-        self._screen.top1 = result.top1
+        self._console.top1 = result.top1
         weights = "EMA " if kind == "eval_ema" else ""
         top5 = f"  top-5 {result.top5:.2f} %" if self._recipe.num_classes > _FEW_CLASSES else ""
         is_exact = result.seen == result.total and not result.duplicates
@@ -100,14 +100,14 @@ class Log:
         """Adds an image to TensorBoard: uint8, shape (height, width, 3)."""
         if self.speaks:
             with self._writing():
-                self._board.picture(name, pixels, at.step)
+                self._tensorboard.picture(name, pixels, at.step)
 
     def result(self, text: str, at: Position) -> None:
         """Logs the final report."""
         if self.speaks:
             self.say(text)
             with self._writing():
-                self._board.end(text, at.step)
+                self._tensorboard.end(text, at.step)
 
     def __enter__(self) -> Self:
         return self
@@ -117,15 +117,15 @@ class Log:
             if isinstance(error, Stopped):
                 self.say(str(error))
             with self._writing(), contextlib.ExitStack() as stack:  # close all, even if one raises
-                stack.callback(self._board.close)
+                stack.callback(self._tensorboard.close)
                 stack.callback(self._metrics.close)
-                stack.callback(self._screen.close)
+                stack.callback(self._console.close)
 
     def _record(self, kind: str, at: Position, values: dict[str, Any]) -> None:
         record = {"kind": kind, "step": at.step, "epoch": round(at.epochs, 6), **values}
         with self._writing():
             self._metrics.write(json.dumps(record) + "\n")
-            self._board.record(record)
+            self._tensorboard.record(record)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

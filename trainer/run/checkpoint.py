@@ -34,10 +34,10 @@ class TrainingContent(TypedDict):
     """the averaged network; None: no EMA"""
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
-    numbers: Tensor
+    metrics: Tensor
     """metrics of the steps since the last logged one, summed over all ranks"""
-    numbers_from: int
-    """the first step that `numbers` covers"""
+    metrics_from: int
+    """the first step that `metrics` covers"""
 
 
 class RunIdentity(TypedDict):

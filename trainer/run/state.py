@@ -86,8 +86,8 @@ class TrainingState:
             "average": self.average.state_dict() if self.average else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "numbers": self.metrics.summed(self.position.step),
-            "numbers_from": self.metrics.known_from,
+            "metrics": self.metrics.summed(self.position.step),
+            "metrics_from": self.metrics.known_from,
         }
 
     def restore(self, content: TrainingContent) -> None:
@@ -107,4 +107,4 @@ class TrainingState:
             self.average.load_state_dict(content["average"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.scaler.load_state_dict(content["scaler"])
-        self.metrics.restore(content["numbers"], content["numbers_from"], content["step"])
+        self.metrics.restore(content["metrics"], content["metrics_from"], content["step"])

@@ -82,17 +82,17 @@ def test_padded_crops_of_raw_images_are_bit_equal_to_those_of_the_class_folders(
         Image.fromarray(whole[image].permute(1, 2, 0).numpy()).save(target)
     in_folder_order = np.argsort(labels, kind="stable")  # folders are read class by class
     crop = PaddedCrop(resolution=32, padding=4, fill=(1, 2, 3))
-    cuts = train_view(crop, True, 5, 6)(np.arange(360), np.full(360, 32), np.full(360, 32))
+    crops = train_view(crop, True, 5, 6)(np.arange(360), np.full(360, 32), np.full(360, 32))
 
     def cut(folder: Path, images: np.ndarray) -> np.ndarray:
         source = open_source(str(folder), "val", num_classes=10, resolution=32)
         out = np.empty((360, 32, 32, 3), np.uint8)
-        source.read(images, cuts, out)
+        source.read(images, crops, out)
         return out
 
     from_beton = cut(digits, in_folder_order)
     assert np.array_equal(from_beton, cut(tmp_path, np.arange(360)))
-    outside = from_beton[(cuts.boxes[:, 0] < 0) & ~cuts.flips][:, 0]
+    outside = from_beton[(crops.boxes[:, 0] < 0) & ~crops.flips][:, 0]
     assert len(outside) > 50
     assert (outside == [1, 2, 3]).all()
 
@@ -105,8 +105,8 @@ def copy_of(folder: Path, tmp_path: Path) -> Path:
 
 def read_one(source: BetonSource, image: int) -> None:
     images = np.array([image])
-    cuts = eval_view(CENTER)(images, *source.sizes(images))
-    source.read(images, cuts, np.empty((1, 48, 48, 3), np.uint8))
+    crops = eval_view(CENTER)(images, *source.sizes(images))
+    source.read(images, crops, np.empty((1, 48, 48, 3), np.uint8))
 
 
 def test_a_jpeg_damaged_while_the_file_is_open_is_named(photo_betons: Path, tmp_path: Path) -> None:

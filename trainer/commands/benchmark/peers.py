@@ -81,10 +81,10 @@ class Peer:
         self._process.kill()
         self._process.join()
 
-    def _answer(self, patience: float) -> Any:
+    def _answer(self, timeout: float) -> Any:
         try:
-            if not self._connection.poll(patience):
-                raise PeerError(f"no answer within {patience:.0f} s")
+            if not self._connection.poll(timeout):
+                raise PeerError(f"no answer within {timeout:.0f} s")
             answer = self._connection.recv()
         except (EOFError, ConnectionError) as error:
             self._process.join(5)
@@ -152,9 +152,9 @@ def torchvision_pipeline(job: Job) -> Iterator[int]:
 
 def _serve(connection: Connection, read: Callable[[Job], Iterator[int]], job: Job) -> None:
     """The main function of a peer's process. Sends None once it is ready, then a rate for each request, or an error."""
-    silent = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 1)  # FFCV prints warnings about its own internals, also at exit
-    os.dup2(silent, 2)
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)  # FFCV prints warnings about its own internals, also at exit
+    os.dup2(devnull, 2)
     try:
         batches = read(job)
         ahead = max(_AHEAD + 2, 2 * job.workers)  # batches that may have been read before the measurement

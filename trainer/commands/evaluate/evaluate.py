@@ -37,12 +37,12 @@ def evaluate_weights(settings: EvaluateSettings) -> None:
         allow_tensor_float(recipe.precision)
         with on_every_rank(world, lambda: _open_data(weights, recipe, settings, world)) as loader:
             recipe = replace(recipe, num_classes=len(loader.source.classes))
-            readings: list[EvalResult] = []
+            results: list[EvalResult] = []
             for trained, network in weights.networks:
-                readings += _read_in_detail(weights, trained, network, loader, recipe, world)
+                results += _read_in_detail(weights, trained, network, loader, recipe, world)
             if world.is_main:
-                print(report(recipe, loader.source, readings), flush=True)
-            here = (weights, recipe, loader.source, readings, world)
+                print(report(recipe, loader.source, results), flush=True)
+            here = (weights, recipe, loader.source, results, world)
             on_every_rank(world, lambda: write_record(*here, settings) if world.is_main else None)
 
 
@@ -59,13 +59,13 @@ def _read_in_detail(
     crops = [recipe.eval_crop, *([recipe.also_eval_crop] if recipe.also_eval_crop else [])]
     for crop in crops:
         on_every_rank(world, partial(_try_out, model, recipe, crop, world))
-    readings = []
+    results = []
     for crop in crops:
         images = evaluate_images(model, loader, recipe, world, crop, predictions=True)
         predicted, confidence = images[:, 4].long().numpy(), images[:, 5].numpy()
         found = details(loader.source.labels, predicted, confidence, loader.source.classes)
-        readings.append(EvalResult(summarize(images), crop, trained, weights.of_run, found))
-    return readings
+        results.append(EvalResult(summarize(images), crop, trained, weights.of_run, found))
+    return results
 
 
 def _find(settings: EvaluateSettings) -> Weights:

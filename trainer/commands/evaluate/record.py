@@ -21,13 +21,13 @@ def write_record(
     weights: Weights,
     recipe: Recipe,
     source: Source,
-    readings: list[EvalResult],
+    results: list[EvalResult],
     world: World,
     settings: EvaluateSettings,
 ) -> None:
     """Writes the evaluation record and prints its path. Raises UserError where it cannot be written."""
-    content = evaluation_record(weights, recipe, source, readings, world)
-    place = settings.out or _default_place(weights, source, readings[0].crop, settings.weights)
+    content = evaluation_record(weights, recipe, source, results, world)
+    place = settings.out or _default_place(weights, source, results[0].crop, settings.weights)
     try:
         if not settings.out and not settings.weights.is_file():
             place.parent.mkdir(exist_ok=True)
@@ -41,11 +41,11 @@ def evaluation_record(
     weights: Weights,
     recipe: Recipe,
     source: Source,
-    readings: list[EvalResult],
+    results: list[EvalResult],
     world: World,
 ) -> dict[str, Any]:
     """The first result, with the others in "also". Accuracies, confidences and calibration errors are in %."""
-    found = [record(recipe, source, reading) for reading in readings]
+    found = [record(recipe, source, evaluated) for evaluated in results]
     # an evaluation uses none of these three, and the rest does not depend on the settings
     here = environment(world, TrainSettings(data="", run_dir=Path()))
     return {

@@ -142,7 +142,7 @@ def _content(source: Source) -> list[tuple[str, str]]:
     counts = np.bincount(source.labels, minlength=len(source.classes))
     empty = [printable(source.classes[index]) for index in np.flatnonzero(counts == 0)]
     rarest, commonest = (source.classes[int(index)] for index in (counts.argmin(), counts.argmax()))
-    balance = f"{len(counts):,}: {_spread_in_words(counts)} images each"
+    balance = f"{len(counts):,}: {_spread(counts)} images each"
     if counts.min() != counts.max():
         balance += f"; fewest {printable(rarest)}, most {printable(commonest)}"
     named = f"{len(empty)} ({', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''})" if empty else "none"
@@ -159,8 +159,8 @@ def _sizes(found: Contents) -> list[tuple[str, str]]:
     looked_at = len(found.heights)
     of = "" if looked_at == found.count else f", of {looked_at:,} images spread over the data set"
     return [
-        ("height", f"{_spread_in_words(found.heights)} px{of}"),
-        ("width", f"{_spread_in_words(found.widths)} px{of}"),
+        ("height", f"{_spread(found.heights)} px{of}"),
+        ("width", f"{_spread(found.widths)} px{of}"),
     ]
 
 
@@ -171,7 +171,7 @@ def _storage(found: Contents) -> list[tuple[str, str]]:
     return [("stored", ", ".join(shares))] if shares else []
 
 
-def _spread_in_words(values: np.ndarray) -> str:
+def _spread(values: np.ndarray) -> str:
     return f"{values.min():,} / {np.median(values):,.10g} / {values.max():,} (min / median / max)"
 
 

@@ -46,12 +46,12 @@ class BetonSource:
     def sizes(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self._index.heights[images], self._index.widths[images]
 
-    def read(self, images: np.ndarray, cuts: CropBoxes, out: np.ndarray) -> None:
+    def read(self, images: np.ndarray, crops: CropBoxes, out: np.ndarray) -> None:
         index = self._index
         if not hasattr(self._scratch, "arrays"):  # once per thread
             self._scratch.arrays = scratch(index.sizes, index.heights, index.widths)
         stored = index.pointers, index.sizes, index.modes, index.heights, index.widths
-        boxes, flips, fill, scaled = cuts
+        boxes, flips, fill, scaled = crops
         failed, code = decode(
             self._file, images, stored, boxes, flips, np.array(fill, np.uint8), scaled, self._scratch.arrays, out
         )

@@ -30,14 +30,14 @@ from trainer.run.init_weights import InitWeights
 from trainer.run.state import Position
 
 SMALL = SUPPORT / "small_recipe.py"
-READINGS = f"""
+RESULTS = f"""
 from dataclasses import replace
 from runpy import run_path
 from trainer.recipe import EMA, CenterCrop
 
 recipe = replace(
     run_path({str(SMALL)!r})["recipe"],
-    name="readings",
+    name="results",
     eval_crop=CenterCrop(resolution=24, crop_ratio=0.875, flip_tta=True),
     also_eval_crop=CenterCrop(resolution=32, crop_ratio=1.0),
     ema=EMA(decay=0.9),
@@ -48,10 +48,10 @@ recipe = replace(
 
 @pytest.fixture(scope="module")
 def finished(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run of READINGS."""
-    folder = tmp_path_factory.mktemp("readings")
-    (folder / "readings.py").write_text(READINGS)
-    words = ["train", str(folder / "readings.py"), "--data", str(digits), "--run-dir", str(folder / "run")]
+    """The folder of a finished run of RESULTS."""
+    folder = tmp_path_factory.mktemp("results")
+    (folder / "results.py").write_text(RESULTS)
+    words = ["train", str(folder / "results.py"), "--data", str(digits), "--run-dir", str(folder / "run")]
     assert main([*words, "--checkpoint-steps", "1"]) == 0  # also at epochs' ends: norms are measured before saving
     return folder / "run"
 
@@ -68,9 +68,9 @@ def test_a_result_is_that_of_the_averaged_weights_and_has_the_other_readings_bes
     views = "24 px, centre crop of 0.875 x short side, mean logits of two views, the crop and its mirror image"
     single = "32 px, centre crop of 1.000 x short side, one view"
     expected = [(averaged, views), (averaged, single), (plain, views), (plain, single)]
-    readings = [result, *result["also"]]
-    assert len(readings) == 4
-    for reading, words in zip(readings, expected, strict=True):
+    results = [result, *result["also"]]
+    assert len(results) == 4
+    for reading, words in zip(results, expected, strict=True):
         text = reading["protocol_text"]
         assert all(word in text for word in (*words, "norms measured over 96 training samples"))
         protocol = Protocol.from_dict(reading["protocol"])
@@ -80,7 +80,7 @@ def test_a_result_is_that_of_the_averaged_weights_and_has_the_other_readings_bes
         assert isinstance(protocol.weights, TrainedWeights) and (protocol.weights.averaging is None) is (
             words[0] == plain
         )
-    assert len({reading["loss"] for reading in readings}) == 4  # four evaluations, not one told four times
+    assert len({reading["loss"] for reading in results}) == 4  # four evaluations, not one repeated four times
 
 
 @pytest.mark.slow
