@@ -28,6 +28,7 @@ training
                                        train, or resume a run that was stopped
 after training
   evaluate RUN | FILE                  top-1, top-5 and loss of weights, each image counted once
+  predict RUN PHOTO ...                name the class of single photographs
   compare RUN ...                      compare recipes over seeds, beside their published results
   export RUN --to torchvision | onnx | safetensors
 
@@ -62,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "benchmark": _benchmark,
         "train": _train,
         "evaluate": _evaluate,
+        "predict": _predict,
         "compare": _compare,
         "export": _export,
     }
@@ -160,6 +162,14 @@ def _evaluate(argv: list[str]) -> int:
     from trainer.commands.evaluate.evaluate import evaluate_weights
 
     evaluate_weights(options)
+    return 0
+
+
+def _predict(argv: list[str]) -> int:
+    options = cli.parse(settings.PredictSettings, argv, "predict")
+    from trainer.commands.predict import predict_photos
+
+    predict_photos(options)
     return 0
 
 

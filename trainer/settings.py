@@ -110,6 +110,27 @@ class EvaluateSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PredictSettings:
+    """Name the class of single photographs with the weights of a run."""
+
+    run_dir: Annotated[Path, tyro.conf.Positional]
+    """folder of the run"""
+    photos: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """image files"""
+    top: int = 3
+    """number of classes to show, the most probable first"""
+    checkpoint: Literal["newest", "best"] = "newest"
+    """best: highest top-1 of all epochs"""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """auto: cuda if there is a GPU"""
+
+    def __post_init__(self) -> None:
+        if not self.photos:
+            raise ValueError("which photographs? give one or more image files")
+        _check_positive(self, "top")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlanSettings:
     """Show what a recipe would do: steps, learning rates, batches, memory, time. Nothing is trained."""
 
