@@ -1,4 +1,4 @@
-"""What was found on a GPU, in words: a table, the targets, how far the roofline is. Of whatever part there is."""
+"""Prints what was measured on a GPU, or a part of it: a table, the targets, the distance to the roofline."""
 
 from statistics import median
 from typing import Any

@@ -44,7 +44,7 @@ class Run:
     """of python -m trainer train, with run_dir and data"""
 
     def words(self, recipe_file: Path) -> list[str]:
-        """What python -m trainer is told to do."""
+        """The arguments of python -m trainer."""
         return ["train", str(recipe_file), *self.options]
 
 
@@ -190,7 +190,7 @@ def submission_of(run_dir: Path) -> tuple[Submission, int]:
     except FileNotFoundError:
         raise UserError(f"{run_dir} was not launched by python -m launch: it has no launch.json") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}): launch the run again to go on with it") from error
+        raise UserError(f"{path} is damaged ({error}): launch the run again to continue it") from error
 
 
 def launched_runs(folder: Path) -> list[Path]:

@@ -17,7 +17,9 @@ def apply_fine_tuning(model: nn.Module, spec: FineTuning) -> str:
     """
     heads = set(classifier_parameters(model))
     if not heads:
-        raise UserError(f"fine_tuning: {type(model).__name__} has no classifier that could be told from its backbone")
+        raise UserError(
+            f"fine_tuning: {type(model).__name__} has no classifier that can be distinguished from its backbone"
+        )
     if spec.backbone_lr == 0:
         for parameter in model.parameters():
             if parameter not in heads:

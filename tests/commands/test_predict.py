@@ -68,7 +68,7 @@ def test_predict_agrees_with_the_evaluation(
     ("words", "answer"),
     [
         (["predict", "run", "nowhere.jpg"], "there is no photograph nowhere.jpg"),
-        (["predict", "run", "words.txt"], "words.txt has not the extension of an image, such as .jpg or .png"),
+        (["predict", "run", "words.txt"], "words.txt does not have an image's extension, such as .jpg or .png"),
         (["predict", "run", "broken.jpg"], "broken.jpg: image 0 cannot be opened"),
         (["predict", "nowhere", "words.txt"], "nowhere is not the folder of a run"),
         (["predict", "run"], "which photographs?"),

@@ -27,7 +27,7 @@ def predict_photos(settings: PredictSettings) -> None:
         raise UserError(f"{weights.file} does not say which classes it was trained on: use a run of this version")
     with process_group.world(settings.device, timeout_minutes=30) as world:
         allow_tensor_float(weights.recipe.precision)
-        network = next(iter(weights.networks.values()))  # the result's
+        _, network = weights.networks[0]  # the one that gives the result
         model = load_network(weights, network, len(weights.classes), world.device).eval()
         for photo in settings.photos:
             images = _read(photo, weights.recipe, world.device)
@@ -49,7 +49,7 @@ def _read(photo: Path, recipe: Recipe, device: torch.device) -> torch.Tensor:
         try:
             source = ImageFolderSource(Path(folder))
         except UserError as error:
-            raise UserError(f"{photo} has not the extension of an image, such as .jpg or .png") from error
+            raise UserError(f"{photo} does not have an image's extension, such as .jpg or .png") from error
         with Loader(source, workers=1) as loader:
             batches = loader.batches([np.arange(1)], eval_view(crop), crop.resolution)
             (batch,) = device_batches(batches, device, recipe.mean, recipe.std)

@@ -50,7 +50,7 @@ class Source(Protocol):
     """int64, shape (number of images,), from 0 to len(classes) - 1"""
     classes: list[str]
     name: str
-    """what these images are, in words for the result's protocol"""
+    """what these images are: a phrase for the result's protocol"""
     checksum: str
     """identifies the content, whatever the format"""
 
@@ -113,7 +113,7 @@ class Loader:
                     yield self._finish(*in_flight.popleft())
             while in_flight:
                 yield self._finish(*in_flight.popleft())
-        finally:  # left early, or one failed: nothing may go on writing into the buffers of the rest
+        finally:  # left early, or one failed: nothing may still write into the buffers of the rest
             futures = [future for _, parts in in_flight for future in parts]
             # a cancelled one never runs, and where the threads have ended nobody would ever say so
             wait([future for future in futures if not future.cancel()])

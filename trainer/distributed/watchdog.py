@@ -139,8 +139,8 @@ class Watchdog:
                 self._update_peers({0: self._report()}, now)
             elif now - self._store_answered_at > self._heartbeat_timeout:
                 keeper = "torchrun" if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else "rank 0"
-                waited = _duration(self._heartbeat_timeout)
-                end_now(f"{keeper} has not answered rank {self._world.rank} for {waited}; {CONTINUES}")
+                limit = _duration(self._heartbeat_timeout)
+                end_now(f"{keeper} has not answered rank {self._world.rank} for {limit}; {CONTINUES}")
             if verdict := find_stalled_ranks(self._peers, now, self._heartbeat_timeout, self._behind):
                 if self._world.is_main and self._world.size > 1:  # in a thread: the store itself may be what hangs
                     publishing = threading.Thread(target=self._store.set, args=(_VERDICT, verdict), daemon=True)

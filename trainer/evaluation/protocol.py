@@ -53,7 +53,7 @@ class TrainedWeights:
     """checksum of the validation images; None: not selected, or not known"""
 
     def text(self, evaluated_on: str | None = None) -> str:
-        """The weights in words. `evaluated_on`: checksum of the images; None: those the epoch was selected on."""
+        """A phrase for the weights. `evaluated_on`: checksum of the images; None: those the epoch was selected on."""
         total = "" if self.steps is None else f" of {self.steps:,}"
         parts = [f"weights after {self.step:,}{total} steps"]
         if self.init_weights.kind != "recipe":
@@ -82,7 +82,7 @@ class WeightsFile:
     sha256: str
 
     def text(self, evaluated_on: str | None = None) -> str:
-        """The weights in words, whatever they are evaluated on."""
+        """A phrase for the weights, whatever they are evaluated on."""
         return f"weights of {self.file} (sha256:{self.sha256[:12]})"
 
 

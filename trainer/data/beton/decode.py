@@ -220,7 +220,7 @@ def _sum_row(row, starts, weights, count, flip, sums):  # type: ignore[no-untype
 def _shrink(pixels, width, top, left, box_height, box_width, shrunk, flip, target):  # type: ignore[no-untyped-def]
     """A box of an image averaged into a `target` that is no larger, bit for bit as INTER_AREA where `shrunk` is 1.
 
-    `pixels` are 1 / `shrunk` of an image of this width: box and width are told as they are in the image.
+    `pixels` are 1 / `shrunk` of an image of this width: box and width are given as they are in the image.
     """
     size, width = target.shape[0], -(-width // shrunk)
     first_row, first_column = top // shrunk, left // shrunk

@@ -57,7 +57,7 @@ def write_beton(
     """Writes the images into `path`, with manifest and stamp beside it.
 
     `workers`: how many processes, None: one per usable core. `skip_bad` leaves out images that cannot be stored.
-    `progress` is told now and then how many are done. Raises UserError, and then leaves no file; nor does Ctrl-C.
+    `progress` is called now and then with the number done. Raises UserError, and then leaves no file; nor does Ctrl-C.
     """
     labels, classes = images.labels, images.classes
     if len(labels) == 0:
@@ -121,7 +121,7 @@ class _Pages:
 
 
 class _Job:
-    """One file being written: what its workers are told, and the memory they share, which has no name to be left."""
+    """One file being written: what its workers need, and the memory they share, which has no name to be left."""
 
     def __init__(self, path: Path, images: Images, encoding: Encoding, workers: int, skip_bad: bool) -> None:
         count = len(images.labels)
