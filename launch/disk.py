@@ -19,17 +19,25 @@ def patiently(action: Callable[[], T]) -> T:
         try:
             result = action()
         except (OSError, UserError) as error:
-            reason = error if isinstance(error, OSError) else error.__cause__
-            if not isinstance(reason, OSError):
+            if not (what := disk_error(error)):
                 raise
-            what = f"{reason.filename or 'the run directory'}: {reason.strerror or reason}"
             if time.monotonic() - began > _LIMIT:
                 raise UserError(f"{what}: waited for an hour") from error
             if not waited:
-                print(f"launch: {what}: waiting for up to an hour until it can be written", file=sys.stderr, flush=True)
+                print_waiting(what)
             waited = True
             time.sleep(_INTERVAL)
             continue
         if waited:
             print("launch: the disk is usable again", file=sys.stderr, flush=True)
         return result
+
+
+def disk_error(error: OSError | UserError) -> str | None:
+    """File and reason, where an OSError is the cause; else None."""
+    reason = error if isinstance(error, OSError) else error.__cause__
+    return f"{reason.filename or 'the run directory'}: {reason.strerror}" if isinstance(reason, OSError) else None
+
+
+def print_waiting(what: str) -> None:
+    print(f"launch: {what}: waiting for up to an hour until it can be written", file=sys.stderr, flush=True)

@@ -26,7 +26,7 @@ class State:
 
 
 def word_for(last_start: dict[str, Any]) -> str:
-    """Slurm's word for a run whose last start was not followed by another one."""
+    """Slurm's word for a run whose last start was the final one."""
     if last_start["reason"] == "finished":
         return "COMPLETED"
     return "CANCELLED" if last_start["reason"].startswith(("stopped by ", "cancelled")) else "FAILED"

@@ -95,7 +95,7 @@ class Submission:
         replace_text(self.folder / "job.json", json.dumps(asdict(job), indent=2))
 
     def point(self, runs: list[Run]) -> None:
-        """Has each run's folder point here: from now on this is its launch."""
+        """Makes this the newest launch of each run: its folder points here."""
         for index, run in enumerate(runs):
             run.run_dir.mkdir(parents=True, exist_ok=True)
             pointer = {"submission": os.path.relpath(self.folder, run.run_dir), "index": index}
@@ -126,7 +126,7 @@ class Submission:
 
     @contextlib.contextmanager
     def runs_here(self) -> Iterator[None]:
-        """As long as this process is in here, runner() tells its number."""
+        """While this process is in the block, runner() returns its id."""
         with (self.folder / "alive").open("w") as file:
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(file, fcntl.LOCK_EX)  # it ends with the process, however that ends
@@ -135,7 +135,7 @@ class Submission:
             yield
 
     def runner(self) -> int | None:
-        """The process that runs a local submission, as long as it lives."""
+        """The id of the process that runs a local submission; None after it has ended."""
         path = self.folder / "alive"
         for _ in range(20):
             try:
@@ -152,7 +152,7 @@ class Submission:
 
 
 def new_submission(runs: list[Run]) -> Submission:
-    """Keeps code and recipes below the runs' folder. Raises UserError if it cannot."""
+    """Writes code and recipes below the runs' folder. Raises UserError where that fails."""
     parent = common_folder(runs) / "launch"
     submission = None
     try:

@@ -1,4 +1,4 @@
-"""torchrun as a function: processes on this machine, signals passed on to them, and how they ended without its account.
+"""torchrun as a function: starts processes on this machine, forwards signals to them, and returns how they ended.
 
 As a command it would print a traceback of its own and exit with 1 whatever the processes' codes are.
 """
@@ -23,18 +23,18 @@ class Ended:
     code: int = 0
     """exit code of the process that failed first; negative after a signal; 0 where none failed"""
     signal: Signals | None = None
-    """that this process was sent, and passed on"""
+    """that this process received and forwarded"""
 
 
 def torchrun(processes: int, entry: list[str], run_id: str) -> Ended:
-    """Runs `python ENTRY` in so many processes with torchrun's variables set, and waits for them."""
+    """Runs `python ENTRY` in this number of processes with torchrun's variables set, and waits for them."""
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = _PATIENCE
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.disable(logging.CRITICAL)  # its own account of what the processes say themselves
+    logging.disable(logging.CRITICAL)  # it would repeat what the processes print
     heard = [number.name for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup's is not
     config = LaunchConfig(
         min_nodes=1,

@@ -10,10 +10,12 @@ _FUNCTIONS = r"""
 signalled=
 trap 'signalled=TERM' TERM
 job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"
-# The answer of launch.slurm.start; for an hour where the shared disk, or the Python on it, is away.
+# The answer of launch.slurm.start. Where the shared disk is full or away, tries for an hour; a signal ends that, as the
+# script has only KillWait then.
 launch_ask() {
   for try in $(seq 360); do
-    if [ -d FOLDER/code ]; then answer=$(PYTHON -m launch.slurm.start "$@") && answer=${answer##*$'\n'} && return
+    if [ -d FOLDER/code ]; then
+      answer=$(LAUNCH_TRY=$try PYTHON -m launch.slurm.start "$@") && answer=${answer##*$'\n'} && return
     elif [ $try = 1 ]; then echo "launch: FOLDER is not there: waiting for it for up to an hour"; fi
     if [ -n "$signalled" ]; then break; fi
     sleep 10

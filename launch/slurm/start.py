@@ -18,13 +18,13 @@ import sys
 from pathlib import Path
 
 from launch import attempt
-from launch.disk import patiently
+from launch.disk import disk_error, print_waiting
 from launch.submission import Submission
 from trainer.errors import UserError
 
 
 def main(words: list[str]) -> int:
-    """Prints the answer, and what a person needs to know to stderr."""
+    """Prints the answer, and messages to stderr. Returns 1, without an answer, where the disk cannot be written."""
     what, submission = words[0], Submission(Path(words[1]))
     index = int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))
     number = int(os.environ.get("SLURM_RESTART_COUNT", 0))
@@ -32,17 +32,17 @@ def main(words: list[str]) -> int:
         if what == "begin":
             port = attempt.free_port(int(os.environ["SLURM_JOB_ID"]) * 100 + number)
             nodes = os.environ["SLURM_JOB_NODELIST"]
-            patiently(lambda: attempt.begin(submission, index, number, nodes, port))
+            attempt.begin(submission, index, number, nodes, port)
             print(f"meet {words[2]}:{port}")
             return 0
         code, signalled, shown = words[2:5]
-
-        def end() -> attempt.Verdict:
-            ending = ending_of(shown, code, bool(signalled), number, cancelled=submission.is_cancelled(index))
-            return attempt.end(submission, index, number, ending)
-
-        verdict = patiently(end)
-    except UserError as error:
+        ending = ending_of(shown, code, bool(signalled), number, cancelled=submission.is_cancelled(index))
+        verdict = attempt.end(submission, index, number, ending)
+    except (OSError, UserError) as error:
+        if reason := disk_error(error):  # the script tries again
+            if os.environ.get("LAUNCH_TRY", "1") == "1":
+                print_waiting(reason)
+            return 1
         print(f"error: {error}", file=sys.stderr)
         print("exit 2")
         return 0

@@ -52,7 +52,7 @@ def submit(slurm: Cluster, run_dir: Path, data: Path, *options: str, job: list[s
 
 
 def newest(run_dir: Path) -> str:
-    return max(path.name for path in (run_dir / "launch").iterdir())
+    return max(path.name for path in (run_dir / "launch").iterdir() if path.name.isdigit())
 
 
 def starts(run_dir: Path) -> list[dict]:
