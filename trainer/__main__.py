@@ -1,9 +1,12 @@
 """The command line's entry point: runs python -m trainer COMMAND and turns errors into messages and exit codes."""
 
+import contextlib
 import errno
 import gc
 import os
+import resource
 import signal
+import socket
 import sys
 import threading
 import time
@@ -47,6 +50,7 @@ _LONGEST_REASON = 120  # characters of what gloo or NCCL says, of which the firs
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code: 0; 2 for invalid input; 128 + n after signal n."""
     exit_when_parent_dies()
+    _raise_open_file_limit()
     os.umask(os.umask(0o022) | 0o002)  # nothing we write may be world-writable, whatever the system's umask is
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
@@ -83,6 +87,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _exit_code_of(error)
 
 
+def _raise_open_file_limit() -> None:
+    """To the hard limit. Gloo connects every rank with every other, so the usual 1,024 files allow about 300 ranks."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # some systems refuse an infinite limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def _should_print(error: UserError) -> bool:
     """Whether this rank prints the error: each one its own LocalError, rank 0 a shared one, else one rank per node."""
     if isinstance(error, LocalError):
@@ -105,10 +116,18 @@ def _exit_code_of(error: Exception) -> int:
         from trainer.distributed.lost_peer import is_first_to_report
 
         if is_first_to_report():
-            reason = first_line(error)[:_LONGEST_REASON]
-            _print_error(f"another process of this run has exited or cannot be reached: {reason}")
+            _print_error(_communication_failure(error))
         return EXIT_RETRY
     raise error
+
+
+def _communication_failure(error: Exception) -> str:
+    """One line for an error of torch.distributed. NCCL gives its own reason in the line after "Last error:"."""
+    _, found, reason = str(error).partition("Last error:\n")
+    if found and reason.strip():
+        place = f"node {socket.gethostname()}, rank {os.environ.get('RANK', '0')}"
+        return f"NCCL failed on {place}: {reason.strip().splitlines()[0][:_LONGEST_REASON]}"
+    return f"another process of this run has exited or cannot be reached: {first_line(error)[:_LONGEST_REASON]}"
 
 
 def _on_thread_error(thread: threading.ExceptHookArgs) -> None:

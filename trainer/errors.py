@@ -15,6 +15,12 @@ class DiskError(UserError):
     exit_code = EXIT_RETRY
 
 
+class NodeError(UserError):
+    """A fault of this machine, which it names. Other machines may be sound, so the process exits with code 75."""
+
+    exit_code = EXIT_RETRY
+
+
 class SharedError(UserError):
     """An error that all ranks raise together, after one of them found it. Rank 0 alone prints it."""
 

@@ -120,7 +120,7 @@ def open_loaders(recipe: Recipe, settings: TrainSettings, world: World, stack: E
         source = open_source(
             settings.data, split, num_classes=recipe.num_classes, resolution=resolution, check_content=check
         )
-        workers = settings.workers or default_workers(world.local_size)
+        workers = settings.workers or default_workers(world.cpu_sharers)
         return stack.enter_context(Loader(source, workers=workers, pin_memory=world.device.type == "cuda"))
 
     def open_both() -> tuple[Loader, Loader]:

@@ -49,9 +49,9 @@ class TrainingStep:
         mixing, classes = recipe.mixing, recipe.num_classes
         self._mixed = partial(mix, mixing, num_classes=classes, seed=recipe.seed) if mixing else None
         self._one = torch.ones((), device=world.device)
+        if compile_mode is not None:  # before DDP, whose own forward pass breaks the graph
+            state.module.compile(mode=compile_mode)
         self._model = process_group.wrap(state.module, world)
-        if compile_mode is not None:
-            self._model.compile(mode=compile_mode)
         train_mode(state.module, recipe.fine_tuning)
         example = torch.zeros(recipe.micro_batch_size, 3, *[recipe.train_crop.resolution] * 2, device=world.device)
         process_group.warm_up_ddp_buckets(self._model, example.to(memory_format=torch.channels_last), recipe.precision)

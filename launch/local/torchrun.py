@@ -11,6 +11,8 @@ import sys
 from dataclasses import dataclass
 from signal import Signals
 
+from trainer.distributed.cpus import usable_cpus
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2)
 _PATIENCE = "600"  # s that it waits, after a signal, for the processes to save
 
@@ -29,7 +31,7 @@ class Ended:
 def torchrun(processes: int, entry: list[str], run_id: str) -> Ended:
     """Runs `python ENTRY` in this number of processes with torchrun's variables set, and waits for them."""
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = _PATIENCE
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cpus() // processes)))
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

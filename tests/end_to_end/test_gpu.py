@@ -19,6 +19,7 @@ from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 from trainer.commands.benchmark.repeated_step import RepeatedStep
+from trainer.data import device
 from trainer.data.augment import Augmenter
 from trainer.data.device import DeviceBatch, device_batches
 from trainer.data.loader import Batch
@@ -68,6 +69,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """The world of one process on such a GPU."""
     for module, name in ((torch.cuda, "Stream"), (torch.cuda, "current_stream"), (torch, "Generator")):
         monkeypatch.setattr(module, name, MagicMock())
+    device._copy_stream.cache_clear()
     monkeypatch.setattr(torch.cuda, "stream", lambda _stream: contextlib.nullcontext())
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda _tensor, _stream: None)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
@@ -76,6 +78,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setattr(torch, "_fused_sgd_", _same_device)
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield World(rank=0, size=1, local_rank=0, local_size=1, device=GPU, gloo=MagicMock())
+    device._copy_stream.cache_clear()
 
 
 def _same_device(*lists: list[torch.Tensor], **_: object) -> None:
@@ -123,6 +126,14 @@ def test_images_are_prepared_on_the_gpu_and_nothing_is_read_from_it(name: str, g
     for batch in on_gpu(AUGMENTED[name], 2):
         assert {tensor.device for tensor in batch} == {GPU}
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_copy_stream_is_one_for_the_life_of_the_process(gpu: World) -> None:
+    """torch caches freed memory by stream: with a new stream each epoch it kept growing."""
+    for _epoch in range(3):
+        on_gpu(PLAIN, 2)
+    assert isinstance(torch.cuda.Stream, MagicMock)
+    assert torch.cuda.Stream.call_count == 1
 
 
 @pytest.mark.parametrize(

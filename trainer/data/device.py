@@ -1,6 +1,7 @@
 """Batches as the model wants them: on its device, augmented, normalised, channels-last."""
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,12 @@ class DeviceBatch(NamedTuple):
     images: torch.Tensor  # float32, shape (n, 3, resolution, resolution), channels-last
     labels: torch.Tensor  # int64, shape (n,)
     samples: torch.Tensor  # int64, shape (n,)
+
+
+@cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for the life of the process: torch caches freed memory by stream, and a new stream could not use it."""
+    return torch.cuda.Stream(device)
 
 
 def device_batches(
@@ -42,7 +49,7 @@ def device_batches(
         yield from map(prepare, batches)
         return
 
-    stream = torch.cuda.Stream(device)
+    stream = _copy_stream(device)
     ahead: DeviceBatch | None = None
     for batch in batches:
         with torch.cuda.stream(stream):

@@ -5,7 +5,6 @@ waits for; an epoch that is left early gives its buffers and threads back; every
 valid; and the scratch memory is one image per thread, not one per image of every batch in flight.
 """
 
-import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 
 from trainer.data.crop import CropBoxes, CropFn
+from trainer.distributed.cpus import usable_cpus
 from trainer.errors import UserError
 
 BATCHES_AHEAD = 3  # batches being read while the caller works on one
@@ -144,9 +144,9 @@ class Loader:
         return batch
 
 
-def default_workers(processes_here: int) -> int:
-    """Threads for each loader: the CPUs this process may use, shared by the processes of this machine."""
-    return max(1, len(os.sched_getaffinity(0)) // processes_here)
+def default_workers(cpu_sharers: int) -> int:
+    """Threads for each loader: the CPUs this process may use, shared by the processes that have the same ones."""
+    return max(1, usable_cpus() // cpu_sharers)
 
 
 def check_square(source: Source, resolution: int) -> None:

@@ -1,7 +1,6 @@
 """The environment of a run: versions, commit, hardware, processes. No environment variables, names or paths."""
 
 import hashlib
-import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from trainer.distributed.cpus import usable_cpus
 from trainer.distributed.process_group import World
 from trainer.run.commit import commit
 from trainer.settings import TrainSettings
@@ -28,7 +28,7 @@ def environment(world: World, settings: TrainSettings, cpu_kernels: Mapping[str,
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
-        "cpus": len(os.sched_getaffinity(0)),
+        "cpus": usable_cpus(),
         "gpu": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else None,
         "processes": world.size,
         "torch_threads": torch.get_num_threads(),

@@ -55,7 +55,7 @@ def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
         allow_tensor_float(recipe.precision)
         torch.backends.cudnn.benchmark = True
         original = on_every_rank(world, lambda: _check(settings))
-        workers = settings.workers or default_workers(world.local_size)
+        workers = settings.workers or default_workers(world.cpu_sharers)
         loader = stack.enter_context(on_every_rank(world, lambda: _open(recipe, settings, workers, world)))
         steps = steps_in_epoch(recipe, len(loader))
         notes = _notes(recipe, load, micro_batches=steps * accumulation)
@@ -87,7 +87,7 @@ def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
             start_record(world, like_training, module),
             seconds=settings.seconds,
             workers=workers,
-            cpus=default_workers(world.local_size),
+            cpus=default_workers(world.cpu_sharers),
             stored_side=_stored_side(recipe, settings, loader),
             flops=flops,
             peak=peak(world.device, recipe.precision),

@@ -118,7 +118,7 @@ def _open_data(weights: Weights, recipe: Recipe, settings: EvaluateSettings, wor
     if known is not None and source.classes != known:
         source.close()
         raise UserError(f"{data} has other classes than the weights: {_differ(source.classes, known)}")
-    workers = settings.workers or default_workers(world.local_size)
+    workers = settings.workers or default_workers(world.cpu_sharers)
     return Loader(source, workers=workers, pin_memory=world.device.type == "cuda")
 
 

@@ -1,0 +1,87 @@
+"""GPUs of a machine and its ranks, buffers that are shared, and errors of the processes' communication."""
+
+import resource
+import socket
+from unittest.mock import MagicMock
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from trainer.__main__ import _exit_code_of, main
+from trainer.distributed.process_group import World, gpu_index, refuse_shared_gpus, share_buffers
+from trainer.errors import NodeError, SharedError, UserError
+
+
+@pytest.mark.parametrize(
+    ("local_rank", "local_size", "count", "index"), [(0, 1, 1, 0), (7, 8, 8, 7), (3, 4, 8, 3), (5, 8, 1, 0)]
+)
+def test_gpu_index_is_the_local_rank_or_the_only_visible_gpu(
+    local_rank: int, local_size: int, count: int, index: int
+) -> None:
+    assert gpu_index(local_rank, local_size, count, one_machine=True) == index
+
+
+@pytest.mark.parametrize(("count", "problem"), [(7, "8 processes, but 7 GPUs"), (0, "torch sees no GPU")])
+def test_gpu_index_refuses_too_few_gpus_on_every_rank_of_the_machine(count: int, problem: str) -> None:
+    for local_rank in range(8):
+        with pytest.raises(UserError, match=problem) as refused:
+            gpu_index(local_rank, 8, count, one_machine=True)
+        assert refused.value.exit_code == 2
+        with pytest.raises(NodeError, match=f"node {socket.gethostname()}: .*{problem}") as lost:
+            gpu_index(local_rank, 8, count, one_machine=False)
+        assert lost.value.exit_code == 75
+
+
+def test_shared_gpus_are_refused_with_both_ranks() -> None:
+    refuse_shared_gpus([("a", "GPU-1"), ("a", "GPU-2"), ("b", "GPU-1")])
+    with pytest.raises(SharedError, match=r"ranks 1 and 2 share one GPU of a \(GPU-2\)"):
+        refuse_shared_gpus([("a", "GPU-1"), ("a", "GPU-2"), ("a", "GPU-2")])
+
+
+def test_share_buffers_sends_one_message_for_each_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5))
+    sent: list[torch.Tensor] = []
+
+    def broadcast(tensor: torch.Tensor, src: int) -> None:
+        sent.append(tensor.clone())
+        tensor += torch.arange(len(tensor))  # what rank 0 has
+
+    monkeypatch.setattr(dist, "broadcast", broadcast)
+    world = World(rank=1, size=2, local_rank=1, local_size=2, device=torch.device("cpu"), gloo=MagicMock())
+    before = [buffer.clone() for buffer in model.buffers()]
+    share_buffers(world, model)
+    assert [(tensor.dtype, len(tensor)) for tensor in sent] == [(torch.float32, 16), (torch.int64, 2)]
+    added = [buffer - old for buffer, old in zip(model.buffers(), before, strict=True)]
+    assert [found.tolist() for found in added] == [
+        [0, 1, 2], [3, 4, 5], 0, [6, 7, 8, 9, 10], [11, 12, 13, 14, 15], 1
+    ]  # fmt: skip
+
+
+def test_nccl_errors_are_one_line_with_the_reason_that_nccl_gives(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    text = (
+        "NCCL error in: NCCLUtils.cpp:94, invalid usage (run with NCCL_DEBUG=WARN for details)\n"
+        "ncclInvalidUsage: This usually reflects invalid usage of NCCL library.\n"
+        "Last error:\nDuplicate GPU detected : rank 1 and rank 0 both on CUDA device 50\n"
+    )
+    assert _exit_code_of(dist.DistBackendError(text)) == 75
+    place = f"node {socket.gethostname()}, rank 1"
+    reason = "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 50"
+    assert capsys.readouterr().err == f"error: NCCL failed on {place}: {reason}\n"
+    assert _exit_code_of(dist.DistBackendError("Connection closed by peer [10.0.0.2]:1234")) == 75
+    assert "another process of this run has exited or cannot be reached" in capsys.readouterr().err
+
+
+def test_main_raises_the_limit_of_open_files(capsys: pytest.CaptureFixture[str]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+        assert main(["recipes", "digits"]) == 0
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
