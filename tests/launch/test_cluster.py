@@ -115,7 +115,7 @@ def test_cluster_that_is_unknown_is_one_line() -> None:
 
 def test_cluster_files_are_those_that_contributing_names() -> None:
     (row,) = [line for line in (ROOT / "CONTRIBUTING.md").read_text().splitlines() if line.startswith("| a launcher |")]
-    assert "| `launch/NAME/launch.py`, `launch/NAME/settings.py`, `launch/cluster.py` |" in row
+    assert re.findall(r"`(\S+\.py)`", row) == ["launch.py", "settings.py", "launch/cluster.py"]
 
 
 def test_every_cause_in_the_documentation_names_its_test() -> None:
