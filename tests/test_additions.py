@@ -27,6 +27,7 @@ class Edit(NamedTuple):
     new: str
 
 
+IMPORT = "from trainer.recipe import "
 OPTIMIZER = [
     Edit("trainer/recipe/optimizer.py", '"AdamW", ', '"Adagrad", '),
     Edit(
@@ -36,7 +37,7 @@ OPTIMIZER = [
         "    eps: float = 1e-10\n\n\n",
     ),
     Edit("trainer/recipe/optimizer.py", "AdamW | LAMB | LARS", "Adagrad | "),
-    Edit("trainer/optimizer.py", "AdamW, DecoupledSGD", "Adagrad, "),
+    Edit("trainer/optimizer.py", IMPORT, "from trainer.recipe import Adagrad\n"),
     Edit(
         "trainer/optimizer.py",
         "        case AdamW():  # fused",
@@ -58,7 +59,7 @@ SCHEDULE = [
         '    """The peak rate times a factor for each epoch."""\n\n    per_epoch: float\n\n\n',
     ),
     Edit("trainer/recipe/schedule.py", "Linear | Constant", "Exponential | "),
-    Edit("trainer/schedule.py", "Linear, Schedule", "Exponential, "),
+    Edit("trainer/schedule.py", IMPORT, "from trainer.recipe import Exponential\n"),
     Edit(
         "trainer/schedule.py",
         "        case Constant():",
@@ -75,7 +76,7 @@ AUGMENTATION = [
         '    interpolation: ClassVar[Literal["nearest", "bilinear"]] = "nearest"\n\n\n',
     ),
     Edit("trainer/recipe/augmentation.py", "RandAugment | AutoAugment", "Negative | "),
-    Edit("trainer/data/policies.py", "RandAugment, TrivialAugmentWide\n", "Negative, "),
+    Edit("trainer/data/policies.py", IMPORT, "from trainer.recipe import Negative\n"),
     Edit(
         "trainer/data/policies.py",
         "        case AutoAugment():",
