@@ -1,5 +1,7 @@
 """predict names the class that the evaluation predicts; docs/your-own-photos.md runs as printed."""
 
+import contextlib
+import io
 import re
 import shlex
 import shutil
@@ -18,8 +20,8 @@ GUIDE = ROOT / "docs" / "your-own-photos.md"
 
 
 @pytest.fixture(scope="module")
-def home(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the guide assumes it, after its commands; ImageNet weights as if downloaded."""
+def guide(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A folder as the guide assumes it, and what its commands printed; ImageNet weights as if downloaded."""
     home = tmp_path_factory.mktemp("home")
     shutil.copytree(photos, home / "photos")
     cache = home / "hub" / "checkpoints"
@@ -27,34 +29,34 @@ def home(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     file = models.ResNet18_Weights.DEFAULT.url.rpartition("/")[2]
     torch.save(models.resnet18().state_dict(), cache / file)
-    return home
-
-
-def commands() -> list[list[str]]:
-    lines = re.findall(r"^    python -m trainer (.*)$", GUIDE.read_text(), re.MULTILINE)
-    return [shlex.split(line) for line in lines]
-
-
-def test_the_guide_runs_as_printed(
-    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert [line[0] for line in commands()] == ["look", "train", "evaluate", "predict"]
-    monkeypatch.chdir(home)
-    monkeypatch.setattr(torch.hub, "_hub_dir", str(home / "hub"))
     printed = []
-    for line in commands():
-        assert main(line) == 0
-        printed.append(capsys.readouterr().out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setattr(torch.hub, "_hub_dir", str(home / "hub"))
+        for line in re.findall(r"^    python -m trainer (.*)$", GUIDE.read_text(), re.MULTILINE):
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                assert main(shlex.split(line)) == 0
+            printed.append(out.getvalue())
+    return home, printed
+
+
+@pytest.fixture
+def home(guide: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder, after the guide's commands, as the working directory."""
+    monkeypatch.chdir(guide[0])
+    return guide[0]
+
+
+def test_the_guide_runs_as_printed(guide: tuple[Path, list[str]]) -> None:
+    home, printed = guide
+    assert len(printed) == 4
     assert (home / "look.png").is_file()
     assert "24 of 24 images" in printed[2]
     assert re.fullmatch(r"photos/val/class1/001\.jpg: class\d \d+ %, class\d \d+ %, class\d \d+ %\n", printed[3])
 
 
-def test_predict_agrees_with_the_evaluation(
-    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_predict_agrees_with_the_evaluation(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The share of the validation photographs that are named right is the top-1 of evaluate."""
-    monkeypatch.chdir(home)
     photos = sorted(Path("photos/val").glob("*/*.jpg"))
     assert main(["predict", "run", *map(str, photos), "--top", "1"]) == 0
     named = re.findall(r"^photos/val/(class\d)/\d+\.jpg: (class\d) ", capsys.readouterr().out, re.MULTILINE)
@@ -76,11 +78,10 @@ def test_predict_agrees_with_the_evaluation(
     ],
 )
 def test_a_mistake_in_predict_is_one_line(
-    words: list[str], answer: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str], answer: str, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(home)
     for name in ("words.txt", "broken.jpg"):
-        Path(name).write_text("no image")
+        (home / name).write_text("no image")
     assert main(words) == 2
     error = capsys.readouterr().err
     assert re.fullmatch(r"error: [^\n]+\n", error)
