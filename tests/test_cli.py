@@ -131,12 +131,12 @@ def first_failure(report: str) -> tuple[str, ...]:
     return found.groups()
 
 
-def test_every_mistake_is_tried(digits: Path, tmp_path: Path) -> None:
+def test_cli_every_mistake_is_tried(digits: Path, tmp_path: Path) -> None:
     assert tuple(mistakes(digits, tmp_path)) == CASES
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_one_process_says_one_line_and_exits_with_2(
+def test_cli_one_process_says_one_line_and_exits_with_2(
     name: str, digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words, answer = mistakes(digits, tmp_path)[name]
@@ -151,7 +151,7 @@ def test_one_process_says_one_line_and_exits_with_2(
 @pytest.mark.parametrize(
     "name", ["no data", "wrong class count", "misspelt setting", "truncated beton", "run directory is a file"]
 )
-def test_two_processes_say_one_line_and_exit_with_2(name: str, digits: Path, tmp_path: Path) -> None:
+def test_cli_two_processes_say_one_line_and_exit_with_2(name: str, digits: Path, tmp_path: Path) -> None:
     words, answer = mistakes(digits, tmp_path)[name]
     ended = run(words, processes=2)
     lines = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
@@ -161,7 +161,7 @@ def test_two_processes_say_one_line_and_exit_with_2(name: str, digits: Path, tmp
 
 
 @pytest.mark.slow
-def test_a_number_of_processes_that_does_not_fit_names_those_that_do(digits: Path, tmp_path: Path) -> None:
+def test_number_of_processes_that_does_not_fit_names_those_that_do(digits: Path, tmp_path: Path) -> None:
     words = ["train", RECIPE, "--data", str(digits), "--run-dir", str(tmp_path), "--global-batch-size", "48"]
     ended = run(words, processes=2)
     (line,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
@@ -170,14 +170,14 @@ def test_a_number_of_processes_that_does_not_fit_names_those_that_do(digits: Pat
 
 
 @pytest.mark.slow
-def test_one_process_from_the_shell_exits_with_2(tmp_path: Path) -> None:
+def test_cli_one_process_from_the_shell_exits_with_2(tmp_path: Path) -> None:
     ended = run(["train", RECIPE, "--data", str(tmp_path), "--run-dir", str(tmp_path / "run")])
     assert ended.returncode == 2
     assert re.fullmatch(r"error: [^\n]+\n", ended.stderr)
 
 
 @pytest.mark.slow
-def test_a_changed_recipe_is_refused_with_the_difference_and_the_run_is_untouched(
+def test_changed_recipe_is_refused_with_the_difference_and_the_run_is_untouched(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = ["train", RECIPE, "--data", str(digits), "--run-dir", str(tmp_path / "run"), "--epochs", "1"]
@@ -190,7 +190,7 @@ def test_a_changed_recipe_is_refused_with_the_difference_and_the_run_is_untouche
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
-def test_a_finished_run_says_so_and_how_its_weights_are_trained_further(
+def test_finished_run_says_so_and_how_its_weights_are_trained_further(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = ["train", RECIPE, "--data", str(digits), "--run-dir", str(tmp_path / "run"), "--no-pictures"]
@@ -248,7 +248,7 @@ def test_compile_gets_a_note(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_other_data_on_resume_is_refused(digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_cli_other_data_on_resume_is_refused(digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     words = ["train", RECIPE, "--run-dir", str(tmp_path / "run"), "--epochs", "1"]
     assert main([*words, "--data", str(digits)]) == 0
     assert main([*words, "--data", "synthetic:1437"]) == 2
@@ -256,7 +256,7 @@ def test_other_data_on_resume_is_refused(digits: Path, tmp_path: Path, capfd: py
 
 
 @pytest.mark.slow
-def test_a_rank_that_dies_ends_the_run_in_bounded_time(digits: Path, tmp_path: Path) -> None:
+def test_rank_that_dies_ends_the_run_in_bounded_time(digits: Path, tmp_path: Path) -> None:
     long = ["--epochs", "500", "--log-every", "2"]
     words = ["train", RECIPE, "--data", str(digits), "--run-dir", str(tmp_path), *long]
     process = start(words, 2)
@@ -268,7 +268,7 @@ def test_a_rank_that_dies_ends_the_run_in_bounded_time(digits: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_an_image_that_one_rank_cannot_read_is_named_and_ends_the_run(photos: Path, tmp_path: Path) -> None:
+def test_image_that_one_rank_cannot_read_is_named_and_ends_the_run(photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, tmp_path / "data")
     bad = tmp_path / "data" / "train" / "class1" / "001.jpg"
     bad.write_bytes(bad.read_bytes()[:500])
@@ -292,7 +292,7 @@ def test_help_exits_with_0(capsys: pytest.CaptureFixture[str]) -> None:
     assert "recipes" in capsys.readouterr().out
 
 
-def test_the_list_of_recipes_is_the_ledger(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_of_recipes_is_the_ledger(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes"]) == 0
     listed = capsys.readouterr().out
     rows = [line for line in (ROOT / "recipes" / "README.md").read_text().splitlines() if line.startswith("| `")]
@@ -304,7 +304,7 @@ def test_the_list_of_recipes_is_the_ledger(capsys: pytest.CaptureFixture[str]) -
         assert entry[1] == measured
 
 
-def test_the_list_of_recipes_can_be_cut_to_some(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_of_recipes_can_be_cut_to_some(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes", "goyal", "digits"]) == 0
     listed = capsys.readouterr().out
     assert "resnet50_goyal2017_8k: ResNet-50 on ImageNet" in listed
@@ -315,7 +315,7 @@ def test_the_list_of_recipes_can_be_cut_to_some(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err == "error: no recipe contains vit: python -m trainer recipes lists all 62\n"
 
 
-def test_a_reader_that_has_seen_enough_is_no_traceback() -> None:
+def test_reader_that_has_seen_enough_is_no_traceback() -> None:
     line = f"{sys.executable} -m trainer recipes | head -c 1 && exit ${{PIPESTATUS[0]}}"
     for _ in range(5):  # the pipe may close before or after the last line
         ended = subprocess.run(

@@ -35,7 +35,7 @@ def test_evaluate_takes_a_run_and_what_to_evaluate() -> None:
         (["one", "--workers", "-1"], r"workers=-1 is not a positive number"),
     ],
 )
-def test_a_mistake_in_evaluate_is_one_line(words: list[str], answer: str) -> None:
+def test_cli_commands_mistake_in_evaluate_is_one_line(words: list[str], answer: str) -> None:
     with stdout("wide"), pytest.raises(UserError, match=answer) as caught:
         evaluate(*words)
     assert "\n" not in str(caught.value)
@@ -79,7 +79,7 @@ def test_prepare_has_three_kinds_with_their_own_defaults() -> None:
         (["folder", "SRC", "--out", "DIR", "--workers", "0"], r"workers=0 is not 1 or more"),
     ],
 )
-def test_a_mistake_in_prepare_is_one_line(words: list[str], answer: str) -> None:
+def test_cli_commands_mistake_in_prepare_is_one_line(words: list[str], answer: str) -> None:
     with stdout("wide"), pytest.raises(UserError, match=answer) as caught:
         parse_prepare(words)
     assert "\n" not in str(caught.value)

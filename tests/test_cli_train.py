@@ -60,7 +60,7 @@ def as_words(name: str, value: Any) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "count"), [("resnet50_goyal2017_8k_gamma1", 42), ("resnet20_he2015", 35)])
-def test_every_value_of_a_recipe_is_an_option_that_changes_this_value_alone(name: str, count: int) -> None:
+def test_cli_train_every_value_of_a_recipe_is_an_option_that_changes_this_value_alone(name: str, count: int) -> None:
     recipe = load_recipe(name)
     identity = ("name", "dataset", "published")
     changed = 0
@@ -76,7 +76,7 @@ def test_every_value_of_a_recipe_is_an_option_that_changes_this_value_alone(name
     assert changed == count
 
 
-def test_numbers_become_what_the_setting_is() -> None:
+def test_cli_train_numbers_become_what_the_setting_is() -> None:
     recipe = resolved("resnet50_goyal2017_8k", "--optimizer.lr", "1", "--epochs", "18", "--model.fc-std", "None")
     assert (type(recipe.optimizer.lr), recipe.optimizer.lr) == (float, 1.0)
     assert (type(recipe.epochs), recipe.epochs) == (int, 18)
@@ -87,14 +87,14 @@ def test_numbers_become_what_the_setting_is() -> None:
     assert recipe.flip is False
 
 
-def test_nothing_is_derived_behind_the_readers_back() -> None:
+def test_cli_train_nothing_is_derived_behind_the_readers_back() -> None:
     assert recipe_changes(
         load_recipe("resnet50_goyal2017_8k"), resolved("resnet50_goyal2017_8k", "--global-batch-size", "256")
     ) == ["global_batch_size: 8192 -> 256"]
 
 
 @pytest.mark.slow
-def test_without_options_the_recipe_is_the_files() -> None:
+def test_cli_train_without_options_the_recipe_is_the_files() -> None:
     assert len(recipe_names()) == 62
     for name in recipe_names():
         recipe, _ = parse_train([name, *NEEDED])
@@ -111,7 +111,7 @@ def test_settings_are_read_beside_the_recipe() -> None:
     assert (settings.checkpoint_steps, settings.keep_last_checkpoints, settings.initial_weights) == (None, 3, None)
 
 
-def test_the_data_folder_is_found_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_folder_is_found_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     _, settings = parse_train(["resnet20_digits", *NEEDED])
     assert settings.data_folder == str(tmp_path / "DIR")
@@ -122,7 +122,7 @@ def test_the_data_folder_is_found_from_any_working_directory(tmp_path: Path, mon
 @pytest.mark.parametrize(
     "words", [["--name", "mine"], ["--dataset", "mine"], ["--published", "None"], ["--published.top1", "99"]]
 )
-def test_what_a_recipe_is_cannot_be_set_on_the_command_line(words: list[str]) -> None:
+def test_cli_train_what_a_recipe_is_cannot_be_set_on_the_command_line(words: list[str]) -> None:
     with pytest.raises(UserError, match="Unrecognized options"):
         parse_train(["resnet50_goyal2017_8k", *NEEDED, *words])
 
@@ -162,7 +162,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("name", MISTAKES)
 @ON_ANY_SCREEN
-def test_a_mistake_is_one_line_that_names_the_value(name: str, screen: str) -> None:
+def test_cli_train_mistake_is_one_line_that_names_the_value(name: str, screen: str) -> None:
     assert len(MISTAKES) == 24
     options, answer = MISTAKES[name]
     with stdout(screen) as printed, pytest.raises(UserError) as caught:
@@ -182,20 +182,20 @@ def test_data_and_run_dir_must_be_given(left_out: int, missing: str, screen: str
     assert "\n" not in str(caught.value)
 
 
-def test_a_suggestion_is_an_option_that_helps() -> None:
+def test_suggestion_is_an_option_that_helps() -> None:
     with pytest.raises(UserError) as caught:
         parse_train(["resnet20_digits", *NEEDED, "--optimizer.lrr", "1"])
     assert "or --help" not in str(caught.value)
 
 
-def test_an_option_before_the_recipe_is_told_where_it_belongs() -> None:
+def test_option_before_the_recipe_is_shown_where_it_belongs() -> None:
     with pytest.raises(
         UserError, match=r"the recipe comes first: python -m trainer train RECIPE --data .*recipes lists all 62"
     ):
         parse_train([*NEEDED, "resnet20_digits"])
 
 
-def test_a_mistake_is_printed_once_per_machine_and_exits_with_2(
+def test_cli_train_mistake_is_printed_once_per_machine_and_exits_with_2(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = ["train", "resnet20_digits", *NEEDED, "--epochs", "0"]

@@ -127,7 +127,7 @@ def test_command_on_a_page_parses_as_printed(
         "python -m trainer prepare digits --to DIR",
     ],
 )
-def test_the_check_refuses_a_command_that_would_not_run(command: str) -> None:
+def test_check_refuses_a_command_that_would_not_run(command: str) -> None:
     with pytest.raises(UserError):
         check(command)
 
@@ -182,7 +182,7 @@ def test_readme_links_to_every_page() -> None:
     assert [page.name for page in PAGES if page != README and page.resolve() not in linked] == []
 
 
-def test_files_that_contributing_names_exist() -> None:
+def test_docs_files_that_contributing_names_exist() -> None:
     """NAME is what somebody adds."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
     named = set(re.findall(r"`((?:trainer|launch|recipes|tests)/[\w/.]*)`", text))

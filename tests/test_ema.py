@@ -39,9 +39,7 @@ def check(average: Average, expected: dict[str, torch.Tensor]) -> None:
 
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("start_epoch", [0.0, 1.0])
-def test_the_average_is_the_formula_for_weights_and_statistics_and_a_copy_of_counts(
-    every: int, start_epoch: float
-) -> None:
+def test_average_is_the_formula_for_weights_and_statistics_and_a_copy_of_counts(every: int, start_epoch: float) -> None:
     module = network().double()
     average = Average(EMA(decay=0.9, every=every, start_epoch=start_epoch), module)
     expected = copy.deepcopy(module.state_dict())
@@ -60,7 +58,7 @@ def test_the_average_is_the_formula_for_weights_and_statistics_and_a_copy_of_cou
     assert updates == {(1, 0.0): 12, (1, 1.0): 8, (3, 0.0): 4, (3, 1.0): 3}[every, start_epoch]
 
 
-def test_until_its_start_the_average_is_the_weights_bit_for_bit() -> None:
+def test_ema_until_its_start_the_average_is_the_weights_bit_for_bit() -> None:
     module = network()
     average = Average(EMA(decay=0.999, start_epoch=2.5), module)
     for step in range(1, 6):
@@ -81,7 +79,7 @@ def test_decay_zero_is_the_weights_themselves() -> None:
 
 
 @pytest.mark.parametrize("epochs", [0.5, 2.0])
-def test_a_run_that_goes_on_from_a_checkpoint_has_the_same_average(epochs: float) -> None:
+def test_run_that_continues_from_a_checkpoint_has_the_same_average(epochs: float) -> None:
     spec = EMA(decay=0.99, every=2, start_epoch=1.0)
     module = network()
     average = Average(spec, module)
@@ -105,7 +103,7 @@ def test_a_run_that_goes_on_from_a_checkpoint_has_the_same_average(epochs: float
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_the_averaged_network_evaluates_without_gradients_and_leaves_the_trained_one_in_training() -> None:
+def test_averaged_network_evaluates_without_gradients_and_leaves_the_trained_one_in_training() -> None:
     module = network().to(memory_format=torch.channels_last)
     average = Average(EMA(decay=0.9), module)
     move(module, 1)
@@ -129,12 +127,12 @@ def test_channels_last_is_kept_by_the_copy_the_updates_and_a_checkpoint() -> Non
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in convolutions)
 
 
-def test_an_average_of_another_network_is_not_taken() -> None:
+def test_average_of_a_different_network_is_not_taken() -> None:
     with pytest.raises(RuntimeError, match="Missing key"):
         Average(EMA(decay=0.9), network()).load_state_dict({"0.weight": torch.zeros(4, 3, 3, 3)})
 
 
-def test_an_update_reads_nothing_from_the_device() -> None:
+def test_update_reads_nothing_from_the_device() -> None:
     class Reads(TorchDispatchMode):
         found = 0
 

@@ -41,11 +41,11 @@ def trained(model: nn.Module, spec: FineTuning | None, optimizer_spec: Optimizer
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda spec: type(spec).__name__)
-def test_a_backbone_at_rate_zero_stays_as_it_is_and_the_classifier_learns(optimizer: Optimizer) -> None:
+def test_backbone_at_rate_zero_stays_as_it_is_and_the_classifier_learns(optimizer: Optimizer) -> None:
     assert trained(resnet8(), FineTuning(backbone_lr=0), optimizer) == {"fc.weight", "fc.bias"}
 
 
-def test_without_fine_tuning_all_of_it_moves() -> None:
+def test_fine_tuning_without_fine_tuning_all_of_it_moves() -> None:
     model = resnet8()
     assert trained(model, None, SGD(lr=0.1)) == set(model.state_dict())
 
@@ -62,7 +62,7 @@ def test_frozen_norms_keep_gamma_beta_and_statistics_while_all_other_layers_lear
     assert trained(model, FineTuning(freeze_norms=True), SGD(lr=0.1)) == set(model.state_dict()) - in_norms
 
 
-def test_a_slower_backbone_moves_by_that_share_in_its_first_step() -> None:
+def test_slower_backbone_moves_by_that_share_in_its_first_step() -> None:
     """Its statistics move as ever."""
     start, slow, full = resnet8(), resnet8(), resnet8()
     moved = trained(slow, FineTuning(backbone_lr=0.25), SGD(lr=0.1, momentum=0), steps=1)
@@ -73,7 +73,7 @@ def test_a_slower_backbone_moves_by_that_share_in_its_first_step() -> None:
         torch.testing.assert_close(slow.get_parameter(name), expected, atol=1e-6, rtol=1e-4)
 
 
-def test_dropping_back_to_train_mode_wakes_no_frozen_norm_and_leaves_all_else_in_training() -> None:
+def test_fine_tuning_dropping_back_to_train_mode_wakes_no_frozen_norm_and_leaves_all_else_in_training() -> None:
     model, spec = resnet8(), FineTuning(freeze_norms=True)
     model.eval()
     train_mode(model, spec)
@@ -86,7 +86,7 @@ def test_dropping_back_to_train_mode_wakes_no_frozen_norm_and_leaves_all_else_in
     assert all(module.training for module in model.modules())
 
 
-def test_a_norm_within_the_classifier_learns_with_it() -> None:
+def test_norm_within_the_classifier_learns_with_it() -> None:
     class WithHead(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -128,7 +128,7 @@ def test_a_norm_within_the_classifier_learns_with_it() -> None:
         ),
     ],
 )
-def test_the_log_counts_what_is_frozen(spec: FineTuning, sentence: str) -> None:
+def test_log_counts_what_is_frozen(spec: FineTuning, sentence: str) -> None:
     assert apply_fine_tuning(resnet8(), spec) == sentence
 
 
@@ -139,12 +139,12 @@ def test_timms_classifier_is_found_whatever_its_name() -> None:
     assert learning == ["classifier.weight", "classifier.bias"]
 
 
-def test_a_model_without_a_classifier_cannot_be_fine_tuned() -> None:
+def test_model_without_a_classifier_cannot_be_fine_tuned() -> None:
     with pytest.raises(UserError, match="Sequential has no classifier"):
         apply_fine_tuning(nn.Sequential(nn.Conv2d(3, 4, 1)), FineTuning(backbone_lr=0.1))
 
 
-def test_nothing_left_to_train_is_an_error() -> None:
+def test_fine_tuning_nothing_left_to_train_is_an_error() -> None:
     model = resnet8()
     model.get_submodule("fc").requires_grad_(False)
     with pytest.raises(UserError, match="all 23 tensors of CifarResNet are frozen"):

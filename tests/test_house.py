@@ -49,7 +49,7 @@ def importers(package: str, paths: list[Path] = CODE) -> set[str]:
     return {name_of(path) for path in paths if any(is_within(m, package) for m in imports(path.read_text()))}
 
 
-def test_the_sources_are_found() -> None:
+def test_sources_are_found() -> None:
     assert len(RECIPES) == 63  # with __init__.py
     assert len(TRAINER) >= 50
     rooms = {path.relative_to(ROOT / "trainer").parts[0] for path in TRAINER if path.parent.name != "trainer"}
@@ -68,13 +68,13 @@ def test_the_sources_are_found() -> None:
         "try:\n    pass\nexcept ImportError:\n    from trainer import (\n        recipe,\n        train as t,\n    )",
     ],
 )
-def test_an_import_is_found_in_any_form(source: str) -> None:
+def test_import_is_found_in_any_form(source: str) -> None:
     """The rules below are worth what this is worth."""
     assert any(is_within(module, "trainer.train") for module in imports(source))
     assert not any(is_within(module, "trainer.t") or is_within(module, "recipes") for module in imports(source))
 
 
-def test_every_import_can_be_read_from_the_sources() -> None:
+def test_house_every_import_can_be_read_from_the_sources() -> None:
     """None relative, none by a string: else the rules would not see it."""
     for path in CODE:
         assert not [module for module in imports(path.read_text()) if module.startswith(".")], path
@@ -94,7 +94,7 @@ def test_recipes_import_the_vocabulary_and_the_recipe_they_vary() -> None:
             assert any(is_within(module, allowed) for allowed in ("trainer.recipe", "recipes", "dataclasses")), path
 
 
-def test_the_vocabulary_imports_the_standard_library_only() -> None:
+def test_vocabulary_imports_the_standard_library_only() -> None:
     files = [path for path in TRAINER if path.parent.name == "recipe"]
     assert len(files) == 12
     found = {
@@ -123,7 +123,7 @@ def test_recipes_load_where_nothing_is_installed() -> None:
     assert ended.stdout.splitlines() == [" ".join(recipes), "no numpy"], ended.stderr
 
 
-def test_the_loop_is_imported_by_the_door_alone() -> None:
+def test_loop_is_imported_by_the_entry_point_alone() -> None:
     assert importers("trainer.train") == {"trainer/__main__.py"}
 
 
@@ -146,12 +146,12 @@ def test_loop_is_one_page_of_plain_statements() -> None:
     assert updates == ["trainer/step.py"]
 
 
-def test_the_door_is_opened_by_the_processes_of_a_launch_alone() -> None:
+def test_entry_point_is_imported_by_the_processes_of_a_launch_alone() -> None:
     assert importers("trainer.__main__") == {"launch/rank.py"}
     assert importers("launch.__main__") == set()
 
 
-def test_the_trainer_knows_no_launcher_and_no_recipe() -> None:
+def test_trainer_knows_no_launcher_and_no_recipe() -> None:
     assert importers("launch", [*TRAINER, *RECIPES]) == set()
     assert importers("recipes", TRAINER) == set()
 
@@ -181,11 +181,11 @@ def test_cpu_kernels_are_added_in_setup_alone() -> None:
     ] == []
 
 
-def test_the_launcher_looks_into_no_recipe() -> None:
+def test_launcher_looks_into_no_recipe() -> None:
     assert importers("trainer.recipe", LAUNCH) == set()
 
 
-def test_the_launcher_asks_about_slurm_in_one_room_only() -> None:
+def test_launcher_asks_about_slurm_in_one_room_only() -> None:
     """Everything else goes through launch.cluster.Cluster."""
     assert importers("launch.slurm") - {name for name in importers("launch.slurm") if "launch/slurm/" in name} == {
         "launch/cluster.py"
@@ -238,7 +238,7 @@ def test_launch_has_no_import_circle() -> None:
         ("submitit", {"launch/slurm/script.py", "launch/local/background.py"}),
     ],
 )
-def test_a_library_has_one_door(package: str, allowed: set[str]) -> None:
+def test_library_is_imported_in_one_place(package: str, allowed: set[str]) -> None:
     found = importers(package)
     assert found, f"nobody imports {package}: is the rule still about something?"
     assert found <= allowed
@@ -322,7 +322,7 @@ def test_names_are_the_terms_of_the_field() -> None:
     assert found == {}
 
 
-def test_no_program_reads_the_sentence_of_a_protocol() -> None:
+def test_house_no_program_reads_the_sentence_of_a_protocol() -> None:
     """It is written for people, beside the fields it is made from."""
     found = {
         name_of(path) for path in [*CODE, *(ROOT / "benchmarks").glob("*.py")] if "protocol_text" in path.read_text()
@@ -330,7 +330,7 @@ def test_no_program_reads_the_sentence_of_a_protocol() -> None:
     assert found == {"trainer/evaluation/result.py"}
 
 
-def test_a_file_holds_one_thought() -> None:
+def test_file_holds_one_thought() -> None:
     lengths = {name_of(path): len(path.read_text().splitlines()) for path in [*TRAINER, *LAUNCH]}
     assert max(lengths.values()) > 200  # lines were counted
     assert {name: lines for name, lines in lengths.items() if lines > 320} == {}
@@ -349,11 +349,22 @@ def test_kernels_are_compiled_anew_where_what_they_take_in_has_changed(kernels: 
     assert [ast.literal_eval(value) for value in written] == [digests]
 
 
-def test_every_file_begins_with_what_it_is() -> None:
+def test_house_every_file_begins_with_what_it_is() -> None:
     assert [name_of(path) for path in CODE if not ast.get_docstring(ast.parse(path.read_text()))] == []
 
 
-def test_no_file_names_a_path_of_somebodys_machine() -> None:
+def test_names_of_tests_begin_with_the_unit() -> None:
+    """So that a red line says which part it is about: test_recipe_rejects_..., not test_what_is_wrong_is_..."""
+    names = [
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def test_(\w+)", path.read_text(), re.MULTILINE)
+    ]
+    assert len(names) > 800
+    assert [name for name in names if re.match(r"(a|an|the|what|where|every|any|no|nothing|without|with)_", name)] == []
+
+
+def test_house_no_file_names_a_path_of_somebodys_machine() -> None:
     assert {"pyproject.toml", "Makefile", "trainer/recipe/recipe.py", "tests/conftest.py"} <= {
         name_of(path) for path in TEXT
     }
@@ -362,6 +373,6 @@ def test_no_file_names_a_path_of_somebodys_machine() -> None:
     assert found == {}
 
 
-def test_the_files_that_start_first_are_there() -> None:
+def test_house_files_that_start_first_are_there() -> None:
     """A name that no file has any more would order nothing, silently."""
     assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []

@@ -91,7 +91,7 @@ def test_binary_cross_entropy_is_the_formula(over_classes: str) -> None:
     assert build_loss(spec)(LOGITS, LABELS).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_threshold_makes_both_classes_of_a_mixture_true_and_smoothing_none() -> None:
+def test_threshold_makes_both_classes_of_a_mixture_true_and_smoothing_none() -> None:
     """Wightman et al. 2021, section 3: mixed classes are both present."""
     spec = BinaryCrossEntropy(label_smoothing=0.1, target_threshold=0.2)
     both = ((one_hot() + one_hot().flip(0)) > 0).float()
@@ -101,7 +101,7 @@ def test_a_threshold_makes_both_classes_of_a_mixture_true_and_smoothing_none() -
 
 @pytest.mark.parametrize("spec", [CrossEntropy(label_smoothing=0.1), *BCE[:3]], ids=str)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_the_loss_of_half_precision_logits_is_computed_in_fp32(
+def test_loss_of_half_precision_logits_is_computed_in_fp32(
     spec: CrossEntropy | BinaryCrossEntropy, dtype: torch.dtype
 ) -> None:
     logits = LOGITS.to(dtype)
@@ -112,7 +112,7 @@ def test_the_loss_of_half_precision_logits_is_computed_in_fp32(
 
 
 @pytest.mark.parametrize("spec", [CrossEntropy(label_smoothing=0.1), *BCE], ids=str)
-def test_a_loss_reads_nothing_from_the_device(spec: CrossEntropy | BinaryCrossEntropy) -> None:
+def test_loss_reads_nothing_from_the_device(spec: CrossEntropy | BinaryCrossEntropy) -> None:
     """A tensor on the meta device has no values to read: what tries raises."""
     labels = torch.zeros(6, dtype=torch.int64, device="meta")
     for targets in (labels, mixed().to("meta")):

@@ -31,7 +31,7 @@ def record(run_dir: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_names_the_images_and_keeps_the_last_good_checkpoint(
+def test_loss_that_is_not_finite_names_the_images_and_keeps_the_last_good_checkpoint(
     digits: Path, tmp_path: Path
 ) -> None:
     """Two processes and a learning rate that explodes. The images are those of one step, of the affected ranks."""
@@ -63,7 +63,7 @@ def test_a_loss_that_is_not_finite_names_the_images_and_keeps_the_last_good_chec
     assert all(value.isfinite().all() for value in kept.values())
 
 
-def test_the_images_of_all_ranks_are_the_global_batch() -> None:
+def test_nonfinite_images_of_all_ranks_are_the_global_batch() -> None:
     recipe = load_recipe(RECIPE)
     batch = epoch_order(recipe.seed, 1, COUNT)[3 * 96 : 4 * 96]
     for world_size in (1, 2, 3):
@@ -75,7 +75,7 @@ def test_the_images_of_all_ranks_are_the_global_batch() -> None:
 
 
 @pytest.mark.slow
-def test_a_loss_scale_that_collapses_stops_the_run(
+def test_loss_scale_that_collapses_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Real fp16 whose gradients always overflow, because the loss is multiplied by 1e9."""
@@ -119,7 +119,7 @@ def test_losses_and_norms_are_those_of_the_latest_steps() -> None:
     assert (found.loss, found.grad_norm, found.grad_norm_max, found.skipped) == (3.0, 4.5, 5.0, 0)
 
 
-def test_the_first_step_that_is_not_finite_is_named() -> None:
+def test_nonfinite_first_step_that_is_not_finite_is_named() -> None:
     with pytest.raises(NotFiniteError, match="the loss of step 4 is not finite") as caught:
         summary([1.0, 1.0, 1.0, math.nan, math.inf])
     assert [one.step for one in caught.value.latest] == [1, 2, 3, 4]
@@ -134,7 +134,7 @@ def test_steps_that_the_scaler_left_out_are_counted() -> None:
     assert (found.loss, found.grad_norm, found.grad_norm_max, found.skipped) == (1.5, None, None, 2)
 
 
-def test_a_spike_is_what_stands_out_of_its_neighbours() -> None:
+def test_spike_is_what_is_an_outlier_of_its_neighbours() -> None:
     calm = [2.0 + 0.1 * math.sin(number) for number in range(19)]
     assert spikes([*calm, 7.0]) == [19]
     assert spikes([*calm, 2.5]) == []

@@ -52,7 +52,7 @@ def test_torchvisions_rule_decays_everything() -> None:
     assert (len(group["params"]), group["weight_decay"]) == (161, 1e-4)
 
 
-def test_a_norm_is_found_whatever_its_name() -> None:
+def test_norm_is_found_whatever_its_name() -> None:
     model = nn.ModuleDict({"shortcut": nn.BatchNorm2d(4), "bn_like": nn.Conv2d(3, 4, 1), "ln": nn.LayerNorm(4)})
     weights, biases, norms = sort_parameters(model)
     assert weights == [model["bn_like"].weight]
@@ -61,7 +61,7 @@ def test_a_norm_is_found_whatever_its_name() -> None:
 
 
 @pytest.mark.parametrize("spec", [CifarResNet(depth=20), LibraryModel(name="timm/resnet18")])
-def test_every_parameter_is_in_exactly_one_group(spec: CifarResNet | LibraryModel) -> None:
+def test_optimizer_every_parameter_is_in_exactly_one_group(spec: CifarResNet | LibraryModel) -> None:
     model = build_model(spec, 10)
     optimizer = build_optimizer(SGD(lr=0.1, decay_norm=False, decay_bias=False), model)
     grouped = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
@@ -165,7 +165,7 @@ def lars(spec: LARS, weight: Tensor, gradients: list[Tensor], decay: float) -> I
 
 
 @EVERY_OPTIMIZER
-def test_each_step_is_the_formula_of_its_paper(spec: Optimizer) -> None:
+def test_optimizer_each_step_is_the_formula_of_its_paper(spec: Optimizer) -> None:
     """For SGD in its docstring's form, for which the paper's momentum correction is not needed (Goyal, section 3)."""
     model = network()
     optimizer = build_optimizer(spec, model)
@@ -221,7 +221,9 @@ TIMM = [  # timm's own names and options for what ours say; timm exempts all 1-d
 
 
 @pytest.mark.parametrize(("spec", "name", "options"), TIMM, ids=str)
-def test_each_step_is_that_of_timms_own_factory(spec: Optimizer, name: str, options: dict[str, float | None]) -> None:
+def test_optimizer_each_step_is_that_of_timms_own_factory(
+    spec: Optimizer, name: str, options: dict[str, float | None]
+) -> None:
     ours, theirs = network(), network()
     optimizer = build_optimizer(spec, ours)
     theirs_options = {"lr": spec.lr, "weight_decay": spec.weight_decay, **options}
@@ -237,7 +239,7 @@ def test_each_step_is_that_of_timms_own_factory(spec: Optimizer, name: str, opti
 
 
 @EVERY_OPTIMIZER
-def test_an_optimizer_goes_on_from_a_checkpoint_bit_for_bit(spec: Optimizer) -> None:
+def test_optimizer_continues_from_a_checkpoint_bit_for_bit(spec: Optimizer) -> None:
     fine_tuning = FineTuning(backbone_lr=0.5)
     model = network()
     optimizer = build_optimizer(spec, model, fine_tuning)
@@ -260,7 +262,7 @@ def test_an_optimizer_goes_on_from_a_checkpoint_bit_for_bit(spec: Optimizer) -> 
 
 @pytest.mark.parametrize("for_each", [False, True])
 @pytest.mark.parametrize("spec", [spec for spec in SPECS if isinstance(spec, DecoupledSGD | LAMB | LARS)], ids=str)
-def test_a_step_of_timms_optimizers_reads_nothing_from_the_device(spec: Optimizer, for_each: bool) -> None:
+def test_step_of_timms_optimizers_reads_nothing_from_the_device(spec: Optimizer, for_each: bool) -> None:
     """A tensor on the meta device has no values to read: what tries raises. For_each is their way on a GPU."""
     model = network().to("meta")
     optimizer = build_optimizer(spec, model)
@@ -274,13 +276,13 @@ def test_a_step_of_timms_optimizers_reads_nothing_from_the_device(spec: Optimize
         next(model.parameters()).sum().item()
 
 
-def test_every_optimizer_of_the_vocabulary_is_tested_here() -> None:
+def test_optimizer_every_optimizer_of_the_vocabulary_is_tested_here() -> None:
     assert {type(spec) for spec in SPECS} == set(get_args(Optimizer))
 
 
 @pytest.mark.parametrize("first_step", [0, 1])
 @pytest.mark.parametrize("spec", [SGD(lr=0.1), AdamW(lr=0.1)], ids=str)
-def test_a_step_that_fp16s_scaler_leaves_out_changes_nothing(spec: Optimizer, first_step: int) -> None:
+def test_step_that_fp16s_scaler_leaves_out_changes_nothing(spec: Optimizer, first_step: int) -> None:
     """Also the first step, in which the fused optimizers make their state."""
 
     def train(left_out: bool) -> nn.Module:
@@ -326,7 +328,7 @@ def test_fine_tuning_has_a_group_for_each_rate_and_decay_and_the_classifier_the_
     assert (len(alone["params"]), alone["lr_factor"]) == (23, 1.0)
 
 
-def test_a_frozen_parameter_is_in_no_group() -> None:
+def test_frozen_parameter_is_in_no_group() -> None:
     model = build_model(CifarResNet(depth=8), 10)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith("fc."))

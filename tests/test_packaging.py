@@ -69,7 +69,7 @@ def test_commit_hooks_run_what_make_check_runs() -> None:
 
 
 @pytest.mark.parametrize(("need", "marker"), [("slurm_cluster import", "slurm"), ("CHROMIUM", "browser")])
-def test_files_that_need_a_program_are_marked(need: str, marker: str) -> None:
+def test_packaging_files_that_need_a_program_are_marked(need: str, marker: str) -> None:
     files = [path for path in (ROOT / "tests").rglob("test_*.py") if need in path.read_text()]
     files.remove(Path(__file__))
     assert files

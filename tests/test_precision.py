@@ -73,14 +73,14 @@ def loss_on(model: nn.Module, batch: DeviceBatch, precision: Precision) -> torch
 # ------------------------------------------------------------------------------------------------------ precision
 
 
-def test_every_precision_of_a_recipe_is_tried() -> None:
+def test_precision_every_precision_of_a_recipe_is_tried() -> None:
     assert why_not("fp32") == ""
     annotation = Recipe.__annotations__["precision"]
     assert set(re.findall(r"\w+", annotation)) == {"Literal", *DTYPES}
 
 
 @EVERY_PRECISION
-def test_one_step_lowers_the_loss_on_its_own_batch(precision: Precision, images: DeviceBatch) -> None:
+def test_precision_one_step_lowers_the_loss_on_its_own_batch(precision: Precision, images: DeviceBatch) -> None:
     model = small_model()
     optimizer, scaler = build_optimizer(SGD(lr=0.05, nesterov=True), model), build_scaler(precision, CPU)
     before = loss_on(model, images, precision)
@@ -143,7 +143,7 @@ def test_emulation_note_names_fp16_on_gpus_that_emulate_bf16(native: bool, monke
     assert note is None if native else note and note.startswith("Tesla T4") and "--precision fp16" in note
 
 
-def test_only_fp16_is_scaled() -> None:
+def test_precision_only_fp16_is_scaled() -> None:
     assert [build_scaler(name, CPU).is_enabled() for name in ("fp32", "bf16", "fp16")] == [False, False, True]
     assert build_scaler("bf16", CPU).state_dict() == {}
 
@@ -155,7 +155,7 @@ def step_once(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer, lo
     optimizer.zero_grad()
 
 
-def test_a_gradient_that_overflows_is_left_out_and_the_scale_halved() -> None:
+def test_gradient_that_overflows_is_left_out_and_the_scale_halved() -> None:
     model = nn.Linear(4, 1, bias=False)
     optimizer, scaler = build_optimizer(SGD(lr=0.1), model), build_scaler("fp16", CPU)
     step_once(scaler, optimizer, model(torch.ones(1, 4)).sum())
@@ -169,7 +169,7 @@ def test_a_gradient_that_overflows_is_left_out_and_the_scale_halved() -> None:
     assert not torch.equal(model.weight, weight)
 
 
-def test_a_first_step_that_is_left_out_leaves_no_velocity(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precision_first_step_that_is_left_out_leaves_no_velocity(monkeypatch: pytest.MonkeyPatch) -> None:
     """fp16 often leaves its first steps out. Memory that nobody has written to holds NaN here."""
     monkeypatch.setattr(torch, "empty_like", lambda tensor: torch.full_like(tensor, torch.nan))
     model, other = nn.Linear(4, 1, bias=False), nn.Linear(4, 1, bias=False)
@@ -204,7 +204,7 @@ def test_scaling_changes_no_step(unscaled_first: bool) -> None:
     assert torch.equal(plain.bias, scaled.bias)
 
 
-def test_the_scalers_state_goes_through_a_checkpoint(tmp_path: Path) -> None:
+def test_scalers_state_goes_through_a_checkpoint(tmp_path: Path) -> None:
     """Two trainers forget it: a resumed run then starts from a scale of 65,536 and skips its first steps."""
     model = nn.Linear(4, 1, bias=False)
     optimizer, scaler = build_optimizer(SGD(lr=0.1), model), build_scaler("fp16", CPU)
@@ -247,7 +247,7 @@ def test_label_smoothing_is_szegedys_formula(smoothing: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_the_loss_is_computed_in_fp32(dtype: torch.dtype) -> None:
+def test_loss_is_computed_in_fp32(dtype: torch.dtype) -> None:
     """In 16 bits, the loss of a confident answer is rounded to nothing or to infinity."""
     logits = torch.tensor([[0.0, -12.0]], dtype=dtype)
     loss = build_loss(CrossEntropy())(logits, torch.tensor([0]))
@@ -303,7 +303,7 @@ def test_clipping_bounds_the_norm_of_a_steps_gradient(precision: Precision, tmp_
 
 
 @pytest.mark.slow
-def test_four_micro_batches_make_the_step_of_their_mean(tmp_path: Path) -> None:
+def test_precision_four_micro_batches_make_the_step_of_their_mean(tmp_path: Path) -> None:
     """Of a network without batch normalisation, whose statistics are meant to be the micro-batch's."""
     whole = replace(
         one_step("fp32", None),

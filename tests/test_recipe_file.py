@@ -32,7 +32,7 @@ from trainer.recipe import (
 from trainer.recipe_file import RECIPES, load_recipe, recipe_changes, recipe_names, recipe_source
 
 
-def test_a_recipe_of_ones_own_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipe_of_a_user_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = replace(load_recipe("resnet20_digits"), name="mine", epochs=3)
     (tmp_path / "mine.py").write_text(recipe_source(own))
     monkeypatch.chdir(tmp_path)
@@ -40,7 +40,7 @@ def test_a_recipe_of_ones_own_is_a_path(tmp_path: Path, monkeypatch: pytest.Monk
     assert resolved("mine.py", "--epochs", "4") == replace(own, epochs=4)
 
 
-def test_a_recipe_of_ones_own_may_be_a_variant(tmp_path: Path) -> None:
+def test_recipe_of_a_user_may_be_a_variant(tmp_path: Path) -> None:
     base = "from dataclasses import replace\n\nfrom recipes.resnet50_goyal2017_8k import recipe as base\n\n"
     (tmp_path / "warm.py").write_text(f"{base}recipe = replace(base, name='warm', epochs=18)\n")
     assert recipe_changes(load_recipe("resnet50_goyal2017_8k"), load_recipe(tmp_path / "warm.py")) == [
@@ -64,14 +64,14 @@ def test_a_recipe_of_ones_own_may_be_a_variant(tmp_path: Path) -> None:
         ("from trainer.recipe import SGD\nSGD()", r"missing 1 required keyword-only argument: 'lr'"),
     ],
 )
-def test_a_file_that_is_no_recipe_is_one_line(content: str, answer: str, tmp_path: Path) -> None:
+def test_file_that_is_no_recipe_is_one_line(content: str, answer: str, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(content)
     with pytest.raises(UserError, match=rf"mine\.py: not a recipe: .*{answer}") as caught:
         load_recipe(tmp_path / "mine.py")
     assert "\n" not in str(caught.value)
 
 
-def test_a_recipe_file_is_read_as_it_is_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipe_file_is_read_as_it_is_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python's bytecode cache compares size and second, which misses the edit of a number."""
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     path = tmp_path / "mine.py"
@@ -101,7 +101,7 @@ VARIANTS = [
 
 
 @pytest.mark.slow
-def test_a_stored_recipe_is_the_recipe(tmp_path: Path) -> None:
+def test_stored_recipe_is_the_recipe(tmp_path: Path) -> None:
     options = ["--optimizer.lr", "0.1234567890123456789", "--mean", "0.1", "0.2", "0.3", "--clip-grad-norm", "1"]
     overridden = [resolved(name, *options) for name in recipe_names()]
     recipes = [load_recipe(name) for name in recipe_names()] + overridden + VARIANTS
@@ -115,7 +115,7 @@ def test_a_stored_recipe_is_the_recipe(tmp_path: Path) -> None:
         assert recipe_source(again) == recipe_source(recipe)
 
 
-def test_a_stored_recipe_says_how_to_run_it_and_writes_every_value_out() -> None:
+def test_stored_recipe_says_how_to_run_it_and_writes_every_value_out() -> None:
     source = recipe_source(load_recipe("resnet50_goyal2017_8k"))
     assert "python -m trainer train THIS_FILE --data DIR --run-dir DIR" in source
     assert source.count("=") == 1 + len(list(leaves(load_recipe("resnet50_goyal2017_8k")))) + 8  # and its 8 parts
@@ -132,7 +132,7 @@ def test_a_stored_recipe_says_how_to_run_it_and_writes_every_value_out() -> None
         ["--model.fc-std", "inf"],
     ],
 )
-def test_a_value_that_the_command_line_takes_can_be_stored(options: list[str], tmp_path: Path) -> None:
+def test_value_that_the_command_line_takes_can_be_stored(options: list[str], tmp_path: Path) -> None:
     """Otherwise a run could start but neither resume nor be evaluated, because its recipe.py does not load."""
     try:
         recipe = resolved("resnet50_goyal2017_8k", *options)
@@ -154,7 +154,7 @@ def test_a_value_that_the_command_line_takes_can_be_stored(options: list[str], t
         ("mine.py", r"mine\.py: there is no such recipe file"),
     ],
 )
-def test_an_unknown_recipe_is_answered_with_those_there_are(name: str, answer: str) -> None:
+def test_unknown_recipe_is_answered_with_those_there_are(name: str, answer: str) -> None:
     with pytest.raises(UserError, match=answer) as caught:
         parse_train([name, *NEEDED])
     assert "\n" not in str(caught.value)
@@ -204,10 +204,10 @@ def test_changes_are_named_with_both_values(other: Recipe, changes: list[str] | 
     assert len(recipe_changes(other, HE)) == len(found)
 
 
-def test_another_part_with_the_same_values_is_a_change() -> None:
+def test_recipe_file_different_part_with_the_same_values_is_a_change() -> None:
     cosine, linear = replace(HE, schedule=Cosine()), replace(HE, schedule=Linear())
     assert recipe_changes(cosine, linear) == ["schedule: Cosine -> Linear"]
 
 
-def test_the_recipes_of_the_package_are_those_in_the_folder() -> None:
+def test_recipes_of_the_package_are_those_in_the_folder() -> None:
     assert recipe_names() == sorted(path.stem for path in RECIPES.glob("*.py") if path.stem != "__init__")

@@ -42,7 +42,7 @@ def test_goyals_rate_drops_at_the_first_iteration_of_epochs_30_60_and_80(
     assert goyal(90 * PER_EPOCH - 1) == pytest.approx(0.0032)
 
 
-def test_a_constant_warmup_waits_and_then_jumps() -> None:
+def test_constant_warmup_waits_and_then_jumps() -> None:
     schedule = Constant(warmup=Warmup(epochs=5, lr=0.1, shape="constant"))
     assert lr_at(schedule, peak=3.2, epoch=4.999, epochs=90) == 0.1
     assert lr_at(schedule, peak=3.2, epoch=5, epochs=90) == 3.2
@@ -67,7 +67,7 @@ def test_schedules_run_from_the_end_of_the_warmup_to_the_end_of_training(
     assert lr_at(schedule, peak=1.0, epoch=100 - 1e-9, epochs=100) == pytest.approx(end, abs=1e-9)
 
 
-def test_a_cosine_after_a_warmup_starts_at_the_peak() -> None:
+def test_cosine_after_a_warmup_starts_at_the_peak() -> None:
     schedule = Cosine(warmup=Warmup(epochs=10, lr=0.0))
     assert lr_at(schedule, peak=1.0, epoch=5, epochs=110) == pytest.approx(0.5)
     assert lr_at(schedule, peak=1.0, epoch=10, epochs=110) == pytest.approx(1.0)
@@ -90,7 +90,7 @@ def an_optimizer(lr: float) -> torch.optim.Optimizer:
     return torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
 
 
-def test_a_warmup_by_epochs_has_goyals_rates_at_the_start_of_each() -> None:
+def test_warmup_by_epochs_has_goyals_rates_at_the_start_of_each() -> None:
     rates = per_epoch(replace(GOYAL.schedule, changes_every="epoch"), peak=3.2, epochs=90)
     assert [round(rate, 3) for rate in rates[:6]] == [0.1, 0.72, 1.34, 1.96, 2.58, 3.2]
     assert [rates[epoch] for epoch in (29, 30, 59, 60, 79, 80)] == pytest.approx(
@@ -98,7 +98,7 @@ def test_a_warmup_by_epochs_has_goyals_rates_at_the_start_of_each() -> None:
     )
 
 
-def test_a_milestone_within_an_epoch_waits_for_its_end_where_rates_change_by_epochs() -> None:
+def test_milestone_within_an_epoch_waits_for_its_end_where_rates_change_by_epochs() -> None:
     schedule = Steps(milestones=(1.5,), changes_every="epoch")
     assert per_epoch(schedule, peak=1.0, epochs=4) == [1.0, 1.0, pytest.approx(0.1), pytest.approx(0.1)]
 
@@ -154,7 +154,7 @@ def test_cosine_from_epoch_zero_by_steps_is_timms_counted_in_updates() -> None:
         assert ours == pytest.approx(optimizer.param_groups[0]["lr"])
 
 
-def test_a_warmup_that_ends_before_the_cosine_begins_is_nvidias() -> None:
+def test_warmup_that_ends_before_the_cosine_begins_is_nvidias() -> None:
     """DeepLearningExamples: peak * (epoch + 1) / 5 for 5 epochs, so that two epochs have the peak."""
     peak, epochs = 3.2, 90
     warmup = Warmup(epochs=4, lr=peak / 5)
@@ -167,7 +167,7 @@ def test_a_warmup_that_ends_before_the_cosine_begins_is_nvidias() -> None:
     assert ours == pytest.approx(theirs)
 
 
-def test_between_the_warmup_and_the_start_of_the_cosine_the_rate_is_the_peak() -> None:
+def test_schedule_between_the_warmup_and_the_start_of_the_cosine_the_rate_is_the_peak() -> None:
     schedule = Cosine(warmup=Warmup(epochs=4, lr=0.1), start_epoch=5)
     assert [lr_at(schedule, peak=2.0, epoch=epoch, epochs=90) for epoch in (4, 4.5, 5)] == [2.0, 2.0, 2.0]
     assert lr_at(schedule, peak=2.0, epoch=47.5, epochs=90) == pytest.approx(1.0)
@@ -211,11 +211,11 @@ def test_ffcvs_resnet50_of_16_epochs_grows_after_epoch_11_and_the_tie_goes_up() 
     assert resolutions(progressive, own=192, epochs=16) == [160] * 12 + [192] * 4
 
 
-def test_a_crop_that_does_not_grow_has_its_own_resolution() -> None:
+def test_crop_that_does_not_grow_has_its_own_resolution() -> None:
     assert resolutions(None, own=176, epochs=3) == [176] * 3
 
 
-def test_both_ends_are_exact_and_what_lies_between_never_leaves_them() -> None:
+def test_schedule_both_ends_are_exact_and_what_lies_between_never_leaves_them() -> None:
     progressive = ProgressiveResizing(start_resolution=100, start_epoch=1.5, end_epoch=6)
     found = resolutions(progressive, own=190, epochs=9)
     assert found[:2] == [100, 100]
@@ -227,6 +227,6 @@ def test_both_ends_are_exact_and_what_lies_between_never_leaves_them() -> None:
     assert resolutions(finer, own=32, epochs=5) == [16, 20, 24, 28, 32]
 
 
-def test_where_growing_takes_no_time_the_crop_has_its_own_resolution_from_that_epoch() -> None:
+def test_schedule_where_growing_takes_no_time_the_crop_has_its_own_resolution_from_that_epoch() -> None:
     progressive = ProgressiveResizing(start_resolution=160, start_epoch=3, end_epoch=3)
     assert resolutions(progressive, own=192, epochs=5) == [160] * 3 + [192] * 2

@@ -41,7 +41,7 @@ def recipe_written_as(answer: str, folder: Path) -> Any:
 
 
 @pytest.mark.parametrize("name", ["resnet50", "ResNet-50", "torchvision/resnet50"])
-def test_a_network_is_answered_with_its_recipes_and_the_one_to_begin_with(name: str) -> None:
+def test_network_is_answered_with_its_recipes_and_the_one_to_begin_with(name: str) -> None:
     answer = mistake(name)
     of_network = [each for each in recipe_names() if each.startswith("resnet50_")]
     assert len(of_network) == 21
@@ -51,7 +51,7 @@ def test_a_network_is_answered_with_its_recipes_and_the_one_to_begin_with(name: 
     ]
 
 
-def test_every_network_has_a_recipe_to_begin_with() -> None:
+def test_suggestions_every_network_has_a_recipe_to_begin_with() -> None:
     networks = {name.partition("_")[0] for name in recipe_names()}
     assert len(networks) == 16
     for network in networks:
@@ -69,7 +69,7 @@ def test_every_network_has_a_recipe_to_begin_with() -> None:
         ("timm/resnet50d", "timm/resnet50d"),
     ],
 )
-def test_a_librarys_model_is_answered_with_how_it_is_trained(name: str, model: str, tmp_path: Path) -> None:
+def test_librarys_model_is_answered_with_how_it_is_trained(name: str, model: str, tmp_path: Path) -> None:
     answer = mistake(name)
     (tuning,) = re.findall(r"To fine-tune it: train (\S+ --model.name \S+)\.", answer)
     recipe, _, value = tuning.split()
@@ -78,7 +78,7 @@ def test_a_librarys_model_is_answered_with_how_it_is_trained(name: str, model: s
 
 
 @pytest.mark.parametrize("name", ["nothing", "get_model_weights_of_nobody", "os"])
-def test_a_word_that_names_nothing_is_answered_with_the_list(name: str) -> None:
+def test_word_that_names_nothing_is_answered_with_the_list(name: str) -> None:
     assert "recipes lists all 62 (a recipe of your own is a path that ends in .py)" in mistake(name)
 
 
@@ -109,7 +109,7 @@ def test_recipes_prefers_names_to_text(capsys: pytest.CaptureFixture[str]) -> No
 # ----------------------------------------------------------------------------------------------------------- parts
 
 
-def test_a_part_that_does_not_exist_is_answered_with_those_that_do(tmp_path: Path) -> None:
+def test_suggestions_part_that_does_not_exist_is_answered_with_those_that_do(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("from trainer.recipe import AdamW\n")
     answer = mistake(str(tmp_path / "mine.py"))
     assert "trainer.recipe has no AdamW. The parts of a recipe are model: ResNet, CifarResNet, LibraryModel; " in answer
@@ -118,7 +118,7 @@ def test_a_part_that_does_not_exist_is_answered_with_those_that_do(tmp_path: Pat
     assert "trainer.recipe has no CosineS: did you mean Cosine?" in mistake(str(tmp_path / "mine.py"))
 
 
-def test_a_part_on_the_command_line_is_answered_with_the_lines_of_a_recipe_file(tmp_path: Path) -> None:
+def test_suggestions_part_on_the_command_line_is_answered_with_the_lines_of_a_recipe_file(tmp_path: Path) -> None:
     base = load_recipe("resnet20_digits")
     answer = mistake("resnet20_digits", "--optimizer", "adamw")
     assert "this recipe has optimizer=SGD; a part is chosen in a recipe file, among SGD, DecoupledSGD, LAMB" in answer
@@ -130,7 +130,7 @@ def test_a_part_on_the_command_line_is_answered_with_the_lines_of_a_recipe_file(
     assert recipe_written_as(answer, tmp_path).mixing == Mixing(mixup_alpha=0.2)
 
 
-def test_the_lines_for_every_part_are_a_recipe(tmp_path: Path) -> None:
+def test_lines_for_every_part_are_a_recipe(tmp_path: Path) -> None:
     tried = 0
     for part, kinds in suggestions.parts().items():
         for kind in kinds:
@@ -173,7 +173,7 @@ ASKED = {
 
 
 @pytest.mark.parametrize("option", ASKED)
-def test_a_peers_option_is_answered_with_ours_or_with_why_there_is_none(option: str) -> None:
+def test_peers_option_is_answered_with_ours_or_with_why_there_is_none(option: str) -> None:
     answer = mistake("resnet20_digits", option, "3")
     assert answer.startswith(f"Unrecognized options: {option}, 3. Instead of {option}: ")
     assert ASKED[option] in answer
@@ -186,7 +186,7 @@ def test_several_options_are_answered_together() -> None:
     assert "Instead of --nobody" not in answer
 
 
-def test_every_answer_names_options_that_exist() -> None:
+def test_suggestions_every_answer_names_options_that_exist() -> None:
     settings = {field.name for kind in (TrainSettings, LocalSettings, SlurmSettings) for field in fields(kind)}
     settings |= {field.name for field in fields(load_recipe("resnet20_digits"))} | {"out"}
     for name in recipe_names():
@@ -201,7 +201,7 @@ def test_every_answer_names_options_that_exist() -> None:
         assert wanted in settings or f"{path}.{last.removeprefix('no_')}".lstrip(".") in settings, option
 
 
-def test_the_guide_holds_the_tables_that_the_command_line_answers_with() -> None:
+def test_guide_holds_the_tables_that_the_command_line_answers_with() -> None:
     text = GUIDE.read_text()
     assert [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")] == list(PEERS)
     found = re.findall(r"^\| (`.*`) \| (.*) \|$", text, re.MULTILINE)
@@ -210,7 +210,7 @@ def test_the_guide_holds_the_tables_that_the_command_line_answers_with() -> None
     assert len(expected) > 150
 
 
-def test_every_answer_is_used_and_every_option_of_a_peer_answered() -> None:
+def test_suggestions_every_answer_is_used_and_every_option_of_a_peer_answered() -> None:
     subjects = {subject for table in (*PEERS.values(), peer_options._HABITS) for subject in table}
     assert subjects == set(ANSWERS)
     for peer in PEERS:
@@ -219,7 +219,7 @@ def test_every_answer_is_used_and_every_option_of_a_peer_answered() -> None:
                 assert peer_options.answer(option) or not option.startswith("-"), option
 
 
-def test_the_recipe_file_of_the_guide_is_a_recipe(tmp_path: Path) -> None:
+def test_recipe_file_of_the_guide_is_a_recipe(tmp_path: Path) -> None:
     lines = GUIDE.read_text().partition("      # mine.py")[2].partition("\n\n- **")[0].splitlines()[1:]
     (tmp_path / "mine.py").write_text("\n".join(line.removeprefix("      ") for line in lines))
     assert load_recipe(tmp_path / "mine.py").model == LibraryModel(name="torchvision/resnext50_32x4d")

@@ -33,7 +33,7 @@ STEPS = ("ours", "timm's step", "torchvision's step")
 
 
 @pytest.mark.slow
-def test_one_command_measures_loader_step_peers_and_roofline(photo_betons: Path, tmp_path: Path) -> None:
+def test_gpu_benchmark_one_command_measures_loader_step_peers_and_roofline(photo_betons: Path, tmp_path: Path) -> None:
     found = tmp_path / "found.json"
     words = ["--data", photo_betons, "--device", "cpu", "--depth", 18, "--resolution", 32, "--batch", 4, "--seconds",
              0.05, "--rounds", 2, "--workers", 2, "--no-compile", "--json", found]  # fmt: skip
@@ -66,7 +66,7 @@ def test_one_command_measures_loader_step_peers_and_roofline(photo_betons: Path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [[], ["--data", "nowhere"], ["--data", "some", "--photos", "others"]])
-def test_images_that_are_not_given_or_not_there_are_one_line_and_exit_code_2(words: list[str]) -> None:
+def test_gpu_benchmark_images_that_are_not_given_or_not_there_are_one_line_and_exit_code_2(words: list[str]) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", *words],
         cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT,
@@ -89,7 +89,7 @@ FOUND: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_a_report_of_a_part_is_a_report() -> None:
+def test_report_of_a_part_is_a_report() -> None:
     """Of a run that was ended: what is there is told, with the n of each."""
     said = report(FOUND)
     assert "| ours, compiled, synthetic | 4,200 (4,000 to 4,400) | 3 |" in said
@@ -105,7 +105,7 @@ def test_a_report_of_a_part_is_a_report() -> None:
     assert report(nothing) == "nothing was measured"
 
 
-def test_what_was_found_is_in_the_file_at_once(tmp_path: Path) -> None:
+def test_gpu_benchmark_what_was_found_is_in_the_file_at_once(tmp_path: Path) -> None:
     record = Record(tmp_path / "found.json", minutes=1)
 
     def fail() -> None:
@@ -119,7 +119,7 @@ def test_what_was_found_is_in_the_file_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ended_by", ["time", "signal"])
-def test_the_time_ends_what_does_not_end_and_nothing_else(
+def test_gpu_benchmark_time_ends_what_does_not_end_and_nothing_else(
     ended_by: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also where it is caught like any failing part: `except Exception` lets it pass."""
@@ -136,7 +136,7 @@ def test_the_time_ends_what_does_not_end_and_nothing_else(
     assert (signal.getsignal(signal.SIGTERM), signal.getitimer(signal.ITIMER_REAL)[0]) == (before, 0)
 
 
-def test_the_host_is_never_far_ahead_of_a_gpu_nor_waits_for_all_of_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_is_never_far_ahead_of_a_gpu_nor_waits_for_all_of_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Events that count stand for CUDA's."""
     recorded: list[int] = []  # how many had been, at each one
     waited: list[int] = []  # the number of each that was waited for
@@ -161,7 +161,7 @@ def test_the_host_is_never_far_ahead_of_a_gpu_nor_waits_for_all_of_its_work(monk
     assert waited == [*range(1, len(done) - AHEAD + 1), 0]
 
 
-def test_where_a_step_waits_is_told_by_file_and_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_benchmark_where_a_step_waits_is_named_by_file_and_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """A warning with torch's words stands for its own; others are not meant."""
     modes: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
@@ -178,7 +178,7 @@ def test_where_a_step_waits_is_told_by_file_and_line(monkeypatch: pytest.MonkeyP
     assert modes == ["warn", "default"] * 2
 
 
-def test_a_repeated_source_has_an_epoch_of_many_batches_of_the_same_images(photo_betons: Path) -> None:
+def test_repeated_source_has_an_epoch_of_many_batches_of_the_same_images(photo_betons: Path) -> None:
     once = open_beton(photo_betons / "train.beton", check_content=False)
     repeated, images = Repeated(once, micro_batch_size=8), len(once.labels)
     assert len(repeated.labels) >= 8 * EPOCH
@@ -193,7 +193,7 @@ def test_a_repeated_source_has_an_epoch_of_many_batches_of_the_same_images(photo
     repeated.close()
 
 
-def test_the_bytes_of_an_operation_are_its_inputs_and_outputs() -> None:
+def test_bytes_of_an_operation_are_its_inputs_and_outputs() -> None:
     """A convolution of 1 x 1 from 4 to 8 channels and a ReLU, by hand; views move nothing."""
     images = torch.zeros(2, 4, 10, 10)
     layer = nn.Conv2d(4, 8, 1, bias=False)
@@ -204,7 +204,7 @@ def test_the_bytes_of_an_operation_are_its_inputs_and_outputs() -> None:
     assert traffic.all == convolution + 2 * 4 * 2 * 8 * 100
 
 
-def test_what_is_changed_in_place_is_read_and_written() -> None:
+def test_gpu_benchmark_what_is_changed_in_place_is_read_and_written() -> None:
     values = torch.zeros(4)
     with torch.no_grad(), _Traffic() as traffic:
         values.relu_()

@@ -80,7 +80,7 @@ def kind(**rates: Any) -> str:
     return verdict(replace(PLENTY, **rates)).kind
 
 
-def test_the_verdict_changes_at_its_borders_and_nowhere_else() -> None:
+def test_verdict_changes_at_its_borders_and_nowhere_else() -> None:
     low, high = BALANCED
     assert kind(loader=low * 1000 - 1, real=low * 1000) == "loader-bound"
     assert kind(loader=low * 1000 + 1, real=low * 1000) == "balanced"
@@ -88,14 +88,14 @@ def test_the_verdict_changes_at_its_borders_and_nowhere_else() -> None:
     assert kind(loader=high * 1000 + 1) == "compute-bound"
 
 
-def test_the_slower_of_reading_and_copying_is_what_feeds() -> None:
+def test_slower_of_reading_and_copying_is_what_feeds() -> None:
     assert kind(loader=500, copy=700) == "loader-bound"
     assert kind(loader=700, copy=500) == "copy-bound"
     assert kind(loader=1100, copy=5000) == kind(loader=5000, copy=1100) == "balanced"
     assert kind(loader=5000, copy=5000) == "compute-bound"
 
 
-def test_a_loader_bound_verdict_says_what_would_remove_it() -> None:
+def test_loader_bound_verdict_says_what_would_remove_it() -> None:
     rates = replace(PLENTY, loader=2100, compute=3300, real=2080, stored_side=500, smallest_side=256)
     assert more_threads(rates) == 5  # 8 x 3,300 / 2,100 = 12.6 in all
     assert smaller_side(rates) == 390
@@ -110,14 +110,14 @@ def test_a_loader_bound_verdict_says_what_would_remove_it() -> None:
     assert "for each process" in verdict(replace(rates, processes=2)).words
 
 
-def test_as_many_threads_as_are_asked_for_would_be_enough_and_one_fewer_would_not() -> None:
+def test_benchmark_as_many_threads_as_are_asked_for_would_be_enough_and_one_fewer_would_not() -> None:
     for loader in (100, 333, 500, 899):
         rates = replace(PLENTY, loader=loader)
         enough = PLENTY.workers + more_threads(rates)
         assert loader * enough / PLENTY.workers >= rates.compute > loader * (enough - 1) / PLENTY.workers
 
 
-def test_parts_that_hinder_one_another_are_said_to() -> None:
+def test_benchmark_parts_that_hinder_each_other_are_reported() -> None:
     assert "together" not in verdict(replace(PLENTY, real=TOGETHER * 1000 + 1)).words
     sharing = replace(PLENTY, loader=1000, real=500)
     assert verdict(sharing).words.endswith(
@@ -127,12 +127,12 @@ def test_parts_that_hinder_one_another_are_said_to() -> None:
     assert "something between them" in verdict(replace(sharing, copy=9000)).words
 
 
-def test_only_crops_that_are_resized_leave_the_stored_size_open() -> None:
+def test_benchmark_only_crops_that_are_resized_leave_the_stored_size_open() -> None:
     assert smallest_useful_side(RandomResizedCrop(resolution=224)) == 256
     assert smallest_useful_side(PaddedCrop(resolution=32)) is None
 
 
-def test_ranks_that_wait_for_one_another_are_as_fast_as_the_slowest() -> None:
+def test_ranks_that_wait_for_each_other_are_as_fast_as_the_slowest() -> None:
     measured = Measured(
         images_per_second=[[10, 30], [12, 20], [50, 40]], data_wait=[[0.1, 0.5], [0.2, 0.4], [0.3, 0.6]]
     )
@@ -142,7 +142,7 @@ def test_ranks_that_wait_for_one_another_are_as_fast_as_the_slowest() -> None:
     assert measured.waits == [0.2, 0.5]
 
 
-def test_only_the_very_name_of_a_gpu_has_a_known_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_benchmark_only_the_very_name_of_a_gpu_has_a_known_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
     assert peak(torch.device("cuda"), "bf16").flops_per_second == pytest.approx(989.4e12)
     assert peak(torch.device("cuda"), "fp32").flops_per_second == pytest.approx(66.9e12)
@@ -152,7 +152,7 @@ def test_only_the_very_name_of_a_gpu_has_a_known_peak(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("scaled", [False, True])
-def test_a_peer_that_decodes_at_full_size_where_we_do_not_is_said_to(scaled: bool) -> None:
+def test_peer_that_decodes_at_full_size_where_we_do_not_is_reported(scaled: bool) -> None:
     measured = {
         name: Measured(images_per_second=[[rate]], data_wait=[[0.0]])
         for name, rate in {**dict.fromkeys(OURS, 300.0), FFCV: 200.0, TORCHVISION: 100.0}.items()
@@ -174,7 +174,7 @@ def test_a_peer_that_decodes_at_full_size_where_we_do_not_is_said_to(scaled: boo
 
 
 @pytest.mark.slow
-def test_the_measured_step_is_the_loops(tmp_path: Path) -> None:
+def test_measured_step_is_the_loops(tmp_path: Path) -> None:
     """Weights and average after two epochs of both, bit for bit: accumulation, mixing, clipping, EMA and schedule."""
     recipe = replace(RECIPE, global_batch_size=16)
     settings = TrainSettings(data="synthetic:64", run_dir=tmp_path / "run", device="cpu", workers=1)
@@ -218,7 +218,7 @@ def words(recipe: str, data: Path, *options: object) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_real_run_measures_every_part_and_touches_nothing(
+def test_benchmark_real_run_measures_every_part_and_touches_nothing(
     recipe_file: str, photo_betons: Path, photos: Path, tmp_path: Path
 ) -> None:
     before = content(photo_betons)
@@ -256,7 +256,7 @@ def test_a_real_run_measures_every_part_and_touches_nothing(
 
 
 @pytest.mark.slow
-def test_two_processes_are_measured_together(recipe_file: str, photos: Path, tmp_path: Path) -> None:
+def test_benchmark_two_processes_are_measured_together(recipe_file: str, photos: Path, tmp_path: Path) -> None:
     ended = run(words(recipe_file, photos, "--json", tmp_path / "b.json", "--workers", 1), processes=2)
     assert ended.returncode == 0, ended.stderr
     found = json.loads((tmp_path / "b.json").read_text())
@@ -286,7 +286,7 @@ def test_two_processes_are_measured_together(recipe_file: str, photos: Path, tmp
         (["--device", "cuda"], "--device cuda, but torch sees no GPU"),
     ],
 )
-def test_a_mistake_is_one_line(
+def test_benchmark_mistake_is_one_line(
     options: list[str], message: str, recipe_file: str, photo_betons: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words(recipe_file, photo_betons, *options)) == 2
@@ -296,7 +296,7 @@ def test_a_mistake_is_one_line(
     assert message.format(data=photo_betons) in said.err
 
 
-def test_images_of_another_size_than_a_padded_crop_are_one_line(
+def test_benchmark_images_of_a_different_size_than_a_padded_crop_are_one_line(
     photo_betons: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = str(SUPPORT / "small_recipe.py")
@@ -308,7 +308,7 @@ def test_images_of_another_size_than_a_padded_crop_are_one_line(
 
 
 @pytest.mark.slow
-def test_a_peer_that_fails_ends_or_hangs_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peer_that_fails_ends_or_hangs_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "START_SECONDS", 15.0)
     ends: Any = os._exit
     sleeps: Any = time.sleep

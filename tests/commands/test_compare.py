@@ -60,7 +60,7 @@ def real(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_real_runs_are_lined_up_by_recipe(real: Path, capsys: Captured) -> None:
+def test_compare_real_runs_are_lined_up_by_recipe(real: Path, capsys: Captured) -> None:
     results = [json.loads((real / name / "result.json").read_text())["top1"] for name in ("s0", "s1", "slow")]
     text = told(capsys, real)
     mean, sd = statistics.fmean(results[:2]), statistics.stdev(results[:2])
@@ -74,7 +74,7 @@ def test_real_runs_are_lined_up_by_recipe(real: Path, capsys: Captured) -> None:
 
 
 @pytest.mark.slow
-def test_images_and_time_come_from_the_metrics(real: Path, capsys: Captured) -> None:
+def test_compare_images_and_time_come_from_the_metrics(real: Path, capsys: Captured) -> None:
     first = next(record for record in metrics(real / "s0") if record["kind"] == "eval")
     text = told(capsys, real / "s0", "--time-to-accuracy", 0.1, 100)
     assert f"to 0.1 % top-1 1: {first['step'] * 96:,} images, 1.0 epochs, " in text
@@ -83,7 +83,7 @@ def test_images_and_time_come_from_the_metrics(real: Path, capsys: Captured) -> 
 
 
 @pytest.mark.slow
-def test_it_works_in_a_pipe_without_torch(real: Path) -> None:
+def test_compare_it_works_in_a_pipe_without_torch(real: Path) -> None:
     ended = run(["compare", str(real)])
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "\x1b" not in ended.stdout and ended.stdout.isascii()
@@ -97,7 +97,7 @@ def test_it_works_in_a_pipe_without_torch(real: Path) -> None:
 # ------------------------------------------------------------------------------------------------- what counts as a run
 
 
-def test_unfinished_runs_are_listed_and_do_not_count(tmp_path: Path, capsys: Captured) -> None:
+def test_compare_unfinished_runs_are_listed_and_do_not_count(tmp_path: Path, capsys: Captured) -> None:
     write_run(tmp_path / "a", CIFAR, [91.0])
     write_run(tmp_path / "b", CIFAR, [91.4], seed=1)
     stop_early(write_run(tmp_path / "c", CIFAR, [91.4], seed=2), lines=7)
@@ -108,14 +108,14 @@ def test_unfinished_runs_are_listed_and_do_not_count(tmp_path: Path, capsys: Cap
     assert "no finished run: " in refused(capsys, tmp_path / "c", tmp_path / "d")
 
 
-def test_a_run_begun_anew_does_not_count_by_its_old_result(tmp_path: Path, capsys: Captured) -> None:
+def test_run_started_over_does_not_count_by_its_old_result(tmp_path: Path, capsys: Captured) -> None:
     folder = write_run(tmp_path / "a", CIFAR, [91.0])
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     (folder / "metrics.jsonl").write_text("".join(lines[:4]))
     assert "a (step 780 of 63,960)" in refused(capsys, folder)
 
 
-def test_the_first_steps_of_a_long_epoch_do_not_tell_how_many_there_are(tmp_path: Path, capsys: Captured) -> None:
+def test_compare_first_steps_of_a_long_epoch_do_not_give_the_total(tmp_path: Path, capsys: Captured) -> None:
     """Epochs are rounded to six digits: step 20 of 5,004 would be 5,003 or 5,004 an epoch."""
     folder = write_run(tmp_path / "a", load_recipe("resnet50_goyal2017"), [76.0])
     record = {"kind": "train", "step": 20, "epoch": 0.003997, "lr": 0.1, "loss": 7.0, "images_per_second": 100.0}
@@ -124,7 +124,7 @@ def test_the_first_steps_of_a_long_epoch_do_not_tell_how_many_there_are(tmp_path
     assert "a (step 20, epoch 0.004 of 90)" in refused(capsys, folder)
 
 
-def test_a_seed_counts_once(tmp_path: Path, capsys: Captured) -> None:
+def test_seed_counts_once(tmp_path: Path, capsys: Captured) -> None:
     for name in ("a", "b"):
         write_run(tmp_path / name, CIFAR, [91.0])
     text = told(capsys, tmp_path, tmp_path / "a")
@@ -132,7 +132,7 @@ def test_a_seed_counts_once(tmp_path: Path, capsys: Captured) -> None:
     assert f"{tmp_path}/b: the same recipe and seed as {tmp_path}/a" in text
 
 
-def test_runs_from_other_weights_are_another_row(tmp_path: Path, capsys: Captured) -> None:
+def test_runs_from_other_weights_are_a_different_row(tmp_path: Path, capsys: Captured) -> None:
     write_run(tmp_path / "a", CIFAR, [91.0])
     write_run(tmp_path / "b", CIFAR, [93.0], seed=1, init_weights=X_PTH)
     text = told(capsys, tmp_path)
@@ -148,7 +148,7 @@ def test_runs_from_other_weights_are_another_row(tmp_path: Path, capsys: Capture
         InitWeights(kind="file", file="x, no averaging.pth (sha256:1)", sha256="0" * 64),
     ],
 )
-def test_the_initial_weights_of_a_run_are_read_from_fields(start: InitWeights, tmp_path: Path) -> None:
+def test_initial_weights_of_a_run_are_read_from_fields(start: InitWeights, tmp_path: Path) -> None:
     found = read_run(write_run(tmp_path / "a", CIFAR, [91.0], init_weights=start))
     assert isinstance(found, FinishedRun)
     assert found.init_weights == start
@@ -174,7 +174,7 @@ def test_compare_reads_no_sentence(real: Path, tmp_path: Path, capsys: Captured)
     assert told(capsys, *folders, "--allow-different-protocols") == before
 
 
-def test_no_published_sentence_decides_a_comparison(tmp_path: Path) -> None:
+def test_compare_no_published_sentence_decides_a_comparison(tmp_path: Path) -> None:
     """What was once found in the text of the protocol: statistic, number of runs, comparability, data set."""
     assert GOYAL.published
     blanked = replace(GOYAL.published, protocol="", source="")
@@ -191,7 +191,7 @@ def test_no_published_sentence_decides_a_comparison(tmp_path: Path) -> None:
     assert compared_values(runs, replace(blanked, statistic=None)) == [70.0] * 3
 
 
-def test_a_result_of_another_version_is_refused(tmp_path: Path, capsys: Captured) -> None:
+def test_result_of_a_different_version_is_refused(tmp_path: Path, capsys: Captured) -> None:
     """Before protocols were fields, result.json had a sentence under the same name."""
     folder = write_run(tmp_path / "a", CIFAR, [91.0])
     result = json.loads((folder / "result.json").read_text())
@@ -210,7 +210,7 @@ def test_a_result_of_another_version_is_refused(tmp_path: Path, capsys: Captured
         ({"more": 1}, "protocol: Protocol needs exactly dataset, split, "),
     ],
 )
-def test_a_protocol_of_other_fields_is_refused(tmp_path: Path, capsys: Captured, change: dict, says: str) -> None:
+def test_protocol_of_other_fields_is_refused(tmp_path: Path, capsys: Captured, change: dict, says: str) -> None:
     assert says in refused(capsys, write_run(tmp_path / "a", CIFAR, [91.0], protocol=change))
 
 
@@ -228,7 +228,7 @@ def test_a_protocol_of_other_fields_is_refused(tmp_path: Path, capsys: Captured,
         ("recipe.py", '"""The resolved recipe of a run', "recipe.py: not a recipe: SyntaxError"),
     ],
 )
-def test_a_damaged_run_is_one_line(
+def test_compare_damaged_run_is_one_line(
     tmp_path: Path, capsys: Captured, file: str, content: str | bytes, says: str
 ) -> None:
     """An error where it was named, a line of the table where it was found beside others."""
@@ -240,14 +240,14 @@ def test_a_damaged_run_is_one_line(
     assert "1 resnet20_he2015 1 91.00" in text and says in text.partition("not counted")[2]
 
 
-def test_a_result_that_the_metrics_do_not_tell_of_is_refused(tmp_path: Path, capsys: Captured) -> None:
+def test_result_that_the_metrics_do_not_hold_is_refused(tmp_path: Path, capsys: Captured) -> None:
     folder = write_run(tmp_path / "a", CIFAR, [91.0])
     result = json.loads((folder / "result.json").read_text())
     (folder / "result.json").write_text(json.dumps({**result, "top1": 95.0}))
     assert "ends with 91.0 % after epoch 164.0, result.json has 95.0 %" in refused(capsys, folder)
 
 
-def test_what_is_no_run_is_one_line(tmp_path: Path, capsys: Captured) -> None:
+def test_compare_what_is_no_run_is_one_line(tmp_path: Path, capsys: Captured) -> None:
     assert "there is no such folder" in refused(capsys, tmp_path / "nowhere")
     assert "is not the folder of a run" in refused(capsys, tmp_path)
     (tmp_path / "recipe.py").write_text("raise SystemExit('somebody else's code was run')")  # a person's own file
@@ -307,7 +307,7 @@ def test_what_is_no_run_is_one_line(tmp_path: Path, capsys: Captured) -> None:
         ),
     ],
 )
-def test_unlike_protocols_are_refused_and_told(
+def test_compare_different_protocols_are_refused_and_named(
     tmp_path: Path, capsys: Captured, recipe: Recipe, more: dict, first: str, second: str
 ) -> None:
     a, b = write_run(tmp_path / "a", CIFAR, [91.0]), write_run(tmp_path / "b", recipe, [91.0], seed=1, **more)
@@ -317,7 +317,7 @@ def test_unlike_protocols_are_refused_and_told(
 
 
 @pytest.mark.slow
-def test_averaged_weights_are_unlike_the_last_ones(real: Path, tmp_path: Path, capsys: Captured) -> None:
+def test_averaged_weights_differ_from_the_last_ones(real: Path, tmp_path: Path, capsys: Captured) -> None:
     small = load_recipe(SMALL)
     averaged = write_run(tmp_path / "a", replace(small, ema=EMA(decay=0.9)), [91.0])
     text = (averaged / "metrics.jsonl").read_text()
@@ -330,7 +330,9 @@ def test_averaged_weights_are_unlike_the_last_ones(real: Path, tmp_path: Path, c
 # ------------------------------------------------------------------------------------------------- published, and pairs
 
 
-def test_ours_is_held_against_the_published_number_with_the_noise_of_both(tmp_path: Path, capsys: Captured) -> None:
+def test_compare_ours_is_held_against_the_published_number_with_the_noise_of_both(
+    tmp_path: Path, capsys: Captured
+) -> None:
     """Goyal's 8k: the median of the last five epochs, 5 runs with a deviation of 0.09."""
     assert GOYAL.published and GOYAL.published.sd == 0.09
     top1 = GOYAL.published.top1
@@ -352,7 +354,7 @@ def test_ours_is_held_against_the_published_number_with_the_noise_of_both(tmp_pa
         ([91.5, 91.5], "ours +0.25 points; 2 equal results, published without deviation: noise unknown"),
     ],
 )
-def test_where_no_deviation_was_published_only_our_noise_counts(
+def test_compare_where_no_deviation_was_published_only_our_noise_counts(
     tmp_path: Path, capsys: Captured, top1: list[float], says: str
 ) -> None:
     for seed, value in enumerate(top1):
@@ -360,7 +362,7 @@ def test_where_no_deviation_was_published_only_our_noise_counts(
     assert says in told(capsys, tmp_path)
 
 
-def test_a_number_of_runs_that_is_not_stated_is_one(tmp_path: Path, capsys: Captured) -> None:
+def test_number_of_runs_that_is_not_stated_is_one(tmp_path: Path, capsys: Captured) -> None:
     recipe = load_recipe("resnet50_nvidia_90ep")
     for seed in range(3):
         write_run(tmp_path / f"s{seed}", recipe, [77.0 + seed / 100], seed=seed)
@@ -371,7 +373,7 @@ def test_a_number_of_runs_that_is_not_stated_is_one(tmp_path: Path, capsys: Capt
     assert found and float(found[1]) == pytest.approx(-0.11 - half, abs=0.006)
 
 
-def test_what_is_not_the_published_experiment_is_not_compared(tmp_path: Path) -> None:
+def test_compare_what_is_not_the_published_experiment_is_not_compared(tmp_path: Path) -> None:
     def reason(name: str, recipe: Recipe = CIFAR, **more: object) -> str | None:
         found = read_run(write_run(tmp_path / name, recipe, [70.0], **more))  # type: ignore[arg-type]
         assert isinstance(found, FinishedRun) and recipe.published
@@ -393,7 +395,7 @@ def test_what_is_not_the_published_experiment_is_not_compared(tmp_path: Path) ->
     assert "ours has 11 steps in an epoch: not the 50,000 images" in str(not_comparable(found, CIFAR.published))
 
 
-def test_every_published_result_is_compared_but_those_of_ten_crops(tmp_path: Path) -> None:
+def test_compare_every_published_result_is_compared_but_those_of_ten_crops(tmp_path: Path) -> None:
     refused_names = []
     recipes = [load_recipe(name) for name in recipe_names()]
     published = [recipe for recipe in recipes if recipe.published and recipe.ema is None]
@@ -406,7 +408,7 @@ def test_every_published_result_is_compared_but_those_of_ten_crops(tmp_path: Pat
     assert refused_names == ["plain18_he2015", "plain34_he2015", "resnet18_he2015", "resnet34_he2015"]
 
 
-def test_the_words_say_whether_the_seeds_are_enough(tmp_path: Path, capsys: Captured) -> None:
+def test_report_says_whether_the_seeds_are_enough(tmp_path: Path, capsys: Captured) -> None:
     deep = load_recipe("resnet32_he2015")
     for seed, (first, second) in enumerate(((91.1, 92.4), (91.3, 92.5), (91.2, 92.6))):
         write_run(tmp_path / f"few/a{seed}", CIFAR, [first], seed=seed)
@@ -419,7 +421,7 @@ def test_the_words_say_whether_the_seeds_are_enough(tmp_path: Path, capsys: Capt
     assert "3 seeds and 4 seeds are not enough to tell them apart" in told(capsys, tmp_path)
 
 
-def test_the_mean_of_reaching_is_of_the_runs_that_do(tmp_path: Path, capsys: Captured) -> None:
+def test_mean_of_reaching_is_of_the_runs_that_do(tmp_path: Path, capsys: Captured) -> None:
     write_run(tmp_path / "a", CIFAR, [80.0, 90.0], rate=500)
     write_run(tmp_path / "b", CIFAR, [90.0, 90.0], seed=1, rate=1000)
     write_run(tmp_path / "c", CIFAR, [80.0, 89.9], seed=2)
@@ -429,7 +431,7 @@ def test_the_mean_of_reaching_is_of_the_runs_that_do(tmp_path: Path, capsys: Cap
     assert expected in told(capsys, tmp_path, "--time-to-accuracy", 90)
 
 
-def test_time_is_the_sum_of_each_records_own(tmp_path: Path) -> None:
+def test_compare_time_is_the_sum_of_each_records_own(tmp_path: Path) -> None:
     """A rate holds for the steps since the record before, and the last one for those that come after it."""
     folder = write_run(tmp_path / "a", CIFAR, [91.0])
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -446,7 +448,7 @@ def test_time_is_the_sum_of_each_records_own(tmp_path: Path) -> None:
     assert {step: found.seconds(step) for step in expected} == expected
 
 
-def test_many_rows_are_each_compared_with_the_first(tmp_path: Path, capsys: Captured) -> None:
+def test_compare_many_rows_are_each_compared_with_the_first(tmp_path: Path, capsys: Captured) -> None:
     for number in range(8):
         write_run(tmp_path / str(number), replace(CIFAR, optimizer=SGD(lr=0.1 + number)), [91.0])
     text = told(capsys, tmp_path)

@@ -67,7 +67,7 @@ def really_saved(recipe: Recipe, model: nn.Module) -> int:
     return sum(storage.nbytes() for storage in saved.values())
 
 
-def test_a_multiply_add_counts_as_two_operations() -> None:
+def test_multiply_add_counts_as_two_operations() -> None:
     with FlopCounterMode(display=False) as counter:
         nn.functional.conv2d(torch.empty(1, 5, 8, 8, device="meta"), torch.empty(7, 5, 3, 3, device="meta"), padding=1)
     assert counter.get_total_flops() == 2 * (8 * 8 * 7) * (5 * 3 * 3)
@@ -75,7 +75,7 @@ def test_a_multiply_add_counts_as_two_operations() -> None:
 
 @pytest.mark.parametrize("groups", [1, 2, 6])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_the_backward_pass_of_a_convolution_is_two_forward_passes_also_in_groups(groups: int, transposed: bool) -> None:
+def test_backward_pass_of_a_convolution_is_two_forward_passes_also_in_groups(groups: int, transposed: bool) -> None:
     kind = nn.ConvTranspose2d if transposed else nn.Conv2d
     layer = kind(6, 12, 3, padding=1, groups=groups, device="meta")
     with flop_counter() as counter:
@@ -117,7 +117,7 @@ def test_training_is_three_forward_passes_less_the_gradient_of_the_images() -> N
     assert cost.forward_flops == forward_flops(recipe, network(recipe), 32)
 
 
-def test_a_frozen_backbone_costs_less_in_operations_and_in_memory() -> None:
+def test_frozen_backbone_costs_less_in_operations_and_in_memory() -> None:
     tuned = FineTuning(backbone_lr=0)
     whole, frozen = network(small), network(small)
     apply_fine_tuning(frozen, tuned)
@@ -151,7 +151,7 @@ def test_activations_in_bf16_are_those_of_a_real_step_but_for_the_norms_statisti
     assert 0 <= difference <= channels * 2 * 2
 
 
-def test_half_precision_halves_the_activations_and_adds_copies_of_weights_and_images() -> None:
+def test_cost_half_precision_halves_the_activations_and_adds_copies_of_weights_and_images() -> None:
     model = network(small)
     single = pass_cost(replace(small, precision="fp32"), model).activations
     half = pass_cost(replace(small, precision="bf16"), model).activations
@@ -167,7 +167,7 @@ def test_counting_leaves_the_model_as_it_was() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_a_network_costs_the_same_wherever_it_is() -> None:
+def test_network_costs_the_same_wherever_it_is() -> None:
     """The meta device stands for a GPU: another one than the CPU."""
     here, there = network(small), network(small).to("meta")
     there.layer1.requires_grad_(False)
@@ -188,7 +188,7 @@ def test_a_network_costs_the_same_wherever_it_is() -> None:
         LARS(lr=0.1, momentum=0),
     ],
 )
-def test_the_optimizer_holds_what_is_said(spec: Optimizer) -> None:
+def test_optimizer_holds_what_is_reported(spec: Optimizer) -> None:
     model = network(small)
     optimizer = build_optimizer(spec, model)
     for parameter in model.parameters():
@@ -198,7 +198,7 @@ def test_the_optimizer_holds_what_is_said(spec: Optimizer) -> None:
     assert sum(value.nbytes for value in held if value.ndim) == state_tensors(spec) * gradient_bytes(model)
 
 
-def test_a_checkpoint_is_as_long_as_is_said(tmp_path: Path) -> None:
+def test_checkpoint_is_as_long_as_is_reported(tmp_path: Path) -> None:
     recipe = replace(small, model=CifarResNet(depth=8, width=4), ema=EMA(decay=0.9))
     model = network(recipe)
     optimizer = build_optimizer(recipe.optimizer, model)
@@ -222,7 +222,7 @@ def test_memory_adds_up() -> None:
     assert used.total == 4 * used.parameters + 2 * used.buffers + used.images + 1000
 
 
-def test_a_batch_that_the_network_cannot_run_is_an_error_that_names_it() -> None:
+def test_batch_that_the_network_cannot_run_is_an_error_that_names_it() -> None:
     recipe = replace(
         small,
         model=LibraryModel(name="torchvision/vit_b_32"),

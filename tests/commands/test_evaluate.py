@@ -73,7 +73,7 @@ def record(finished: Path) -> dict[str, Any]:
     return content
 
 
-def test_a_passport_has_the_numbers_of_the_run_and_names_weights_data_and_versions(
+def test_record_has_the_numbers_of_the_run_and_names_weights_data_and_versions(
     finished: Path, record: dict[str, Any]
 ) -> None:
     result = json.loads((finished / "result.json").read_text())
@@ -119,7 +119,7 @@ def test_class_accuracies_and_calibration_are_those_of_the_logits(
     assert sum(one["images"] * one["top1"] for one in record["classes"]) / 360 == pytest.approx(record["top1"])
 
 
-def test_two_processes_write_the_same_passport(finished: Path, record: dict[str, Any], tmp_path: Path) -> None:
+def test_evaluate_two_processes_write_the_same_record(finished: Path, record: dict[str, Any], tmp_path: Path) -> None:
     ended = run(["evaluate", str(finished), "--out", str(tmp_path / "two.json")], processes=2)
     assert ended.returncode == 0, ended.stderr
     two = json.loads((tmp_path / "two.json").read_text())
@@ -136,23 +136,23 @@ def test_calibration_is_nought_where_confidence_is_the_accuracy() -> None:
     assert calibration_error(calibration_bins(two, np.array([True, True, False, False]))) == pytest.approx(30)
 
 
-def test_a_bin_holds_its_upper_edge_and_not_its_lower_one() -> None:
+def test_bin_holds_its_upper_edge_and_not_its_lower_one() -> None:
     edges = np.array([0.0, 1 / 16, 1 / 15, 1.0])
     counts = [one.images for one in calibration_bins(edges, np.ones(4, bool))]
     assert counts == [3, *[0] * 13, 1]
 
 
-def test_a_class_without_images_has_no_accuracy() -> None:
+def test_class_without_images_has_no_accuracy() -> None:
     found = details(np.array([0, 2, 2]), np.array([0, 2, 1]), np.full(3, 0.5), ["a", "b", "c"])
     assert [(one.images, one.top1) for one in found.classes] == [(1, 100.0), (0, None), (2, 50.0)]
 
 
-def test_a_confidence_that_is_no_number_is_an_error() -> None:
+def test_confidence_that_is_no_number_is_an_error() -> None:
     with pytest.raises(UserError, match="the logits of 1 of 2 images are not finite"):
         details(np.array([0, 1]), np.array([0, 1]), np.array([0.5, math.nan]), ["a", "b"])
 
 
-def test_the_table_names_the_worst_and_the_best_classes(
+def test_table_names_the_worst_and_the_best_classes(
     finished: Path, record: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     evaluated([str(finished)], tmp_path / "out.json")
@@ -164,7 +164,9 @@ def test_the_table_names_the_worst_and_the_best_classes(
     assert f"{record['ece']:.2f} % (expected calibration error, 15 bins)" in said
 
 
-def test_another_protocol_is_evaluated_and_stated(finished: Path, checkpoint: dict[str, Any], digits: Path) -> None:
+def test_evaluate_different_protocol_is_evaluated_and_stated(
+    finished: Path, checkpoint: dict[str, Any], digits: Path
+) -> None:
     asked = ["--resolution", "28", "--crop-ratio", "0.875", "--flip-tta"]
     assert main(["evaluate", str(finished), *asked]) == 0
     found = json.loads((finished / "evaluations" / "step_00000014_28px_0.875_flip.json").read_text())
@@ -193,7 +195,7 @@ def test_scaled_decoding_can_be_asked_for_and_is_stated(finished: Path) -> None:
     assert found["protocol"]["scaled_decoding"]
 
 
-def test_one_view_can_be_asked_for_where_the_recipe_has_two(
+def test_evaluate_one_view_can_be_asked_for_where_the_recipe_has_two(
     checkpoint: dict[str, Any], record: dict[str, Any], digits: Path, tmp_path: Path
 ) -> None:
     recipe = load_recipe(SMALL)
@@ -216,7 +218,7 @@ def in_safetensors(state: dict[str, Any], file: Path) -> None:
 
 
 @pytest.mark.parametrize(("suffix", "write"), [(".pth", in_torch_file), (".safetensors", in_safetensors)])
-def test_a_state_dict_evaluates_as_in_the_run(
+def test_state_dict_evaluates_as_in_the_run(
     suffix: str,
     write: Callable[[dict[str, Any], Path], None],
     finished: Path,
@@ -236,7 +238,7 @@ def test_a_state_dict_evaluates_as_in_the_run(
     assert "seed" not in found["protocol_text"] and found["seed"] is None and found["protocol"]["seed"] is None
 
 
-def test_a_checkpoint_of_a_run_has_its_recipe_and_data(finished: Path, record: dict[str, Any], tmp_path: Path) -> None:
+def test_checkpoint_of_a_run_has_its_recipe_and_data(finished: Path, record: dict[str, Any], tmp_path: Path) -> None:
     found = evaluated([str(finished / "checkpoints" / "best.pt")], tmp_path / "best.json")
     assert (found["loss"], found["recipe"]) == (record["loss"], "averaged")
     assert "the best epoch on these images and so optimistic" in found["protocol_text"]
@@ -244,7 +246,7 @@ def test_a_checkpoint_of_a_run_has_its_recipe_and_data(finished: Path, record: d
     assert (trained["selection"], trained["selected_on"]) == ("best", found["data"]["checksum"])
 
 
-def test_a_checkpoint_without_its_run_and_name_may_have_been_chosen_and_says_so(
+def test_checkpoint_without_its_run_and_name_may_have_been_chosen_and_says_so(
     finished: Path, digits: Path, tmp_path: Path
 ) -> None:
     shutil.copy(finished / "checkpoints" / "best.pt", tmp_path / "alone.pt")
@@ -252,7 +254,7 @@ def test_a_checkpoint_without_its_run_and_name_may_have_been_chosen_and_says_so(
     assert "of an epoch that may have been selected" in evaluated(words, tmp_path / "alone.json")["protocol_text"]
 
 
-def test_a_checkpoint_of_another_version_is_read_as_a_weights_file(
+def test_checkpoint_of_a_different_version_is_read_as_a_weights_file(
     checkpoint: dict[str, Any], record: dict[str, Any], digits: Path, tmp_path: Path
 ) -> None:
     """Such as one with started_from, a piece of a sentence, in place of init_weights: its weights are all it gives."""
@@ -264,7 +266,7 @@ def test_a_checkpoint_of_another_version_is_read_as_a_weights_file(
     assert f"weights of older.pt (sha256:{found['weights']['sha256'][:12]}); bf16; data" in found["protocol_text"]
 
 
-def test_a_run_of_another_version_is_refused_in_one_line(
+def test_run_of_a_different_version_is_refused_in_one_line(
     finished: Path, checkpoint: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By evaluate and export, and where its recipe states a published result without its fields."""
@@ -286,7 +288,7 @@ def test_a_run_of_another_version_is_refused_in_one_line(
     assert "'runs' and 'statistic': the run was made by another version of the trainer" in error
 
 
-def test_a_beton_file_and_a_folder_of_class_folders_are_data(
+def test_beton_file_and_a_folder_of_class_folders_are_data(
     photos: Path, photo_betons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With weights for as many classes as they have, whatever the recipe says."""
@@ -366,12 +368,14 @@ def mistakes(
     }
 
 
-def test_every_mistake_is_tried(mistakes: dict[str, Mistake]) -> None:
+def test_evaluate_every_mistake_is_tried(mistakes: dict[str, Mistake]) -> None:
     assert tuple(mistakes) == CASES
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_mistake_is_one_line(name: str, mistakes: dict[str, Mistake], capfd: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_mistake_is_one_line(
+    name: str, mistakes: dict[str, Mistake], capfd: pytest.CaptureFixture[str]
+) -> None:
     words, answer = mistakes[name]
     assert main(["evaluate", *words]) == 2
     said = capfd.readouterr()
@@ -380,7 +384,7 @@ def test_a_mistake_is_one_line(name: str, mistakes: dict[str, Mistake], capfd: p
     assert re.search(answer, said.err), said.err
 
 
-def test_a_network_that_needs_larger_images_says_so(
+def test_network_that_needs_larger_images_says_so(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     spec = LibraryModel(name="torchvision/squeezenet1_1")

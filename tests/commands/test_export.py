@@ -93,7 +93,7 @@ def test_torchvision_loads_its_file_and_gives_our_logits(
     assert all(value.is_contiguous() for value in state.values())
 
 
-def test_the_exported_file_evaluates_to_the_numbers_of_the_run(resnet: Path, photos: Path, tmp_path: Path) -> None:
+def test_exported_file_evaluates_to_the_numbers_of_the_run(resnet: Path, photos: Path, tmp_path: Path) -> None:
     expected = evaluated([str(resnet)], tmp_path / "run.json")
     for kind, name in (("torchvision", "x.pth"), ("safetensors", "x.safetensors")):
         assert main(["export", str(resnet), "--to", kind, "--out", str(tmp_path / name)]) == 0
@@ -157,7 +157,7 @@ def test_onnx_computes_the_same_for_any_batch_and_is_evaluated(
     assert "the network does not take images of 24 px" in capsys.readouterr().err
 
 
-def test_an_export_without_an_average_says_so(cifar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_without_an_average_says_so(cifar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A copy of the run whose recipe and checkpoint have none."""
     state = torch.load(cifar / "checkpoints" / "best.pt", weights_only=True)
     (tmp_path / "recipe.py").write_text(recipe_source(replace(load_recipe(cifar / "recipe.py"), ema=None)))
@@ -178,12 +178,12 @@ def test_an_export_without_an_average_says_so(cifar: Path, tmp_path: Path, capsy
         (LibraryModel(name="timm/resnet50d"), "timm/resnet50d is not one of its models"),
     ],
 )
-def test_what_torchvision_does_not_have_is_refused_with_the_reason(model: Any, reason: str) -> None:
+def test_export_what_torchvision_does_not_have_is_refused_with_the_reason(model: Any, reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         torchvision_name(replace(load_recipe(SMALL), model=model))
 
 
-def test_what_torchvision_has_is_named() -> None:
+def test_export_what_torchvision_has_is_named() -> None:
     named = {depth: torchvision_name(replace(load_recipe(SMALL), model=ResNet(depth=depth))) for depth in (18, 50, 152)}
     assert named == {18: "resnet18", 50: "resnet50", 152: "resnet152"}
     library = LibraryModel(name="torchvision/resnext50_32x4d")
@@ -198,7 +198,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_line_and_nothing_is_written(
+def test_export_mistake_is_one_line_and_nothing_is_written(
     name: str, cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words, answer = MISTAKES[name]
@@ -213,7 +213,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_checkpoint_is_never_overwritten(resnet: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_checkpoint_is_never_overwritten(resnet: Path, capfd: pytest.CaptureFixture[str]) -> None:
     best = resnet / "checkpoints" / "best.pt"
     before = best.read_bytes()
     assert main(["export", str(resnet), "--to", "torchvision", "--out", str(best)]) == 2
@@ -221,7 +221,7 @@ def test_a_checkpoint_is_never_overwritten(resnet: Path, capfd: pytest.CaptureFi
     assert best.read_bytes() == before
 
 
-def test_a_file_that_computes_something_else_is_not_kept(
+def test_file_that_computes_something_else_is_not_kept(
     resnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """With a limit that nothing keeps; what was there before stays."""
@@ -233,7 +233,7 @@ def test_a_file_that_computes_something_else_is_not_kept(
     assert [path.read_text() for path in tmp_path.iterdir()] == ["as it was"]
 
 
-def test_no_run_and_no_checkpoint_are_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_export_no_run_and_no_checkpoint_are_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(tmp_path), "--to", "onnx"]) == 2
     assert "is not the folder of a run" in capfd.readouterr().err
     (tmp_path / "recipe.py").write_text(recipe_source(load_recipe(SMALL)))
@@ -241,7 +241,7 @@ def test_no_run_and_no_checkpoint_are_one_line(tmp_path: Path, capfd: pytest.Cap
     assert "holds no checkpoint that can be read (there is none yet)" in capfd.readouterr().err
 
 
-def test_the_weights_of_a_result_come_first(cifar: Path) -> None:
+def test_weights_of_a_result_come_first(cifar: Path) -> None:
     from trainer.run.directory import Run
 
     weights = run_weights(Run(cifar), "newest")

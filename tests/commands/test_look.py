@@ -49,7 +49,7 @@ def open_photos(photos: Path) -> Loader:
     return Loader(open_source(str(photos), "train", num_classes=4, resolution=48), workers=1)
 
 
-def test_the_same_command_draws_the_same_sheet(
+def test_same_command_draws_the_same_sheet(
     photo_betons: Path, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "recipe.py").write_text(recipe_source(recipe))
@@ -66,7 +66,7 @@ def test_the_same_command_draws_the_same_sheet(
         assert sheet.size == (8 * (SIDE + GAP) + GAP, 4 * (SIDE + LABEL + GAP) + GAP)
 
 
-def test_images_are_drawn_evenly_and_all_of_a_small_set() -> None:
+def test_look_images_are_drawn_evenly_and_all_of_a_small_set() -> None:
     assert look.spread(100, 4).tolist() == [0, 25, 50, 75]
     assert look.spread(3, 48).tolist() == [0, 1, 2]
     gaps = np.diff(look.spread(1_281_167, 48))
@@ -84,7 +84,7 @@ def test_augmented_images_are_those_of_training(photos: Path, recipe: Recipe) ->
     assert torch.equal(ours, torch.cat([second.images, first.images]))
 
 
-def test_the_mixed_row_is_that_of_training(photos: Path, recipe: Recipe, tmp_path: Path) -> None:
+def test_mixed_row_is_that_of_training(photos: Path, recipe: Recipe, tmp_path: Path) -> None:
     settings = LookSettings(data=str(photos))
     with process_group.world("cpu", timeout_minutes=1) as world, open_photos(photos) as loader:
         tiles, _ = look._mixed_row(recipe, loader, settings)
@@ -114,7 +114,7 @@ def test_normalisation_is_undone(photos: Path) -> None:
     np.testing.assert_array_equal(tile.pixels, stored[0])
 
 
-def test_a_letterboxed_image_is_whole(photos: Path) -> None:
+def test_letterboxed_image_is_whole(photos: Path) -> None:
     source = ImageFolderSource(photos / "train")
     paths = sorted((photos / "train").rglob("*.jpg"))
     for image in (0, 21, 63):
@@ -159,7 +159,7 @@ class Unbalanced:
     labels: np.ndarray = field(default_factory=lambda: np.array([0, 0, 2]))
 
 
-def test_empty_and_rare_classes_are_named() -> None:
+def test_look_empty_and_rare_classes_are_named() -> None:
     rows = dict(look._content(Unbalanced()))  # type: ignore[arg-type]
     assert rows["classes"] == "3: 0 / 1 / 2 (min / median / max) images each; fewest no?ne, most many"
     assert rows["empty"] == "1 (no?ne)"
@@ -187,7 +187,7 @@ def damaged(photos: Path, tmp_path: Path) -> str:
         (["DAMAGED"], r"bad.jpg: image 0 cannot be (opened|decoded)"),
     ],
 )
-def test_a_mistake_is_one_line_and_draws_nothing(
+def test_look_mistake_is_one_line_and_draws_nothing(
     words: list[str],
     answer: str,
     photos: Path,

@@ -51,7 +51,7 @@ def row(plan: str, name: str) -> str:
 # ---------------------------------------------------------------------------------------------------------- the command
 
 
-def test_the_plan_of_the_digits_says_what_training_would_do(
+def test_plan_of_the_digits_says_what_training_would_do(
     digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = planned(
@@ -74,15 +74,13 @@ def test_the_plan_of_the_digits_says_what_training_would_do(
         assert picture.width > 800
 
 
-def test_the_plan_names_the_resolved_recipe_as_python_that_runs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_plan_names_the_resolved_recipe_as_python_that_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = planned(["resnet20_digits", "--epochs", "3"], capsys)
     (tmp_path / "again.py").write_text(plan.partition("The resolved recipe\n\n")[2])
     assert load_recipe(tmp_path / "again.py") == replace(load_recipe("resnet20_digits"), epochs=3)
 
 
-def test_a_measured_step_takes_at_least_the_tensors_that_were_counted() -> None:
+def test_measured_step_takes_at_least_the_tensors_that_were_counted() -> None:
     """In a process of its own: in one that has freed memory before, the same tensors take none."""
     words = [SMALL, "--data", "synthetic:960", "--measure", "--device", "cpu", "--micro-batch-size", "96"]
     ended = run(["plan", *words])
@@ -95,7 +93,7 @@ def test_a_measured_step_takes_at_least_the_tensors_that_were_counted() -> None:
     assert together < measured < 10 * together + 300
 
 
-def test_a_prediction_is_marked_as_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+def test_prediction_is_marked_as_a_model(capsys: pytest.CaptureFixture[str]) -> None:
     plan = planned(["resnet20_he2015", "--world-size", "2", "--images-per-second", "10000"], capsys)
     assert row(plan, "model").startswith("not a measurement")
     header, one, two, four, *_ = plan.partition("  processes  ")[2].splitlines()
@@ -106,13 +104,13 @@ def test_a_prediction_is_marked_as_a_model(capsys: pytest.CaptureFixture[str]) -
     assert four.strip().startswith("4  does not fit: a step has 2 micro-batches; --micro-batch-size 32 would fit, with")
 
 
-def test_without_a_speed_nothing_is_predicted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_without_a_speed_nothing_is_predicted(capsys: pytest.CaptureFixture[str]) -> None:
     plan = planned(["resnet20_digits"], capsys)
     assert "give --images-per-second" in row(plan, "speed")
     assert "images/s  " not in plan
 
 
-def test_a_terminal_without_block_characters_gets_a_plan_too() -> None:
+def test_terminal_without_block_characters_gets_a_plan_too() -> None:
     """With the encoding of a pipe in the C locale."""
     words = [sys.executable, "-m", "trainer", "plan", "resnet20_digits"]
     environment = {"PYTHONIOENCODING": "ascii", "PATH": "", "OMP_NUM_THREADS": "1"}
@@ -140,26 +138,28 @@ def test_a_terminal_without_block_characters_gets_a_plan_too() -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_mistake_is_one_line(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_mistake_is_one_line(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", *words]) == 2
     said = capsys.readouterr().err
     assert re.search(line, said), said
     assert said.count("\n") == 1
 
 
-def test_a_picture_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_picture_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("in the way")
     assert main(["plan", "resnet20_digits", "--out", str(tmp_path / "file")]) == 2
     assert re.fullmatch(r"error: .*lr.png cannot be written: .*\n", capsys.readouterr().err)
 
 
-def test_without_matplotlib_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_without_matplotlib_the_error_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # as if it were not installed
     with pytest.raises(UserError, match=r"needs matplotlib: pip install 'shortcut-trainer\[plots\]', or no --out"):
         save_picture(small, 14, tmp_path / "lr.png")
 
 
-def test_a_step_that_this_machine_cannot_hold_is_not_tried(capsys: pytest.CaptureFixture[str]) -> None:
+def test_step_that_this_machine_cannot_hold_is_not_tried(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["resnet20_digits", "--data", "synthetic:2000000", "--measure", "--device", "cpu"]
     huge = ["--global-batch-size", "1000000", "--micro-batch-size", "1000000"]
     assert main(["plan", *words, *huge]) == 2
@@ -169,7 +169,7 @@ def test_a_step_that_this_machine_cannot_hold_is_not_tried(capsys: pytest.Captur
 # ----------------------------------------------------------------------------------------------- the data, the warnings
 
 
-def test_known_data_sets_have_their_published_sizes() -> None:
+def test_plan_known_data_sets_have_their_published_sizes() -> None:
     known = {name: data_facts(load_recipe(name), None) for name in recipe_names() if name != "resnet50_finetune"}
     assert len(known) == 61
     assert {(facts.name, facts.train.count, facts.val.count) for facts in known.values()} == {
@@ -179,7 +179,7 @@ def test_known_data_sets_have_their_published_sizes() -> None:
     }
 
 
-def test_images_are_counted_alike_in_folders_and_in_betons(photos: Path, photo_betons: Path) -> None:
+def test_plan_images_are_counted_alike_in_folders_and_in_betons(photos: Path, photo_betons: Path) -> None:
     for folder in (photos, photo_betons):
         facts = data_facts(small, str(folder))
         assert (facts.train.count, facts.val.count, facts.train.classes) == (64, 24, 4)
@@ -189,7 +189,7 @@ def test_images_are_counted_alike_in_folders_and_in_betons(photos: Path, photo_b
 
 
 @pytest.mark.parametrize("stored", ["photos", "photo_betons"])
-def test_data_that_does_not_match_the_recipe_is_said(stored: str, request: pytest.FixtureRequest) -> None:
+def test_data_that_does_not_match_the_recipe_is_reported(stored: str, request: pytest.FixtureRequest) -> None:
     data = str(request.getfixturevalue(stored))
     facts = data_facts(small, data)
     heights, widths = facts.train.heights, facts.train.widths
@@ -204,7 +204,7 @@ def test_data_that_does_not_match_the_recipe_is_said(stored: str, request: pytes
     assert data_warnings(replace(cropped, train_crop=RandomResizedCrop(resolution=32)), facts) == []
 
 
-def test_no_recipe_as_published_is_warned_of_on_its_own_data() -> None:
+def test_plan_no_recipe_as_published_is_warned_of_on_its_own_data() -> None:
     quiet = [name for name in recipe_names() if name != "resnet50_finetune"]
     for name in quiet:
         assert warnings(load_recipe(name), data_facts(load_recipe(name), None), 1) == [], name
@@ -219,7 +219,7 @@ def test_no_recipe_as_published_is_warned_of_on_its_own_data() -> None:
         ("resnet50_wightman2021_a2", 512, r"LAMB's square-root scaling .* would be --optimizer.lr 0.0025$"),
     ],
 )
-def test_a_batch_without_its_rate_is_told_the_rate_that_scaling_gives(name: str, batch: int, rule: str) -> None:
+def test_batch_without_its_rate_gets_the_rate_that_scaling_gives(name: str, batch: int, rule: str) -> None:
     named = load_recipe(name)
     changed = replace(named, global_batch_size=batch)
     assert re.search(rule, override_warnings(named, changed)[0])
@@ -235,7 +235,7 @@ def test_warnings_know_the_scaling_rule_of_adamw() -> None:
     assert re.search(r"square-root scaling of Adam .* would be --optimizer.lr 0.0005$", note)
 
 
-def test_a_norm_that_sees_other_images_is_said() -> None:
+def test_norm_that_sees_other_images_is_reported() -> None:
     named = load_recipe("resnet50_torchvision_v1")
     assert override_warnings(named, replace(named, micro_batch_size=64)) == [
         "batch normalisation sees 64 images at a time instead of 32: --norm-batch-size 32 keeps it"
@@ -256,14 +256,14 @@ def test_a_norm_that_sees_other_images_is_said() -> None:
         ),
     ],
 )
-def test_what_ends_after_training_is_said(changed: Recipe, words: str) -> None:
+def test_plan_what_ends_after_training_is_reported(changed: Recipe, words: str) -> None:
     assert any(re.search(words, note) for note in warnings(changed, data_facts(changed, None), 1))
 
 
 # ------------------------------------------------------------------------------------------------------------ the curve
 
 
-def test_the_curve_of_goyal_has_its_papers_places() -> None:
+def test_curve_of_goyal_has_its_papers_places() -> None:
     """Section 5.1: 5 epochs of warmup from 0.1 to 0.1 * 8192 / 256, a tenth at 30, 60 and 80 of 90 epochs."""
     found = [(mark.name, round(mark.epoch, 2), round(mark.lr, 6)) for mark in marks(GOYAL, 156)]
     assert found == [
@@ -293,7 +293,7 @@ def test_the_curve_of_goyal_has_its_papers_places() -> None:
     ids=str,
 )
 @pytest.mark.parametrize("steps", [1, 14])
-def test_any_curve_can_be_drawn(schedule: Schedule, steps: int) -> None:
+def test_plan_any_curve_can_be_drawn(schedule: Schedule, steps: int) -> None:
     for recipe in (replace(small, schedule=schedule), replace(small, optimizer=replace(small.optimizer, lr=0.0))):
         drawn = draw(recipe, steps, ASCII)
         assert len(drawn) == 8 + 3 + len(marks(recipe, steps))
@@ -304,7 +304,7 @@ def test_any_curve_can_be_drawn(schedule: Schedule, steps: int) -> None:
 # ------------------------------------------------------------------------------------------------------- many processes
 
 
-def test_what_fits_is_what_training_accepts() -> None:
+def test_plan_what_fits_is_what_training_accepts() -> None:
     """The oracle is the recipe itself, for every number of processes in the table and some more."""
     fits = set()
     for count in {*world_sizes(256), 3, 6, 48, 65}:
@@ -317,7 +317,7 @@ def test_what_fits_is_what_training_accepts() -> None:
     assert fits == {1, 2, 4, 8, 16, 32, 64}
 
 
-def test_a_smaller_micro_batch_is_proposed_where_it_fits() -> None:
+def test_smaller_micro_batch_is_proposed_where_it_fits() -> None:
     plain = replace(GOYAL, norm_batch_size=None)
     norms = "with norms over 32 images"
     assert misfit(plain, 256) == f"a step has 64 micro-batches; --micro-batch-size 32 would fit, {norms}"
@@ -330,7 +330,7 @@ def test_a_smaller_micro_batch_is_proposed_where_it_fits() -> None:
     assert misfit(precise, 8) == "precise_norm_images=1,536 cannot be shared evenly"
 
 
-def test_an_all_reduce_sends_what_a_ring_has_to_and_as_fast_as_its_slowest_link() -> None:
+def test_plan_all_reduce_sends_what_a_ring_has_to_and_as_fast_as_its_slowest_link() -> None:
     assert [ring_bytes(n, 1000) for n in (1, 2, 4, 1000)] == [0, 1000, 1500, 1998]
     assert all_reduce_seconds(1, 450_000_000, LINKS) == 0
     assert all_reduce_seconds(8, 450_000_000, LINKS) == pytest.approx(1.75e-3)
@@ -339,7 +339,7 @@ def test_an_all_reduce_sends_what_a_ring_has_to_and_as_fast_as_its_slowest_link(
     assert all_reduce_seconds(16, 450_000_000, slow_inside) == pytest.approx(1.875 * 18e-3)
 
 
-def test_a_prediction_follows_its_assumptions() -> None:
+def test_prediction_follows_its_assumptions() -> None:
     """64 processes, one micro-batch of 128 each: 51.2 ms at 2,500 images/s, of which 34.1 ms are the backward pass."""
     gradients = 4 * 25_557_032
     sums = all_reduce_seconds(64, gradients, LINKS)
@@ -358,7 +358,7 @@ def test_a_prediction_follows_its_assumptions() -> None:
     assert alone.images_per_second == pytest.approx(2500)
 
 
-def test_the_number_of_processes_that_was_asked_for_is_looked_at() -> None:
+def test_number_of_processes_that_was_asked_for_is_looked_at() -> None:
     assert world_sizes(256) == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
     assert world_sizes(12)[3:5] == [8, 12]
     assert world_sizes(5000)[-1] == 5000
@@ -367,7 +367,7 @@ def test_the_number_of_processes_that_was_asked_for_is_looked_at() -> None:
 # ------------------------------------------------------------------------------------------------------------- the text
 
 
-def test_numbers_have_units_and_three_digits() -> None:
+def test_plan_numbers_have_units_and_three_digits() -> None:
     assert [in_bytes(count) for count in (0, 999, 999.7, 1234, 99_960, 9_996_000, 2.5e12)] == [
         "0 bytes", "999 bytes", "1.00 kB", "1.23 kB", "100 kB", "10.0 MB", "2.50 TB",
     ]  # fmt: skip
@@ -378,7 +378,7 @@ def test_numbers_have_units_and_three_digits() -> None:
     ]  # fmt: skip
 
 
-def test_rows_that_do_not_fit_go_on_below_and_short_table_rows_run_on() -> None:
+def test_rows_that_do_not_fit_continue_below_and_short_table_rows_run_on() -> None:
     text = section("Title", [("name", "word " * 60)])
     assert text.startswith("\nTitle\n  name         word word")
     assert all(len(line) <= 110 for line in text.splitlines())

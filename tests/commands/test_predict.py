@@ -47,7 +47,7 @@ def home(guide: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> Path
     return guide[0]
 
 
-def test_the_guide_runs_as_printed(guide: tuple[Path, list[str]]) -> None:
+def test_guide_runs_as_printed(guide: tuple[Path, list[str]]) -> None:
     home, printed = guide
     assert len(printed) == 4
     assert (home / "look.png").is_file()
@@ -77,7 +77,7 @@ def test_predict_agrees_with_the_evaluation(home: Path, capsys: pytest.CaptureFi
         (["predict", "run", "words.txt", "--top", "0"], "top=0 is not a positive number"),
     ],
 )
-def test_a_mistake_in_predict_is_one_line(
+def test_predict_mistake_in_predict_is_one_line(
     words: list[str], answer: str, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("words.txt", "broken.jpg"):

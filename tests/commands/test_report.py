@@ -55,7 +55,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "report.html"
 
 
-def test_the_report_says_what_the_terminal_says(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_says_what_the_terminal_says(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", str(report.parent), "--time-to-accuracy", "85"]) == 0
     page = Links()
     page.feed(report.read_text())
@@ -66,7 +66,7 @@ def test_the_report_says_what_the_terminal_says(report: Path, capsys: pytest.Cap
     assert "other<b>" in page.text  # escaped, not a tag
 
 
-def test_the_report_loads_nothing_and_may_not(report: Path) -> None:
+def test_report_loads_nothing_and_may_not(report: Path) -> None:
     page = Links()
     page.feed(report.read_text())
     assert page.loaded == []
@@ -75,7 +75,7 @@ def test_the_report_loads_nothing_and_may_not(report: Path) -> None:
 
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
-def test_a_browser_draws_every_curve(report: Path, tmp_path: Path) -> None:
+def test_browser_draws_every_curve(report: Path, tmp_path: Path) -> None:
     """Three seeds and their mean, and a single run, in each of six panels; and each row once in the legend."""
     assert CHROMIUM
     ended = subprocess.run(
@@ -94,7 +94,7 @@ def test_a_browser_draws_every_curve(report: Path, tmp_path: Path) -> None:
     assert not [line for line in ended.stderr.splitlines() if "CONSOLE" in line]  # no script failed, no load refused
 
 
-def test_a_report_that_cannot_be_written_is_one_line(
+def test_report_that_cannot_be_written_is_one_line(
     report: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for target in (tmp_path / "nowhere" / "report.html", tmp_path):
@@ -102,7 +102,7 @@ def test_a_report_that_cannot_be_written_is_one_line(
         assert "cannot be written: " in capsys.readouterr().err
 
 
-def test_without_plotly_the_error_says_what_to_install(
+def test_report_without_plotly_the_error_says_what_to_install(
     report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)

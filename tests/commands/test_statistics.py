@@ -18,7 +18,7 @@ def test_quantiles_are_students(probability: float, freedom: float) -> None:
 
 
 @pytest.mark.parametrize("sizes", [(2, 2), (2, 9), (5, 3)])
-def test_the_interval_is_welchs(sizes: tuple[int, int]) -> None:
+def test_interval_is_welchs(sizes: tuple[int, int]) -> None:
     draw = random.Random(sum(sizes))
     first, second = ([draw.gauss(76, 0.1 * (place + 1)) for _ in range(n)] for place, n in enumerate(sizes))
     expected = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
@@ -27,7 +27,7 @@ def test_the_interval_is_welchs(sizes: tuple[int, int]) -> None:
     assert found.delta == pytest.approx(statistics.fmean(first) - statistics.fmean(second))
 
 
-def test_true_differences_lie_in_95_of_100_intervals() -> None:
+def test_statistics_true_differences_lie_in_95_of_100_intervals() -> None:
     """Three seeds against five: what a factor of 2 would claim far too often."""
     draw = random.Random(0)
     held = narrow = 0
@@ -48,12 +48,12 @@ def test_deviation_is_with_n_minus_1_and_one_value_has_none() -> None:
         mean_of([1.0])
 
 
-def test_a_published_mean_is_as_well_known_as_it_says() -> None:
+def test_published_mean_is_as_well_known_as_it_says() -> None:
     assert published_mean(76.26, 0.09, 5) == Mean(76.26, pytest.approx(0.09 / math.sqrt(5)), 4)
     assert published_mean(77.12, 0.11, None) == Mean(77.12, 0.11, math.inf)
     assert published_mean(91.25, None, 1) == Mean(91.25, 0.0, math.inf)
 
 
-def test_values_without_any_deviation_say_nothing_of_their_noise() -> None:
+def test_statistics_values_without_any_deviation_say_nothing_of_their_noise() -> None:
     assert difference(mean_of([99.0, 99.0]), mean_of([98.0, 98.0])) is None
     assert difference(mean_of([99.0, 99.0]), mean_of([98.0, 98.5]))

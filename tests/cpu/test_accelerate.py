@@ -90,7 +90,7 @@ def error(found: Tensor, exact: Tensor) -> float:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_an_accelerated_model_computes_what_the_plain_one_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accelerated_model_computes_what_the_plain_one_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In bf16 both round, at different places, so that both are compared with the plain model in fp32.
 
     Our kernels round less often, so their error may exceed the plain model's by chance only: by a half for the 80
@@ -137,7 +137,7 @@ def test_an_accelerated_model_computes_what_the_plain_one_does(name: str, monkey
         (recipe.LibraryModel(name="timm/resnet18"), {"Conv2d": 16}),
     ],
 )
-def test_what_is_replaced_is_counted_and_in_the_line_for_the_log(
+def test_accelerate_what_is_replaced_is_counted_and_in_the_line_for_the_log(
     spec: Spec, expected: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend_matrix_units(monkeypatch)
@@ -160,7 +160,7 @@ def nodes(y: Tensor) -> Counter[str]:
 
 
 @pytest.mark.parametrize(("name", "count"), [("torchvision/resnet18", 17), ("torchvision/resnet50", 49)])
-def test_a_library_model_has_the_fused_norms(name: str, count: int) -> None:
+def test_library_model_has_the_fused_norms(name: str, count: int) -> None:
     model = build(recipe.LibraryModel(name=name))
     accelerate(model)
     assert sum(found for node, found in nodes(forward(model, images(2))).items() if FUSED in node) == count
@@ -231,7 +231,7 @@ def test_split_norms_stay_split(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(forward(plain, images()), forward(accelerated, images()))
 
 
-def test_nothing_is_replaced_and_the_line_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accelerate_nothing_is_replaced_and_the_line_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
     assert accelerate(model) == "note: no CPU kernels for bf16: none fits a layer of this model"
     model = build(recipe.CifarResNet(depth=8))
@@ -243,7 +243,7 @@ def test_nothing_is_replaced_and_the_line_says_why(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("precision", "wanted", "expected"), [("bf16", True, True), ("bf16", False, False), ("fp32", True, False)]
 )
-def test_a_model_on_a_cpu_gets_kernels_for_bf16_where_they_are_wanted(
+def test_model_on_a_cpu_gets_kernels_for_bf16_where_they_are_wanted(
     precision: Any, wanted: bool, expected: bool
 ) -> None:
     model = build(recipe.CifarResNet(depth=8))

@@ -112,7 +112,7 @@ def test_gradients_are_those_in_float64(
 
 @has_units
 @pytest.mark.parametrize("stride", [1, 2])
-def test_values_and_the_gradient_of_images_are_those_of_pytorchs_bit_for_bit(stride: int) -> None:
+def test_conv_values_and_the_gradient_of_images_are_those_of_pytorchs_bit_for_bit(stride: int) -> None:
     conv = convolution_of(32, 48, stride=stride)
     x = random(3, 32, 10, 9, seed=1)
     dy = random(*forward(conv, x).shape, seed=2)
@@ -131,7 +131,7 @@ def test_values_and_the_gradient_of_images_are_those_of_pytorchs_bit_for_bit(str
 
 @has_units
 @pytest.mark.parametrize("memory", [1 << 20, 1])
-def test_every_number_of_threads_computes_the_same_bits(
+def test_conv_every_number_of_threads_computes_the_same_bits(
     packed_bytes: Callable[[int], None], threads: Callable[[int], None], memory: int
 ) -> None:
     packed_bytes(memory)
@@ -155,7 +155,7 @@ def test_scratch_memory_that_others_have_written_changes_nothing() -> None:
 
 
 @has_units
-def test_the_matrix_unit_is_left_as_it_was(threads: Callable[[int], None]) -> None:
+def test_matrix_unit_is_left_as_it_was(threads: Callable[[int], None]) -> None:
     """oneDNN need not tell it again what it told it last."""
     from trainer.cpu import amx
     from trainer.cpu.conv_kernels import weight_gradient
@@ -183,7 +183,7 @@ def test_the_matrix_unit_is_left_as_it_was(threads: Callable[[int], None]) -> No
 
 @has_units
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_another_default_dtype_changes_nothing(dtype: torch.dtype) -> None:
+def test_conv_different_default_dtype_changes_nothing(dtype: torch.dtype) -> None:
     conv, x, dy = convolution_of(16, 32), random(3, 16, 6, 6, seed=1), random(3, 32, 6, 6, seed=2)
     before = gradient(conv, x, dy).clone()
     torch.set_default_dtype(dtype)
@@ -194,7 +194,7 @@ def test_another_default_dtype_changes_nothing(dtype: torch.dtype) -> None:
 
 
 @has_units
-def test_saved_tensors_may_come_back_in_another_memory_format() -> None:
+def test_saved_tensors_may_come_back_in_a_different_memory_format() -> None:
     conv, x, dy = convolution_of(16, 32), random(3, 16, 6, 6, seed=1), random(3, 32, 6, 6, seed=2)
     before = gradient(conv, x, dy).clone()
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor.contiguous()):
@@ -211,7 +211,7 @@ def test_gradients_accumulate_over_micro_batches() -> None:
     torch.testing.assert_close(conv.weight.grad.double(), exact, rtol=1e-5, atol=2e-6 * float(exact.abs().max()))
 
 
-def test_every_3x3_convolution_of_a_network_but_the_first_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conv_every_3x3_convolution_of_a_network_but_the_first_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_matrix_units(monkeypatch)
     for spec, expected in (
         (recipe.CifarResNet(depth=20), 18),
@@ -285,7 +285,7 @@ def ordinary(name: str) -> tuple[nn.Conv2d, Tensor]:
 
 
 @pytest.mark.parametrize("name", ORDINARY)
-def test_it_is_pytorchs_convolution_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conv_it_is_pytorchs_convolution_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_matrix_units(monkeypatch)
     assert is_ours(forward(convolution_of(16, 16), random(2, 16, 6, 6, seed=1)))
     conv, x = ordinary(name)
@@ -296,7 +296,7 @@ def test_it_is_pytorchs_convolution_for(name: str, monkeypatch: pytest.MonkeyPat
     assert conv.weight.grad is not None or not conv.weight.requires_grad
 
 
-def test_it_is_pytorchs_without_gradients_and_without_matrix_units(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conv_it_is_pytorchs_without_gradients_and_without_matrix_units(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_matrix_units(monkeypatch)
     conv, x, dy = convolution_of(16, 16), random(2, 16, 6, 6, seed=1), random(2, 16, 6, 6, seed=2)
     with torch.no_grad():

@@ -45,7 +45,7 @@ def is_fused(y: Tensor) -> bool:
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("mean", [0.0, 20.0])
 @pytest.mark.parametrize(("channels", "count", "height", "width"), SHAPES)
-def test_values_and_gradients_are_those_in_float64_rounded_once(
+def test_norm_values_and_gradients_are_those_in_float64_rounded_once(
     channels: int, count: int, height: int, width: int, mean: float, residual: bool
 ) -> None:
     x = bf16(count, channels, height, width, seed=1, mean=mean)
@@ -83,7 +83,7 @@ def test_running_statistics_follow_as_batch_norms(momentum: float | None) -> Non
     torch.testing.assert_close(ours.running_var, theirs.running_var)
 
 
-def test_a_norm_without_running_statistics_keeps_none() -> None:
+def test_norm_without_running_statistics_keeps_none() -> None:
     norm = norm_of(16, track_running_stats=False)
     assert is_fused(norm_relu(norm, nn.ReLU(), bf16(4, 16, 5, 5, seed=1)))
     assert norm.running_mean is None and norm.num_batches_tracked is None
@@ -107,7 +107,7 @@ def test_running_statistics_that_are_switched_off_or_not_counted_do_as_batch_nor
 
 
 @pytest.mark.parametrize("residual", [False, True])
-def test_the_bits_do_not_depend_on_the_threads(threads: Callable[[int], None], residual: bool) -> None:
+def test_bits_do_not_depend_on_the_threads(threads: Callable[[int], None], residual: bool) -> None:
     found: list[list[Tensor]] = []
     for count in (1, 2, 5):
         threads(count)
@@ -120,7 +120,7 @@ def test_the_bits_do_not_depend_on_the_threads(threads: Callable[[int], None], r
         assert all(torch.equal(one, other) for one, other in zip(found[0], others, strict=True))
 
 
-def test_a_gradient_and_a_shortcut_in_another_memory_format_are_the_same_numbers() -> None:
+def test_gradient_and_a_shortcut_in_a_different_memory_format_are_the_same_numbers() -> None:
     results = []
     for memory_format in (torch.channels_last, torch.contiguous_format):
         x, shortcut, dy = (bf16(4, 16, 6, 6, seed=seed) for seed in (1, 2, 3))
@@ -132,7 +132,7 @@ def test_a_gradient_and_a_shortcut_in_another_memory_format_are_the_same_numbers
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("residual", [False, True])
-def test_what_is_not_a_number_is_not_hidden_and_stays_in_its_channel(bad: float, residual: bool) -> None:
+def test_norm_what_is_not_a_number_is_not_hidden_and_stays_in_its_channel(bad: float, residual: bool) -> None:
     x = bf16(4, 16, 6, 6, seed=1).detach()
     x[1, 3, 2, 2] = bad
     x.requires_grad_()
@@ -198,7 +198,7 @@ def test_hooks_of_a_relu_run() -> None:
 
 
 @pytest.mark.parametrize("kind", ["float32", "contiguous", "not affine"])
-def test_images_of_other_kinds_are_normalised_by_batch_norm(kind: str) -> None:
+def test_norm_images_of_other_kinds_are_normalised_by_batch_norm(kind: str) -> None:
     x, norm = bf16(4, 16, 6, 6, seed=1).detach(), norm_of(16, affine=kind != "not affine")
     x = x.float() if kind == "float32" else x.contiguous() if kind == "contiguous" else x
     assert torch.equal(norm_relu(norm, nn.ReLU(), x), torch.relu(norm_of(16, affine=norm.affine)(x)))
@@ -211,12 +211,12 @@ def test_tensors_without_memory_are_left_to_batch_norm() -> None:
         assert not is_fused(norm_relu(nn.BatchNorm2d(16), nn.ReLU(), x))
 
 
-def test_one_value_has_no_variance() -> None:
+def test_norm_one_value_has_no_variance() -> None:
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         norm_relu(norm_of(16), nn.ReLU(), bf16(1, 16, 1, 1, seed=1))
 
 
-def test_images_of_other_channels_than_the_norms_are_refused_and_not_read() -> None:
+def test_norm_images_of_other_channels_than_the_norms_are_refused_and_not_read() -> None:
     with pytest.raises(RuntimeError, match="running_mean should contain 8 elements not 16"):
         norm_relu(norm_of(16), nn.ReLU(), bf16(4, 8, 6, 6, seed=1))
 
@@ -252,7 +252,7 @@ def test_networks_have_them_in_bf16_only(spec: recipe.CifarResNet | recipe.ResNe
     assert fused_norms(model(x.float())) == 0
 
 
-def test_a_network_learns_with_them_what_it_learns_in_fp32() -> None:
+def test_network_learns_with_them_what_it_learns_in_fp32() -> None:
     torch.manual_seed(0)
     model = build_model(recipe.CifarResNet(depth=20), 10).to(memory_format=torch.channels_last)
     accelerate(model)

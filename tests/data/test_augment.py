@@ -102,7 +102,7 @@ def test_normalised_images_are_the_same_alone_in_a_batch_and_shuffled() -> None:
 
 
 @pytest.mark.parametrize("asked", ASKED)
-def test_nothing_is_read_back_from_the_device(asked: str) -> None:
+def test_augment_nothing_is_read_back_from_the_device(asked: str) -> None:
     """On tensors without values, which raise where one is asked for."""
     recipe, samples = replace(ASKED[asked], erasing=ERASING), np.arange(200)
     pixels = torch.empty(200, 3, 32, 32, dtype=torch.uint8, device="meta")
@@ -128,7 +128,7 @@ def test_samples_epochs_and_seeds_draw_differently(asked: str) -> None:
             assert differ.float().mean() > 0.5, (first, second)
 
 
-def test_images_are_returned_as_they_are_where_nothing_is_asked() -> None:
+def test_augment_images_are_returned_as_they_are_where_nothing_is_asked() -> None:
     images, samples = noise(2), np.arange(2)
     for recipe in (small, replace(small, color=ColorJitter()), replace(small, color=PcaLighting(), erasing=ERASING)):
         assert Augmenter(recipe, 0).pixels(images, samples) is images
@@ -344,7 +344,7 @@ def test_color_jitter_draws_factors_and_orders_evenly() -> None:
         assert is_even(np.histogram(factors, bins=20, range=(1 - strength, 1 + strength))[0])
 
 
-def test_a_strength_of_0_leaves_its_operation_out() -> None:
+def test_strength_of_0_leaves_its_operation_out() -> None:
     rounds = jitter_rounds(ColorJitter(contrast=0.5), drawn(4, RandomStream.COLOR))
     operations = np.stack([operations for operations, _ in rounds])
     assert set(operations.flat) == {Operation.IDENTITY, Operation.CONTRAST}
@@ -366,7 +366,7 @@ def test_lighting_adds_the_components_in_units_of_the_unnormalised_image() -> No
         assert np.allclose(result[image, :, 0, 0].numpy(), offset, rtol=1e-6, atol=0)
 
 
-def test_the_amounts_of_lighting_are_normally_distributed() -> None:
+def test_amounts_of_lighting_are_normally_distributed() -> None:
     offsets = lighting_offsets(PcaLighting(std=0.1), drawn(3, RandomStream.COLOR))
     components = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
     amounts = np.linalg.solve(components, offsets.T).T / [0.2175, 0.0188, 0.0045]
@@ -403,12 +403,12 @@ def test_boxes_have_the_area_asked_for_and_lie_inside() -> None:
     assert 0.32 < areas.max() < 0.345
 
 
-def test_an_image_that_no_box_fits_stays() -> None:
+def test_image_that_no_box_fits_stays() -> None:
     whole = RandomErasing(probability=1.0, scale=(1.0, 1.0))
     assert (erased_boxes(whole, drawn(41, RandomStream.ERASING)[:50], 8, 8) == 0).all()
 
 
-def test_only_the_box_becomes_0() -> None:
+def test_augment_only_the_box_becomes_0() -> None:
     recipe: Recipe = replace(small, erasing=ERASING)
     images, samples = noise(64).float() + 1, np.arange(64)
     result = Augmenter(recipe, 0).normalised(images.clone(), samples)

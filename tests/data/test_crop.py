@@ -44,7 +44,7 @@ def test_random_crops_lie_inside_images_of_any_shape() -> None:
     assert (left + width <= widths).all()
 
 
-def test_an_image_no_crop_fits_gives_its_centre_at_the_nearest_ratio() -> None:
+def test_image_no_crop_fits_gives_its_centre_at_the_nearest_ratio() -> None:
     crop = RandomResizedCrop(resolution=8, scale=(1.0, 1.0))
     draws = np.random.default_rng(0).random((2, 4, 10))
     boxes = random_resized_boxes(crop, draws, np.array([100, 300]), np.array([300, 100]))
@@ -70,7 +70,7 @@ def test_scale_jitter_is_a_square_of_a_short_side_uniform_between_256_and_480(he
         assert abs(share.mean() - 0.5) < 0.01
 
 
-def test_half_of_the_images_are_flipped_and_none_without_flip() -> None:
+def test_crop_half_of_the_images_are_flipped_and_none_without_flip() -> None:
     sizes = np.full(COUNT, 32)
     flips = train_view(PaddedCrop(resolution=32), True, 0, 0)(np.arange(COUNT), sizes, sizes).flips
     assert abs(flips.mean() - 0.5) < 5 * 0.5 / np.sqrt(COUNT)
@@ -97,6 +97,6 @@ def test_padded_crops_shift_evenly_by_up_to_the_padding() -> None:
         (0.1, 3, 3, [1, 1, 1, 1]),
     ],
 )
-def test_the_centre_crop_is_a_square_of_the_short_side(ratio: float, height: int, width: int, box: list[int]) -> None:
+def test_centre_crop_is_a_square_of_the_short_side(ratio: float, height: int, width: int, box: list[int]) -> None:
     boxes = center_boxes(CenterCrop(resolution=224, crop_ratio=ratio), np.array([height]), np.array([width]))
     assert boxes.tolist() == [box]

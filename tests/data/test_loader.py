@@ -37,9 +37,7 @@ def evaluate_protocols(loader: Loader, batch_size: int, seed: int = 0, epoch: in
 
 
 @pytest.mark.parametrize("kind", ["photo_betons", "photos"])
-def test_an_image_is_cut_the_same_by_any_number_of_threads_in_any_batch(
-    kind: str, request: pytest.FixtureRequest
-) -> None:
+def test_image_is_cut_the_same_by_any_number_of_threads_in_any_batch(kind: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(kind)
     with open_photos(folder, workers=1) as one, open_photos(folder, workers=3) as three:
         expected = evaluate_protocols(one, batch_size=16)
@@ -50,13 +48,13 @@ def test_an_image_is_cut_the_same_by_any_number_of_threads_in_any_batch(
 
 
 @pytest.mark.parametrize(("seed", "epoch"), [(1, 0), (0, 1)])
-def test_another_seed_or_epoch_cuts_another_part(photo_betons: Path, seed: int, epoch: int) -> None:
+def test_loader_different_seed_or_epoch_cuts_a_different_part(photo_betons: Path, seed: int, epoch: int) -> None:
     with open_photos(photo_betons) as loader:
         first, second = evaluate_protocols(loader, 16), evaluate_protocols(loader, 16, seed, epoch)
         assert sum(torch.equal(first[image], second[image]) for image in first) == 0
 
 
-def test_an_epoch_left_after_the_loader_was_closed_does_not_hang(photo_betons: Path) -> None:
+def test_epoch_left_after_the_loader_was_closed_does_not_hang(photo_betons: Path) -> None:
     """As when an error ends a run: the loader's threads end first, and their cancelled work is never picked up."""
     with open_photos(photo_betons, workers=1) as loader:
         read = loader.source.read
@@ -74,7 +72,7 @@ def test_an_epoch_left_after_the_loader_was_closed_does_not_hang(photo_betons: P
     assert not left.is_alive()
 
 
-def test_a_repetition_shows_the_same_image_cut_otherwise(photo_betons: Path) -> None:
+def test_repetition_shows_the_same_image_cut_differently(photo_betons: Path) -> None:
     """Sample 64 + 3 is image 3 once more."""
     with open_photos(photo_betons) as loader:
         (batch,) = loader.batches([np.array([3, 64 + 3, 128 + 3])], train_view(CROP, True, 0, 0), 48)
@@ -97,7 +95,7 @@ def test_batches_are_channels_last_uint8_with_the_right_labels(photo_betons: Pat
         assert batch.labels.tolist() == loader.source.labels[[5, 3, 60]].tolist()
 
 
-def test_a_batch_stays_as_it_is_while_later_ones_are_read(photo_betons: Path) -> None:
+def test_batch_stays_as_it_is_while_later_ones_are_read(photo_betons: Path) -> None:
     with open_photos(photo_betons) as loader:
         view = train_view(CROP, True, 0, 0)
         kept, copies = [], []
@@ -152,7 +150,7 @@ class Faulty:
     def close(self) -> None: ...
 
 
-def test_an_exception_in_a_thread_reaches_the_caller_at_its_batch_and_the_loader_goes_on() -> None:
+def test_loader_exception_in_a_thread_reaches_the_caller_at_its_batch_and_the_loader_continues() -> None:
     with Loader(Faulty(), workers=2) as loader:  # type: ignore[arg-type]
         view = eval_view(CenterCrop(resolution=8, crop_ratio=1.0))
         indices = [np.arange(start, start + 8) for start in range(0, 64, 8)]
@@ -168,7 +166,7 @@ def test_an_exception_in_a_thread_reaches_the_caller_at_its_batch_and_the_loader
 
 
 @pytest.mark.slow
-def test_a_process_that_ends_in_the_middle_of_an_epoch_ends(photo_betons: Path) -> None:
+def test_process_that_ends_in_the_middle_of_an_epoch_ends(photo_betons: Path) -> None:
     code = f"""
         import numpy as np
         from trainer.data.formats import open_source
@@ -185,7 +183,7 @@ def test_a_process_that_ends_in_the_middle_of_an_epoch_ends(photo_betons: Path) 
     assert ended.returncode == 7
 
 
-def test_a_padded_crop_wants_images_of_its_own_size(photo_betons: Path) -> None:
+def test_padded_crop_wants_images_of_its_own_size(photo_betons: Path) -> None:
     with (
         open_photos(photo_betons) as loader,
         pytest.raises(UserError, match=r"needs images of 32 x 32 px, but image 0"),

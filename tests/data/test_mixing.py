@@ -99,13 +99,13 @@ def test_cutmix_keeps_every_pixel_of_one_image_or_of_its_partner_and_they_form_o
         (0.4, (0.5, 0.5), (15, 65, 8, 33)),  # odd: 50.6 and 25.3 px
     ],
 )
-def test_a_box_has_its_area_and_the_images_shape_and_is_clipped_at_each_edge(
+def test_box_has_its_area_and_the_images_shape_and_is_clipped_at_each_edge(
     area: float, centre: tuple[float, float], box: tuple[int, int, int, int]
 ) -> None:
     assert cutmix_box(80, 40, area, centre) == box
 
 
-def test_the_box_is_timms_for_the_same_centre(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_box_is_timms_for_the_same_centre(monkeypatch: pytest.MonkeyPatch) -> None:
     from timm.data import mixup as timms
 
     rng = np.random.default_rng(0)
@@ -141,7 +141,7 @@ def test_kept_areas_of_cutmix_are_uniform_for_alpha_one_but_for_what_the_edges_c
     assert shares.max() > 0.98
 
 
-def test_half_of_the_micro_batches_get_cutmix_and_half_mixup() -> None:
+def test_mixing_half_of_the_micro_batches_get_cutmix_and_half_mixup() -> None:
     count = 800
     is_cutmix = np.array([two_colours or share == 1.0 for share, two_colours in small(BOTH, count, 64)])
     assert abs(is_cutmix.mean() - 0.5) < 4 * 0.5 / math.sqrt(count)
@@ -151,7 +151,7 @@ def test_half_of_the_micro_batches_get_cutmix_and_half_mixup() -> None:
     assert all(two_colours or share == 1.0 for share, two_colours in small(spec, 50))
 
 
-def test_what_is_not_mixed_is_untouched_and_its_targets_are_one_hot() -> None:
+def test_mixing_what_is_not_mixed_is_untouched_and_its_targets_are_one_hot() -> None:
     never = Mixing(mixup_alpha=1.0, cutmix_alpha=1.0, probability=0.0)
     for step in range(10):
         pixels, targets = mixed(never, step)
@@ -163,7 +163,7 @@ def test_what_is_not_mixed_is_untouched_and_its_targets_are_one_hot() -> None:
     assert abs(untouched - 0.7) < 4 * math.sqrt(0.7 * 0.3 / count)
 
 
-def test_a_mixture_is_a_pure_function_of_seed_step_and_micro_batch() -> None:
+def test_mixture_is_a_pure_function_of_seed_step_and_micro_batch() -> None:
     np.random.seed(1)
     torch.manual_seed(1)
     first, first_targets = mixed(BOTH, step=5, micro_batch=2, seed=9)
@@ -177,7 +177,7 @@ def test_a_mixture_is_a_pure_function_of_seed_step_and_micro_batch() -> None:
     assert len(shares | {kept(first_targets)}) == len(others) + 1
 
 
-def test_the_share_does_not_depend_on_the_resolution_nor_on_the_number_of_images() -> None:
+def test_share_does_not_depend_on_the_resolution_nor_on_the_number_of_images() -> None:
     """So that a run with other micro-batches at hand, or growing crops, draws the same."""
     for step in range(10):
         _, targets = mixed(MIXUP, step)
@@ -185,7 +185,7 @@ def test_the_share_does_not_depend_on_the_resolution_nor_on_the_number_of_images
         assert float(others[0, 0]) == kept(targets)
 
 
-def test_the_image_in_the_middle_of_an_odd_batch_stays_itself() -> None:
+def test_image_in_the_middle_of_an_odd_batch_stays_itself() -> None:
     images, labels = plain()[:3], LABELS[:3]
     for spec in (MIXUP, CUTMIX):
         pixels, targets = mix(spec, images, labels, num_classes=7, seed=0, step=0, micro_batch=0)

@@ -66,7 +66,7 @@ def source(operation: Operation, argument: float, height: int, width: int) -> tu
     return cos * x - sin * y + width / 2, sin * x + cos * y + height / 2
 
 
-def test_every_operation_is_compared() -> None:
+def test_operations_every_operation_is_compared() -> None:
     assert set(POINTWISE) | set(GEOMETRIC) | {Operation.SOLARIZE_ADD} == set(Operation)
 
 
@@ -159,7 +159,7 @@ def test_colours_are_within_two_values_of_pillows(operation: Operation, name: st
 
 
 @pytest.mark.parametrize("bilinear", [False, True])
-def test_an_image_comes_out_the_same_in_any_batch(bilinear: bool) -> None:
+def test_image_comes_out_the_same_in_any_batch(bilinear: bool) -> None:
     """Bit by bit, for every operation: alone, among others, shuffled, and in either memory format."""
     rng = np.random.default_rng(1)
     count = 96
@@ -176,7 +176,7 @@ def test_an_image_comes_out_the_same_in_any_batch(bilinear: bool) -> None:
     assert torch.equal(apply(images.contiguous(), operations, arguments, bilinear=bilinear), together)
 
 
-def test_the_result_is_new_and_channels_last() -> None:
+def test_result_is_new_and_channels_last() -> None:
     images = pictures()
     before = images.clone()
     for operation in Operation:
@@ -187,7 +187,7 @@ def test_the_result_is_new_and_channels_last() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 5), (3, 3), (1, 300)])
-def test_images_of_any_size_keep_it(height: int, width: int) -> None:
+def test_operations_images_of_any_size_keep_it(height: int, width: int) -> None:
     for operation in Operation:
         for bilinear in (False, True):
             result = applied(pictures(height, width), operation, 0.5, bilinear=bilinear)

@@ -33,7 +33,7 @@ def micro_batches(world_size: int, first_step: int = 0) -> list[list[np.ndarray]
     ]
 
 
-def test_an_epoch_is_a_permutation_that_seed_and_epoch_alone_decide() -> None:
+def test_epoch_is_a_permutation_that_seed_and_epoch_alone_decide() -> None:
     order = epoch_order(0, 0, COUNT)
     assert np.array_equal(np.sort(order), np.arange(COUNT))
     assert np.array_equal(order, epoch_order(0, 0, COUNT))
@@ -42,7 +42,7 @@ def test_an_epoch_is_a_permutation_that_seed_and_epoch_alone_decide() -> None:
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4, 6, 12])
-def test_every_world_size_sees_the_same_micro_batches(world_size: int) -> None:
+def test_order_every_world_size_sees_the_same_micro_batches(world_size: int) -> None:
     alone, shared = micro_batches(1), micro_batches(world_size)
     assert len(alone) == len(shared) == STEPS
     for step in range(STEPS):
@@ -50,20 +50,20 @@ def test_every_world_size_sees_the_same_micro_batches(world_size: int) -> None:
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_starting_at_a_step_gives_the_rest_of_the_stream(world_size: int) -> None:
+def test_order_starting_at_a_step_gives_the_rest_of_the_stream(world_size: int) -> None:
     whole = micro_batches(world_size)
     for first_step in range(STEPS + 1):
         rest = micro_batches(world_size, first_step)
         assert np.array_equal(np.array(rest).ravel(), np.array(whole[first_step:]).ravel())
 
 
-def test_no_image_comes_twice_in_an_epoch() -> None:
+def test_order_no_image_comes_twice_in_an_epoch() -> None:
     images = np.array(micro_batches(1)).ravel()
     assert len(images) == len(set(images.tolist())) == STEPS * MICRO * MICRO_BATCHES
 
 
 @pytest.mark.parametrize("repeats", [2, 3, 4])
-def test_repeated_augmentation_shows_one_in_so_many_images_as_often(repeats: int) -> None:
+def test_repeated_augmentation_shows_one_in_n_images_as_often(repeats: int) -> None:
     """An epoch is as long as without; every image of it comes `repeats` times, but for the last that is cut off."""
     order = epoch_order(3, 5, COUNT, repeats)
     assert len(order) == len(set(order.tolist())) == COUNT
@@ -74,7 +74,7 @@ def test_repeated_augmentation_shows_one_in_so_many_images_as_often(repeats: int
     assert (times == repeats).sum() >= len(images) - 1
 
 
-def test_the_repetitions_of_an_image_come_in_different_micro_batches_of_one_step() -> None:
+def test_repetitions_of_an_image_come_in_different_micro_batches_of_one_step() -> None:
     """As the samplers of timm and torchvision deal them to different devices."""
     micro_batch_size, micro_batches, repeats = 8, 12, 4
     order = epoch_order(3, 5, 10 * micro_batch_size * micro_batches, repeats)

@@ -19,7 +19,7 @@ def test_draws_are_uniform() -> None:
     assert 0 <= draws[0] < draws[-1] < 1
 
 
-def test_neighbouring_images_epochs_seeds_and_kinds_are_uncorrelated() -> None:
+def test_random_neighbouring_images_epochs_seeds_and_kinds_are_uncorrelated() -> None:
     base = uniform(7, 3, IMAGES, RandomStream.CROP, 2)
     others = {
         "the next image": np.roll(base[:, 0], 1),
@@ -32,13 +32,13 @@ def test_neighbouring_images_epochs_seeds_and_kinds_are_uncorrelated() -> None:
         assert correlation(base[:, 0], other) < 5 / np.sqrt(len(IMAGES)), name
 
 
-def test_a_draw_depends_on_the_image_alone_not_on_its_company() -> None:
+def test_draw_depends_on_the_image_alone_not_on_its_company() -> None:
     together = bits(1, 2, np.array([5, 9, 70_000]), RandomStream.FLIP, 3)
     assert np.array_equal(bits(1, 2, np.array([9]), RandomStream.FLIP, 3)[0], together[1])
     assert np.array_equal(bits(1, 2, np.array([9]), RandomStream.FLIP)[0], together[1, :1])
 
 
-def test_the_stream_never_changes() -> None:
+def test_stream_never_changes() -> None:
     """SplitMix64's finaliser in plain Python integers: another implementation, and so an oracle."""
     mask = 2**64 - 1
 
@@ -55,12 +55,12 @@ def test_the_stream_never_changes() -> None:
     assert [int(draw) for draw in RandomStream] == [0, 1, 2, 3, 4, 5, 6, 7]
 
 
-def test_every_step_and_micro_batch_has_its_own_torch_seed() -> None:
+def test_random_every_step_and_micro_batch_has_its_own_torch_seed() -> None:
     seeds = {torch_seed(0, step, micro_batch) for step in range(100) for micro_batch in range(8)}
     assert len(seeds) == 800
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
 @pytest.mark.parametrize("seed", [0, 2**63 - 1])
-def test_the_largest_seed_works(seed: int) -> None:
+def test_largest_seed_works(seed: int) -> None:
     assert uniform(seed, 2**31, np.array([2**40]), RandomStream.ORDER).shape == (1, 1)

@@ -63,7 +63,7 @@ def large_boxes(draw: st.DrawFn) -> tuple[tuple[int, int], Box, int, int]:
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @thorough
 @given(given_box=large_boxes(), flip=st.booleans())
-def test_a_scaled_crop_from_tiles_is_that_of_the_whole_image_bit_for_bit(
+def test_scaled_crop_from_tiles_is_that_of_the_whole_image_bit_for_bit(
     sampling: str, tmp_path: Path, given_box: tuple[tuple[int, int], Box, int, int], flip: bool
 ) -> None:
     shape, box, out, interval = given_box
@@ -76,7 +76,9 @@ def test_a_scaled_crop_from_tiles_is_that_of_the_whole_image_bit_for_bit(
 
 
 @pytest.mark.parametrize(("sampling", "shrunk"), [(name, part) for name in SAMPLINGS for part in (2, 4, 8)])
-def test_whole_pixels_of_the_smaller_image_are_those_of_libjpeg(sampling: str, shrunk: int, tmp_path: Path) -> None:
+def test_scaled_decoding_whole_pixels_of_the_smaller_image_are_those_of_libjpeg(
+    sampling: str, shrunk: int, tmp_path: Path
+) -> None:
     """As Pillow has them from its own libjpeg-turbo, at every edge; chroma that keeps its 8 x 8 of 4:2:0 at 1/2 is
     transformed by FFCV's faster method, as it is at full size."""
     shape = 15 * 8 + 3, 13 * 8 + 5
@@ -98,7 +100,7 @@ def test_whole_pixels_of_the_smaller_image_are_those_of_libjpeg(sampling: str, s
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @thorough
 @given(given_box=large_boxes())
-def test_a_scaled_crop_is_nearly_that_of_the_full_size(
+def test_scaled_crop_is_nearly_that_of_the_full_size(
     sampling: str, tmp_path: Path, given_box: tuple[tuple[int, int], Box, int, int]
 ) -> None:
     """Of a smooth image; a detail as small as a pixel of the crop may fall between two others."""
@@ -111,7 +113,7 @@ def test_a_scaled_crop_is_nearly_that_of_the_full_size(
 
 
 @pytest.mark.parametrize("interval", [0, 2])
-def test_the_box_of_a_scaled_crop_is_not_moved(interval: int, tmp_path: Path) -> None:
+def test_box_of_a_scaled_crop_is_not_moved(interval: int, tmp_path: Path) -> None:
     """Boxes that begin and end within a pixel of the smaller image."""
     stored, shape = jpeg(smooth(192, 192), "4:4:4", interval), (192, 192)
     for top, left, rows, columns, out in ((33, 50, 99, 101, 41), (1, 3, 185, 186, 40), (7, 21, 170, 160, 20)):
@@ -126,7 +128,7 @@ def test_the_box_of_a_scaled_crop_is_not_moved(interval: int, tmp_path: Path) ->
 
 @thorough
 @given(data=st.data(), out=st.integers(1, 60), flip=st.booleans(), mode=st.sampled_from([JPEG, RAW]))
-def test_what_is_less_than_twice_its_target_or_raw_stays_bit_for_bit(
+def test_scaled_decoding_what_is_less_than_twice_its_target_or_raw_stays_bit_for_bit(
     tmp_path: Path, data: st.DataObject, out: int, flip: bool, mode: int
 ) -> None:
     height, width = data.draw(st.integers(1, 150)), data.draw(st.integers(1, 150))
@@ -142,7 +144,7 @@ def test_what_is_less_than_twice_its_target_or_raw_stays_bit_for_bit(
     assert np.array_equal(found, full)
 
 
-def test_only_the_tiles_under_a_scaled_crop_are_decoded() -> None:
+def test_scaled_decoding_only_the_tiles_under_a_scaled_crop_are_decoded() -> None:
     shape = 320, 320
     stored = jpeg(photo(*shape), interval=2)
     header = stored.index(b"\xff\xda")
@@ -153,7 +155,7 @@ def test_only_the_tiles_under_a_scaled_crop_are_decoded() -> None:
 
 
 @pytest.mark.parametrize("interval", [0, 2])
-def test_damage_is_found_at_every_size(tmp_path: Path, interval: int) -> None:
+def test_scaled_decoding_damage_is_found_at_every_size(tmp_path: Path, interval: int) -> None:
     stored = jpeg(photo(*SHAPE), interval=interval)
     start = stored.index(b"\xff\xda") + 14
     broken = [stored[: start + 40], stored[: start + 20] + bytes(30) + stored[start + 50 :]]
@@ -168,7 +170,7 @@ def test_damage_is_found_at_every_size(tmp_path: Path, interval: int) -> None:
         assert read(tmp_path, one, SHAPE, CORNER, 7, scaled=True)[1] == BAD_JPEG
 
 
-def test_a_class_folder_gives_nearly_the_pixels_of_the_file_written_from_it(tmp_path: Path) -> None:
+def test_class_folder_gives_nearly_the_pixels_of_the_file_written_from_it(tmp_path: Path) -> None:
     """Both decode at 1/4 and take the same box; PIL's filter is a triangle where ours is a square."""
     (tmp_path / "val" / "only").mkdir(parents=True)
     pixels = smooth(131, 150)
@@ -187,7 +189,7 @@ def test_a_class_folder_gives_nearly_the_pixels_of_the_file_written_from_it(tmp_
     assert abs(found[1, 0].astype(int) - ours).mean() < 2
 
 
-def test_a_view_says_what_its_crop_says() -> None:
+def test_view_says_what_its_crop_says() -> None:
     crops = RandomResizedCrop(resolution=8), ScaleJitterCrop(resolution=8, short_side=(9, 16))
     sizes = np.array([40]), np.array([50])
 
@@ -220,7 +222,7 @@ def test_batches_are_scaled_where_it_is_asked_for_and_the_same_on_any_number_of_
         assert not changed[modes == RAW].any()
 
 
-def test_a_run_with_it_that_is_stopped_within_an_epoch_ends_the_same(photo_betons: Path, tmp_path: Path) -> None:
+def test_run_with_it_that_is_stopped_within_an_epoch_ends_the_same(photo_betons: Path, tmp_path: Path) -> None:
     """And not as one without it: its images are really others."""
 
     def trained(name: str, *, scaled: bool) -> Path:
@@ -249,7 +251,7 @@ def test_a_run_with_it_that_is_stopped_within_an_epoch_ends_the_same(photo_beton
         assert scaled["loss"] != full["loss"]
 
 
-def test_the_protocol_of_a_result_names_it_where_it_was_used() -> None:
+def test_protocol_of_a_result_names_it_where_it_was_used() -> None:
     recipe = load_recipe(SMALL)
     evaluation = Evaluation(top1=50.0, top5=90.0, loss=1.0, seen=10, duplicates=0, total=10)
 
@@ -274,7 +276,7 @@ def test_recipes_from_before_are_the_same_and_a_change_is_named(tmp_path: Path) 
     assert load_recipe(tmp_path / "faster.py") == faster
 
 
-def test_the_plan_names_the_crops_that_use_it() -> None:
+def test_plan_names_the_crops_that_use_it() -> None:
     recipe = load_recipe("resnet50_he2015")
     facts = data_facts(recipe, None)
     assert "decoding" not in dict(_training_rows(recipe, facts, 10))

@@ -89,7 +89,7 @@ def seen(
 
 @pytest.mark.parametrize("recipe", [EVERYTHING, OTHER, AUTO])
 @pytest.mark.parametrize("world_size", [2, 3, 6])
-def test_every_number_of_processes_sees_the_same_images_and_targets(
+def test_stream_every_number_of_processes_sees_the_same_images_and_targets(
     recipe: Recipe, world_size: int, photo_betons: Path
 ) -> None:
     alone, shared = seen(recipe, photo_betons, 1), seen(recipe, photo_betons, world_size)
@@ -101,7 +101,7 @@ def test_every_number_of_processes_sees_the_same_images_and_targets(
 
 
 @pytest.mark.parametrize("recipe", [EVERYTHING, OTHER])
-def test_a_stream_entered_later_is_the_rest_of_it(recipe: Recipe, photo_betons: Path) -> None:
+def test_stream_entered_later_is_the_rest_of_it(recipe: Recipe, photo_betons: Path) -> None:
     whole, rest = seen(recipe, photo_betons, 1), seen(recipe, photo_betons, 1, first_step=1)
     assert rest.keys() == {key for key in whole if key[0] == 1}
     for key, (images, targets) in rest.items():
@@ -115,7 +115,7 @@ def test_crops_grow_from_epoch_to_epoch(photo_betons: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["color", "augmentation", "erasing", "mixing"])
-def test_each_part_changes_the_pixels(change: str, photo_betons: Path) -> None:
+def test_stream_each_part_changes_the_pixels(change: str, photo_betons: Path) -> None:
     """Else the tests above would compare what nothing has touched."""
     none = replace(EVERYTHING, color=None, augmentation=None, erasing=None, mixing=Mixing(mixup_alpha=1, probability=0))
     one = replace(none, **{change: getattr(EVERYTHING, change)})
@@ -123,7 +123,7 @@ def test_each_part_changes_the_pixels(change: str, photo_betons: Path) -> None:
     assert sum(not torch.equal(plain[key][0], changed[key][0]) for key in plain) >= 10
 
 
-def test_the_repetitions_of_an_image_are_augmented_otherwise(photo_betons: Path) -> None:
+def test_repetitions_of_an_image_are_augmented_differently(photo_betons: Path) -> None:
     """One image in three, three times; no two samples of the epoch are equal."""
     recipe = replace(EVERYTHING, mixing=Mixing(mixup_alpha=1, probability=0))
     images = torch.cat([images for images, _ in seen(recipe, photo_betons, 1).values()])

@@ -203,7 +203,7 @@ def test_find_anywhere_takes_one_shard_and_a_folder_of_shards(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_every_command_reads_webdataset_shards(
+def test_webdataset_every_command_reads_webdataset_shards(
     shards: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """look and plan here; training from them ends with the weights of training from the class folders."""

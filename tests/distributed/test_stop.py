@@ -14,7 +14,7 @@ from trainer.distributed.stop import Request, Stopped, StopSignal
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2])
-def test_an_evaluation_ends_at_the_batch_after_a_signal(number: signal.Signals) -> None:
+def test_evaluation_ends_at_the_batch_after_a_signal(number: signal.Signals) -> None:
     seen = []
     expected = pytest.raises(Stopped, match="saved before it")
     with process_group.world("cpu", 1) as world, expected as stopped, StopSignal(world) as stop_signal:
@@ -26,7 +26,7 @@ def test_an_evaluation_ends_at_the_batch_after_a_signal(number: signal.Signals) 
     assert stopped.value.signal is number
 
 
-def test_an_evaluation_without_a_signal_sees_every_batch() -> None:
+def test_evaluation_without_a_signal_sees_every_batch() -> None:
     with process_group.world("cpu", 1) as world, StopSignal(world) as stop_signal:
         assert list(stop_signal.watch(iter(range(3)), rounds=5)) == [0, 1, 2]
         assert stop_signal.all_reduce() is Request.NOTHING
@@ -39,7 +39,7 @@ def test_signals_are_given_back() -> None:
     assert signal.getsignal(signal.SIGUSR2) == before
 
 
-def test_what_is_ignored_stays_ignored() -> None:
+def test_stop_signal_what_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
     try:
         with process_group.world("cpu", 1) as world, StopSignal(world) as stop_signal:
@@ -51,7 +51,7 @@ def test_what_is_ignored_stays_ignored() -> None:
 
 
 @pytest.mark.slow
-def test_ranks_with_unlike_numbers_of_batches_stop_together() -> None:
+def test_ranks_with_different_numbers_of_batches_stop_together() -> None:
     """Rank 0 has 5 batches and rank 1 has 4; only rank 1 gets the signal, and neither waits forever for the other."""
     code = (
         "import os, signal, sys\n"

@@ -32,35 +32,35 @@ def peers(*ranks: tuple[float, float, int, str]) -> dict[int, PeerStatus]:
     }
 
 
-def test_ranks_that_go_on_are_left_alone() -> None:
+def test_ranks_that_continue_are_left_alone() -> None:
     busy = peers((1.0, 1.0, 30, COMPUTING), (2.0, 200.0, 29, EXCHANGING), (179.0, 1.0, 30, EXCHANGING))
     assert find_stalled_ranks(busy, 0.0, SILENT, BEHIND) is None
 
 
-def test_a_rank_that_is_silent_is_named_with_its_time() -> None:
+def test_rank_that_is_unresponsive_is_named_with_its_time() -> None:
     said = find_stalled_ranks(peers((1.0, 1.0, 30, EXCHANGING), (190.0, 1.0, 29, COMPUTING)), 0.0, SILENT, BEHIND)
     assert said is not None and said.startswith(
         "rank 1 has not answered for 3 minutes: stopped, or its machine is gone"
     )
 
 
-def test_many_silent_ranks_are_one_line() -> None:
+def test_watchdog_many_unresponsive_ranks_are_one_line() -> None:
     said = find_stalled_ranks(peers(*[(190.0, 1.0, 30, EXCHANGING)] * 20), 0.0, SILENT, BEHIND)
     assert said is not None and said.startswith("ranks 0, 1, 2, 3, 4, 5, 6, 7 and 12 more have not answered")
 
 
-def test_the_rank_that_the_others_wait_for_is_named() -> None:
+def test_rank_that_the_others_wait_for_is_named() -> None:
     waiting = (1.0, 1700.0, 30, EXCHANGING)
     said = find_stalled_ranks(peers(waiting, (1.0, 1800.0, 29, COMPUTING), waiting), 0.0, SILENT, BEHIND)
     assert said is not None and said.startswith("rank 1 has hung in step 120 for 30 minutes, the others wait for it")
 
 
-def test_a_long_evaluation_is_nobodys_fault() -> None:
+def test_long_evaluation_is_nobodys_fault() -> None:
     """All ranks have entered the last phase of their epoch; the watchdog cannot know who is late for a collective."""
     assert find_stalled_ranks(peers(*[(1.0, 9000.0, 30, EXCHANGING)] * 4), 0.0, SILENT, BEHIND) is None
 
 
-def test_a_rank_that_has_left_is_not_missed() -> None:
+def test_rank_that_has_left_is_not_missed() -> None:
     gone = {0: PeerStatus(Report(7, 30, 119, EXCHANGING, left=True), -9000.0, -9000.0)}
     assert (
         find_stalled_ranks({**gone, 1: PeerStatus(Report(9, 30, 119, EXCHANGING), -1.0, -9000.0)}, 0.0, SILENT, BEHIND)
@@ -70,7 +70,7 @@ def test_a_rank_that_has_left_is_not_missed() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stopped", [1, 0])
-def test_a_rank_that_is_stopped_is_named_and_no_rank_stays(stopped: int, digits: Path, tmp_path: Path) -> None:
+def test_rank_that_is_stopped_is_named_and_no_rank_stays(stopped: int, digits: Path, tmp_path: Path) -> None:
     """Without torchrun, whose agent would end the others: each rank has to notice by itself."""
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]

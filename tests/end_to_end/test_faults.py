@@ -39,7 +39,7 @@ def words(data: Path | str, run_dir: Path, *options: str) -> list[str]:
 # ----------------------------------------------------------------------------------------------- the list of faults
 
 
-def test_every_row_of_the_list_names_a_test_that_exists() -> None:
+def test_faults_every_row_of_the_list_names_a_test_that_exists() -> None:
     lines = [line for line in DOCS.read_text().splitlines() if line.startswith("| ")]
     rows = [line for line in lines if not line.startswith("| fault |")]
     assert len(rows) >= 45 and len(lines) - len(rows) == 4
@@ -79,7 +79,7 @@ def fill(disk: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_while_logging_is_one_line_and_the_run_can_go_on(
+def test_disk_that_is_full_while_logging_is_one_line_and_the_run_can_continue(
     digits: Path, small_disk: Path, tmp_path: Path
 ) -> None:
     run_dir = small_disk / "run"
@@ -105,7 +105,7 @@ def test_a_disk_that_is_full_while_logging_is_one_line_and_the_run_can_go_on(
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_while_saving_keeps_the_checkpoint_before(
+def test_disk_that_is_full_while_saving_keeps_the_checkpoint_before(
     digits: Path, small_disk: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A checkpoint is 0.6 MB: the fourth does not fit."""
@@ -124,7 +124,7 @@ def test_a_disk_that_is_full_while_saving_keeps_the_checkpoint_before(
 
 
 @pytest.mark.slow
-def test_a_read_only_run_directory_is_one_line(small_disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_read_only_run_directory_is_one_line(small_disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (small_disk / "run").mkdir()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     for folder in ("run", "new"):
@@ -152,7 +152,7 @@ def whole(samples: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> CropB
 
 
 @pytest.mark.slow
-def test_a_beton_that_is_written_to_while_it_is_read_is_refused(own_digits: Path) -> None:
+def test_beton_that_is_written_to_while_it_is_read_is_refused(own_digits: Path) -> None:
     """Raw pixels: nothing in the image itself says that it has become another."""
     path = own_digits / "train.beton"
     with Loader(open_source(str(own_digits), "train", num_classes=10, resolution=32), workers=1) as loader:
@@ -167,7 +167,7 @@ def test_a_beton_that_is_written_to_while_it_is_read_is_refused(own_digits: Path
 
 
 @pytest.mark.slow
-def test_a_beton_that_is_replaced_is_read_on_as_it_was(own_digits: Path) -> None:
+def test_beton_that_is_replaced_is_read_on_as_it_was(own_digits: Path) -> None:
     with Loader(open_source(str(own_digits), "train", num_classes=10, resolution=32), workers=1) as loader:
         before = evaluate_protocols(loader)
         for name in ("train.beton", "train.beton.json"):  # renamed into place, as prepare does
@@ -216,7 +216,7 @@ print("refused", refused)
 
 
 @pytest.mark.slow
-def test_no_bytes_of_a_jpeg_end_the_process(photo_betons: Path, tmp_path: Path) -> None:
+def test_faults_no_bytes_of_a_jpeg_end_the_process(photo_betons: Path, tmp_path: Path) -> None:
     """The native decoder runs in this process: what it makes of damaged headers, tables and sizes must not crash it.
 
     As if the damage came after the checksum was compared. By hand with FUZZ_EXAMPLES, as test_fuzz.py.
@@ -283,7 +283,7 @@ with process_group.world("cpu", 1) as world:
 
 
 @pytest.mark.slow
-def test_ranks_that_were_started_otherwise_are_told_at_the_start(digits: Path, own_digits: Path) -> None:
+def test_ranks_that_were_started_differently_are_refused_at_the_start(digits: Path, own_digits: Path) -> None:
     """Another data set: one whose images are the same in number and size."""
     for name in ("train.beton", "train.beton.json", "train.beton.verified"):
         shutil.copy(own_digits / name.replace("train", "val"), own_digits / name)
@@ -346,7 +346,7 @@ def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", CHANGES)
-def test_a_whole_checkpoint_of_another_program_is_one_line(
+def test_faults_whole_checkpoint_of_a_different_program_is_one_line(
     what: str, trained: Path, digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = Path(shutil.copytree(trained, tmp_path / "run"))
@@ -359,7 +359,7 @@ def test_a_whole_checkpoint_of_another_program_is_one_line(
 
 
 @pytest.mark.slow
-def test_an_empty_checkpoint_falls_back_to_the_one_before(
+def test_faults_empty_checkpoint_falls_back_to_the_one_before(
     trained: Path, digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = Path(shutil.copytree(trained, tmp_path / "run"))

@@ -75,7 +75,7 @@ RECIPE_NAMES = st.sampled_from(
 
 @examples(25)
 @given(name=RECIPE_NAMES, words=st.lists(st.one_of(WORD, st.tuples(WORD, JUNK)), max_size=4))
-def test_any_options_of_train_are_settings_or_one_line(name: str, words: list[Any]) -> None:
+def test_fuzz_any_options_of_train_are_settings_or_one_line(name: str, words: list[Any]) -> None:
     given_words = [part for word in words for part in (word if isinstance(word, tuple) else (word,))]
     assume("--help" not in given_words and "-h" not in given_words)
     try:
@@ -91,7 +91,7 @@ def test_any_options_of_train_are_settings_or_one_line(name: str, words: list[An
 
 @examples(40)
 @given(kind=st.sampled_from([EvaluateSettings, CompareSettings, PlanSettings, BenchmarkSettings]), data=st.data())
-def test_any_options_of_other_verbs_are_settings_or_one_line(kind: type, data: st.DataObject) -> None:
+def test_fuzz_any_options_of_other_commands_are_settings_or_one_line(kind: type, data: st.DataObject) -> None:
     names = [f"--{field.name.replace('_', '-')}" for field in fields(kind)]
     words = data.draw(st.lists(st.one_of(st.sampled_from(names), JUNK), max_size=6))
     assume("--help" not in words and "-h" not in words)
@@ -109,7 +109,7 @@ VALUES = ["None", "-1", "0", "1e400", "float('nan')", "()", "'x'", "[]", "True",
 
 @examples(80)
 @given(source=st.sampled_from(SOURCES), data=st.data())
-def test_any_recipe_file_is_a_recipe_or_one_line(source: str, data: st.DataObject, tmp_path_factory: Any) -> None:
+def test_fuzz_any_recipe_file_is_a_recipe_or_one_line(source: str, data: st.DataObject, tmp_path_factory: Any) -> None:
     lines = source.splitlines()
     for _ in range(data.draw(st.integers(1, 3))):
         number = data.draw(st.integers(0, len(lines) - 1))
@@ -181,7 +181,7 @@ def bytes_of(text: bytes, data: st.DataObject) -> bytes:
 
 @examples(150)
 @given(data=st.data())
-def test_any_manifest_is_read_or_one_line(data: st.DataObject, digits: Path, tmp_path_factory: Any) -> None:
+def test_fuzz_any_manifest_is_read_or_one_line(data: st.DataObject, digits: Path, tmp_path_factory: Any) -> None:
     original = manifest_path(digits / "train.beton").read_bytes()
     text = (
         json.dumps(mutated(json.loads(original), data)).encode()
@@ -215,7 +215,7 @@ RECORDS = [
 
 @examples(150)
 @given(data=st.data())
-def test_any_metrics_are_cut_to_records_of_the_past(data: st.DataObject, tmp_path_factory: Any) -> None:
+def test_fuzz_any_metrics_are_cut_to_records_of_the_past(data: st.DataObject, tmp_path_factory: Any) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzzed_metrics.jsonl"
     lines = [json.dumps(record).encode() for record in RECORDS]
     number = data.draw(st.integers(0, 3))
@@ -238,7 +238,7 @@ def test_any_metrics_are_cut_to_records_of_the_past(data: st.DataObject, tmp_pat
 
 @examples(60)
 @given(data=st.data())
-def test_any_record_of_starts_is_read_or_one_line(data: st.DataObject, tmp_path_factory: Any) -> None:
+def test_fuzz_any_record_of_starts_is_read_or_one_line(data: st.DataObject, tmp_path_factory: Any) -> None:
     folder = tmp_path_factory.getbasetemp() / "fuzzed_run"
     folder.mkdir(exist_ok=True)
     original = [{"step": 0, "commit": None, "packages": {"torch": "2.9"}, "processes": 2}]
@@ -262,7 +262,7 @@ def small_model() -> torch.nn.Module:
 
 @examples(100)
 @given(data=st.data())
-def test_any_checkpoint_is_read_whole_or_one_line(data: st.DataObject, tmp_path_factory: Any) -> None:
+def test_fuzz_any_checkpoint_is_read_whole_or_one_line(data: st.DataObject, tmp_path_factory: Any) -> None:
     """Half of them under a checksum that fits, as of somebody who means it."""
     path = tmp_path_factory.getbasetemp() / "fuzzed.pt"
     state = {"step": 7, "model": {"weight": torch.arange(6.0)}, "position": {"epoch": 1}, "name": None}
@@ -281,7 +281,7 @@ def test_any_checkpoint_is_read_whole_or_one_line(data: st.DataObject, tmp_path_
 
 @examples(60)
 @given(data=st.data())
-def test_any_weights_file_is_loaded_or_one_line(
+def test_fuzz_any_weights_file_is_loaded_or_one_line(
     data: st.DataObject, small_model: torch.nn.Module, tmp_path_factory: Any
 ) -> None:
     from safetensors.torch import save_file

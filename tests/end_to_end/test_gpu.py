@@ -121,7 +121,7 @@ AUGMENTED = {
 
 
 @pytest.mark.parametrize("name", AUGMENTED)
-def test_images_are_prepared_on_the_gpu_and_nothing_is_read_from_it(name: str, gpu: World) -> None:
+def test_step_images_are_prepared_on_the_gpu_and_nothing_is_read_from_it(name: str, gpu: World) -> None:
     """128 images: each of the operations is among them."""
     for batch in on_gpu(AUGMENTED[name], 2):
         assert {tensor.device for tensor in batch} == {GPU}
@@ -139,7 +139,7 @@ def test_copy_stream_is_one_for_the_life_of_the_process(gpu: World) -> None:
 @pytest.mark.parametrize(
     "spec", [SGD(lr=0.1), DecoupledSGD(lr=0.1), AdamW(lr=0.1), LAMB(lr=0.1), LARS(lr=0.1)], ids=str
 )
-def test_a_step_reads_nothing_from_the_gpu(spec: Optimizer, gpu: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_reads_nothing_from_the_gpu(spec: Optimizer, gpu: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """With all that a recipe can ask for: accumulation, mixing, clipping, EMA, and the metrics of each step."""
     recipe = replace(RECIPE, optimizer=spec, loss=BinaryCrossEntropy())
     module = network(monkeypatch)
@@ -152,7 +152,7 @@ def test_a_step_reads_nothing_from_the_gpu(spec: Optimizer, gpu: World, monkeypa
         assert tensor.device == GPU
 
 
-def test_whoever_reads_or_mixes_devices_is_found(gpu: World) -> None:
+def test_step_whoever_reads_or_mixes_devices_is_found(gpu: World) -> None:
     """The tests above are worth what this is worth."""
     there, here = torch.ones(3, device=GPU), torch.ones(3)
     for read in (torch.Tensor.item, bool, torch.Tensor.__float__):
@@ -178,7 +178,7 @@ def give_gradients(module: nn.Module) -> None:
         parameter.grad = torch.empty_like(parameter)
 
 
-def test_one_compilation_is_for_all_steps() -> None:
+def test_step_one_compilation_is_for_all_steps() -> None:
     """Neither the rate nor the seed of a step is part of the graph: on a GPU each compilation costs a minute."""
     module, compiled = build_model(RECIPE.model, RECIPE.num_classes), CompileCounter()
     module.compile(backend=compiled)

@@ -51,7 +51,7 @@ def uninterrupted(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     ("processes", "step"),
     [(1, 1), (1, STEPS_PER_EPOCH - 1), (1, STEPS_PER_EPOCH), (1, STEPS_PER_EPOCH + 1), (2, 5), (3, 5)],
 )
-def test_a_run_continued_after_any_step_ends_the_same(
+def test_run_continued_after_any_step_ends_the_same(
     processes: int,
     step: int,
     uninterrupted: dict[int, Path],
@@ -79,7 +79,9 @@ def test_a_run_continued_after_any_step_ends_the_same(
     assert_same_run(run_dir, uninterrupted[processes])
 
 
-def test_kill_9_at_random_steps_changes_nothing(uninterrupted: dict[int, Path], digits: Path, tmp_path: Path) -> None:
+def test_resume_kill_9_at_random_steps_changes_nothing(
+    uninterrupted: dict[int, Path], digits: Path, tmp_path: Path
+) -> None:
     """On several processes: chaos.py."""
     chance = random.Random(1)
     for step in sorted(chance.sample(range(4, LAST - 2), 2)):
@@ -102,7 +104,7 @@ def test_torchrun_starts_all_ranks_again_after_one_has_died(
     assert_same_run(tmp_path, uninterrupted[2])
 
 
-def test_a_signal_saves_says_how_to_go_on_and_loses_nothing(
+def test_signal_saves_says_how_to_continue_and_loses_nothing(
     uninterrupted: dict[int, Path], digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """SIGTERM, then SIGINT to the run that goes on, then SIGUSR2."""
@@ -124,7 +126,7 @@ def test_a_signal_saves_says_how_to_go_on_and_loses_nothing(
     assert_same_run(tmp_path, uninterrupted[1])
 
 
-def test_a_signal_to_one_rank_stops_all_ranks_after_the_same_step(
+def test_signal_to_one_rank_stops_all_ranks_after_the_same_step(
     uninterrupted: dict[int, Path], digits: Path, tmp_path: Path
 ) -> None:
     process = start(words(digits, tmp_path, "--checkpoint-steps", "1000"), 2)
@@ -138,7 +140,7 @@ def test_a_signal_to_one_rank_stops_all_ranks_after_the_same_step(
     assert_same_run(tmp_path, uninterrupted[2])
 
 
-def test_a_signal_in_an_evaluation_is_not_kept_waiting_for_its_end(digits: Path, tmp_path: Path) -> None:
+def test_signal_in_an_evaluation_is_not_kept_waiting_for_its_end(digits: Path, tmp_path: Path) -> None:
     """The epoch was saved before it. At 224 px each batch of it takes long enough to be met."""
     small = str(SUPPORT / "small_recipe.py")
     command = ["train", small, "--data", str(digits), "--run-dir", str(tmp_path), "--epochs", "1", "--no-pictures"]
@@ -157,7 +159,7 @@ def test_a_signal_in_an_evaluation_is_not_kept_waiting_for_its_end(digits: Path,
     assert [record["step"] for record in metrics(tmp_path) if record["kind"] == "eval"] == [STEPS_PER_EPOCH]
 
 
-def test_a_finished_run_is_evaluated_again_and_not_trained_further(
+def test_finished_run_is_evaluated_again_and_not_trained_further(
     uninterrupted: dict[int, Path], digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = tmp_path / "run"
@@ -169,7 +171,7 @@ def test_a_finished_run_is_evaluated_again_and_not_trained_further(
     assert_same_run(run_dir, uninterrupted[1])
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+def test_resume_damaged_checkpoint_is_named_and_the_one_before_is_used(
     uninterrupted: dict[int, Path], digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = tmp_path / "run"
@@ -183,7 +185,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     assert_same_run(run_dir, uninterrupted[1])
 
 
-def test_the_number_of_processes_changes_nothing_but_rounding(uninterrupted: dict[int, Path]) -> None:
+def test_number_of_processes_changes_nothing_but_rounding(uninterrupted: dict[int, Path]) -> None:
     """The same images in the same micro-batches: losses of the first steps agree to bf16's precision."""
     stories = [
         [record["loss"] for record in metrics(uninterrupted[processes]) if record["kind"] == "train"]

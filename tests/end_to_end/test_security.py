@@ -49,11 +49,11 @@ def faults(source: str) -> list[str]:
     ["torch.load(file)", "torch.load(file, weights_only=False)", "subprocess.run(words, shell=True)", "eval(text)",
      "os.system(text)", "pickle.load(file)", "np.load(file, allow_pickle=True)", "yaml.load(file)"],
 )  # fmt: skip
-def test_a_call_that_runs_what_it_is_given_is_found(source: str) -> None:
+def test_call_that_runs_what_it_is_given_is_found(source: str) -> None:
     assert len(faults(source)) == 1
 
 
-def test_nothing_is_unpickled_and_nothing_goes_through_a_shell() -> None:
+def test_security_nothing_is_unpickled_and_nothing_goes_through_a_shell() -> None:
     """Tensors through weights_only=True and safetensors. CIFAR-10's pickles have a reader that knows three names."""
     assert len(CODE) > 120
     assert {path.name: found for path in CODE if (found := faults(path.read_text()))} == {}
@@ -61,7 +61,7 @@ def test_nothing_is_unpickled_and_nothing_goes_through_a_shell() -> None:
 
 
 @pytest.mark.slow
-def test_private_things_are_in_no_file_of_a_run_and_nobody_else_may_write_there(tmp_path: Path) -> None:
+def test_security_private_things_are_in_no_file_of_a_run_and_nobody_else_may_write_there(tmp_path: Path) -> None:
     """Under a umask that would let everybody write, with a token in the environment and two hosts in a list of them."""
     run_dir = tmp_path / "run"
     variables = {"WANDB_API_KEY": SECRET, "HF_TOKEN": SECRET, "SLURM_JOB_NODELIST": f"{SECRET}-[01-02]"}
@@ -87,7 +87,7 @@ def test_private_things_are_in_no_file_of_a_run_and_nobody_else_may_write_there(
     assert open_to_all == []
 
 
-def test_every_dependency_says_what_it_is_for() -> None:
+def test_security_every_dependency_says_what_it_is_for() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     project = tomllib.loads(text)["project"]
     required = [re.split(r"[<>=\[ ]", name)[0] for name in project["dependencies"]]

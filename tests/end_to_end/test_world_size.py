@@ -35,7 +35,7 @@ def seen(digits: Path, photo_betons: Path) -> dict[int, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("processes", [2, 3])
-def test_every_micro_batch_has_the_same_images_pixels_and_labels(
+def test_world_size_every_micro_batch_has_the_same_images_pixels_and_labels(
     processes: int, seen: dict[int, dict[str, Any]]
 ) -> None:
     """JPEGs decoded at their full size, and scaled, which is then to be seen in all micro-batches that hold any."""
@@ -68,7 +68,7 @@ def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_the_evaluate_verb_repeats_the_result_of_the_run(
+def test_evaluate_command_repeats_the_result_of_the_run(
     processes: int, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = json.loads((trained / "result.json").read_text())
@@ -85,12 +85,12 @@ def test_the_evaluate_verb_repeats_the_result_of_the_run(
     assert "weights after 28 of 28 steps" in said
 
 
-def test_the_best_checkpoint_says_how_it_was_chosen(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_best_checkpoint_says_how_it_was_chosen(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(trained), "--checkpoint", "best"]) == 0
     assert "the best epoch on these images and so optimistic" in capsys.readouterr().out
 
 
-def test_a_result_carries_its_protocol_and_what_it_ran_on(trained: Path) -> None:
+def test_result_carries_its_protocol_and_what_it_ran_on(trained: Path) -> None:
     result = json.loads((trained / "result.json").read_text())
     assert all(result["data"][split].startswith("sha256:") for split in ("train", "val"))
     (start,) = result["starts"]

@@ -63,7 +63,7 @@ def result(finished: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_result_is_that_of_the_averaged_weights_and_has_the_other_readings_beside_it(result: dict[str, Any]) -> None:
+def test_result_is_that_of_the_averaged_weights_and_has_the_other_results_beside_it(result: dict[str, Any]) -> None:
     averaged, plain = "exponential moving average (decay 0.9 every step)", "no averaging"
     views = "24 px, centre crop of 0.875 x short side, mean logits of two views, the crop and its mirror image"
     single = "32 px, centre crop of 1.000 x short side, one view"
@@ -84,7 +84,9 @@ def test_a_result_is_that_of_the_averaged_weights_and_has_the_other_readings_bes
 
 
 @pytest.mark.slow
-def test_every_epoch_tells_of_both_weights_and_the_last_is_the_result(finished: Path, result: dict[str, Any]) -> None:
+def test_evaluate_every_epoch_logs_both_weights_and_the_last_is_the_result(
+    finished: Path, result: dict[str, Any]
+) -> None:
     records = [record for record in metrics(finished) if record["kind"] != "train"]
     assert [record["kind"] for record in records] == ["eval", "eval_ema"] * 2
     assert records[-1]["loss"] == result["loss"]
@@ -92,7 +94,7 @@ def test_every_epoch_tells_of_both_weights_and_the_last_is_the_result(finished: 
 
 
 @pytest.mark.slow
-def test_the_evaluate_verb_repeats_every_reading(
+def test_evaluate_command_repeats_every_result(
     finished: Path, result: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["evaluate", str(finished)]) == 0
@@ -103,7 +105,7 @@ def test_the_evaluate_verb_repeats_every_reading(
 
 
 @pytest.mark.slow
-def test_the_averaged_weights_are_what_a_fine_tuning_starts_from(finished: Path) -> None:
+def test_averaged_weights_are_what_a_fine_tuning_starts_from(finished: Path) -> None:
     """best.pt holds both; the result is the average's."""
     from trainer.model import load_initial_weights
 
@@ -142,7 +144,7 @@ def untrained() -> tuple[Recipe, nn.Module]:
     return recipe, build_model(recipe.model, recipe.num_classes)
 
 
-def test_a_compiled_model_is_evaluated_by_the_code_it_was_compiled_from(
+def test_compiled_model_is_evaluated_by_the_code_it_was_compiled_from(
     digits: Path, untrained: tuple[Recipe, nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One process trains a compiled module; DDP's and the verb's are not. All have the same result."""
@@ -180,7 +182,7 @@ def test_logits_that_are_not_finite_are_no_result(digits: Path, untrained: tuple
         evaluate(broken, loader, recipe, world)
 
 
-def test_an_evaluation_leaves_every_module_in_its_mode(digits: Path, untrained: tuple[Recipe, nn.Module]) -> None:
+def test_evaluation_leaves_every_module_in_its_mode(digits: Path, untrained: tuple[Recipe, nn.Module]) -> None:
     recipe, model = untrained
     model.train()
     frozen = model.get_submodule("layer1.0.bn1").eval()
@@ -189,7 +191,7 @@ def test_an_evaluation_leaves_every_module_in_its_mode(digits: Path, untrained: 
     assert [module for module in model.modules() if not module.training] == [frozen]
 
 
-def test_words_claim_no_average_and_no_norms_that_are_not_there_yet() -> None:
+def test_evaluate_words_claim_no_average_and_no_norms_that_are_not_there_yet() -> None:
     recipe = replace(load_recipe(SMALL), ema=EMA(decay=0.99, every=32, start_epoch=5), precise_norm_images=96)
     at = Position(steps_per_epoch=14, epoch=1, batch=3)
     start = InitWeights(kind="recipe")
@@ -203,7 +205,7 @@ def test_words_claim_no_average_and_no_norms_that_are_not_there_yet() -> None:
     assert str(Averaging.of(recipe.ema, 5.1)) == "exponential moving average (decay 0.99 every 32 steps)"
 
 
-def test_the_sentence_of_weights_names_where_they_come_from_and_how_they_were_selected() -> None:
+def test_sentence_of_weights_names_where_they_come_from_and_how_they_were_selected() -> None:
     recipe, at = load_recipe(SMALL), Position(steps_per_epoch=14, epoch=1)
     start = InitWeights(kind="file", file="x.pth", sha256="0123456789abcdef")
     more: dict[str, Any] = {"norms_measured": False, "averaged": False, "selected_on": "sha256:1"}
@@ -236,7 +238,7 @@ def test_initial_weights_of_other_fields_are_refused(values: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_checkpoint_between_two_epochs_says_that_norms_are_running_averages(
+def test_checkpoint_between_two_epochs_says_that_norms_are_running_averages(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(finished, tmp_path / "run")

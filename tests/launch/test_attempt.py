@@ -72,7 +72,7 @@ def ending(by_user: str | None = None, cause: str | None = None, failed: bool = 
         ({0: 0, 1: 1}, ending(by_user="cancelled by scancel"), False, "finished", 0),
     ],
 )
-def test_what_follows_from_how_the_ranks_ended(
+def test_attempt_what_follows_from_how_the_ranks_ended(
     codes: dict[int, int], how: Ending, again: bool, reason: str, code: int
 ) -> None:
     verdict = decide(codes, how, restarts_without_progress=1, max_restarts=5)
@@ -143,21 +143,21 @@ def test_starts_ended_from_outside_are_given_up_at_the_next_one(submission: Subm
     assert [start["reason"] for start in attempts(submission, 0)] == ["ended from outside"] * 3
 
 
-def test_a_rank_that_ends_well_needs_no_note_but_rank_0(submission: Submission) -> None:
+def test_rank_that_ends_well_needs_no_note_but_rank_0(submission: Submission) -> None:
     for rank, code in ((0, 0), (1, 0), (2, 75)):
         note_rank(submission, 0, 4, rank, code)
     note_rank(submission, 0, 5, 1, 2)  # of another start
     assert rank_codes(submission, 0, 4) == {0: 0, 2: 75}
 
 
-def test_a_rank_that_was_killed_while_it_noted_its_end_has_noted_none(submission: Submission) -> None:
+def test_rank_that_was_killed_while_it_noted_its_end_has_noted_none(submission: Submission) -> None:
     note_rank(submission, 0, 4, 1, 75)
     with atomic_write(submission.attempts(0) / "004.rank0") as partial:
         partial.write_text('{"co')
         assert rank_codes(submission, 0, 4) == {1: 75}
 
 
-def test_the_newest_checkpoint_is_known_by_its_name(tmp_path: Path) -> None:
+def test_newest_checkpoint_is_known_by_its_name(tmp_path: Path) -> None:
     assert newest_step(tmp_path) == 0
     for step in (7, 140, 21):
         checkpoint(tmp_path, step)

@@ -118,7 +118,7 @@ def test_cluster_files_are_those_that_contributing_names() -> None:
     assert re.findall(r"`(\S+\.py)`", row) == ["launch.py", "settings.py", "launch/cluster.py"]
 
 
-def test_every_cause_in_the_documentation_names_its_test() -> None:
+def test_cluster_every_cause_in_the_documentation_names_its_test() -> None:
     text = (ROOT / "docs" / "cluster.md").read_text().partition("### What ends a start")[2]
     rows = [line for line in text.splitlines() if line.startswith("| ") and "::" in line]
     assert len(rows) >= 25

@@ -16,7 +16,7 @@ from trainer.errors import UserError
 NEEDED = ["--data", "synthetic:64", "--run-dir", "runs"]
 
 
-def test_options_recipes_and_words_of_the_job_are_told_apart() -> None:
+def test_options_recipes_and_words_of_the_job_are_distinguished() -> None:
     words = "--nodes 4 --gpus-per-node=8 --no-preflight --setup a --setup=b --seeds 0 1 2 one two.py --data D --seed 3"
     options, recipes, job = parse_launch(SlurmSettings, words.split(), "slurm")
     assert (options.nodes, options.gpus_per_node, options.preflight) == (4, 8, False)
@@ -46,7 +46,7 @@ def test_options_recipes_and_words_of_the_job_are_told_apart() -> None:
         (["resnet20_digits", "resnet20_digits", *NEEDED], "two runs would be called resnet20_digits"),
     ],
 )
-def test_a_mistake_is_one_line_before_anything_is_submitted(
+def test_launch_mistake_is_one_line_before_anything_is_submitted(
     words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -83,7 +83,7 @@ def test_nodes_and_processes_are_exact(options: dict, layout: tuple[int, int, in
         ({"gpus_per_node": 8, "processes_per_node": 4}, "each process has one GPU"),
     ],
 )
-def test_what_contradicts_itself_is_refused(options: dict, message: str) -> None:
+def test_launch_what_contradicts_itself_is_refused(options: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         layout_of(ProcessSettings(**options))
 
@@ -97,12 +97,12 @@ def test_times_are_those_of_slurm(time: str, minutes: int) -> None:
 
 
 @pytest.mark.parametrize("time", ["", "12h", "0", "1:2:3:4", "-5", "1-", "0:00:00"])
-def test_another_time_is_refused(time: str) -> None:
+def test_launch_different_time_is_refused(time: str) -> None:
     with pytest.raises(ValueError, match="time="):
         minutes_of(time)
 
 
-def test_the_words_of_the_job_are_read_back_as_they_were() -> None:
+def test_launch_words_of_the_job_are_read_back_as_they_were() -> None:
     words = (
         "resnet20_digits --data synthetic:64 --run-dir r --no-pictures --compile --workers 3 --checkpoint-minutes 2.5"
     )
@@ -111,7 +111,7 @@ def test_the_words_of_the_job_are_read_back_as_they_were() -> None:
     assert parse_train(["resnet20_digits", *train_words(settings)])[1] == settings
 
 
-def test_a_run_for_each_recipe_and_seed_has_a_folder_of_its_own() -> None:
+def test_run_for_each_recipe_and_seed_has_a_folder_of_its_own() -> None:
     one = runs_of((), ["resnet20_digits"], NEEDED, 1)
     assert [run.run_dir for run in one] == [Path("runs").absolute()]
     four = runs_of((0, 1), ["resnet20_digits", "resnet20_he2015"], NEEDED, 1)
@@ -121,7 +121,7 @@ def test_a_run_for_each_recipe_and_seed_has_a_folder_of_its_own() -> None:
     assert "seed=1" in four[1].recipe
 
 
-def test_a_cluster_is_a_file_and_the_command_line_has_the_last_word(
+def test_cluster_is_a_file_and_the_command_line_has_the_last_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -147,14 +147,14 @@ def test_a_cluster_is_a_file_and_the_command_line_has_the_last_word(
         ("seeds = [1]", "there is no setting 'seeds'"),
     ],
 )
-def test_a_mistake_in_a_clusters_file_names_the_file(text: str, message: str, tmp_path: Path) -> None:
+def test_launch_mistake_in_a_clusters_file_names_the_file(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(text)
     with pytest.raises(UserError, match=f"(?i){message}") as error:
         parse(SlurmSettings, ["--cluster", str(tmp_path / "c.toml")], "slurm")
     assert "c.toml" in str(error.value)
 
 
-def test_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_launch_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     overview = capsys.readouterr().out
     for verb in ("local", "slurm", "status", "logs", "cancel", "preflight"):
@@ -166,7 +166,7 @@ def test_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["launch"]) == 2
 
 
-def test_without_slurm_a_plan_is_shown_and_a_job_is_refused_with_the_way_out(
+def test_launch_without_slurm_a_plan_is_shown_and_a_job_is_refused_with_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -184,7 +184,7 @@ def test_without_slurm_a_plan_is_shown_and_a_job_is_refused_with_the_way_out(
 
 
 @pytest.mark.parametrize("verb", ["status", "logs", "cancel"])
-def test_a_folder_that_was_not_launched_is_said_to_be(
+def test_folder_that_was_not_launched_is_reported(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([verb, str(tmp_path)]) == 2

@@ -66,7 +66,7 @@ def uninterrupted(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return run_dir
 
 
-def test_a_killed_process_is_followed_by_another_start_and_the_same_weights(
+def test_killed_process_is_followed_by_a_new_start_and_the_same_weights(
     uninterrupted: Path, digits: Path, tmp_path: Path
 ) -> None:
     process = start(words("local", tmp_path, digits, "--processes", "2"))
@@ -81,7 +81,7 @@ def test_a_killed_process_is_followed_by_another_start_and_the_same_weights(
     assert_same_run(tmp_path, uninterrupted)
 
 
-def test_sigterm_to_a_rank_alone_is_followed_by_another_start_and_the_same_weights(
+def test_sigterm_to_a_rank_alone_is_followed_by_a_new_start_and_the_same_weights(
     uninterrupted: Path, digits: Path, tmp_path: Path
 ) -> None:
     """The launcher got none: it was not the user."""
@@ -128,7 +128,7 @@ def _is_alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
-def test_ctrl_c_saves_once_for_all_processes_and_says_so_by_its_code(
+def test_local_ctrl_c_saves_once_for_all_processes_and_says_so_by_its_code(
     processes: str, uninterrupted: Path, digits: Path, tmp_path: Path
 ) -> None:
     """A terminal sends it to every process, and the launcher hands it on: that must not count as a second one."""
@@ -146,7 +146,7 @@ def test_ctrl_c_saves_once_for_all_processes_and_says_so_by_its_code(
         assert_same_run(tmp_path, uninterrupted)
 
 
-def test_wrong_input_is_one_line_and_not_tried_again(tmp_path: Path) -> None:
+def test_local_wrong_input_is_one_line_and_not_tried_again(tmp_path: Path) -> None:
     ended = launch(*words("local", tmp_path / "run", tmp_path / "nowhere", "--processes", "2"))
     assert ended.returncode == 2
     assert "nowhere" in ended.stderr
@@ -154,7 +154,7 @@ def test_wrong_input_is_one_line_and_not_tried_again(tmp_path: Path) -> None:
     assert len(attempts(tmp_path / "run")) == 1
 
 
-def test_in_the_background_the_same_verbs_tell_and_decide(digits: Path, tmp_path: Path) -> None:
+def test_local_in_the_background_the_same_commands_report_and_decide(digits: Path, tmp_path: Path) -> None:
     long = ["--epochs", "400", "--log-every", "1", "--no-pictures"]
     command = words("local", tmp_path, digits, "--processes", "1", "--background", job=long)
     started = launch(*command)
@@ -178,7 +178,7 @@ def test_in_the_background_the_same_verbs_tell_and_decide(digits: Path, tmp_path
     assert launch("cancel", tmp_path).returncode == 2  # there is nothing to end any more
 
 
-def test_several_runs_follow_one_another(digits: Path, tmp_path: Path) -> None:
+def test_several_runs_follow_each_other(digits: Path, tmp_path: Path) -> None:
     short = ["--epochs", "1", "--no-pictures"]
     ended = launch(*words("local", tmp_path, digits, "--seeds", "0", "1", job=short))
     assert ended.returncode == 0, ended.stderr

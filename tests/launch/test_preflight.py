@@ -43,11 +43,11 @@ def test_nodes_that_are_alike_have_no_fault() -> None:
         ({"clock": 1003.5}, "n2: its clock is +3.5 s from that of n1"),
     ],
 )
-def test_what_differs_is_one_line_for_the_node(difference: dict[str, Any], fault: str) -> None:
+def test_preflight_what_differs_is_one_line_for_the_node(difference: dict[str, Any], fault: str) -> None:
     assert compare(nodes(**difference), CHECKS) == [fault]
 
 
-def test_every_process_has_to_see_its_device() -> None:
+def test_preflight_every_process_has_to_see_its_device() -> None:
     one_less = compare(nodes(devices=1), CHECKS)
     assert one_less == [f"n2: rank {rank} sees 1 x NVIDIA H200, rank 0 2 x NVIDIA H200" for rank in (2, 3)]
     of_one = nodes()
@@ -55,7 +55,7 @@ def test_every_process_has_to_see_its_device() -> None:
     assert compare(of_one, Checks(data=None, run_dir=None, device="cuda")) == ["n2: rank 3 sees no GPU"]
 
 
-def test_a_link_that_is_slower_than_the_others_is_named() -> None:
+def test_link_that_is_slower_than_the_others_is_named() -> None:
     speeds = {("n1", "n2"): 10e9, ("n1", "n3"): 2e9, ("n2", "n3"): 11e9}
     assert slow_pairs(speeds) == ["n1 - n3: 2.00 GB/s, less than half of the median 10.00"]
     assert slow_pairs({("n1", "n2"): 1.0}) == []

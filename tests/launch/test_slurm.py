@@ -105,7 +105,7 @@ def process_of(slurm: Cluster, job: str, rank: int) -> int:
     raise AssertionError(f"no process of rank {rank}")
 
 
-def test_a_job_ends_with_a_result_of_the_code_that_was_submitted(uninterrupted: Path) -> None:
+def test_job_ends_with_a_result_of_the_code_that_was_submitted(uninterrupted: Path) -> None:
     """Its checkout was removed while it waited."""
     assert json.loads((uninterrupted / "result.json").read_text())["starts"][0]["processes"] == 2
     assert [start["reason"] for start in starts(uninterrupted)] == ["finished"]
@@ -161,7 +161,7 @@ def test_run_that_was_ended_has_the_weights_of_one_that_was_not(
     assert len(set(ports)) == len(ports)
 
 
-def test_wrong_input_is_not_tried_again(slurm: Cluster, tmp_path: Path) -> None:
+def test_slurm_wrong_input_is_not_tried_again(slurm: Cluster, tmp_path: Path) -> None:
     job = submit(slurm, tmp_path / "run", tmp_path / "nowhere", "--processes-per-node", "1")
     assert wait_for_end(slurm, job) == "FAILED"
     assert [start["again"] for start in starts(tmp_path / "run")] == [False]
@@ -171,7 +171,9 @@ def test_wrong_input_is_not_tried_again(slurm: Cluster, tmp_path: Path) -> None:
     assert "nowhere" in launch(slurm, "logs", tmp_path / "run").stdout
 
 
-def test_a_job_that_never_gets_on_is_given_up_with_the_reason(slurm: Cluster, digits: Path, tmp_path: Path) -> None:
+def test_job_that_never_makes_progress_is_given_up_with_the_reason(
+    slurm: Cluster, digits: Path, tmp_path: Path
+) -> None:
     crashing = tmp_path / "crashing"
     crashing.write_text('#!/bin/sh\nulimit -c 0\nif [ "$SLURM_STEP_ID" = 0 ]; then kill -SEGV $$; fi\nexec "$@"\n')
     crashing.chmod(0o755)
@@ -222,7 +224,7 @@ def test_recipes_and_seeds_become_an_array_with_a_folder_for_each_run(
     assert compared.returncode == 0, compared.stderr
 
 
-def test_what_slurm_refuses_is_one_line_and_leaves_nothing(slurm: Cluster, digits: Path, tmp_path: Path) -> None:
+def test_slurm_what_slurm_refuses_is_one_line_and_leaves_nothing(slurm: Cluster, digits: Path, tmp_path: Path) -> None:
     words = ["--partition", "absent", "--time", "30", RECIPE, "--data", digits, "--run-dir", tmp_path / "run"]
     refused = launch(slurm, "slurm", *words)
     assert refused.returncode == 2
@@ -232,7 +234,7 @@ def test_what_slurm_refuses_is_one_line_and_leaves_nothing(slurm: Cluster, digit
     assert not list((tmp_path / "run").rglob("*.json"))
 
 
-def test_a_plan_asks_slurm_and_submits_nothing(slurm: Cluster, digits: Path, tmp_path: Path) -> None:
+def test_plan_asks_slurm_and_submits_nothing(slurm: Cluster, digits: Path, tmp_path: Path) -> None:
     words = ["--plan", "--nodes", "2", "--gpus-per-node", "2", "--time", "30", RECIPE]
     shown = launch(slurm, "slurm", *words, "--data", digits, "--run-dir", tmp_path / "run", "--global-batch-size", "64")
     assert shown.returncode == 0, shown.stderr
@@ -261,7 +263,7 @@ def test_preflight_on_the_nodes_of_slurm(slurm: Cluster, digits: Path, tmp_path:
 
 
 @pytest.mark.skipif(missing(accounts=True) is not None, reason=str(missing(accounts=True)))
-def test_with_accounting_what_slurm_has_forgotten_is_still_known(tmp_path: Path) -> None:
+def test_slurm_with_accounting_what_slurm_has_forgotten_is_still_known(tmp_path: Path) -> None:
     (tmp_path / "slurm").mkdir()
     with cluster(tmp_path / "slurm", nodes=2, accounts=True) as it:
         job = submit(it, tmp_path / "run", tmp_path / "nowhere", "--nodes", "1", "--processes-per-node", "1")

@@ -92,7 +92,7 @@ def test_signal_to_the_jobs_script_ends_the_run(launch: Launch) -> None:
     assert run.starts()[0]["reason"].startswith("stopped by SIGTERM to the job's script")
 
 
-def test_wrong_input_ends_the_run(launch: Launch) -> None:
+def test_slurm_ends_wrong_input_ends_the_run(launch: Launch) -> None:
     run = launch()
     (run.run_dir / "exit.1").write_text("2")
     assert run.wait_for_end() == "FAILED"
@@ -102,14 +102,14 @@ def test_wrong_input_ends_the_run(launch: Launch) -> None:
 # --------------------------------------------------------------------------------------- signals that are nobody's
 
 
-def test_cancelled_step_is_followed_by_another_start(launch: Launch) -> None:
+def test_cancelled_step_is_followed_by_a_new_start(launch: Launch) -> None:
     run = launch()
     run.slurm.run("scancel", f"{run.job}.0")
     run.finish(start=1)
     assert run.starts()[0]["reason"] in (CONTINUES, "srun ended with 137")  # srun may kill what would have saved
 
 
-def test_sigterm_to_the_steps_is_followed_by_another_start(launch: Launch) -> None:
+def test_sigterm_to_the_steps_is_followed_by_a_new_start(launch: Launch) -> None:
     run = launch()
     run.slurm.run("scancel", "--signal=TERM", run.job)
     run.finish(start=1)
@@ -117,7 +117,7 @@ def test_sigterm_to_the_steps_is_followed_by_another_start(launch: Launch) -> No
     assert f"launch: {CONTINUES}: starting again" in run.log()
 
 
-def test_sigterm_to_one_rank_is_followed_by_another_start(launch: Launch) -> None:
+def test_sigterm_to_one_rank_is_followed_by_a_new_start(launch: Launch) -> None:
     run = launch()
     os.kill(run.rank(1), signal.SIGTERM)
     run.finish(start=1)
@@ -125,13 +125,13 @@ def test_sigterm_to_one_rank_is_followed_by_another_start(launch: Launch) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_killed_srun_is_followed_by_another_start(launch: Launch, number: signal.Signals) -> None:
+def test_killed_srun_is_followed_by_a_new_start(launch: Launch, number: signal.Signals) -> None:
     run = launch()
     os.kill(run.process("srun --unbuffered"), number)
     run.finish(start=1)
 
 
-def test_killed_rank_is_followed_by_another_start(launch: Launch) -> None:
+def test_killed_rank_is_followed_by_a_new_start(launch: Launch) -> None:
     """What an exhausted memory does: the kernel's killer sends SIGKILL to one process."""
     run = launch()
     os.kill(run.rank(1), signal.SIGKILL)
@@ -139,7 +139,7 @@ def test_killed_rank_is_followed_by_another_start(launch: Launch) -> None:
     assert run.starts()[0]["reason"].startswith("srun ended with ")
 
 
-def test_crashed_rank_is_followed_by_another_start(launch: Launch) -> None:
+def test_crashed_rank_is_followed_by_a_new_start(launch: Launch) -> None:
     run = launch()
     (run.run_dir / "exit.1").write_text("1")
     run.finish(start=1)
@@ -149,7 +149,7 @@ def test_crashed_rank_is_followed_by_another_start(launch: Launch) -> None:
 # ------------------------------------------------------------------------------------------------------ by Slurm
 
 
-def test_requeue_is_followed_by_another_start(launch: Launch) -> None:
+def test_requeue_is_followed_by_a_new_start(launch: Launch) -> None:
     run = launch()
     run.slurm.run("scontrol", "requeue", run.job)
     run.finish(start=1)
@@ -166,7 +166,7 @@ def test_requeuehold_waits_for_its_release(launch: Launch) -> None:
     run.finish(start=1)
 
 
-def test_node_set_down_is_followed_by_another_start(launch: Launch) -> None:
+def test_node_set_down_is_followed_by_a_new_start(launch: Launch) -> None:
     run = launch()
     node = run.starts()[0]["nodes"]
     run.slurm.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
@@ -175,7 +175,7 @@ def test_node_set_down_is_followed_by_another_start(launch: Launch) -> None:
 
 
 @pytest.mark.parametrize("partition", ["low", "grace", "cancelled"])
-def test_preemption_is_followed_by_another_start(launch: Launch, partition: str) -> None:
+def test_preemption_is_followed_by_a_new_start(launch: Launch, partition: str) -> None:
     """Requeued at once, signalled within a grace first, and cancelled."""
     run = launch("--partition", partition)
     words = ["--parsable", "-p", "high", "-N", "2", "--exclusive", "-o", "/dev/null", "--wrap", "true"]
@@ -184,14 +184,14 @@ def test_preemption_is_followed_by_another_start(launch: Launch, partition: str)
     assert run.starts()[0]["reason"] in ("preempted, saved", "queued again by Slurm, saved", "ended from outside")
 
 
-def test_soft_signal_before_the_limit_is_followed_by_another_start(launch: Launch) -> None:
+def test_soft_signal_before_the_limit_is_followed_by_a_new_start(launch: Launch) -> None:
     run = launch()
     run.slurm.run("scancel", "--signal=USR2", run.job)
     run.finish(start=1)
     assert run.starts()[0]["reason"] == "saved before the time limit"
 
 
-def test_time_limit_is_followed_by_another_start(launch: Launch) -> None:
+def test_slurm_ends_time_limit_is_followed_by_a_new_start(launch: Launch) -> None:
     """Also where the processes did not get to save before it."""
     run = launch()
     (run.run_dir / "ignore_usr2").touch()

@@ -57,7 +57,7 @@ def test_node_that_no_longer_answers_is_left_behind(slurm: Cluster, code: Path, 
         os.kill(daemon, signal.SIGCONT)
 
 
-def test_killed_slurmstepd_is_followed_by_another_start(slurm: Cluster, code: Path, tmp_path: Path) -> None:
+def test_killed_slurmstepd_is_followed_by_a_new_start(slurm: Cluster, code: Path, tmp_path: Path) -> None:
     run = SlurmRun(slurm, code, tmp_path / "run")
     run.wait_for_start(0)
     (stepd,) = [

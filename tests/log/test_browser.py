@@ -72,7 +72,7 @@ def page(browser: Any) -> Iterator[Any]:
     page.close()
 
 
-def test_the_scalar_charts_hold_both_runs(page: Any, address: str) -> None:
+def test_scalar_charts_hold_both_runs(page: Any, address: str) -> None:
     page.goto(f"{address}/#timeseries")
     card = page.locator("scalar-card", has=page.get_by_title("eval/top1", exact=True)).first
     card.wait_for()
@@ -81,14 +81,14 @@ def test_the_scalar_charts_hold_both_runs(page: Any, address: str) -> None:
     card.locator("line-chart").first.wait_for()
 
 
-def test_the_custom_scalars_have_a_page_for_each_question(page: Any, address: str) -> None:
+def test_custom_scalars_have_a_page_for_each_question(page: Any, address: str) -> None:
     page.goto(f"{address}/#custom_scalars")
     for question in ("Accuracy by images and by time", "Learning rate", "Loss", "Throughput and data wait"):
         page.get_by_text(question, exact=True).first.wait_for()
     page.get_by_text("Matches (2)").nth(2).wait_for()  # two runs in each of the three charts of accuracy
 
 
-def test_the_hparams_table_lists_every_run_with_its_accuracy(page: Any, address: str, runs: Path) -> None:
+def test_hparams_table_lists_every_run_with_its_accuracy(page: Any, address: str, runs: Path) -> None:
     page.goto(f"{address}/#hparams")
     table = page.locator("tf-hparams-table-view")
     for run in ("small_seed0", "small_seed1"):
@@ -103,7 +103,7 @@ def test_the_hparams_table_lists_every_run_with_its_accuracy(page: Any, address:
         table.get_by_text(f"{top1[-1][2]:#.5g}").first.wait_for()
 
 
-def test_the_images_are_there(page: Any, address: str) -> None:
+def test_tensorboard_images_are_there(page: Any, address: str) -> None:
     page.goto(f"{address}/#images")
     for tag in ("images/augmented", "images/confusion", "images/misclassified"):
         page.get_by_text(f"tag: {tag}").first.wait_for()
@@ -113,7 +113,7 @@ def test_the_images_are_there(page: Any, address: str) -> None:
     assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 500
 
 
-def test_the_texts_say_what_each_run_is(page: Any, address: str) -> None:
+def test_texts_say_what_each_run_is(page: Any, address: str) -> None:
     page.goto(f"{address}/#text")
     page.get_by_text("a recipe outside recipes/").first.wait_for()
     page.get_by_text("360 of 360 images, 0 duplicates").first.wait_for()

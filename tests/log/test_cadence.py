@@ -72,7 +72,7 @@ def test_cadence_names_the_line_before_each_line(log_every: int, steps_per_epoch
     )
 
 
-def test_the_loss_of_a_line_is_the_mean_since_the_line_before() -> None:
+def test_loss_of_a_line_is_the_mean_since_the_line_before() -> None:
     """The median that a spike is measured against is that of all steps that are kept."""
     with process_group.world("cpu", 1) as world:
         metrics = StepMetrics(20, world, scaled=False)
@@ -89,7 +89,7 @@ def test_the_loss_of_a_line_is_the_mean_since_the_line_before() -> None:
     assert found == [[], [], [], [], [10], [], [], [], [], [34], []]  # each once
 
 
-def test_a_training_shorter_than_log_every_logs_its_loss(
+def test_training_shorter_than_log_every_logs_its_loss(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words(digits, tmp_path, "--log-every", "1000", "--no-pictures")) == 0
@@ -108,7 +108,7 @@ def at(step: int) -> Position:
     return Position(steps_per_epoch=1000, batch=step)
 
 
-def test_the_console_is_silent_for_ten_seconds_at_most(
+def test_console_is_silent_for_ten_seconds_at_most(
     tmp_path: Path, clock: Clock, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Steps of four seconds; a line of metrics after the first and then none."""
@@ -127,7 +127,7 @@ def test_the_console_is_silent_for_ten_seconds_at_most(
     assert (tmp_path / "log.txt").read_text().splitlines()[1:] == printed
 
 
-def test_the_console_prints_before_the_first_loss_is_read(
+def test_console_prints_before_the_first_loss_is_read(
     tmp_path: Path, clock: Clock, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A run that resumes between two lines of metrics, with slow steps."""
@@ -138,7 +138,7 @@ def test_the_console_prints_before_the_first_loss_is_read(
     assert capfd.readouterr().out == "epoch   0.50  step 502/2000  ETA 4:34:38\n"
 
 
-def test_the_bar_moves_from_the_first_step(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bar_moves_from_the_first_step(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     controller, terminal = pty.openpty()
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("TERM", "xterm")

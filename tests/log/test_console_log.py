@@ -36,7 +36,7 @@ def read_all(controller: int) -> str:
     return b"".join(parts).decode()
 
 
-def test_a_terminal_shows_one_line_with_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal_shows_one_line_with_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real terminal of 200 columns."""
     controller, terminal = pty.openpty()
     monkeypatch.setenv("COLUMNS", "200")
@@ -53,7 +53,7 @@ def test_a_terminal_shows_one_line_with_everything(tmp_path: Path, monkeypatch: 
     assert (tmp_path / "log.txt").read_text().splitlines()[1].startswith("epoch   1.30  step 13/900  loss 2.5000")
 
 
-def test_the_log_file_holds_what_was_said_of_every_start(
+def test_log_file_holds_what_was_said_of_every_start(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words(digits, tmp_path / "run")) == 0
@@ -68,7 +68,7 @@ def test_the_log_file_holds_what_was_said_of_every_start(
     assert "continued after step 14" in log
 
 
-def test_the_log_file_names_no_folder_and_no_machine(digits: Path, tmp_path: Path) -> None:
+def test_log_file_names_no_folder_and_no_machine(digits: Path, tmp_path: Path) -> None:
     assert main(words(digits, tmp_path / "run", "--profile-steps", "1", "--profile-from", "0")) == 0
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "profile of steps 1 to 1: run/profile/steps_1-1.pt.trace.json" in log
@@ -98,7 +98,7 @@ def steps_in(trace: Path) -> list[int]:
     return sorted(int(mark.partition("#")[2]) for mark in marks)
 
 
-def test_a_profile_holds_the_steps_that_were_asked_for_also_after_a_stop(
+def test_profile_holds_the_steps_that_were_asked_for_also_after_a_stop(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     window = ["--profile-steps", "2", "--profile-from", "7"]
@@ -119,7 +119,7 @@ def test_a_profile_holds_the_steps_that_were_asked_for_also_after_a_stop(
     assert "no profile: steps 8 to 9 are past, 14 are complete" in capfd.readouterr().out
 
 
-def test_a_profile_after_the_end_of_the_run_is_refused(
+def test_profile_after_the_end_of_the_run_is_refused(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words(digits, tmp_path, "--profile-steps", "5")) == 2
@@ -133,7 +133,7 @@ def test_a_profile_after_the_end_of_the_run_is_refused(
 # ------------------------------------------------------------------------------------------------------------- ranks
 
 
-def test_ranks_are_compared_and_only_rank_0_tells(digits: Path, tmp_path: Path) -> None:
+def test_ranks_are_compared_and_only_rank_0_logs(digits: Path, tmp_path: Path) -> None:
     ended = run(words(digits, tmp_path, "--log-every", "5", "--profile-steps", "1", "--profile-from", "3"), 2)
     assert ended.returncode == 0, ended.stderr
     events = EventAccumulator(str(tmp_path)).Reload()
@@ -145,7 +145,7 @@ def test_ranks_are_compared_and_only_rank_0_tells(digits: Path, tmp_path: Path) 
     assert {"images/augmented", "images/misclassified", "images/confusion"} == set(events.Tags()["images"])
 
 
-def test_one_rank_has_nobody_to_be_slower_than(digits: Path, tmp_path: Path) -> None:
+def test_console_log_one_rank_has_nobody_to_be_slower_than(digits: Path, tmp_path: Path) -> None:
     assert main(words(digits, tmp_path, "--log-every", "5", "--no-pictures")) == 0
     tags = EventAccumulator(str(tmp_path)).Reload().Tags()
     assert not {tag for tag in tags["scalars"] if "slowest" in tag}

@@ -101,7 +101,7 @@ def test_metrics_hold_one_object_per_line(tmp_path: Path) -> None:
     }
 
 
-def test_a_spike_of_the_loss_and_skipped_steps_are_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_spike_of_the_loss_and_skipped_steps_are_logged(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with start(tmp_path, 0) as log:
         log_steps(log, 20, loss=2.5, skipped=2, spikes=[StepRecord(13, 7.125, 54.2, 1.0)])
     (line,) = lines(tmp_path)
@@ -112,14 +112,14 @@ def test_a_spike_of_the_loss_and_skipped_steps_are_told(tmp_path: Path, capfd: p
     assert "train/spikes" not in board(tmp_path).Tags()["scalars"]
 
 
-def test_a_line_can_be_read_as_soon_as_it_is_told(tmp_path: Path) -> None:
+def test_line_can_be_read_as_soon_as_it_is_logged(tmp_path: Path) -> None:
     with start(tmp_path, 0) as log:
         for step in range(1, 4):
             log_steps(log, step, loss=1.0)
             assert len(lines(tmp_path)) == step
 
 
-def test_tensorboard_shows_the_names_of_the_house_by_step(tmp_path: Path) -> None:
+def test_tensorboard_shows_the_names_of_the_project_by_step(tmp_path: Path) -> None:
     with start(tmp_path, 0) as log:
         for step in (1, 2, 3, 4):
             log_steps(log, step, loss=5.0 - step)
@@ -136,7 +136,7 @@ def test_tensorboard_shows_the_names_of_the_house_by_step(tmp_path: Path) -> Non
     assert scalars(tmp_path, "eval/loss") == [(4, 0.5)]
 
 
-def test_other_ranks_write_and_say_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_log_other_ranks_write_and_say_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with start(tmp_path, 0, rank=1) as log:
         log.say("hello")
         log_steps(log, 1, loss=1.0)
@@ -153,7 +153,7 @@ def test_other_ranks_write_and_say_nothing(tmp_path: Path, capfd: pytest.Capture
     assert said[2] == "epoch   1.00  top-1 50.00 %  loss 0.5000"
 
 
-def test_an_evaluation_shows_what_is_not_as_expected(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_evaluation_shows_what_is_not_as_expected(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Top-5 from eleven classes on; the counts if images were left out or counted twice."""
     tmp_path.mkdir(exist_ok=True)
     with Log(tmp_path, world(), position(0), replace(RECIPE, num_classes=11)) as log:
@@ -170,7 +170,7 @@ def test_an_evaluation_shows_what_is_not_as_expected(tmp_path: Path, capfd: pyte
 
 
 @pytest.mark.parametrize("stopped_after", range(10))
-def test_a_resumed_run_tells_every_step_once(stopped_after: int, tmp_path: Path) -> None:
+def test_resumed_run_logs_every_step_once(stopped_after: int, tmp_path: Path) -> None:
     """Killed after step 9, resumed from any earlier step: later records are those of the second start."""
     records: list[list[tuple[str, int, float]]] = []
     for number, first in enumerate((0, stopped_after)):
@@ -194,7 +194,7 @@ def test_a_resumed_run_tells_every_step_once(stopped_after: int, tmp_path: Path)
         assert scalars(tmp_path, f"{kind}/loss") == [(step, loss) for of, step, loss in expected if of == kind]
 
 
-def test_a_run_resumed_three_times_tells_every_step_once(tmp_path: Path) -> None:
+def test_run_resumed_three_times_logs_every_step_once(tmp_path: Path) -> None:
     for number, (first, last) in enumerate([(0, 7), (2, 6), (5, 9), (1, 10)]):
         with start(tmp_path, first) as log:
             for step in range(first + 1, last + 1):
@@ -204,7 +204,7 @@ def test_a_run_resumed_three_times_tells_every_step_once(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("cut", range(1, 40, 6))
-def test_a_line_cut_short_by_a_crash_is_removed(cut: int, tmp_path: Path) -> None:
+def test_line_cut_short_by_a_crash_is_removed(cut: int, tmp_path: Path) -> None:
     with start(tmp_path, 0) as log:
         for step in (1, 2, 3):
             log_steps(log, step, loss=1.0)
@@ -215,7 +215,7 @@ def test_a_line_cut_short_by_a_crash_is_removed(cut: int, tmp_path: Path) -> Non
     assert [line["step"] for line in lines(tmp_path)] == ([1, 2, 3, 4] if cut == 1 else [1, 2, 4])
 
 
-def test_a_damaged_line_is_left_out_and_that_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_log_damaged_line_is_left_out_and_that_is_reported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with start(tmp_path, 0) as log:
         for step in (1, 2, 3):
             log_steps(log, step, loss=1.0)
@@ -240,7 +240,7 @@ def test_zeros_that_a_power_failure_left_are_removed(tmp_path: Path) -> None:
     assert [line["step"] for line in lines(tmp_path)] == [1, 2]
 
 
-def test_a_log_that_cannot_be_written_is_a_users_error(tmp_path: Path) -> None:
+def test_log_that_cannot_be_written_is_a_users_error(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(UserError, match=r"cannot be written: "):
         start(tmp_path, 0)
@@ -283,7 +283,7 @@ def test_throughput_counts_waiting_and_work(clock: Clock) -> None:
     assert throughput.read() == Rates(images_per_second=50.0, data_wait=0.25)
 
 
-def test_each_reading_is_of_the_time_since_the_last(clock: Clock) -> None:
+def test_log_each_reading_is_of_the_time_since_the_last(clock: Clock) -> None:
     throughput = Throughput(world(size=1))
     throughput.wait_for(clock.batches(seconds=8.0))
     throughput.images += 80
@@ -294,7 +294,7 @@ def test_each_reading_is_of_the_time_since_the_last(clock: Clock) -> None:
     assert throughput.read() == Rates(images_per_second=20.0, data_wait=0.25)
 
 
-def test_what_came_before_start_does_not_count(clock: Clock) -> None:
+def test_log_what_came_before_start_does_not_count(clock: Clock) -> None:
     """Such as an evaluation, a save, and the steps since the last read before them."""
     throughput = Throughput(world(size=1))
     throughput.wait_for(clock.batches(seconds=7.0))
@@ -307,18 +307,18 @@ def test_what_came_before_start_does_not_count(clock: Clock) -> None:
     assert throughput.read() == Rates(images_per_second=32.0, data_wait=0.5)
 
 
-def test_the_end_of_the_batches_reaches_the_caller() -> None:
+def test_end_of_the_batches_reaches_the_caller() -> None:
     with pytest.raises(StopIteration):
         Throughput(world(size=1)).wait_for(iter(()))
 
 
-def test_the_slowest_rank_is_measured_against_the_median_of_two_the_lower() -> None:
+def test_slowest_rank_is_measured_against_the_median_of_two_the_lower() -> None:
     assert slowest([1.0, 1.0, 1.5, 1.0]) == (2, 0.5)
     assert slowest([1.5, 1.0]) == (0, 0.5)
     assert slowest([0.0, 0.0]) == (0, 0.0)
 
 
-def test_a_rank_is_named_where_it_is_more_than_a_tenth_slower(
+def test_rank_is_named_where_it_is_more_than_10_percent_slower(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four ranks, and the same one is slow in each of three intervals."""

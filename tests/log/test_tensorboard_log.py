@@ -86,7 +86,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_accuracy_stands_by_images_by_epochs_and_by_seconds_of_training(whole: Path) -> None:
+def test_accuracy_is_logged_by_images_by_epochs_and_by_seconds_of_training(whole: Path) -> None:
     found = scalars(whole)
     assert found["eval/top1"] == [(4, 4), (8, 8), (12, 12)]
     assert found["eval_by_images/top1"] == [(4 * BATCH, 4), (8 * BATCH, 8), (12 * BATCH, 12)]
@@ -94,7 +94,7 @@ def test_accuracy_stands_by_images_by_epochs_and_by_seconds_of_training(whole: P
     assert found["eval_by_seconds/top1"] == [(4, 4), (8, 8), (12, 12)]
 
 
-def test_the_whole_schedule_stands_there_from_the_start(tmp_path: Path) -> None:
+def test_tensorboard_log_whole_schedule_is_logged_at_the_start(tmp_path: Path) -> None:
     write(tmp_path, 0, 0)
     schedule = scalars(tmp_path)["schedule/lr"]
     assert [step for step, _ in schedule] == list(range(1, 13))
@@ -103,7 +103,7 @@ def test_the_whole_schedule_stands_there_from_the_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stopped_after", [1, 4, 5, 8, 11, 12])
-def test_a_continued_history_is_that_of_a_run_never_stopped(stopped_after: int, whole: Path, tmp_path: Path) -> None:
+def test_continued_history_is_that_of_a_run_never_stopped(stopped_after: int, whole: Path, tmp_path: Path) -> None:
     """On every axis, with texts, pictures and tables written once. Steps 4, 8 and 12 precede an evaluation."""
     shutil.copytree(whole, tmp_path / "run")
     write(tmp_path / "run", stopped_after, 12, end=True)
@@ -112,16 +112,14 @@ def test_a_continued_history_is_that_of_a_run_never_stopped(stopped_after: int, 
     assert len(list((tmp_path / "run").iterdir())) == 2  # the history and the file of the new start
 
 
-def test_what_was_told_keeps_its_time(tmp_path: Path) -> None:
+def test_tensorboard_log_what_was_logged_keeps_its_time(tmp_path: Path) -> None:
     write(tmp_path, 0, 6)
     before = EventAccumulator(str(tmp_path)).Reload().Scalars("eval/top1")
     write(tmp_path, 6, 12)
     assert EventAccumulator(str(tmp_path)).Reload().Scalars("eval/top1")[:1] == before
 
 
-def test_a_crash_between_the_new_history_and_the_removal_of_the_old_doubles_nothing(
-    whole: Path, tmp_path: Path
-) -> None:
+def test_crash_between_the_new_history_and_the_removal_of_the_old_doubles_nothing(whole: Path, tmp_path: Path) -> None:
     write(tmp_path, 0, 7)
     (old,) = tmp_path.iterdir()
     content = old.read_bytes()
@@ -132,7 +130,7 @@ def test_a_crash_between_the_new_history_and_the_removal_of_the_old_doubles_noth
     assert once(tmp_path) == once(whole)
 
 
-def test_what_a_killed_process_had_not_written_comes_from_metrics(whole: Path, tmp_path: Path) -> None:
+def test_tensorboard_log_what_a_killed_process_had_not_written_comes_from_metrics(whole: Path, tmp_path: Path) -> None:
     write(tmp_path, 0, 6)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-700])
@@ -142,7 +140,7 @@ def test_what_a_killed_process_had_not_written_comes_from_metrics(whole: Path, t
     assert scalars(tmp_path) == scalars(whole)
 
 
-def test_files_of_earlier_versions_that_purge_are_understood(tmp_path: Path) -> None:
+def test_tensorboard_log_files_of_earlier_versions_that_purge_are_understood(tmp_path: Path) -> None:
     for start, value in ((0, 1.0), (3, 2.0)):
         now = float(next(CLOCK))
         with pytest.MonkeyPatch.context() as patch:
@@ -157,7 +155,7 @@ def test_files_of_earlier_versions_that_purge_are_understood(tmp_path: Path) -> 
 # ---------------------------------------------------------------------------------------------------------- HParams
 
 
-def test_every_setting_of_every_recipe_has_a_column_of_its_type() -> None:
+def test_tensorboard_log_every_setting_of_every_recipe_has_a_column_of_its_type() -> None:
     content = columns().value[0].metadata.plugin_data.content
     infos = {info.name: info.type for info in metadata.parse_experiment_plugin_data(content).hparam_infos}
     names = recipe_names()
@@ -194,7 +192,7 @@ def images(digits: Path) -> Loader:
         yield loader
 
 
-def test_images_that_nothing_is_done_to_look_as_they_are_stored(here: World, images: Loader) -> None:
+def test_tensorboard_log_images_that_nothing_is_done_to_look_as_they_are_stored(here: World, images: Loader) -> None:
     recipe = replace(RECIPE, train_crop=PaddedCrop(resolution=32, padding=0), flip=False)
     pixels, captions = augmented(recipe, images, here)
     assert len(pixels) == len(captions) == 16
@@ -235,13 +233,13 @@ def test_predictions_are_those_that_are_evaluated(here: World, images: Loader) -
     assert sheet(pictures, captions).shape == (3 * 130, 8 * 104, 3)
 
 
-def test_no_mistakes_make_no_picture(images: Loader) -> None:
+def test_tensorboard_log_no_mistakes_make_no_picture(images: Loader) -> None:
     labels = images.source.labels
     assert mistakes(Predictions(labels, labels, np.ones(len(labels))), images, RECIPE) == ([], [])
 
 
 @pytest.mark.parametrize("classes", [2, 21, 100])
-def test_a_confusion_matrix_is_blue_on_its_diagonal_and_red_beside_it(classes: int) -> None:
+def test_confusion_matrix_is_blue_on_its_diagonal_and_red_beside_it(classes: int) -> None:
     counts = np.eye(classes, dtype=np.int64) * 3
     counts[0, 1] = 1
     picture = confusion_picture(counts, [f"a class with a long name {number}" for number in range(classes)])

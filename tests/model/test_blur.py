@@ -41,12 +41,12 @@ def summed(x: Tensor, stride: int = 1) -> Tensor:
 
 @pytest.mark.parametrize("size", [1, 2, 7, 8])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_the_filter_is_the_binomial_sum_over_nine_neighbours(size: int, stride: int) -> None:
+def test_filter_is_the_binomial_sum_over_nine_neighbours(size: int, stride: int) -> None:
     x = images(size, channels=5)
     torch.testing.assert_close(blur(x, binomial_filter(5), stride).double(), summed(x, stride), rtol=1e-6, atol=1e-6)
 
 
-def test_the_filter_removes_the_finest_pattern_and_keeps_a_constant() -> None:
+def test_filter_removes_the_finest_pattern_and_keeps_a_constant() -> None:
     board = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(1, 16, 4, 4)
     inside = blur(board, binomial_filter(16))[:, :, 1:-1, 1:-1]
     assert torch.equal(inside, torch.zeros_like(inside))
@@ -56,7 +56,7 @@ def test_the_filter_removes_the_finest_pattern_and_keeps_a_constant() -> None:
 
 @pytest.mark.parametrize("kernel_size", [1, 3])
 @pytest.mark.parametrize("size", [8, 9])
-def test_a_blurred_convolution_is_the_filter_and_then_the_convolution(size: int, kernel_size: int) -> None:
+def test_blurred_convolution_is_the_filter_and_then_the_convolution(size: int, kernel_size: int) -> None:
     conv = BlurConv2d(16, 8, kernel_size, 2)
     x = images(size, channels=16)
     expected = functional.conv2d(summed(x), conv.weight.double(), stride=2, padding=kernel_size // 2)
@@ -64,7 +64,7 @@ def test_a_blurred_convolution_is_the_filter_and_then_the_convolution(size: int,
 
 
 @pytest.mark.parametrize("size", [7, 8])
-def test_a_blurred_max_pool_is_the_maximum_and_then_the_filter_at_stride_2(size: int) -> None:
+def test_blurred_max_pool_is_the_maximum_and_then_the_filter_at_stride_2(size: int) -> None:
     x = images(size, channels=4)
     padded = functional.pad(x, (1, 1, 1, 1), value=float("-inf"))
     maxima = padded.unfold(2, 3, 1).unfold(3, 3, 1).amax(dim=(4, 5))
@@ -74,7 +74,7 @@ def test_a_blurred_max_pool_is_the_maximum_and_then_the_filter_at_stride_2(size:
 
 
 @pytest.mark.parametrize("depth", STRIDED)
-def test_every_strided_convolution_but_the_stems_is_blurred(depth: int) -> None:
+def test_blur_every_strided_convolution_but_the_stems_is_blurred(depth: int) -> None:
     assert len(STRIDED) == 5
     with torch.device("meta"):
         model = build("convs", depth)
@@ -88,7 +88,7 @@ def test_every_strided_convolution_but_the_stems_is_blurred(depth: int) -> None:
     assert sum(isinstance(module, BlurConv2d) for module in model.modules()) == STRIDED[depth]
 
 
-def test_the_max_pool_is_blurred_where_composer_is_asked_for() -> None:
+def test_max_pool_is_blurred_where_composer_is_asked_for() -> None:
     kinds = {name: type(build(name).get_submodule("maxpool")) for name in ("convs", "convs_and_pool")}
     assert kinds == {"convs": nn.MaxPool2d, "convs_and_pool": BlurMaxPool2d}
     assert type(build("convs_and_pool", stem="cifar").get_submodule("maxpool")) is nn.Identity
@@ -105,13 +105,13 @@ def test_torchvisions_weights_go_both_ways_and_mean_something_else(blur_pool: st
         assert not torch.allclose(ours(images(40)), theirs(images(40)), rtol=0.01)
 
 
-def test_a_seed_gives_the_same_weights_with_and_without_blur() -> None:
+def test_seed_gives_the_same_weights_with_and_without_blur() -> None:
     plain = build(None)
     for blur_pool in ("convs", "convs_and_pool"):
         assert all(map(torch.equal, build(blur_pool).parameters(), plain.parameters()))
 
 
-def test_a_blurred_network_is_torchvisions_with_ffcvs_surgery() -> None:
+def test_blurred_network_is_torchvisions_with_ffcvs_surgery() -> None:
     """Every strided convolution of torchvision's network gets a filter in front, by a hook on its input."""
     theirs = models.resnet50(num_classes=10).eval()
     ours = build("convs", 50).eval()
@@ -139,12 +139,12 @@ def test_blur_stays_channels_last_and_in_bf16_under_autocast() -> None:
     assert torch.equal(binomial_filter(3).bfloat16().float(), binomial_filter(3))
 
 
-def test_every_parameter_of_a_blurred_network_gets_a_gradient() -> None:
+def test_blur_every_parameter_of_a_blurred_network_gets_a_gradient() -> None:
     model = build("convs_and_pool", 50)
     functional.cross_entropy(model(images(32)), torch.tensor([0, 1])).backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
-def test_another_kind_of_blur_is_refused() -> None:
+def test_blur_different_kind_of_blur_is_refused() -> None:
     with pytest.raises(UserError, match=r"model\.blur_pool='pool' is neither 'convs' nor 'convs_and_pool'"):
         build("pool")

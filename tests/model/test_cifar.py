@@ -131,7 +131,7 @@ def written_out(weights: dict[str, Tensor], x: Tensor, blocks: int, residual: bo
 
 @pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize(("size", "width"), [(32, 1), (25, 1), (25, 2)])
-def test_the_cifar_network_is_section_42_written_out(size: int, width: int, residual: bool) -> None:
+def test_cifar_network_is_section_42_written_out(size: int, width: int, residual: bool) -> None:
     model = build(recipe.CifarResNet(depth=14, width=width, residual=residual))
     model(images(size, 8))  # moves the running statistics off their start
     model.eval()
@@ -141,7 +141,7 @@ def test_the_cifar_network_is_section_42_written_out(size: int, width: int, resi
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_silent_branch_leaves_the_shortcut(stride: int) -> None:
+def test_silent_branch_leaves_the_shortcut(stride: int) -> None:
     block = next(
         block
         for block in of_kind(build(recipe.CifarResNet(depth=8, zero_init_residual=True)), Block)
@@ -156,7 +156,7 @@ def test_a_silent_branch_leaves_the_shortcut(stride: int) -> None:
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
-def test_a_plain_twin_lacks_the_projections_and_nothing_else(depth: int) -> None:
+def test_plain_twin_lacks_the_projections_and_nothing_else(depth: int) -> None:
     with torch.device("meta"):
         residual = build(resnet(depth)).state_dict()
         plain = build(resnet(depth, residual=False)).state_dict()
@@ -171,7 +171,7 @@ def test_a_plain_twin_lacks_the_projections_and_nothing_else(depth: int) -> None
         (recipe.ResNet(depth=18), recipe.ResNet(depth=18, residual=False)),
     ],
 )
-def test_a_plain_twin_with_the_same_weights_computes_something_else(
+def test_plain_twin_with_the_same_weights_computes_something_else(
     residual: recipe.ResNet | recipe.CifarResNet, plain: recipe.ResNet | recipe.CifarResNet
 ) -> None:
     first, second = build(residual).eval(), build(plain).eval()

@@ -43,7 +43,7 @@ def test_zero_init_residual_zeroes_27_gammas_of_the_cifar_resnet56() -> None:
 
 
 @pytest.mark.parametrize("spec", EITHER_FAMILY)
-def test_other_gammas_start_at_one_and_betas_at_zero(spec: recipe.ResNet | recipe.CifarResNet) -> None:
+def test_init_other_gammas_start_at_one_and_betas_at_zero(spec: recipe.ResNet | recipe.CifarResNet) -> None:
     norms = norms_of(build(spec))
     assert len(norms) in (19, 20, 53)
     assert all((norm.weight == 1).all() and not norm.bias.any() for norm in norms)
@@ -72,7 +72,7 @@ def test_fc_std_gives_goyals_classifier(spec: recipe.ResNet | recipe.CifarResNet
     assert not fc.bias.any()
 
 
-def test_without_fc_std_the_classifier_is_pytorchs() -> None:
+def test_init_without_fc_std_the_classifier_is_pytorchs() -> None:
     fc = cast(nn.Linear, build(recipe.ResNet(depth=18), 1000).get_submodule("fc"))
     bound = 1 / math.sqrt(512)
     assert 0.99 * bound < fc.weight.abs().max() <= bound
@@ -103,7 +103,7 @@ def test_initialisation_draws_layer_by_layer_and_then_for_each_convolution_again
     assert torch.equal(build(recipe.CifarResNet(depth=8, width=1)).get_parameter("fc.weight"), fc.weight)
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
+def test_same_seed_gives_the_same_weights_and_a_different_seed_others() -> None:
     spec = recipe.CifarResNet(depth=20)
     first, second = build(spec), build(spec)
     assert all(map(torch.equal, first.parameters(), second.parameters()))

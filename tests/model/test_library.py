@@ -22,7 +22,7 @@ from trainer.model.weights import classifiers
     ("name", "millions"),
     [("torchvision/resnext50_32x4d", 25.029), ("torchvision/squeezenet1_1", 1.235), ("timm/resnet50d", 25.576)],
 )
-def test_a_library_model_is_the_librarys(name: str, millions: float) -> None:
+def test_library_model_is_the_librarys(name: str, millions: float) -> None:
     with torch.device("meta"):
         model = build_model(recipe.LibraryModel(name=name), 1000)
         assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=5e-4)
@@ -49,19 +49,19 @@ def test_timms_resnet18_is_the_same_network_as_ours() -> None:
         ("torchvision/fasterrcnn_resnet50_fpn", "torchvision has no model"),  # it has, but not of images to logits
     ],
 )
-def test_a_misspelt_name_is_answered_with_close_ones(name: str, message: str) -> None:
+def test_misspelt_name_is_answered_with_close_ones(name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build_model(recipe.LibraryModel(name=name), 10)
 
 
 @pytest.mark.parametrize("name", ["torchvision/googlenet", "torchvision/inception_v3"])
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_a_network_with_auxiliary_classifiers_is_refused(name: str) -> None:
+def test_network_with_auxiliary_classifiers_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="auxiliary classifiers"), torch.device("meta"):
         build_model(recipe.LibraryModel(name=name), 10)
 
 
-def test_a_missing_library_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_library_model_missing_library_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)  # what makes `import timm` raise ImportError
     with pytest.raises(UserError, match="needs timm: pip install timm"):
         build_model(recipe.LibraryModel(name="timm/resnet18"), 10)
@@ -81,7 +81,7 @@ def test_a_missing_library_is_named_with_what_to_install(monkeypatch: pytest.Mon
         ("timm/efficientnet_b0", "classifier"),
     ],
 )
-def test_the_classifier_is_found_by_what_it_is(name: str, path: str) -> None:
+def test_classifier_is_found_by_what_it_is(name: str, path: str) -> None:
     with torch.device("meta"):
         model = build_model(recipe.LibraryModel(name=name), 7)
     assert classifiers(model) == [path]

@@ -96,7 +96,7 @@ def test_groups_of_a_micro_batch_are_accumulated_micro_batches(name: str, channe
     assert not torch.allclose(norms_of(split)[-1].running_var, norms_of(plain)[-1].running_var, rtol=1e-2)  # type: ignore[arg-type]
 
 
-def test_a_group_is_normalised_by_its_own_mean_and_variance() -> None:
+def test_group_is_normalised_by_its_own_mean_and_variance() -> None:
     norm = nn.BatchNorm2d(3)
     split_norms(norm, 4)
     batch = images(12)
@@ -133,14 +133,14 @@ def test_split_norms_keep_names_kinds_weights_and_evaluation(name: str) -> None:
         assert torch.equal(split.eval()(images(3, 32)), plain.eval()(images(3, 32)))
 
 
-def test_a_batch_of_one_group_is_plain_batch_norm() -> None:
+def test_batch_of_one_group_is_plain_batch_norm() -> None:
     split, plain = build("cifar", 8), build("cifar")
     assert torch.equal(split(images(8)), plain(images(8)))
     assert all(map(torch.equal, split.buffers(), plain.buffers()))
 
 
 @pytest.mark.parametrize("count", [4, 12, 31])
-def test_a_batch_that_groups_do_not_fill_is_refused_in_training_only(count: int) -> None:
+def test_batch_that_groups_do_not_fill_is_refused_in_training_only(count: int) -> None:
     model = build("cifar", 8)
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(ValueError, match=f"micro-batch of {count} images is not a multiple of norm_batch_size=8"):
@@ -149,12 +149,12 @@ def test_a_batch_that_groups_do_not_fill_is_refused_in_training_only(count: int)
     assert model.eval()(images(count)).shape == (count, 10)
 
 
-def test_a_group_of_no_images_is_refused() -> None:
+def test_group_of_no_images_is_refused() -> None:
     with pytest.raises(ValueError, match="norm_batch_size=0 is not a positive number"):
         build("cifar", 0)
 
 
-def test_splitting_again_changes_the_size_only() -> None:
+def test_norm_splitting_again_changes_the_size_only() -> None:
     model = build("timm", 8)
     kinds = [type(module) for module in model.modules()]
     split_norms(model, 4)
@@ -163,7 +163,7 @@ def test_splitting_again_changes_the_size_only() -> None:
 
 
 @pytest.mark.parametrize("name", ["cifar", "timm"])
-def test_a_copy_of_a_split_model_has_statistics_of_its_own(name: str) -> None:
+def test_copy_of_a_split_model_has_statistics_of_its_own(name: str) -> None:
     model = build(name, 8)
     twin = copy.deepcopy(model)
     before = copy.deepcopy(model.state_dict())
@@ -221,7 +221,7 @@ def test_measured_statistics_are_the_moments_of_all_values(
     np.testing.assert_allclose(norm.running_var.numpy(), var, rtol=1e-5)
 
 
-def test_one_batch_gives_what_a_norm_without_memory_keeps(alone: World) -> None:
+def test_norm_one_batch_gives_what_a_norm_without_memory_keeps(alone: World) -> None:
     model, reference = build(), build()
     for norm in norms_of(reference):
         norm.momentum = 1.0
@@ -264,7 +264,7 @@ def test_drop_path_is_off_while_measuring(alone: World) -> None:
     assert all(map(torch.equal, dropping.buffers(), whole.buffers()))
 
 
-def test_a_model_in_evaluation_is_measured_and_stays_there(alone: World) -> None:
+def test_model_in_evaluation_is_measured_and_stays_there(alone: World) -> None:
     first, second = build(), build().eval()
     measure_norms(first, [images(8)], alone, "fp32")
     measure_norms(second, [images(8)], alone, "fp32")
@@ -297,7 +297,7 @@ def test_modes_come_back_where_a_batch_fails(alone: World) -> None:
     assert all(norm.track_running_stats and not norm._forward_pre_hooks for norm in norms_of(model))
 
 
-def test_a_compiled_model_is_measured_by_the_code_it_was_compiled_from(
+def test_compiled_model_is_measured_by_the_code_it_was_compiled_from(
     alone: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Compiled code may run without the hooks that were registered after it."""
@@ -308,7 +308,7 @@ def test_a_compiled_model_is_measured_by_the_code_it_was_compiled_from(
     assert all(map(torch.equal, plain.buffers(), compiled.buffers()))
 
 
-def test_a_network_without_norms_has_nothing_to_measure(alone: World) -> None:
+def test_network_without_norms_has_nothing_to_measure(alone: World) -> None:
     measure_norms(nn.Conv2d(3, 8, 3), [images(2)], alone, "fp32")
 
 
@@ -324,7 +324,7 @@ def measured(world: World) -> list[list[float]]:
 
 
 @pytest.mark.slow
-def test_two_ranks_with_half_the_batches_measure_what_one_measures_with_all(alone: World) -> None:
+def test_norm_two_ranks_with_half_the_batches_measure_what_one_measures_with_all(alone: World) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     ended = subprocess.run(
         [sys.executable, *launcher, str(Path(__file__))],

@@ -67,7 +67,7 @@ def test_torchvisions_weights_load_and_give_its_outputs_bit_for_bit(depth: int) 
         assert torch.equal(ours(images(40)), expected)
 
 
-def test_a_training_step_on_resnet18_has_torchvisions_gradients_and_statistics() -> None:
+def test_training_step_on_resnet18_has_torchvisions_gradients_and_statistics() -> None:
     theirs = models.get_model("resnet18", num_classes=7)
     ours = build(recipe.ResNet(depth=18), 7)
     ours.load_state_dict(theirs.state_dict())
@@ -85,7 +85,7 @@ def test_a_training_step_on_resnet18_has_torchvisions_gradients_and_statistics()
 
 
 @pytest.mark.parametrize("depth", NORMS)
-def test_every_depth_has_its_norms_and_residual_blocks(depth: int) -> None:
+def test_resnet_every_depth_has_its_norms_and_residual_blocks(depth: int) -> None:
     with torch.device("meta"):
         model = build(resnet(depth))
     norms = of_kind(model, nn.BatchNorm2d)
@@ -96,7 +96,7 @@ def test_every_depth_has_its_norms_and_residual_blocks(depth: int) -> None:
     assert len(outside_shortcuts) + len(of_kind(model, nn.Linear)) == depth  # what the depth counts
 
 
-def test_a_bottleneck_strides_on_its_3x3() -> None:
+def test_bottleneck_strides_on_its_3x3() -> None:
     with torch.device("meta"):
         model = build(recipe.ResNet(depth=50))
     strided = [block for block in of_kind(model, Bottleneck) if block.conv2.stride == (2, 2)]
@@ -105,7 +105,7 @@ def test_a_bottleneck_strides_on_its_3x3() -> None:
     assert all(c.stride == (1, 1) for block in of_kind(model, Bottleneck) for c in (block.conv1, block.conv3))
 
 
-def test_a_depth_or_stem_that_no_paper_has_is_refused() -> None:
+def test_depth_or_stem_that_no_paper_has_is_refused() -> None:
     with pytest.raises(UserError, match=r"model\.depth=26 is not a ResNet: there are 18, 34, 50, 101, 152"):
         build(resnet(26))
     with pytest.raises(UserError, match=r"model\.stem='cifar10' is neither"):
@@ -116,13 +116,13 @@ def test_a_depth_or_stem_that_no_paper_has_is_refused() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 75, 160, 224])
-def test_the_imagenet_network_takes_any_resolution(size: int) -> None:
+def test_imagenet_network_takes_any_resolution(size: int) -> None:
     model = build(recipe.ResNet(depth=18), 7).eval()
     with torch.inference_mode():
         assert model(images(size)).shape == (2, 7)
 
 
-def test_the_stems_reduce_224_px_to_7_and_32_px_to_4() -> None:
+def test_stems_reduce_224_px_to_7_and_32_px_to_4() -> None:
     cases: list[tuple[recipe.ResNet | recipe.CifarResNet, int, tuple[int, int, int]]] = [
         (recipe.ResNet(depth=18), 224, (512, 7, 7)),
         (recipe.ResNet(depth=18, stem="cifar"), 32, (512, 4, 4)),
@@ -156,7 +156,7 @@ def test_channels_last_gives_the_same_values_and_stays_channels_last(spec: recip
 
 @pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize("family", ["basic", "bottleneck", "cifar"])
-def test_every_parameter_gets_a_gradient(family: str, residual: bool) -> None:
+def test_resnet_every_parameter_gets_a_gradient(family: str, residual: bool) -> None:
     spec: recipe.ResNet | recipe.CifarResNet
     match family:
         case "basic":
@@ -187,7 +187,7 @@ def test_drop_path_grows_linearly_from_0_to_its_value_as_timms(depth: int, block
     assert ours[1:] == pytest.approx([module.drop_prob for module in of_kind(theirs, DropPath)])
 
 
-def test_a_dropped_image_keeps_its_shortcut_and_the_others_get_more_of_the_branch() -> None:
+def test_dropped_image_keeps_its_shortcut_and_the_others_get_more_of_the_branch() -> None:
     block = of_kind(build(resnet(18, stem="cifar", drop_path=0.75)), BasicBlock)[1]
     p = rates(block)[0]
     assert p == pytest.approx(0.75 / 7)
@@ -226,7 +226,7 @@ def test_drop_path_is_the_identity_in_evaluation_and_no_module_at_0() -> None:
         assert torch.equal(dropping.eval()(images(32)), plain.eval()(images(32)))
 
 
-def test_every_parameter_gets_a_gradient_although_its_block_is_dropped() -> None:
+def test_resnet_every_parameter_gets_a_gradient_although_its_block_is_dropped() -> None:
     model = build(resnet(18, stem="cifar", drop_path=0.999))
     functional.cross_entropy(model(images(8)), torch.tensor([0, 1])).backward()
     last = of_kind(model, BasicBlock)[-1].bn2.weight.grad

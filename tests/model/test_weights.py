@@ -48,7 +48,7 @@ def copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
     ids=["bare", "model", "state_dict", "DDP", "compiled in DDP", "DDP compiled"],
 )
 @pytest.mark.parametrize("suffix", [".pt", ".pth"])
-def test_a_saved_model_comes_back(tmp_path: Path, suffix: str, wrap: Callable[[object], object]) -> None:
+def test_saved_model_comes_back(tmp_path: Path, suffix: str, wrap: Callable[[object], object]) -> None:
     state = build(seed=1).state_dict()
     torch.save(wrap(state), tmp_path / f"weights{suffix}")
     model = build(seed=2)
@@ -58,7 +58,7 @@ def test_a_saved_model_comes_back(tmp_path: Path, suffix: str, wrap: Callable[[o
     assert sentence == f"initial weights: {len(state)} tensors of {tmp_path}/weights{suffix}"
 
 
-def test_a_safetensors_file_is_read(tmp_path: Path) -> None:
+def test_safetensors_file_is_read(tmp_path: Path) -> None:
     state = build(seed=1).state_dict()
     save_file(state, tmp_path / "weights.safetensors")
     model = build(seed=2)
@@ -74,7 +74,7 @@ def test_torchvisions_file_starts_our_network(tmp_path: Path) -> None:
     assert same(ours.state_dict(), theirs.state_dict())
 
 
-def test_another_number_of_classes_keeps_the_new_head_and_says_so(tmp_path: Path) -> None:
+def test_weights_different_number_of_classes_keeps_the_new_head_and_says_so(tmp_path: Path) -> None:
     theirs = build(num_classes=1000, seed=1).state_dict()
     torch.save(theirs, tmp_path / "weights.pt")
     model = build(num_classes=10, seed=2)
@@ -90,7 +90,7 @@ def test_another_number_of_classes_keeps_the_new_head_and_says_so(tmp_path: Path
     )
 
 
-def test_a_file_from_before_norms_counted_batches_is_complete(tmp_path: Path) -> None:
+def test_file_from_before_norms_counted_batches_is_complete(tmp_path: Path) -> None:
     state = build(seed=1).state_dict()
     old = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
     assert len(state) - len(old) == 7
@@ -100,7 +100,7 @@ def test_a_file_from_before_norms_counted_batches_is_complete(tmp_path: Path) ->
     assert same(model.state_dict(), state)
 
 
-def test_half_precision_weights_become_float32(tmp_path: Path) -> None:
+def test_weights_half_precision_weights_become_float32(tmp_path: Path) -> None:
     torch.save({name: t.half() for name, t in build(seed=1).state_dict().items()}, tmp_path / "weights.pt")
     model = build(seed=2)
     load_initial_weights(model, tmp_path / "weights.pt")
@@ -144,7 +144,7 @@ def test_weights_that_do_not_fit_are_refused_and_change_nothing(tmp_path: Path, 
     assert same(model.state_dict(), before)
 
 
-def test_files_that_are_no_weights_are_refused_in_one_line(tmp_path: Path) -> None:
+def test_weights_files_that_are_no_weights_are_refused_in_one_line(tmp_path: Path) -> None:
     def save(name: str, content: object) -> Path:
         torch.save(content, tmp_path / name)
         return tmp_path / name

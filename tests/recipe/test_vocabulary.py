@@ -100,7 +100,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
 
 
 @pytest.mark.parametrize(("build", "answer"), REFUSED)
-def test_what_cannot_be_meant_is_refused(build: Callable[[], Any], answer: str) -> None:
+def test_recipe_what_is_invalid_is_refused(build: Callable[[], Any], answer: str) -> None:
     with pytest.raises(ValueError, match=answer):
         build()
 
@@ -116,7 +116,7 @@ def test_optimizers_start_from_one_vocabulary() -> None:
 FILES = sorted(path.stem for path in Path(trainer.recipe.__file__).parent.glob("*.py") if path.stem != "__init__")
 
 
-def test_each_file_of_the_vocabulary_exports_its_classes_and_unions() -> None:
+def test_recipe_each_file_of_the_vocabulary_exports_its_classes_and_unions() -> None:
     """So that a new kind is known to recipes, stored recipes and the command line by its own file alone."""
     assert {"augmentation", "crop", "loss", "model", "optimizer", "recipe", "schedule"} <= set(FILES)
     unions = []
@@ -141,6 +141,6 @@ def test_each_file_of_the_vocabulary_exports_its_classes_and_unions() -> None:
         ("resnet50_nvidia_90ep", {"epochs": 8}, r"schedule\.start_epoch=8 is not before the end of 8 epochs"),
     ],
 )
-def test_a_shortened_recipe_is_told_what_it_no_longer_reaches(name: str, change: dict[str, Any], note: str) -> None:
+def test_shortened_recipe_is_warned_what_it_no_longer_reaches(name: str, change: dict[str, Any], note: str) -> None:
     assert likely_mistakes(load_recipe(name)) == []
     assert any(re.search(note, line) for line in likely_mistakes(replace(load_recipe(name), **change)))

@@ -70,13 +70,13 @@ def small_images(folder: Path) -> Path:
     return folder / "small"
 
 
-def test_every_recipe_was_run(runs: dict[str, dict[str, Any]]) -> None:
+def test_recipes_every_recipe_was_run(runs: dict[str, dict[str, Any]]) -> None:
     assert list(runs) == recipe_names()
     assert len(runs) == 62
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_a_recipe_stopped_after_its_first_step_ends_with_the_same_weights(
+def test_recipe_stopped_after_its_first_step_ends_with_the_same_weights(
     name: str, runs: dict[str, dict[str, Any]]
 ) -> None:
     run, recipe = runs[name], load_recipe(name)

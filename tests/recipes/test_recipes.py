@@ -61,17 +61,17 @@ def flat(name: str) -> str:
     return re.sub(r"\s+", " ", docstring(name))
 
 
-def test_every_recipe_has_its_paper_here() -> None:
+def test_recipe_every_recipe_has_its_paper_here() -> None:
     assert len(FILES) == 62
     assert sorted(BY_NAME) == sorted(PAPERS) == recipe_names()
 
 
 @EVERY_RECIPE
-def test_a_recipe_is_called_as_its_file(name: str) -> None:
+def test_recipe_is_called_as_its_file(name: str) -> None:
     assert recipe_of(name).name == name
 
 
-def test_every_setting_of_a_recipe_is_compared_with_its_paper() -> None:
+def test_recipe_every_setting_of_a_recipe_is_compared_with_its_paper() -> None:
     """A setting that is new in the vocabulary needs an expectation in tests/papers/ and a test below."""
     elsewhere = {"name", "dataset", "published", "model", "num_classes", "loss", "optimizer", "schedule", "epochs"}
     elsewhere |= {"clip_grad_norm", "ema", "fine_tuning", "global_batch_size", "micro_batch_size", "norm_batch_size"}
@@ -83,7 +83,7 @@ def test_every_setting_of_a_recipe_is_compared_with_its_paper() -> None:
 
 
 @EVERY_RECIPE
-def test_the_rate_is_the_papers_at_the_steps_it_names(name: str) -> None:
+def test_rate_is_the_papers_at_the_steps_it_names(name: str) -> None:
     recipe, paper = recipe_of(name), PAPERS[name]
     assert len(paper.lr) >= 5
     for step, lr in paper.lr.items():
@@ -92,7 +92,7 @@ def test_the_rate_is_the_papers_at_the_steps_it_names(name: str) -> None:
 
 
 @EVERY_RECIPE
-def test_the_number_of_steps_is_the_papers_on_the_published_images(name: str) -> None:
+def test_number_of_steps_is_the_papers_on_the_published_images(name: str) -> None:
     recipe, paper = recipe_of(name), PAPERS[name]
     assert (recipe.dataset, recipe.num_classes) == (paper.dataset, paper.classes)
     assert (recipe.global_batch_size, recipe.epochs) == (paper.batch, paper.epochs)
@@ -120,7 +120,7 @@ def test_goyals_256_workers_are_one_option_away() -> None:
 
 
 @EVERY_RECIPE
-def test_a_norm_sees_the_papers_batch_on_any_number_of_processes(name: str) -> None:
+def test_norm_sees_the_papers_batch_on_any_number_of_processes(name: str) -> None:
     recipe, paper = recipe_of(name), PAPERS[name]
     assert recipe.micro_batch_size == (paper.micro_batch or paper.norm_batch)
     assert (recipe.norm_batch_size or recipe.micro_batch_size) == paper.norm_batch
@@ -137,7 +137,7 @@ def test_a_norm_sees_the_papers_batch_on_any_number_of_processes(name: str) -> N
 
 @pytest.mark.slow
 @EVERY_RECIPE
-def test_the_optimizer_is_the_papers_and_decays_what_it_says(name: str) -> None:
+def test_optimizer_is_the_papers_and_decays_what_it_says(name: str) -> None:
     recipe, paper = recipe_of(name), PAPERS[name]
     optimizer = build_optimizer(recipe.optimizer, model_of(name), recipe.fine_tuning)
     assert type(optimizer).__name__ == paper.optimizer
@@ -152,7 +152,7 @@ def test_the_optimizer_is_the_papers_and_decays_what_it_says(name: str) -> None:
 
 
 @EVERY_RECIPE
-def test_the_loss_is_the_papers_and_nothing_is_switched_on_that_it_does_not_have(name: str) -> None:
+def test_loss_is_the_papers_and_nothing_is_switched_on_that_it_does_not_have(name: str) -> None:
     """No clipping but LAMB's own, no average but the paper's, the common seed."""
     recipe, paper = recipe_of(name), PAPERS[name]
     assert (recipe.loss, recipe.fine_tuning) == (paper.loss, paper.fine_tuning)
@@ -165,7 +165,7 @@ def test_the_loss_is_the_papers_and_nothing_is_switched_on_that_it_does_not_have
 
 
 @EVERY_RECIPE
-def test_the_model_has_the_papers_size(name: str) -> None:
+def test_model_has_the_papers_size(name: str) -> None:
     net, parameters = PAPERS[name].net, list(model_of(name).parameters())
     assert sum(parameter.numel() for parameter in parameters) == net.parameters
     assert len(parameters) == net.weights + 1 + 2 * net.norms
@@ -215,7 +215,7 @@ def test_blocks_are_joined_as_in_the_paper(name: str) -> None:
 
 
 @EVERY_RECIPE
-def test_images_are_cut_coloured_and_mixed_as_in_the_paper(name: str) -> None:
+def test_recipe_images_are_cut_coloured_and_mixed_as_in_the_paper(name: str) -> None:
     for field in fields(Images):
         assert getattr(recipe_of(name), field.name) == getattr(PAPERS[name].sees, field.name), field.name
 
@@ -238,7 +238,7 @@ def test_hes_padding_is_zero_after_the_mean_is_subtracted() -> None:
 
 
 @EVERY_RECIPE
-def test_the_published_result_is_the_papers_with_protocol_and_source(name: str) -> None:
+def test_published_result_is_the_papers_with_protocol_and_source(name: str) -> None:
     published, paper = recipe_of(name).published, PAPERS[name]
     if paper.top1 is None:
         assert published is None
@@ -254,7 +254,7 @@ def test_the_published_result_is_the_papers_with_protocol_and_source(name: str) 
 
 
 @EVERY_RECIPE
-def test_the_docstring_names_source_and_result(name: str) -> None:
+def test_docstring_names_source_and_result(name: str) -> None:
     paper = PAPERS[name]
     assert (paper.named or paper.source).lower() in flat(name).lower()
     assert paper.told in flat(name)
@@ -266,19 +266,19 @@ def test_the_docstring_names_source_and_result(name: str) -> None:
 
 
 @EVERY_RECIPE
-def test_the_docstring_says_what_is_not_verified_and_how_it_differs(name: str) -> None:
+def test_docstring_says_what_is_not_verified_and_how_it_differs(name: str) -> None:
     assert [words for words in PAPERS[name].doubts if words not in flat(name)] == []
 
 
 @PUBLISHED
-def test_the_docstring_says_where_the_precision_is_not_the_papers(name: str) -> None:
+def test_docstring_says_where_the_precision_is_not_the_papers(name: str) -> None:
     """None of these sources trained in bf16."""
     differences = re.split(r"Not as (?:in the paper|there):", docstring(name))[1:]
     assert any("bf16" in text for text in differences)
 
 
 @EVERY_RECIPE
-def test_the_first_line_is_a_sentence_for_the_listing(name: str) -> None:
+def test_recipe_first_line_is_a_sentence_for_the_listing(name: str) -> None:
     line = docstring(name).partition("\n")[0]
     assert line.endswith(".") and len(line) <= 117
     assert re.match(r"(A )?(ResNet-\d+|[Tt]he plain network of \d+ layers)\b", line)
@@ -291,7 +291,7 @@ def commands(name: str) -> list[list[str]]:
 
 
 @EVERY_RECIPE
-def test_the_command_in_the_docstring_runs_this_recipe(name: str) -> None:
+def test_command_in_the_docstring_runs_this_recipe(name: str) -> None:
     training = [words for words in commands(name) if "train" in words]
     assert len(training) == 1
     words = training[0]
@@ -305,7 +305,7 @@ def test_the_command_in_the_docstring_runs_this_recipe(name: str) -> None:
 
 
 @EVERY_RECIPE
-def test_every_other_command_in_the_docstring_prepares_the_data_it_trains_on(name: str) -> None:
+def test_recipe_every_other_command_in_the_docstring_prepares_the_data_it_trains_on(name: str) -> None:
     prepared = [words for words in commands(name) if "train" not in words]
     assert len(prepared) == (PAPERS[name].dataset != "ImageNet-1k" or "leclerc2023" in name)
     for words in prepared:
@@ -340,7 +340,7 @@ def test_options_in_docstrings_are_found() -> None:
     assert sum(len(recommended(name)) for name in BY_NAME) == 34
 
 
-def test_the_ledger_has_a_line_for_every_recipe_with_its_published_result_and_ours() -> None:
+def test_ledger_has_a_line_for_every_recipe_with_its_published_result_and_ours() -> None:
     ledger = (RECIPES / "README.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in ledger.splitlines() if line.startswith("| `")]
     assert [row[0].strip("`") for row in rows] == recipe_names()

@@ -76,7 +76,7 @@ def sign(path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ write and read
 
 
-def test_a_trained_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
+def test_trained_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = build_model(CifarResNet(depth=8), 10).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(SGD(lr=0.1, decay_norm=False), model)
@@ -100,7 +100,7 @@ def test_a_trained_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"state.pt", "state.pt.sha256"}
 
 
-def test_the_checksum_is_one_that_sha256sum_checks(tmp_path: Path) -> None:
+def test_checksum_is_one_that_sha256sum_checks(tmp_path: Path) -> None:
     write(tmp_path / "state.pt", small(1))
     check = ["sha256sum", "--check", "state.pt.sha256"]
     assert subprocess.run(check, cwd=tmp_path, capture_output=True, text=True).stdout == "state.pt: OK\n"
@@ -109,7 +109,7 @@ def test_the_checksum_is_one_that_sha256sum_checks(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_truncation_is_refused(tmp_path: Path) -> None:
+def test_checkpoint_every_truncation_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
     write(path, small(1))
     content = path.read_bytes()
@@ -121,7 +121,7 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
     assert mark_of(read(path)) == 1
 
 
-def test_a_flipped_bit_anywhere_is_refused(tmp_path: Path) -> None:
+def test_flipped_bit_anywhere_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
     write(path, small(1))
     content = bytearray(path.read_bytes())
@@ -136,7 +136,7 @@ def test_a_flipped_bit_anywhere_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [0, 1, 63, 64])
-def test_a_checksum_that_is_cut_or_of_another_file_is_refused(length: int, tmp_path: Path) -> None:
+def test_checksum_that_is_cut_or_of_a_different_file_is_refused(length: int, tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
     write(path, small(1))
     checksum = checksum_of(path).read_text()
@@ -147,7 +147,7 @@ def test_a_checksum_that_is_cut_or_of_another_file_is_refused(length: int, tmp_p
 
 
 @pytest.mark.parametrize("missing", ["state.pt", "state.pt.sha256"])
-def test_a_missing_file_is_refused(missing: str, tmp_path: Path) -> None:
+def test_checkpoint_missing_file_is_refused(missing: str, tmp_path: Path) -> None:
     write(tmp_path / "state.pt", small(1))
     (tmp_path / missing).unlink()
     with pytest.raises(UserError, match=r"state\.pt: not a checkpoint that can be read: .*No such file") as caught:
@@ -155,7 +155,7 @@ def test_a_missing_file_is_refused(missing: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_whole_but_no_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_checkpoint_what_is_whole_but_no_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
     """Signed garbage: the checksum is right, and torch raises whatever it leads to."""
     path = tmp_path / "state.pt"
     write(path, small(1))
@@ -178,7 +178,7 @@ class Touch:
         return os.mkdir, (str(self.path),)
 
 
-def test_a_checkpoint_cannot_hold_objects_or_run_code(tmp_path: Path) -> None:
+def test_checkpoint_cannot_hold_objects_or_run_code(tmp_path: Path) -> None:
     path, victim = tmp_path / "state.pt", tmp_path / "was_here"
     for stranger in (argparse.Namespace(lr=0.1), Touch(victim), small):
         write(path, {"step": 1, "stranger": stranger})
@@ -271,7 +271,7 @@ SAVES: dict[str, tuple[Action, Action, int, set[int | None]]] = {
 
 
 @pytest.mark.parametrize("name", SAVES)
-def test_a_save_that_is_killed_leaves_the_old_checkpoint_or_the_new(name: str, tmp_path: Path) -> None:
+def test_save_that_is_killed_leaves_the_old_checkpoint_or_the_new(name: str, tmp_path: Path) -> None:
     """A run that was stopped in an epoch's evaluation starts by saving the same step again."""
     before, action, keep, allowed = SAVES[name]
     names = operations(tmp_path / "whole", before, action, keep)
@@ -289,7 +289,7 @@ def test_a_save_that_is_killed_leaves_the_old_checkpoint_or_the_new(name: str, t
     assert wrong == {}
 
 
-def test_what_a_killed_save_left_is_cleared_away_by_the_next(tmp_path: Path) -> None:
+def test_checkpoint_what_a_killed_save_left_is_cleared_away_by_the_next(tmp_path: Path) -> None:
     """A run that is preempted a hundred times does not fill the disk with halves."""
     names = operations(tmp_path / "whole", save(1), save(2), 3)
     left = {}
@@ -312,7 +312,7 @@ def best(step: int) -> Action:
 
 @pytest.mark.parametrize("links", [True, False])
 @pytest.mark.parametrize(("marked_before", "allowed"), [(False, {None, 2}), (True, {1, 2})])
-def test_a_killed_mark_leaves_the_old_best_or_the_new(
+def test_killed_mark_leaves_the_old_best_or_the_new(
     marked_before: bool, allowed: set[int | None], links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not links:
@@ -362,7 +362,7 @@ def file_size_limit(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("fits", [0, 1, 64, 1000, 50_000])
-def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoint_alone(fits: int, tmp_path: Path) -> None:
+def test_full_disk_is_one_line_and_leaves_the_old_checkpoint_alone(fits: int, tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(small(1), 1)
     files = sorted(tmp_path.iterdir())
@@ -377,7 +377,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoint_alone(fits: int, 
     assert newest_mark(tmp_path) == 2
 
 
-def test_a_device_that_is_full_says_so(tmp_path: Path) -> None:
+def test_device_that_is_full_says_so(tmp_path: Path) -> None:
     (tmp_path / "step_00000001.pt.partial").symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"step_00000001\.pt: .*No space left on device"):
         write(tmp_path / "step_00000001.pt", small(1))
@@ -385,7 +385,7 @@ def test_a_device_that_is_full_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("same_step", [False, True])
-def test_an_error_of_any_operation_is_a_users_error(same_step: bool, tmp_path: Path) -> None:
+def test_error_of_any_operation_is_a_users_error(same_step: bool, tmp_path: Path) -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
     action = save(2, step=1) if same_step else save(2)
     names = operations(tmp_path / "whole", save(1), action, 1)
@@ -403,13 +403,13 @@ def test_an_error_of_any_operation_is_a_users_error(same_step: bool, tmp_path: P
     assert tried >= 5
 
 
-def test_a_folder_that_cannot_be_made_is_a_users_error(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_made_is_a_users_error(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("a file in its place")
     with pytest.raises(UserError, match=r"checkpoints"):
         Checkpoints(tmp_path / "checkpoints", keep=3).save(small(1), 1)
 
 
-def test_no_room_for_the_best_is_a_users_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoint_no_room_for_the_best_is_a_users_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints = Checkpoints(tmp_path, keep=3)
     checkpoints.save(small(1), 1)
     monkeypatch.setattr(os, "link", no_links)
@@ -421,7 +421,7 @@ def test_no_room_for_the_best_is_a_users_error(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("keep", [1, 3])
-def test_the_last_ones_are_kept_with_their_checksums(keep: int, tmp_path: Path) -> None:
+def test_checkpoint_last_ones_are_kept_with_their_checksums(keep: int, tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep)
     for step in (1, 2, 9, 10, 99, 100):
         assert checkpoints.save(small(step), step) == tmp_path / f"step_{step:08d}.pt"
@@ -433,7 +433,7 @@ def test_the_last_ones_are_kept_with_their_checksums(keep: int, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_the_best_outlives_its_step(links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_outlives_its_step(links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not links:
         monkeypatch.setattr(os, "link", no_links)
     checkpoints = Checkpoints(tmp_path, keep=1)
@@ -452,18 +452,18 @@ def test_the_best_outlives_its_step(links: bool, tmp_path: Path, monkeypatch: py
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
-def test_a_linked_best_takes_no_room(tmp_path: Path) -> None:
+def test_checkpoint_linked_best_takes_no_room(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.mark_best(checkpoints.save(small(1), 1) and 1)
     assert checkpoints.best.samefile(tmp_path / "step_00000001.pt")
 
 
-def test_a_best_that_was_never_marked_is_a_users_error(tmp_path: Path) -> None:
+def test_best_that_was_never_marked_is_a_users_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"best\.pt"):
         read(Checkpoints(tmp_path, keep=1).best)
 
 
-def test_damaged_ones_are_skipped_and_named(tmp_path: Path) -> None:
+def test_checkpoint_damaged_ones_are_skipped_and_named(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=4)
     save(1, 2, 3, 4)(checkpoints)
     with (tmp_path / "step_00000004.pt").open("r+b") as file:
@@ -477,7 +477,7 @@ def test_damaged_ones_are_skipped_and_named(tmp_path: Path) -> None:
     assert "step_00000003.pt" in checkpoints.damaged[1]
 
 
-def test_where_none_is_whole_there_is_none(tmp_path: Path) -> None:
+def test_checkpoint_where_none_is_whole_there_is_none(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path / "new", keep=3).newest() is None
     checkpoints = Checkpoints(tmp_path, keep=3)
     save(1, 2)(checkpoints)
@@ -488,7 +488,7 @@ def test_where_none_is_whole_there_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
-def test_damaged_checkpoints_do_not_crowd_out_whole_ones(keep: int, tmp_path: Path) -> None:
+def test_checkpoint_damaged_checkpoints_do_not_crowd_out_whole_ones(keep: int, tmp_path: Path) -> None:
     """A run that fell back behind damaged checkpoints goes on below their steps: what it saves must stay."""
     save(*range(5, 5 + keep))(Checkpoints(tmp_path, keep))
     for path in tmp_path.glob("*.pt"):
@@ -507,7 +507,7 @@ def test_damaged_checkpoints_do_not_crowd_out_whole_ones(keep: int, tmp_path: Pa
 
 
 @pytest.mark.parametrize("key", sorted(CheckpointContent.__required_keys__))
-def test_a_checkpoint_without_a_key_or_with_another_type_is_refused(key: str, tmp_path: Path) -> None:
+def test_checkpoint_without_a_key_or_with_a_different_type_is_refused(key: str, tmp_path: Path) -> None:
     whole: dict[str, Any] = {**small(1)}
     path = tmp_path / "step_00000001.pt"
     assert checked(whole, path) is whole
@@ -518,7 +518,9 @@ def test_a_checkpoint_without_a_key_or_with_another_type_is_refused(key: str, tm
 
 
 @pytest.mark.parametrize("content", [None, [], small(1)["model"], {**small(1), "init_weights": {"kind": "x"}}])
-def test_what_is_whole_but_of_another_program_is_refused_and_not_passed_over(content: Any, tmp_path: Path) -> None:
+def test_checkpoint_what_is_whole_but_of_a_different_program_is_refused_and_not_passed_over(
+    content: Any, tmp_path: Path
+) -> None:
     """An older checkpoint of the run would hide that; a damaged one is skipped."""
     checkpoints = Checkpoints(tmp_path, keep=3)
     checkpoints.save(small(1), 1)

@@ -29,7 +29,7 @@ def words(digits: Path, run_dir: Path, *options: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_two_runs_in_one_directory_are_refused_and_the_first_goes_on(
+def test_run_directory_two_runs_in_one_directory_are_refused_and_the_first_continues(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     first = start(words(digits, tmp_path, "--epochs", "60", "--log-every", "2"))
@@ -40,7 +40,7 @@ def test_two_runs_in_one_directory_are_refused_and_the_first_goes_on(
     kill(first)
 
 
-def test_a_persons_own_recipe_file_is_not_overwritten(
+def test_users_own_recipe_file_is_not_overwritten(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     mine = tmp_path / "recipe.py"
@@ -51,21 +51,21 @@ def test_a_persons_own_recipe_file_is_not_overwritten(
     assert mine.read_text() == before
 
 
-def test_a_folder_of_data_is_no_run_directory(digits: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_folder_of_data_is_no_run_directory(digits: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = sorted(digits.iterdir())
     assert main(["train", RECIPE, "--data", str(digits), "--run-dir", str(digits)]) == 2
     assert re.search(r"holds data, \w+\.beton: use another --run-dir", capfd.readouterr().err)
     assert sorted(digits.iterdir()) == before
 
 
-def test_a_run_that_saved_nothing_yet_may_be_started_with_another_recipe(tmp_path: Path) -> None:
+def test_run_that_saved_nothing_yet_may_be_started_with_a_different_recipe(tmp_path: Path) -> None:
     recipe = load_recipe("resnet20_digits")
     Run(tmp_path).claim(recipe)
     Run(tmp_path).claim(replace(recipe, epochs=3))
     assert Run(tmp_path).recipe.epochs == 3
 
 
-def test_a_later_attempt_of_the_same_job_takes_the_directory_over(
+def test_run_directory_later_attempt_of_the_same_job_takes_the_directory_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node that its scheduler has lost may go on training: it must not save beside its successor."""
@@ -94,7 +94,7 @@ def test_a_later_attempt_of_the_same_job_takes_the_directory_over(
 
 
 @pytest.mark.slow
-def test_a_run_taken_over_while_it_evaluates_marks_no_best(
+def test_run_taken_over_while_it_evaluates_marks_no_best(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "17")
@@ -112,7 +112,7 @@ def test_a_run_taken_over_while_it_evaluates_marks_no_best(
 
 
 @pytest.mark.slow
-def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(
+def test_run_whose_checkpoints_are_all_damaged_does_not_start_over(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words(digits, tmp_path)) == 0
@@ -125,7 +125,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(
 
 
 @pytest.mark.slow
-def test_a_run_that_diverges_says_so_and_saves_nothing_of_it(
+def test_run_that_diverges_says_so_and_saves_nothing_of_it(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words(digits, tmp_path, "--optimizer.lr", "1e30", "--schedule.warmup.lr", "1e30")) == 2
@@ -154,7 +154,7 @@ def test_data_of_other_classes_is_refused_by_evaluate(
 
 
 @pytest.mark.slow
-def test_a_changed_recipe_stands_beside_its_result_and_the_published_one_does_not(
+def test_changed_recipe_is_recorded_with_its_result_and_the_published_one_does_not(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--data", str(digits), "--run-dir", str(tmp_path), "--epochs", "1", "--seed", "3", "--model.depth", "8"]
@@ -173,7 +173,7 @@ def test_a_changed_recipe_stands_beside_its_result_and_the_published_one_does_no
 
 
 @pytest.mark.slow
-def test_weights_that_a_run_starts_from_stand_in_its_protocol(digits: Path, tmp_path: Path) -> None:
+def test_weights_that_a_run_starts_from_are_recorded_in_its_protocol(digits: Path, tmp_path: Path) -> None:
     assert main(words(digits, tmp_path / "first")) == 0
     weights = tmp_path / "first" / "checkpoints" / "best.pt"
     more = ["--initial-weights", str(weights), "--precise-norm-images", "96"]
@@ -191,7 +191,7 @@ def test_weights_that_a_run_starts_from_stand_in_its_protocol(digits: Path, tmp_
 
 
 @pytest.mark.slow
-def test_other_initial_weights_than_a_run_started_from_are_refused(
+def test_run_directory_other_initial_weights_than_a_run_started_from_are_refused(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words(digits, tmp_path / "run")) == 0
@@ -203,7 +203,7 @@ def test_other_initial_weights_than_a_run_started_from_are_refused(
     assert "nope.pth cannot be read: No such file" in capfd.readouterr().err
 
 
-def test_a_validation_image_that_cannot_be_opened_shows_before_the_first_step(
+def test_validation_image_that_cannot_be_opened_shows_before_the_first_step(
     photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(photos / "train", tmp_path / "data" / "train")
@@ -239,7 +239,7 @@ def test_milestones_after_the_last_epoch_are_noted(
         ("model='resnet50'", r"model='resnet50' is not ResNet or CifarResNet or LibraryModel"),
     ],
 )
-def test_a_value_of_the_wrong_type_in_a_recipe_file_is_named(change: str, answer: str, tmp_path: Path) -> None:
+def test_value_of_the_wrong_type_in_a_recipe_file_is_named(change: str, answer: str, tmp_path: Path) -> None:
     """What would otherwise train, and then could not be read back from the run directory."""
     file = tmp_path / "mine.py"
     file.write_text(

@@ -87,7 +87,7 @@ def crops(draw: st.DrawFn) -> tuple[tuple[int, int], tuple[int, int, int, int], 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @thorough
 @given(crop=crops())
-def test_a_crop_from_tiles_is_that_of_the_whole_image_bit_for_bit(
+def test_crop_from_tiles_is_that_of_the_whole_image_bit_for_bit(
     sampling: str, tmp_path: Path, crop: tuple[tuple[int, int], tuple[int, int, int, int], int]
 ) -> None:
     shape, box, interval = crop
@@ -100,7 +100,7 @@ def test_a_crop_from_tiles_is_that_of_the_whole_image_bit_for_bit(
 
 
 @pytest.mark.parametrize("sampling", ["4:2:0", "4:2:2"])
-def test_the_last_pixels_of_a_row_have_the_chroma_of_the_whole_image(sampling: str, tmp_path: Path) -> None:
+def test_decode_last_pixels_of_a_row_have_the_chroma_of_the_whole_image(sampling: str, tmp_path: Path) -> None:
     """A last tile of 4 px or less, alone, would have 2 samples of chroma a row: then libjpeg interpolates none."""
     for width in range(33, 42):
         pixels = photo(24, width)
@@ -113,7 +113,7 @@ def test_the_last_pixels_of_a_row_have_the_chroma_of_the_whole_image(sampling: s
 
 
 @pytest.mark.parametrize(("sampling", "mcu"), [("4:4:4", 8), ("4:2:2", 16), ("4:2:0", 16), ("gray", 8)])
-def test_only_the_tiles_under_a_crop_are_decoded(sampling: str, mcu: int) -> None:
+def test_decode_only_the_tiles_under_a_crop_are_decoded(sampling: str, mcu: int) -> None:
     """Else the test above would compare a whole image with itself."""
     shape = 160, 160
     stored = jpeg(photo(*shape), sampling, interval=2)
@@ -145,7 +145,7 @@ def test_shrinking_is_opencvs_area_averaging_bit_for_bit(
 
 
 @pytest.mark.parametrize("interval", [0, 1])
-def test_a_box_beyond_the_image_is_filled(tmp_path: Path, interval: int) -> None:
+def test_box_beyond_the_image_is_filled(tmp_path: Path, interval: int) -> None:
     pixels = photo(40, 40)
     whole, _ = read(tmp_path, jpeg(pixels), (40, 40), (0, 0, 40, 40), 40)
     for top, left in ((-4, 3), (4, -3), (-40, 0), (39, 39), (50, 50)):
@@ -192,7 +192,7 @@ def test_markers_out_of_order_anywhere_are_damage(tmp_path: Path, tile: int, dam
 
 @thorough
 @given(data=st.data())
-def test_damage_in_a_tile_that_the_whole_decoder_finds_is_found(tmp_path: Path, data: st.DataObject) -> None:
+def test_decode_damage_in_a_tile_that_the_whole_decoder_finds_is_found(tmp_path: Path, data: st.DataObject) -> None:
     """And damage in a tile that is not looked at changes no pixel: it is found with a crop that sees it."""
     stored = jpeg(photo(*SHAPE), interval=2)
     edges = [stored.index(b"\xff\xda") + 14, *markers(stored), len(stored) - 2]
@@ -218,7 +218,9 @@ def test_damage_in_a_tile_that_the_whole_decoder_finds_is_found(tmp_path: Path, 
 
 @thorough
 @given(data=st.data())
-def test_no_header_however_damaged_ends_the_process_or_moves_a_pixel(tmp_path: Path, data: st.DataObject) -> None:
+def test_decode_no_header_however_damaged_ends_the_process_or_moves_a_pixel(
+    tmp_path: Path, data: st.DataObject
+) -> None:
     """Lengths, counts and sizes in it say where to read next."""
     stored = bytearray(jpeg(photo(*SHAPE), interval=2))
     end = stored.index(b"\xff\xda") + 14
@@ -235,7 +237,7 @@ def test_no_header_however_damaged_ends_the_process_or_moves_a_pixel(tmp_path: P
 
 @thorough
 @given(data=st.data())
-def test_no_header_is_read_beyond_its_end(data: st.DataObject) -> None:
+def test_decode_no_header_is_read_beyond_its_end(data: st.DataObject) -> None:
     """In Python, which looks at every index: compiled, it would read what the image before has left there."""
     stored = np.frombuffer(jpeg(photo(16, 16), interval=1), np.uint8).copy()
     segments, place = [], 2
@@ -249,7 +251,7 @@ def test_no_header_is_read_beyond_its_end(data: st.DataObject) -> None:
     _layout.py_func(cut, len(cut))
 
 
-def test_a_jpeg_cut_short_anywhere_is_damage_and_ends_no_process(tmp_path: Path) -> None:
+def test_jpeg_cut_short_anywhere_is_damage_and_ends_no_process(tmp_path: Path) -> None:
     """Where no marker is left to be found, where half of one is, and where the last one is not the end's."""
     code = """
         import sys

@@ -79,7 +79,7 @@ def table_at(path: Path, image: int) -> int:
 
 
 @pytest.mark.slow
-def test_the_layout_is_ffcvs() -> None:
+def test_layout_is_ffcvs() -> None:
     from ffcv import types
     from ffcv.fields import IntField, RGBImageField
 
@@ -96,7 +96,7 @@ def test_the_layout_is_ffcvs() -> None:
     assert [kind for _, kind in beton_index.FIELDS] == [2, 1]
 
 
-def test_the_index_is_what_ffcvs_reader_reads(written: Path) -> None:
+def test_index_is_what_ffcvs_reader_reads(written: Path) -> None:
     from ffcv.reader import Reader
 
     reader, index = Reader(str(written)), read_index(written, len(CLASSES))
@@ -113,7 +113,7 @@ def test_the_index_is_what_ffcvs_reader_reads(written: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_file_of_ffcvs_own_writer_is_accepted(tmp_path: Path) -> None:
+def test_file_of_ffcvs_own_writer_is_accepted(tmp_path: Path) -> None:
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
 
@@ -129,7 +129,7 @@ def test_a_file_of_ffcvs_own_writer_is_accepted(tmp_path: Path) -> None:
         assert content[start : start + index.sizes[image]] == pixels[image].tobytes()
 
 
-def test_the_content_checksum_is_what_it_says(written: Path) -> None:
+def test_content_checksum_is_what_it_says(written: Path) -> None:
     import hashlib
 
     index, content = read_index(written), written.read_bytes()
@@ -143,7 +143,7 @@ def test_the_content_checksum_is_what_it_says(written: Path) -> None:
     assert expected == content_checksum(written, index, 1) == content_checksum(written, index, 3)
 
 
-def test_every_truncation_is_refused(beton: Path) -> None:
+def test_index_every_truncation_is_refused(beton: Path) -> None:
     length = beton.stat().st_size
     table_start = table_at(beton, 0)
     data_start = metadata_at(COUNT)
@@ -156,14 +156,14 @@ def test_every_truncation_is_refused(beton: Path) -> None:
             read_index(beton, len(CLASSES))
 
 
-def test_a_longer_file_is_refused(beton: Path) -> None:
+def test_index_longer_file_is_refused(beton: Path) -> None:
     with open(beton, "ab") as file:
         file.write(b"\0")
     refuse(beton, "truncated")
 
 
 @pytest.mark.slow
-def test_any_changed_byte_is_refused_or_without_effect(beton: Path) -> None:
+def test_index_any_changed_byte_is_refused_or_without_effect(beton: Path) -> None:
     manifest, original, content = read_manifest(beton), read_index(beton), beton.read_bytes()
     spans = list(zip(original.pointers.tolist(), original.sizes.tolist(), strict=True))
     random = np.random.default_rng(2)
@@ -189,21 +189,21 @@ def test_any_changed_byte_is_refused_or_without_effect(beton: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [0, 1, 23, 24, 2105, 2106, 3000, 100_000])
-def test_foreign_bytes_are_refused(tmp_path: Path, length: int) -> None:
+def test_index_foreign_bytes_are_refused(tmp_path: Path, length: int) -> None:
     path = tmp_path / "train.beton"
     for content in (os.urandom(length), bytes(length), b"\xff" * length, b"\x02\0" * (length // 2)):
         path.write_bytes(content)
         refuse(path)
 
 
-def test_no_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+def test_index_no_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"does not exist.*prepare"):
         read_index(tmp_path / "none.beton")
     with pytest.raises(UserError, match="cannot be read"):
         read_index(tmp_path)
 
 
-def test_a_huge_count_in_the_header_allocates_nothing(beton: Path) -> None:
+def test_index_huge_count_in_the_header_allocates_nothing(beton: Path) -> None:
     for count in (2**20, 2**40, 2**63, 2**64 - 1):
         overwrite(beton, 8, struct.pack("<Q", count))
         refuse(beton, "truncated")
@@ -223,12 +223,12 @@ def test_a_huge_count_in_the_header_allocates_nothing(beton: Path) -> None:
         (25, b"picture\0", "its fields are"),
     ],
 )
-def test_another_kind_of_file_is_named(beton: Path, offset: int, content: bytes, says: str) -> None:
+def test_index_different_kind_of_file_is_named(beton: Path, offset: int, content: bytes, says: str) -> None:
     overwrite(beton, offset, content)
     refuse(beton, says)
 
 
-def test_an_empty_file_is_too_short(tmp_path: Path) -> None:
+def test_index_empty_file_is_too_short(tmp_path: Path) -> None:
     (tmp_path / "train.beton").write_bytes(b"")
     refuse(tmp_path / "train.beton", "0 bytes are too short")
 
@@ -248,7 +248,7 @@ def lose_the_end_of_a_jpeg(path: Path, index: BetonIndex, image: int) -> None:
 
 
 @pytest.mark.parametrize("damage", [zero_a_jpeg, lose_the_end_of_a_jpeg])
-def test_a_damaged_jpeg_is_named(beton: Path, damage: Callable[[Path, BetonIndex, int], None]) -> None:
+def test_index_damaged_jpeg_is_named(beton: Path, damage: Callable[[Path, BetonIndex, int], None]) -> None:
     image = jpegs(beton)[5]
     damage(beton, read_index(beton), image)
     refuse(beton, f"image {image} is not a whole JPEG")
@@ -261,7 +261,7 @@ def test_swapped_pointers_are_named(beton: Path) -> None:
     refuse(beton, r"image 3 \(and 1 others\) has another place")
 
 
-def test_images_swapped_everywhere_are_found_by_the_checksum(beton: Path) -> None:
+def test_index_images_swapped_everywhere_are_found_by_the_checksum(beton: Path) -> None:
     """Two raw images of one class change places in metadata and table: the structure is whole."""
     index = read_index(beton)
     raw = [image for image in range(0, COUNT, 3) if index.modes[image] == beton_index.RAW][:2]
@@ -278,7 +278,7 @@ def test_images_swapped_everywhere_are_found_by_the_checksum(beton: Path) -> Non
 
 
 @pytest.mark.parametrize("label", [-1, 3, 2**40, -(2**63)])
-def test_a_label_out_of_range_is_named(beton: Path, label: int) -> None:
+def test_label_out_of_range_is_named(beton: Path, label: int) -> None:
     overwrite(beton, metadata_at(11) + 16, struct.pack("<q", label))
     refuse(beton, "image 11 has a (negative label|label beyond the 3 classes)")
 
@@ -293,7 +293,7 @@ def test_a_label_out_of_range_is_named(beton: Path, label: int) -> None:
         (5, struct.pack("<Q", 2**64 - 1), "another place"),
     ],
 )
-def test_impossible_metadata_is_named(beton: Path, offset: int, content: bytes, says: str) -> None:
+def test_index_impossible_metadata_is_named(beton: Path, offset: int, content: bytes, says: str) -> None:
     overwrite(beton, metadata_at(4) + offset, content)
     refuse(beton, f"image 4 .*{says}")
 
@@ -310,7 +310,7 @@ def test_sizes_that_do_not_fit_the_image_are_named(beton: Path) -> None:
     refuse(beton, f"image {jpeg} is too short for a JPEG")
 
 
-def test_impossible_places_are_named(beton: Path) -> None:
+def test_index_impossible_places_are_named(beton: Path) -> None:
     index = read_index(beton)
     content = beton.read_bytes()
     table = np.frombuffer(content[table_at(beton, 0) :], beton_index.ALLOCATION)
@@ -332,7 +332,7 @@ def test_impossible_places_are_named(beton: Path) -> None:
     refuse(beton, "no entry of its own")
 
 
-def test_another_files_manifest_is_refused(beton: Path) -> None:
+def test_index_different_files_manifest_is_refused(beton: Path) -> None:
     from dataclasses import replace
 
     manifest = read_manifest(beton)
@@ -349,7 +349,7 @@ def test_another_files_manifest_is_refused(beton: Path) -> None:
     assert read_stamp(beton) is None
 
 
-def test_a_verified_file_is_remembered_until_it_changes(beton: Path) -> None:
+def test_verified_file_is_remembered_until_it_changes(beton: Path) -> None:
     manifest, index = read_manifest(beton), read_index(beton)
     verify(beton, manifest)
     assert read_stamp(beton) is not None
@@ -365,12 +365,12 @@ def test_a_verified_file_is_remembered_until_it_changes(beton: Path) -> None:
     verify(beton, manifest)
 
 
-def test_a_folder_that_cannot_be_written_to_is_no_error(beton: Path) -> None:
+def test_folder_that_cannot_be_written_to_is_no_error(beton: Path) -> None:
     stamp_path(beton).mkdir()  # holds for root too, whom a read-only folder does not stop
     assert len(verify(beton, read_manifest(beton))) == COUNT
 
 
-def test_a_million_images_take_about_a_second(tmp_path: Path) -> None:
+def test_million_images_take_about_a_second(tmp_path: Path) -> None:
     """Raw images of 1 x 1 px, so that it is the index that is measured; a generous limit for a busy machine."""
     import time
 

@@ -35,14 +35,14 @@ MANIFEST = Manifest(
 )
 
 
-def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     beton = tmp_path / "train.beton"
     write_manifest(MANIFEST, beton)
     assert [path.name for path in tmp_path.iterdir()] == ["train.beton.json"]
     assert read_manifest(beton) == MANIFEST
 
 
-def test_a_manifest_from_before_there_were_tiles_says_that_there_are_none(tmp_path: Path) -> None:
+def test_manifest_from_before_there_were_tiles_says_that_there_are_none(tmp_path: Path) -> None:
     beton = tmp_path / "train.beton"
     data = dataclasses.asdict(MANIFEST) | {"format_version": 1}
     del data["options"]["jpeg_tiles"]
@@ -51,13 +51,13 @@ def test_a_manifest_from_before_there_were_tiles_says_that_there_are_none(tmp_pa
     assert read_manifest(beton) == dataclasses.replace(MANIFEST, options=plain)
 
 
-def test_a_missing_manifest_says_what_writes_it(tmp_path: Path) -> None:
+def test_manifest_missing_manifest_says_what_writes_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train\.beton\.json is missing.*python -m trainer prepare"):
         read_manifest(tmp_path / "train.beton")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"null", b'"text"', b"[" * 100_000, b"1e999"])
-def test_what_is_not_a_manifest_is_one_clear_line(tmp_path: Path, content: bytes) -> None:
+def test_manifest_what_is_not_a_manifest_is_one_clear_line(tmp_path: Path, content: bytes) -> None:
     beton = tmp_path / "train.beton"
     manifest_path(beton).write_bytes(content)
     with pytest.raises(UserError, match="python -m trainer prepare") as caught:
@@ -80,7 +80,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in CHANGES.items() for value in values])
-def test_a_wrong_value_is_refused(tmp_path: Path, name: str, value: object) -> None:
+def test_manifest_wrong_value_is_refused(tmp_path: Path, name: str, value: object) -> None:
     beton = tmp_path / "train.beton"
     data = dataclasses.asdict(MANIFEST)
     assert set(CHANGES) == set(data), "every setting is tried"
@@ -90,7 +90,7 @@ def test_a_wrong_value_is_refused(tmp_path: Path, name: str, value: object) -> N
         read_manifest(beton)
 
 
-def test_a_missing_and_an_unknown_setting_are_named(tmp_path: Path) -> None:
+def test_manifest_missing_and_an_unknown_setting_are_named(tmp_path: Path) -> None:
     beton = tmp_path / "train.beton"
     data = dataclasses.asdict(MANIFEST)
     manifest_path(beton).write_text(json.dumps(data | {"colour": 1}))
@@ -107,12 +107,12 @@ def test_a_missing_and_an_unknown_setting_are_named(tmp_path: Path) -> None:
     [{"write_mode": "smart"}, {"max_resolution": 0}, {"max_resolution": 70_000}, {"jpeg_quality": 0},
      {"jpeg_quality": 101}, {"compress_probability": -0.1}, {"compress_probability": float("nan")}],
 )  # fmt: skip
-def test_an_impossible_encoding_is_refused_by_name(setting: dict) -> None:
+def test_manifest_impossible_encoding_is_refused_by_name(setting: dict) -> None:
     with pytest.raises(UserError, match=next(iter(setting))):
         Encoding(**setting)
 
 
-def test_a_page_holds_the_largest_raw_image_and_suits_ffcv() -> None:
+def test_page_holds_the_largest_raw_image_and_suits_ffcv() -> None:
     assert Encoding(max_resolution=500).page_size == 8 << 20, "FFCV's default"
     assert Encoding(max_resolution=32).page_size == 2 << 20, "FFCV's least"
     for side in (None, 1, 100, 499, 600, 1673, 5000, 26_000):
@@ -121,7 +121,7 @@ def test_a_page_holds_the_largest_raw_image_and_suits_ffcv() -> None:
         assert page >= 3 * (side or 4729) ** 2
 
 
-def test_the_share_of_jpegs_is_the_probability() -> None:
+def test_share_of_jpegs_is_the_probability() -> None:
     for probability in (0.0, 0.1, 0.5, 1.0):
         encoding = Encoding(write_mode="proportion", compress_probability=probability)
         share = sum(encoding.is_jpeg(image) for image in range(10_000)) / 10_000
@@ -129,7 +129,7 @@ def test_the_share_of_jpegs_is_the_probability() -> None:
     assert Encoding(write_mode="jpg").is_jpeg(0) and not Encoding(write_mode="raw").is_jpeg(0)
 
 
-def test_a_file_that_is_not_finished_never_has_its_name(tmp_path: Path) -> None:
+def test_file_that_is_not_finished_never_has_its_name(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
     with pytest.raises(KeyboardInterrupt), atomic_write(path) as partial:
@@ -143,7 +143,7 @@ def test_a_file_that_is_not_finished_never_has_its_name(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_two_writers_of_one_file_are_refused(tmp_path: Path) -> None:
+def test_manifest_two_writers_of_one_file_are_refused(tmp_path: Path) -> None:
     with atomic_write(tmp_path / "file") as partial:
         partial.write_text("first")
         with pytest.raises(UserError, match="being written"), atomic_write(tmp_path / "file"):
@@ -151,7 +151,7 @@ def test_two_writers_of_one_file_are_refused(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "first"
 
 
-def test_a_stamp_says_length_time_and_checksum(tmp_path: Path) -> None:
+def test_stamp_says_length_time_and_checksum(tmp_path: Path) -> None:
     beton = tmp_path / "train.beton"
     beton.write_bytes(b"12345")
     assert read_stamp(beton) is None

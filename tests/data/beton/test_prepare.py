@@ -63,7 +63,7 @@ def pets(tmp_path: Path) -> Path:
     return src
 
 
-def test_a_folder_is_what_torchvisions_image_folder_sees(pets: Path, tmp_path: Path) -> None:
+def test_folder_is_what_torchvisions_image_folder_sees(pets: Path, tmp_path: Path) -> None:
     from torchvision.datasets import ImageFolder
 
     manifests = prepare_folder(pets, tmp_path / "out", AS_IT_IS)
@@ -87,7 +87,7 @@ def test_validation_may_have_other_names(pets: Path, tmp_path: Path) -> None:
         assert prepare_folder(pets, tmp_path / name, AS_IT_IS)["val"].count == 6
 
 
-def test_what_is_wrong_with_a_folder_is_said(pets: Path, tmp_path: Path) -> None:
+def test_prepare_what_is_wrong_with_a_folder_is_reported(pets: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
 
     def says(text: str) -> None:
@@ -111,7 +111,7 @@ def test_what_is_wrong_with_a_folder_is_said(pets: Path, tmp_path: Path) -> None
         prepare_folder(tmp_path / "nowhere", out)
 
 
-def test_a_folder_that_cannot_be_read_is_an_error_not_fewer_images(pets: Path, tmp_path: Path) -> None:
+def test_folder_that_cannot_be_read_is_an_error_not_fewer_images(pets: Path, tmp_path: Path) -> None:
     deeper = os.open(pets / "train" / "cat", os.O_RDONLY)
     for _ in range(25):  # to a path longer than Linux takes (4096), which stops root too
         os.mkdir("x" * 200, dir_fd=deeper)
@@ -122,7 +122,7 @@ def test_a_folder_that_cannot_be_read_is_an_error_not_fewer_images(pets: Path, t
         prepare_folder(pets, tmp_path / "out", AS_IT_IS)
 
 
-def test_what_is_there_is_replaced_only_when_told(pets: Path, tmp_path: Path) -> None:
+def test_prepare_what_is_there_is_replaced_only_with_overwrite(pets: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     before = prepare_folder(pets, out, AS_IT_IS)
     with pytest.raises(UserError, match=r"val\.beton is there already: pass --overwrite"):
@@ -132,7 +132,9 @@ def test_what_is_there_is_replaced_only_when_told(pets: Path, tmp_path: Path) ->
     verify(out / "train.beton", after["train"])
 
 
-def test_a_broken_file_is_named_or_skipped(pets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prepare_broken_file_is_named_or_skipped(
+    pets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = (pets / "train" / "cat" / "9.png").read_bytes()
     bad = ["train/cat/empty.png", "train/cat/half.png", "train/emu/text.jpg"]
     for name, content in zip(bad, (b"", whole[: len(whole) // 2], b"hello"), strict=True):
@@ -147,14 +149,14 @@ def test_a_broken_file_is_named_or_skipped(pets: Path, tmp_path: Path, capsys: p
     assert "ignored 1 files without an image's extension, such as" in printed
 
 
-def test_the_defaults_are_ffcvs_for_imagenet() -> None:
+def test_defaults_are_ffcvs_for_imagenet() -> None:
     assert (IMAGENET.max_resolution, IMAGENET.write_mode) == (500, "proportion")
     assert (IMAGENET.compress_probability, IMAGENET.jpeg_quality) == (0.5, 90)
     with pytest.raises(UserError, match="workers=0"):
         PrepareOptions(workers=0)
 
 
-def test_every_mode_becomes_rgb() -> None:
+def test_prepare_every_mode_becomes_rgb() -> None:
     colour = Image.fromarray(picture(6, 5))
     modes = ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "LA", "PA", "RGBX", "RGBa", "La"]
     with warnings.catch_warnings():
@@ -198,7 +200,7 @@ def test_pixels_without_a_meaning_are_refused(wrong: np.ndarray) -> None:
         to_rgb(wrong)
 
 
-def test_files_of_every_mode_go_through_the_writer(pets: Path, tmp_path: Path) -> None:
+def test_prepare_files_of_every_mode_go_through_the_writer(pets: Path, tmp_path: Path) -> None:
     colour = Image.fromarray(picture(9, 9))
     folder = pets / "train" / "Dog"
     expected = {}
@@ -225,7 +227,7 @@ def test_exif_orientation_is_ignored(pets: Path, tmp_path: Path) -> None:
     assert (8, 20) in {image.shape[:2] for image in stored(tmp_path / "out" / "val.beton")}
 
 
-def test_images_are_shrunk_as_ffcv_does() -> None:
+def test_prepare_images_are_shrunk_as_ffcv_does() -> None:
     from ffcv.fields.rgb_image import resizer
 
     found = 0
@@ -240,7 +242,7 @@ def test_images_are_shrunk_as_ffcv_does() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 3000), (3000, 1), (2, 5001), (2, 2)])
-def test_extreme_shapes_keep_at_least_one_pixel(pets: Path, tmp_path: Path, height: int, width: int) -> None:
+def test_prepare_extreme_shapes_keep_at_least_one_pixel(pets: Path, tmp_path: Path, height: int, width: int) -> None:
     Image.fromarray(picture(height, width)).save(pets / "val" / "Dog" / "0.png")
     prepare_folder(pets, tmp_path / "out", replace(IMAGENET, workers=1))
     index = read_index(tmp_path / "out" / "val.beton")
@@ -248,7 +250,7 @@ def test_extreme_shapes_keep_at_least_one_pixel(pets: Path, tmp_path: Path, heig
     assert (index.heights[0], index.widths[0]) == expected
 
 
-def test_a_side_beyond_jpegs_limit_is_refused() -> None:
+def test_side_beyond_jpegs_limit_is_refused() -> None:
     image = np.zeros((1, 70_000, 3), np.uint8)
     with pytest.raises(BadImageError, match="1 x 70000 px is more than 65500"):
         shrink(image, None)
@@ -316,7 +318,7 @@ class _Evil:
 @pytest.mark.parametrize(
     "call", [(os.system, "touch {}"), (open, "{}", "w"), (eval, "open('{}','w')"), (np.load, "{}"), (np.memmap, "{}")]
 )
-def test_a_malicious_pickle_is_refused_and_not_run(batches: Path, tmp_path: Path, call: tuple) -> None:
+def test_malicious_pickle_is_refused_and_not_run(batches: Path, tmp_path: Path, call: tuple) -> None:
     proof = tmp_path / "proof"
     evil = _Evil(*(part.format(proof) if isinstance(part, str) else part for part in call))
     for name in ("batches.meta", "data_batch_3"):
@@ -341,14 +343,14 @@ def test_a_malicious_pickle_is_refused_and_not_run(batches: Path, tmp_path: Path
      pickle.dumps({"data": np.zeros((1, 3071), np.uint8), "labels": [0]}, 4),
      pickle.dumps({"data": np.zeros((), np.uint8), "labels": []}, 4), pickle.dumps({1: 2})],
 )  # fmt: skip
-def test_a_wrong_batch_is_one_clear_line(batches: Path, tmp_path: Path, content: bytes) -> None:
+def test_prepare_wrong_batch_is_one_clear_line(batches: Path, tmp_path: Path, content: bytes) -> None:
     (batches / "cifar-10-batches-py" / "data_batch_5").write_bytes(content)
     with pytest.raises(UserError, match="data_batch_5 ") as caught:
         prepare_cifar10(batches, tmp_path / "out")
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_batch_is_named(batches: Path, tmp_path: Path) -> None:
+def test_prepare_missing_batch_is_named(batches: Path, tmp_path: Path) -> None:
     (batches / "cifar-10-batches-py" / "data_batch_2").unlink()
     with pytest.raises(UserError, match="data_batch_2 cannot be read"):
         prepare_cifar10(batches, tmp_path / "out")
@@ -363,7 +365,7 @@ def test_cifar_folders_are_taken_too(pets: Path, tmp_path: Path) -> None:
     assert manifests["train"].options.write_mode == "raw"
 
 
-def test_the_digits_are_all_there(tmp_path: Path) -> None:
+def test_digits_are_all_there(tmp_path: Path) -> None:
     from sklearn.datasets import load_digits
 
     digits = load_digits()

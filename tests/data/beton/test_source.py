@@ -58,7 +58,7 @@ def test_centre_crops_are_bit_equal_to_those_of_ffcvs_own_loader(photo_betons: P
     [eval_view(CENTER), train_view(RandomResizedCrop(resolution=48), True, 0, 3)],
     ids=["centre", "random resized"],
 )
-def test_the_class_folders_give_the_same_crops_within_the_decoders_tolerance(
+def test_class_folders_give_the_same_crops_within_the_decoders_tolerance(
     view: CropFn, photos: Path, photo_betons: Path
 ) -> None:
     """Half of the .beton is compressed once more, and PIL's filter is bilinear where OpenCV's averages areas."""
@@ -109,7 +109,7 @@ def read_one(source: BetonSource, image: int) -> None:
     source.read(images, crops, np.empty((1, 48, 48, 3), np.uint8))
 
 
-def test_a_jpeg_damaged_while_the_file_is_open_is_named(photo_betons: Path, tmp_path: Path) -> None:
+def test_jpeg_damaged_while_the_file_is_open_is_named(photo_betons: Path, tmp_path: Path) -> None:
     """FFCV ignores the decoder's return code and hands out another image's pixels under this label."""
     path = copy_of(photo_betons, tmp_path)
     index = read_index(path)
@@ -123,7 +123,7 @@ def test_a_jpeg_damaged_while_the_file_is_open_is_named(photo_betons: Path, tmp_
         read_one(source, image)
 
 
-def test_a_file_cut_short_while_it_is_open_is_an_error_not_a_dead_process(photo_betons: Path, tmp_path: Path) -> None:
+def test_file_cut_short_while_it_is_open_is_an_error_not_a_dead_process(photo_betons: Path, tmp_path: Path) -> None:
     path = copy_of(photo_betons, tmp_path)
     index = read_index(path)
     last = int(np.argmax(index.pointers))

@@ -152,7 +152,7 @@ def test_ffcvs_loader_returns_what_was_written(tmp_path: Path, mode: Any) -> Non
             assert np.abs(decoded[image] - expected).mean() < 2, "two versions of libjpeg differ by little"
 
 
-def test_a_jpeg_is_stored_as_ffcv_encodes_it(tmp_path: Path) -> None:
+def test_jpeg_is_stored_as_ffcv_encodes_it(tmp_path: Path) -> None:
     from ffcv.fields.rgb_image import encode_jpeg
 
     """With tiles there are markers in it, and the same pixels: tests/data/beton/test_decode.py."""
@@ -181,7 +181,7 @@ def test_file_manifest_and_stamp_are_complete(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["proportion", "jpg"])
-def test_the_content_does_not_depend_on_the_number_of_workers(tmp_path: Path, mode: Any) -> None:
+def test_content_does_not_depend_on_the_number_of_workers(tmp_path: Path, mode: Any) -> None:
     written = {}
     for name, workers in (("one", 1), ("three", 3), ("again", 3)):
         path = tmp_path / f"{name}.beton"
@@ -194,7 +194,7 @@ def test_the_content_does_not_depend_on_the_number_of_workers(tmp_path: Path, mo
 @pytest.mark.parametrize(
     "error", [OSError("image file is truncated"), SyntaxError("broken PNG file"), ValueError(""), KeyError(3)]
 )
-def test_an_unreadable_image_is_named_and_stops_everything(tmp_path: Path, error: Exception) -> None:
+def test_unreadable_image_is_named_and_stops_everything(tmp_path: Path, error: Exception) -> None:
     broken = images(load_but(17, raises(error), slowly))
     kind, text = in_its_own_process(lambda: write_beton(tmp_path / "train.beton", broken, RAW, workers=2))
     assert kind == "UserError"
@@ -234,7 +234,7 @@ def test_skip_bad_does_not_skip_what_the_disk_fails_to_read(tmp_path: Path) -> N
     assert_nothing_left(tmp_path)
 
 
-def test_no_image_left_is_an_error(tmp_path: Path) -> None:
+def test_writer_no_image_left_is_an_error(tmp_path: Path) -> None:
     broken = images(raises(ValueError("no")), count=20)  # type: ignore[arg-type]
     kind, text = in_its_own_process(lambda: write_beton(tmp_path / "a.beton", broken, RAW, workers=2, skip_bad=True))
     assert kind == "UserError" and "only 0 of 20 images" in text
@@ -242,14 +242,14 @@ def test_no_image_left_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_killed_worker_is_an_error_not_a_hang(tmp_path: Path, workers: int) -> None:
+def test_killed_worker_is_an_error_not_a_hang(tmp_path: Path, workers: int) -> None:
     killed = images(load_but(130, lambda: os.kill(os.getpid(), signal.SIGKILL)))
     kind, text = in_its_own_process(lambda: write_beton(tmp_path / "train.beton", killed, RAW, workers=workers))
     assert kind == "UserError" and "killed by SIGKILL at image 130 ('some/130.png')" in text
     assert_nothing_left(tmp_path)
 
 
-def test_a_worker_killed_from_outside_is_an_error_not_a_hang(tmp_path: Path) -> None:
+def test_worker_killed_from_outside_is_an_error_not_a_hang(tmp_path: Path) -> None:
     def kill_one(done: int) -> None:
         if done > 1:
             os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
@@ -260,7 +260,7 @@ def test_a_worker_killed_from_outside_is_an_error_not_a_hang(tmp_path: Path) -> 
     assert_nothing_left(tmp_path)
 
 
-def test_ctrl_c_ends_everything(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_writer_ctrl_c_ends_everything(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def press(done: int) -> None:
         if done > 1:
             os.killpg(0, signal.SIGINT)  # a terminal sends it to all processes
@@ -294,7 +294,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     assert not path.with_name("train.beton.partial").exists()
 
 
-def test_a_limit_on_the_file_size_is_an_error_not_a_hang(tmp_path: Path) -> None:
+def test_limit_on_the_file_size_is_an_error_not_a_hang(tmp_path: Path) -> None:
     def write() -> Manifest:
         limit = (2 << 20) + 10_000  # within the images of the first page: a short write
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -305,7 +305,7 @@ def test_a_limit_on_the_file_size_is_an_error_not_a_hang(tmp_path: Path) -> None
     assert_nothing_left(tmp_path)
 
 
-def test_a_full_disk_is_an_error_not_a_hang(tmp_path: Path) -> None:
+def test_full_disk_is_an_error_not_a_hang(tmp_path: Path) -> None:
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
     if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("only root can mount a small file system; the limit on the file size is tried anyway")
@@ -317,7 +317,7 @@ def test_a_full_disk_is_an_error_not_a_hang(tmp_path: Path) -> None:
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
-def test_what_the_disk_changes_is_found_before_the_file_has_its_name(tmp_path: Path) -> None:
+def test_writer_what_the_disk_changes_is_found_before_the_file_has_its_name(tmp_path: Path) -> None:
     def damage(done: int) -> None:  # the last call is after the last byte of the images
         with open(tmp_path / "train.beton.partial", "r+b") as file:
             file.seek(2 << 20)  # where the first page begins
@@ -328,14 +328,14 @@ def test_what_the_disk_changes_is_found_before_the_file_has_its_name(tmp_path: P
     assert_nothing_left(tmp_path)
 
 
-def test_what_stays_empty_takes_no_room_on_the_disk(tmp_path: Path) -> None:
+def test_writer_what_stays_empty_takes_no_room_on_the_disk(tmp_path: Path) -> None:
     path = tmp_path / "train.beton"
     write_beton(path, images(), Encoding(write_mode="raw", max_resolution=None), workers=2)
     assert path.stat().st_size > 128 << 20, "two pages of 64 MiB, for images of any size"
     assert path.stat().st_blocks * 512 < 4 << 20
 
 
-def test_an_image_larger_than_a_page_is_named(tmp_path: Path) -> None:
+def test_image_larger_than_a_page_is_named(tmp_path: Path) -> None:
     large = images(load_but(3, lambda: np.zeros((5000, 5000, 3), np.uint8)), count=10)
     write = lambda: write_beton(tmp_path / "a.beton", large, Encoding(write_mode="raw", max_resolution=None))  # noqa: E731
     kind, text = in_its_own_process(write)
@@ -344,7 +344,7 @@ def test_an_image_larger_than_a_page_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_a_loader_must_not_return_is_an_error_not_a_hang(tmp_path: Path) -> None:
+def test_writer_what_a_loader_must_not_return_is_an_error_not_a_hang(tmp_path: Path) -> None:
     for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), None, np.zeros((4, 4, 4), np.uint8)):
         broken = images(load_but(9, lambda wrong=wrong: wrong))  # type: ignore[misc]
         write = lambda broken=broken: write_beton(tmp_path / "a.beton", broken, RAW, workers=2)  # noqa: E731
@@ -354,14 +354,14 @@ def test_what_a_loader_must_not_return_is_an_error_not_a_hang(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("labels", [[0, 1, -1], [0, 1, 3], [0.0, 1.0, 3.7], [True, False, True], []])
-def test_wrong_labels_are_refused(tmp_path: Path, labels: list) -> None:
+def test_writer_wrong_labels_are_refused(tmp_path: Path, labels: list) -> None:
     wrong = replace(images(count=len(labels)), labels=np.array(labels))
     with pytest.raises(UserError, match=r"labels are|no images"):
         write_beton(tmp_path / "a.beton", wrong, RAW)
     assert_nothing_left(tmp_path)
 
 
-def test_a_failed_write_leaves_the_older_file_as_it_was(tmp_path: Path) -> None:
+def test_failed_write_leaves_the_older_file_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "train.beton"
     manifest = write_beton(path, images(), RAW, workers=1)
     broken = images(load_but(97, raises(ValueError("no"))))
@@ -369,13 +369,13 @@ def test_a_failed_write_leaves_the_older_file_as_it_was(tmp_path: Path) -> None:
     assert len(verify(path, read_manifest(path))) == COUNT and read_manifest(path) == manifest
 
 
-def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         write_beton(tmp_path / "file" / "train.beton", images(), RAW)
 
 
-def test_without_ffcv_it_says_what_to_install(tmp_path: Path) -> None:
+def test_writer_without_ffcv_it_says_what_to_install(tmp_path: Path) -> None:
     def write() -> Manifest:
         import sys
 
