@@ -71,7 +71,7 @@ def test_predict_agrees_with_the_evaluation(home: Path, capsys: pytest.CaptureFi
     [
         (["predict", "run", "nowhere.jpg"], "there is no photograph nowhere.jpg"),
         (["predict", "run", "words.txt"], "words.txt does not have an image's extension, such as .jpg or .png"),
-        (["predict", "run", "broken.jpg"], "broken.jpg: image 0 cannot be opened"),
+        (["predict", "run", "broken.jpg"], "error: broken.jpg cannot be decoded: it is damaged, or not an image"),
         (["predict", "nowhere", "words.txt"], "nowhere is not the folder of a run"),
         (["predict", "run"], "which photographs?"),
         (["predict", "run", "words.txt", "--top", "0"], "top=0 is not a positive number"),

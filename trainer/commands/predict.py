@@ -12,7 +12,7 @@ from trainer.data.device import device_batches
 from trainer.data.image_folder import ImageFolderSource
 from trainer.data.loader import Loader
 from trainer.distributed import process_group
-from trainer.errors import UserError
+from trainer.errors import LocalError, UserError
 from trainer.evaluation.result import printable
 from trainer.precision import allow_tensor_float, autocast
 from trainer.recipe import Recipe
@@ -52,7 +52,10 @@ def _read(photo: Path, recipe: Recipe, device: torch.device) -> torch.Tensor:
             raise UserError(f"{photo} does not have an image's extension, such as .jpg or .png") from error
         with Loader(source, workers=1) as loader:
             batches = loader.batches([np.arange(1)], eval_view(crop), crop.resolution)
-            (batch,) = device_batches(batches, device, recipe.mean, recipe.std)
+            try:
+                (batch,) = device_batches(batches, device, recipe.mean, recipe.std)
+            except LocalError as error:  # names the link
+                raise UserError(f"{photo} cannot be decoded: it is damaged, or not an image") from error
             return batch.images
 
 
