@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 RUN := .venv/bin/python
-PYTEST := $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(RUN) -m pytest -n 3 --dist loadfile --no-loadscope-reorder # for 2 cores: tests of Slurm mostly wait
 
 .PHONY: demo test test-fast check install clean
 

@@ -22,12 +22,12 @@ for number, heard in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHU
 
 TESTS = Path(__file__).parent
 
-# The longest first, the one that mostly waits beside the one that never does: a long file that starts late leaves the
-# other worker of `make test` with nothing to do.
+# The longest first, the two that mostly wait beside the one that never does: a long file that starts late leaves the
+# other workers of `make test` with nothing to do.
 LONGEST = (
     "launch/test_slurm.py",
-    "launch/test_slurm_ends.py",
     "recipes/test_recipe_runs.py",
+    "launch/test_slurm_ends.py",
     "end_to_end/test_resume.py",
     "launch/test_local.py",
     "commands/test_benchmark.py",
