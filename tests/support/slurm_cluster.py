@@ -140,8 +140,8 @@ class Cluster:
         self._daemon("slurmd", "-D", "-N", f"n{number}", NODE=f"n{number}")  # inherited by what it starts
 
     def stop_controller(self) -> None:
-        """As if the machine of slurmctld had lost its power."""
-        self._controller.kill()
+        """As before a restart: slurmctld saves its state. Killed at once, it may not have saved the job of just now."""
+        self._controller.terminate()
         self._controller.wait()
 
     def start_controller(self) -> None:
