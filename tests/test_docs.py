@@ -201,7 +201,9 @@ def test_additions_cost_the_files_that_contributing_promises() -> None:
 
 
 def test_tests_that_a_page_names_exist() -> None:
-    named = {name for page in PAGES for name in re.findall(r"`(?:tests/)?((?:[\w/]+/)?test_\w+\.py)`", page.read_text())}
+    named = {
+        name for page in PAGES for name in re.findall(r"`(?:tests/)?((?:[\w/]+/)?test_\w+\.py)`", page.read_text())
+    }
     assert len(named) >= 8
     assert [name for name in sorted(named) if not (ROOT / "tests" / name).is_file()] == []
 

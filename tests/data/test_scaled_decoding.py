@@ -24,6 +24,7 @@ from trainer.data.formats import open_source
 from trainer.data.image_folder import ImageFolderSource
 from trainer.data.loader import Loader
 from trainer.data.synthetic import SyntheticSource
+from trainer.evaluation.protocol import WeightsFile
 from trainer.evaluation.result import EvalResult, Evaluation, protocol
 from trainer.recipe import CenterCrop, PaddedCrop, RandomResizedCrop, ScaleJitterCrop
 from trainer.recipe_file import load_recipe, overrides_of, recipe_changes, recipe_source
@@ -256,7 +257,8 @@ def test_protocol_of_a_result_names_it_where_it_was_used() -> None:
     evaluation = Evaluation(top1=50.0, top5=90.0, loss=1.0, seen=10, duplicates=0, total=10)
 
     def of(crop: CenterCrop) -> str:
-        return protocol(recipe, SyntheticSource(10, 10, 32), EvalResult(evaluation, crop, "weights"))
+        weights = WeightsFile(file="weights.pt", sha256="0" * 64)
+        return protocol(recipe, SyntheticSource(10, 10, 32), EvalResult(evaluation, crop, weights)).text()
 
     scaled = replace(recipe.eval_crop, scaled_decoding=True)
     assert "centre crop of 1.000 x short side, scaled decoding, one view" in of(scaled)

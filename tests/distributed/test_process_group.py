@@ -23,7 +23,9 @@ def test_gpu_index_is_the_local_rank_or_the_only_visible_gpu(
     assert gpu_index(local_rank, local_size, count, one_machine=True) == index
 
 
-@pytest.mark.parametrize(("count", "problem"), [(7, "8 processes, but 7 GPUs"), (0, "torch sees no GPU")])
+@pytest.mark.parametrize(
+    ("count", "problem"), [(7, "8 processes on this machine, but 7 GPUs"), (0, "torch sees no GPU")]
+)
 def test_gpu_index_refuses_too_few_gpus_on_every_rank_of_the_machine(count: int, problem: str) -> None:
     for local_rank in range(8):
         with pytest.raises(UserError, match=problem) as refused:

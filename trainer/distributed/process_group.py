@@ -96,14 +96,14 @@ def gpu_index(local_rank: int, local_size: int, count: int, *, one_machine: bool
     All ranks of the machine raise it, so that the one that prints does.
     """
     if count == 0:
-        problem, remedy = "torch sees no GPU", "check nvidia-smi, or use --device cpu"
+        problem = "--device cuda, but torch sees no GPU: check nvidia-smi, or use --device cpu"
     elif 1 < count < local_size:
-        problem, remedy = f"{local_size} processes, but {count} GPUs", f"start {count} or fewer"
+        problem = f"{local_size} processes on this machine, but {count} GPUs: start {count} or fewer"
     else:
         return local_rank % count
     if one_machine:
-        raise UserError(f"--device cuda: {problem} on this machine: {remedy}")
-    raise NodeError(f"node {socket.gethostname()}: --device cuda: {problem}: {remedy}, or leave this node out")
+        raise UserError(problem)
+    raise NodeError(f"node {socket.gethostname()}: {problem}, or leave this node out")
 
 
 def refuse_shared_gpus(places: list[tuple[str, str]]) -> None:

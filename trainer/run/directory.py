@@ -17,6 +17,8 @@ from trainer.recipe import Recipe
 from trainer.recipe_file import is_resolved, load_recipe, recipe_changes, recipe_source
 from trainer.run.checkpoint import CheckpointContent, Checkpoints
 
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)  # that may pass by themselves
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -76,7 +78,7 @@ class Run:
                 raise UserError(message) from error
         except OSError as error:
             if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):  # a file system without locks
-                kind = UserError if error.errno in (errno.EROFS, errno.EACCES) else DiskError
+                kind = DiskError if error.errno in _DISK_ERRORS else UserError
                 raise kind(f"{self.folder}: cannot be written: {error.strerror}: {MAKE_ROOM}") from error
         if not self.checkpoints.exist:  # left by a start that saved no checkpoint
             for left in (self.folder / "starts.json", *self.folder.glob("events.out.tfevents.*")):

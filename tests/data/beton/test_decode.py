@@ -256,7 +256,7 @@ def test_jpeg_cut_short_anywhere_is_damage_and_ends_no_process(tmp_path: Path) -
     code = """
         import sys
         from pathlib import Path
-        from tests.test_decode import CORNER, SHAPE, jpeg, photo, read
+        from tests.data.beton.test_decode import CORNER, SHAPE, jpeg, photo, read
         whole = jpeg(photo(*SHAPE), interval=2)
         ends = range(whole.index(bytes([0xFF, 0xDA])), len(whole), 3)
         broken = [whole[:end] for end in ends] + [whole[:-1] + bytes([0xD1])]
