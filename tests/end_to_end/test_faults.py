@@ -323,7 +323,10 @@ def changed(run_dir: Path, change: Any) -> None:
 
 
 CHANGES: dict[str, tuple[Any, str]] = {
-    "nothing in it": (lambda state: {}, "has no average, classes, data, data_folder, init_weights, model, "),
+    "nothing in it": (
+        lambda state: {},
+        "has no average, classes, data, data_folder, init_weights, metrics, metrics_from, model, ",
+    ),
     "no position": (lambda state: {**state, "position": {"epoch": 1}}, "position is {'epoch': 1}, not numbers"),
     "no metrics": (lambda state: {**state, "metrics": None}, "metrics is of type NoneType"),
     "another network": (
