@@ -4,7 +4,7 @@ A record has kind, step, epoch and loss; "train" also lr and images_per_second, 
 """
 
 import json
-import math
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,11 +57,11 @@ def truncate_metrics(path: Path, step: int) -> MetricsFile:
 
 def _reason(record: Any) -> str | None:
     """Why this is not a record of a run; None where it is one."""
-    if not isinstance(record, dict) or record.get("kind") not in _ALSO_NEEDED:
+    if not isinstance(record, dict) or record.get("kind") not in tuple(_ALSO_NEEDED):
         return "not a record of a run"
     numbers = {name: number for name, number in record.items() if name not in ("kind", "spikes")}
     for name, number in numbers.items():
-        if type(number) not in (int, float) or not math.isfinite(number):
+        if type(number) not in (int, float) or not abs(number) < sys.float_info.max:  # an int may be any length
             return f"{name} is not a finite number"
     if missing := {"step", "epoch", "loss", *_ALSO_NEEDED[record["kind"]]} - numbers.keys():
         return f"it has no {', '.join(sorted(missing))}"
