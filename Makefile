@@ -1,5 +1,5 @@
 # make demo: install, prepare a small data set of real images, train on 2 processes, evaluate.
-# make test-fast: the tests that take less than two minutes together.   make test: ruff, mypy, codespell, every test.
+# make test-fast: the quick tests, for a first answer.   make test: ruff, mypy, codespell, every test.
 
 PYTHON ?= python3
 RUN := .venv/bin/python

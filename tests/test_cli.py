@@ -190,6 +190,7 @@ def test_changed_recipe_is_refused_with_the_difference_and_the_run_is_untouched(
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_finished_run_says_so_and_how_its_weights_are_trained_further(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -161,6 +161,7 @@ def blank(folder: Path, names: tuple[str, ...]) -> None:
     (folder / "result.json").write_text(json.dumps({**result, **dict.fromkeys(names, "")}))
 
 
+@pytest.mark.slow
 def test_compare_reads_no_sentence(real: Path, tmp_path: Path, capsys: Captured) -> None:
     """The same output from records whose sentences are blank, of real runs and of runs with initial weights."""
     shutil.copytree(real, tmp_path / "real")

@@ -80,6 +80,7 @@ def test_plan_names_the_resolved_recipe_as_python_that_runs(tmp_path: Path, caps
     assert load_recipe(tmp_path / "again.py") == replace(load_recipe("resnet20_digits"), epochs=3)
 
 
+@pytest.mark.slow
 def test_measured_step_takes_at_least_the_tensors_that_were_counted() -> None:
     """In a process of its own: in one that has freed memory before, the same tensors take none."""
     words = [SMALL, "--data", "synthetic:960", "--measure", "--device", "cpu", "--micro-batch-size", "96"]
@@ -110,6 +111,7 @@ def test_plan_without_a_speed_nothing_is_predicted(capsys: pytest.CaptureFixture
     assert "images/s  " not in plan
 
 
+@pytest.mark.slow
 def test_terminal_without_block_characters_gets_a_plan_too() -> None:
     """With the encoding of a pipe in the C locale."""
     words = [sys.executable, "-m", "trainer", "plan", "resnet20_digits"]

@@ -89,6 +89,7 @@ def error(found: Tensor, exact: Tensor) -> float:
     return float((found - exact).norm() / exact.norm())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_accelerated_model_computes_what_the_plain_one_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In bf16 both round, at different places, so that both are compared with the plain model in fp32.

@@ -32,6 +32,7 @@ def train(recipe: str, run_dir: Path, *options: str) -> subprocess.CompletedProc
     return subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "options"),
     [

@@ -79,6 +79,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CLUSTERS, "tiny", Tiny())
 
 
+@pytest.mark.slow
 def test_cluster_from_outside_has_every_command(tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_dir = tmp_path / "run"
     words = ["--cores", "2", "resnet20_digits", "--data", "synthetic:64", "--run-dir", str(run_dir), "--epochs", "3"]

@@ -166,6 +166,7 @@ def test_launch_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["launch"]) == 2
 
 
+@pytest.mark.slow
 def test_launch_without_slurm_a_plan_is_shown_and_a_job_is_refused_with_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,6 +53,7 @@ def test_terminal_shows_one_line_with_everything(tmp_path: Path, monkeypatch: py
     assert (tmp_path / "log.txt").read_text().splitlines()[1].startswith("epoch   1.30  step 13/900  loss 2.5000")
 
 
+@pytest.mark.slow
 def test_log_file_holds_what_was_said_of_every_start(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,6 +99,7 @@ def steps_in(trace: Path) -> list[int]:
     return sorted(int(mark.partition("#")[2]) for mark in marks)
 
 
+@pytest.mark.slow
 def test_profile_holds_the_steps_that_were_asked_for_also_after_a_stop(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -133,6 +135,7 @@ def test_profile_after_the_end_of_the_run_is_refused(
 # ------------------------------------------------------------------------------------------------------------- ranks
 
 
+@pytest.mark.slow
 def test_ranks_are_compared_and_only_rank_0_logs(digits: Path, tmp_path: Path) -> None:
     ended = run(words(digits, tmp_path, "--log-every", "5", "--profile-steps", "1", "--profile-from", "3"), 2)
     assert ended.returncode == 0, ended.stderr
