@@ -146,8 +146,7 @@ def on_every_rank(world: World, action: Callable[[], T]) -> T:
         result = action()
     except UserError as error:
         message = (str(error), error.exit_code)
-    messages: list[tuple[str, int] | None] = [None] * world.size
-    dist.all_gather_object(messages, message, group=world.gloo)
+    messages = _gather(message, world.size, world.gloo)
     failed = [(rank, *met) for rank, met in enumerate(messages) if met is not None]
     if failed:
         rank, text, exit_code = failed[0]
@@ -157,8 +156,7 @@ def on_every_rank(world: World, action: Callable[[], T]) -> T:
 
 def require_same(world: World, what: str, value: str) -> None:
     """Raises SharedError on all ranks, with the first line that differs, unless `value` is the same on all."""
-    values: list[str] = [""] * world.size
-    dist.all_gather_object(values, value, group=world.gloo)
+    values = _gather(value, world.size, world.gloo)
     for rank, other in enumerate(values):
         if other != values[0]:
             lines = zip_longest(other.splitlines(), values[0].splitlines(), fillvalue="nothing")
