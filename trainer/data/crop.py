@@ -13,23 +13,23 @@ from trainer.recipe import CenterCrop, PaddedCrop, RandomResizedCrop, ScaleJitte
 
 
 class CropBoxes(NamedTuple):
-    """What is read of each of n images, and how."""
+    """The part of each of n images that is read, and how it is read."""
 
     boxes: np.ndarray
     """int32, shape (n, 4): top, left, height, width in pixels of the stored image. A box may reach over its edge (a
-    padded crop); then it has the size of the output and is copied, not resized"""
+    padded crop). It then has the size of the output, and is copied instead of resized"""
     flips: np.ndarray
-    """bool, shape (n,): whether what was cut is mirrored, left to right"""
+    """bool, shape (n,): whether the crop is mirrored, left to right"""
     fill: tuple[int, int, int] = (0, 0, 0)
-    """RGB of 0 to 255, beyond the edge"""
+    """RGB, 0 to 255, of the pixels beyond the edge"""
     scaled: bool = False
-    """JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where the box is so many times the output"""
+    """Decode a JPEG at 1/2, 1/4 or 1/8 of its size where the box is at least 2, 4 or 8 times as large as the output"""
 
 
 CropFn = Callable[[np.ndarray, np.ndarray, np.ndarray], CropBoxes]
 """The crop of each sample: (samples, heights, widths), each of shape (n,) -> the boxes in their images"""
 
-_TRIES = 10  # as torchvision and FFCV: then the centre of the image, at the nearest allowed ratio
+_TRIES = 10  # as torchvision and FFCV. If none fits: the centre of the image, at the nearest allowed ratio
 
 
 def train_view(crop: TrainCrop, flip: bool, seed: int, epoch: int) -> CropFn:
@@ -61,7 +61,7 @@ def eval_view(crop: CenterCrop) -> CropFn:
 def random_resized_boxes(
     crop: RandomResizedCrop, draws: np.ndarray, heights: np.ndarray, widths: np.ndarray
 ) -> np.ndarray:
-    """The first of ten random boxes that fits into the image; the distribution is torchvision's RandomResizedCrop.
+    """The first of ten random boxes that fits into the image, distributed as torchvision's RandomResizedCrop.
 
     `draws`: uniform in [0, 1), shape (n, 4, 10): area, ratio, top and left of each try.
     """
@@ -88,7 +88,7 @@ def _centered(crop: RandomResizedCrop, heights: np.ndarray, widths: np.ndarray) 
 
 
 def scale_jitter_boxes(crop: ScaleJitterCrop, draws: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
-    """The squares that are crops of `resolution` px once the short side is resized to a random length.
+    """The squares that become crops of `resolution` px when the short side is resized to a random length.
 
     `draws`: uniform in [0, 1), shape (n, 3): length, top, left.
     """

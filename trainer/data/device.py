@@ -1,4 +1,4 @@
-"""Batches as the model wants them: on its device, augmented, normalised, channels-last."""
+"""Batches for the model: on its device, augmented, normalised, channels-last."""
 
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -18,7 +18,7 @@ class DeviceBatch(NamedTuple):
 
 @cache
 def _copy_stream(device: torch.device) -> torch.cuda.Stream:
-    """One for the life of the process: torch caches freed memory by stream, and a new stream could not use it."""
+    """One stream per process: torch caches freed memory per stream, and a new stream could not reuse it."""
     return torch.cuda.Stream(device)
 
 
@@ -29,9 +29,10 @@ def device_batches(
     std: tuple[float, float, float],
     augmenter: Augmenter | None = None,
 ) -> Iterator[DeviceBatch]:
-    """Copies uint8, augments and normalises on the device; on a GPU one batch ahead, on a stream of its own.
+    """Copies uint8 images to the device, then augments and normalises them there.
 
-    The pinned memory of a batch goes back to torch's pinned-memory cache, which waits for the copy before reusing it.
+    On a GPU this happens one batch ahead, on a stream of its own.
+    Torch's cache of pinned memory takes a batch's memory back, and waits for the copy before it reuses it.
     """
     scale = torch.tensor([1 / (255 * value) for value in std], device=device).view(1, 3, 1, 1)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, 3, 1, 1)
@@ -57,7 +58,7 @@ def device_batches(
         if ahead is not None:
             yield ahead
         torch.cuda.current_stream(device).wait_stream(stream)
-        for tensor in following:  # allocated on `stream`: not to be reused while the model still reads it
+        for tensor in following:  # allocated on `stream`: must not be reused while the model still reads it
             tensor.record_stream(torch.cuda.current_stream(device))
         ahead = following
     if ahead is not None:

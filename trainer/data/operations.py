@@ -1,9 +1,10 @@
-"""Image operations on a batch, each image with an argument of its own: uint8 in, uint8 out, on the images' device.
+"""Image operations on a batch, each image with its own argument: uint8 in, uint8 out, on the images' device.
 
-What a pixel becomes depends on its own image and argument alone, bit by bit: sums are sums of integers, coordinates are
-integers in fixed point, and everything else works element by element. No value is read back from the device.
+The result for an image depends on that image and its argument alone, bit for bit. Sums are sums of integers,
+coordinates are integers in fixed point, and everything else is elementwise. No value is read back from the device.
+
 The operations are those of TrivialAugment and RandAugment (Müller and Hutter 2021, arXiv:2103.10158, Table 5; Cubuk et
-al. 2019, arXiv:1909.13719); colours come out as from torchvision's functional operations on uint8 tensors.
+al. 2019, arXiv:1909.13719). Colours equal those of torchvision's functional operations on uint8 tensors.
 """
 
 from collections.abc import Callable
@@ -14,11 +15,11 @@ import torch
 
 
 class Operation(IntEnum):
-    """What is done to an image; the comment says what its argument is."""
+    """The operation on an image. The comment gives its argument."""
 
     IDENTITY = 0
-    SHEAR_X = 1  # a row is fetched from so many pixels further right for each row down; the image's top stays
-    SHEAR_Y = 2  # a column is fetched from so many pixels further down for each column to the right
+    SHEAR_X = 1  # pixels by which each row is fetched further to the right than the row above; the top row stays
+    SHEAR_Y = 2  # pixels by which each column is fetched further down than the column to its left
     TRANSLATE_X = 3  # pixels that the image moves to the right
     TRANSLATE_Y = 4  # pixels that the image moves down
     ROTATE = 5  # degrees, counterclockwise about the centre
@@ -41,11 +42,11 @@ def apply(
     fill: tuple[int, int, int] = (0, 0, 0),
     bilinear: bool = False,
 ) -> torch.Tensor:
-    """`images` (uint8, shape (n, 3, h, w)), each after its own operation; a new channels-last tensor.
+    """Applies to each of `images` (uint8, shape (n, 3, h, w)) its own operation. Returns a new channels-last tensor.
 
-    operations: values of Operation, shape (n,); arguments: float64, shape (n,). Both on the host.
-    fill: RGB of what a shear, shift or rotation brings in from outside; bilinear: how these are interpolated, else
-    from the nearest pixel. Sides of up to 16,383 pixels, for the fixed point of the coordinates.
+    operations: values of Operation, shape (n,); arguments: float64, shape (n,). Both on the host. fill: RGB of the
+    pixels that a shear, shift or rotation brings in from outside. bilinear: interpolate these, instead of taking the
+    nearest pixel. Sides are at most 16,383 pixels: the coordinates are in fixed point.
     """
     height, width = images.shape[2:]
     geometric = np.isin(operations, _GEOMETRIC)
@@ -77,11 +78,11 @@ def apply(
     return torch.cat(changed).index_select(0, there_and_back[1]).permute(0, 3, 1, 2)
 
 
-_CPU_RUN = 200_000  # pixels at a time: what is in between stays in the cache, and the system is not asked for memory
+_CPU_RUN = 200_000  # pixels at a time: intermediate results stay in the cache and need no new memory
 
 
 def upload(values: np.ndarray, device: torch.device) -> torch.Tensor:
-    """`values` on `device`; through pinned memory to a GPU, as a copy from other memory waits for the stream."""
+    """`values` on `device`. A GPU gets them from pinned memory: a copy from pageable memory waits for the stream."""
     tensor = torch.from_numpy(values)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
@@ -94,9 +95,9 @@ _WEIGHT = 11  # bits of a bilinear weight: two of them and a value of 8 bits fit
 
 
 def _matrices(operations: np.ndarray, arguments: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Where a pixel is fetched from: (x, y) -> (a x + b y + c, d x + e y + f). float64, shape (n, 6).
+    """The source of a pixel: (x, y) -> (a x + b y + c, d x + e y + f). float64, shape (n, 6).
 
-    Pixel (0, 0) has its centre at (0.5, 0.5). Only the rows of geometric operations mean something.
+    Pixel (0, 0) has its centre at (0.5, 0.5). Only the rows of geometric operations are meaningful.
     """
     shear_x, shear_y, shift_x, shift_y, angle = (np.where(operations == kind, arguments, 0.0) for kind in _GEOMETRIC)
     cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
@@ -178,7 +179,7 @@ def _sharpness(pixels: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     return result
 
 
-# ------------------------------------------------------------ what becomes of a value: tables of shape (n, 3 or 1, 256)
+# ------------------------------------------------------ the new value of each value: tables of shape (n, 3 or 1, 256)
 
 
 def _values(pixels: torch.Tensor) -> torch.Tensor:

@@ -1,12 +1,11 @@
-"""Which image comes when: a pure function of (seed, epoch, position), the same for any number of processes.
+"""The order of the images: a pure function of (seed, epoch, position), the same for any number of processes.
 
 An epoch is one permutation of the images (Goyal et al. 2017, section 2.3). A step takes the next `global_batch_size`
-of them and deals them out to its micro-batches in turn; rank r computes the r-th block of micro-batches. So a
-micro-batch, which is what batch normalisation sees, holds the same images whether 1 process computes all of them or 256
-compute one each.
+of them and deals them to its micro-batches in turn. Rank r computes the r-th block of micro-batches. Batch norm sees a
+micro-batch, and a micro-batch holds the same images whether 1 process computes all of them or 256 compute one each.
 
-What the order holds are samples: with repeated augmentation an image comes several times in an epoch, each time as
-another sample, which has draws of its own. Sample s shows image s % count; without repetition both are the same.
+The order holds samples. With repeated augmentation an image comes several times in an epoch, each time as a different
+sample with its own random draws. Sample s shows image s % count; without repetition both numbers are the same.
 """
 
 from collections.abc import Iterator
@@ -19,9 +18,9 @@ from trainer.data.random import RandomStream, bits
 def epoch_order(seed: int, epoch: int, count: int, repeats: int = 1) -> np.ndarray:
     """The samples of this epoch, a permutation of the `count` images: int64, shape (count,).
 
-    With `repeats` each image comes so often in a row, until there are `count` samples: an epoch is as long as without
-    and shows one in so many images (Hoffer et al. 2019, arXiv:1901.09335, and the samplers of timm and torchvision).
-    Images are sorted by a random 64-bit key, which does not depend on numpy's version as its shuffle would.
+    With `repeats`, each image comes that many times in a row until there are `count` samples. The epoch keeps its
+    length and shows 1 / `repeats` of the images (Hoffer et al. 2019, arXiv:1901.09335; the samplers of timm and
+    torchvision). Images are sorted by a random 64-bit key: numpy's shuffle could change with its version.
     """
     images = np.argsort(bits(seed, epoch, np.arange(count), RandomStream.ORDER)[:, 0], kind="stable")
     position = np.arange(count)
@@ -33,9 +32,8 @@ def train_batches(
 ) -> Iterator[np.ndarray]:
     """The micro-batches of one rank from `first_step` of the epoch on, `accumulation` of them for each step.
 
-    Yields samples, int64, shape (micro_batch_size,). The tail that does not fill a global batch is left out. Dealt in
-    turn, the repetitions of an image come into different micro-batches. Starting at a later step skips nothing one by
-    one: it is an offset.
+    Yields samples, int64, shape (micro_batch_size,). The tail that does not fill a global batch is dropped. Dealing in
+    turn puts the repetitions of an image into different micro-batches. Starting at a later step is an offset: O(1).
     """
     micro_batches = accumulation * world_size
     global_batch_size = micro_batch_size * micro_batches
@@ -48,7 +46,7 @@ def train_batches(
 def eval_batches(count: int, *, batch_size: int, rank: int, world_size: int) -> Iterator[np.ndarray]:
     """Every image exactly once over all ranks, in batches that do not depend on the number of ranks.
 
-    Yields image indices, int64, shape (batch_size,) or less for the last batch. Batches are dealt to the ranks in turn.
+    Yields image indices, int64, shape (batch_size,), the last batch may be shorter. The ranks take batches in turn.
     """
     for start in range(rank * batch_size, count, world_size * batch_size):
         yield np.arange(start, min(start + batch_size, count))

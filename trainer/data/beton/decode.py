@@ -1,17 +1,17 @@
-"""Stored bytes -> the pixels of a crop: everything that is compiled, in one file.
+"""From stored bytes to the pixels of a crop. All compiled code of the reader is in this file.
 
-FFCV's C++ library decodes JPEGs (libjpeg-turbo) and enlarges (OpenCV); what surrounds it is compiled by Numba and runs
-without Python's lock. One file, because Numba, which keeps compiled code on disk, looks at the age of a function's own
-file only: code taken in from another file would stay as it was when that file changes.
+FFCV's C++ library decodes JPEGs (libjpeg-turbo) and enlarges (OpenCV). The rest is compiled by Numba and runs without
+Python's lock. It is one file because Numba's cache on disk compares the age of a function's own file only: code inlined
+from a different file would not be recompiled when that file changes.
 
-Three things make this faster than decoding an image and resizing a part of it, of which the last changes pixels:
+Three things make this faster than to decode an image and resize a part of it. Only the last one changes pixels:
 
 - A JPEG may hold restart markers, after which its entropy coder and its prediction start afresh (ITU-T T.81, E.1.4).
   Where their distance divides a row of MCUs, the image is a grid of tiles that are coded independently: the tiles under
   the crop, with their own height and width in the header and the markers renumbered, are a JPEG.
-- Shrinking is OpenCV's INTER_AREA, the same float32 products added in the same order; but a row of the image on the
-  border of two rows of the crop is summed up once, in registers.
-- Where it is asked for, libjpeg's inverse transform makes 4 x 4, 2 x 2 or 1 pixels of a block of 8 x 8, as small as
+- Shrinking is OpenCV's INTER_AREA: the same float32 products, added in the same order. But an image row on the border
+  of two crop rows is summed once, in registers.
+- With `scaled`, libjpeg's inverse transform makes 4 x 4, 2 x 2 or 1 pixels of a block of 8 x 8: the smallest that
   leaves the crop no smaller than its target. A crop may then begin and end within a pixel.
 """
 
@@ -21,7 +21,7 @@ from numba import njit
 from trainer.data.beton.index import RAW
 from trainer.data.beton.native import imdecode, memchr, memcpy, pread, resize
 
-SHORT_READ, BAD_JPEG = 1, 2  # what decode() says of an image it could not read
+SHORT_READ, BAD_JPEG = 1, 2  # decode()'s codes for an image that it could not read
 _MARGIN = 1  # px around a crop: chroma of half the resolution is interpolated from the next sample
 _NARROW = 8  # px: libjpeg interpolates no chroma where a row has less than 3 samples of it
 _ZERO, _ONE, _TWO, _THREE, _FOUR, _FIVE, _SIX, _SEVEN, _EIGHT = (np.uint64(number) for number in range(9))
@@ -29,9 +29,9 @@ _ZERO, _ONE, _TWO, _THREE, _FOUR, _FIVE, _SIX, _SEVEN, _EIGHT = (np.uint64(numbe
 
 @njit(nogil=True, cache=True)
 def _layout(jpeg, size):  # type: ignore[no-untyped-def]
-    """(where the frame's header is, where the scan's data begins, MCU height and width in px, restart interval).
+    """(offset of the frame's header, offset of the scan's data, MCU height and width in px, restart interval).
 
-    The interval is 0 for what is not one baseline scan of all components with restart markers.
+    The interval is 0 unless the JPEG is one baseline scan of all components with restart markers.
     """
     nothing = 0, 0, 0, 0, 0
     frame = components = interval = np.int64(0)
@@ -65,7 +65,7 @@ def _layout(jpeg, size):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _find_tiles(jpeg, size, start, ends):  # type: ignore[no-untyped-def]
-    """Where each tile ends, written into `ends`, one at least; False where they are not as many, or not in order."""
+    """Writes the end of each tile into `ends` (at least one). False if their number or order is wrong."""
     count, begin, place = 0, jpeg.ctypes.data, start
     while place < size - 1:
         found = memchr(begin + np.uint64(place), 0xFF, size - 1 - place)
@@ -88,9 +88,9 @@ def _find_tiles(jpeg, size, start, ends):  # type: ignore[no-untyped-def]
 def _splice(jpeg, size, height, width, top, left, bottom, right, shrunk, ends, out):  # type: ignore[no-untyped-def]
     """Writes the tiles under the rows top to bottom and columns left to right into `out`, as a JPEG of its own.
 
-    `shrunk`: by how much the decoder will divide height and width. Returns (bytes written, first row, first column,
-    height, width) of what they cover: 0 bytes and all of it where the JPEG is not made of tiles, or is damaged between
-    them, which the decoder then finds.
+    `shrunk`: the decoder will divide height and width by it. Returns (bytes written, first row, first column, height,
+    width) of the area they cover. Returns 0 bytes and the whole image where the JPEG has no tiles or is damaged between
+    them: the decoder then reports the damage.
     """
     nothing = 0, 0, 0, height, width
     frame, start, mcu_height, mcu_width, interval = _layout(jpeg, size)
@@ -130,9 +130,10 @@ def _splice(jpeg, size, height, width, top, left, bottom, right, shrunk, ends, o
 
 @njit(nogil=True, cache=True)
 def _load(file, pointer, size, mode, height, width, box, shrunk, scratch):  # type: ignore[no-untyped-def]
-    """Reads at least what lies under the box into `pixels`, RGB, row by row; of a JPEG 1 / `shrunk` of the size.
+    """Reads at least the area of the box into `pixels`, RGB, row by row. A JPEG is read at 1 / `shrunk` of its size.
 
-    Returns (0 or the code of the failure, first row, first column, height, width) of what is there now, as stored.
+    Returns (0 or the failure's code, first row, first column, height, width) of the area that was read, in stored
+    pixels.
     """
     file_bytes, tiles, ends, pixels = scratch
     top, left = min(max(box[0], 0), height - 1), min(max(box[1], 0), width - 1)
@@ -156,10 +157,11 @@ def _load(file, pointer, size, mode, height, width, box, shrunk, scratch):  # ty
 
 @njit(nogil=True, cache=True)
 def _area_weights(start, length, count, starts, weights):  # type: ignore[no-untyped-def]
-    """What each of `count` pixels takes from a line of `length`, as OpenCV's computeResizeAreaTab (4.6, resize.cpp).
+    """The weights with which a line of `length` makes `count` pixels, as OpenCV's computeResizeAreaTab (4.6,
+    resize.cpp).
 
-    But the line may begin and end within a pixel, after `start` < 1 of the first. Pixel p is the sum of line[starts[p]
-    + k] * weights[k, p], k from 0; `weights` are 0 before. Returns the most that are needed for one pixel.
+    Here the line may begin and end within a pixel, after `start` < 1 of the first. Pixel p is the sum of line[starts[p]
+    + k] * weights[k, p] over k. `weights` must be 0 before the call. Returns the largest number of weights of a pixel.
     """
     scale, stop = 1.0 / (count / length), start + length
     most = 0
@@ -186,9 +188,9 @@ def _area_weights(start, length, count, starts, weights):  # type: ignore[no-unt
 
 @njit(nogil=True, cache=True)
 def _sum_row(row, starts, weights, count, flip, sums):  # type: ignore[no-untyped-def]
-    """One row of the image, summed up into the pixels of a row of the crop: RGB, float32. Mirrored where it flips.
+    """Sums one row of the image into the pixels of a row of the crop: RGB, float32, mirrored if `flip`.
 
-    Indices are unsigned: Numba would look at each whether it is negative, which takes longer than the sum.
+    Indices are unsigned: Numba would check each signed one for being negative, which takes longer than the sum.
     """
     size = len(starts)
     place, step = np.uint64(3 * (size - 1) if flip else 0), np.uint64(-3 if flip else 3)  # wraps around
@@ -218,9 +220,9 @@ def _sum_row(row, starts, weights, count, flip, sums):  # type: ignore[no-untype
 
 @njit(nogil=True, cache=True)
 def _shrink(pixels, width, top, left, box_height, box_width, shrunk, flip, target):  # type: ignore[no-untyped-def]
-    """A box of an image averaged into a `target` that is no larger, bit for bit as INTER_AREA where `shrunk` is 1.
+    """Averages a box of an image into a `target` that is no larger: bit for bit INTER_AREA where `shrunk` is 1.
 
-    `pixels` are 1 / `shrunk` of an image of this width: box and width are given as they are in the image.
+    `pixels` hold the image at 1 / `shrunk` of its size. Box and width are those of the image.
     """
     size, width = target.shape[0], -(-width // shrunk)
     first_row, first_column = top // shrunk, left // shrunk
@@ -232,7 +234,7 @@ def _shrink(pixels, width, top, left, box_height, box_width, shrunk, flip, targe
     column_taps = _area_weights(left % shrunk / shrunk, box_width / shrunk, size, column_starts, column_weights)
     row = np.zeros(3 * (columns + taps), np.float32)  # with room for weights of 0 beyond its end
     sums, totals = np.empty(3 * size, np.float32), np.empty(3 * size, np.float32)
-    summed = -1  # the row that is in sums
+    summed = -1  # the row whose sums are in `sums`
     for y in range(size):
         for place in range(3 * size):
             totals[place] = 0
@@ -256,7 +258,7 @@ def _shrink(pixels, width, top, left, box_height, box_width, shrunk, flip, targe
 
 @njit(nogil=True, cache=True)
 def _copy(pixels, height, width, top, left, fill, flip, target):  # type: ignore[no-untyped-def]
-    """A box of the target's size; what lies beyond the pixels is `fill`."""
+    """Copies a box of the target's size. `fill` is the colour beyond the image."""
     size = target.shape[0]
     for row in range(size):
         for column in range(size):
@@ -280,12 +282,11 @@ def _mirror(target):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def decode(file, images, stored, boxes, flips, fill, scaled, scratch, out):  # type: ignore[no-untyped-def]
-    """Reads each image, cuts its box, flips it. Returns (position of the first failure, its code) or (0, 0).
+    """Reads each image, cuts its box and flips it. Returns (position of the first failure, its code) or (0, 0).
 
-    `scaled`: a JPEG whose box is at least twice as high and wide as the crop is decoded at 1/2, 1/4 or 1/8 of its size.
-
-    `stored`: pointers, sizes, modes, heights and widths of all images. `scratch`, for the largest of them: twice its
-    stored bytes; int64 for each MCU of 8 x 8 px; 3 bytes for each pixel.
+    scaled: decode a JPEG whose box is at least twice as high and wide as the crop at 1/2, 1/4 or 1/8 of its size.
+    stored: pointers, sizes, modes, heights and widths of all images.
+    scratch, for the largest image: twice its stored bytes; an int64 per MCU of 8 x 8 px; 3 bytes per pixel.
     """
     pointers, sizes, modes, all_heights, all_widths = stored
     pixels, size = scratch[3], out.shape[1]
@@ -309,7 +310,7 @@ def decode(file, images, stored, boxes, flips, fill, scaled, scratch, out):  # t
             _copy(pixels, height, width, top, left, fill, flip, target)
         elif shrunk > 1 or (min(box_height, box_width) >= size and (box_height % size or box_width % size)):
             _shrink(pixels, width, top, left, box_height, box_width, shrunk, flip, target)
-        else:  # enlarged, or shrunk by whole numbers, where INTER_AREA is another sum
+        else:  # enlarged, or shrunk by an integer, where INTER_AREA adds in a different order
             resize(
                 0, pixels.ctypes.data, height, width, top, top + box_height, left, left + box_width,
                 target.ctypes.data, size, size,
