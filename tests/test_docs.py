@@ -21,7 +21,7 @@ README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
 MODULE = re.compile(r"(?:torchrun .*-m|python -m) (trainer|launch|benchmarks\.\w+|tests\.\w+\.\w+)(?: |$)")
-MEASUREMENTS = {"cluster.md", "performance.md"}  # longer sentences: methods and figures
+MEASUREMENTS = {"cluster.md"}  # longer sentences: methods and figures
 
 TRAINER = {
     "evaluate": settings.EvaluateSettings,

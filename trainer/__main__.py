@@ -145,7 +145,7 @@ def _print_error(text: str) -> None:
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Python's garbage collector runs after every 700 new objects: 830 times while torch and its optimizers are imported.
-# After every 10,000 objects it runs 72 times. docs/performance.md has the time that this saves.
+# After every 10,000 objects it runs 72 times. docs/experiments.md has the time that this saves.
 gc.set_threshold(10_000)
 
 # The commands import torch inside their functions, so that --help, recipes and a misspelt option answer at once.

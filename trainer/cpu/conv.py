@@ -1,6 +1,6 @@
 """A convolution whose weight gradient is faster than PyTorch's: in bf16, on CPUs with matrix units (AMX).
 
-PyTorch 2.15 (oneDNN) spends a third of a step of ResNet-20 on it, and 40 % of one of ResNet-18 (docs/performance.md).
+PyTorch 2.15 (oneDNN) spends a third of a step of ResNet-20 on it, and 40 % of one of ResNet-18 (docs/experiments.md).
 The kernel is in conv_kernels.py.
 """
 

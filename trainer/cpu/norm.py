@@ -1,6 +1,6 @@
 """A norm, the sum with a shortcut and ReLU in two passes over memory, where PyTorch makes four: in bf16 on CPUs.
 
-PyTorch 2.15 spends half of a CIFAR ResNet's step on them, as long in bf16 as in fp32 (docs/performance.md). On a GPU
+PyTorch 2.15 spends half of a CIFAR ResNet's step on them, as long in bf16 as in fp32 (docs/experiments.md). On a GPU
 torch.compile fuses them. The kernels are in norm_kernels.py.
 """
 

@@ -1,7 +1,7 @@
 """A photograph as JPEG: FFCV's encoding, with restart markers that make tiles of it (decode.py reads them).
 
 The markers change no pixel, and every decoder reads them. Tiles of 32 px cost 2.0 % more bytes (196 ImageNet
-photographs of at most 500 px, quality 90); larger ones cost less and leave more to decode: see docs/performance.md.
+photographs of at most 500 px, quality 90); larger ones cost less and leave more to decode: see docs/experiments.md.
 """
 
 import numpy as np
