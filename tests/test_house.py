@@ -5,6 +5,7 @@ import hashlib
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+@cache
 def imports(source: str) -> set[str]:
     """Every module that `source` may import, anywhere in it: `from a import b` counts as a and as a.b."""
     found = set()

@@ -287,6 +287,7 @@ def one_step(precision: Precision, clip_grad_norm: float | None) -> Recipe:
     )
 
 
+@pytest.mark.slow
 @EVERY_PRECISION
 def test_clipping_bounds_the_norm_of_a_steps_gradient(precision: Precision, tmp_path: Path) -> None:
     """In fp16 too: what is clipped is the gradient without its scale."""

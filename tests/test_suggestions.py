@@ -130,6 +130,7 @@ def test_suggestions_part_on_the_command_line_is_answered_with_the_lines_of_a_re
     assert recipe_written_as(answer, tmp_path).mixing == Mixing(mixup_alpha=0.2)
 
 
+@pytest.mark.slow
 def test_lines_for_every_part_are_a_recipe(tmp_path: Path) -> None:
     tried = 0
     for part, kinds in suggestions.parts().items():

@@ -86,6 +86,7 @@ def test_backward_pass_of_a_convolution_is_two_forward_passes_also_in_groups(gro
     assert counter.get_total_flops() == 3 * forward
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("depth", "gmacs"), [(18, 1.814), (50, 4.089), (101, 7.801), (152, 11.514)])
 def test_imagenet_networks_have_the_operations_that_torchvision_publishes(depth: int, gmacs: float) -> None:
     """`_ops` of its weights' metadata, in 1e9 multiply-adds."""
@@ -117,6 +118,7 @@ def test_training_is_three_forward_passes_less_the_gradient_of_the_images() -> N
     assert cost.forward_flops == forward_flops(recipe, network(recipe), 32)
 
 
+@pytest.mark.slow
 def test_frozen_backbone_costs_less_in_operations_and_in_memory() -> None:
     tuned = FineTuning(backbone_lr=0)
     whole, frozen = network(small), network(small)
@@ -129,6 +131,7 @@ def test_frozen_backbone_costs_less_in_operations_and_in_memory() -> None:
     assert gradient_bytes(frozen) == 4 * (64 * 10 + 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm_batch_size", [None, 4])
 @pytest.mark.parametrize("drop_path", [0.0, 0.1])
 def test_activations_are_those_of_a_real_step_to_the_byte(norm_batch_size: int | None, drop_path: float) -> None:
@@ -222,6 +225,7 @@ def test_memory_adds_up() -> None:
     assert used.total == 4 * used.parameters + 2 * used.buffers + used.images + 1000
 
 
+@pytest.mark.slow
 def test_batch_that_the_network_cannot_run_is_an_error_that_names_it() -> None:
     recipe = replace(
         small,

@@ -51,6 +51,7 @@ def row(plan: str, name: str) -> str:
 # ---------------------------------------------------------------------------------------------------------- the command
 
 
+@pytest.mark.slow
 def test_plan_of_the_digits_says_what_training_would_do(
     digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

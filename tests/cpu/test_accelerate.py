@@ -183,6 +183,7 @@ def test_parameters_names_hooks_and_attributes_stay(spec: Spec, monkeypatch: pyt
     assert set(calls) == set(kinds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bf16", [False, True])
 def test_evaluation_is_the_plain_models_bit_for_bit(bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_matrix_units(monkeypatch)
@@ -217,6 +218,7 @@ def test_copies_averages_and_saved_modules_are_accelerated_too(name: str) -> Non
         assert torch.equal(forward(average.module, images()), forward(model.eval(), images()))
 
 
+@pytest.mark.slow
 def test_torch_compile_of_an_accelerated_model_sees_pytorchs_operations() -> None:
     model = build(recipe.CifarResNet(depth=8))
     accelerate(model)

@@ -22,6 +22,7 @@ print(faults[-1] - faults[-2])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="tells glibc's malloc alone")
 @pytest.mark.parametrize("keep", [True, False])
 def test_memory_that_was_freed_is_used_again_without_page_faults(keep: bool) -> None:

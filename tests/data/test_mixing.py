@@ -141,6 +141,7 @@ def test_kept_areas_of_cutmix_are_uniform_for_alpha_one_but_for_what_the_edges_c
     assert shares.max() > 0.98
 
 
+@pytest.mark.slow
 def test_mixing_half_of_the_micro_batches_get_cutmix_and_half_mixup() -> None:
     count = 800
     is_cutmix = np.array([two_colours or share == 1.0 for share, two_colours in small(BOTH, count, 64)])

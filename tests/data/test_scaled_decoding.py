@@ -127,6 +127,7 @@ def test_box_of_a_scaled_crop_is_not_moved(interval: int, tmp_path: Path) -> Non
         assert errors[0, 0] < 0.75 * sorted(errors.values())[1], errors
 
 
+@pytest.mark.slow
 @thorough
 @given(data=st.data(), out=st.integers(1, 60), flip=st.booleans(), mode=st.sampled_from([JPEG, RAW]))
 def test_scaled_decoding_what_is_less_than_twice_its_target_or_raw_stays_bit_for_bit(
@@ -223,6 +224,7 @@ def test_batches_are_scaled_where_it_is_asked_for_and_the_same_on_any_number_of_
         assert not changed[modes == RAW].any()
 
 
+@pytest.mark.slow
 def test_run_with_it_that_is_stopped_within_an_epoch_ends_the_same(photo_betons: Path, tmp_path: Path) -> None:
     """And not as one without it: its images are really others."""
 

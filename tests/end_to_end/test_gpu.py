@@ -120,6 +120,7 @@ AUGMENTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", AUGMENTED)
 def test_step_images_are_prepared_on_the_gpu_and_nothing_is_read_from_it(name: str, gpu: World) -> None:
     """128 images: each of the operations is among them."""

@@ -89,6 +89,7 @@ def test_loss_of_a_line_is_the_mean_since_the_line_before() -> None:
     assert found == [[], [], [], [], [10], [], [], [], [], [34], []]  # each once
 
 
+@pytest.mark.slow
 def test_training_shorter_than_log_every_logs_its_loss(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,6 +99,7 @@ def test_training_shorter_than_log_every_logs_its_loss(
     assert [int(step) for step in LINE.findall(capfd.readouterr().out)][:3] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_log_every_1_prints_every_step(digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(words(digits, tmp_path, "--log-every", "1", "--no-pictures")) == 0
     assert [int(step) for step in LINE.findall(capfd.readouterr().out)] == list(range(1, 15))

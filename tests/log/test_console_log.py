@@ -69,6 +69,7 @@ def test_log_file_holds_what_was_said_of_every_start(
     assert "continued after step 14" in log
 
 
+@pytest.mark.slow
 def test_log_file_names_no_folder_and_no_machine(digits: Path, tmp_path: Path) -> None:
     assert main(words(digits, tmp_path / "run", "--profile-steps", "1", "--profile-from", "0")) == 0
     log = (tmp_path / "run" / "log.txt").read_text()
@@ -148,6 +149,7 @@ def test_ranks_are_compared_and_only_rank_0_logs(digits: Path, tmp_path: Path) -
     assert {"images/augmented", "images/misclassified", "images/confusion"} == set(events.Tags()["images"])
 
 
+@pytest.mark.slow
 def test_console_log_one_rank_has_nobody_to_be_slower_than(digits: Path, tmp_path: Path) -> None:
     assert main(words(digits, tmp_path, "--log-every", "5", "--no-pictures")) == 0
     tags = EventAccumulator(str(tmp_path)).Reload().Tags()

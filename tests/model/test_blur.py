@@ -111,6 +111,7 @@ def test_seed_gives_the_same_weights_with_and_without_blur() -> None:
         assert all(map(torch.equal, build(blur_pool).parameters(), plain.parameters()))
 
 
+@pytest.mark.slow
 def test_blurred_network_is_torchvisions_with_ffcvs_surgery() -> None:
     """Every strided convolution of torchvision's network gets a filter in front, by a hook on its input."""
     theirs = models.resnet50(num_classes=10).eval()

@@ -26,6 +26,7 @@ def norms_of(model: nn.Module) -> list[nn.BatchNorm2d]:
     return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", RESIDUAL_BLOCKS)
 def test_zero_init_residual_zeroes_the_last_gamma_of_every_block(depth: int) -> None:
     assert len(RESIDUAL_BLOCKS) == 5
@@ -49,6 +50,7 @@ def test_init_other_gammas_start_at_one_and_betas_at_zero(spec: recipe.ResNet | 
     assert all((norm.weight == 1).all() and not norm.bias.any() for norm in norms)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", EITHER_FAMILY)
 def test_convolutions_start_normal_with_hes_fan_out_variance(spec: recipe.ResNet | recipe.CifarResNet) -> None:
     convs = [module for module in build(spec).modules() if isinstance(module, nn.Conv2d)]

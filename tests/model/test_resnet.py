@@ -67,6 +67,7 @@ def test_torchvisions_weights_load_and_give_its_outputs_bit_for_bit(depth: int) 
         assert torch.equal(ours(images(40)), expected)
 
 
+@pytest.mark.slow
 def test_training_step_on_resnet18_has_torchvisions_gradients_and_statistics() -> None:
     theirs = models.get_model("resnet18", num_classes=7)
     ours = build(recipe.ResNet(depth=18), 7)
@@ -154,6 +155,7 @@ def test_channels_last_gives_the_same_values_and_stays_channels_last(spec: recip
     assert all(out.is_contiguous(memory_format=torch.channels_last) for out in outputs if out.shape[2] > 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize("family", ["basic", "bottleneck", "cifar"])
 def test_resnet_every_parameter_gets_a_gradient(family: str, residual: bool) -> None:

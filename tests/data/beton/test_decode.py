@@ -127,6 +127,7 @@ def test_decode_only_the_tiles_under_a_crop_are_decoded(sampling: str, mcu: int)
     assert spliced_bytes(jpeg(photo(*shape), sampling, interval=7), shape, (0, 0, 20, 20)) == 0, "7 does not divide"
 
 
+@pytest.mark.slow
 @thorough
 @given(data=st.data(), out=st.integers(1, 60), flip=st.booleans())
 def test_shrinking_is_opencvs_area_averaging_bit_for_bit(
@@ -190,6 +191,7 @@ def test_markers_out_of_order_anywhere_are_damage(tmp_path: Path, tile: int, dam
     assert read(tmp_path, broken, SHAPE, CORNER, 14)[1] == BAD_JPEG
 
 
+@pytest.mark.slow
 @thorough
 @given(data=st.data())
 def test_decode_damage_in_a_tile_that_the_whole_decoder_finds_is_found(tmp_path: Path, data: st.DataObject) -> None:
@@ -251,6 +253,7 @@ def test_decode_no_header_is_read_beyond_its_end(data: st.DataObject) -> None:
     _layout.py_func(cut, len(cut))
 
 
+@pytest.mark.slow
 def test_jpeg_cut_short_anywhere_is_damage_and_ends_no_process(tmp_path: Path) -> None:
     """Where no marker is left to be found, where half of one is, and where the last one is not the end's."""
     code = """

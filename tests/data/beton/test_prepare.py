@@ -63,6 +63,7 @@ def pets(tmp_path: Path) -> Path:
     return src
 
 
+@pytest.mark.slow
 def test_folder_is_what_torchvisions_image_folder_sees(pets: Path, tmp_path: Path) -> None:
     from torchvision.datasets import ImageFolder
 
