@@ -63,7 +63,7 @@ def images_of(recipe: Recipe, world_size: int, step: int, steps_per_epoch: int, 
     epoch, batch = divmod(step, steps_per_epoch)
     accumulation = recipe.accumulation(world_size)
     batches = train_batches(
-        epoch_order(recipe.seed, epoch, count, recipe.repeats),
+        epoch_order(recipe.seed, epoch, count, recipe.repeats, recipe.order),
         first_step=batch,
         micro_batch_size=recipe.micro_batch_size,
         accumulation=accumulation,

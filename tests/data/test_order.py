@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from trainer.data.order import epoch_order, eval_batches, train_batches
+from trainer.recipe import QuasiRandom
 
 COUNT, MICRO, MICRO_BATCHES = 1000, 8, 12  # a global batch of 96 in 12 micro-batches
 STEPS = COUNT // (MICRO * MICRO_BATCHES)
@@ -60,6 +61,45 @@ def test_order_starting_at_a_step_gives_the_rest_of_the_stream(world_size: int) 
 def test_order_no_image_comes_twice_in_an_epoch() -> None:
     images = np.array(micro_batches(1)).ravel()
     assert len(images) == len(set(images.tolist())) == STEPS * MICRO * MICRO_BATCHES
+
+
+def test_quasi_random_epoch_is_a_permutation_that_seed_and_epoch_alone_decide() -> None:
+    quasi = QuasiRandom(stretch=8, window=128)
+    order = epoch_order(0, 0, COUNT, quasi_random=quasi)
+    assert np.array_equal(np.sort(order), np.arange(COUNT))
+    assert np.array_equal(order, epoch_order(0, 0, COUNT, quasi_random=quasi))
+    for other in (epoch_order(0, 1, COUNT, quasi_random=quasi), epoch_order(1, 0, COUNT, quasi_random=quasi)):
+        assert (other == order).mean() < 0.03
+
+
+@pytest.mark.parametrize("count", [64, 128, 1000, 1024])
+def test_quasi_random_window_holds_whole_stretches_in_random_order(count: int) -> None:
+    stretch, window = 8, 128
+    order = epoch_order(3, 5, count, quasi_random=QuasiRandom(stretch=stretch, window=window))
+    for start in range(0, count, window):
+        images = order[start : start + window]
+        assert len(np.unique(images // stretch)) == len(images) // stretch
+        assert not np.array_equal(images, np.sort(images)), "shuffled within the window"
+    if count > window:
+        first = np.unique(order[:window] // stretch)
+        assert len(first) == window // stretch and np.ptp(first) > 2 * len(first), "stretches of the whole file"
+
+
+@pytest.mark.parametrize("count", [1, 7, 9, 1001])
+def test_quasi_random_short_last_stretch_comes_once(count: int) -> None:
+    order = epoch_order(3, 5, count, quasi_random=QuasiRandom(stretch=8, window=16))
+    assert np.array_equal(np.sort(order), np.arange(count))
+
+
+def test_quasi_random_window_of_the_whole_file_is_the_random_order() -> None:
+    whole = QuasiRandom(stretch=8, window=1024)
+    assert np.array_equal(epoch_order(3, 5, COUNT, quasi_random=whole), epoch_order(3, 5, COUNT))
+
+
+@pytest.mark.parametrize("values", [{"stretch": 0}, {"window": 0}, {"stretch": 64, "window": 100}])
+def test_quasi_random_rejects_a_window_that_is_not_made_of_stretches(values: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"order\.(stretch|window)="):
+        QuasiRandom(**values)
 
 
 @pytest.mark.parametrize("repeats", [2, 3, 4])

@@ -4,11 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 from runpy import run_path
 
-from trainer.recipe import EMA, Mixing, RandomErasing, TrivialAugmentWide
+from trainer.recipe import EMA, Mixing, QuasiRandom, RandomErasing, TrivialAugmentWide
 
 recipe = replace(
     run_path(str(Path(__file__).with_name("small_recipe.py")))["recipe"],
     name="everything",
+    order=QuasiRandom(stretch=8, window=320),
     augmentation=TrivialAugmentWide(),
     erasing=RandomErasing(probability=0.25),
     mixing=Mixing(mixup_alpha=0.2, cutmix_alpha=1.0),

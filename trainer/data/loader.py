@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from trainer.data.crop import CropBoxes, CropFn
+from trainer.data.read_ahead import reading_ahead
 from trainer.distributed.cpus import usable_cpus
 from trainer.errors import UserError
 
@@ -103,16 +104,22 @@ class Loader:
         self._threads.shutdown(wait=True, cancel_futures=True)
         self.source.close()
 
-    def batches(self, samples: Iterable[np.ndarray], view: CropFn, resolution: int) -> Iterator[Batch]:
-        """One batch for each array of samples, in their order; without repetition samples are image indices."""
+    def batches(
+        self, samples: Iterable[np.ndarray], view: CropFn, resolution: int, read_ahead: int | None = None
+    ) -> Iterator[Batch]:
+        """One batch for each array of samples, in their order; without repetition samples are image indices.
+
+        read_ahead: batches whose bytes are read into the page cache together, one such group ahead of the current one.
+        """
         in_flight: deque[tuple[Batch, list[Future[None]]]] = deque()
         try:
-            for batch in samples:
-                in_flight.append(self._start(batch, view, resolution))
-                if len(in_flight) > BATCHES_AHEAD:
+            with reading_ahead(self.source, samples, len(self), read_ahead) as samples:
+                for batch in samples:
+                    in_flight.append(self._start(batch, view, resolution))
+                    if len(in_flight) > BATCHES_AHEAD:
+                        yield self._finish(*in_flight.popleft())
+                while in_flight:
                     yield self._finish(*in_flight.popleft())
-            while in_flight:
-                yield self._finish(*in_flight.popleft())
         finally:  # left early, or one failed: nothing may still write into the buffers of the rest
             futures = [future for _, parts in in_flight for future in parts]
             # a cancelled one never runs, and where the threads have ended nobody would ever say so

@@ -13,9 +13,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from trainer.data.random import RandomStream, bits
+from trainer.recipe import QuasiRandom
 
 
-def epoch_order(seed: int, epoch: int, count: int, repeats: int = 1) -> np.ndarray:
+def epoch_order(
+    seed: int, epoch: int, count: int, repeats: int = 1, quasi_random: QuasiRandom | None = None
+) -> np.ndarray:
     """The samples of this epoch, a permutation of the `count` images: int64, shape (count,).
 
     With `repeats`, each image comes that many times in a row until there are `count` samples. The epoch keeps its
@@ -23,8 +26,20 @@ def epoch_order(seed: int, epoch: int, count: int, repeats: int = 1) -> np.ndarr
     torchvision). Images are sorted by a random 64-bit key: numpy's shuffle could change with its version.
     """
     images = np.argsort(bits(seed, epoch, np.arange(count), RandomStream.ORDER)[:, 0], kind="stable")
+    if quasi_random:
+        windows = _windows(seed, epoch, count, quasi_random)
+        images = images[np.argsort(windows[images], kind="stable")]
     position = np.arange(count)
     return images[position // repeats] + position % repeats * count
+
+
+def _windows(seed: int, epoch: int, count: int, order: QuasiRandom) -> np.ndarray:
+    """The number of the window in which each image comes: int64, shape (count,)."""
+    stretches = -(-count // order.stretch)
+    shuffled = np.argsort(bits(seed, epoch, np.arange(stretches), RandomStream.STRETCHES)[:, 0], kind="stable")
+    windows = np.empty(stretches, np.int64)
+    windows[shuffled] = np.arange(stretches) // (order.window // order.stretch)
+    return np.repeat(windows, order.stretch)[:count]
 
 
 def train_batches(

@@ -24,6 +24,7 @@ class RandomStream(IntEnum):
     POLICY = 5
     ERASING = 6
     MIXING = 7
+    STRETCHES = 8
 
 
 def bits(seed: int, epoch: int, images: np.ndarray, draw: RandomStream, count: int = 1) -> UInt64Array:

@@ -27,7 +27,7 @@ def train_stream(
     `first_samples`: no more than so many, the first of the epoch.
     """
     samples = train_batches(
-        epoch_order(recipe.seed, epoch, len(loader), recipe.repeats)[:first_samples],
+        epoch_order(recipe.seed, epoch, len(loader), recipe.repeats, recipe.order)[:first_samples],
         first_step=first_step,
         micro_batch_size=recipe.micro_batch_size,
         accumulation=accumulation,
@@ -35,5 +35,8 @@ def train_stream(
         world_size=world.size,
     )
     view = train_view(recipe.train_crop, recipe.flip, recipe.seed, epoch)
-    batches = loader.batches(samples, view, resolution_at(recipe, epoch))
+    window = None  # micro-batches of this rank in one window of the order
+    if recipe.order:
+        window = max(1, recipe.order.window * accumulation // recipe.global_batch_size)
+    batches = loader.batches(samples, view, resolution_at(recipe, epoch), read_ahead=window)
     return device_batches(batches, world.device, recipe.mean, recipe.std, Augmenter(recipe, epoch))

@@ -4,8 +4,8 @@ A recipe says what is trained, never where: no path, no number of processes. Tim
 fractional; images are counted per optimizer step. Nothing is derived behind the reader's back: overriding the batch
 does not move the learning rate. Standard library only, so that recipes can be listed and checked without torch.
 
-Reading order: recipe.py (the whole), model.py, crop.py, augmentation.py, loss.py, optimizer.py, schedule.py, ema.py,
-fine_tuning.py. Each file ends with the union of its kinds and lists in `__all__` what a recipe imports from here.
+Reading order: recipe.py (the whole), model.py, order.py, crop.py, augmentation.py, loss.py, optimizer.py, schedule.py,
+ema.py, fine_tuning.py. Each file ends with the union of its kinds and lists in `__all__` what a recipe imports.
 """
 # ruff: noqa: F403
 
@@ -16,5 +16,6 @@ from trainer.recipe.fine_tuning import *
 from trainer.recipe.loss import *
 from trainer.recipe.model import *
 from trainer.recipe.optimizer import *
+from trainer.recipe.order import *
 from trainer.recipe.recipe import *
 from trainer.recipe.schedule import *

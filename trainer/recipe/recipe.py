@@ -13,6 +13,7 @@ from trainer.recipe.fine_tuning import FineTuning
 from trainer.recipe.loss import BinaryCrossEntropy, CrossEntropy, Loss
 from trainer.recipe.model import Model
 from trainer.recipe.optimizer import Optimizer
+from trainer.recipe.order import QuasiRandom
 from trainer.recipe.schedule import Schedule
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Published", "Recipe"]
@@ -73,6 +74,8 @@ class Recipe:
     model: Model
     num_classes: int
 
+    order: QuasiRandom | None = None
+    """the order of the training images; None: one random permutation of all of them per epoch"""
     train_crop: TrainCrop
     progressive: ProgressiveResizing | None = None
     """training crops that grow; None: always of the crop's resolution"""

@@ -176,7 +176,7 @@ def _parts(recipe: Recipe, loader: Loader, step: RepeatedStep, world: World, acc
     def read(first_epoch: int) -> Generator[Batch, None, None]:
         for epoch in count(first_epoch):
             samples = train_batches(
-                epoch_order(recipe.seed, epoch, len(loader), recipe.repeats),
+                epoch_order(recipe.seed, epoch, len(loader), recipe.repeats, recipe.order),
                 first_step=0,
                 micro_batch_size=size,
                 accumulation=accumulation,

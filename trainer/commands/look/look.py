@@ -99,7 +99,7 @@ def _mixed_row(recipe: Recipe, loader: Loader, settings: LookSettings) -> tuple[
     shown = f"as {name} trains on them in the first epoch, at {resolution_at(recipe, 0)} px"
     if recipe.mixing is None:
         return [], shown
-    order = epoch_order(recipe.seed, 0, len(loader), recipe.repeats)
+    order = epoch_order(recipe.seed, 0, len(loader), recipe.repeats, recipe.order)
     accumulation = recipe.accumulation(1)
     micro_batches = train_batches(
         order,

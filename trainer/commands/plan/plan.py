@@ -91,6 +91,9 @@ def _training_rows(recipe: Recipe, facts: DataFacts, steps: int) -> list[Row]:
     crops = {name: getattr(recipe, name) for name in ("train_crop", "eval_crop", "also_eval_crop")}
     if scaled := [name for name, crop in crops.items() if crop and crop.scaled_decoding]:
         rows.append(("decoding", f"scaled for {' and '.join(scaled)}"))
+    if recipe.order:
+        stretch, window = recipe.order.stretch, recipe.order.window
+        rows.append(("order", f"stretches of {stretch:,} images of the file, shuffled within {window:,} images"))
     if recipe.repeats > 1:
         rows.append(("repeats", f"an epoch shows one in {recipe.repeats} images, {recipe.repeats} times"))
     return rows
