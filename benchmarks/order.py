@@ -14,15 +14,16 @@ import sys
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Literal
 
 import numpy as np
 import tyro
 
 from trainer.data.beton.source import BetonSource
-from trainer.data.crop import train_view
+from trainer.data.crop import eval_view
 from trainer.data.loader import Loader
 from trainer.data.order import epoch_order, train_batches
-from trainer.recipe import QuasiRandom, RandomResizedCrop
+from trainer.recipe import CenterCrop, QuasiRandom
 
 BATCH = 64
 CGROUPS = Path("/sys/fs/cgroup")
@@ -34,22 +35,25 @@ def main(
     stretch: int = 64,
     window: int = 1024,
     rounds: int = 3,
-    child: tyro.conf.Suppress[str | None] = None,
+    only: Literal["random", "quasi-random"] | None = None,
 ) -> None:
+    """`only`: read one epoch in this order, in this process, and print its two numbers."""
     file = data / "train.beton"
-    if child:
-        read_epoch(file, QuasiRandom(stretch=stretch, window=window) if child == "quasi-random" else None)
+    if only:
+        read_epoch(file, QuasiRandom(stretch=stretch, window=window) if only == "quasi-random" else None)
         return
     found: dict[str, list[tuple[float, float]]] = {"random": [], "quasi-random": []}
     group = limited_group(memory)
+
+    def enter() -> None:
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+
     for _ in range(rounds):
         for order, results in found.items():
-            options = ["--memory", str(memory), "--stretch", str(stretch), "--window", str(window), "--child", order]
+            options = ["--memory", str(memory), "--stretch", str(stretch), "--window", str(window), "--only", order]
             words = [sys.executable, "-m", "benchmarks.order", str(data), *options]
             drop(file)
-            ended = subprocess.run(
-                words, stdout=subprocess.PIPE, text=True, check=True, preexec_fn=lambda: join(group)
-            )  # fmt: skip
+            ended = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, preexec_fn=enter)
             results.append(tuple(json.loads(ended.stdout)))
     group.rmdir()
     size = file.stat().st_size
@@ -69,10 +73,6 @@ def limited_group(memory: int) -> Path:
     return group
 
 
-def join(group: Path) -> None:
-    (group / "cgroup.procs").write_text(str(os.getpid()))
-
-
 def drop(file: Path) -> None:
     """Takes the file out of the page cache."""
     descriptor = os.open(file, os.O_RDONLY)
@@ -86,7 +86,7 @@ def read_epoch(file: Path, order: QuasiRandom | None) -> None:
     with Loader(BetonSource(file, check_content=False), workers=2) as loader:
         samples = epoch_order(0, 0, len(loader), quasi_random=order)
         batches = train_batches(samples, first_step=0, micro_batch_size=BATCH, accumulation=1, rank=0, world_size=1)
-        view = train_view(RandomResizedCrop(resolution=128), True, 0, 0)
+        view = eval_view(CenterCrop(resolution=128, crop_ratio=1.0))  # of raw images too, all rows are read
         warm_up = loader.batches([np.arange(1)], view, 128)  # compiled code is loaded
         assert len([*warm_up]) == 1
         before, begin = bytes_read(), perf_counter()

@@ -24,11 +24,15 @@ class Recorder:
 
     def __init__(self) -> None:
         self.asked: list[list[int]] = []
-        self.release = threading.Event()
+        self.released: list[list[int]] = []
+        self.began = threading.Event()
 
     def prefetch(self, images: np.ndarray, stop: threading.Event) -> None:
         self.asked.append(images.tolist())
-        self.release.set()
+        self.began.set()
+
+    def release(self, images: np.ndarray) -> None:
+        self.released.append(images.tolist())
 
 
 def test_read_ahead_yields_the_same_batches_and_asks_for_one_group_ahead() -> None:
@@ -36,10 +40,12 @@ def test_read_ahead_yields_the_same_batches_and_asks_for_one_group_ahead() -> No
     with reading_ahead(source, BATCHES, 100, 3) as batches:
         iterator = iter(batches)
         first = next(iterator)
-        assert source.release.wait(TIMEOUT)
+        assert source.began.wait(TIMEOUT)
         rest = [*iterator]
     assert all(a is b for a, b in zip([first, *rest], BATCHES, strict=True))
-    assert source.asked == [np.concatenate(BATCHES[part]).tolist() for part in (slice(0, 3), slice(3, 6), slice(6, 7))]
+    groups = [np.concatenate(BATCHES[part]).tolist() for part in (slice(0, 3), slice(3, 6), slice(6, 7))]
+    assert source.asked == groups
+    assert source.released == groups[:2], "what was decoded"
 
 
 def test_read_ahead_samples_of_repeated_images_are_images() -> None:
@@ -52,13 +58,13 @@ def test_read_ahead_samples_of_repeated_images_are_images() -> None:
 def test_read_ahead_ends_its_thread_when_the_epoch_is_left_early() -> None:
     class Endless(Recorder):
         def prefetch(self, images: np.ndarray, stop: threading.Event) -> None:
-            self.release.set()
+            self.began.set()
             assert stop.wait(TIMEOUT)
 
     source = Endless()
     with reading_ahead(source, BATCHES, 100, 2) as batches:
         next(iter(batches))
-        assert source.release.wait(TIMEOUT)
+        assert source.began.wait(TIMEOUT)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
 
 

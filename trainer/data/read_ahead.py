@@ -26,6 +26,13 @@ class Prefetching(Protocol):
         """
         ...
 
+    def release(self, images: np.ndarray) -> None:
+        """Takes the bytes of `images` out of the page cache.
+
+        Linux keeps bytes that were read twice, by this thread and for decoding, and would evict the next window.
+        """
+        ...
+
 
 @contextmanager
 def reading_ahead(
@@ -60,8 +67,11 @@ def _one_ahead(
             thread.submit(source.prefetch, np.concatenate(chunk) % count, stop)
         return chunk
 
+    before: list[np.ndarray] = []
     current = following()
     while current:
+        if before:  # decoded by now, but for a few batches if the window is very small
+            thread.submit(source.release, np.concatenate(before) % count)
         ahead = following()
         yield from current
-        current = ahead
+        before, current = current, ahead

@@ -84,6 +84,12 @@ class BetonSource:
                 except OSError:
                     return
 
+    def release(self, images: np.ndarray) -> None:
+        """See Prefetching. The system drops whole pages only, so what an image shares with a neighbour stays."""
+        for image in images.tolist():
+            start, size = int(self._index.pointers[image]), int(self._index.sizes[image])
+            os.posix_fadvise(self._file, start, size, os.POSIX_FADV_DONTNEED)
+
     def _require_unchanged(self) -> None:
         """Damage of raw pixels does not show, but that somebody wrote to the file does."""
         if _state(os.fstat(self._file)) != self._state:
