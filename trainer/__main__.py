@@ -4,6 +4,7 @@ import contextlib
 import errno
 import gc
 import os
+import re
 import resource
 import signal
 import socket
@@ -44,7 +45,8 @@ On several GPUs: python -m launch local RECIPE ...; on a cluster: python -m laun
 # not have printed the message yet.
 _EXIT_DELAY = 10.0
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE)
-_LONGEST_REASON = 120  # characters of what gloo or NCCL says, of which the first name the peer
+_LONGEST_REASON = 120  # characters of what gloo or NCCL says
+_SOURCE_LINE = re.compile(r"\[\S+\.\w+:\d+\] ")  # gloo's own, before what it says
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -113,10 +115,9 @@ def _exit_code_of(error: Exception) -> int:
         _print_error(f"out of GPU memory: use a smaller --micro-batch-size: {first_line(error)}")
         return 2
     if type(error).__name__.startswith("Dist") or (isinstance(error, RuntimeError) and "gloo" in str(error)):
-        from trainer.distributed.lost_peer import is_first_to_report
+        from trainer.distributed import lost_peer
 
-        if is_first_to_report():
-            _print_error(_communication_failure(error))
+        lost_peer.report(one_line(_communication_failure(error)))
         return EXIT_RETRY
     raise error
 
@@ -127,7 +128,8 @@ def _communication_failure(error: Exception) -> str:
     if found and reason.strip():
         place = f"node {socket.gethostname()}, rank {os.environ.get('RANK', '0')}"
         return f"NCCL failed on {place}: {reason.strip().splitlines()[0][:_LONGEST_REASON]}"
-    return f"another process of this run has exited or cannot be reached: {first_line(error)[:_LONGEST_REASON]}"
+    reason = _SOURCE_LINE.sub("", first_line(error)).partition(". ")[0][:_LONGEST_REASON]
+    return f"another process of this run has exited or cannot be reached: {reason}"
 
 
 def _on_thread_error(thread: threading.ExceptHookArgs) -> None:
@@ -143,6 +145,9 @@ def _print_error(text: str) -> None:
 # OpenMP threads on a CPU wait for each other by spinning. Where loader threads or other processes need the cores as
 # well, spinning slows all of them down: with one busy neighbour on two cores we measured 15 images/s instead of 655.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# torch's own warnings of a lost peer are C++ stack traces, one from each rank. Errors are still shown.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 # Python's garbage collector runs after every 700 new objects: 830 times while torch and its optimizers are imported.
 # After every 10,000 objects it runs 72 times. docs/experiments.md has the time that this saves.
@@ -256,8 +261,8 @@ def run() -> NoReturn:
     """Ends the process with the command's exit code: what `python -m trainer` and the script `shortcut` call."""
     threading.excepthook = _on_thread_error
     exit_code = main()
-    if exit_code and "TORCHELASTIC_RUN_ID" in os.environ:
-        end_process(exit_code)  # peers notice it one after another
+    if exit_code and "RANK" in os.environ:
+        end_process(exit_code)  # Python's own end would wait for the peers
     sys.exit(exit_code)
 
 

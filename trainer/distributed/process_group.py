@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from trainer.distributed import lost_peer
 from trainer.distributed.cpus import processes_sharing
 from trainer.errors import NodeError, SharedError, UnreachableError, UserError, first_line
 from trainer.precision import Precision, autocast
@@ -62,7 +63,9 @@ def world(device: str, timeout_minutes: float) -> Iterator[World]:
     try:
         store = _store(size, timeout)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
-    except (ValueError, RuntimeError) as error:
+        if size > 1:
+            lost_peer.listen(rank, timeout)
+    except (OSError, ValueError, RuntimeError) as error:
         raise UnreachableError(
             f"rank {rank} cannot join the other processes, check MASTER_ADDR and MASTER_PORT: {first_line(error)}"
         ) from error
@@ -83,9 +86,11 @@ def world(device: str, timeout_minutes: float) -> Iterator[World]:
             cpu_sharers=processes_sharing(cpus[rank], cpus),
         )
     except BaseException:
-        if backend == "gloo":  # NCCL's shutdown would wait for peers, which wait for this process to end
+        lost_peer.leave()
+        if size == 1:  # else the groups' end would wait for peers, which wait for this process to end
             dist.destroy_process_group()
         raise
+    lost_peer.leave()
     dist.destroy_process_group()
 
 
