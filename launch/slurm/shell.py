@@ -8,6 +8,7 @@ from pathlib import Path
 
 _FUNCTIONS = r"""
 signalled=
+machine=
 trap 'signalled=TERM' TERM
 job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"
 # The answer of launch.slurm.start. Where the shared disk is full or away, tries for an hour; a signal ends that, as the
@@ -32,13 +33,19 @@ launch_address() {
     sleep 10
   done
 }
+# What systemd and Slurm say of this node.
+launch_machine() {
+  systemctl is-system-running 2>/dev/null
+  scontrol show node -o "$SLURMD_NODENAME" 2>/dev/null | sed -n 's/.* State=\([^ ]*\).*/\1/p'
+}
 # What follows from the end of the processes. A signal that arrives while it is decided changes what Slurm says.
 launch_end() {
   asked=none
   while [ "$asked" != "$signalled" ]; do
     asked=$signalled
     shown=$(scontrol show job -o "$job" 2>/dev/null)
-    launch_ask end FOLDER "$1" "$signalled" "$shown"
+    if [ -n "$signalled" ]; then machine=$(launch_machine); fi
+    launch_ask end FOLDER "$1" "$signalled" "$shown" "$machine"
   done
   case "$answer" in "exit "*) exit ${answer#exit };; leave) exit 0;; esac
   if [ -z "$answer" ]; then

@@ -1,10 +1,11 @@
 """What a Slurm job's script runs on its first node before and after the processes of a start: see shell.py.
 
     python -m launch.slurm.start begin FOLDER ADDRESS
-    python -m launch.slurm.start end FOLDER CODE SIGNALLED SHOWN
+    python -m launch.slurm.start end FOLDER CODE SIGNALLED SHOWN MACHINE
 
 CODE: srun's exit code. SIGNALLED: not empty where the script was sent SIGTERM. SHOWN: `scontrol show job`, or nothing
-where Slurm does not answer. With the standard library only: the node's Python may have no packages. It prints one of
+where Slurm does not answer. MACHINE: the state of the script's node, by systemd and by Slurm, where it was signalled.
+With the standard library only: the node's Python may have no packages. It prints one of
 
     meet ADDRESS:PORT    where the processes meet
     again                queue the job again
@@ -22,6 +23,9 @@ from launch.disk import disk_error, print_waiting
 from launch.submission import Submission
 from trainer.errors import UserError
 
+# systemd's word, and Slurm's states of a node; * is short for NOT_RESPONDING
+_GOING_DOWN = {"stopping", "DOWN", "NOT_RESPONDING", "*", "POWERING_DOWN", "POWER_DOWN", "REBOOT_ISSUED", "FAIL"}
+
 
 def main(words: list[str]) -> int:
     """Prints the answer, and messages to stderr. Returns 1, without an answer, where the disk cannot be written."""
@@ -35,8 +39,9 @@ def main(words: list[str]) -> int:
             attempt.begin(submission, index, number, nodes, port)
             print(f"meet {words[2]}:{port}")
             return 0
-        code, signalled, shown = words[2:5]
-        ending = ending_of(shown, code, bool(signalled), number, cancelled=submission.is_cancelled(index))
+        code, signalled, shown, machine = words[2:6]
+        cancelled = submission.is_cancelled(index)
+        ending = ending_of(shown, code, bool(signalled), number, cancelled=cancelled, machine=machine)
         verdict = attempt.end(submission, index, number, ending)
     except (OSError, UserError) as error:
         if reason := disk_error(error):  # the script tries again
@@ -52,7 +57,9 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def ending_of(shown: str, code: str, signalled: bool, number: int, *, cancelled: bool) -> attempt.Ending:
+def ending_of(
+    shown: str, code: str, signalled: bool, number: int, *, cancelled: bool, machine: str = ""
+) -> attempt.Ending:
     """How start `number` ended, by what Slurm says of the job (see docs/cluster.md).
 
     While its last processes end, a job of any fate is COMPLETING: what was the user's is what nothing else explains.
@@ -73,6 +80,8 @@ def ending_of(shown: str, code: str, signalled: bool, number: int, *, cancelled:
         return attempt.Ending(summary=summary, cause="ended by the time limit")
     if values["JobState"] != "RUNNING":
         return attempt.Ending(summary=summary, by_user="cancelled by scancel")
+    if signalled and _GOING_DOWN & set(re.findall(r"\w+|\*", machine)):  # init sends it to all processes
+        return attempt.Ending(summary=summary, cause="ended by the node's shutdown")
     if signalled:
         return attempt.Ending(summary=summary, by_user="stopped by SIGTERM to the job's script")
     return attempt.Ending(summary=summary, failed=failed)

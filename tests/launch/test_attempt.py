@@ -118,6 +118,23 @@ def test_ending_follows_from_what_slurm_says_of_the_job(
     assert ending_of(shown, "143", signalled, 1, cancelled=True).by_user == "cancelled by python -m launch cancel"
 
 
+@pytest.mark.parametrize(
+    ("machine", "goes_down"),
+    [
+        ("running MIXED", False),
+        ("degraded\nMIXED+DRAIN", False),
+        ("", False),
+        ("stopping\n", True),
+        ("running\nMIXED+NOT_RESPONDING", True),
+        ("offline\nDOWN", True),
+        ("offline\nMIXED*", True),
+    ],
+)
+def test_sigterm_to_the_script_is_the_users_unless_the_node_goes_down(machine: str, goes_down: bool) -> None:
+    found = ending_of(RUNNING.format("None"), "143", True, 1, cancelled=False, machine=machine)
+    assert (found.by_user is None, found.cause is not None) == (goes_down, goes_down)
+
+
 def test_starts_that_bring_no_checkpoint_are_given_up_and_others_are_not(
     submission: Submission, tmp_path: Path
 ) -> None:
@@ -192,12 +209,12 @@ def test_slurm_start_answers_the_jobs_script(submission: Submission, tmp_path: P
     address, _, port = meeting.partition(":")
     assert (what, address) == ("meet", "10.0.0.7")
     assert int(port) in range(10_000, 32_000)
-    assert answer("end", "137", "", RUNNING.format("None")) == "again"
-    assert answer("end", "137", "TERM", COMPLETING.format("None", 2, "None")) == "leave"
-    assert answer("end", "137", "", "") == "again"
-    assert answer("end", "137", "TERM", COMPLETING.format("None", 1, "None")) == "exit 143"
+    assert answer("end", "137", "", RUNNING.format("None"), "") == "again"
+    assert answer("end", "137", "TERM", COMPLETING.format("None", 2, "None"), "") == "leave"
+    assert answer("end", "137", "", "", "") == "again"
+    assert answer("end", "137", "TERM", COMPLETING.format("None", 1, "None"), "") == "exit 143"
     note_rank(submission, 0, 1, 0, 0)
-    assert answer("end", "0", "", RUNNING.format("None")) == "exit 0"
+    assert answer("end", "0", "", RUNNING.format("None"), "") == "exit 0"
     assert json.loads((submission.attempts(0) / "001.json").read_text())["reason"] == "finished"
     submission.mark_cancelled(0)
     assert answer("begin", "10.0.0.7") == "exit 2"

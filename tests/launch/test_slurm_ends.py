@@ -92,6 +92,15 @@ def test_signal_to_the_jobs_script_ends_the_run(launch: Launch) -> None:
     assert run.starts()[0]["reason"].startswith("stopped by SIGTERM to the job's script")
 
 
+def test_sigterm_of_a_nodes_shutdown_is_followed_by_a_new_start(launch: Launch, tmp_path: Path) -> None:
+    """To the script it looks like the user's; systemd says what it is."""
+    path = fake(tmp_path / "bin", "systemctl", "echo stopping; exit 1")
+    run = launch("--setup", f"export PATH={path}:$PATH")
+    run.slurm.run("scancel", "--full", "--signal=TERM", run.job)
+    run.finish(start=1)
+    assert run.starts()[0]["reason"].startswith("ended by the node's shutdown")
+
+
 def test_slurm_ends_wrong_input_ends_the_run(launch: Launch) -> None:
     run = launch()
     (run.run_dir / "exit.1").write_text("2")
