@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.processes import ROOT, SUPPORT
-from tests.support.slurm_cluster import LIMIT, Cluster
+from tests.support.processes import ROOT, SUPPORT, TIMEOUT
+from tests.support.slurm_cluster import Cluster
 
 RECIPE = SUPPORT / "small_recipe.py"
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
@@ -43,7 +43,7 @@ class SlurmRun:
         env = {**self.slurm.env, "PYTHONPATH": str(self.code)}
         env["PATH"] = f"{path}:{env['PATH']}" if path else env["PATH"]
         command = [sys.executable, "-m", "launch", *words]
-        return subprocess.run(command, capture_output=True, text=True, cwd=self.code, env=env, timeout=LIMIT)
+        return subprocess.run(command, capture_output=True, text=True, cwd=self.code, env=env, timeout=TIMEOUT)
 
     def starts(self) -> list[dict]:
         folder = self.folder / "attempts" / "0"
@@ -55,7 +55,7 @@ class SlurmRun:
         def all_are_up() -> bool:
             return all((self.run_dir / f"up.{number}.{rank}").exists() for rank in range(self.processes))
 
-        self.slurm.wait_until(all_are_up, f"start {number} of job {self.job}:\n{self.log()}", LIMIT)
+        self.slurm.wait_until(all_are_up, f"start {number} of job {self.job}:\n{self.log()}")
 
     def rank(self, rank: int, start: int = 0) -> int:
         """The process id of a rank."""
@@ -68,7 +68,7 @@ class SlurmRun:
 
     def wait_for_end(self) -> str:
         state = lambda: self.slurm.job(self.job).get("JobState", "")  # noqa: E731
-        self.slurm.wait_until(lambda: state() in OVER, f"job {self.job} ends", LIMIT)
+        self.slurm.wait_until(lambda: state() in OVER, f"job {self.job} ends")
         return state()
 
     def finish(self, start: int) -> None:
@@ -96,7 +96,7 @@ class SlurmArray:
         words = ["--processes-per-node", "2", "--time", "30", "--seeds", "0", "1", str(RECIPE)]
         command = [sys.executable, "-m", "launch", "slurm", *words, "--data", "synthetic:960", "--run-dir", str(folder)]
         env = {**slurm.env, "PYTHONPATH": str(code)}
-        ended = subprocess.run(command, capture_output=True, text=True, cwd=code, env=env, timeout=LIMIT)
+        ended = subprocess.run(command, capture_output=True, text=True, cwd=code, env=env, timeout=TIMEOUT)
         assert ended.returncode == 0, ended.stderr
         self.job = str(json.loads((folder / "launch" / "001" / "job.json").read_text())["id"])
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import ROOT, SUPPORT, assert_same_run, metrics
+from tests.support.processes import ROOT, SUPPORT, TIMEOUT, assert_same_run, metrics
 from tests.support.slurm_cluster import Cluster, cluster, missing
 
 RECIPE = SUPPORT / "small_recipe.py"
@@ -20,7 +20,6 @@ RECIPE = SUPPORT / "small_recipe.py"
 BATCHES = ["--global-batch-size", "32", "--micro-batch-size", "8", "--epochs", "5"]
 JOB = [*BATCHES, "--log-every", "1", "--checkpoint-steps", "7", "--no-pictures"]
 PROCESSES = ["--nodes", "2", "--processes-per-node", "1", "--cpus-per-task", "1"]
-LIMIT = 900  # seconds on a busy machine; a hang fails the test
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 
@@ -39,7 +38,7 @@ def launch(slurm: Cluster, *words: str | Path, cwd: Path = ROOT) -> subprocess.C
         text=True,
         cwd=cwd,
         env={**slurm.env, "PYTHONPATH": str(cwd)},
-        timeout=LIMIT,
+        timeout=TIMEOUT,
     )
 
 
@@ -63,7 +62,7 @@ def starts(run_dir: Path) -> list[dict]:
 
 def wait_for_end(slurm: Cluster, job: str) -> str:
     over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-    slurm.wait_until(lambda: slurm.job(job).get("JobState", "") in over, f"job {job} ends", LIMIT)
+    slurm.wait_until(lambda: slurm.job(job).get("JobState", "") in over, f"job {job} ends")
     return slurm.job(job)["JobState"]
 
 
@@ -142,7 +141,7 @@ def test_run_that_was_ended_has_the_weights_of_one_that_was_not(
 ) -> None:
     run_dir = tmp_path / "run"
     job = submit(slurm, run_dir, digits, "--partition", "grace")
-    slurm.wait_until(lambda: last_step(run_dir) > 10, "start 0 trains", LIMIT)
+    slurm.wait_until(lambda: last_step(run_dir) > 10, "start 0 trains")
     end(slurm, run_dir, job)
     if end is cancel:  # launched again, it continues
         job = submit(slurm, run_dir, digits)
@@ -209,9 +208,9 @@ def test_recipes_and_seeds_become_an_array_with_a_folder_for_each_run(
     assert running.returncode == 2
     assert "is PENDING already" in running.stderr or "is RUNNING already" in running.stderr
     runs = [tmp_path / "small_seed0", tmp_path / "small_seed1"]
-    slurm.wait_until(lambda: all((run / "result.json").exists() for run in runs), "both have a result", LIMIT)
+    slurm.wait_until(lambda: all((run / "result.json").exists() for run in runs), "both have a result")
     done = lambda: launch(slurm, "status", tmp_path).stdout.count("COMPLETED") == 2  # noqa: E731
-    slurm.wait_until(done, "both have finished", LIMIT)
+    slurm.wait_until(done, "both have finished")
     assert [json.loads((run / "result.json").read_text())["seed"] for run in runs] == [0, 1]
     assert "small" in launch(slurm, "logs", runs[1]).stdout
     compared = subprocess.run(
@@ -219,7 +218,7 @@ def test_recipes_and_seeds_become_an_array_with_a_folder_for_each_run(
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=LIMIT,
+        timeout=TIMEOUT,
     )
     assert compared.returncode == 0, compared.stderr
 

@@ -15,10 +15,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.processes import TIMEOUT
+
 NEEDED = ("munged", "slurmctld", "slurmd", "srun")
 NEEDED_FOR_ACCOUNTS = ("slurmdbd", "mariadbd", "mariadb-install-db")
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-LIMIT = 300  # seconds for any of the daemons to do what it was asked for, on a busy machine
+MEMORY = Path("/sys/fs/cgroup/memory")  # what Slurm 22.05 can limit on one machine: version 1
 
 CONF = """
 ClusterName=test
@@ -36,7 +38,7 @@ SlurmdLogFile={folder}/slurmd.%n.log
 SlurmdSpoolDir={folder}/spool.%n
 StateSaveLocation={folder}/state
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin={task_plugin}
 JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
 ReturnToService=2
@@ -45,7 +47,7 @@ SlurmdParameters=config_overrides
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=200000,sched_interval=2,bf_interval=2
 SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
+SelectTypeParameters={resources}
 GresTypes=gpu
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
@@ -98,12 +100,24 @@ def missing(accounts: bool = False) -> str | None:
     return None
 
 
+def missing_memory_limits() -> str | None:
+    """Why no cluster here can limit the memory of a job; None where it can."""
+    probe = MEMORY / f"probe-{os.getpid()}"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        return f"{probe.parent} cannot be written ({error.strerror}): memory limits need root and cgroups of version 1"
+    return None
+
+
 class Cluster:
     """A running cluster. `env`: what programs need to find it."""
 
-    def __init__(self, folder: Path, nodes: int, accounts: bool, gives_up_early: bool) -> None:
+    def __init__(self, folder: Path, nodes: int, accounts: bool, gives_up_early: bool, limits_memory: bool) -> None:
         self.folder = folder
         self.nodes = nodes
+        self.limits_memory = limits_memory
         self.gives_up_early = gives_up_early
         self.accounts = accounts
         self.env = {**os.environ, "PATH": PATH, "SLURM_CONF": str(folder / "slurm.conf")}
@@ -120,12 +134,17 @@ class Cluster:
         limits = {"node_timeout": 300, "message_timeout": 20, "kill_wait": 60}
         if self.gives_up_early:
             limits = {"node_timeout": 8, "message_timeout": 5, "kill_wait": 15}
-        text = CONF.format(port=ports[0], nodes="\n".join(nodes), accounts=accounts, **limits, **named)
+        plugins = {"task_plugin": "task/none", "resources": "CR_Core"}
+        if self.limits_memory:
+            plugins = {"task_plugin": "task/cgroup", "resources": "CR_Core_Memory"}
+        text = CONF.format(port=ports[0], nodes="\n".join(nodes), accounts=accounts, **plugins, **limits, **named)
         (self.folder / "slurm.conf").write_text(text)
         devices = "".join(f"NodeName=n[1-{self.nodes}] Name=gpu Type=fake File=/dev/{d}\n" for d in ("null", "zero"))
         (self.folder / "gres.conf").write_text(devices)
-        # named, because its autodetection fails where no cgroup is mounted; it is loaded, and does nothing
-        (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n")
+        # named, because its autodetection fails where no cgroup is mounted; without a limit it does nothing
+        control = ["CgroupPlugin=cgroup/v1", "CgroupAutomount=no", f"CgroupMountpoint={MEMORY.parent}"]
+        control += ["ConstrainRAMSpace=yes"] if self.limits_memory else []
+        (self.folder / "cgroup.conf").write_text("\n".join(control) + "\n")
         (self.folder / "state").mkdir()
         self._start_munge()
         if self.accounts:
@@ -163,7 +182,7 @@ class Cluster:
 
     def run(self, *words: str, check: bool = True) -> str:
         """What a command prints, such as squeue."""
-        ended = subprocess.run(words, capture_output=True, text=True, env=self.env, timeout=LIMIT)
+        ended = subprocess.run(words, capture_output=True, text=True, env=self.env, timeout=TIMEOUT)
         assert not check or ended.returncode == 0, (words, ended.stdout, ended.stderr)
         return ended.stdout
 
@@ -186,10 +205,10 @@ class Cluster:
         words = self.run("scontrol", "show", "job", "-o", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def wait_until(self, condition, what: str, limit: float = LIMIT) -> None:
-        deadline = time.monotonic() + limit
+    def wait_until(self, condition, what: str) -> None:
+        deadline = time.monotonic() + TIMEOUT
         while not condition():
-            assert time.monotonic() < deadline, f"not within {limit} s: {what}\n{self.story()}"
+            assert time.monotonic() < deadline, f"not within {TIMEOUT} s: {what}\n{self.story()}"
             time.sleep(0.1)
 
     def story(self) -> str:
@@ -247,10 +266,19 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, nodes: int = 2, accounts: bool = False, gives_up_early: bool = False) -> Iterator[Cluster]:
-    """A cluster for the time of the block. `gives_up_early`: on nodes that do not answer, within seconds."""
+def cluster(
+    folder: Path,
+    nodes: int = 2,
+    accounts: bool = False,
+    gives_up_early: bool = False,
+    limits_memory: bool = False,
+) -> Iterator[Cluster]:
+    """A cluster for the time of the block.
+
+    `gives_up_early`: on nodes that do not answer, within seconds. `limits_memory`: the kernel kills what exceeds --mem.
+    """
     folder.chmod(0o755)
-    it = Cluster(folder, nodes, accounts, gives_up_early)
+    it = Cluster(folder, nodes, accounts, gives_up_early, limits_memory)
     try:
         it.start()
         yield it

@@ -5,6 +5,7 @@ and the exit code says why. Tests steer it by files in its run directory:
 
     finish        the run ends well
     exit.RANK     that rank returns the exit code written in it, and removes it
+    memory.RANK   that rank takes as many MiB of memory as are written in it, once
     ignore_usr2   the soft signal has no effect
 
 and it tells them with up.START.RANK, which holds its process id, that a rank listens.
@@ -43,6 +44,11 @@ def main(words: list[str]) -> int:
                 number = int(code.read_text() or 1)
                 code.unlink()
                 return number
+            if (memory := run_dir / f"memory.{rank}").exists():
+                size = int(memory.read_text())
+                memory.unlink()
+                taken = b"x" * (size * 2**20)
+                assert taken
             if received and not stopping.exists():
                 stopping.touch()
             if stopping.exists() or not run_dir.exists():
