@@ -1,10 +1,11 @@
-"""A rank killed among several over gloo, each with its parent's pipe as under srun: one line, and all ranks end."""
+"""A rank that is killed among several over gloo, or starts late or never, as under srun: one line, and all end."""
 
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from trainer.distributed import process_group
 from trainer.distributed.stop import StopSignal
 
 def train(words):
-    with process_group.world("cpu", timeout_minutes=15) as world, StopSignal(world) as stop_signal:
+    with process_group.world("cpu", timeout_minutes=float(words[0])) as world, StopSignal(world) as stop_signal:
         dist.all_reduce(torch.zeros(1))
         print("joined", flush=True)
         while True:
@@ -34,31 +35,39 @@ entry.run()
 """
 
 
-def start_ranks(count: int, errors: Path) -> list[subprocess.Popen[str]]:
-    """Ranks of one machine without torchrun: rank 0 hosts the store. They share one file for their errors."""
+def free_port() -> int:
     with socket.create_server(("localhost", 0)) as free:
-        port = free.getsockname()[1]
-    ranks = []
-    for rank in range(count):
-        variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-        variables |= {"MASTER_PORT": port, "TORCHELASTIC_RESTART_COUNT": 0}
-        environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
-        environment |= {"MASTER_ADDR": "localhost", "TORCHELASTIC_RUN_ID": "test", "PYTHONPATH": str(ROOT)}
-        environment.pop("TORCHELASTIC_USE_AGENT_STORE", None)
-        command = [sys.executable, "-c", RANK, "train"]
-        with errors.open("a") as file:
-            ranks.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=file, text=True))
-    return ranks
+        return int(free.getsockname()[1])
+
+
+def start_rank(rank: int, count: int, port: int, errors: Path, minutes: float = 15) -> subprocess.Popen[str]:
+    """One of `count` ranks of a machine, without torchrun: rank 0 hosts the store. They share a file for their errors.
+
+    `minutes`: how long it waits for the others.
+    """
+    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    variables |= {"MASTER_PORT": port, "TORCHELASTIC_RESTART_COUNT": 0}
+    environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
+    environment |= {"MASTER_ADDR": "localhost", "TORCHELASTIC_RUN_ID": "test", "PYTHONPATH": str(ROOT)}
+    environment.pop("TORCHELASTIC_USE_AGENT_STORE", None)
+    command = [sys.executable, "-c", RANK, "train", str(minutes)]
+    with errors.open("a") as file:
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=file, text=True)
+
+
+def has_joined(process: subprocess.Popen[str]) -> bool:
+    assert process.stdout is not None
+    return process.stdout.readline() == "joined\n"
 
 
 @pytest.mark.parametrize("lost", [0, 2])
 def test_lost_rank_is_one_line_of_one_rank_and_all_others_end(lost: int, tmp_path: Path) -> None:
     errors = tmp_path / "errors"
-    ranks = start_ranks(4, errors)
+    port = free_port()
+    ranks = [start_rank(rank, 4, port, errors) for rank in range(4)]
     try:
         for process in ranks:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "joined\n", errors.read_text()
+            assert has_joined(process), errors.read_text()
         ranks[lost].send_signal(signal.SIGKILL)
         codes = [process.wait(TIMEOUT) for process in ranks]
     finally:
@@ -76,10 +85,37 @@ def test_lost_store_is_reported_by_one_rank_of_a_machine_that_is_left(
     rank: int, local_size: int, lines: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Of four ranks on one machine, or on two machines of which the first may be gone."""
-    with socket.create_server(("localhost", 0)) as free:
-        port = free.getsockname()[1]
-    variables = {"RANK": rank, "WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": local_size, "MASTER_PORT": port}
+    variables = {"RANK": rank, "WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": local_size, "MASTER_PORT": free_port()}
     for name, value in {**variables, "MASTER_ADDR": "localhost"}.items():
         monkeypatch.setenv(name, str(value))
     lost_peer.report("a peer is lost")
     assert capfd.readouterr().err == "error: a peer is lost\n" * lines
+
+
+def test_rank_that_starts_late_is_waited_for(tmp_path: Path) -> None:
+    errors, port = tmp_path / "errors", free_port()
+    ranks = [start_rank(0, 2, port, errors)]
+    try:
+        while not listens(port):
+            assert ranks[0].poll() is None, errors.read_text()
+            time.sleep(0.05)
+        ranks.append(start_rank(1, 2, port, errors))
+        assert all(has_joined(process) for process in ranks), errors.read_text()
+    finally:
+        for process in ranks:
+            process.kill()
+            process.communicate()
+
+
+def test_rank_that_never_starts_is_one_line_and_exit_code_75(tmp_path: Path) -> None:
+    errors = tmp_path / "errors"
+    alone = start_rank(0, 2, free_port(), errors, minutes=1 / 60)
+    alone.communicate(timeout=TIMEOUT)
+    assert alone.returncode == 75
+    (line,) = errors.read_text().splitlines()
+    assert line.startswith("error: rank 0 cannot join the other processes, check MASTER_ADDR and MASTER_PORT: ")
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("localhost", port)) == 0
