@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.processes import SUPPORT, run
+from tests.support.processes import SUPPORT, TIMEOUT, run
 from trainer.__main__ import main
 from trainer.commands.benchmark import peers
 from trainer.commands.benchmark.measure import Measured
@@ -309,7 +309,7 @@ def test_benchmark_images_of_a_different_size_than_a_padded_crop_are_one_line(
 
 @pytest.mark.slow
 def test_peer_that_fails_ends_or_hangs_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "START_SECONDS", 15.0)
+    monkeypatch.setattr(peers, "START_SECONDS", float(TIMEOUT))
     ends: Any = os._exit
     sleeps: Any = time.sleep
     for read_images, argument, message in (

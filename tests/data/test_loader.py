@@ -68,7 +68,7 @@ def test_epoch_left_after_the_loader_was_closed_does_not_hang(photo_betons: Path
         next(batches)
     left = threading.Thread(target=batches.close, daemon=True)  # type: ignore[attr-defined]
     left.start()
-    left.join(timeout=20)
+    left.join(TIMEOUT)
     assert not left.is_alive()
 
 

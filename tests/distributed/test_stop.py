@@ -58,7 +58,7 @@ def test_ranks_with_different_numbers_of_batches_stop_together() -> None:
         "from trainer.distributed import process_group\n"
         "from trainer.distributed.stop import StopSignal, Stopped\n"
         "seen = 0\n"
-        "with process_group.world('cpu', 1) as world:\n"
+        "with process_group.world('cpu', 15) as world:\n"
         "    try:\n"
         "        with StopSignal(world) as stop_signal:\n"
         "            for batch in stop_signal.watch(iter(range(5 - world.rank)), rounds=5):\n"

@@ -79,7 +79,7 @@ def test_rank_that_is_stopped_is_named_and_no_rank_stays(stopped: int, digits: P
         variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
         environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
         environment |= {"MASTER_ADDR": "localhost", "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "trainer", *words(digits, tmp_path, "--heartbeat-timeout-minutes", "0.05")]
+        command = [sys.executable, "-m", "trainer", *words(digits, tmp_path, "--heartbeat-timeout-minutes", "0.2")]
         ranks.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd=ROOT))
     try:
         wait_for_step(ranks[0], tmp_path, 4)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.processes import ROOT, SUPPORT, TIMEOUT, assert_same_run, metrics, run, weights
+from tests.support.processes import LONGEST, ROOT, SUPPORT, TIMEOUT, assert_same_run, metrics, run, weights
 from trainer.__main__ import main
 from trainer.data.beton.index import RAW
 from trainer.data.crop import CropBoxes
@@ -225,7 +225,7 @@ def test_faults_no_bytes_of_a_jpeg_end_the_process(photo_betons: Path, tmp_path:
         shutil.copy2(photo_betons / name, tmp_path / name)
     count = os.environ.get("FUZZ_EXAMPLES", "1000")
     command = [sys.executable, "-c", DAMAGE, str(tmp_path / "val.beton"), count, "0"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=3600, cwd=ROOT)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, cwd=ROOT)
     assert ended.returncode == 0, (ended.returncode, ended.stderr[-500:])
     assert ended.stdout == f"refused {count}\n"  # all: the file was written to
 
@@ -271,7 +271,7 @@ def attempt(what, recipe=recipe, settings=settings):
     except SharedError as error:
         print(what, "->", error, flush=True)
 
-with process_group.world("cpu", 1) as world:
+with process_group.world("cpu", 15) as world:
     attempt("same")
     attempt("seed", recipe=replace(recipe, seed=int(odd)))
     attempt("option", settings=replace(settings, log_every=20 + odd))

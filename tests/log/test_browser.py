@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.processes import SUPPORT
+from tests.support.processes import SUPPORT, TIMEOUT
 from trainer.__main__ import main
 
 RECIPE = str(SUPPORT / "small_recipe.py")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SECONDS = 60
 
 if not CHROMIUM:
     pytest.skip("no chromium: apt-get install --no-install-recommends chromium", allow_module_level=True)
@@ -48,7 +47,7 @@ def address(runs: Path) -> Iterator[str]:
         assert process.stderr
         found = next(line for line in process.stderr if "http://127.0.0.1:" in line)
         address = "http://127.0.0.1:" + found.split("http://127.0.0.1:")[1].split("/")[0].split()[0]
-        deadline = time.monotonic() + SECONDS
+        deadline = time.monotonic() + TIMEOUT
         while b"small_seed1" not in urllib.request.urlopen(f"{address}/data/runs").read():
             assert time.monotonic() < deadline, "TensorBoard does not find the runs"
             time.sleep(0.2)
@@ -67,7 +66,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    page.set_default_timeout(1000 * SECONDS)
+    page.set_default_timeout(1000 * TIMEOUT)
     yield page
     page.close()
 

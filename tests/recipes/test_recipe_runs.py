@@ -14,13 +14,11 @@ import torch.distributed as dist
 from PIL import Image
 from torchvision.models import resnet18
 
-from tests.support.processes import ROOT, SUPPORT
+from tests.support.processes import LONGEST, ROOT, SUPPORT
 from trainer.data.beton.prepare import PrepareOptions, prepare_folder
 from trainer.recipe_file import load_recipe, recipe_names
 
 pytestmark = pytest.mark.slow
-
-TIMEOUT = 1200  # seconds for all of them, on a machine that has other things to do
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +46,7 @@ def runs(photo_betons: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
             }
             ranks.append(subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=log, text=True))
     try:
-        printed = [process.communicate(timeout=TIMEOUT)[0] for process in ranks]
+        printed = [process.communicate(timeout=LONGEST)[0] for process in ranks]
     finally:
         for process in ranks:
             process.kill()

@@ -24,13 +24,11 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.support.processes import ROOT, assert_same_run, command, metrics, ranks_of
+from tests.support.processes import ROOT, TIMEOUT, assert_same_run, command, metrics, ranks_of
 
 RECIPE = Path(__file__).parent / "everything_recipe.py"
 STEPS_PER_EPOCH, SAVE_EVERY = 1437 // 96, 3
 MARK = "CHAOS_TEST"  # an environment variable, by which every process of a run is found, whoever its parent is now
-BOUND = 120.0  # s from a kill until no process is left
-LONGEST_RUN = 600.0  # s
 VICTIMS = ("one rank", "all ranks", "launcher", "everything")
 CURVES = ("train/loss", "train/lr", "train/grad_norm", "eval/top1", "eval/loss", "eval_ema/top1")
 
@@ -55,7 +53,7 @@ class Chaos:
         shared_memory = _shared_memory()
         untouched = self._folder / "untouched"
         ended = self._start(untouched)
-        assert ended.wait(LONGEST_RUN) == 0, self._said(untouched)
+        assert ended.wait(TIMEOUT) == 0, self._said(untouched)
         while self.kills.total() < self._wanted:
             run_dir = self._folder / f"run{self.runs}"
             self._disturb(run_dir)
@@ -75,13 +73,13 @@ class Chaos:
             step = max((record["step"] for record in metrics(run_dir, whole=False)), default=0)
             reached = False if enough else MOMENTS[moment](launcher, run_dir, step, self._chance)
             if not reached:
-                assert launcher.wait(LONGEST_RUN) == 0, self._said(run_dir)
+                assert launcher.wait(TIMEOUT) == 0, self._said(run_dir)
                 self._wait_until_gone()
                 return
             self._kill(launcher, victim)
             self.kills[f"{victim}, {moment}"] += 1
             self._wait_until_gone()
-            launcher.wait(BOUND)
+            launcher.wait(TIMEOUT)
             partial = bool(list((run_dir / "checkpoints").glob(".*.partial*")))
             evaluating = _is_evaluating(run_dir)
             self.inside_writing += partial
@@ -123,10 +121,10 @@ class Chaos:
         """No process of the run may outlive it."""
         began = time.monotonic()
         while left := self._processes_left():
-            if time.monotonic() - began > BOUND:
+            if time.monotonic() - began > TIMEOUT:
                 for pid in left:
                     _kill(pid)
-                raise AssertionError(f"left behind after {BOUND} s: {left}")
+                raise AssertionError(f"left behind after {TIMEOUT} s: {left}")
             time.sleep(0.05)
         self.slowest_end = max(self.slowest_end, time.monotonic() - began)
 
@@ -202,14 +200,14 @@ MOMENTS: dict[str, Callable[[subprocess.Popen[str], Path, int, random.Random], b
 
 def _wait(launcher: subprocess.Popen[str], reached: Callable[[], bool], seconds: float | None = None) -> bool:
     """Until it is reached, or the seconds have passed; False where the run ends before."""
-    end = time.monotonic() + (LONGEST_RUN if seconds is None else seconds)
+    end = time.monotonic() + (TIMEOUT if seconds is None else seconds)
     while time.monotonic() < end:
         if reached():
             return True
         if launcher.poll() is not None:
             return False
         time.sleep(0.0005)
-    assert seconds is not None, f"nothing happened within {LONGEST_RUN} s"
+    assert seconds is not None, f"nothing happened within {TIMEOUT} s"
     return True
 
 

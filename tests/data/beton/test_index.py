@@ -1,15 +1,16 @@
 """Damaged .beton files are refused, each with one line; FFCV would read wrong images from them."""
 
+import multiprocessing
 import os
 import shutil
 import struct
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.support.processes import TIMEOUT
 from trainer.data.beton import index as beton_index
 from trainer.data.beton.index import BetonIndex, content_checksum, read_index, verify
 from trainer.data.beton.manifest import DataOrigin, Encoding, Manifest, read_manifest, read_stamp, stamp_path
@@ -28,9 +29,12 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 images of 12 x 12 px in 3 classes, about half as JPEG."""
     path = tmp_path_factory.mktemp("beton") / "train.beton"
     pixels = noise(COUNT, 12)
+    both, here = multiprocessing.get_context("fork").Barrier(2), list[int]()
 
     def load(image: int) -> np.ndarray:
-        time.sleep(0.01)  # so that both workers have a part of it, and with it a page
+        if not here:  # both workers have a part of it, and with it a page
+            both.wait(TIMEOUT)
+        here.append(image)
         return np.array(pixels[image])
 
     images = Images(
