@@ -1,7 +1,7 @@
 """The batches that are measured on a GPU: read alone, lying on the device, and both as training has them."""
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from itertools import count
 
 import numpy as np
@@ -26,6 +26,7 @@ class Repeated:
         self.source, self._count = source, len(source.labels)
         self.labels = np.tile(source.labels, math.ceil(EPOCH * micro_batch_size / self._count))
         self.classes, self.name, self.checksum = source.classes, source.name, source.checksum
+        self.notes = source.notes
 
     def sizes(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.source.sizes(images % self._count)
@@ -35,6 +36,9 @@ class Repeated:
 
     def contents(self, most_opened: int) -> Contents:
         return self.source.contents(most_opened)
+
+    def bad_images(self) -> Iterator[str]:
+        return self.source.bad_images()
 
     def close(self) -> None:
         self.source.close()

@@ -107,12 +107,12 @@ DATA_FORMAT = [
     Edit("trainer/data/formats.py", "Beton | WebDataset | ClassFolders", "Arrays | "),
     Edit(
         "trainer/data/formats.py",
-        "    for name in FOLDERS[split]:\n        named",
+        "    if found := _shards(",
         '    if (folder / f"{split}.npz").exists():\n        return Arrays(folder / f"{split}.npz")\n',
     ),
     Edit(
         "trainer/data/formats.py",
-        "        case WebDataset(shards):",
+        "        case WebDataset(shards, notes):",
         "        case Arrays(file):\n            from trainer.data.arrays import ArraySource\n\n"
         "            return ArraySource(file)\n",
     ),

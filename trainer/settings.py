@@ -18,6 +18,8 @@ class TrainSettings:
     """folder with train.beton and val.beton, or with class folders below train/ and val/; or synthetic:COUNT"""
     run_dir: Path
     """folder for recipe, checkpoints, metrics and TensorBoard events; a run with a checkpoint is resumed"""
+    class_order: Literal["text", "numeric"] | None = None
+    """of class folders. text: 0, 1, 10, 2, as torchvision; numeric: 0, 1, 2, 10; None: text"""
     initial_weights: Path | None = None
     """weights file (.pt, .pth or .safetensors, e.g. torchvision's) to start from; None: the recipe's initialisation"""
     workers: int | None = None
@@ -78,6 +80,8 @@ class EvaluateSettings:
     """recipe with the network and the evaluation crop, for a file that is not of a run; a run has its own"""
     data: str | None = None
     """folder as for train, a .beton file or a folder of class folders; None: the data of the run"""
+    class_order: Literal["text", "numeric"] | None = None
+    """of class folders. text: 0, 1, 10, 2, as torchvision; numeric: 0, 1, 2, 10; None: text, or the order of the run"""
     checkpoint: Literal["newest", "best"] = "newest"
     """checkpoint of a run. best: highest top-1 of all epochs, chosen on the validation images, so optimistic"""
     resolution: int | None = None
@@ -165,6 +169,8 @@ class BenchmarkSettings:
 
     data: str
     """folder with train.beton, or with class folders below train/"""
+    class_order: Literal["text", "numeric"] | None = None
+    """of class folders. text: 0, 1, 10, 2, as torchvision; numeric: 0, 1, 2, 10; None: text"""
     seconds: float = 5.0
     """length of one measurement, in seconds"""
     rounds: int = 3
@@ -230,6 +236,10 @@ class LookSettings:
     """show the images as this recipe trains on them, or with --split val as it evaluates them; None: uncropped"""
     split: Literal["train", "val"] = "train"
     """which images of a folder that has both"""
+    check: bool = False
+    """also decode every image of the split, and list those that cannot be decoded"""
+    class_order: Literal["text", "numeric"] | None = None
+    """of class folders. text: 0, 1, 10, 2, as torchvision; numeric: 0, 1, 2, 10; None: text"""
     images: int = 48
     """number of images on the sheet"""
     out: Path = Path("look.png")

@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -19,11 +18,12 @@ from trainer.checks import (
 )
 from trainer.cpu.accelerate import accelerate, replaced
 from trainer.cpu.malloc import keep_freed_memory
-from trainer.data.formats import Split, open_source
-from trainer.data.loader import Loader, check_square, default_workers
+from trainer.data.formats import Split, open_split, require_classes
+from trainer.data.listing import class_order_of, require_same_classes
+from trainer.data.loader import Loader, Source, check_square, default_workers
 from trainer.distributed.process_group import World, on_every_rank, require_same
 from trainer.ema import Average
-from trainer.errors import UserError
+from trainer.errors import LocalError, UserError
 from trainer.evaluation.protocol import short
 from trainer.fine_tuning import apply_fine_tuning
 from trainer.model import build_model, load_initial_weights, without_pretrained
@@ -104,6 +104,8 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
         identity=identity,
         notes=[
             summary(recipe, run, world, state.position, len(train_loader), len(eval_loader)),
+            f"images: {train_loader.source.name} for training; {eval_loader.source.name} for validation",
+            *(f"note: {note}" for note in source_notes(train_loader.source, eval_loader.source)),
             *(f"note: {mistake}" for mistake in likely_mistakes(recipe)),
             *(f"note: {note}" for note in [emulation_note(recipe.precision, world.device)] if note),
             *(f"note: {slow}" for slow in slow_start(settings)),
@@ -116,21 +118,26 @@ def open_loaders(recipe: Recipe, settings: TrainSettings, world: World, stack: E
     """The training and validation images. One process of each machine checks the files before the others open them."""
 
     def open_one(split: Split, resolution: int) -> Loader:
-        check = world.local_rank == 0  # compares the file's content with its checksum
-        source = open_source(
-            settings.data, split, num_classes=recipe.num_classes, resolution=resolution, check_content=check
+        source = open_split(
+            settings.data,
+            split,
+            num_classes=recipe.num_classes,
+            resolution=resolution,
+            check_content=world.local_rank == 0,  # compares the file's content with its checksum
+            class_order=settings.class_order,
         )
         workers = settings.workers or default_workers(world.cpu_sharers)
         return stack.enter_context(Loader(source, workers=workers, pin_memory=world.device.type == "cuda"))
 
     def open_both() -> tuple[Loader, Loader]:
         train_loader = open_one("train", recipe.train_crop.resolution)
+        eval_loader = open_one("val", recipe.eval_crop.resolution)
+        require_same_classes(settings.data, train_loader.source.classes, eval_loader.source.classes)
+        require_classes(train_loader.source, settings.data, recipe.num_classes)
         if isinstance(recipe.train_crop, PaddedCrop):
             check_square(train_loader.source, recipe.train_crop.resolution)
-        eval_loader = open_one("val", recipe.eval_crop.resolution)
-        eval_loader.source.sizes(np.arange(len(eval_loader)))  # finds files that cannot be opened before the first step
-        if train_loader.source.classes != eval_loader.source.classes:
-            raise UserError(f"train and val in {settings.data} have other classes: prepare them together")
+        if world.local_rank == 0 and (bad := next(eval_loader.source.bad_images(), None)):
+            raise LocalError(bad)  # now, and not after the first epoch
         return train_loader, eval_loader
 
     first = on_every_rank(world, lambda: open_both() if world.local_rank == 0 else None)
@@ -138,6 +145,11 @@ def open_loaders(recipe: Recipe, settings: TrainSettings, world: World, stack: E
     for split, loader in (("training", train_loader), ("validation", eval_loader)):
         require_same(world, f"{split} data", loader.source.checksum)
     return train_loader, eval_loader
+
+
+def source_notes(*sources: Source) -> list[str]:
+    """What a user should know of the images, each line once."""
+    return list(dict.fromkeys(note for source in sources for note in source.notes))
 
 
 def init_weights(recipe: Recipe, settings: TrainSettings) -> InitWeights:
@@ -166,6 +178,11 @@ def newest_checkpoint(run: Run, identity: RunIdentity, world: World) -> Checkpoi
     if not found:
         return None
     path, content = found
+    if content["classes"] != identity["classes"] and sorted(content["classes"]) == sorted(identity["classes"]):
+        raise UserError(
+            f"{path} was trained with its classes in another order: add --class-order "
+            f"{class_order_of(content['classes'])}, or use another --run-dir"
+        )
     for split, checksum in content["data"].items():
         if checksum != identity["data"][split]:
             raise UserError(

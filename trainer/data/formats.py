@@ -5,17 +5,20 @@ asks for.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from trainer.data.listing import ClassOrder, class_order_of
 from trainer.data.loader import Contents, Source
 from trainer.data.synthetic import SyntheticSource
 from trainer.errors import UserError
 
 Split = Literal["train", "val"]
-FOLDERS: dict[str, tuple[str, ...]] = {"val": ("val", "validation", "test"), "train": ("train",)}
-"""common names of a split, for folders and shards, the preferred one first"""
+FOLDERS: dict[str, tuple[str, ...]] = {"val": ("val", "validation", "valid"), "train": ("train",)}
+"""common names of a split, for folders and shards; a data set has one of them"""
+TEST = "test"  # used for validation where there are no validation images, and said
 SYNTHETIC = "synthetic:"  # --data synthetic:50000
 
 
@@ -32,39 +35,91 @@ class Beton:
 @dataclass(frozen=True)
 class WebDataset:
     shards: tuple[Path, ...]
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
 class ClassFolders:
     folder: Path
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
 
 Found = Synthetic | Beton | WebDataset | ClassFolders
 
 
-def open_source(data: str, split: Split, *, num_classes: int, resolution: int, check_content: bool = True) -> Source:
-    """Opens a split of the folder `data` for training.
+def open_source(
+    data: str,
+    split: Split,
+    *,
+    num_classes: int,
+    resolution: int,
+    check_content: bool = True,
+    class_order: ClassOrder | None = None,
+) -> Source:
+    """Opens a split of the folder `data` for training; see open_split.
 
-    `check_content`: compare every byte with the manifest's checksum, if that has not been done yet.
-    Raises UserError if there are no images, if they are damaged, or if they have a different number of classes.
+    Raises UserError if it has a different number of classes.
     """
-    source = _open(find(data, split), num_classes, resolution, check_content)
-    if len(source.classes) != num_classes:
-        source.close()
-        raise UserError(
-            f"the recipe has num_classes={num_classes}, but {split} in {data} has {len(source.classes)} classes: "
-            f"use --num-classes {len(source.classes)}, or other data"
-        )
+    source = open_split(
+        data,
+        split,
+        num_classes=num_classes,
+        resolution=resolution,
+        check_content=check_content,
+        class_order=class_order,
+    )
+    require_classes(source, data, num_classes)
     return source
 
 
-def open_dataset(data: str, split: Split, *, num_classes: int, resolution: int, check_content: bool = True) -> Source:
+def open_split(
+    data: str,
+    split: Split,
+    *,
+    num_classes: int,
+    resolution: int,
+    check_content: bool = True,
+    class_order: ClassOrder | None = None,
+) -> Source:
+    """Opens a split of the folder `data`, whatever its classes. `num_classes` and `resolution` are of synthetic:COUNT.
+
+    `check_content`: compare every byte with the manifest's checksum, if that has not been done yet. `class_order`: of
+    class folders, None for text; other formats store their order. Raises UserError if there are no images, or if they
+    are damaged.
+    """
+    return _open(find(data, split), num_classes, resolution, check_content, class_order)
+
+
+def require_classes(source: Source, data: str, num_classes: int) -> None:
+    """Closes the source and raises UserError where it has a different number of classes than the recipe."""
+    if len(source.classes) != num_classes:
+        source.close()
+        raise UserError(
+            f"the recipe has num_classes={num_classes}, but {data} has {len(source.classes)} classes: "
+            f"use --num-classes {len(source.classes)}, or other data"
+        )
+
+
+def open_dataset(
+    data: str,
+    split: Split,
+    *,
+    num_classes: int,
+    resolution: int,
+    check_content: bool = True,
+    class_order: ClassOrder | None = None,
+    like: Sequence[str] | None = None,
+) -> Source:
     """Opens `data` outside training: also a single file, or a folder without splits (see find_dataset).
 
     `num_classes` and `resolution` (px) apply to synthetic:COUNT; other images have as many classes as they have.
-    `check_content`: see open_source. Raises UserError if there are no images, or if they are damaged.
+    `check_content`, `class_order`: see open_source. `like`: the classes of the weights, whose order class folders get
+    where no class_order is asked for. Raises UserError if there are no images, or if they are damaged.
     """
-    return _open(find_dataset(data, split), num_classes, resolution, check_content)
+    found = find_dataset(data, split)
+    if like and class_order is None and isinstance(found, ClassFolders):
+        class_order = class_order_of(like)
+    return _open(found, num_classes, resolution, check_content, class_order)
 
 
 def find(data: str, split: Split) -> Found:
@@ -113,6 +168,16 @@ def find_dataset(data: str, split: Split) -> Found:
     return found
 
 
+def class_folders(data: Path, split: str) -> ClassFolders:
+    """The class folders of a split, whatever else lies in `data`. Raises UserError where there are none."""
+    found: Found | None = _class_folders(data, split, FOLDERS[split])
+    if found is None and split == "val" and (test := _class_folders(data, split, (TEST,))):
+        found = _for_validation(test, data)
+    if not isinstance(found, ClassFolders):
+        raise UserError(f"{data} has no folder {' or '.join(FOLDERS[split])} with one folder for each class")
+    return found
+
+
 def beton_file(data: str, split: Split) -> Path | None:
     """The .beton file that would be opened; None if the images are in a different format."""
     found = find_dataset(data, split)
@@ -123,35 +188,74 @@ def _in_folder(folder: Path, split: str) -> Found | None:
     beton = folder / f"{split}.beton"
     if beton.exists():
         return Beton(beton)
-    for name in FOLDERS[split]:
-        named = re.compile(rf"(.*[^a-z])?{name}([^a-z].*)?\.tar")  # train-0000.tar, imagenet1k-train-0000.tar
-        shards = [path for path in folder.glob("*.tar") if named.fullmatch(path.name)]
-        if shards := sorted(shards) or sorted((folder / name).glob("*.tar")):
-            return WebDataset(tuple(shards))
-    for name in FOLDERS[split]:
-        if (folder / name).is_dir():
-            return ClassFolders(folder / name)
+    if found := _shards(folder, split, FOLDERS[split]) or _class_folders(folder, split, FOLDERS[split]):
+        return found
+    if split == "val" and (fallback := _shards(folder, split, (TEST,)) or _class_folders(folder, split, (TEST,))):
+        return _for_validation(fallback, folder)
     return None
+
+
+def _for_validation(test: WebDataset | ClassFolders, folder: Path) -> WebDataset | ClassFolders:
+    note = f"{folder}: the images of {TEST} are used for validation, because none are named {_listed('val')}"
+    return replace(test, notes=(note,))
+
+
+def _shards(folder: Path, split: str, names: tuple[str, ...]) -> WebDataset | None:
+    found = {}
+    for name in names:
+        named = re.compile(rf"(.*[^a-z])?{name}([^a-z].*)?\.tar")  # train-0000.tar, imagenet1k-train-0000.tar
+        shards = [path for path in folder.glob("*.tar") if named.fullmatch(path.name) and path.name[0] != "."]
+        if shards := sorted(shards) or sorted((folder / name).glob("[!.]*.tar")):
+            found[name] = WebDataset(tuple(shards))
+    return found[_only(found, folder, split)] if found else None
+
+
+def _class_folders(folder: Path, split: str, names: tuple[str, ...]) -> ClassFolders | None:
+    by_target = {(folder / name).resolve(): name for name in reversed(names) if (folder / name).is_dir()}
+    found = {name: ClassFolders(folder / name) for name in reversed(by_target.values())}
+    return found[_only(found, folder, split)] if found else None
+
+
+def _only(found: Iterable[str], folder: Path, split: str) -> str:
+    """The name of the one that was found. Raises UserError where there are several: none is the obvious choice."""
+    first, *others = found
+    if others:
+        raise UserError(
+            f"{folder} has {first} and {' and '.join(others)}: which are the {split} images? Rename or move the other"
+        )
+    return first
 
 
 def _folders(split: Split) -> str:
     return " or ".join(f"{name}/" for name in FOLDERS[split])
 
 
-def _open(found: Found, num_classes: int, resolution: int, check_content: bool) -> Source:
+def _listed(split: str) -> str:
+    *names, last = FOLDERS[split]
+    return f"{', '.join(names)} or {last}"
+
+
+def _open(
+    found: Found, num_classes: int, resolution: int, check_content: bool, class_order: ClassOrder | None = None
+) -> Source:
+    if class_order and not isinstance(found, ClassFolders):
+        raise UserError(
+            f"--class-order {class_order} is for class folders, and this is a {type(found).__name__}, which stores its "
+            f"classes in their order: leave it out, or give it to python -m trainer prepare"
+        )
     match found:
         case Synthetic(count):
             return SyntheticSource(count, num_classes, resolution)
         case Beton(file):
             return open_beton(file, check_content)
-        case WebDataset(shards):
+        case WebDataset(shards, notes):
             from trainer.data.webdataset import WebDatasetSource
 
-            return WebDatasetSource(shards)
-        case ClassFolders(folder):
+            return WebDatasetSource(shards, notes)
+        case ClassFolders(folder, notes):
             from trainer.data.image_folder import ImageFolderSource
 
-            return ImageFolderSource(folder)
+            return ImageFolderSource(folder, class_order or "text", notes)
 
 
 def open_beton(path: Path, check_content: bool) -> Source:

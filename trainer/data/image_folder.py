@@ -1,43 +1,49 @@
-"""Images from class folders through torchvision and PIL: the independent oracle, and the fallback without FFCV."""
+"""Images from class folders through PIL: the fallback without FFCV, and an oracle of what a .beton holds."""
 
-import hashlib
+import os
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
-from torchvision.datasets import ImageFolder
 
+from trainer.data.content import Stamp
 from trainer.data.encoded import EncodedSource
+from trainer.data.images import read_bytes
+from trainer.data.listing import STAMP, ClassOrder, list_class_folders
 from trainer.errors import UserError
 
 
 class ImageFolderSource(EncodedSource):
     """The images below FOLDER/CLASS/, sorted by class and name."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, class_order: ClassOrder = "text", notes: tuple[str, ...] = ()) -> None:
         """Raises UserError if there are no class folders, or if one of them is empty."""
-        try:
-            dataset = ImageFolder(str(folder))
-        except FileNotFoundError as error:
-            raise UserError(f"{folder}: {error}") from error
-        self._paths: list[str] = [path for path, _ in dataset.samples]
+        found = list_class_folders(folder, class_order)
+        self._paths = [folder / file for file in found.files]
+        files = ((file, *_state(path)) for file, path in zip(found.files, self._paths, strict=True))
         super().__init__(
-            labels=np.array(dataset.targets, np.int64),
-            classes=dataset.classes,
+            labels=found.labels,
+            classes=found.classes,
             name=f"{folder.absolute().parent.name}, {folder.name}",
-            checksum=_checksum(folder, self._paths),
+            stamp=Stamp.of(folder / STAMP, files, found.labels),
+            notes=(*notes, *found.notes),
         )
 
     def open_image(self, image: int) -> Image.Image:
         return Image.open(self._paths[image])
 
+    def encoded(self, image: int) -> bytes:
+        return read_bytes(self._paths[image])
+
     def where(self, image: int) -> str:
-        return self._paths[image]
+        return str(self._paths[image])
 
 
-def _checksum(folder: Path, paths: list[str]) -> str:
-    """Of names and file sizes, not of the pixels: reading every file at every start would take too long."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(f"{Path(path).relative_to(folder)} {Path(path).stat().st_size}\n".encode())
-    return f"names-and-sizes-sha256:{digest.hexdigest()}"
+def _state(path: Path) -> tuple[int, int]:
+    """Length in bytes and time of the last change in ns."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        if not path.is_symlink():
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        status = os.lstat(path)  # a link to nothing: opening the image says so
+    return status.st_size, status.st_mtime_ns

@@ -52,8 +52,16 @@ class Source(Protocol):
     classes: list[str]
     name: str
     """what these images are: a phrase for the result's protocol"""
-    checksum: str
-    """identifies the content, whatever the format"""
+
+    @property
+    def checksum(self) -> str:
+        """Identifies the content, whatever the format. Image files are read for it once."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of these images, one line each."""
+        ...
 
     def sizes(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Heights and widths of the stored images in pixels: integers, each of shape (n,)."""
@@ -69,6 +77,10 @@ class Source(Protocol):
     def contents(self, most_opened: int) -> Contents:
         """What there is, without decoding an image. A format without an index of sizes opens at most `most_opened`
         images for theirs, evenly over all."""
+        ...
+
+    def bad_images(self) -> Iterator[str]:
+        """A line for each image that cannot be decoded, unless it is known that all can be."""
         ...
 
     def close(self) -> None: ...

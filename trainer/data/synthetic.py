@@ -1,5 +1,7 @@
 """Labelled noise: for tests, and for measuring the training loop without a loader."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from trainer.data.crop import CropBoxes
@@ -14,6 +16,8 @@ class SyntheticSource:
 
     They are stored at `resolution` px, and read at any other.
     """
+
+    notes: tuple[str, ...] = ()
 
     def __init__(self, count: int, num_classes: int, resolution: int) -> None:
         images = np.arange(count)
@@ -39,6 +43,10 @@ class SyntheticSource:
 
     def contents(self, most_opened: int) -> Contents:
         return Contents(count=len(self.labels))
+
+    def bad_images(self) -> Iterator[str]:
+        """None."""
+        return iter(())
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -5,7 +5,6 @@ The headers are read once, at the start. After that an image is one read at a kn
 the same order as from every other format, not that of the shards.
 """
 
-import hashlib
 import io
 import os
 import tarfile
@@ -17,7 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from trainer.data.content import Stamp
 from trainer.data.encoded import EncodedSource
+from trainer.data.images import reason
+from trainer.data.listing import STAMP, composed
 from trainer.data.loader import Stored
 from trainer.errors import UserError
 
@@ -38,9 +40,10 @@ class _Sample(NamedTuple):
 class WebDatasetSource(EncodedSource):
     """The samples of all shards, in the order of the shards' names and, within a shard, of the tar file."""
 
-    def __init__(self, shards: tuple[Path, ...]) -> None:
+    def __init__(self, shards: tuple[Path, ...], notes: tuple[str, ...] = ()) -> None:
         """Raises UserError, naming shard and sample, for what is not an uncompressed tar of such samples."""
         self._shards = shards
+        _require_different(shards)
         self._states = [_state(os.stat(shard)) for shard in shards]
         samples = [sample for number, shard in enumerate(shards) for sample in _index(number, shard)]
         if not samples:
@@ -54,12 +57,16 @@ class WebDatasetSource(EncodedSource):
             labels=labels,
             classes=_classes(folder / CLASSES, int(labels.max()) + 1),
             name=f"{folder.name}, {_count(len(shards))} from {shards[0].name}",
-            checksum=_checksum(shards, samples),
+            stamp=Stamp.of(folder / f".{shards[0].stem}{STAMP}", _files(samples, shards, self._states), labels),
+            notes=notes,
         )
 
     remedy = "write the shard again without it"
 
     def open_image(self, image: int) -> Image.Image:
+        return Image.open(io.BytesIO(self.encoded(image)))
+
+    def encoded(self, image: int) -> bytes:
         shard, offset, size = (int(value) for value in self._where[image])
         descriptor = os.open(self._shards[shard], os.O_RDONLY)  # not held: a data set may have thousands of shards
         try:
@@ -68,7 +75,7 @@ class WebDatasetSource(EncodedSource):
                 raise OSError("the shard was written to since the start")
         finally:
             os.close(descriptor)
-        return Image.open(io.BytesIO(stored))
+        return stored
 
     def where(self, image: int) -> str:
         return f"{self._shards[self._where[image, 0]]}: {self._keys[image]}"
@@ -88,7 +95,7 @@ def _index(number: int, shard: Path) -> Iterator[_Sample]:
     try:
         with tarfile.open(shard, "r:") as tar, open(shard, "rb") as file:
             length = os.fstat(file.fileno()).st_size
-            files = (member for member in tar if member.isfile() and _extension(member.name) in (*IMAGES, LABEL))
+            files = (member for member in tar if member.isfile() and _is_part(member.name))
             for key, members in groupby(files, key=lambda member: _key(member.name)):
                 if key in seen:
                     raise UserError(f"{shard}: the files of sample {key} do not lie side by side: sort the shard")
@@ -113,6 +120,11 @@ def _index(number: int, shard: Path) -> Iterator[_Sample]:
         raise UserError(f"{shard} cannot be read: {error.strerror or error}") from error
 
 
+def _is_part(name: str) -> bool:
+    """Whether a file is an image or a label, and not what macOS adds to its archives (._000.jpg)."""
+    return _extension(name) in (*IMAGES, LABEL) and not name.rpartition("/")[2].startswith(".")
+
+
 def _key(name: str) -> str:
     """What the files of a sample share: WebDataset's rule, all before the first dot of the base name."""
     folder, slash, base = name.rpartition("/")
@@ -132,20 +144,31 @@ def _label(shard: Path, name: str, text: bytes) -> int:
 def _classes(path: Path, count: int) -> list[str]:
     if not path.exists():
         return [str(label) for label in range(count)]
-    names = path.read_text().splitlines()
+    try:
+        names = [composed(name) for name in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({reason(error)}): write one name a line, in UTF-8") from error
     if len(names) < count:
         raise UserError(f"{path} has {len(names)} lines, but labels go up to {count - 1}: write one name a line")
     return names
 
 
-def _checksum(shards: tuple[Path, ...], samples: list[_Sample]) -> str:
-    """Of names, sizes and labels, not of the pixels: reading every shard at every start would take too long."""
-    digest = hashlib.sha256()
+def _files(
+    samples: list[_Sample], shards: tuple[Path, ...], states: list[tuple[int, int]]
+) -> Iterator[tuple[str, int, int]]:
+    """Each shard with its length and time, then each sample with its place."""
+    for shard, state in zip(shards, states, strict=True):
+        yield shard.name, *state
     for sample in samples:
-        digest.update(
-            f"{shards[sample.shard].name} {sample.key}.{sample.encoding} {sample.size} {sample.label}\n".encode()
-        )
-    return f"names-and-sizes-sha256:{digest.hexdigest()}"
+        yield f"{sample.key}.{sample.encoding}", sample.offset, sample.size
+
+
+def _require_different(shards: tuple[Path, ...]) -> None:
+    """Raises UserError where two shards are one file, by a link: each of its images would be trained on twice."""
+    seen: dict[Path, Path] = {}
+    for shard in shards:
+        if (other := seen.setdefault(shard.resolve(), shard)) != shard:
+            raise UserError(f"{shard} and {other} are one file, by a link: remove the link")
 
 
 def _state(status: os.stat_result) -> tuple[int, int]:

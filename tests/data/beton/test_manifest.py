@@ -76,6 +76,7 @@ CHANGES = {
     "skipped": [None, [None], "none"],
     "checksum": ["sha256:", "md5:" + "0" * 64, "sha256:" + "g" * 64, "sha256:" + "0" * 65, None],
     "software": [None, {"ffcv": 1}, []],
+    "exif_oriented": [None, "none", 1.0],
 }
 
 

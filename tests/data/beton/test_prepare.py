@@ -14,7 +14,7 @@ from PIL import Image
 from trainer.data.beton import prepare
 from trainer.data.beton.index import read_index, verify
 from trainer.data.beton.manifest import read_manifest
-from trainer.data.beton.pixels import shrink, to_rgb
+from trainer.data.beton.pixels import shrink
 from trainer.data.beton.prepare import (
     IMAGENET,
     SMALL_IMAGES,
@@ -23,7 +23,7 @@ from trainer.data.beton.prepare import (
     prepare_digits,
     prepare_folder,
 )
-from trainer.data.beton.writer import BadImageError
+from trainer.data.images import BadImageError, to_rgb
 from trainer.errors import UserError
 
 AS_IT_IS = PrepareOptions(write_mode="raw", max_resolution=64, workers=1)  # larger than the images of most tests
@@ -105,7 +105,7 @@ def test_prepare_what_is_wrong_with_a_folder_is_reported(pets: Path, tmp_path: P
     Image.new("RGB", (3, 3)).save(pets / "val" / "fox" / "1.png")
     Image.new("RGB", (3, 3)).save(pets / "val" / "1.png")
     (pets / "val").rename(pets / "validate")
-    says("pets has no folder val or validation or test")
+    says("pets has no folder val or validation or valid")
     (pets / "val").mkdir()
     says("val has no folders, one for each class")
     with pytest.raises(UserError, match="no folder"):

@@ -112,10 +112,15 @@ def _check(settings: BenchmarkSettings) -> Path | None:
 
 
 def _open(recipe: Recipe, settings: BenchmarkSettings, workers: int, world: World) -> Loader:
-    """The training images. Their content is not hashed: that would write a stamp file beside them."""
+    """The training images. The content of a .beton is not hashed: that would write a stamp file beside it."""
     resolution = recipe.train_crop.resolution
     source = open_source(
-        settings.data, "train", num_classes=recipe.num_classes, resolution=resolution, check_content=False
+        settings.data,
+        "train",
+        num_classes=recipe.num_classes,
+        resolution=resolution,
+        check_content=False,
+        class_order=settings.class_order,
     )
     if isinstance(recipe.train_crop, PaddedCrop):
         check_square(source, resolution)

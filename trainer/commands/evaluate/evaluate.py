@@ -11,6 +11,7 @@ from torch import nn
 from trainer.commands.evaluate.record import write_record
 from trainer.commands.weights import Network, Weights, file_weights, load_network, run_weights
 from trainer.data.formats import open_dataset
+from trainer.data.listing import composed
 from trainer.data.loader import Loader, default_workers
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World, on_every_rank, require_same
@@ -40,10 +41,11 @@ def evaluate_weights(settings: EvaluateSettings) -> None:
             results: list[EvalResult] = []
             for trained, network in weights.networks:
                 results += _read_in_detail(weights, trained, network, loader, recipe, world)
-            if world.is_main:
-                print(report(recipe, loader.source, results), flush=True)
             here = (weights, recipe, loader.source, results, world)
-            on_every_rank(world, lambda: write_record(*here, settings) if world.is_main else None)
+            place = on_every_rank(world, lambda: write_record(*here, settings) if world.is_main else None)
+            if world.is_main:  # after the record, which is there then, whatever becomes of the printing
+                print("".join(f"note: {note}\n" for note in loader.source.notes), end="", file=sys.stderr)
+                print(f"{report(recipe, loader.source, results)}\n  written   {place}", flush=True)
 
 
 def _read_in_detail(
@@ -111,10 +113,16 @@ def _open_data(weights: Weights, recipe: Recipe, settings: EvaluateSettings, wor
     if data is None:
         raise UserError(f"on which images? {weights.file} does not say: add --data DIR")
     resolution = recipe.eval_crop.resolution
+    known = [composed(name) for name in weights.classes] if weights.classes else None
     source = open_dataset(
-        data, "val", num_classes=recipe.num_classes, resolution=resolution, check_content=world.local_rank == 0
+        data,
+        "val",
+        num_classes=recipe.num_classes,
+        resolution=resolution,
+        check_content=world.local_rank == 0,
+        class_order=settings.class_order,
+        like=known,
     )
-    known = weights.classes
     if known is not None and source.classes != known:
         source.close()
         raise UserError(f"{data} has other classes than the weights: {_differ(source.classes, known)}")

@@ -24,8 +24,8 @@ def write_record(
     results: list[EvalResult],
     world: World,
     settings: EvaluateSettings,
-) -> None:
-    """Writes the evaluation record and prints its path. Raises UserError where it cannot be written."""
+) -> Path:
+    """Writes the evaluation record and returns its path. Raises UserError where it cannot be written."""
     content = evaluation_record(weights, recipe, source, results, world)
     place = settings.out or _default_place(weights, source, results[0].crop, settings.weights)
     try:
@@ -34,7 +34,7 @@ def write_record(
         replace_text(place, json.dumps(content, indent=2, allow_nan=False) + "\n")
     except OSError as error:
         raise UserError(f"{place} cannot be written ({error.strerror}): use --out FILE") from error
-    print(f"  written   {place}", flush=True)
+    return place
 
 
 def evaluation_record(

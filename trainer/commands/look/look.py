@@ -34,11 +34,14 @@ def look(settings: LookSettings) -> None:
     if not settings.out.absolute().parent.is_dir():
         raise UserError(f"--out {settings.out}: there is no folder {settings.out.parent}")
     recipe = load_recipe(settings.recipe) if settings.recipe else None
-    source = open_dataset(settings.data, settings.split, num_classes=1, resolution=1)
+    source = open_dataset(settings.data, settings.split, num_classes=1, resolution=1, class_order=settings.class_order)
     with Loader(source, workers=default_workers(1)) as loader:
         found = source.contents(MEASURED)
         rows = [*_content(source), *_sizes(found), *_storage(found)]
         print(_table(rows), flush=True)
+        print("".join(f"  note      {note}\n" for note in source.notes), end="", flush=True)
+        if settings.check:
+            _require_sound(source)
         images = spread(len(loader), settings.images)
         if recipe is None:
             tiles = [Tile(letterboxed(source, int(image)), source.classes[source.labels[image]]) for image in images]
@@ -52,6 +55,17 @@ def look(settings: LookSettings) -> None:
         _table([("sheet", f"{settings.out}: {len(tiles)} images, spread evenly over the data set, {shown}")]),
         flush=True,
     )
+
+
+def _require_sound(source: Source) -> None:
+    """Decodes every image, and prints a line for each that cannot be. Raises UserError where there is one."""
+    bad = 0
+    for line in source.bad_images():
+        print(f"  bad       {line}", flush=True)
+        bad += 1
+    if bad:
+        raise UserError(f"{source.name}: {bad} of {len(source.labels):,} images cannot be decoded")
+    print(_table([("checked", f"{source.name}: every image can be decoded")]), flush=True)
 
 
 def spread(count: int, wanted: int) -> np.ndarray:

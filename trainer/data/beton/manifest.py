@@ -23,6 +23,7 @@ from trainer.atomic import atomic_write
 from trainer.errors import UserError
 
 FORMAT_VERSION = 2  # 1 had no jpeg_tiles
+ADDED = {"folder", "class_order", "exif", "exif_oriented"}  # since: earlier manifests of this version have none of them
 WRITE_AGAIN = "write it again with: python -m trainer prepare"
 MAX_SIDE = 65500  # px, the longest side of a JPEG in libjpeg (JPEG_MAX_DIMENSION); FFCV stores sides in 16 bits
 
@@ -78,6 +79,9 @@ class DataOrigin:
 
     kind: Literal["folder", "cifar10", "digits"]
     name: str  # of the folder, without the path to it
+    folder: str = ""  # of the split within it: val, validation, ...
+    class_order: Literal["text", "numeric"] = "text"  # of class folders
+    exif: Literal["ignored", "applied"] = "ignored"  # the orientation of images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +109,7 @@ class Manifest:
     skipped: list[str]  # unreadable images that were left out, relative to the source
     checksum: str  # "sha256:..." of the content, see check.content_checksum
     software: dict[str, str]  # name -> version
+    exif_oriented: int = 0  # images with an EXIF orientation
 
     def __post_init__(self) -> None:
         if self.format_version != FORMAT_VERSION:
@@ -206,10 +211,10 @@ def _from_json(kind: Any, value: Any, where: str) -> Any:
     built: Any = None
     if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, dict):
         hints = get_type_hints(kind)
-        for problem, names in (("has no", hints.keys() - value), ("has an unknown", value.keys() - hints)):
+        for problem, names in (("has no", hints.keys() - value - ADDED), ("has an unknown", value.keys() - hints)):
             if names:
                 raise UserError(f"{where} {problem} {', '.join(map(repr, sorted(names)))}")
-        built = kind(**{name: _from_json(hints[name], value[name], name) for name in hints})
+        built = kind(**{name: _from_json(hints[name], value[name], name) for name in hints if name in value})
     elif origin is list and isinstance(value, list):
         built = [_from_json(arguments[0], item, f"an item of {where}") for item in value]
     elif origin is dict and isinstance(value, dict):

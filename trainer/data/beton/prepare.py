@@ -3,7 +3,7 @@
 Each is a list of labelled images in an order that depends on nothing but their names; writer.py stores it.
 """
 
-import os
+import io
 import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trainer.data.beton.manifest import DataOrigin, Encoding, Manifest
-from trainer.data.beton.pixels import shrink, to_rgb
-from trainer.data.beton.writer import Images, write_beton
-from trainer.data.formats import FOLDERS
+from trainer.data.beton.pixels import shrink
+from trainer.data.beton.writer import Images, shared, write_beton
+from trainer.data.formats import FOLDERS, class_folders
+from trainer.data.images import has_orientation, read_bytes, to_rgb, upright
+from trainer.data.listing import ClassOrder, class_order_note, list_class_folders, require_same_classes
 from trainer.errors import UserError
 
-# torchvision.datasets.folder.IMG_EXTENSIONS, so that both see the same images
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 SPLITS = FOLDERS  # the small one first: what is wrong shows early
 LINE_EVERY = 30.0  # seconds between lines of progress where there is no terminal
 
@@ -41,6 +41,10 @@ class PrepareOptions(Encoding):
     """processes that write; None: one per usable core"""
     skip_bad: bool = False
     """leave out images that cannot be decoded, print and list them in the manifest; False: the first one is an error"""
+    class_order: ClassOrder = "text"
+    """of class folders. text: as torchvision's ImageFolder, 0 1 10 2; numeric: by number, 0 1 2 10"""
+    apply_exif: bool = False
+    """turn images as their EXIF orientation says, which FFCV and torchvision ignore"""
     overwrite: bool = False
     """replace a train.beton or val.beton that is already there"""
 
@@ -58,25 +62,32 @@ SMALL_IMAGES = PrepareOptions(write_mode="raw", max_resolution=32)
 def prepare_folder(
     src: Path, out: Path, options: PrepareOptions = IMAGENET, kind: Literal["folder", "cifar10"] = "folder"
 ) -> dict[str, Manifest]:
-    """SRC/train/CLASS/... and SRC/val/CLASS/... (or validation, or test) -> OUT/train.beton and OUT/val.beton.
+    """SRC/train/CLASS/... and SRC/val/CLASS/... (or validation, or valid) -> OUT/train.beton and OUT/val.beton.
 
-    Classes and images come in the order of torchvision's ImageFolder, and as there EXIF orientation is ignored.
+    Classes and images come in the order of torchvision's ImageFolder, and as there EXIF orientation is ignored, unless
+    the options say otherwise.
     """
-    found = {}
-    for split, folders in SPLITS.items():
-        folder = next((src / name for name in folders if (src / name).is_dir()), None)
-        if folder is None:
-            raise UserError(f"{src} has no folder {' or '.join(folders)} with one folder for each class")
-        found[split] = _class_folders(src, folder)
-    for split, other in (("train", "val"), ("val", "train")):
-        if missing := sorted(found[split].keys() - found[other].keys()):
-            first = ", ".join(map(repr, missing[:5])) + ", ..." * (len(missing) > 5)
-            raise UserError(f"{src}: {len(missing)} classes of {split} are not in {other}: {first}")
+    listed = {}
+    for split in SPLITS:
+        found = class_folders(src, split)
+        listed[split] = list_class_folders(found.folder, options.class_order)
+        for note in (*found.notes, *listed[split].notes):
+            print(note)
+    require_same_classes(src, listed["train"].classes, listed["val"].classes)
+    for note in class_order_note(listed["train"].classes):
+        print(note)
     splits = {}
-    for split, files in found.items():
-        labels = np.repeat(np.arange(len(files)), [len(names) for names in files.values()])
-        names = [name for names in files.values() for name in names]
-        splits[split] = _images(files, labels, names, DataOrigin(kind=kind, name=src.resolve().name), options, src)
+    for split, files in listed.items():
+        folder = class_folders(src, split).folder.name
+        origin = DataOrigin(
+            kind=kind,
+            name=src.resolve().name,
+            folder=folder,
+            class_order=options.class_order,
+            exif="applied" if options.apply_exif else "ignored",
+        )
+        names = [f"{folder}/{file}" for file in files.files]
+        splits[split] = _images(files.classes, files.labels, names, origin, options, src)
     return _write(out, splits, options)
 
 
@@ -120,40 +131,21 @@ def prepare_digits(out: Path, options: PrepareOptions = SMALL_IMAGES) -> dict[st
 
 
 def _images(
-    classes: Iterable[str], labels: np.ndarray, names: list[str], source: DataOrigin, options: Encoding,
+    classes: Iterable[str], labels: np.ndarray, names: list[str], source: DataOrigin, options: PrepareOptions,
     pixels: np.ndarray | Path,
 ) -> Images:  # fmt: skip
     """Images of an array in memory, or of the files `names` in the folder `pixels`."""
 
     def load(image: int) -> np.ndarray:
-        opened = Image.open(pixels / names[image]) if isinstance(pixels, Path) else pixels[image]
-        return shrink(to_rgb(opened), options.max_resolution)
+        if not isinstance(pixels, Path):
+            return shrink(to_rgb(pixels[image]), options.max_resolution)
+        encoded = read_bytes(pixels / names[image])
+        opened = Image.open(io.BytesIO(encoded))
+        oriented[image] = has_orientation(encoded)
+        return shrink(to_rgb(upright(opened) if options.apply_exif else opened), options.max_resolution)
 
-    return Images(classes=list(classes), labels=labels, names=names, source=source, load=load)
-
-
-def _class_folders(src: Path, folder: Path) -> dict[str, list[str]]:
-    """Class -> its image files relative to SRC, all in torchvision's order. Hidden folders are no classes."""
-
-    def fail(error: OSError) -> None:  # os.walk would leave out what it cannot read
-        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
-
-    files: dict[str, list[str]] = {}
-    ignored: list[str] = []
-    _, classes, _ = next(os.walk(folder, onerror=fail))
-    for name in sorted(name for name in classes if not name.startswith(".")):
-        files[name] = []
-        for root, _, names in sorted(os.walk(folder / name, onerror=fail, followlinks=True)):
-            inner = os.path.relpath(root, src)
-            for file in sorted(names):
-                (files[name] if file.lower().endswith(EXTENSIONS) else ignored).append(f"{inner}/{file}")
-        if not files[name]:
-            raise UserError(f"{folder / name} holds no images ({' '.join(EXTENSIONS)}): fill or remove it")
-    if not files:
-        raise UserError(f"{folder} has no folders, one for each class")
-    if ignored:
-        print(f"{folder}: ignored {len(ignored)} files without an image's extension, such as {ignored[0]!r}")
-    return files
+    oriented = shared(len(names), np.dtype(bool))
+    return Images(classes=list(classes), labels=labels, names=names, source=source, load=load, oriented=oriented)
 
 
 class _OnlyArrays(pickle.Unpickler):
@@ -204,6 +196,9 @@ def _write(out: Path, splits: dict[str, Images], options: PrepareOptions) -> dic
         sizes = manifests[split].sizes
         print(f"{paths[split]}: {manifests[split].count:,} images of {len(images.classes)} classes, ", end="")
         print(f"up to {sizes.max_height} x {sizes.max_width} px, {sizes.bytes / 1e6:,.1f} MB", flush=True)
+        if oriented := manifests[split].exif_oriented:
+            done = "were turned by it" if options.apply_exif else "are stored as they lie: --apply-exif turns them"
+            print(f"{paths[split]}: {oriented:,} images have an EXIF orientation and {done}", flush=True)
     return manifests
 
 

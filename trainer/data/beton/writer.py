@@ -22,6 +22,7 @@ from trainer.data.beton import index as beton_index
 from trainer.data.beton import manifest as beside
 from trainer.data.beton.jpeg import encode_jpeg
 from trainer.data.beton.manifest import DataOrigin, Encoding, Manifest
+from trainer.data.images import BadImageError, reason
 from trainer.errors import UserError
 
 INSTALL_FFCV = "pip install 'shortcut-trainer[ffcv]' (builds with libopencv-dev libturbojpeg0-dev pkg-config g++)"
@@ -39,10 +40,8 @@ class Images:
     source: DataOrigin
     load: Callable[[int], np.ndarray]
     """RGB: uint8, shape (height, width, 3). Any error but an OSError with a number says that the image is bad."""
-
-
-class BadImageError(Exception):
-    """This image cannot be stored; another one can."""
+    oriented: np.ndarray | None = None
+    """shared bools that load sets: whether the image has an EXIF orientation; None: that is not known"""
 
 
 def write_beton(
@@ -81,13 +80,14 @@ def write_beton(
                 sizes=index.extremes(partial.stat().st_size),
                 source=images.source, options=encoding, skipped=[images.names[image] for image in sorted(job.skipped)],
                 checksum=checksum, software=beside.software_versions(),
+                exif_oriented=0 if images.oriented is None else int(images.oriented.sum()),
             )  # fmt: skip
             beside.write_manifest(manifest, path)  # before the file has its name: where a .beton is, its manifest is
         beside.write_stamp(path, beside.stamp_now(path, checksum))
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
-    for image, reason in sorted(job.skipped.items()):
-        print(f"skipped {images.names[image]!r}: {reason}")
+    for image, why in sorted(job.skipped.items()):
+        print(f"skipped {images.names[image]!r}: {why}")
     return manifest
 
 
@@ -130,8 +130,8 @@ class _Job:
         self.data_start = -(-data_start // encoding.page_size) * encoding.page_size
         self.context = get_context("fork")  # so that images need not be pickled
         self.next_image, self.next_page = self.context.Value("q", 0), self.context.Value("q", 0)
-        self.rows = _shared(count, ROW)
-        self.current = _shared(min(workers, -(-count // CHUNK)), np.dtype(np.int64))  # the image each worker is at
+        self.rows = shared(count, ROW)
+        self.current = shared(min(workers, -(-count // CHUNK)), np.dtype(np.int64))  # the image each worker is at
         self.skipped: dict[int, str] = {}  # image -> reason
 
     def run(self, progress: Callable[[int], None]) -> None:
@@ -199,9 +199,9 @@ class _Job:
                     self._store(image, pages)
                 except BadImageError as error:
                     if not self.skip_bad:
-                        says = f"{self._name(image)} cannot be stored: {_line(error)}"
+                        says = f"{self._name(image)} cannot be stored: {reason(error)}"
                         raise UserError(f"{says}; repair or remove it, or pass --skip-bad") from error
-                    report.send((image, _line(error)))
+                    report.send((image, reason(error)))
             self.current[worker] = -1
             pages.flush()
         except UserError as error:
@@ -209,7 +209,7 @@ class _Job:
         except OSError as error:
             report.send((-1, f"{self.path} cannot be written: {error.strerror or error}"))
         except Exception as error:
-            report.send((-1, f"{self._name(image)}: {_line(error)}"))
+            report.send((-1, f"{self._name(image)}: {reason(error)}"))
 
     def _my_images(self) -> Iterator[int]:
         while (first := _take(self.next_image, CHUNK)) < len(self.rows):
@@ -223,9 +223,9 @@ class _Job:
         except OSError as error:
             if error.errno is not None:  # of the disk, not of the image: never to be skipped. PIL's have no number
                 raise UserError(f"{self._name(image)} cannot be read: {error.strerror}") from error
-            raise BadImageError(_line(error)) from error
+            raise BadImageError(reason(error)) from error
         except Exception as error:  # a decoder may raise anything: SyntaxError, struct.error, ...
-            raise BadImageError(_line(error)) from error
+            raise BadImageError(reason(error)) from error
         if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise TypeError("load() returned something else than uint8 of shape (height, width, 3)")
         mode, stored = beton_index.RAW, pixels.reshape(-1)
@@ -268,14 +268,9 @@ def _begin(path: Path, count: int, encoding: Encoding) -> tuple[Any, int]:
     return writer.header, writer.data_region_start
 
 
-def _shared(count: int, kind: np.dtype) -> np.ndarray:
+def shared(count: int, kind: np.dtype) -> np.ndarray:
     """Zeros that forked processes share."""
     return np.frombuffer(mmap.mmap(-1, count * kind.itemsize), kind)
-
-
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split())  # OpenCV's are of several lines
-    return text if isinstance(error, BadImageError | OSError) else f"{type(error).__name__}: {text}"
 
 
 def _take(counter: Any, number: int) -> int:

@@ -1,0 +1,179 @@
+"""One way to open an image: class folders, shards and .beton files have the same pixels and refuse the same files."""
+
+import io
+import os
+import re
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support import odd_images
+from tests.support.odd_images import class_folders
+from trainer.data.beton.index import read_index
+from trainer.data.beton.manifest import read_manifest
+from trainer.data.beton.prepare import PrepareOptions, prepare_folder
+from trainer.data.crop import eval_view
+from trainer.data.formats import open_dataset, open_source
+from trainer.data.image_folder import ImageFolderSource
+from trainer.data.images import has_orientation
+from trainer.data.loader import Loader, Source
+from trainer.errors import LocalError
+from trainer.recipe import CenterCrop
+
+AS_IT_IS = PrepareOptions(write_mode="raw", workers=1)
+
+
+def whole(source: Source, side: int = 40) -> list[np.ndarray]:
+    """Every image of side x side px, as training reads it."""
+    with Loader(source, workers=1) as loader:
+        view = eval_view(CenterCrop(resolution=side, crop_ratio=1.0))
+        return [
+            batch.images[0].permute(1, 2, 0).numpy()
+            for batch in loader.batches(np.arange(len(loader))[:, None], view, side)
+        ]
+
+
+def modes(folder: Path) -> None:
+    """One image of every kind of pixels, as PNG or TIFF."""
+    ramp = np.linspace(0, 65535, 1600).reshape(40, 40)
+    eight = Image.fromarray((ramp / 257).astype(np.uint8))
+    palette = eight.convert("P")
+    palette.putpalette([value % 256 for value in range(768)])
+    saved: dict[str, Image.Image] = {
+        "gray16.png": Image.fromarray(ramp.astype(np.uint16)),
+        "gray32.tif": Image.fromarray(ramp.astype(np.int32)),
+        "float.tif": Image.fromarray((ramp / 65535).astype(np.float32)),
+        "gray.png": eight,
+        "bit.png": eight.convert("1"),
+        "alpha.png": eight.convert("RGBA"),
+        "gray_alpha.png": eight.convert("LA"),
+        "palette.png": palette,
+        "cmyk.tif": eight.convert("CMYK"),
+        "rgb.png": eight.convert("RGB"),
+    }
+    for name, image in saved.items():
+        image.save(folder / name)
+
+
+def test_class_folders_and_shards_have_the_pixels_that_prepare_stores(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / "src" / split / "a").mkdir(parents=True)
+        modes(tmp_path / "src" / split / "a")
+    prepare_folder(tmp_path / "src", tmp_path / "out", AS_IT_IS)
+    stored = whole(open_dataset(str(tmp_path / "out"), "train", num_classes=1, resolution=40))
+    folders = ImageFolderSource(tmp_path / "src" / "train")
+    read = whole(folders)
+    assert len(stored) == len(read) == 10
+    for image, (ours, theirs) in enumerate(zip(stored, read, strict=True)):
+        assert np.array_equal(ours, theirs), folders.where(image)
+    gray16 = read[[Path(folders.where(image)).name for image in range(10)].index("gray16.png")]
+    assert gray16.min() == 0 and gray16.max() == 255 and 120 < gray16.mean() < 135
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("bomb.png", odd_images.bomb()), ("big_text.png", odd_images.big_text()), ("empty.jpg", b""),
+    ("cut.jpg", odd_images.truncated_jpeg()), ("text.png", b"<html>"), ("link.png", None),
+])  # fmt: skip
+def test_whatever_a_decoder_raises_is_one_line_with_file_index_and_remedy(
+    tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    folder = class_folders(tmp_path) / "train"
+    if content is None:
+        os.symlink("nowhere.png", folder / "b" / name)
+    else:
+        (folder / "b" / name).write_bytes(content)
+    source = ImageFolderSource(folder)
+    index = [Path(source.where(image)).name for image in range(13)].index(name)
+    with pytest.raises(
+        LocalError, match=rf"b/{name}: image {index} cannot be (opened|decoded|read): .*--skip-bad"
+    ) as caught:
+        whole(source, 32)
+    assert "\n" not in str(caught.value)
+    assert [line.startswith(str(folder / "b" / name)) for line in source.bad_images()] == [True]
+    # what the line advises: leave it out, or remove it
+    manifests = prepare_folder(tmp_path, tmp_path / "out", PrepareOptions(write_mode="raw", workers=1, skip_bad=True))
+    assert manifests["train"].count == 12 and manifests["train"].skipped == [f"train/b/{name}"]
+    (folder / "b" / name).unlink()
+    assert len(whole(ImageFolderSource(folder), 32)) == 12
+
+
+def test_bad_images_of_shards_are_named_by_shard_and_sample(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "train.tar", "w") as tar:
+        for name, content in (("0.jpg", odd_images.truncated_jpeg()), ("0.cls", b"0"), ("._0.jpg", b"Mac OS X")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    source = open_source(str(tmp_path), "train", num_classes=1, resolution=32)
+    (line,) = source.bad_images()
+    assert re.search(r"train\.tar: 0: image 0 cannot be decoded: .*: write the shard again without it", line)
+
+
+def test_content_decides_about_the_checksum_and_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = class_folders(tmp_path, extension=".bmp") / "train"
+    first = ImageFolderSource(folder).checksum
+    assert (folder / ".verified").is_file()
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer.data.image_folder.read_bytes", lambda path: pytest.fail("read again"))
+        assert ImageFolderSource(folder).checksum == first
+    (folder / "a" / "000.bmp").write_bytes((folder / "b" / "000.bmp").read_bytes())  # the same name and length
+    second = ImageFolderSource(folder)
+    assert second.checksum != first and second.notes == ()
+
+
+def test_checksum_depends_on_the_order_of_classes_and_not_on_where_the_files_lie(tmp_path: Path) -> None:
+    names = tuple(str(number) for number in range(11))
+    one, other = (class_folders(tmp_path / where, names, train=1, val=1) / "train" for where in ("x", "y"))
+    assert ImageFolderSource(one).checksum == ImageFolderSource(other).checksum
+    assert ImageFolderSource(one, "numeric").checksum != ImageFolderSource(one).checksum
+
+
+def test_stamp_lies_in_the_cache_folder_where_the_images_cannot_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = class_folders(tmp_path / "data") / "train"
+    (folder / ".verified").mkdir()  # root may write everywhere: a folder of that name is what nobody can replace
+    (folder / ".verified" / "x").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first = ImageFolderSource(folder).checksum
+    assert len(list((tmp_path / "cache").rglob("*.json"))) == 1
+    monkeypatch.setattr("trainer.data.image_folder.read_bytes", lambda path: pytest.fail("read again"))
+    assert ImageFolderSource(folder).checksum == first
+
+
+@pytest.mark.parametrize("name", ["turned.jpg", "turned.png", "turned.webp"])
+def test_exif_orientation_is_counted_and_said(tmp_path: Path, name: str) -> None:
+    folder = class_folders(tmp_path) / "train"
+    odd_images.turned(folder / "a" / name)
+    assert has_orientation((folder / "a" / name).read_bytes())
+    assert not has_orientation((folder / "a" / "000.png").read_bytes())
+    source = ImageFolderSource(folder)
+    assert source.checksum
+    assert any("1 of 13 images have an EXIF orientation, which is ignored: " in note for note in source.notes)
+    assert ImageFolderSource(folder).checksum == source.checksum
+
+
+def test_prepare_turns_images_where_it_is_asked_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = class_folders(tmp_path / "src", train=1, val=1) / "train"
+    odd_images.turned(folder / "a" / "001.jpg")
+    upright = PrepareOptions(write_mode="raw", workers=1, apply_exif=True)
+    for options, shape, said in ((AS_IT_IS, (40, 60), "--apply-exif turns them"), (upright, (60, 40), "were turned")):
+        out = tmp_path / ("upright" if options.apply_exif else "stored")
+        prepare_folder(tmp_path / "src", out, options)
+        index, manifest = read_index(out / "train.beton"), read_manifest(out / "train.beton")
+        assert (index.heights[1], index.widths[1]) == shape
+        assert manifest.exif_oriented == 1
+        assert manifest.source.exif == ("applied" if options.apply_exif else "ignored")
+        assert "1 images have an EXIF orientation" in (printed := capsys.readouterr().out) and said in printed
+
+
+def test_manifest_says_which_folder_and_which_order_of_classes(tmp_path: Path) -> None:
+    class_folders(tmp_path / "src", tuple(str(number) for number in range(11)), train=1, val=1)
+    (tmp_path / "src" / "val").rename(tmp_path / "src" / "valid")
+    numeric = PrepareOptions(write_mode="raw", workers=1, class_order="numeric")
+    manifest = prepare_folder(tmp_path / "src", tmp_path / "out", numeric)["val"]
+    assert manifest.source.folder == "valid" and manifest.source.class_order == "numeric"
+    assert manifest.classes == [str(number) for number in range(11)]
+    assert open_dataset(str(tmp_path / "out"), "val", num_classes=1, resolution=1).notes == ()

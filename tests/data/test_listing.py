@@ -1,0 +1,134 @@
+"""Which images class folders hold, and with which labels: every command lists them by one function."""
+
+import os
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torchvision.datasets import ImageFolder
+
+from tests.support.odd_images import CLASSES, class_folders, picture
+from trainer.data.formats import find, open_source
+from trainer.data.listing import class_order_of, list_class_folders
+from trainer.errors import UserError
+
+
+def test_listing_is_what_torchvisions_image_folder_sees(tmp_path: Path) -> None:
+    folder = class_folders(tmp_path) / "train"
+    (folder / "a" / "inner").mkdir()
+    picture(0, 9).save(folder / "a" / "inner" / "9.png")
+    oracle = ImageFolder(str(folder))
+    found = list_class_folders(folder)
+    assert found.classes == oracle.classes and found.labels.tolist() == oracle.targets
+    assert [str(folder / file) for file in found.files] == [path for path, _ in oracle.samples]
+    assert found.notes == ()
+
+
+@pytest.mark.parametrize("target", ["..", "../..", "../a", "../b"])
+def test_listing_walks_a_folder_once_whatever_links_lead_to_it(tmp_path: Path, target: str) -> None:
+    folder = class_folders(tmp_path) / "train"
+    os.symlink(target, folder / "a" / "loop")
+    found = list_class_folders(folder)
+    assert found.counts() == dict.fromkeys(CLASSES, 4)
+    assert found.notes == (f"{folder}: ignored 1 links to folders that are listed already, such as 'a/loop'",)
+
+
+def test_listing_follows_a_link_to_a_folder_elsewhere(tmp_path: Path) -> None:
+    folder = class_folders(tmp_path) / "train"
+    (folder / "a").rename(tmp_path / "store")
+    os.symlink(tmp_path / "store", folder / "a")
+    assert list_class_folders(folder).counts() == dict.fromkeys(CLASSES, 4)
+
+
+def test_listing_refuses_two_classes_that_are_one_folder(tmp_path: Path) -> None:
+    folder = class_folders(tmp_path) / "train"
+    os.symlink("a", folder / "d")
+    with pytest.raises(UserError, match="d and a are one folder, by a link: remove the link"):
+        list_class_folders(folder)
+    (folder / "d").unlink()
+    assert list_class_folders(folder).classes == list(CLASSES)
+
+
+def test_listing_skips_what_systems_leave_and_counts_it_in_one_line(tmp_path: Path) -> None:
+    folder = class_folders(tmp_path) / "train"
+    (folder / "a" / "._000.png").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        ")
+    (folder / "a" / ".DS_Store").write_bytes(b"")
+    for name in (".ipynb_checkpoints", "__MACOSX", "@eaDir"):
+        (folder / name).mkdir()
+        picture(0, 0).save(folder / name / "0.png")
+    found = list_class_folders(folder)
+    assert found.counts() == dict.fromkeys(CLASSES, 4)
+    assert found.notes == (f"{folder}: ignored 5 hidden or system files and folders, such as '.ipynb_checkpoints'",)
+
+
+def test_classes_that_differ_only_in_unicode_composition_are_equal(tmp_path: Path) -> None:
+    """Decomposed in train, as macOS writes it, and composed in val; and both in one split."""
+    decomposed, composed = (unicodedata.normalize(form, "café") for form in ("NFD", "NFC"))
+    class_folders(tmp_path, (composed, "b"))
+    (tmp_path / "train" / composed).rename(tmp_path / "train" / decomposed)
+    sources = [open_source(str(tmp_path), split, num_classes=2, resolution=32) for split in ("train", "val")]  # type: ignore[arg-type]
+    assert sources[0].classes == sources[1].classes == ["b", composed]
+    (tmp_path / "train" / composed).mkdir()
+    picture(0, 77).save(tmp_path / "train" / composed / "77.png")
+    assert list_class_folders(tmp_path / "train").counts() == {"b": 4, composed: 5}
+
+
+def test_class_order_is_that_of_text_and_said_or_that_of_numbers(tmp_path: Path) -> None:
+    class_folders(tmp_path, tuple(str(number) for number in range(12)), train=1, val=1)
+    text = open_source(str(tmp_path), "train", num_classes=12, resolution=32)
+    assert text.classes[:4] == ["0", "1", "10", "11"]
+    assert any("order of text: 0, 1, 10, 11, 2" in note and "--class-order numeric" in note for note in text.notes)
+    numeric = open_source(str(tmp_path), "train", num_classes=12, resolution=32, class_order="numeric")
+    assert numeric.classes == [str(number) for number in range(12)] and numeric.notes == ()
+    assert np.array_equal(numeric.labels, np.arange(12))
+    assert class_order_of(numeric.classes) == "numeric" and class_order_of(text.classes) == "text"
+    assert class_order_of(["0", "1", "2"]) == class_order_of(["cat", "dog"]) == "text"
+
+
+def test_class_order_numeric_needs_numbers(tmp_path: Path) -> None:
+    class_folders(tmp_path)
+    with pytest.raises(UserError, match="class 'a', which is not a number: use text"):
+        list_class_folders(tmp_path / "train", "numeric")
+    list_class_folders(tmp_path / "train", "text")
+
+
+@pytest.mark.parametrize("name", ["val", "validation", "valid"])
+def test_validation_is_never_the_test_folder_beside_it(tmp_path: Path, name: str) -> None:
+    """Roboflow writes train/ valid/ test/."""
+    class_folders(tmp_path)
+    (tmp_path / "val").rename(tmp_path / name)
+    class_folders(tmp_path / "more", train=1, val=1)
+    (tmp_path / "more" / "val").rename(tmp_path / "test")
+    source = open_source(str(tmp_path), "val", num_classes=3, resolution=32)
+    assert source.name.endswith(f", {name}") and len(source.labels) == 6 and source.notes == ()
+
+
+def test_validation_by_the_test_folder_alone_is_said(tmp_path: Path) -> None:
+    class_folders(tmp_path)
+    (tmp_path / "val").rename(tmp_path / "test")
+    source = open_source(str(tmp_path), "val", num_classes=3, resolution=32)
+    assert source.name.endswith(", test")
+    assert any("the images of test are used for validation" in note for note in source.notes)
+
+
+def test_validation_folder_is_preferred_to_shards_of_the_test_split(tmp_path: Path) -> None:
+    class_folders(tmp_path)
+    (tmp_path / "my-test-000.tar").write_bytes(b"")
+    assert open_source(str(tmp_path), "val", num_classes=3, resolution=32).name.endswith(", val")
+
+
+def test_two_validation_folders_are_the_users_choice(tmp_path: Path) -> None:
+    class_folders(tmp_path)
+    class_folders(tmp_path / "more")
+    (tmp_path / "more" / "val").rename(tmp_path / "valid")
+    with pytest.raises(UserError, match=r"has val and valid: which are the val images\? Rename or move the other"):
+        find(str(tmp_path), "val")
+    (tmp_path / "valid").rename(tmp_path / "unused")
+    assert find(str(tmp_path), "val")
+
+
+def test_one_validation_folder_with_two_names_by_a_link_is_no_choice(tmp_path: Path) -> None:
+    class_folders(tmp_path)
+    os.symlink("val", tmp_path / "valid")
+    assert find(str(tmp_path), "val")

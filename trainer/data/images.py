@@ -1,0 +1,92 @@
+"""Any image file as RGB of 8 bits. Every command opens and converts images here, so that all see the same pixels."""
+
+import contextlib
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from trainer.errors import one_line
+
+# torchvision.datasets.folder.IMG_EXTENSIONS, so that both see the same images
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+_ORIENTATION = 0x0112  # the EXIF tag; 1: as stored, 2 to 8: mirrored or turned (CIPA DC-008, 4.6.4)
+_EXIF_WITHIN = 1 << 16  # bytes from the start: a JPEG's EXIF is one segment, the first or second one
+
+
+class BadImageError(Exception):
+    """This image cannot be read or stored; another one can be."""
+
+
+def to_rgb(image: Image.Image | np.ndarray) -> np.ndarray:
+    """An image of any mode as uint8 RGB of shape (height, width, 3).
+
+    Gray is repeated, alpha is dropped, CMYK and palettes are converted as PIL does (and so torchvision's ImageFolder).
+    Of 16 bits the upper 8 are kept, where PIL would clip to white; float must be 0 to 1. EXIF orientation is ignored.
+    Raises BadImageError for other pixels, and whatever PIL raises where the file is damaged.
+    """
+    if isinstance(image, Image.Image):
+        if image.mode in ("P", "PA", "La", "RGBa"):  # by way of alpha: PIL warns of the direct way, or lacks it
+            image = image.convert("LA" if image.mode == "La" else "RGBA")
+        wide = image.mode in ("I", "F") or image.mode.startswith("I;16")
+        pixels = np.asarray(image if wide else image.convert("RGB"))
+    else:
+        pixels = image
+    if pixels.dtype.kind == "f" and pixels.min() >= 0 and pixels.max() <= 1:
+        pixels = np.round(pixels * 255).astype(np.uint8)
+    elif pixels.dtype.kind in "ui" and pixels.dtype.itemsize in (2, 4) and pixels.min() >= 0 and pixels.max() < 65536:
+        pixels = (pixels >> 8).astype(np.uint8)
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4) or not pixels.size:
+        raise BadImageError(f"{pixels.dtype} {pixels.shape} is not 8 or 16 bits or float 0 to 1, of 1, 3 or 4 channels")
+    return np.ascontiguousarray(pixels[:, :, :3])
+
+
+def rgb_image(opened: Image.Image) -> Image.Image:
+    """The same conversion as to_rgb, as an image of PIL. Most files are RGB already and are decoded only."""
+    if opened.mode in ("RGB", "L", "CMYK"):
+        return opened.convert("RGB")
+    return Image.fromarray(to_rgb(opened))
+
+
+def has_orientation(encoded: bytes) -> bool:
+    """Whether an encoded image says by EXIF that it is to be shown turned or mirrored.
+
+    TIFF's own tag is none of these: PIL applies it when it decodes.
+    """
+    if b"exif" not in encoded[:_EXIF_WITHIN].lower():  # "Exif" in JPEG, "eXIf" in PNG, "EXIF" in WebP
+        return b"eXIf" in encoded[-_EXIF_WITHIN:] and _orientation(encoded)
+    return _orientation(encoded)
+
+
+def upright(opened: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says."""
+    return ImageOps.exif_transpose(opened)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The file's content. Raises OSError, and BadImageError for a link to nothing."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError as error:
+        if path.is_symlink():
+            raise BadImageError("it is a link to a file that is not there") from error
+        raise
+
+
+def reason(error: BaseException) -> str:
+    """One line for whatever a decoder raised: OSError, ValueError, SyntaxError, DecompressionBombError, ..."""
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        return one_line(error.strerror)  # PIL's own have no number
+    text = one_line(" ".join(str(error).split()))  # OpenCV's are of several lines
+    return text if text and isinstance(error, BadImageError | OSError) else f"{type(error).__name__}: {text}"
+
+
+def _orientation(encoded: bytes) -> bool:
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(encoded)) as opened:
+        if opened.format != "TIFF":
+            return opened.getexif().get(_ORIENTATION, 1) in range(2, 9)
+    return False
