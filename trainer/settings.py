@@ -21,7 +21,9 @@ class TrainSettings:
     class_order: Literal["text", "numeric"] | None = None
     """of class folders. text: 0, 1, 10, 2, as torchvision; numeric: 0, 1, 2, 10; None: text"""
     initial_weights: Path | None = None
-    """weights file (.pt, .pth or .safetensors, e.g. torchvision's) to start from; None: the recipe's initialisation"""
+    """weights file (torch.save's or safetensors', e.g. torchvision's) to start from; None: the recipe's own start"""
+    weights_key: str | None = None
+    """which weights of a file that holds several, e.g. state_dict_ema; None: the averaged ones, if it holds such"""
     workers: int | None = None
     """threads that read images, per process; None: the machine's CPUs divided by its processes"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
@@ -78,6 +80,8 @@ class EvaluateSettings:
     """folder of a run, or a file: a checkpoint of this trainer, any .pt, .pth or .safetensors, or .onnx"""
     recipe: str | None = None
     """recipe with the network and the evaluation crop, for a file that is not of a run; a run has its own"""
+    weights_key: str | None = None
+    """which weights of a file that holds several, e.g. state_dict_ema; None: the averaged ones, if it holds such"""
     data: str | None = None
     """folder as for train, a .beton file or a folder of class folders; None: the data of the run"""
     class_order: Literal["text", "numeric"] | None = None

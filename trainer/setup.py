@@ -187,7 +187,8 @@ def newest_checkpoint(run: Run, identity: RunIdentity, world: World) -> Checkpoi
         if checksum != identity["data"][split]:
             raise UserError(
                 f"{path} was trained on other data: {split} of {content['data_folder']} ({short(checksum)}), not of "
-                f"{identity['data_folder']} ({short(identity['data'][split])}): use another --run-dir"
+                f"{identity['data_folder']} ({short(identity['data'][split])}): use another --run-dir, "
+                f"or the images as they were"
             )
     if asked.kind != "recipe" and asked.to_dict() != content["init_weights"]:
         raise UserError(
@@ -208,7 +209,7 @@ def build_module(recipe: Recipe, settings: TrainSettings, world: World, *, fresh
     notes = []
     if fresh and settings.initial_weights:
         weights = settings.initial_weights
-        notes.append(on_every_rank(world, lambda: load_initial_weights(module, weights)))
+        notes.append(on_every_rank(world, lambda: load_initial_weights(module, weights, settings.weights_key)))
     if tuning := recipe.fine_tuning:
         if fresh and not settings.initial_weights and not (isinstance(spec, LibraryModel) and spec.pretrained):
             raise UserError("fine_tuning needs weights to start from: add --initial-weights FILE")

@@ -263,7 +263,9 @@ def test_checkpoint_of_a_different_version_is_read_as_a_weights_file(
     words = [str(tmp_path / "older.pt"), "--recipe", str(SMALL), "--data", str(digits)]
     found = evaluated(words, tmp_path / "older.json")
     assert found["loss"] == record["also"][0]["loss"]
-    assert f"weights of older.pt (sha256:{found['weights']['sha256'][:12]}); bf16; data" in found["protocol_text"]
+    assert (
+        f"weights of model in older.pt (sha256:{found['weights']['sha256'][:12]}); bf16; data" in found["protocol_text"]
+    )
 
 
 def test_run_of_a_different_version_is_refused_in_one_line(
@@ -353,7 +355,7 @@ def mistakes(
             r"ten has other classes than the weights: class 0 is 'class0' instead of '0'",
         ),
         "damaged": ([str(folder / "cut.pth"), *of_recipe], r"error: .*cut.pth is damaged or holds more than tensors"),
-        "not weights": ([str(folder / "text.txt"), *of_recipe], r"text.txt is neither .pt, .pth nor .safetensors"),
+        "not weights": ([str(folder / "text.txt"), *of_recipe], r"text.txt is damaged or holds more than tensors"),
         "not onnx": ([str(folder / "text.onnx"), *of_recipe], r"text.onnx (is not an ONNX network|needs onnxruntime)"),
         "not finite": ([str(folder / "nan.pth"), *of_recipe], r"the logits of 360 of 360 images are not finite"),
         "recipe for a run": ([str(finished), "--recipe", "resnet20_digits"], r"a run has its own"),

@@ -213,7 +213,7 @@ def test_validation_image_that_cannot_be_opened_shows_before_the_first_step(
     assert main(["train", "resnet50_torchvision_v1", *data, "--run-dir", str(tmp_path / "run")]) == 2
     said = capfd.readouterr()
     assert "empty.png: image" in said.err
-    assert "remove it, or use python -m trainer prepare folder --skip-bad" in said.err
+    assert "repair or remove it" in said.err and "prepare folder --skip-bad" in said.err
     assert said.out == ""
 
 

@@ -12,7 +12,8 @@ from trainer.errors import UserError
 from trainer.evaluation.protocol import TrainedWeights, WeightsFile
 from trainer.evaluation.result import trained_weights
 from trainer.model import build_model, without_pretrained
-from trainer.model.weights import mismatch, read_weights_file, state_dict_in
+from trainer.model.weights import mismatch
+from trainer.model.weights_file import StateDict, read_weights_file, state_dict_in
 from trainer.recipe import Recipe
 from trainer.recipe_file import load_recipe
 from trainer.run import checkpoint
@@ -57,11 +58,12 @@ def run_weights(run: Run, which: str) -> Weights:
     return replace(_of_checkpoint(file, content, recipe, of_run=True), notes=notes)
 
 
-def file_weights(file: Path, recipe_name: str | None) -> Weights:
+def file_weights(file: Path, recipe_name: str | None, key: str | None = None) -> Weights:
     """The weights in a checkpoint of this trainer, in any state_dict, or in an .onnx file.
 
     A checkpoint within its run's folder has the run's recipe; for other files `recipe_name`, a name or a path, says
-    which network it is. Raises UserError where that is missing, and for a file that cannot be read.
+    which network it is. `key` says which weights of the file, None: the only or the averaged ones. Raises UserError
+    where what is needed is missing, and for a file that cannot be read.
     """
     in_run = file.absolute().parent.parent
     of_run = recipe_name is None and file.suffix == ".pt" and (in_run / "recipe.py").is_file()
@@ -76,7 +78,9 @@ def file_weights(file: Path, recipe_name: str | None) -> Weights:
         content = read_weights_file(file)
     if isinstance(content, dict) and CheckpointContent.__required_keys__ <= content.keys():
         return _of_checkpoint(file, checked(content, file), recipe, of_run=of_run)
-    return _of_file(file, recipe, state_dict_in(content, file)[0])
+    with torch.device("meta"):  # the names only
+        names = build_model(without_pretrained(recipe.model), recipe.num_classes).state_dict()
+    return _of_file(file, recipe, state_dict_in(content, file, key).fitted(names))
 
 
 def load_network(weights: Weights, network: Network, num_classes: int, device: torch.device) -> nn.Module:
@@ -136,10 +140,11 @@ def _of_checkpoint(file: Path, content: CheckpointContent, recipe: Recipe, *, of
     )
 
 
-def _of_file(file: Path, recipe: Recipe, network: Network) -> Weights:
+def _of_file(file: Path, recipe: Recipe, found: StateDict | Path) -> Weights:
     sha256 = file_sha256(file)
-    weights = WeightsFile(file=file.name, sha256=sha256)
-    return Weights(file=file, sha256=sha256, recipe=recipe, of_run=False, networks=[(weights, network)])
+    network, key, notes = (found, "", ()) if isinstance(found, Path) else (found.tensors, found.key, tuple(found.notes))
+    weights = WeightsFile(file=file.name, sha256=sha256, key=key)
+    return Weights(file=file, sha256=sha256, recipe=recipe, of_run=False, networks=[(weights, network)], notes=notes)
 
 
 def _require_fit(model: nn.Module, theirs: dict[str, Tensor], file: Path, num_classes: int) -> None:

@@ -23,7 +23,10 @@ class EncodedSource:
     OpenCV's INTER_AREA, and decoded from the original files where a .beton may hold them compressed anew.
     """
 
-    remedy = "repair or remove it, or use python -m trainer prepare folder --skip-bad (prepare alone can skip images)"
+    remedy = (
+        "repair or remove it (python -m trainer look DATA --check lists all such images), or use python -m trainer "
+        "prepare folder --skip-bad, which can leave images out"
+    )
     """what to do about an image that cannot be read"""
 
     def __init__(

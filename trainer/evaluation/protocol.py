@@ -80,10 +80,13 @@ class WeightsFile:
 
     file: str
     sha256: str
+    key: str = ""
+    """of the weights within the file, such as state_dict_ema; empty: they are all of it"""
 
     def text(self, evaluated_on: str | None = None) -> str:
         """A phrase for the weights, whatever they are evaluated on."""
-        return f"weights of {self.file} (sha256:{self.sha256[:12]})"
+        key = f"{self.key} in " if self.key else ""
+        return f"weights of {key}{self.file} (sha256:{self.sha256[:12]})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +148,8 @@ class Protocol:
                 inner["averaging"] = Averaging(**_fields_of(Averaging, inner["averaging"]))
             found["weights"] = TrainedWeights(**inner)
         else:
-            found["weights"] = WeightsFile(**_fields_of(WeightsFile, weights))
+            known = {"key": "", **weights} if isinstance(weights, dict) else weights  # earlier records have no key
+            found["weights"] = WeightsFile(**_fields_of(WeightsFile, known))
         made = cls(**found)
         check_values(made, cls, "")
         return made

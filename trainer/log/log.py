@@ -9,6 +9,7 @@ to its checkpoint, so that every step is logged exactly once; log.txt only grows
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +27,7 @@ from trainer.log.console_log import ConsoleLog
 from trainer.log.tensorboard_log import TensorBoardLog
 from trainer.log.throughput import Rates, StragglerDetector
 from trainer.recipe import Recipe
+from trainer.run.directory import GONE
 from trainer.run.metrics_file import truncate_metrics
 from trainer.run.state import Position
 from trainer.step_metrics import Summary
@@ -64,6 +66,7 @@ class Log:
         speed = {"images_per_second": rates.images_per_second, "data_wait": rates.data_wait}
         # the lines of the first steps are too short for a claim about a rank
         straggler = self._straggler.update(rates) if at.step >= self._interval else None
+        self._require_in_place()
         self._record("train", at, {"lr": lr, "loss": steps.loss, **speed, **_gradients(steps)})
         with self._writing():
             if rates.slowest_rank is not None:
@@ -120,6 +123,12 @@ class Log:
                 stack.callback(self._tensorboard.close)
                 stack.callback(self._metrics.close)
                 stack.callback(self._console.close)
+
+    def _require_in_place(self) -> None:
+        """Raises DiskError where the folder was removed or moved: its open files could still be written to."""
+        path = self._run_dir / "metrics.jsonl"
+        if not path.exists() or not os.path.samestat(os.stat(path), os.fstat(self._metrics.fileno())):
+            raise DiskError(f"{self._run_dir} was removed, moved or emptied while it was in use: {GONE}")
 
     def _record(self, kind: str, at: Position, values: dict[str, Any]) -> None:
         record = {"kind": kind, "step": at.step, "epoch": round(at.epochs, 6), **values}

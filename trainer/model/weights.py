@@ -5,32 +5,34 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from trainer.errors import UserError, one_line
+from trainer.model.weights_file import read_weights_file, state_dict_in
 
-WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
 
-
-def load_initial_weights(model: nn.Module, file: Path) -> str:
+def load_initial_weights(model: nn.Module, file: Path, key: str | None = None) -> str:
     """Copy the weights of `file` into `model`, all of them or none, and return a sentence for the log.
 
-    The file is .safetensors, or .pt / .pth with a state_dict, bare or under 'model', 'state_dict' or, of our own runs
-    with an EMA, 'average'; no code in it is run. Where only its number of classes differs, the model keeps the
-    classifier it has, and the sentence says so. Raises UserError for a file that cannot be read and for any other name
-    or shape that does not fit.
+    The file is a state_dict or a checkpoint with one, of torch.save or safetensors; no code in it is run. `key` says
+    which one where there are several, None: the averaged one. Where only its number of classes differs, the model keeps
+    the classifier it has, and the sentence says so. Raises UserError for a file that cannot be read and for any other
+    name or shape that does not fit.
     """
     try:
-        theirs, part = state_dict_in(read_weights_file(file), file)
+        weights = state_dict_in(read_weights_file(file), file, key).fitted(model.state_dict())
     except UserError as error:
         raise UserError(f"initial weights: {error}") from error
+    theirs = weights.tensors
     found = mismatch(model, theirs)
     if found.fatal:
         raise UserError(f"initial weights: {file} is of another model: {found}")
     fresh = found.other_classes
     model.load_state_dict({name: tensor for name, tensor in theirs.items() if name not in fresh}, strict=False)
-    sentence = f"initial weights: {len(theirs) - len(fresh)} tensors of {file}{part}"
+    sentence = (
+        f"initial weights: {len(theirs) - len(fresh)} tensors of {file}{f', {weights.key}' if weights.key else ''}"
+    )
+    sentence += "".join(f"; {note}" for note in weights.notes)
     if fresh:
         sentence += (
             f"; {' and '.join(fresh)} stay as initialised, "
@@ -103,50 +105,6 @@ def _other_classes(model: nn.Module, ours: dict[str, Tensor], theirs: dict[str, 
         if theirs[name].ndim == tensor.ndim and theirs[name].shape[1:] == tensor.shape[1:]
         if theirs[name].shape != tensor.shape
     ]
-
-
-def read_weights_file(file: Path) -> object:
-    """What a .pt, .pth or .safetensors file holds; no code in it is run. Raises UserError where it cannot be read."""
-    if not file.is_file():
-        raise UserError(f"there is no file {file}")
-    try:
-        match file.suffix:
-            case ".pt" | ".pth":
-                return torch.load(file, map_location="cpu", weights_only=True)
-            case ".safetensors":
-                from safetensors.torch import load_file
-
-                return load_file(file)
-    except ImportError as error:
-        raise UserError(f"{file} needs safetensors: pip install safetensors ({error})") from error
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
-    except Exception as error:  # bytes that are something else fail anywhere in the reader
-        raise UserError(
-            f"{file} is damaged or holds more than tensors ({type(error).__name__}): "
-            f"save the state_dict alone, torch.save(model.state_dict(), FILE)"
-        ) from error
-    raise UserError(f"{file} is neither .pt, .pth nor .safetensors")
-
-
-def state_dict_in(content: object, file: Path) -> tuple[dict[str, Tensor], str]:
-    """The state_dict within what was read, without the names of wrappers around the model; and which part it is."""
-    part = ""
-    for key in ("average", "model", "state_dict"):  # of our checkpoints the average, where there is one: its result
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content, part = content[key], ", the average of its run" if key == "average" else part
-    if not isinstance(content, dict) or not content:
-        raise UserError(f"{file} holds a {type(content).__name__}, not a state_dict")
-    strangers = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
-    if strangers:
-        raise UserError(
-            f"{file} is not a state_dict, bare or under 'model' or 'state_dict': "
-            f"{len(strangers)} entries are not tensors ({_first(strangers)})"
-        )
-    for prefix in WRAPPERS * 2:  # either may be around the other
-        if all(name.startswith(prefix) for name in content):
-            content = {name.removeprefix(prefix): value for name, value in content.items()}
-    return content, part
 
 
 def _first(names: list[str]) -> str:

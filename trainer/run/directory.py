@@ -17,6 +17,7 @@ from trainer.recipe import Recipe
 from trainer.recipe_file import is_resolved, load_recipe, recipe_changes, recipe_source
 from trainer.run.checkpoint import CheckpointContent, Checkpoints
 
+GONE = "nothing more is saved; move it back and give the same command again, or start anew"
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)  # that may pass by themselves
 
 
@@ -42,6 +43,7 @@ class Run:
         self.folder = folder
         self.checkpoints = Checkpoints(folder / "checkpoints", keep)
         self._attempt = Attempt()
+        self._claimed: tuple[int, int] | None = None  # the folder that claim() found or made
 
     @property
     def recipe(self) -> Recipe:
@@ -83,6 +85,7 @@ class Run:
         if not self.checkpoints.exist:  # left by a start that saved no checkpoint
             for left in (self.folder / "starts.json", *self.folder.glob("events.out.tfevents.*")):
                 left.unlink(missing_ok=True)
+        self._claimed = _identity(self.folder)
         replace_text(self.folder / ".owner", json.dumps(asdict(self._attempt)))
         replace_text(stored, recipe_source(recipe))
 
@@ -103,8 +106,9 @@ class Run:
 
     def _require_ours(self) -> None:
         """A node that its scheduler has lost may still be training while the job runs elsewhere."""
-        if not (self.folder / ".owner").exists():
-            raise DiskError(f"{self.folder} is no longer there, or was emptied: nothing more is saved here")
+        there = _identity(self.folder) if (self.folder / ".owner").exists() else None
+        if there is None or self._claimed not in (None, there):
+            raise DiskError(f"{self.folder} was removed, moved or emptied while it was in use: {GONE}")
         if (owner := self._owner) != self._attempt:
             message = f"{self.folder} was taken over by attempt {owner.number} of job {owner.job}"
             raise UserError(f"{message}: nothing more is saved here")
@@ -132,4 +136,12 @@ class Run:
         replace_text(self.folder / "starts.json", json.dumps([*self.starts, {"step": step, **environment}], indent=2))
 
     def write_result(self, result: dict[str, Any]) -> None:
+        """Writes result.json, or raises UserError as save does."""
+        self._require_ours()
         replace_text(self.folder / "result.json", json.dumps({**result, "starts": self.starts}, indent=2))
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """What stays the same when a folder is renamed, and differs when another one takes its name."""
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino

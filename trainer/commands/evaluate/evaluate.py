@@ -79,10 +79,12 @@ def _find(settings: EvaluateSettings) -> Weights:
             raise UserError(
                 f"--recipe {settings.recipe} is for a file: {settings.weights} is none, and a run has its own"
             )
+        if settings.weights_key:
+            raise UserError(f"--weights-key {settings.weights_key} is for a file: {settings.weights} is none")
         return run_weights(Run(settings.weights), settings.checkpoint)
     if settings.checkpoint == "best":
         raise UserError(f"--checkpoint best chooses among the checkpoints of a run, and {settings.weights} is a file")
-    return file_weights(settings.weights, settings.recipe)
+    return file_weights(settings.weights, settings.recipe, settings.weights_key)
 
 
 def _at_protocol(weights: Weights, settings: EvaluateSettings) -> Recipe:

@@ -10,6 +10,7 @@ from trainer.commands.weights import Weights
 from trainer.data.loader import Source
 from trainer.distributed.process_group import World
 from trainer.errors import UserError
+from trainer.evaluation.protocol import WeightsFile
 from trainer.evaluation.result import EvalResult, record
 from trainer.recipe import CenterCrop, Recipe
 from trainer.recipe_file import overrides_of
@@ -47,13 +48,14 @@ def evaluation_record(
     """The first result, with the others in "also". Accuracies, confidences and calibration errors are in %."""
     found = [record(recipe, source, evaluated) for evaluated in results]
     # an evaluation uses none of these three, and the rest does not depend on the settings
+    key = results[0].weights.key if isinstance(results[0].weights, WeightsFile) else ""
     here = environment(world, TrainSettings(data="", run_dir=Path()))
     return {
         "recipe": recipe.name,
         "seed": recipe.seed if weights.of_run else None,
         **found[0],
         "also": found[1:],
-        "weights": {"file": weights.file.name, "sha256": weights.sha256},
+        "weights": {"file": weights.file.name, "sha256": weights.sha256, "key": key},
         "data": {"name": source.name, "checksum": source.checksum},
         "changed": overrides_of(recipe),
         "published": asdict(recipe.published) if recipe.published else None,

@@ -36,12 +36,12 @@ def look(settings: LookSettings) -> None:
     recipe = load_recipe(settings.recipe) if settings.recipe else None
     source = open_dataset(settings.data, settings.split, num_classes=1, resolution=1, class_order=settings.class_order)
     with Loader(source, workers=default_workers(1)) as loader:
+        if settings.check:
+            _require_sound(source)
         found = source.contents(MEASURED)
         rows = [*_content(source), *_sizes(found), *_storage(found)]
         print(_table(rows), flush=True)
         print("".join(f"  note      {note}\n" for note in source.notes), end="", flush=True)
-        if settings.check:
-            _require_sound(source)
         images = spread(len(loader), settings.images)
         if recipe is None:
             tiles = [Tile(letterboxed(source, int(image)), source.classes[source.labels[image]]) for image in images]

@@ -17,7 +17,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from trainer.data.beton.manifest import DataOrigin, Encoding, Manifest
+from trainer.data.beton.manifest import DataOrigin, Encoding, Manifest, manifest_path, stamp_path
 from trainer.data.beton.pixels import shrink
 from trainer.data.beton.writer import Images, shared, write_beton
 from trainer.data.formats import FOLDERS, class_folders
@@ -186,8 +186,22 @@ def _write(out: Path, splits: dict[str, Images], options: PrepareOptions) -> dic
     for path in paths.values():
         if path.exists() and not options.overwrite:
             raise UserError(f"{path} is there already: pass --overwrite to replace it, or give another folder")
+    manifests: dict[str, Manifest] = {}
+    try:
+        _write_all(paths, splits, options, manifests)
+    except BaseException:
+        for split in manifests:  # else the same command would be told that they are there already
+            for path in (paths[split], manifest_path(paths[split]), stamp_path(paths[split])):
+                path.unlink(missing_ok=True)
+        raise
+    return manifests
+
+
+def _write_all(
+    paths: dict[str, Path], splits: dict[str, Images], options: PrepareOptions, manifests: dict[str, Manifest]
+) -> None:
+    """Writes one file after another, and adds its manifest to `manifests`."""
     encoding = Encoding(**{field.name: getattr(options, field.name) for field in fields(Encoding)})
-    manifests = {}
     for split, images in splits.items():
         with _progress(paths[split].name, len(images.labels)) as progress:
             manifests[split] = write_beton(
@@ -199,7 +213,6 @@ def _write(out: Path, splits: dict[str, Images], options: PrepareOptions) -> dic
         if oriented := manifests[split].exif_oriented:
             done = "were turned by it" if options.apply_exif else "are stored as they lie: --apply-exif turns them"
             print(f"{paths[split]}: {oriented:,} images have an EXIF orientation and {done}", flush=True)
-    return manifests
 
 
 @contextmanager

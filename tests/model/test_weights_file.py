@@ -1,0 +1,127 @@
+"""Weights as other programs save them: known by content, and a choice between two is stated."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tests.support.processes import SUPPORT
+from trainer import recipe
+from trainer.commands.weights import file_weights
+from trainer.errors import UserError
+from trainer.evaluation.protocol import WeightsFile
+from trainer.model import build_model, load_initial_weights
+from trainer.model.weights_file import read_weights_file, state_dict_in
+from trainer.recipe_file import load_recipe
+
+State = dict[str, Tensor]
+SPEC = recipe.CifarResNet(depth=8)
+PLAIN: State = build_model(SPEC, 10).state_dict()
+AVERAGE: State = {name: value + 1 for name, value in PLAIN.items()}
+OPTIONS = argparse.Namespace(model="resnet8", lr=0.1)
+OPTIMIZER = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+
+
+def prefixed(prefix: str, state: State = PLAIN) -> State:
+    return {prefix + name: value for name, value in state.items()}
+
+
+# name of the file -> content, where the weights are, whether they are the average, and the prefix that is said
+LIGHTNING = {"state_dict": prefixed("model."), "hyper_parameters": {}}
+COMPOSER = {"model": prefixed("module."), "optimizers": {"SGD": {"state": {"fc.bias": {"buffer": torch.zeros(2)}}}}}
+FILES: dict[str, tuple[object, str, bool, str]] = {
+    "torchvision.pth": ({"model": PLAIN, "optimizer": OPTIMIZER, "args": OPTIONS}, "model", False, ""),
+    "torchvision_ema.pth": (
+        {"model": PLAIN, "model_ema": prefixed("module.", AVERAGE) | {"n_averaged": torch.tensor(3)}, "args": OPTIONS},
+        "model_ema", True, "",
+    ),
+    "best.pth.tar": ({"state_dict": prefixed("module."), "optimizer": OPTIMIZER}, "state_dict", False, ""),
+    "timm": ({"state_dict": PLAIN, "state_dict_ema": AVERAGE, "args": OPTIONS}, "state_dict_ema", True, ""),
+    "pycls.pyth": ({"model_state": PLAIN, "optimizer_state": OPTIMIZER, "cfg": "a: 1"}, "model_state", False, ""),
+    "pycls_ema.pyth": ({"model_state": PLAIN, "ema_state": AVERAGE}, "ema_state", True, ""),
+    "composer.pt": ({"state": COMPOSER, "rng": []}, "state.model", False, ""),
+    "lightning.ckpt": (LIGHTNING, "state_dict", False, "model."),
+    "moco.bin": ({"state_dict": prefixed("module.backbone.encoder.")}, "state_dict", False, "backbone.encoder."),
+    "compiled.bin": (prefixed("module._orig_mod."), "", False, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_weights_of_other_programs_are_found_whatever_the_files_name(tmp_path: Path, name: str) -> None:
+    content, key, averaged, prefix = FILES[name]
+    torch.save(content, tmp_path / name)
+    model = build_model(SPEC, 10)
+    sentence = load_initial_weights(model, tmp_path / name)
+    wanted = AVERAGE if averaged else PLAIN
+    assert all(torch.equal(value, wanted[name]) for name, value in model.state_dict().items())
+    assert f"tensors of {tmp_path / name}{f', {key}' if key else ''}" in sentence
+    assert ("--weights-key chooses" in sentence) == averaged
+    assert (f"{prefix!r} was taken from the start of every name" in sentence) == bool(prefix)
+    assert (
+        name != "timm" or "the file also holds state_dict: its averaged weights, state_dict_ema, are used" in sentence
+    )
+
+
+def test_weights_of_safetensors_are_known_by_content(tmp_path: Path) -> None:
+    save_file(PLAIN, tmp_path / "model.bin")
+    assert state_dict_in(read_weights_file(tmp_path / "model.bin"), tmp_path).tensors.keys() == PLAIN.keys()
+
+
+def test_weights_key_chooses_and_a_wrong_one_lists_them(tmp_path: Path) -> None:
+    content = {"state_dict": PLAIN, "state_dict_ema": AVERAGE}
+    assert state_dict_in(content, tmp_path, "state_dict").tensors is not None
+    assert torch.equal(state_dict_in(content, tmp_path, "state_dict").tensors["fc.bias"], PLAIN["fc.bias"])
+    with pytest.raises(UserError, match=r"--weights-key nope: .* has weights at state_dict, state_dict_ema"):
+        state_dict_in(content, tmp_path, "nope")
+
+
+def test_weights_without_an_obvious_choice_are_the_users(tmp_path: Path) -> None:
+    content = {"student": PLAIN, "teacher": AVERAGE}
+    with pytest.raises(UserError, match="holds several weights, student, teacher: choose one with --weights-key"):
+        state_dict_in(content, tmp_path)
+    assert state_dict_in(content, tmp_path, "teacher").key == "teacher"
+
+
+def test_evaluated_weights_of_a_file_are_named_in_notes_and_protocol(tmp_path: Path) -> None:
+    torch.save({"state_dict": prefixed("model."), "state_dict_ema": prefixed("model.", AVERAGE)}, tmp_path / "timm.tar")
+    found = file_weights(tmp_path / "timm.tar", str(SUPPORT / "small_recipe.py"))
+    ((weights, network),) = found.networks
+    assert isinstance(weights, WeightsFile) and weights.key == "state_dict_ema"
+    assert "weights of state_dict_ema in timm.tar (sha256:" in weights.text()
+    assert isinstance(network, dict) and torch.equal(network["fc.bias"], AVERAGE["fc.bias"])
+    assert [note.split(",")[0] for note in found.notes] == [
+        "the file also holds state_dict: its averaged weights", "'model.' was taken from the start of every name"
+    ]  # fmt: skip
+    plain = file_weights(tmp_path / "timm.tar", str(SUPPORT / "small_recipe.py"), "state_dict")
+    assert isinstance(plain.networks[0][1], dict) and torch.equal(plain.networks[0][1]["fc.bias"], PLAIN["fc.bias"])
+
+
+class Payload:
+    """What a malicious file would build."""
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return Path.touch, (Path("ran"),)
+
+
+def test_no_code_in_a_file_is_run_and_the_blocked_name_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": PLAIN, "args": Payload()}, tmp_path / "bad.pth")
+    with pytest.raises(
+        UserError, match=r"bad\.pth is damaged or holds more than tensors \(it wants .*, which may run code\)"
+    ):
+        read_weights_file(tmp_path / "bad.pth")
+    assert not (tmp_path / "ran").exists()
+    namespace = argparse.Namespace(hook=Payload())
+    torch.save({"model": PLAIN, "args": namespace}, tmp_path / "inner.pth")
+    with pytest.raises(UserError, match="holds more than tensors"):
+        read_weights_file(tmp_path / "inner.pth")
+
+
+def test_recipe_that_is_loaded_for_a_file_has_the_network_of_the_tests() -> None:
+    assert load_recipe(str(SUPPORT / "small_recipe.py")).model == SPEC
