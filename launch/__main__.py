@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NoReturn
 
+import trainer.streams  # noqa: F401  # first: for its effect
 from launch import command_line, jobs, settings
 from launch.cluster import CLUSTERS
 from trainer import __version__
-from trainer.errors import UserError
+from trainer.errors import UserError, one_line
 
 USAGE = """usage: python -m launch COMMAND ...
 
@@ -50,11 +51,21 @@ def main(words: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
+    except OSError as error:
+        if error.filename is None or isinstance(error, BrokenPipeError):
+            return _without_a_file(error)
+        print(f"error: {one_line(f'{error.filename}: {error.strerror}')}", file=sys.stderr, flush=True)
+        return 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more when it ends
-        return 128 + signal.SIGPIPE
+
+
+def _without_a_file(error: OSError) -> int:
+    """The exit code where the reader closed the pipe. Any other error is raised again."""
+    if not isinstance(error, BrokenPipeError):
+        raise error
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more when it ends
+    return 128 + signal.SIGPIPE
 
 
 def _usage() -> str:

@@ -135,13 +135,15 @@ def rank_codes(submission: Submission, index: int, number: int) -> dict[int, int
     """The exit codes that note_rank recorded, the oldest first."""
     files = submission.attempts(index).glob(f"{number:03}.rank*[0-9]")  # not of a rank killed in writing: .partial
     ordered = sorted(files, key=lambda file: file.stat().st_mtime)
-    return {int(file.suffix.removeprefix(".rank")): json.loads(file.read_text())["code"] for file in ordered}
+    return {
+        int(file.suffix.removeprefix(".rank")): json.loads(file.read_text(encoding="utf-8"))["code"] for file in ordered
+    }
 
 
 def attempts(submission: Submission, index: int) -> list[dict[str, Any]]:
     """The starts of a run so far: number, began, step, nodes, port, and after the end ended, seconds, reason, again."""
     files = sorted(submission.attempts(index).glob("*.json"))
-    return sorted((json.loads(file.read_text()) for file in files), key=lambda start: start["number"])
+    return sorted((json.loads(file.read_text(encoding="utf-8")) for file in files), key=lambda start: start["number"])
 
 
 def newest_step(run_dir: Path) -> int:
@@ -196,7 +198,7 @@ def _write(submission: Submission, index: int, start: dict[str, Any]) -> None:
 
 def _boot() -> str:
     """Differs between machines, and between two boots of one."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
 
 
 def _seconds_since(start: dict[str, Any]) -> float | None:

@@ -240,7 +240,7 @@ def _shared(run_dir: str, nodes: list[dict[str, Any]], rank: int) -> list[str]:
     if rank == 0:
         try:
             probe.parent.mkdir(parents=True, exist_ok=True)
-            probe.write_text(word[0])
+            probe.write_text(word[0], encoding="utf-8")
         except OSError as error:
             fault[0] = f"{nodes[0]['host']}: {run_dir} cannot be written: {error.strerror}"
     dist.broadcast_object_list(fault, 0)
@@ -256,7 +256,7 @@ def _sees(probe: Path, word: str) -> bool:
     """Within the seconds by which shared file systems may be late."""
     for _ in range(50):
         try:
-            if probe.read_text() == word:
+            if probe.read_text(encoding="utf-8") == word:
                 return True
         except OSError:
             pass

@@ -33,7 +33,7 @@ def words_of(command: type, launchers: list[type], chosen: Path | None) -> list[
     if not (path := cluster_file(chosen)):
         return []
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as TOML: {error}") from error
     found = [field for launcher in launchers for field in fields(launcher)]

@@ -66,7 +66,7 @@ def _plan(cluster: Cluster, options: LaunchSettings, runs: list[Run], processes:
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         for run in runs:
-            (scratch / f"{run.name}.py").write_text(run.recipe)
+            (scratch / f"{run.name}.py").write_text(run.recipe, encoding="utf-8")
             print(f"# every process of {run.run_dir}")
             print(f"python -m trainer {shlex.join(run.words(submission.recipe_file(run)))}\n", flush=True)
         for recipe in dict.fromkeys(run.recipe for run in runs):

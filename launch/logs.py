@@ -54,7 +54,7 @@ def first_trouble(submission: Submission, index: int) -> tuple[int, str] | None:
         ranks.setdefault(log_file(submission, index, rank), rank)  # ranks may share a file
     logs = [(rank, path) for path, rank in ranks.items() if path.is_file()]
     for rank, path in sorted(logs, key=lambda entry: entry[1].stat().st_mtime):
-        text = path.read_text(errors="replace")
+        text = path.read_text(encoding="utf-8", errors="replace")
         text = text[max(0, text.rfind(_START)) :]  # logs are of all starts: only the last one's trouble is of today
         if found := [trouble for trouble in _TROUBLE.finditer(text) if "another process of this run" not in trouble[0]]:
             said = [line for line in text[found[-1].start() :].splitlines() if line.strip()]
@@ -73,7 +73,7 @@ def _print(path: Path, submission: Submission, index: int, follow: bool) -> None
         if not over and time.monotonic() - asked > _SELDOM:
             over, asked = state_of(submission, index).is_over, time.monotonic()
         if path.is_file():
-            with path.open(errors="replace") as file:
+            with path.open(encoding="utf-8", errors="replace") as file:
                 file.seek(place)
                 sys.stdout.write(file.read())
                 place = file.tell()

@@ -27,7 +27,7 @@ def copy_code(folder: Path) -> Path:
                 copy = partial / path.relative_to(HERE)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(path, copy)  # with its time, by which numba knows what it has compiled
-        (partial / "trainer" / COMMIT).write_text(commit() or "")
+        (partial / "trainer" / COMMIT).write_text(commit() or "", encoding="utf-8")
         partial.rename(target)
     except OSError:
         if not target.is_dir():  # else another launch was faster

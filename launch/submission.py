@@ -84,7 +84,7 @@ class Submission:
         """Raises UserError where it cannot be read."""
         path = self.folder / "job.json"
         try:
-            return Job(**json.loads(path.read_text()))
+            return Job(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{path} cannot be read, so its job is not known: {error}") from error
 
@@ -127,7 +127,7 @@ class Submission:
     @contextlib.contextmanager
     def runs_here(self) -> Iterator[None]:
         """While this process is in the block, runner() returns its id."""
-        with (self.folder / "alive").open("w") as file:
+        with (self.folder / "alive").open("w", encoding="utf-8") as file:
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(file, fcntl.LOCK_EX)  # it ends with the process, however that ends
             file.write(str(os.getpid()))
@@ -139,13 +139,13 @@ class Submission:
         path = self.folder / "alive"
         for _ in range(20):
             try:
-                with path.open() as file:
+                with path.open(encoding="utf-8") as file:
                     fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 return None
             except FileNotFoundError:
                 return None
             except BlockingIOError:
-                if text := path.read_text():
+                if text := path.read_text(encoding="utf-8"):
                     return int(text)
                 time.sleep(0.05)  # it is about to write its number
         return None
@@ -161,11 +161,11 @@ def new_submission(runs: list[Run]) -> Submission:
         submission = Submission(parent / f"{number + 1:03}")
         submission.folder.mkdir()
         submission.code.symlink_to(os.path.relpath(copy_code(parent), submission.folder))
-        (submission.folder / "packages.txt").write_text(package_versions())
+        (submission.folder / "packages.txt").write_text(package_versions(), encoding="utf-8")
         (submission.folder / "recipes").mkdir()
         submission.logs.mkdir()
         for index, run in enumerate(runs):
-            submission.recipe_file(run).write_text(run.recipe)
+            submission.recipe_file(run).write_text(run.recipe, encoding="utf-8")
             submission.attempts(index).mkdir(parents=True)
     except OSError as error:
         if submission:
@@ -185,7 +185,7 @@ def submission_of(run_dir: Path) -> tuple[Submission, int]:
     """The newest launch of this run, and the run's number in it. Raises UserError where it was not launched."""
     path = run_dir / "launch.json"
     try:
-        pointer: dict[str, Any] = json.loads(path.read_text())
+        pointer: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return Submission((run_dir / pointer["submission"]).resolve()), int(pointer["index"])
     except FileNotFoundError:
         raise UserError(f"{run_dir} was not launched by python -m launch: it has no launch.json") from None

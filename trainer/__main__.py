@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+import trainer.streams  # noqa: F401  # first: for its effect
 from trainer import __version__, cli, settings
 from trainer.atomic import MAKE_ROOM
 from trainer.distributed.parent import end_process, exit_when_parent_dies
@@ -100,7 +101,7 @@ def _should_print(error: UserError) -> bool:
     """Whether this rank prints the error: each one its own LocalError, rank 0 a shared one, else one rank per node."""
     if isinstance(error, LocalError):
         return True
-    return os.environ.get("RANK" if isinstance(error, SharedError) else "LOCAL_RANK", "0") == "0"
+    return os.environ.get("RANK" if isinstance(error, SharedError) else "LOCAL_RANK", "0") in ("", "0")
 
 
 def _exit_code_of(error: Exception) -> int:
@@ -111,6 +112,9 @@ def _exit_code_of(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         _print_error(f"{error.filename or 'a file of the run'}: {error.strerror}: {MAKE_ROOM}")
         return EXIT_RETRY
+    if isinstance(error, OSError) and error.filename is not None:  # a name that is too long, a loop of links, ...
+        _print_error(f"{error.filename}: {error.strerror}")
+        return 2
     if type(error).__name__ == "OutOfMemoryError":
         _print_error(f"out of GPU memory: use a smaller --micro-batch-size: {first_line(error)}")
         return 2
@@ -159,8 +163,11 @@ gc.set_threshold(10_000)
 def _train(argv: list[str]) -> int:
     recipe, options = cli.parse_train(argv)
     _refuse_bare_srun()
+    from trainer import compile_cache
     from trainer.distributed.stop import Stopped
     from trainer.train import train
+
+    compile_cache.offer(options.run_dir)
 
     try:
         train(recipe, options)

@@ -45,7 +45,7 @@ _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16", "sve_bf16"}  # of Intel and AM
 def _cpu_flags() -> set[str]:
     """The instruction sets that Linux lists. Without a list it returns those with bf16, so that no note is given."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return _BF16_FLAGS
     return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split(":", 1)[1].split()}

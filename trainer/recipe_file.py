@@ -24,12 +24,12 @@ def recipe_names() -> list[str]:
 
 def docstring(name: str) -> str:
     """The docstring of a recipe in recipes/. Its first line is what the recipe trains, and from which paper."""
-    return ast.get_docstring(ast.parse((RECIPES / f"{name}.py").read_text())) or ""
+    return ast.get_docstring(ast.parse((RECIPES / f"{name}.py").read_text(encoding="utf-8"))) or ""
 
 
 def measured(name: str) -> str:
     """The result measured with this code, from the ledger recipes/README.md; "not yet" if there is none."""
-    for line in (RECIPES / "README.md").read_text().splitlines():
+    for line in (RECIPES / "README.md").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"| `{name}` |"):
             return line.split("|")[4].strip()
     return "not yet"
@@ -139,7 +139,7 @@ def known_recipes() -> str:
 
 def is_resolved(path: Path) -> bool:
     """Whether `path` was written by recipe_source."""
-    return path.read_text().startswith(_WRITTEN_BY_US)
+    return path.read_text(encoding="utf-8").startswith(_WRITTEN_BY_US)
 
 
 def check_values(value: Any, hint: Any, name: str) -> None:

@@ -73,6 +73,7 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
     steps_per_epoch = steps_in_epoch(recipe, len(train_loader))
     check_norm_images(recipe, len(train_loader), world)
     run = Run(settings.run_dir, settings.keep_last_checkpoints)
+    stack.callback(run.release)
     on_every_rank(world, lambda: run.claim(recipe) if world.is_main else None)
     identity: RunIdentity = {
         "data": {"train": train_loader.source.checksum, "val": eval_loader.source.checksum},

@@ -65,7 +65,9 @@ def library_of(name: str) -> str | None:
 def _model_sources(library: str) -> list[str]:
     spec = PathFinder.find_spec(library)
     folders = [Path(folder) / "models" for folder in (spec and spec.submodule_search_locations) or ()]
-    return [file.read_text(errors="replace") for folder in folders for file in sorted(folder.glob("*.py"))]
+    return [
+        file.read_text(encoding="utf-8", errors="replace") for folder in folders for file in sorted(folder.glob("*.py"))
+    ]
 
 
 def parts() -> dict[str, list[Any]]:

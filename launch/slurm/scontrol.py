@@ -67,7 +67,7 @@ def cancel_job(submission: Submission, index: int) -> str:
 def run_slurm(*command: str) -> subprocess.CompletedProcess[str]:
     """The result of a command of Slurm; code 127 and no output where the command does not exist."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
     except OSError:
         return subprocess.CompletedProcess(command, 127, "", "")
     except subprocess.TimeoutExpired:

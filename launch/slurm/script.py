@@ -49,7 +49,7 @@ def refusal(options: SlurmSettings, layout: Layout, submission: Submission, name
     """What `sbatch --test-only` says of the script: when it would start, or why it could not."""
     text = script(options, layout, submission, name, count)
     with clean_environment():
-        said = subprocess.run(["sbatch", "--test-only"], input=text, capture_output=True, text=True)
+        said = subprocess.run(["sbatch", "--test-only"], input=text, capture_output=True, text=True, errors="replace")
     return (said.stderr or said.stdout).strip()
 
 

@@ -21,6 +21,7 @@ import torch
 from numba import carray, cfunc, from_dtype, njit, types
 from torch import Tensor
 
+from trainer.compile_cache import can_be_cached
 from trainer.cpu import amx
 from trainer.cpu.openmp import fetch_and_add, on_threads, pointer
 
@@ -182,7 +183,7 @@ def _add_up(job, part):
             total[number] += one[number]
 
 
-@cfunc(types.void(types.CPointer(from_dtype(_JOB))), cache=True)
+@cfunc(types.void(types.CPointer(from_dtype(_JOB))), cache=can_be_cached())
 def _do_parts(address):
     """Runs on each thread: takes the next part of the job until none is left."""
     jobs = carray(address, 1)
@@ -196,7 +197,7 @@ def _do_parts(address):
             part = fetch_and_add(jobs.ctypes.data)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=can_be_cached())
 def _run(do_parts, threads, fields):
     jobs = carray(pointer(fields.ctypes.data, _JOB), 1)
     on_threads(do_parts, jobs.ctypes.data, threads, np.uint32(0))

@@ -17,6 +17,7 @@ from llvmlite import ir
 from numba import carray, cfunc, from_dtype, njit, types
 from numba.extending import intrinsic
 
+from trainer.compile_cache import can_be_cached
 from trainer.cpu.openmp import fetch_and_add, on_threads, pointer
 
 # Numba's cache is valid until this file changes, so this file has to change with the one it inlines (test_house.py)
@@ -181,7 +182,7 @@ def _sum_part(job, part, first, end):
             sums[part, 1, column] += others[column]
 
 
-@cfunc(types.void(types.CPointer(from_dtype(_JOB))), cache=True, fastmath={"contract"})
+@cfunc(types.void(types.CPointer(from_dtype(_JOB))), cache=can_be_cached(), fastmath={"contract"})
 def _do_parts(address):
     """Runs on each thread: takes the next part of the job until none is left."""
     _prefer_wide_vectors()
@@ -225,7 +226,7 @@ def _repeat(values, factors):
         factors[1, column] = values[1, column % values.shape[1]]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=can_be_cached())
 def _forward(
     do_parts, threads, jobs, sums, factors, pixels, weight, bias, eps, per_channel, running_mean, running_var, momentum
 ):
@@ -246,7 +247,7 @@ def _forward(
     _run(do_parts, jobs, _APPLY, threads)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=can_be_cached())
 def _backward(do_parts, threads, jobs, sums, factors, pixels, per_channel, eps, dweight, dbias):
     channels = len(dweight)
     gradient_factors = np.empty((2, channels), np.float32)

@@ -9,7 +9,7 @@ from trainer.data.content import Stamp
 from trainer.data.encoded import EncodedSource
 from trainer.data.images import read_bytes
 from trainer.data.listing import STAMP, ClassOrder, list_class_folders
-from trainer.errors import UserError
+from trainer.errors import UserError, one_line
 
 
 class ImageFolderSource(EncodedSource):
@@ -23,7 +23,7 @@ class ImageFolderSource(EncodedSource):
         super().__init__(
             labels=found.labels,
             classes=found.classes,
-            name=f"{folder.absolute().parent.name}, {folder.name}",
+            name=one_line(f"{folder.absolute().parent.name}, {folder.name}"),
             stamp=Stamp.of(folder / STAMP, files, found.labels),
             notes=(*notes, *found.notes),
         )

@@ -65,7 +65,7 @@ def list_class_folders(folder: Path, order: ClassOrder = "text") -> Listing:
         if _is_system(entry):
             skipped.system += [entry] if entry != STAMP else []
         elif is_folder:
-            found.setdefault(composed(entry), []).append(entry)
+            found.setdefault(composed(os.fsencode(entry).decode("utf-8", "surrogateescape")), []).append(entry)
     if not found:
         raise UserError(f"{folder} has no folders, one for each class")
     classes = sort_classes(found, order, folder)

@@ -21,7 +21,7 @@ from trainer.data.encoded import EncodedSource
 from trainer.data.images import reason
 from trainer.data.listing import STAMP, composed
 from trainer.data.loader import Stored
-from trainer.errors import UserError
+from trainer.errors import UserError, one_line
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm")  # extensions
 LABEL = "cls"  # a number from 0, as text
@@ -56,7 +56,7 @@ class WebDatasetSource(EncodedSource):
         super().__init__(
             labels=labels,
             classes=_classes(folder / CLASSES, int(labels.max()) + 1),
-            name=f"{folder.name}, {_count(len(shards))} from {shards[0].name}",
+            name=one_line(f"{folder.name}, {_count(len(shards))} from {shards[0].name}"),
             stamp=Stamp.of(folder / f".{shards[0].stem}{STAMP}", _files(samples, shards, self._states), labels),
             notes=notes,
         )

@@ -16,7 +16,7 @@ def usable_cpus() -> int:
 def cgroup_quota(cgroup: Path = _CGROUP, root: Path = _CGROUPS) -> float | None:
     """The smallest `cpu.max` of the process's control group (version 2) and its parents, in CPUs; None for no limit."""
     try:
-        lines = cgroup.read_text().splitlines()
+        lines = cgroup.read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     name = next((line[3:] for line in lines if line.startswith("0::/")), None)
@@ -26,7 +26,7 @@ def cgroup_quota(cgroup: Path = _CGROUP, root: Path = _CGROUPS) -> float | None:
     limits = []
     for path in (folder, *folder.parents):
         try:
-            quota, period = (path / "cpu.max").read_text().split()
+            quota, period = (path / "cpu.max").read_text(encoding="utf-8").split()
             limits.append(int(quota) / int(period))
         except (OSError, ValueError):  # no such group here, as in a container, or "max"
             pass

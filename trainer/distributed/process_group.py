@@ -24,6 +24,7 @@ from trainer.distributed import lost_peer
 from trainer.distributed.cpus import processes_sharing
 from trainer.errors import NodeError, SharedError, UnreachableError, UserError, first_line
 from trainer.precision import Precision, autocast
+from trainer.variables import place_in_run, whole_number
 
 T = TypeVar("T")
 _NEVER = 10**9  # iterations
@@ -51,8 +52,7 @@ def world(device: str, timeout_minutes: float) -> Iterator[World]:
     """Joins the run's processes, and leaves them at the end of the block. `device`: auto is cuda if there is a GPU."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    rank, size, local_rank, local_size = place_in_run()
     timeout = timedelta(minutes=timeout_minutes)
     here = torch.device("cpu")
     if device == "cuda":
@@ -138,7 +138,7 @@ def _store(size: int, timeout: timedelta) -> Any:
         return dist.HashStore()  # type: ignore[attr-defined]  # needs no port, so nothing can clash
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    host, port = os.environ["MASTER_ADDR"], whole_number("MASTER_PORT", 0)
     store = dist.TCPStore(host, port, is_master=False, timeout=timeout)  # type: ignore[attr-defined]
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]

@@ -37,7 +37,7 @@ class ConsoleLog:
     def __init__(self, folder: Path, at: Position, *, total_steps: int, log_every: int = _LOG_EVERY) -> None:
         """Appends a headline with date and versions to folder/log.txt. Raises OSError if it cannot be written."""
         self._folder, self._total_steps, self._log_every = folder, total_steps, log_every
-        self._file = (folder / "log.txt").open("a", buffering=1, encoding="utf-8")
+        self._file = (folder / "log.txt").open("a", buffering=1, encoding="utf-8", errors="backslashreplace")
         self._file.write(f"{'' if self._file.tell() == 0 else chr(10)}{_headline()}\n")
         self._console = Console(highlight=False, soft_wrap=True)
         self._epochs = total_steps // at.steps_per_epoch

@@ -47,7 +47,7 @@ class Log:
         self._interval = Cadence.of(log_every, at.steps_per_epoch).interval
         with self._writing():
             kept, damaged = truncate_metrics(run_dir / "metrics.jsonl", at.step)
-            self._metrics = (run_dir / "metrics.jsonl").open("a", buffering=1)
+            self._metrics = (run_dir / "metrics.jsonl").open("a", buffering=1, encoding="utf-8")
             self._tensorboard = TensorBoardLog(run_dir, recipe, at, kept)
             total_steps = recipe.epochs * at.steps_per_epoch
             self._console = ConsoleLog(run_dir, at, total_steps=total_steps, log_every=log_every)

@@ -66,8 +66,8 @@ class Profiler:
             self._folder.mkdir(exist_ok=True)
             path = self._folder / f"steps_{self._first + 1}-{self._recorded}.pt.trace.json"
             self._profile.export_chrome_trace(str(path))
-            text = re.sub(r'"(host_name|traceName)": "[^"]*"', r'"\1": ""', path.read_text())  # private
-            path.write_text(text)
+            text = re.sub(r'"(host_name|traceName)": "[^"]*"', r'"\1": ""', path.read_text(encoding="utf-8"))  # private
+            path.write_text(text, encoding="utf-8")
             steps = f"steps {self._first + 1} to {self._recorded}"
             self._say(f"profile of {steps}: {path} (for ui.perfetto.dev, or TensorBoard's profile plugin)")
         self._profile, self._wanted = None, False

@@ -9,6 +9,7 @@ A resumed run rewrites its history up to the checkpoint. TensorBoard's own mecha
 hides all points beyond a step, including those on the other axes.
 """
 
+import os
 import socket
 import time
 from collections.abc import Collection, Iterable, Iterator
@@ -58,6 +59,7 @@ class TensorBoardLog:
     def __init__(self, folder: Path, recipe: Recipe, at: Position, records: list[dict[str, Any]]) -> None:
         """`records`: metrics.jsonl up to the position. Raises OSError if the folder cannot be written."""
         self._recipe = recipe
+        self._opened, folder = _nameable(folder)
         self._clock = _TrainingClock(recipe.global_batch_size)
         written: set[tuple[str, int]] = set()
         if files := sorted(folder.glob("events.out.tfevents.*")):
@@ -96,6 +98,8 @@ class TensorBoardLog:
 
     def close(self) -> None:
         self._writer.close()
+        if self._opened is not None:
+            os.close(self._opened)
 
     def _introduce(self, at: Position) -> None:
         recipe = self._recipe
@@ -194,6 +198,16 @@ def _events(files: list[Path]) -> Iterator[Event]:
     for file in files:
         for content in RawEventFileLoader(str(file)).Load():  # ends at a record cut short
             yield Event.FromString(content)
+
+
+def _nameable(folder: Path) -> tuple[int | None, Path]:
+    """The folder, for TensorBoard, which takes names in UTF-8 only: others by a descriptor that is to be closed."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        opened = os.open(folder, os.O_RDONLY)
+        return opened, Path(f"/proc/self/fd/{opened}")
+    return None, folder
 
 
 def _writer(folder: Path) -> SummaryWriter:

@@ -179,14 +179,14 @@ def _write_checksum(content: Path, path: Path | None = None) -> bool:
     path = path or content
     line = f"{_sha256(content)}  {path.name}\n"
     replaces = path != content and path.exists() and _checksum_file(path).exists()
-    replace_text(_checksum_file(path), line + (_checksum_file(path).read_text() if replaces else ""))
+    replace_text(_checksum_file(path), line + (_checksum_file(path).read_text(encoding="utf-8") if replaces else ""))
     return replaces
 
 
 def read(path: Path) -> dict[str, Any]:
     """What was written to `path`, on the CPU. Raises UserError where the file is absent, incomplete or damaged."""
     try:
-        expected = _checksum_file(path).read_text().split()[::2]
+        expected = _checksum_file(path).read_text(encoding="utf-8").split()[::2]
         if _sha256(path) not in expected:
             raise UserError(f"{path}: damaged: its SHA-256 is not the one in {_checksum_file(path).name}")
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

@@ -13,7 +13,7 @@ def commit() -> str | None:
     """
     here = Path(__file__)
     if (copied_from := here.parent.parent / COMMIT).is_file():
-        return copied_from.read_text().strip() or None
+        return copied_from.read_text(encoding="utf-8").strip() or None
     try:
         _git(here, "ls-files", "--error-unmatch", here.name)  # fails inside another project's checkout
         name = _git(here, "rev-parse", "--short=12", "HEAD")
@@ -25,4 +25,4 @@ def commit() -> str | None:
 
 def _git(file: Path, *words: str) -> str:
     command = ["git", "-C", str(file.parent), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", check=True).stdout.strip()

@@ -9,16 +9,19 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from trainer.atomic import MAKE_ROOM, replace_text
 from trainer.errors import DiskError, UserError
 from trainer.recipe import Recipe
 from trainer.recipe_file import is_resolved, load_recipe, recipe_changes, recipe_source
 from trainer.run.checkpoint import CheckpointContent, Checkpoints
+from trainer.variables import whole_number
 
 GONE = "nothing more is saved; move it back and give the same command again, or start anew"
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)  # that may pass by themselves
+
+_ROOM_HELPS = (*_DISK_ERRORS, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Attempt:
     """
 
     job: str = field(default_factory=lambda: os.environ.get("TORCHELASTIC_RUN_ID", ""))
-    number: int = field(default_factory=lambda: int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))
+    number: int = field(default_factory=lambda: whole_number("TORCHELASTIC_RESTART_COUNT", 0))
 
     def replaces(self, other: "Attempt") -> bool:
         """Whether this is a later attempt of the same job."""
@@ -43,6 +46,7 @@ class Run:
         self.folder = folder
         self.checkpoints = Checkpoints(folder / "checkpoints", keep)
         self._attempt = Attempt()
+        self._lock: IO[str] | None = None
         self._claimed: tuple[int, int] | None = None  # the folder that claim() found or made
 
     @property
@@ -72,7 +76,10 @@ class Run:
             )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.folder / ".lock").open("w")  # kept open: the lock ends with the process, however it ends
+            self.release()
+            self._lock = (self.folder / ".lock").open(
+                "w", encoding="utf-8"
+            )  # kept open: the lock ends with the process, however it ends
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             if not self._attempt.replaces(self._owner):
@@ -81,13 +88,19 @@ class Run:
         except OSError as error:
             if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):  # a file system without locks
                 kind = DiskError if error.errno in _DISK_ERRORS else UserError
-                raise kind(f"{self.folder}: cannot be written: {error.strerror}: {MAKE_ROOM}") from error
+                remedy = MAKE_ROOM if error.errno in _ROOM_HELPS else "use another --run-dir"
+                raise kind(f"{self.folder}: cannot be written: {error.strerror}: {remedy}") from error
         if not self.checkpoints.exist:  # left by a start that saved no checkpoint
             for left in (self.folder / "starts.json", *self.folder.glob("events.out.tfevents.*")):
                 left.unlink(missing_ok=True)
         self._claimed = _identity(self.folder)
         replace_text(self.folder / ".owner", json.dumps(asdict(self._attempt)))
         replace_text(stored, recipe_source(recipe))
+
+    def release(self) -> None:
+        """Gives the directory back; the end of the process does so, too."""
+        if self._lock:
+            self._lock.close()
 
     def how_to_train_longer(self) -> str:
         """What replaces a larger --epochs, which would have changed the learning rate of every step so far."""
@@ -116,7 +129,7 @@ class Run:
     @property
     def _owner(self) -> "Attempt":
         try:
-            return Attempt(**json.loads((self.folder / ".owner").read_text()))
+            return Attempt(**json.loads((self.folder / ".owner").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return Attempt()
 
@@ -125,7 +138,7 @@ class Run:
         """The environment of each start of the run."""
         path = self.folder / "starts.json"
         try:
-            starts = json.loads(path.read_text()) if path.exists() else []
+            starts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
             if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
                 raise ValueError("no list of starts")
         except (ValueError, RecursionError) as error:

@@ -182,7 +182,7 @@ def _json(path: Path, kind: type, default: Any) -> Any:
 def _read(path: Path, parse: Callable[[str], Any], default: Any) -> Any:
     """The content of a file, or the default where there is none."""
     try:
-        return parse(path.read_text())
+        return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return default
     except (OSError, ValueError) as error:

@@ -61,7 +61,9 @@ def _check_room(device: torch.device, expected: int) -> None:
         return  # running out of memory there raises its own error, and harms no other process
     if not _CLEAR.exists():
         raise UserError("--measure on a CPU needs Linux's /proc: use --device cuda, or plan without --measure")
-    available = int(re.findall(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[0]) * 1024
+    available = (
+        int(re.findall(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"))[0]) * 1024
+    )
     if expected > 0.9 * available:
         raise UserError(
             f"--measure would take about {expected / 1e9:.1f} GB, and {available / 1e9:.1f} GB are free: "
@@ -74,7 +76,7 @@ def _start(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
-    _CLEAR.write_text("5")  # resets VmHWM, proc(5)
+    _CLEAR.write_text("5", encoding="utf-8")  # resets VmHWM, proc(5)
     return _status("VmRSS")
 
 
@@ -83,4 +85,4 @@ def _peak(device: torch.device) -> int:
 
 
 def _status(name: str) -> int:
-    return int(re.findall(rf"{name}:\s+(\d+) kB", _STATUS.read_text())[0]) * 1024
+    return int(re.findall(rf"{name}:\s+(\d+) kB", _STATUS.read_text(encoding="utf-8"))[0]) * 1024

@@ -18,6 +18,7 @@ Three things make this faster than to decode an image and resize a part of it. O
 import numpy as np
 from numba import njit
 
+from trainer.compile_cache import can_be_cached
 from trainer.data.beton.index import RAW
 from trainer.data.beton.native import imdecode, memchr, memcpy, pread, resize
 
@@ -27,7 +28,7 @@ _NARROW = 8  # px: libjpeg interpolates no chroma where a row has less than 3 sa
 _ZERO, _ONE, _TWO, _THREE, _FOUR, _FIVE, _SIX, _SEVEN, _EIGHT = (np.uint64(number) for number in range(9))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=can_be_cached())
 def _layout(jpeg, size):  # type: ignore[no-untyped-def]
     """(offset of the frame's header, offset of the scan's data, MCU height and width in px, restart interval).
 
@@ -63,7 +64,7 @@ def _layout(jpeg, size):  # type: ignore[no-untyped-def]
     return nothing
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=can_be_cached())
 def _find_tiles(jpeg, size, start, ends):  # type: ignore[no-untyped-def]
     """Writes the end of each tile into `ends` (at least one). False if their number or order is wrong."""
     count, begin, place = 0, jpeg.ctypes.data, start
@@ -84,7 +85,7 @@ def _find_tiles(jpeg, size, start, ends):  # type: ignore[no-untyped-def]
     return False
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=can_be_cached())
 def _splice(jpeg, size, height, width, top, left, bottom, right, shrunk, ends, out):  # type: ignore[no-untyped-def]
     """Writes the tiles under the rows top to bottom and columns left to right into `out`, as a JPEG of its own.
 
@@ -128,7 +129,7 @@ def _splice(jpeg, size, height, width, top, left, bottom, right, shrunk, ends, o
     return place, top, left, covered_height, covered_width
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=can_be_cached())
 def _load(file, pointer, size, mode, height, width, box, shrunk, scratch):  # type: ignore[no-untyped-def]
     """Reads at least the area of the box into `pixels`, RGB, row by row. A JPEG is read at 1 / `shrunk` of its size.
 
@@ -155,7 +156,7 @@ def _load(file, pointer, size, mode, height, width, box, shrunk, scratch):  # ty
     return BAD_JPEG if failed else 0, row, column, rows, columns
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=can_be_cached())
 def _area_weights(start, length, count, starts, weights):  # type: ignore[no-untyped-def]
     """The weights with which a line of `length` makes `count` pixels, as OpenCV's computeResizeAreaTab (4.6,
     resize.cpp).
@@ -186,7 +187,7 @@ def _area_weights(start, length, count, starts, weights):  # type: ignore[no-unt
     return most
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=can_be_cached())
 def _sum_row(row, starts, weights, count, flip, sums):  # type: ignore[no-untyped-def]
     """Sums one row of the image into the pixels of a row of the crop: RGB, float32, mirrored if `flip`.
 
@@ -218,7 +219,7 @@ def _sum_row(row, starts, weights, count, flip, sums):  # type: ignore[no-untype
         place += step
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=can_be_cached())
 def _shrink(pixels, width, top, left, box_height, box_width, shrunk, flip, target):  # type: ignore[no-untyped-def]
     """Averages a box of an image into a `target` that is no larger: bit for bit INTER_AREA where `shrunk` is 1.
 
@@ -256,7 +257,7 @@ def _shrink(pixels, width, top, left, box_height, box_width, shrunk, flip, targe
             line[place] = np.uint8(np.int32(np.rint(totals[place])))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=can_be_cached())
 def _copy(pixels, height, width, top, left, fill, flip, target):  # type: ignore[no-untyped-def]
     """Copies a box of the target's size. `fill` is the colour beyond the image."""
     size = target.shape[0]
@@ -270,7 +271,7 @@ def _copy(pixels, height, width, top, left, fill, flip, target):  # type: ignore
                 target[row, place, channel] = pixels[start + channel] if within else fill[channel]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=can_be_cached())
 def _mirror(target):  # type: ignore[no-untyped-def]
     size = target.shape[0]
     for row in range(size):
@@ -280,7 +281,7 @@ def _mirror(target):  # type: ignore[no-untyped-def]
                 target[row, column, channel], target[row, size - 1 - column, channel] = right, left
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=can_be_cached())
 def decode(file, images, stored, boxes, flips, fill, scaled, scratch, out):  # type: ignore[no-untyped-def]
     """Reads each image, cuts its box and flips it. Returns (position of the first failure, its code) or (0, 0).
 

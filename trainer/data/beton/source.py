@@ -20,7 +20,7 @@ from trainer.data.beton.manifest import read_manifest
 from trainer.data.crop import CropBoxes
 from trainer.data.listing import class_order_note, composed
 from trainer.data.loader import Contents
-from trainer.errors import LocalError
+from trainer.errors import LocalError, one_line
 
 _READ = 1 << 20  # bytes per read of what is read ahead
 _GAP = 128 << 10  # bytes between two images that are read through, as the kernel's own read-ahead does
@@ -33,7 +33,7 @@ class BetonSource:
         """Raises UserError where the file, its manifest or its content is not what was written."""
         manifest = read_manifest(path)
         self.path = path
-        self.name = f"{manifest.source.name}, {path.name}"
+        self.name = one_line(f"{manifest.source.name}, {path.name}")
         self.classes = [composed(name) for name in manifest.classes]
         self.notes = class_order_note(self.classes)
         self.checksum = manifest.checksum
