@@ -1,7 +1,7 @@
 """What newcomers type first is answered: a network, a library's model, a part, a peer's option."""
 
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,20 @@ def test_suggestions_part_on_the_command_line_is_answered_with_the_lines_of_a_re
     answer = mistake("resnet20_digits", "--mixing.mixup-alpha", "0.2")
     assert "this recipe has mixing=None" in answer
     assert recipe_written_as(answer, tmp_path).mixing == Mixing(mixup_alpha=0.2)
+
+
+def test_part_that_is_switched_on_or_off_is_answered_with_the_lines_that_do_it(tmp_path: Path) -> None:
+    """A part may also lie within a part, as a schedule's warmup."""
+    answer = mistake("resnet20_digits", "--schedule.warmup", "None")
+    assert "this recipe has schedule.warmup=Warmup; a part is chosen in a recipe file" in answer
+    base = load_recipe("resnet20_digits")
+    assert recipe_written_as(answer, tmp_path).schedule == replace(base.schedule, warmup=None)
+    answer = mistake("resnet18_torchvision_v1", "--schedule.warmup")
+    assert recipe_written_as(answer, tmp_path).schedule.warmup is not None
+    answer = mistake("resnet50_wightman2021_a2", "--mixing", "None")
+    assert "this recipe has mixing=Mixing" in answer
+    assert recipe_written_as(answer, tmp_path).mixing is None
+    assert "this recipe has ema=None already: leave it out" in mistake("resnet20_digits", "--ema", "None")
 
 
 @pytest.mark.slow

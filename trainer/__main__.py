@@ -25,6 +25,7 @@ USAGE = """usage: python -m trainer COMMAND ...
 before training
   recipes [WORD ...]                   list the recipes: paper, published result, result measured here
   prepare folder | cifar10 | digits    convert images to .beton files
+  prepare adopt FILE ...               use .beton files that FFCV's own writer made
   look DATA                            draw a sheet of images as a recipe sees them; print sizes and class balance
   plan RECIPE                          show steps, learning rates, memory and time without training
   benchmark RECIPE --data DIR          measure what limits training here: loader, copy or compute
@@ -245,6 +246,12 @@ def _export(argv: list[str]) -> int:
 
 
 def _prepare(argv: list[str]) -> int:
+    if argv[:1] == ["adopt"]:
+        adopted = cli.parse(settings.AdoptSettings, argv[1:], "prepare adopt")
+        from trainer.data.beton.adopt import adopt
+
+        adopt(adopted)
+        return 0
     kind, source, out, options = cli.parse_prepare(argv)
     from trainer.data.beton import prepare
 

@@ -99,7 +99,9 @@ def parse_prepare(words: Sequence[str]) -> tuple[str, Path | None, Path, Prepare
     }
     kind = words[0] if words else ""
     if kind in ("-h", "--help"):
-        print("usage: python -m trainer prepare folder SRC | cifar10 SRC | digits  --out DIR; add --help for options")
+        print(
+            "usage: python -m trainer prepare folder SRC | cifar10 SRC | digits  --out DIR, or adopt FILE ...; --help"
+        )
         raise SystemExit(0)
     if kind not in sources:
         raise UserError(

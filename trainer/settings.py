@@ -256,6 +256,22 @@ class LookSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdoptSettings:
+    """Check files that FFCV's own writer made, and write their manifests beside them. The files are not changed."""
+
+    files: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """.beton or .ffcv files with a field of images and one of integers, under any names"""
+    classes: Path
+    """names of the classes in the order of the labels: a text file, one a line, or a folder of class folders"""
+    overwrite: bool = False
+    """replace a manifest that is already there"""
+
+    def __post_init__(self) -> None:
+        if not self.files:
+            raise ValueError("which files? give one or more .beton or .ffcv files")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RecipesSettings:
     """List the recipes: paper, published result with its protocol, and the result measured with this code."""
 

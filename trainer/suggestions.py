@@ -106,6 +106,8 @@ def _for_part(option: str, given: str, name: str, recipe: Recipe) -> str | None:
     if not option.startswith("--") or part not in parts():
         return None
     kinds = parts()[part]
+    if switched := _for_switch(part, value, given, name, recipe):
+        return switched
     having = [kind for kind in kinds if value.partition(".")[0] in {field.name for field in fields(kind)}]
     if value and not having:
         return None
@@ -125,6 +127,38 @@ def _for_part(option: str, given: str, name: str, recipe: Recipe) -> str | None:
     )
 
 
+def _for_switch(part: str, value: str, given: str, name: str, recipe: Recipe) -> str | None:
+    """For `--mixing None`, and for a part within a part: `--schedule.warmup None`, or without None to switch it on."""
+    current, off = getattr(recipe, part), given.lower() == "none"
+    if not value:
+        if not off or type(None) not in get_args(get_type_hints(Recipe)[part]):
+            return None
+        if current is None:
+            return f"this recipe has {part}=None already: leave it out"
+        return _lines(name, f"{part}=None", f"this recipe has {part}={type(current).__name__}")
+    hints = get_type_hints(type(current)) if is_dataclass(current) else {}
+    kinds = [kind for kind in get_args(hints.get(value)) if is_dataclass(kind)]
+    if not kinds or type(None) not in get_args(hints[value]):
+        return None
+    inner = getattr(current, value)
+    is_now = f"this recipe has {part}.{value}={type(inner).__name__ if inner else None}"
+    if off and inner is None:
+        return f"{is_now} already: leave it out"
+    kind: Any = kinds[0]
+    new = "None" if off else _example(kind, inner)
+    imported = "" if off else f"from trainer.recipe import {kind.__name__}; "
+    return _lines(name, f"{part}=replace(base.{part}, {value}={new})", is_now, imported)
+
+
+def _lines(name: str, change: str, is_now: str, imported: str = "") -> str:
+    base = name if "/" not in name and not name.endswith(".py") else "resnet50_torchvision_v1"
+    return (
+        f"{is_now}; a part is chosen in a recipe file. Write mine.py and train that: from dataclasses import replace; "
+        f"from recipes.{base} import recipe as base; {imported}"
+        f'recipe = replace(base, name="mine", published=None, {change})'
+    )
+
+
 def _example(kind: Any, current: Any) -> str:
     """A part as it may be written, keeping the learning rate of the current one."""
     needed = {
@@ -139,6 +173,7 @@ def _example(kind: Any, current: Any) -> str:
         "start_epoch": "0",
         "end_epoch": "60",
         "crop_ratio": "224 / 256",
+        "epochs": f"{getattr(current, 'epochs', 5)!r}",
     }
     source = {field.name: needed[field.name] for field in fields(kind) if _is_required(field)}
     if kind.__name__ == "Mixing":

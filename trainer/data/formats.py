@@ -143,7 +143,7 @@ def find_dataset(data: str, split: Split) -> Found:
     path = Path(data)
     if data.startswith(SYNTHETIC):
         return find(data, split)
-    if path.suffix == ".beton" and not path.is_dir():
+    if path.suffix in (".beton", ".ffcv") and not path.is_dir():
         return Beton(path)
     if path.suffix == ".tar" and path.is_file():
         return WebDataset((path,))
@@ -185,9 +185,9 @@ def beton_file(data: str, split: Split) -> Path | None:
 
 
 def _in_folder(folder: Path, split: str) -> Found | None:
-    beton = folder / f"{split}.beton"
-    if beton.exists():
-        return Beton(beton)
+    for beton in (folder / f"{split}.beton", folder / f"{split}.ffcv"):
+        if beton.exists():
+            return Beton(beton)
     if found := _shards(folder, split, FOLDERS[split]) or _class_folders(folder, split, FOLDERS[split]):
         return found
     if split == "val" and (fallback := _shards(folder, split, (TEST,)) or _class_folders(folder, split, (TEST,))):

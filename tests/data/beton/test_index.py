@@ -218,13 +218,13 @@ def test_index_huge_count_in_the_header_allocates_nothing(beton: Path) -> None:
 @pytest.mark.parametrize(
     ("offset", "content", "says"),
     [
-        (0, b"\x03", "no .beton file of version 2 with two fields"),
-        (2, b"\x03", "no .beton file of version 2 with two fields"),
+        (0, b"\x03", "no .beton file of version 2"),
+        (2, b"\xff", "no .beton file of version 2"),
         (4, struct.pack("<I", 0), "page size of 0 bytes"),
         (4, struct.pack("<I", 3 << 20), "page size of 3145728 bytes is not a power of 2"),
-        (24, b"\x01", "its fields are"),  # the type of the first field
-        (24 + 1041, b"\x00", "its fields are"),
-        (25, b"picture\0", "its fields are"),
+        (24, b"\x01", r"0 fields of type RGBImageField.*: image \(int\), label \(int\)"),  # the first field's type
+        (24 + 1041, b"\x00", "0 fields of type IntField"),
+        (24, b"\x09", "its field 'image' of type 9 is of no type of FFCV"),
     ],
 )
 def test_index_different_kind_of_file_is_named(beton: Path, offset: int, content: bytes, says: str) -> None:

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from trainer.data.beton.layout import IMAGE, layout_of
 from trainer.data.beton.manifest import WRITE_AGAIN, Manifest, Sizes, read_manifest, read_stamp, stamp_now, write_stamp
 from trainer.data.loader import Contents, Stored
 from trainer.errors import UserError
@@ -24,11 +25,11 @@ VERSION = 2
 HEADER = np.dtype([("version", "<u2"), ("num_fields", "<u2"), ("page_size", "<u4"),
                    ("num_samples", "<u8"), ("alloc_table_ptr", "<u8")])  # fmt: skip
 FIELD = np.dtype([("type_id", "u1"), ("name", "u1", 16), ("arguments", "u1", (1024,))])
-IMAGE = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
 METADATA = np.dtype([("f0", IMAGE), ("f1", "<i8")], align=True)
 ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 FIELDS = (("image", 2), ("label", 1))  # name and FFCV's type id: RGBImageField, IntField
 METADATA_START = HEADER.itemsize + len(FIELDS) * FIELD.itemsize
+MOST_FIELDS = 64
 JPEG, RAW = 0, 1  # modes
 
 # What is hashed of one image, before its stored bytes.
@@ -77,33 +78,40 @@ def _read_index(path: Path, file: BinaryIO, num_classes: int | None, check_jpegs
     length = os.fstat(file.fileno()).st_size
     _require(path, length >= METADATA_START, f"{length} bytes are too short for a .beton file")
     header = _read(path, file, HEADER, 1)[0]
-    fields = _read(path, file, FIELD, len(FIELDS))
-    found = [(bytes(field["name"]).rstrip(b"\0"), int(field["type_id"])) for field in fields]
-    ours = int(header["version"]) == VERSION and int(header["num_fields"]) == len(FIELDS)
-    _require(path, ours, "this is no .beton file of version 2 with two fields")
-    _require(path, found == [(name.encode(), kind) for name, kind in FIELDS], f"its fields are {found}, not {FIELDS}")
+    number = int(header["num_fields"])
+    ours = int(header["version"]) == VERSION and 0 < number <= MOST_FIELDS
+    _require(path, ours, "this is no .beton file of version 2")
+    fields = _read(path, file, FIELD, number)
+    try:
+        layout = layout_of([(_text(field["name"]), int(field["type_id"])) for field in fields])
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; {WRITE_AGAIN}") from error
 
     count, page, table_start = (int(header[name]) for name in ("num_samples", "page_size", "alloc_table_ptr"))
     _require(path, count > 0, "it holds no images")
     _require(path, page > 0 and page & (page - 1) == 0, f"the page size of {page} bytes is not a power of 2")
-    data_start = METADATA_START + count * METADATA.itemsize
-    table_end = table_start + count * ALLOCATION.itemsize
+    data_start = HEADER.itemsize + number * FIELD.itemsize + count * layout.row.itemsize
+    entries = count if layout.only_images else max(count, (length - table_start) // ALLOCATION.itemsize)
+    table_end = table_start + entries * ALLOCATION.itemsize
     whole = data_start <= table_start and table_end == length
     _require(path, whole, f"{count} images would end at byte {table_end}, but the file has {length}: is it truncated?")
 
-    metadata = _read(path, file, METADATA, count)
+    metadata = _read(path, file, layout.row, count)
     file.seek(table_start)
-    table = _read(path, file, ALLOCATION, count)
+    table = _read(path, file, ALLOCATION, entries)
+    images = metadata[layout.image]
+    if not layout.only_images:  # the other fields have entries, too
+        table = table[np.isin(table["ptr"], images["data_ptr"])]
+        _require(path, len(table) == count, f"its allocation table places {len(table)} of {count} images")
     table = table[np.argsort(table["sample_id"], kind="stable")]
     _require_all(path, table["sample_id"] == np.arange(count), "has no entry of its own in the allocation table")
-    images = metadata["f0"]
     _require_all(path, images["data_ptr"] == table["ptr"], "has another place in the allocation table")
     within = (table["ptr"] >= data_start) & (table["ptr"] < table_start)
     within &= (table["size"] > 0) & (table["size"] <= table_start)
     _require_all(path, within, "does not lie in the file's data")
 
     index = BetonIndex(
-        labels=metadata["f1"].astype(np.int64),
+        labels=metadata[layout.label].astype(np.int64),
         heights=images["height"].astype(np.int32),
         widths=images["width"].astype(np.int32),
         modes=images["mode"].copy(),
@@ -121,6 +129,10 @@ def _read(path: Path, file: BinaryIO, kind: np.dtype, count: int) -> np.ndarray:
     content = file.read(count * kind.itemsize)
     _require(path, len(content) == count * kind.itemsize, SHRUNK)
     return np.frombuffer(content, kind)
+
+
+def _text(name: np.ndarray) -> str:
+    return bytes(name).rstrip(b"\0").decode("utf-8", "replace")
 
 
 def _check_places(path: Path, index: BetonIndex, page: int, table_start: int) -> None:

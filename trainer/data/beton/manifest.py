@@ -77,7 +77,7 @@ class Encoding:
 class DataOrigin:
     """Where the images came from."""
 
-    kind: Literal["folder", "cifar10", "digits"]
+    kind: Literal["folder", "cifar10", "digits", "ffcv"]
     name: str  # of the folder, without the path to it
     folder: str = ""  # of the split within it: val, validation, ...
     class_order: Literal["text", "numeric"] = "text"  # of class folders
@@ -135,8 +135,8 @@ def read_manifest(beton: Path) -> Manifest:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(
-            f"{path} is missing: python -m trainer prepare writes it together with {beton.name}; "
-            f"copy it there too, or {WRITE_AGAIN}"
+            f"{path} is missing: python -m trainer prepare writes it together with {beton.name}; copy it there too. "
+            f"For a file of FFCV's own writer: python -m trainer prepare adopt {beton} --classes NAMES"
         ) from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error

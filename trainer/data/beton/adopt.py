@@ -1,0 +1,80 @@
+"""Files that FFCV's own writer made get a manifest, without being written again."""
+
+from pathlib import Path
+
+import numpy as np
+
+from trainer.data.beton import manifest as beside
+from trainer.data.beton.index import JPEG, content_checksum, read_index
+from trainer.data.beton.manifest import DataOrigin, Manifest
+from trainer.data.images import reason
+from trainer.data.listing import class_order_note, composed, list_class_folders
+from trainer.errors import UserError
+from trainer.settings import AdoptSettings
+
+
+def adopt(settings: AdoptSettings) -> None:
+    """Checks each file once, every byte, and writes manifest and stamp beside it. The file itself is not changed.
+
+    Raises UserError where a file is damaged, has fields that are not image and label, has labels that `classes` does
+    not name, or has a manifest already.
+    """
+    classes = class_names(settings.classes)
+    for note in class_order_note(classes):
+        print(note)
+    for file in settings.files:
+        adopted = _adopt(file, classes, overwrite=settings.overwrite)
+        sizes = adopted.sizes
+        print(f"{beside.manifest_path(file)}: {adopted.count:,} images of {len(classes)} classes, ", end="")
+        print(f"up to {sizes.max_height} x {sizes.max_width} px, {sizes.bytes / 1e6:,.1f} MB", flush=True)
+
+
+def class_names(source: Path) -> list[str]:
+    """The names in a text file, one a line, or those of the class folders in a folder. Raises UserError."""
+    if source.is_dir():
+        return list_class_folders(source).classes
+    try:
+        names = [composed(line.strip()) for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--classes {source} cannot be read ({reason(error)}): give a text file with one name a line, or the "
+            f"folder of class folders that the file was made from"
+        ) from error
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"--classes {source} names {twice!r} twice: write one name a line, in the order of the labels")
+    return names
+
+
+def _adopt(file: Path, classes: list[str], *, overwrite: bool) -> Manifest:
+    if beside.manifest_path(file).exists() and not overwrite:
+        raise UserError(f"{beside.manifest_path(file)} is there already: pass --overwrite to replace it")
+    stamp = beside.stamp_now(file, "")
+    index = read_index(file)
+    if (highest := int(index.labels.max())) >= len(classes):
+        raise UserError(f"{file}: labels go up to {highest}, but --classes names {len(classes)}: name {highest + 1}")
+    checksum = content_checksum(file, index)
+    if beside.stamp_now(file, "") != stamp:
+        raise UserError(f"{file} was written to while it was read: try again when it is complete")
+    jpegs = float(np.mean(index.modes == JPEG))
+    found = Manifest(
+        count=len(index),
+        classes=classes,
+        class_counts=np.bincount(index.labels, minlength=len(classes)).tolist(),
+        sizes=index.extremes(int(stamp["size"])),
+        source=DataOrigin(kind="ffcv", name=file.absolute().parent.name),
+        options=beside.Encoding(
+            write_mode="jpg" if jpegs == 1 else "proportion" if jpegs else "raw",
+            max_resolution=None,
+            compress_probability=jpegs,
+            jpeg_tiles=False,
+        ),
+        skipped=[],
+        checksum=checksum,
+        software={},
+    )
+    try:
+        beside.write_manifest(found, file)
+    except OSError as error:
+        raise UserError(f"{beside.manifest_path(file)} cannot be written: {error.strerror}") from error
+    beside.write_stamp(file, {**stamp, "checksum": checksum})
+    return found
