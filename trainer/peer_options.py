@@ -11,7 +11,7 @@ _NONE = "no equivalent: "
 ANSWERS = {
     # data
     "data": "--data DIR: a folder with train/ and val/, or the .beton files that `prepare` writes from it",
-    "data_split": f"{_NONE}--data DIR takes the folders train/ and val/ (or validation/, test/)",
+    "data_split": f"{_NONE}--data DIR takes the folders train/ and val/ (or validation/, valid/)",
     "download": f"{_NONE}data sets are not downloaded; `prepare` converts what you have",
     "dataset": "--data DIR: class folders or .beton files",
     "cache": "`prepare folder SRC --out DIR` converts the images once",

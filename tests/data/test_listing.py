@@ -9,7 +9,7 @@ import pytest
 from torchvision.datasets import ImageFolder
 
 from tests.support.odd_images import CLASSES, class_folders, picture
-from trainer.data.formats import find, open_source
+from trainer.data.formats import find, open_dataset, open_source
 from trainer.data.listing import class_order_of, list_class_folders
 from trainer.errors import UserError
 
@@ -82,6 +82,8 @@ def test_class_order_is_that_of_text_and_said_or_that_of_numbers(tmp_path: Path)
     numeric = open_source(str(tmp_path), "train", num_classes=12, resolution=32, class_order="numeric")
     assert numeric.classes == [str(number) for number in range(12)] and numeric.notes == ()
     assert np.array_equal(numeric.labels, np.arange(12))
+    for known in (text.classes, numeric.classes):  # evaluate finds the order of the weights by itself
+        assert open_dataset(str(tmp_path), "val", num_classes=1, resolution=1, like=known).classes == known
     assert class_order_of(numeric.classes) == "numeric" and class_order_of(text.classes) == "text"
     assert class_order_of(["0", "1", "2"]) == class_order_of(["cat", "dog"]) == "text"
 

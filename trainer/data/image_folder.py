@@ -8,7 +8,7 @@ from PIL import Image
 from trainer.data.content import Stamp
 from trainer.data.encoded import EncodedSource
 from trainer.data.images import read_bytes
-from trainer.data.listing import STAMP, ClassOrder, list_class_folders
+from trainer.data.listing import STAMP, ClassOrder, in_utf8, list_class_folders
 from trainer.errors import UserError, one_line
 
 
@@ -23,7 +23,7 @@ class ImageFolderSource(EncodedSource):
         super().__init__(
             labels=found.labels,
             classes=found.classes,
-            name=one_line(f"{folder.absolute().parent.name}, {folder.name}"),
+            name=one_line(in_utf8(f"{folder.absolute().parent.name}, {folder.name}")),
             stamp=Stamp.of(folder / STAMP, files, found.labels),
             notes=(*notes, *found.notes),
         )

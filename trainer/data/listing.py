@@ -65,7 +65,7 @@ def list_class_folders(folder: Path, order: ClassOrder = "text") -> Listing:
         if _is_system(entry):
             skipped.system += [entry] if entry != STAMP else []
         elif is_folder:
-            found.setdefault(composed(os.fsencode(entry).decode("utf-8", "surrogateescape")), []).append(entry)
+            found.setdefault(composed(in_utf8(entry)), []).append(entry)
     if not found:
         raise UserError(f"{folder} has no folders, one for each class")
     classes = sort_classes(found, order, folder)
@@ -119,6 +119,11 @@ def require_same_classes(where: object, train: Sequence[str], val: Sequence[str]
             )
     if list(train) != list(val):
         raise UserError(f"{where}: train and val have their classes in different orders: prepare them together")
+
+
+def in_utf8(name: str) -> str:
+    """A file's name as UTF-8, whatever the locale: the same images have the same names in every job."""
+    return os.fsencode(name).decode("utf-8", "surrogateescape")
 
 
 def composed(name: str) -> str:

@@ -19,7 +19,7 @@ from PIL import Image
 from trainer.data.content import Stamp
 from trainer.data.encoded import EncodedSource
 from trainer.data.images import reason
-from trainer.data.listing import STAMP, composed
+from trainer.data.listing import STAMP, composed, in_utf8
 from trainer.data.loader import Stored
 from trainer.errors import UserError, one_line
 
@@ -56,7 +56,7 @@ class WebDatasetSource(EncodedSource):
         super().__init__(
             labels=labels,
             classes=_classes(folder / CLASSES, int(labels.max()) + 1),
-            name=one_line(f"{folder.name}, {_count(len(shards))} from {shards[0].name}"),
+            name=one_line(in_utf8(f"{folder.name}, {_count(len(shards))} from {shards[0].name}")),
             stamp=Stamp.of(folder / f".{shards[0].stem}{STAMP}", _files(samples, shards, self._states), labels),
             notes=notes,
         )
