@@ -44,11 +44,12 @@ def compare(settings: CompareSettings) -> None:
         "not counted": [f"{folder}: {why}" for folder, why in (*not_counted, *repeated)],
         "how to read": list(NOTES),
     }
-    print(as_text(rows, sections))
     if settings.html:
         from trainer.commands.compare.report import write_report
 
-        write_report(settings.html, rows, sections)
+        write_report(settings.html, rows, sections)  # before anything is printed, which may fail
+    print(as_text(rows, sections))
+    if settings.html:
         print(f"wrote {settings.html}")
 
 
