@@ -1,8 +1,7 @@
 """From stored bytes to the pixels of a crop. All compiled code of the reader is in this file.
 
-FFCV's C++ library decodes JPEGs (libjpeg-turbo) and enlarges (OpenCV). The rest is compiled by Numba and runs without
-Python's lock. It is one file because Numba's cache on disk compares the age of a function's own file only: code inlined
-from a different file would not be recompiled when that file changes.
+FFCV's C++ library decodes JPEGs (libjpeg-turbo) and enlarges (OpenCV). Numba compiles the rest, which runs without
+Python's lock. It is one file because Numba's cache on disk compares the age of a function's own file only.
 
 Three things make this faster than to decode an image and resize a part of it. Only the last one changes pixels:
 
