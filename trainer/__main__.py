@@ -179,7 +179,7 @@ def _train(argv: list[str]) -> int:
 
 def _refuse_bare_srun() -> None:
     """Raises UserError if srun started several processes that do not know of each other: they would all be rank 0."""
-    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS") or "1"
     if tasks == "1" or "WORLD_SIZE" in os.environ:
         return
     os.environ.setdefault("RANK", os.environ.get("SLURM_PROCID", "0"))  # the first copy prints the error

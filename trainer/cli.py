@@ -93,7 +93,7 @@ def parse_prepare(words: Sequence[str]) -> tuple[str, Path | None, Path, Prepare
     from trainer.data.beton.prepare import IMAGENET, SMALL_IMAGES, PrepareOptions
 
     sources = {
-        "folder": "folder with class folders below train/ and val/ (or validation/, or test/)",
+        "folder": "folder with class folders below train/ and val/ (or validation/, or valid/)",
         "cifar10": "CIFAR-10's folder of Python batches, or class folders below train/ and test/",
         "digits": None,
     }
