@@ -79,6 +79,8 @@ def parse(module: str, words: list[str], abbreviated: bool) -> None:
         cli.parse_with_recipe(WITH_RECIPE[verb], rest, verb)
     elif module == "trainer" and verb in TRAINER:
         cli.parse(TRAINER[verb], rest, verb)
+    elif module == "trainer" and (verb, rest[:1]) == ("prepare", ["adopt"]):
+        cli.parse(settings.AdoptSettings, rest[1:], "prepare adopt")
     elif module == "trainer" and verb == "prepare":
         cli.parse_prepare(rest)
     elif words not in (["--help"], ["--version"], []):

@@ -27,7 +27,7 @@ def python(words: list[str | bytes], **variables: str) -> subprocess.CompletedPr
 
 
 @pytest.mark.slow
-def test_no_character_variable_or_warning_ends_a_run(tmp_path: Path) -> None:
+def test_run_is_ended_by_no_character_variable_or_warning(tmp_path: Path) -> None:
     """Class names and a folder beyond ASCII, a run directory that is not UTF-8, empty variables, warnings as errors."""
     data = class_folders(tmp_path / "naïve \u2013 x", ("café", "日本 語"), train=6)
     run_dir = os.fsencode(tmp_path) + b"/run \xff"
@@ -171,7 +171,7 @@ from trainer import compile_cache
 from trainer.__main__ import main
 
 compile_cache._CODE = Path("/dev/null/code")  # the installation is read-only, and there is no home
-for locator in ("_InTreeCacheLocator", "_UserWideCacheLocator"):
+for locator in ("InTreeCacheLocator", "UserWideCacheLocator"):
     setattr(getattr(caching, locator), "from_function", classmethod(lambda *_: None))
 sys.exit(main(sys.argv[1:]))
 """

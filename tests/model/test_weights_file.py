@@ -109,7 +109,9 @@ class Payload:
         return Path.touch, (Path("ran"),)
 
 
-def test_no_code_in_a_file_is_run_and_the_blocked_name_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_file_runs_no_code_and_the_blocked_name_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"model": PLAIN, "args": Payload()}, tmp_path / "bad.pth")
     with pytest.raises(

@@ -47,7 +47,6 @@ class Run:
         self.checkpoints = Checkpoints(folder / "checkpoints", keep)
         self._attempt = Attempt()
         self._lock: IO[str] | None = None
-        self._claimed: tuple[int, int] | None = None  # the folder that claim() found or made
 
     @property
     def recipe(self) -> Recipe:
@@ -77,9 +76,8 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.release()
-            self._lock = (self.folder / ".lock").open(
-                "w", encoding="utf-8"
-            )  # kept open: the lock ends with the process, however it ends
+            # kept open: the lock ends with the process, however it ends
+            self._lock = (self.folder / ".lock").open("w", encoding="utf-8")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             if not self._attempt.replaces(self._owner):
@@ -93,7 +91,6 @@ class Run:
         if not self.checkpoints.exist:  # left by a start that saved no checkpoint
             for left in (self.folder / "starts.json", *self.folder.glob("events.out.tfevents.*")):
                 left.unlink(missing_ok=True)
-        self._claimed = _identity(self.folder)
         replace_text(self.folder / ".owner", json.dumps(asdict(self._attempt)))
         replace_text(stored, recipe_source(recipe))
 
@@ -101,6 +98,7 @@ class Run:
         """Gives the directory back; the end of the process does so, too."""
         if self._lock:
             self._lock.close()
+            self._lock = None
 
     def how_to_train_longer(self) -> str:
         """What replaces a larger --epochs, which would have changed the learning rate of every step so far."""
@@ -119,8 +117,9 @@ class Run:
 
     def _require_ours(self) -> None:
         """A node that its scheduler has lost may still be training while the job runs elsewhere."""
-        there = _identity(self.folder) if (self.folder / ".owner").exists() else None
-        if there is None or self._claimed not in (None, there):
+        lock = self.folder / ".lock"
+        there = (self.folder / ".owner").exists() and lock.exists()
+        if not there or (self._lock and not os.path.samestat(os.stat(lock), os.fstat(self._lock.fileno()))):
             raise DiskError(f"{self.folder} was removed, moved or emptied while it was in use: {GONE}")
         if (owner := self._owner) != self._attempt:
             message = f"{self.folder} was taken over by attempt {owner.number} of job {owner.job}"
@@ -152,9 +151,3 @@ class Run:
         """Writes result.json, or raises UserError as save does."""
         self._require_ours()
         replace_text(self.folder / "result.json", json.dumps({**result, "starts": self.starts}, indent=2))
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    """What stays the same when a folder is renamed, and differs when another one takes its name."""
-    status = os.stat(folder)
-    return status.st_dev, status.st_ino

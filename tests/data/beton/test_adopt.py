@@ -34,7 +34,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     several = {"about": JSONField(), "score": FloatField(), "picture": RGBImageField(write_mode="smart")}
     fields = {
         "train.beton": {**several, "vector": vector, "target": IntField(), "raw": BytesField()},
-        "val.ffcv": {"x": RGBImageField(write_mode="raw"), "y": IntField()},
+        "val.ffcv": {"x": RGBImageField(write_mode="jpg"), "y": IntField()},
     }
     for name, kinds in fields.items():
         rows = [
@@ -96,11 +96,21 @@ def test_adopt_checks_every_byte_once(theirs: Path, tmp_path: Path, capfd: pytes
     file.write_bytes((theirs / "val.ffcv").read_bytes())
     assert main(["prepare", "adopt", str(file), "--classes", str(theirs / "names.txt")]) == 0
     changed = bytearray(file.read_bytes())
-    changed[int(read_index(file).pointers[3])] ^= 1
+    changed[int(read_index(file).pointers[3])] ^= 1  # the first byte of a JPEG
     file.write_bytes(changed)
     capfd.readouterr()
     assert main(["look", str(file), "--out", str(tmp_path / "sheet.png")]) == 2
-    assert "damaged: its content is" in capfd.readouterr().err
+    assert "image 3 is not a whole JPEG" in capfd.readouterr().err
+    assert main(["prepare", "adopt", str(file), "--classes", str(theirs / "names.txt"), "--overwrite"]) == 2
+    assert "image 3 is not a whole JPEG" in capfd.readouterr().err
+    place = int(read_index(theirs / "val.ffcv").pointers[3])
+    changed = bytearray((theirs / "val.ffcv").read_bytes())
+    changed[place + 4 : place + 200] = bytes(196)  # between FF D8 and FF D9
+    file.write_bytes(changed)
+    (tmp_path / "val.ffcv.json").unlink()
+    assert main(["prepare", "adopt", str(file), "--classes", str(theirs / "names.txt")]) == 2
+    assert "image 3 cannot be decoded: write the file again" in capfd.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["val.ffcv"]
     file.write_bytes(changed[:-24])
     assert main(["prepare", "adopt", str(file), "--classes", str(theirs / "names.txt"), "--overwrite"]) == 2
     assert "is it truncated?" in capfd.readouterr().err

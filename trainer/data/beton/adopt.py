@@ -7,10 +7,16 @@ import numpy as np
 from trainer.data.beton import manifest as beside
 from trainer.data.beton.index import JPEG, content_checksum, read_index
 from trainer.data.beton.manifest import DataOrigin, Manifest
+from trainer.data.content import in_threads
+from trainer.data.crop import eval_view
+from trainer.data.formats import open_beton
 from trainer.data.images import reason
 from trainer.data.listing import class_order_note, composed, list_class_folders
-from trainer.errors import UserError
+from trainer.errors import LocalError, UserError
+from trainer.recipe import CenterCrop
 from trainer.settings import AdoptSettings
+
+_SMALL = 32  # px, of the crops that only show whether an image can be decoded
 
 
 def adopt(settings: AdoptSettings) -> None:
@@ -77,4 +83,33 @@ def _adopt(file: Path, classes: list[str], *, overwrite: bool) -> Manifest:
     except OSError as error:
         raise UserError(f"{beside.manifest_path(file)} cannot be written: {error.strerror}") from error
     beside.write_stamp(file, {**stamp, "checksum": checksum})
+    try:
+        _decode_all(file, len(index))
+    except BaseException:
+        for written in (beside.manifest_path(file), beside.stamp_path(file)):
+            written.unlink(missing_ok=True)
+        raise
     return found
+
+
+def _decode_all(file: Path, count: int) -> None:
+    """Decodes every image, for FFCV's files have no checksum. Raises UserError with the first that cannot be."""
+    view = eval_view(CenterCrop(resolution=_SMALL, crop_ratio=1.0))
+    source = open_beton(file, check_content=False)
+
+    def problem_of(image: int) -> str:
+        images = np.array([image])
+        try:
+            source.read(images, view(images, *source.sizes(images)), np.empty((1, _SMALL, _SMALL, 3), np.uint8))
+        except LocalError:
+            return f"image {image}"
+        return ""
+
+    try:
+        problems = in_threads(problem_of, count, f"decoding {file.name} once, to find bad images")
+        bad = [problem for problem in problems if problem]
+    finally:
+        source.close()
+    if bad:
+        more = f" and {len(bad) - 1} others" if len(bad) > 1 else ""
+        raise UserError(f"{file}: {bad[0]}{more} cannot be decoded: write the file again from the original images")

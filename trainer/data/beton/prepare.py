@@ -67,18 +67,17 @@ def prepare_folder(
     Classes and images come in the order of torchvision's ImageFolder, and as there EXIF orientation is ignored, unless
     the options say otherwise.
     """
-    listed = {}
+    found = {split: class_folders(src, split) for split in SPLITS}
+    listed = {split: list_class_folders(found[split].folder, options.class_order) for split in SPLITS}
     for split in SPLITS:
-        found = class_folders(src, split)
-        listed[split] = list_class_folders(found.folder, options.class_order)
-        for note in (*found.notes, *listed[split].notes):
+        for note in (*found[split].notes, *listed[split].notes):
             print(note)
     require_same_classes(src, listed["train"].classes, listed["val"].classes)
     for note in class_order_note(listed["train"].classes):
         print(note)
     splits = {}
     for split, files in listed.items():
-        folder = class_folders(src, split).folder.name
+        folder = found[split].folder.name
         origin = DataOrigin(
             kind=kind,
             name=src.resolve().name,
