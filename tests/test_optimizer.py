@@ -24,6 +24,7 @@ from trainer.recipe import (
     LibraryModel,
     Optimizer,
     ResNet,
+    WideResNet,
 )
 from trainer.recipe_file import load_recipe
 
@@ -58,6 +59,15 @@ def test_norm_is_found_whatever_its_name() -> None:
     assert weights == [model["bn_like"].weight]
     assert biases == [model["bn_like"].bias]
     assert len(norms) == 4
+
+
+def test_optimizer_exempts_norms_and_biases_of_the_relatives() -> None:
+    """Two biases in each squeeze-and-excitation, one in the classifier; two norm tensors in each norm."""
+    model = build_model(ResNet(depth=18, variant="rs", se_ratio=1 / 4), 10)
+    weights, biases, norms = sort_parameters(model)
+    assert (len(weights), len(biases), len(norms)) == (4 + 16 + 3 + 16 + 1, 16 + 1, 2 * (4 + 16 + 3))
+    weights, biases, norms = sort_parameters(build_model(WideResNet(depth=16, width=2), 10))
+    assert (len(weights), len(biases), len(norms)) == (1 + 12 + 3 + 1, 1, 2 * 13)
 
 
 @pytest.mark.parametrize("spec", [CifarResNet(depth=20), LibraryModel(name="timm/resnet18")])

@@ -112,7 +112,10 @@ def test_recipes_prefers_names_to_text(capsys: pytest.CaptureFixture[str]) -> No
 def test_suggestions_part_that_does_not_exist_is_answered_with_those_that_do(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("from trainer.recipe import Lion\n")
     answer = mistake(str(tmp_path / "mine.py"))
-    assert "trainer.recipe has no Lion. The parts of a recipe are model: ResNet, CifarResNet, LibraryModel; " in answer
+    assert (
+        "trainer.recipe has no Lion. The parts of a recipe are model: ResNet, CifarResNet, WideResNet, LibraryModel; "
+        in answer
+    )
     assert "optimizer: SGD, DecoupledSGD, AdamW, LAMB, LARS; schedule: Steps, Cosine, Linear, Constant; " in answer
     (tmp_path / "mine.py").write_text("from trainer.recipe import CosineS\n")
     assert "trainer.recipe has no CosineS: did you mean Cosine?" in mistake(str(tmp_path / "mine.py"))

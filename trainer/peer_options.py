@@ -27,7 +27,8 @@ ANSWERS = {
     "architecture": f"model=LibraryModel(name='timm/NAME') {_IN_RECIPE}",
     "blurpool": "--model.blur-pool",
     "zero_init": "--model.zero-init-residual",
-    "drop": f"{_NONE}the ResNet family trains without dropout",
+    "groups": "--model.groups, --model.width-per-group of ResNet",
+    "drop": "--model.dropout, before the classifier; DropBlock has no equivalent",
     "drop_path": "--model.drop-path",
     "bn_constants": f"{_NONE}batch norm has PyTorch's eps 1e-5 and momentum 0.1",
     "precise_bn": "--precise-norm-images",
@@ -200,7 +201,8 @@ _COMPOSER = {
 }  # fmt: skip
 
 _PYCLS = {
-    "config": "--cfg", "architecture": "MODEL.TYPE, RESNET.TRANS_FUN, RESNET.NUM_GROUPS, RESNET.WIDTH_PER_GROUP",
+    "config": "--cfg", "architecture": "MODEL.TYPE, RESNET.TRANS_FUN",
+    "groups": "RESNET.NUM_GROUPS, RESNET.WIDTH_PER_GROUP",
     "depth": "MODEL.DEPTH", "classes": "MODEL.NUM_CLASSES", "loss": "MODEL.LOSS_FUN", "bn_constants": "BN.EPS, BN.MOM",
     "precise_bn": "BN.USE_PRECISE_STATS, BN.NUM_SAMPLES_PRECISE", "zero_init": "BN.ZERO_INIT_FINAL_GAMMA",
     "norm_decay": "BN.USE_CUSTOM_WEIGHT_DECAY, BN.CUSTOM_WEIGHT_DECAY", "lr": "OPTIM.BASE_LR",

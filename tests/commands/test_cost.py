@@ -37,10 +37,12 @@ from trainer.recipe import (
     DecoupledSGD,
     FineTuning,
     LibraryModel,
+    Model,
     Optimizer,
     RandomResizedCrop,
     Recipe,
     ResNet,
+    WideResNet,
 )
 from trainer.recipe_file import load_recipe
 from trainer.run.checkpoint import write
@@ -92,6 +94,35 @@ def test_imagenet_networks_have_the_operations_that_torchvision_publishes(depth:
     """`_ops` of its weights' metadata, in 1e9 multiply-adds."""
     recipe = of_depth(depth)
     assert forward_flops(recipe, network(recipe), 224) / 2e9 == pytest.approx(gmacs, abs=0.0006)
+
+
+@pytest.mark.parametrize(
+    ("model", "gmacs"),
+    [
+        (ResNet(depth=50, groups=32, width_per_group=4), 4.230),
+        (ResNet(depth=101, groups=64, width_per_group=4), 15.460),
+        (ResNet(depth=50, width_per_group=128), 11.398),
+    ],
+)
+def test_relatives_have_the_operations_that_torchvision_publishes(model: ResNet, gmacs: float) -> None:
+    recipe = replace(IMAGENET, model=model)
+    with torch.device("meta"):
+        built = network(recipe)
+    assert forward_flops(recipe, built, 224) / 2e9 == pytest.approx(gmacs, abs=0.0006)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ResNet(depth=18, variant="rs", se_ratio=1 / 4, dropout=0.5),
+        CifarResNet(depth=11, preactivation=True, bottleneck=True),
+        WideResNet(depth=10, width=1, dropout=0.3),
+    ],
+)
+def test_relatives_keep_the_activations_that_a_real_step_does(model: Model) -> None:
+    crop = RandomResizedCrop(resolution=32)
+    recipe = replace(IMAGENET, model=model, train_crop=crop, precision="fp32")
+    assert pass_cost(recipe, network(recipe)).activations == really_saved(recipe, network(recipe))
 
 
 def test_published_numbers_of_parameters() -> None:

@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision import models
 
 from tests.support.processes import SUPPORT
 from trainer.__main__ import main
 from trainer.commands.export import export as verb
 from trainer.commands.export.export import torchvision_name
+from trainer.commands.export.onnx import OnnxNetwork, write_onnx
 from trainer.commands.weights import run_weights
 from trainer.errors import UserError
 from trainer.evaluation.protocol import TrainedWeights
 from trainer.model import build_model
-from trainer.recipe import EMA, CenterCrop, CifarResNet, LibraryModel, RandomResizedCrop, Recipe, ResNet
+from trainer.recipe import EMA, CenterCrop, CifarResNet, LibraryModel, RandomResizedCrop, Recipe, ResNet, WideResNet
 from trainer.recipe_file import load_recipe, recipe_source
 
 pytestmark = pytest.mark.slow
@@ -157,6 +159,23 @@ def test_onnx_computes_the_same_for_any_batch_and_is_evaluated(
     assert "the network does not take images of 24 px" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        ResNet(depth=18, variant="rs", se_ratio=1 / 4, dropout=0.5),
+        CifarResNet(depth=11, preactivation=True, bottleneck=True),
+        WideResNet(depth=10, width=1, dropout=0.3),
+    ],
+)
+def test_onnx_of_the_relatives_computes_the_same(model: Any, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    network, x = build_model(model, 4).eval(), torch.randn(3, 3, 33, 33)
+    write_onnx(network, 33, {}, tmp_path / "weights.onnx")
+    with torch.no_grad():
+        torch.testing.assert_close(OnnxNetwork(tmp_path / "weights.onnx", 4)(x), network(x), atol=1e-4, rtol=1e-3)
+
+
 def test_export_without_an_average_says_so(cifar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A copy of the run whose recipe and checkpoint have none."""
     state = torch.load(cifar / "checkpoints" / "best.pt", weights_only=True)
@@ -175,6 +194,10 @@ def test_export_without_an_average_says_so(cifar: Path, tmp_path: Path, capsys: 
         (ResNet(depth=18, stem="cifar"), "its stem is for small images"),
         (ResNet(depth=18, residual=False), "it has no shortcuts"),
         (ResNet(depth=18, blur_pool="convs"), "filters before its strided convolutions"),
+        (ResNet(depth=50, variant="d"), "it has variant=d and se_ratio=None"),
+        (ResNet(depth=50, se_ratio=1 / 16), r"it has variant=b and se_ratio=0\.0625"),
+        (ResNet(depth=101, groups=32, width_per_group=4), "it has groups=32 and width_per_group=4 in depth 101"),
+        (WideResNet(depth=28, width=10), "it has no CIFAR family"),
         (LibraryModel(name="timm/resnet50d"), "timm/resnet50d is not one of its models"),
     ],
 )
@@ -186,6 +209,20 @@ def test_export_what_torchvision_does_not_have_is_refused_with_the_reason(model:
 def test_export_what_torchvision_has_is_named() -> None:
     named = {depth: torchvision_name(replace(load_recipe(SMALL), model=ResNet(depth=depth))) for depth in (18, 50, 152)}
     assert named == {18: "resnet18", 50: "resnet50", 152: "resnet152"}
+    relatives = [
+        ResNet(depth=50, groups=32, width_per_group=4),
+        ResNet(depth=101, groups=32, width_per_group=8),
+        ResNet(depth=101, groups=64, width_per_group=4),
+        ResNet(depth=50, width_per_group=128),
+        ResNet(depth=101, width_per_group=128),
+    ]
+    for model in relatives:
+        with torch.device("meta"):
+            name = torchvision_name(replace(load_recipe(SMALL), model=model))
+            theirs = models.get_model(name, num_classes=4).state_dict()
+            assert {key: tensor.shape for key, tensor in theirs.items()} == {
+                key: tensor.shape for key, tensor in build_model(model, 4).state_dict().items()
+            }
     library = LibraryModel(name="torchvision/resnext50_32x4d")
     assert torchvision_name(replace(load_recipe(SMALL), model=library)) == "resnext50_32x4d"
 

@@ -21,7 +21,7 @@ from trainer.model import build_model
 from trainer.model.block import Block
 from trainer.setup import move_to_device
 
-Spec = recipe.ResNet | recipe.CifarResNet | recipe.LibraryModel
+Spec = recipe.ResNet | recipe.CifarResNet | recipe.WideResNet | recipe.LibraryModel
 FUSED = "_NormReluBackward"
 
 
@@ -38,6 +38,13 @@ MODELS: dict[str, Spec] = {
     "ResNet-50 with drop path": resnet(50, drop_path=0.3),
     "CIFAR ResNet-8 without shortcuts": recipe.CifarResNet(depth=8, residual=False),
     "CIFAR ResNet-14, twice as wide": recipe.CifarResNet(depth=14, width=2),
+    "ResNeXt-50": resnet(50, groups=32, width_per_group=4),
+    "ResNet-18-D": resnet(18, stem="imagenet", variant="d"),
+    "SE-ResNet-18 with drop path": resnet(18, se_ratio=1 / 16, drop_path=0.3),
+    "ResNet-RS-50": resnet(50, stem="imagenet", variant="rs", se_ratio=1 / 4),
+    "pre-activation ResNet-14": recipe.CifarResNet(depth=14, preactivation=True),
+    "pre-activation ResNet-20, bottlenecks": recipe.CifarResNet(depth=20, preactivation=True, bottleneck=True),
+    "WRN-16-2 with dropout": recipe.WideResNet(depth=16, width=2, dropout=0.3),
     "torchvision's ResNet-18": recipe.LibraryModel(name="torchvision/resnet18"),
     "torchvision's ResNet-50": recipe.LibraryModel(name="torchvision/resnet50"),
 }
@@ -97,7 +104,7 @@ def test_accelerated_model_computes_what_the_plain_one_does(name: str, monkeypat
     Our kernels round less often, so their error may exceed the plain model's by chance only: by a half for the 80
     logits, by a fifth for everything else. A plain model whose own error is large would prove nothing.
     """
-    assert len(MODELS) == 20
+    assert len(MODELS) == 27
     pretend_matrix_units(monkeypatch)
     exact, plain, accelerated = (build(MODELS[name]) for _ in range(3))
     for model in (exact, plain, accelerated):
@@ -127,6 +134,24 @@ def test_accelerated_model_computes_what_the_plain_one_does(name: str, monkeypat
         (recipe.CifarResNet(depth=20), {"BasicBlock": 9, "CifarResNet": 1, "Conv2d": 18}),
         (resnet(50, stem="imagenet"), {"Bottleneck": 16, "Conv2d": 16, "ResNet": 1}),
         (resnet(18, blur_pool="convs"), {"BasicBlock": 8, "BlurConv2d": 3, "Conv2d": 13, "ResNet": 1}),
+        (
+            resnet(50, groups=32, width_per_group=4),
+            {"Bottleneck": 16, "ResNet": 1},
+        ),  # no 3x3 without groups but the stem
+        (
+            resnet(
+                50, stem="imagenet", variant="rs", se_ratio=1 / 4
+            ),  # the stem's 3x3 convolutions but the first are ours
+            {"Bottleneck": 16, "Conv2d": 19, "ResNet": 1, "Stem": 2},
+        ),
+        (
+            recipe.CifarResNet(depth=20, preactivation=True, bottleneck=True),
+            {"Conv2d": 6, "PreActivationBottleneck": 6, "PreActivationResNet": 1},
+        ),
+        (
+            recipe.WideResNet(depth=16, width=2),
+            {"Conv2d": 12, "PreActivationBasicBlock": 6, "PreActivationResNet": 1},
+        ),
         (
             recipe.LibraryModel(name="torchvision/resnet18"),
             {"Conv2d": 16, "torchvision BasicBlock": 8, "torchvision ResNet": 1},

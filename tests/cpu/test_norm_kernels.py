@@ -240,9 +240,15 @@ def fused_norms(y: Tensor) -> int:
         (recipe.ResNet(depth=18, stem="cifar"), 17),  # of 20: the three in the shortcuts have no ReLU
         (recipe.ResNet(depth=50, stem="cifar"), 49),
         (recipe.ResNet(depth=18, stem="cifar", drop_path=0.5), 10),  # where branches are dropped, after their last norm
+        (recipe.ResNet(depth=18, variant="d"), 19),  # the deep stem has three
+        (recipe.ResNet(depth=18, variant="rs", se_ratio=1 / 4), 12),  # four in the stem; blocks end in the excitation
+        (recipe.CifarResNet(depth=20, preactivation=True), 19),
+        (recipe.WideResNet(depth=16, width=1), 13),
     ],
 )
-def test_networks_have_them_in_bf16_only(spec: recipe.CifarResNet | recipe.ResNet, count: int) -> None:
+def test_networks_have_them_in_bf16_only(
+    spec: recipe.CifarResNet | recipe.ResNet | recipe.WideResNet, count: int
+) -> None:
     model, x = build_model(spec, 10).to(memory_format=torch.channels_last), bf16(2, 3, 32, 32, seed=1)
     with torch.autocast("cpu", torch.bfloat16):
         assert fused_norms(model(x)) == 0

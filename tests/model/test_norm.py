@@ -26,9 +26,11 @@ from trainer.model.norm import SplitNorm, split_norms
 from trainer.optimizer import sort_parameters
 from trainer.precise_bn import measure_norms
 
-SPECS: dict[str, recipe.ResNet | recipe.CifarResNet | recipe.LibraryModel] = {
+SPECS: dict[str, recipe.ResNet | recipe.CifarResNet | recipe.WideResNet | recipe.LibraryModel] = {
     "ours": recipe.ResNet(depth=18),
     "cifar": recipe.CifarResNet(depth=8),
+    "relative": recipe.ResNet(depth=18, variant="d", se_ratio=1 / 16),
+    "pre-activation": recipe.WideResNet(depth=10, width=1),
     "torchvision": recipe.LibraryModel(name="torchvision/shufflenet_v2_x0_5"),
     "timm": recipe.LibraryModel(name="timm/mobilenetv3_small_050"),  # norms with activations in them
 }

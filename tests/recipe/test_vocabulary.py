@@ -36,6 +36,7 @@ from trainer.recipe import (
     ResNet,
     ScaleJitterCrop,
     Steps,
+    WideResNet,
 )
 from trainer.recipe_file import load_recipe
 
@@ -47,6 +48,29 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: ResNet(depth=50, drop_path=1.0), r"model\.drop_path=1\.0 is not within \[0, 1\)"),
     (lambda: ResNet(depth=18, residual=False, drop_path=0.1), r"drop_path=0\.1 needs model\.residual=True"),
     (lambda: CifarResNet(depth=20, width=0), r"model\.width=0 is not a positive number"),
+    (lambda: ResNet(depth=50, groups=0), r"model\.groups=0 is not a positive number"),
+    (lambda: ResNet(depth=50, width_per_group=0), r"model\.width_per_group=0 is not a positive number"),
+    (
+        lambda: ResNet(depth=18, groups=32, width_per_group=4),
+        r"are for bottlenecks, and model\.depth=18 has none: use 50",
+    ),
+    (lambda: ResNet(depth=34, width_per_group=128), r"width_per_group=128 are for bottlenecks"),
+    (lambda: ResNet(depth=50, se_ratio=0.0), r"model\.se_ratio=0\.0 is not within \(0, 1\]; None leaves it out"),
+    (lambda: ResNet(depth=50, dropout=1.0), r"model\.dropout=1\.0 is not within \[0, 1\)"),
+    (lambda: ResNet(depth=50, variant="d", stem="cifar"), r"model\.variant='d' has a stem of its own"),
+    (lambda: ResNet(depth=50, variant="d", residual=False), r"model\.variant='d' changes shortcuts, and"),
+    (lambda: ResNet(depth=50, variant="rs", blur_pool="convs"), r"model\.variant='rs' has no max-pool for"),
+    (lambda: CifarResNet(depth=28, preactivation=True), r"model\.depth=28 is not 6n \+ 2"),
+    (lambda: CifarResNet(depth=50, preactivation=True, bottleneck=True), r"model\.depth=50 is not 9n \+ 2"),
+    (lambda: CifarResNet(depth=164, bottleneck=True), r"bottleneck=True needs model\.preactivation=True"),
+    (lambda: CifarResNet(depth=20, preactivation=True, residual=False), r"preactivation=True needs model\.residual"),
+    (
+        lambda: CifarResNet(depth=20, preactivation=True, zero_init_residual=True),
+        r"zero_init_residual=True needs model\.preactivation=False: a last norm",
+    ),
+    (lambda: WideResNet(depth=26, width=10), r"model\.depth=26 is not 6n \+ 4: wide ResNets have 16, 22, 28"),
+    (lambda: WideResNet(depth=28, width=0), r"model\.width=0 is not a positive number"),
+    (lambda: WideResNet(depth=28, width=10, dropout=1.0), r"model\.dropout=1\.0 is not within"),
     (lambda: ScaleJitterCrop(resolution=224, short_side=(200, 480)), r"short_side=\(200, 480\) is not a range from"),
     (lambda: ProgressiveResizing(start_resolution=1, start_epoch=3, end_epoch=2), r"end_epoch=2 comes before"),
     (lambda: ColorJitter(contrast=1.5), r"color\.contrast=1\.5 is not within \[0, 1\]"),

@@ -236,7 +236,7 @@ def test_milestones_after_the_last_epoch_are_noted(
         ("optimizer=SGD(lr=np.float64(0.1))", r"optimizer.lr=np.float64\(0.1\) is not of type float"),
         ("mean=[0.5, 0.5, 0.5]", r"mean=\[0.5, 0.5, 0.5\] is not a tuple of 3"),
         ("clip_grad_norm='5'", r"not a recipe: TypeError"),
-        ("model='resnet50'", r"model='resnet50' is not ResNet or CifarResNet or LibraryModel"),
+        ("model='resnet50'", r"model='resnet50' is not ResNet or CifarResNet or WideResNet or LibraryModel"),
     ],
 )
 def test_value_of_the_wrong_type_in_a_recipe_file_is_named(change: str, answer: str, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from trainer.cpu.norm import norm_relu
 from trainer.model.block import BasicBlock, Block, Bottleneck
 from trainer.model.cifar import CifarResNet
-from trainer.model.resnet import ResNet
+from trainer.model.preactivation import PreActivationBasicBlock, PreActivationBottleneck, PreActivationResNet
+from trainer.model.resnet import ResNet, Stem
 
 
 class FastBasicBlock(BasicBlock):
@@ -28,10 +29,14 @@ class FastBottleneck(Bottleneck):
 
 
 def _end(block: Block, x: Tensor, y: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-    """From the last convolution's output y to the block's: norm, drop path, shortcut, ReLU."""
-    if block.drop_path is None:
+    """From the last convolution's output y to the block's: norm, squeeze-and-excitation, drop path, shortcut, ReLU."""
+    if block.se is None and block.drop_path is None:
         return norm_relu(norm, block.relu, y, None if block.downsample is None else block.downsample(x))
-    y = block.drop_path(norm(y))
+    y = norm(y)
+    if block.se is not None:
+        y = block.se(y)
+    if block.drop_path is not None:
+        y = block.drop_path(y)
     if block.downsample is not None:
         y += block.downsample(x)
     out: Tensor = block.relu(y)
@@ -47,8 +52,19 @@ class FastResNet(ResNet):
         x = self.layer2(x)
         x = self.layer3(x)
         x = self.layer4(x)
-        logits: Tensor = self.fc(self.avgpool(x).flatten(1))
+        logits: Tensor = self.fc(self.dropout(self.avgpool(x).flatten(1)))
         return logits
+
+
+class FastStem(Stem):
+    _replaced_by_cpu_kernels = "Stem"
+
+    def forward(self, input: Tensor) -> Tensor:
+        x, layers = input, list(self)
+        for conv, norm, relu in zip(layers[0::3], layers[1::3], layers[2::3], strict=False):
+            assert isinstance(norm, nn.BatchNorm2d) and isinstance(relu, nn.ReLU)
+            x = norm_relu(norm, relu, conv(x))
+        return x if len(layers) % 3 == 0 else layers[-1](x)  # type: ignore[no-any-return]
 
 
 class FastCifarResNet(CifarResNet):
@@ -63,9 +79,52 @@ class FastCifarResNet(CifarResNet):
         return logits
 
 
+class FastPreActivationBasicBlock(PreActivationBasicBlock):
+    _replaced_by_cpu_kernels = "PreActivationBasicBlock"
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = norm_relu(self.bn1, self.relu, x)
+        shortcut = self.downsample(y if self.activates_shortcut else x)
+        y = norm_relu(self.bn2, self.relu, self.conv1(y))
+        y = self.conv2(self.dropout(y))
+        y += shortcut
+        out: Tensor = y
+        return out
+
+
+class FastPreActivationBottleneck(PreActivationBottleneck):
+    _replaced_by_cpu_kernels = "PreActivationBottleneck"
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = norm_relu(self.bn1, self.relu, x)
+        shortcut = self.downsample(y if self.activates_shortcut else x)
+        y = norm_relu(self.bn2, self.relu, self.conv1(y))
+        y = self.conv3(norm_relu(self.bn3, self.relu, self.conv2(y)))
+        y += shortcut
+        out: Tensor = y
+        return out
+
+
+class FastPreActivationResNet(PreActivationResNet):
+    _replaced_by_cpu_kernels = "PreActivationResNet"
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        x = self.layer1(x)
+        x = self.layer2(x)
+        x = self.layer3(x)
+        x = norm_relu(self.bn1, self.relu, x)
+        logits: Tensor = self.fc(self.avgpool(x).flatten(1))
+        return logits
+
+
 CLASSES: dict[type[nn.Module], type[nn.Module]] = {
     BasicBlock: FastBasicBlock,
     Bottleneck: FastBottleneck,
     ResNet: FastResNet,
+    Stem: FastStem,
     CifarResNet: FastCifarResNet,
+    PreActivationBasicBlock: FastPreActivationBasicBlock,
+    PreActivationBottleneck: FastPreActivationBottleneck,
+    PreActivationResNet: FastPreActivationResNet,
 }

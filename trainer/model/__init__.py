@@ -1,7 +1,7 @@
-"""The model factory: our own two families, torchvision's and timm's models, and initial weights. All plain PyTorch.
+"""The model factory: our own families, torchvision's and timm's models, and initial weights. All plain PyTorch.
 
-Reading order: block.py (the two residual blocks), resnet.py, cifar.py, blur.py, norm.py, library.py, weights.py. On
-CPUs trainer/cpu makes a built model faster from outside.
+Reading order: block.py (the two residual blocks), resnet.py, cifar.py, preactivation.py, squeeze_excitation.py,
+blur.py, norm.py, library.py, weights.py. On CPUs trainer/cpu makes a built model faster from outside.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from trainer import recipe
 from trainer.model.cifar import CifarResNet
 from trainer.model.library import library_model
 from trainer.model.norm import split_norms
+from trainer.model.preactivation import PreActivationResNet
 from trainer.model.resnet import ResNet
 from trainer.model.weights import load_initial_weights
 
 __all__ = ["build_model", "load_initial_weights", "without_pretrained"]
 
-Spec = recipe.ResNet | recipe.CifarResNet | recipe.LibraryModel
+Spec = recipe.ResNet | recipe.CifarResNet | recipe.WideResNet | recipe.LibraryModel
 
 
 def build_model(spec: Spec, num_classes: int, norm_batch_size: int | None = None) -> nn.Module:
@@ -34,8 +35,10 @@ def build_model(spec: Spec, num_classes: int, norm_batch_size: int | None = None
     match spec:
         case recipe.ResNet():
             model = ResNet(spec, num_classes)
-        case recipe.CifarResNet():
+        case recipe.CifarResNet(preactivation=False):
             model = CifarResNet(spec, num_classes)
+        case recipe.CifarResNet() | recipe.WideResNet():
+            model = PreActivationResNet(spec, num_classes)
         case recipe.LibraryModel():
             model = library_model(spec, num_classes)
     if norm_batch_size is not None:

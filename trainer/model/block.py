@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from trainer.model.blur import BlurConv2d, wants_blur
+from trainer.model.squeeze_excitation import SqueezeExcitation
 
 
 class Block(nn.Module):
@@ -13,10 +14,11 @@ class Block(nn.Module):
     The shortcut has torchvision's name, `downsample`, so that state_dicts are interchangeable; unlike torchvision's,
     the identity is a module, and None means a plain block. In training an image skips the branch with probability
     `drop_path`, and the branch is scaled by 1 / (1 - drop_path) otherwise, so that evaluation needs no scale (Huang
-    et al. 2016, arXiv:1603.09382, scale in evaluation instead).
+    et al. 2016, arXiv:1603.09382, scale in evaluation instead). Squeeze-and-excitation, `se`, ends the branch.
     """
 
     relu: nn.ReLU
+    se: nn.Module | None
     downsample: nn.Module | None
     drop_path: nn.Module | None
 
@@ -33,6 +35,7 @@ class BasicBlock(Block):
         stride: int,
         shortcut: nn.Module | None,
         *,
+        se_ratio: float | None = None,
         drop_path: float = 0.0,
         blur: bool = False,
     ) -> None:
@@ -41,6 +44,7 @@ class BasicBlock(Block):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = conv3x3(channels, channels)
         self.bn2 = nn.BatchNorm2d(channels)
+        self.se = None if se_ratio is None else SqueezeExcitation(channels, se_ratio)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut
         self.drop_path = stochastic_depth(drop_path)
@@ -48,6 +52,8 @@ class BasicBlock(Block):
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
+        if self.se is not None:
+            y = self.se(y)
         if self.drop_path is not None:
             y = self.drop_path(y)
         if self.downsample is not None:
@@ -59,7 +65,8 @@ class BasicBlock(Block):
 class Bottleneck(Block):
     """1x1 to `channels`, 3x3, 1x1 to four times as many (He et al. 2015, Figure 5 right).
 
-    The 3x3 has the stride, as in Goyal et al. 2017, section 5.1, and torchvision; He's own has it on the first 1x1.
+    The 3x3 has channels * width_per_group / 64 in each of its groups (Xie et al. 2016, arXiv:1611.05431, Figure 3c). It
+    has the stride, as in Goyal et al. 2017, section 5.1, and torchvision; He's own has it on the first 1x1.
     """
 
     expansion = 4
@@ -71,16 +78,21 @@ class Bottleneck(Block):
         stride: int,
         shortcut: nn.Module | None,
         *,
+        groups: int = 1,
+        width_per_group: int = 64,
+        se_ratio: float | None = None,
         drop_path: float = 0.0,
         blur: bool = False,
     ) -> None:
         super().__init__()
-        self.conv1 = conv1x1(in_channels, channels)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = conv3x3(channels, channels, stride, blur=blur)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.conv3 = conv1x1(channels, channels * self.expansion)
-        self.bn3 = nn.BatchNorm2d(channels * self.expansion)
+        width, out_channels = channels * width_per_group // 64 * groups, channels * self.expansion
+        self.conv1 = conv1x1(in_channels, width)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = conv3x3(width, width, stride, groups=groups, blur=blur)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = conv1x1(width, out_channels)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.se = None if se_ratio is None else SqueezeExcitation(out_channels, se_ratio)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut
         self.drop_path = stochastic_depth(drop_path)
@@ -89,6 +101,8 @@ class Bottleneck(Block):
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
+        if self.se is not None:
+            y = self.se(y)
         if self.drop_path is not None:
             y = self.drop_path(y)
         if self.downsample is not None:
@@ -97,20 +111,21 @@ class Bottleneck(Block):
         return out
 
 
-def conv3x3(in_channels: int, out_channels: int, stride: int = 1, *, blur: bool = False) -> nn.Conv2d:
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1, *, groups: int = 1, blur: bool = False) -> nn.Conv2d:
     """Without a bias, because a norm follows, which has one; padded, so that stride 1 keeps height and width."""
-    return _conv(in_channels, out_channels, 3, stride, blur)
+    return _conv(in_channels, out_channels, 3, stride, groups, blur)
 
 
 def conv1x1(in_channels: int, out_channels: int, stride: int = 1, *, blur: bool = False) -> nn.Conv2d:
     """Without a bias, because a norm follows, which has one."""
-    return _conv(in_channels, out_channels, 1, stride, blur)
+    return _conv(in_channels, out_channels, 1, stride, 1, blur)
 
 
-def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int, blur: bool) -> nn.Conv2d:
+def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int, groups: int, blur: bool) -> nn.Conv2d:
     if blur and wants_blur(in_channels, stride):
-        return BlurConv2d(in_channels, out_channels, kernel_size, stride)
-    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+        return BlurConv2d(in_channels, out_channels, kernel_size, stride, groups)
+    padding = kernel_size // 2
+    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
 
 
 def stochastic_depth(drop_path: float) -> nn.Module | None:

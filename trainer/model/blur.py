@@ -22,8 +22,9 @@ class BlurConv2d(nn.Conv2d):
 
     blur_filter: Tensor
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int, groups: int = 1) -> None:
+        padding = kernel_size // 2
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
         self.register_buffer("blur_filter", binomial_filter(in_channels), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

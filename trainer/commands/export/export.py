@@ -19,6 +19,14 @@ from trainer.run.directory import Run
 from trainer.settings import ExportSettings
 
 SUFFIXES = {"torchvision": (".pth", ".pt"), "onnx": (".onnx",), "safetensors": (".safetensors",)}
+TORCHVISION_NAMES = {  # by depth, groups and width_per_group
+    **{(depth, 1, 64): f"resnet{depth}" for depth in (18, 34, 50, 101, 152)},
+    (50, 32, 4): "resnext50_32x4d",
+    (101, 32, 8): "resnext101_32x8d",
+    (101, 64, 4): "resnext101_64x4d",
+    (50, 1, 128): "wide_resnet50_2",
+    (101, 1, 128): "wide_resnet101_2",
+}
 SAME = 1e-6  # largest difference of logits with the same kernels
 SIMILAR = 1e-3  # with other kernels, which sum in another order
 
@@ -66,14 +74,19 @@ def torchvision_name(recipe: Recipe) -> str:
     match spec:
         case LibraryModel() if spec.name.startswith("torchvision/"):
             return spec.name.removeprefix("torchvision/")
-        case ResNet(stem="imagenet", residual=True, blur_pool=None):
-            return f"resnet{spec.depth}"
         case ResNet(stem="cifar"):
             reason = "its stem is for small images"
         case ResNet(residual=False):
             reason = "it has no shortcuts"
-        case ResNet():
+        case ResNet(blur_pool="convs" | "convs_and_pool"):
             reason = f"it has filters before its strided convolutions (blur_pool={spec.blur_pool})"
+        case ResNet() if spec.variant != "b" or spec.se_ratio is not None:
+            reason = f"it has variant={spec.variant} and se_ratio={spec.se_ratio}"
+        case ResNet():
+            name = TORCHVISION_NAMES.get((spec.depth, spec.groups, spec.width_per_group))
+            if name is not None:
+                return name
+            reason = f"it has groups={spec.groups} and width_per_group={spec.width_per_group} in depth {spec.depth}"
         case LibraryModel():
             reason = f"{spec.name} is not one of its models"
         case _:
