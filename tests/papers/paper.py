@@ -34,6 +34,7 @@ class Net(NamedTuple):
     weights: int  # tensors: convolutions and the classifier
     norms: int  # each has gamma and beta
     blocks: int  # 0: there are no shortcuts
+    biases: int = 1  # tensors: the classifier's, and two in each squeeze-and-excitation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +97,9 @@ class Paper:
     fc_std: float
     fc_bias: float | None = None  # None: PyTorch's default, uniform
     drop_path: float = 0.0
+    dropout: float = 0.0  # before the classifier, or in the blocks of a network for CIFAR
+    precision: str = "bf16"
+    same_precision: bool = False  # as the source's
     blurs: tuple[int, int] = (0, 0)  # convolutions and poolings with a low-pass filter
 
 
@@ -133,15 +137,15 @@ def uniform(inputs: int) -> float:
 
 
 def all_decayed(net: Net, decay: float) -> list[tuple[int, float, float]]:
-    return [(net.weights + 1 + 2 * net.norms, decay, 1.0)]
+    return [(net.weights + net.biases + 2 * net.norms, decay, 1.0)]
 
 
 def norms_exempt(net: Net, decay: float) -> list[tuple[int, float, float]]:
-    return [(net.weights + 1, decay, 1.0), (2 * net.norms, 0.0, 1.0)]
+    return [(net.weights + net.biases, decay, 1.0), (2 * net.norms, 0.0, 1.0)]
 
 
 def norms_and_biases_exempt(net: Net, decay: float) -> list[tuple[int, float, float]]:
-    return [(net.weights, decay, 1.0), (2 * net.norms + 1, 0.0, 1.0)]
+    return [(net.weights, decay, 1.0), (2 * net.norms + net.biases, 0.0, 1.0)]
 
 
 def drops(steps: int, epochs: int, rates: Mapping[int, float]) -> dict[int, float]:

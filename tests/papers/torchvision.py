@@ -1,11 +1,15 @@
 """torchvision: references/classification, metadata of its weights."""
 
+from dataclasses import replace
+from typing import Any
+
 from tests.papers.paper import (
     EIGHT_OF_EIGHT,
     FEATURES,
     RESNETS,
     SMOOTHED,
     Images,
+    Net,
     Paper,
     all_decayed,
     centre,
@@ -17,6 +21,9 @@ from tests.papers.paper import (
     uniform,
 )
 from trainer.recipe import Mixing, RandomErasing, TrivialAugmentWide
+
+# its relatives, parameters from the weights metadata: the tensors of ResNet-50, in other shapes
+RESNEXT50, WIDE50 = RESNETS[50]._replace(parameters=25_028_904), RESNETS[50]._replace(parameters=68_883_240)
 
 
 def torchvision_v1(depth: int, top1: float) -> Paper:
@@ -75,7 +82,45 @@ def torchvision_v2(depth: int, top1: float, repeats: int) -> Paper:
     )
 
 
+def relative_v1(net: Net, weights: str, top1: float, **others: Any) -> Paper:
+    """As ResNet-50's, but for what is stated."""
+    base = torchvision_v1(50, top1)
+    source = f"{weights}_Weights.IMAGENET1K_V1"
+    return replace(base, source=source, net=net, groups=all_decayed(net, 1e-4), **others)
+
+
+def relative_v2(net: Net, weights: str, top1: float, resolution: int) -> Paper:
+    base = torchvision_v2(50, top1, repeats=1)
+    return replace(
+        base,
+        source=f"{weights}_Weights.IMAGENET1K_V2",
+        net=net,
+        groups=norms_exempt(net, 2e-5),
+        sees=replace(base.sees, train_crop=szegedy(resolution)),
+    )
+
+
 PAPERS = {
+    # README of the references: 100 epochs, so that the rate drops once more
+    "resnext50_torchvision_v1": relative_v1(
+        RESNEXT50,
+        "ResNeXt50_32X4D",
+        77.618,
+        doubts=(),
+        epochs=100,
+        lr=drops(5004, 100, {0: 0.1, 30: 0.01, 60: 0.001, 90: 0.0001}),
+    ),
+    "resnext50_torchvision_v2": relative_v2(RESNEXT50, "ResNeXt50_32X4D", 81.198, 224),
+    # pull request 912: 256 epochs of a cosine, with restarts that are not stated
+    "wide_resnet50_torchvision_v1": relative_v1(
+        WIDE50,
+        "Wide_ResNet50_2",
+        78.468,
+        doubts=("Unverified", "without restarts"),
+        epochs=256,
+        lr=plateaus(5004, {epoch: half_cosine(0.1, epoch / 256) for epoch in (0, 64, 128, 192, 255)}),
+    ),
+    "wide_resnet50_torchvision_v2": relative_v2(WIDE50, "Wide_ResNet50_2", 81.602, 176),
     "resnet18_torchvision_v1": torchvision_v1(18, 69.758),
     "resnet34_torchvision_v1": torchvision_v1(34, 73.314),
     "resnet50_torchvision_v1": torchvision_v1(50, 76.130),

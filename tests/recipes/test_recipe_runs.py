@@ -70,7 +70,7 @@ def small_images(folder: Path) -> Path:
 
 def test_recipes_every_recipe_was_run(runs: dict[str, dict[str, Any]]) -> None:
     assert list(runs) == recipe_names()
-    assert len(runs) == 62
+    assert len(runs) == 81
 
 
 @pytest.mark.parametrize("name", recipe_names())

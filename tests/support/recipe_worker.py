@@ -61,7 +61,9 @@ def reduced(recipe: Recipe) -> Recipe:
     small: dict[str, Any] = {"epochs": 1, "global_batch_size": 32, "micro_batch_size": 8}
     small["num_classes"] = 10 if isinstance(recipe.train_crop, PaddedCrop) else 4
     if isinstance(recipe.model, vocabulary.CifarResNet):
-        small["model"] = replace(recipe.model, depth=8)
+        small["model"] = replace(recipe.model, depth=11 if recipe.model.bottleneck else 8)
+    elif isinstance(recipe.model, vocabulary.WideResNet):
+        small["model"] = replace(recipe.model, depth=10, width=1)
     elif isinstance(recipe.model, LibraryModel):
         small["model"] = replace(recipe.model, name="torchvision/resnet18", pretrained=False)
     if not isinstance(recipe.train_crop, PaddedCrop):

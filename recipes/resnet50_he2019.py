@@ -1,0 +1,37 @@
+"""ResNet-50 on ImageNet with batch 256: the baseline of He et al. 2019, "Bag of Tricks", arXiv:1812.01187, Table 4.
+
+Published: 75.87 % top-1, one run, 224 px centre crop of short side 256: where the paper's ladder of tricks begins.
+8 GPUs x 32 images, 120 epochs, lr 0.1, x 0.1 at epochs 30, 60 and 90, Nesterov momentum 0.9, weight decay 1e-4 on every
+parameter, crops of 8 to 100 % of the area, flips, brightness and saturation changed by factors of 0.6 to 1.4.
+Unverified: the results of Tables 4 and 6 are from memory; section 2 was read in summaries of the paper.
+Not as in the paper: the stride is on the 3x3 of a block, which Table 5 calls ResNet-B and puts half a point higher; hue
+and PCA noise stay as they are; He's initialisation in place of Xavier's; bf16, there fp32.
+
+    torchrun --nproc-per-node 8 -m trainer train resnet50_he2019 --data DIR --run-dir DIR
+"""
+
+from trainer.recipe import SGD, CenterCrop, ColorJitter, Published, RandomResizedCrop, Recipe, ResNet, Steps
+
+recipe = Recipe(
+    name="resnet50_he2019",
+    dataset="ImageNet-1k",
+    published=Published(
+        top1=75.87,
+        runs=1,
+        statistic=None,
+        protocol="ImageNet val, 224 px centre crop of short side 256",
+        source="He et al. 2019, arXiv:1812.01187, Table 4",
+    ),
+    model=ResNet(depth=50),
+    num_classes=1000,
+    train_crop=RandomResizedCrop(resolution=224),
+    flip=True,
+    color=ColorJitter(brightness=0.4, saturation=0.4),
+    eval_crop=CenterCrop(resolution=224, crop_ratio=224 / 256),
+    optimizer=SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4),
+    schedule=Steps(milestones=(30, 60, 90)),
+    epochs=120,
+    global_batch_size=256,
+    micro_batch_size=32,
+    precision="bf16",
+)

@@ -1,0 +1,30 @@
+"""ResNeXt-50 32x4d on ImageNet as torchvision trained its V2 weights: reference scripts and weights metadata.
+
+Published: 81.198 % top-1, 95.340 % top-5, one run, the averaged weights, 224 px centre crop of short side 232.
+As resnet50_torchvision_v2, but with crops of 224 px and without repeated augmentation: the metadata names the first
+recipe of issue 3995 of pytorch/vision, which is without its FixRes mitigations.
+Unverified: the flags are read from copies of that command.
+Not as there: bf16 where torchvision trained, we assume, in fp32.
+
+    torchrun --nproc-per-node 8 -m trainer train resnext50_torchvision_v2 --data DIR --run-dir DIR
+"""
+
+from dataclasses import replace
+
+from recipes.resnet50_torchvision_v2 import recipe as base
+from trainer.recipe import Published, RandomResizedCrop, ResNet
+
+recipe = replace(
+    base,
+    name="resnext50_torchvision_v2",
+    published=Published(
+        top1=81.198,
+        runs=1,
+        statistic=None,
+        protocol="ImageNet val, 224 px centre crop of short side 232, averaged weights",
+        source="torchvision, ResNeXt50_32X4D_Weights.IMAGENET1K_V2",
+    ),
+    model=ResNet(depth=50, groups=32, width_per_group=4),
+    train_crop=RandomResizedCrop(resolution=224),
+    repeats=1,
+)
