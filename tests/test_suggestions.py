@@ -44,8 +44,8 @@ def recipe_written_as(answer: str, folder: Path) -> Any:
 def test_network_is_answered_with_its_recipes_and_the_one_to_begin_with(name: str) -> None:
     answer = mistake(name)
     of_network = [each for each in recipe_names() if each.startswith("resnet50_")]
-    assert len(of_network) == 21
-    assert answer.startswith(f"no recipe is called '{name}': 21 recipes train this network. Begin with resnet50_torch")
+    assert len(of_network) == 27
+    assert answer.startswith(f"no recipe is called '{name}': 27 recipes train this network. Begin with resnet50_torch")
     assert re.findall(r"resnet50_\w+", answer) == ["resnet50_torchvision_v1"] + [
         each for each in of_network if each != "resnet50_torchvision_v1"
     ]
@@ -53,7 +53,7 @@ def test_network_is_answered_with_its_recipes_and_the_one_to_begin_with(name: st
 
 def test_suggestions_every_network_has_a_recipe_to_begin_with() -> None:
     networks = {name.partition("_")[0] for name in recipe_names()}
-    assert len(networks) == 16
+    assert len(networks) == 23
     for network in networks:
         answer = str(suggestions.for_unknown_recipe(network, recipe_names()))
         (first,) = re.findall(rf"(?:Begin with|network is) ({network}_\w+)", answer)

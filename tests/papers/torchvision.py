@@ -112,7 +112,7 @@ PAPERS = {
     ),
     "resnext50_torchvision_v2": relative_v2(RESNEXT50, "ResNeXt50_32X4D", 81.198, 224),
     # pull request 912: 256 epochs of a cosine, with restarts that are not stated
-    "wide_resnet50_torchvision_v1": relative_v1(
+    "wideresnet50_torchvision_v1": relative_v1(
         WIDE50,
         "Wide_ResNet50_2",
         78.468,
@@ -120,7 +120,7 @@ PAPERS = {
         epochs=256,
         lr=plateaus(5004, {epoch: half_cosine(0.1, epoch / 256) for epoch in (0, 64, 128, 192, 255)}),
     ),
-    "wide_resnet50_torchvision_v2": relative_v2(WIDE50, "Wide_ResNet50_2", 81.602, 176),
+    "wideresnet50_torchvision_v2": relative_v2(WIDE50, "Wide_ResNet50_2", 81.602, 176),
     "resnet18_torchvision_v1": torchvision_v1(18, 69.758),
     "resnet34_torchvision_v1": torchvision_v1(34, 73.314),
     "resnet50_torchvision_v1": torchvision_v1(50, 76.130),

@@ -6,7 +6,7 @@ and warm restarts for 256 epochs, in place of the standard procedure for ResNets
 Unverified: batch, rate and weight decay, of which he says nothing, are those of resnet50_torchvision_v1.
 Not as there: half a cosine without restarts, whose epochs are not stated; bf16, there fp16 with norms in fp32.
 
-    torchrun --nproc-per-node 8 -m trainer train wide_resnet50_torchvision_v1 --data DIR --run-dir DIR
+    torchrun --nproc-per-node 8 -m trainer train wideresnet50_torchvision_v1 --data DIR --run-dir DIR
 """
 
 from dataclasses import replace
@@ -16,7 +16,7 @@ from trainer.recipe import Cosine, Published, ResNet
 
 recipe = replace(
     base,
-    name="wide_resnet50_torchvision_v1",
+    name="wideresnet50_torchvision_v1",
     published=Published(
         top1=78.468,
         runs=1,

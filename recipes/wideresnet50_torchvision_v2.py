@@ -6,7 +6,7 @@ issue 3995 of pytorch/vision, whose crops have 176 px.
 Unverified: the flags are read from copies of that command.
 Not as there: bf16 where torchvision trained, we assume, in fp32.
 
-    torchrun --nproc-per-node 8 -m trainer train wide_resnet50_torchvision_v2 --data DIR --run-dir DIR
+    torchrun --nproc-per-node 8 -m trainer train wideresnet50_torchvision_v2 --data DIR --run-dir DIR
 """
 
 from dataclasses import replace
@@ -16,7 +16,7 @@ from trainer.recipe import Published, ResNet
 
 recipe = replace(
     base,
-    name="wide_resnet50_torchvision_v2",
+    name="wideresnet50_torchvision_v2",
     published=Published(
         top1=81.602,
         runs=1,
