@@ -92,5 +92,5 @@ PAPERS = {
     "resnet50d_he2019": TWEAKED,
     "resnet50d_he2019_cosine": COSINE,
     "resnet50d_he2019_smoothing": SMOOTH,
-    "resnet50d_he2019_mixup": MIXED,
+    "resnet50d_he2019_200ep": MIXED,
 }

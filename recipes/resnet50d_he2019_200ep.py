@@ -6,7 +6,7 @@ As resnet50d_he2019_smoothing, with mixup of alpha 0.2 and 200 epochs, because i
 Unverified: the result is from memory.
 Not as in the paper: as in resnet50d_he2019_smoothing; bf16, there fp16.
 
-    torchrun --nproc-per-node 8 -m trainer train resnet50d_he2019_mixup --data DIR --run-dir DIR
+    torchrun --nproc-per-node 8 -m trainer train resnet50d_he2019_200ep --data DIR --run-dir DIR
 """
 
 from dataclasses import replace
@@ -16,7 +16,7 @@ from trainer.recipe import Mixing, Published
 
 recipe = replace(
     base,
-    name="resnet50d_he2019_mixup",
+    name="resnet50d_he2019_200ep",
     published=Published(
         top1=79.15,
         runs=1,
