@@ -121,7 +121,7 @@ def test_accelerated_model_computes_what_the_plain_one_does(name: str, monkeypat
         "running_mean",
         "running_var",
     }
-    assert set(found) == kinds
+    assert set(found) - {"Conv2d.bias"} == kinds  # a convolution has one in squeeze-and-excitation alone
     for kind, values in found.items():
         plain_error, our_error = error(reference[kind], wanted[kind]), error(values, wanted[kind])
         assert plain_error < 0.65
