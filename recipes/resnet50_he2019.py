@@ -4,8 +4,8 @@ Published: 75.87 % top-1, one run, 224 px centre crop of short side 256: where t
 8 GPUs x 32 images, 120 epochs, lr 0.1, x 0.1 at epochs 30, 60 and 90, Nesterov momentum 0.9, weight decay 1e-4 on every
 parameter, crops of 8 to 100 % of the area, flips, brightness and saturation changed by factors of 0.6 to 1.4.
 Unverified: the results of Tables 4 and 6 are from memory; section 2 was read in summaries of the paper.
-Not as in the paper: the stride is on the 3x3 of a block, which Table 5 calls ResNet-B and puts half a point higher; hue
-and PCA noise stay as they are; He's initialisation in place of Xavier's; bf16, there fp32.
+Strides are on the first 1x1 of a block, as in Figure 1: Table 5 begins with this network.
+Not as in the paper: hue and PCA noise stay as they are; He's initialisation in place of Xavier's; bf16, there fp32.
 
     torchrun --nproc-per-node 8 -m trainer train resnet50_he2019 --data DIR --run-dir DIR
 """
@@ -22,7 +22,7 @@ recipe = Recipe(
         protocol="ImageNet val, 224 px centre crop of short side 256",
         source="He et al. 2019, arXiv:1812.01187, Table 4",
     ),
-    model=ResNet(depth=50),
+    model=ResNet(depth=50, variant="a"),
     num_classes=1000,
     train_crop=RandomResizedCrop(resolution=224),
     flip=True,

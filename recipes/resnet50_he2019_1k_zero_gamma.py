@@ -23,5 +23,5 @@ recipe = replace(
         protocol="ImageNet val, 224 px centre crop of short side 256",
         source="He et al. 2019, arXiv:1812.01187, Table 4",
     ),
-    model=ResNet(depth=50, zero_init_residual=True),
+    model=ResNet(depth=50, variant="a", zero_init_residual=True),
 )

@@ -97,6 +97,16 @@ def test_relatives_training_step_has_the_librarys_gradients_and_statistics(name:
     assert all(torch.equal(mine, other) for mine, other in zip(ours.buffers(), theirs.buffers(), strict=True))
 
 
+def test_variant_a_is_torchvisions_network_with_the_stride_on_the_first_1x1() -> None:
+    theirs = models.resnet50(num_classes=7).eval()
+    for stage in (theirs.layer2, theirs.layer3, theirs.layer4):
+        stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
+    ours = build(ResNet(depth=50, variant="a")).eval()
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    with torch.inference_mode():
+        assert torch.equal(ours(images(40)), theirs(images(40)))
+
+
 def test_squeeze_excitation_is_the_papers_formula() -> None:
     se, x = SqueezeExcitation(32, 1 / 4), images(5)[:, :1].repeat(1, 32, 1, 1) * torch.rand(1, 32, 1, 1)
     hidden = (se.fc1.weight.flatten(1) @ x.mean((2, 3)).T + se.fc1.bias[:, None]).relu()  # type: ignore[index]
@@ -160,5 +170,5 @@ def test_relatives_start_silent_with_zero_init_residual_and_every_parameter_gets
 
 
 def test_variant_that_no_paper_has_is_refused() -> None:
-    with pytest.raises(UserError, match=r"model\.variant='e' is not a ResNet: there are b, c, d, rs"):
+    with pytest.raises(UserError, match=r"model\.variant='e' is not a ResNet: there are a, b, c, d, rs"):
         build(ResNet(depth=50, variant="e"))  # type: ignore[arg-type]

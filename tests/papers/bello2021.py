@@ -37,6 +37,7 @@ BELLO = Paper(
     groups=norms_exempt(RESNETRS50, 4e-5),
     ema=(0.9999, 1, 0.0),
     net=RESNETRS50,
+    variant="rs",
     gammas_zero=16,
     fc_std=0.01,
     fc_bias=0.0,

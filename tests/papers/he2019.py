@@ -30,7 +30,7 @@ BASELINE = Paper(
     told="75.87 % top-1",
     top1=75.87,
     protocol=("centre crop of short side 256",),
-    doubts=("from memory", "ResNet-B", "PCA noise", "Xavier"),
+    doubts=("from memory", "PCA noise", "Xavier"),
     sees=SEES,
     batch=256,
     norm_batch=32,
@@ -41,6 +41,7 @@ BASELINE = Paper(
     settings={"momentum": 0.9, "nesterov": True},
     groups=all_decayed(RESNETS[50], 1e-4),
     net=RESNETS[50],
+    variant="a",
     fc_std=uniform(2048),
 )
 STEPS = 1251  # of 1024 images
@@ -69,6 +70,7 @@ TWEAKED = rung(
     77.16,
     source="arXiv:1812.01187, Table 5",
     net=RESNET50D,
+    variant="d",
     groups=norms_and_biases_exempt(RESNET50D, 1e-4),
 )
 COSINE = rung(TWEAKED, 77.91, source="arXiv:1812.01187, Table 6", lr=cosine(120))

@@ -97,6 +97,7 @@ class Paper:
     fc_std: float
     fc_bias: float | None = None  # None: PyTorch's default, uniform
     drop_path: float = 0.0
+    variant: str = "b"  # of a ResNet for ImageNet
     dropout: float = 0.0  # before the classifier, or in the blocks of a network for CIFAR
     precision: str = "bf16"
     same_precision: bool = False  # as the source's

@@ -201,7 +201,7 @@ def test_blocks_are_joined_as_in_the_paper(name: str) -> None:
         assert (spec.name, spec.pretrained) == ("torchvision/resnet50", True)
         return
     if isinstance(spec, ResNet):
-        assert spec.stem == "imagenet"
+        assert (spec.stem, spec.variant) == ("imagenet", paper.variant)
     blocks = [module for module in modules if isinstance(module, Block | PreActivationBlock)]
     assert sum(block.downsample is not None for block in blocks) == paper.net.blocks
     assert {module.p for module in modules if isinstance(module, nn.Dropout)} <= {paper.dropout}

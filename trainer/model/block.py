@@ -66,7 +66,8 @@ class Bottleneck(Block):
     """1x1 to `channels`, 3x3, 1x1 to four times as many (He et al. 2015, Figure 5 right).
 
     The 3x3 has channels * width_per_group / 64 in each of its groups (Xie et al. 2016, arXiv:1611.05431, Figure 3c). It
-    has the stride, as in Goyal et al. 2017, section 5.1, and torchvision; He's own has it on the first 1x1.
+    has the stride, as in Goyal et al. 2017, section 5.1, and torchvision; with `stride_on_1x1` the first 1x1 has it, as
+    in He's own.
     """
 
     expansion = 4
@@ -78,6 +79,7 @@ class Bottleneck(Block):
         stride: int,
         shortcut: nn.Module | None,
         *,
+        stride_on_1x1: bool = False,
         groups: int = 1,
         width_per_group: int = 64,
         se_ratio: float | None = None,
@@ -86,9 +88,10 @@ class Bottleneck(Block):
     ) -> None:
         super().__init__()
         width, out_channels = channels * width_per_group // 64 * groups, channels * self.expansion
-        self.conv1 = conv1x1(in_channels, width)
+        first, second = (stride, 1) if stride_on_1x1 else (1, stride)
+        self.conv1 = conv1x1(in_channels, width, first, blur=blur)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = conv3x3(width, width, stride, groups=groups, blur=blur)
+        self.conv2 = conv3x3(width, width, second, groups=groups, blur=blur)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = conv1x1(width, out_channels)
         self.bn3 = nn.BatchNorm2d(out_channels)

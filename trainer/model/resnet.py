@@ -86,12 +86,12 @@ def stem(spec: recipe.ResNet) -> tuple[nn.Module, nn.Module]:
     """
     if spec.stem not in ("imagenet", "cifar"):
         raise UserError(f"model.stem={spec.stem!r} is neither 'imagenet' nor 'cifar'")
-    if spec.variant not in ("b", "c", "d", "rs"):
-        raise UserError(f"model.variant={spec.variant!r} is not a ResNet: there are b, c, d, rs")
+    if spec.variant not in ("a", "b", "c", "d", "rs"):
+        raise UserError(f"model.variant={spec.variant!r} is not a ResNet: there are a, b, c, d, rs")
     if spec.stem == "cifar":
         return conv3x3(3, 64), nn.Identity()
     conv: nn.Module
-    if spec.variant == "b":
+    if spec.variant in ("a", "b"):
         conv = nn.Conv2d(3, 64, kernel_size=7, stride=2, padding=3, bias=False)
     else:
         conv = Stem(*conv_norm_relu(3, 32, stride=2), *conv_norm_relu(32, 32, stride=1), conv3x3(32, 64))
@@ -124,6 +124,7 @@ def stage(
     options: dict[str, Any] = {"se_ratio": spec.se_ratio}
     if issubclass(block, Bottleneck):
         options |= {"groups": spec.groups, "width_per_group": spec.width_per_group}
+        options["stride_on_1x1"] = spec.variant == "a"
     first = shortcut(spec, in_channels, out_channels, stride)
     blur = spec.blur_pool is not None
     layers: list[nn.Module] = [

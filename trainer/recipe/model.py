@@ -18,10 +18,11 @@ class ResNet:
     depth: Literal[18, 34, 50, 101, 152]
     stem: Literal["imagenet", "cifar"] = "imagenet"
     """imagenet: 7x7 stride 2 and max-pool; cifar: 3x3 stride 1 and no pool, for inputs of about 32 px"""
-    variant: Literal["b", "c", "d", "rs"] = "b"
-    """b: torchvision's; c: three 3x3 convolutions in place of the stem's 7x7; d: as c, and shortcuts that halve the
-    resolution do so by average pooling (He et al. 2019, arXiv:1812.01187, section 4); rs: as d, and a 3x3 convolution
-    of stride 2 in place of the max-pool (Bello et al. 2021, arXiv:2103.07579)"""
+    variant: Literal["a", "b", "c", "d", "rs"] = "b"
+    """a: He's own, with a bottleneck's stride on its first 1x1; b: torchvision's, on the 3x3; c: as b, with three 3x3
+    convolutions in place of the stem's 7x7; d: as c, and shortcuts that halve the resolution do so by average pooling
+    (He et al. 2019, arXiv:1812.01187, section 4); rs: as d, and a 3x3 convolution of stride 2 in place of the max-pool
+    (Bello et al. 2021, arXiv:2103.07579)"""
     groups: int = 1
     """groups of the 3x3 convolution of a bottleneck (ResNeXt, Xie et al. 2016, arXiv:1611.05431: 32)"""
     width_per_group: int = 64
@@ -59,7 +60,7 @@ class ResNet:
                 f"model.groups={self.groups} and model.width_per_group={self.width_per_group} are for bottlenecks, and "
                 f"model.depth={self.depth} has none: use 50, 101 or 152"
             )
-        if self.variant != "b" and self.stem == "cifar":
+        if self.variant not in ("a", "b") and self.stem == "cifar":
             raise ValueError(
                 f"model.variant={self.variant!r} has a stem of its own: use model.stem='imagenet', or model.variant='b'"
             )
