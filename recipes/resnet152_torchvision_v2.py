@@ -1,8 +1,9 @@
 """ResNet-152 on ImageNet as torchvision trained its V2 weights: its reference scripts and weights metadata.
 
 Published: 82.284 % top-1, 96.002 % top-5, one run, the averaged weights, 224 px centre crop of short side 232.
-As resnet50_torchvision_v2, but without repeated augmentation: each image once in an epoch, as in the recipe that issue
-3995 of pytorch/vision first had. Unverified: the flags are read from copies of that command.
+As resnet50_torchvision_v2, but with crops of 224 px and without repeated augmentation: the metadata names the first
+recipe of issue 3995 of pytorch/vision, which is without its FixRes mitigations. Unverified: the flags are read from
+copies of that command.
 Not as there: bf16 where torchvision trained, we assume, in fp32.
 
     torchrun --nproc-per-node 8 -m trainer train resnet152_torchvision_v2 --data DIR --run-dir DIR
@@ -11,7 +12,7 @@ Not as there: bf16 where torchvision trained, we assume, in fp32.
 from dataclasses import replace
 
 from recipes.resnet50_torchvision_v2 import recipe as base
-from trainer.recipe import Published, ResNet
+from trainer.recipe import Published, RandomResizedCrop, ResNet
 
 recipe = replace(
     base,
@@ -24,5 +25,6 @@ recipe = replace(
         source="torchvision, ResNet152_Weights.IMAGENET1K_V2",
     ),
     model=ResNet(depth=152),
+    train_crop=RandomResizedCrop(resolution=224),
     repeats=1,
 )

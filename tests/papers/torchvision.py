@@ -49,7 +49,7 @@ def torchvision_v1(depth: int, top1: float) -> Paper:
     )
 
 
-def torchvision_v2(depth: int, top1: float, repeats: int) -> Paper:
+def torchvision_v2(depth: int, top1: float, repeats: int, resolution: int) -> Paper:
     """8 GPUs x 128; the linear warmup is LinearLR(start_factor=0.01), the cosine has T_max = 595."""
     cosine = {epoch: half_cosine(0.5, (epoch - 5) / 595) for epoch in (5, 100, 302, 599)}
     return Paper(
@@ -60,7 +60,7 @@ def torchvision_v2(depth: int, top1: float, repeats: int) -> Paper:
         protocol=("centre crop of short side 232", "averaged weights"),
         doubts=("Unverified", "copies of"),
         sees=Images(
-            train_crop=szegedy(176),
+            train_crop=szegedy(resolution),
             eval_crop=centre(224, 232),
             augmentation=TrivialAugmentWide(),
             erasing=RandomErasing(probability=0.1, scale=(0.02, 0.33), ratio=(0.3, 3.3)),
@@ -90,13 +90,12 @@ def relative_v1(net: Net, weights: str, top1: float, **others: Any) -> Paper:
 
 
 def relative_v2(net: Net, weights: str, top1: float, resolution: int) -> Paper:
-    base = torchvision_v2(50, top1, repeats=1)
+    base = torchvision_v2(50, top1, repeats=1, resolution=resolution)
     return replace(
         base,
         source=f"{weights}_Weights.IMAGENET1K_V2",
         net=net,
         groups=norms_exempt(net, 2e-5),
-        sees=replace(base.sees, train_crop=szegedy(resolution)),
     )
 
 
@@ -126,7 +125,7 @@ PAPERS = {
     "resnet50_torchvision_v1": torchvision_v1(50, 76.130),
     "resnet101_torchvision_v1": torchvision_v1(101, 77.374),
     "resnet152_torchvision_v1": torchvision_v1(152, 78.312),
-    "resnet50_torchvision_v2": torchvision_v2(50, 80.858, repeats=4),
-    "resnet101_torchvision_v2": torchvision_v2(101, 81.886, repeats=1),
-    "resnet152_torchvision_v2": torchvision_v2(152, 82.284, repeats=1),
+    "resnet50_torchvision_v2": torchvision_v2(50, 80.858, repeats=4, resolution=176),
+    "resnet101_torchvision_v2": torchvision_v2(101, 81.886, repeats=1, resolution=224),
+    "resnet152_torchvision_v2": torchvision_v2(152, 82.284, repeats=1, resolution=224),
 }
