@@ -66,7 +66,7 @@ def test_suggestions_every_network_has_a_recipe_to_begin_with() -> None:
         ("resnext50_32x4d", "torchvision/resnext50_32x4d"),
         ("wide_resnet50_2", "torchvision/wide_resnet50_2"),
         ("vit_base_patch16_224", "timm/vit_base_patch16_224"),
-        ("timm/resnet50d", "timm/resnet50d"),
+        ("timm/seresnet50", "timm/seresnet50"),
     ],
 )
 def test_librarys_model_is_answered_with_how_it_is_trained(name: str, model: str, tmp_path: Path) -> None:
