@@ -76,7 +76,7 @@ def test_recipe_every_setting_of_a_recipe_is_compared_with_its_paper() -> None:
     """A setting that is new in the vocabulary needs an expectation in tests/papers/ and a test below."""
     elsewhere = {"name", "dataset", "published", "model", "num_classes", "loss", "optimizer", "schedule", "epochs"}
     elsewhere |= {"clip_grad_norm", "ema", "fine_tuning", "global_batch_size", "micro_batch_size", "norm_batch_size"}
-    elsewhere |= {"precise_norm_images", "precision", "seed"}
+    elsewhere |= {"order", "precise_norm_images", "precision", "seed"}
     assert {field.name for field in fields(Recipe)} == elsewhere | {field.name for field in fields(Images)}
 
 
@@ -90,6 +90,11 @@ def test_rate_is_the_papers_at_the_steps_it_names(name: str) -> None:
     for step, lr in paper.lr.items():
         found = lr_at(recipe.schedule, peak=recipe.optimizer.lr, epoch=step / paper.steps, epochs=recipe.epochs)
         assert found == pytest.approx(lr, rel=1e-9), f"at step {step}"
+
+
+@EVERY_RECIPE
+def test_order_is_a_permutation_of_all_images_as_in_every_paper(name: str) -> None:
+    assert recipe_of(name).order is None
 
 
 @EVERY_RECIPE
