@@ -277,7 +277,7 @@ def test_benchmark_two_processes_are_measured_together(recipe_file: str, photos:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--num-classes", "5"], "num_classes=5, but train in {data} has 4 classes: use --num-classes 4"),
+        (["--num-classes", "5"], "num_classes=5, but {data} has 4 classes: use --num-classes 4"),
         (["--global-batch-size", "96"], "global_batch_size=96 is more than the 64 training images"),
         (["--original", "nowhere"], "--original nowhere has no class folders below train/"),
         (["--json", "nowhere/b.json"], "--json nowhere/b.json cannot be written"),

@@ -140,7 +140,10 @@ def test_train_and_val_of_other_classes_are_refused(
     (tmp_path / "data" / "val" / "class3").rename(tmp_path / "data" / "val" / "zebra")
     data = ["--data", str(tmp_path / "data"), "--num-classes", "4", "--global-batch-size", "32"]
     assert main(["train", "resnet50_torchvision_v1", *data, "--run-dir", str(tmp_path / "run")]) == 2
-    assert "have other classes" in capfd.readouterr().err
+    assert (
+        "1 classes of train are not in val: 'class3': add images of them to val, or remove them"
+        in capfd.readouterr().err
+    )
 
 
 @pytest.mark.slow
