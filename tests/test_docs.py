@@ -21,7 +21,6 @@ README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
 MODULE = re.compile(r"(?:torchrun .*-m|python -m) (trainer|launch|benchmarks\.\w+|tests\.\w+\.\w+)(?: |$)")
-MEASUREMENTS = {"cluster.md"}  # longer sentences: methods and figures
 
 TRAINER = {
     "evaluate": settings.EvaluateSettings,
@@ -304,7 +303,7 @@ def test_sentences_are_counted_without_code_and_tables() -> None:
     assert words_per_sentence(text) == 2
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in MEASUREMENTS], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_page_has_at_most_16_words_a_sentence_on_average(page: Path) -> None:
     assert words_per_sentence(page.read_text()) <= 16
 
