@@ -34,7 +34,7 @@ training
                                        train, or resume a run that was stopped
 after training
   evaluate RUN | FILE                  top-1, top-5 and loss of weights, each image counted once
-  predict RUN PHOTO ...                name the class of single photographs
+  predict RUN | FILE IMAGE ...         name the most probable classes of images
   compare RUN ...                      compare recipes over seeds, beside their published results
   export RUN --to torchvision | onnx | safetensors
 
@@ -199,10 +199,9 @@ def _evaluate(argv: list[str]) -> int:
 
 def _predict(argv: list[str]) -> int:
     options = cli.parse(settings.PredictSettings, argv, "predict")
-    from trainer.commands.predict import predict_photos
+    from trainer.commands.predict import predict_images
 
-    predict_photos(options)
-    return 0
+    return predict_images(options)
 
 
 def _look(argv: list[str]) -> int:

@@ -119,23 +119,31 @@ class EvaluateSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictSettings:
-    """Name the class of single photographs with the weights of a run."""
+    """Name the most probable classes of images, with the weights of a run or a file, as its evaluation sees them."""
 
-    run_dir: Annotated[Path, tyro.conf.Positional]
-    """folder of the run"""
-    photos: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """image files"""
-    top: int = 3
+    weights: Annotated[Path, tyro.conf.Positional]
+    """folder of a run, or a file as for evaluate"""
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """image files, folders of them at any depth, or - for file names on standard input, one a line"""
+    recipe: str | None = None
+    """recipe with the network and the evaluation crop, for a file that is not of a run; a run has its own"""
+    weights_key: str | None = None
+    """which weights of a file that holds several, e.g. state_dict_ema; None: the averaged ones, if it holds such"""
+    top: int = 5
     """number of classes to show, the most probable first"""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """print one JSON object a line: the image, and its predictions with index, class, name and probability"""
     checkpoint: Literal["newest", "best"] = "newest"
-    """best: highest top-1 of all epochs"""
+    """checkpoint of a run. best: highest top-1 of all epochs"""
+    workers: int | None = None
+    """threads that read images; None: the machine's CPUs"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: cuda if there is a GPU"""
 
     def __post_init__(self) -> None:
-        if not self.photos:
-            raise ValueError("which photographs? give one or more image files")
-        _check_positive(self, "top")
+        if not self.images:
+            raise ValueError("which images? give image files, folders of them, or - to read names from standard input")
+        _check_positive(self, "top", "workers")
 
 
 @dataclass(frozen=True, kw_only=True)

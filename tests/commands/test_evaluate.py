@@ -348,7 +348,7 @@ def mistakes(
         ),
         "other number of classes": (
             [str(folder / "good.pth"), *of_recipe[:3], str(photos)],
-            r"good.pth is for 10 classes, and the data has 4",
+            r"good.pth is for 10 classes, not 4: ",
         ),
         "other classes": (
             [str(finished), "--data", str(folder / "ten")],

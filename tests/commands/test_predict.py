@@ -2,17 +2,23 @@
 
 import contextlib
 import io
+import json
 import re
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torchvision import models
+from torchvision.transforms import functional as transforms
 
 from tests.support.processes import ROOT
 from trainer.__main__ import main
+from trainer.evaluation.imagenet import class_name, imagenet_classes
+from trainer.recipe_file import load_recipe
 
 pytestmark = pytest.mark.slow  # they share one training
 
@@ -52,7 +58,8 @@ def test_guide_runs_as_printed(guide: tuple[Path, list[str]]) -> None:
     assert len(printed) == 4
     assert (home / "look.png").is_file()
     assert "24 of 24 images" in printed[2]
-    assert re.fullmatch(r"photos/val/class1/001\.jpg: class\d \d+ %, class\d \d+ %, class\d \d+ %\n", printed[3])
+    found = re.fullmatch(r"photos/val/class1/001\.jpg: (class\d [\d.]+ %(?:, )?){4}\n", printed[3])
+    assert found, printed[3]
 
 
 def test_predict_agrees_with_the_evaluation(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,23 +73,116 @@ def test_predict_agrees_with_the_evaluation(home: Path, capsys: pytest.CaptureFi
     assert float(top1) == pytest.approx(100 * sum(true == found for true, found in named) / 24, abs=0.01)
 
 
+def predicted(words: list[str], capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    capsys.readouterr()
+    assert main(["predict", *words, "--json"]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_predict_takes_files_folders_and_names_of_standard_input_alike(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [str(path) for path in sorted(Path("photos/val").glob("*/*.jpg"))]
+    expected = predicted(["run", *files], capsys)
+    assert [one["image"] for one in expected] == files
+    assert predicted(["run", "photos/val"], capsys) == expected
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join([*files, ""]) + "\n"))
+    assert predicted(["run", "-"], capsys) == expected
+
+
+def test_predict_json_is_the_softmax_of_the_evaluated_network(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The oracle: torchvision's network, transforms and softmax, on the newest checkpoint."""
+    file = Path("photos/val/class1/001.jpg")
+    (found,) = predicted(["run", str(file)], capsys)
+    recipe = load_recipe("run/recipe.py")
+    newest = max(Path("run/checkpoints").glob("step_*.pt"))
+    network = models.resnet18(num_classes=4)
+    network.load_state_dict(torch.load(newest, weights_only=True)["model"])
+    crop = recipe.eval_crop
+    with Image.open(file) as opened:
+        side = int(crop.crop_ratio * min(opened.size))
+        cut = transforms.center_crop(opened.convert("RGB"), [side, side])
+    resized = transforms.resize(cut, [crop.resolution] * 2)
+    images = transforms.normalize(transforms.to_tensor(resized), recipe.mean, recipe.std)[None]
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        expected = network.eval()(images).float().softmax(1)[0]
+    assert [one["class"] for one in found["predictions"]] == [f"class{one['index']}" for one in found["predictions"]]
+    for one in found["predictions"]:
+        assert one["probability"] == pytest.approx(float(expected[one["index"]]), abs=0.02)
+    assert sum(one["probability"] for one in found["predictions"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_predict_names_images_that_cannot_be_read_and_predicts_the_others(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = Path("photos/val/class1/001.jpg").read_bytes()
+    (home / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (home / "words.jpg").write_text("no image")
+    (home / "empty").mkdir(exist_ok=True)
+    words = ["cut.jpg", "photos/val/class1/001.jpg", "words.jpg", "nowhere.jpg", "empty", "photos/val/class2/002.jpg"]
+    assert main(["predict", "run", *words]) == 2
+    out, err = capsys.readouterr()
+    assert [line.partition(":")[0] for line in out.splitlines()] == [words[1], words[5]]
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 4
+    for line, reason in zip(
+        errors,
+        [
+            "cut.jpg: damaged, or not an image: ",
+            "words.jpg: damaged, or not an image: ",
+            "nowhere.jpg: cannot be read: No such file or directory",
+            "empty: a folder without images (.jpg, ",
+        ],
+        strict=True,
+    ):
+        assert line.startswith(f"error: {reason}"), line
+
+
+def test_predict_reads_weights_files_with_their_class_names(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A safetensors file holds the names; a state_dict alone has numbers."""
+    for kind, name in (("safetensors", "w.safetensors"), ("torchvision", "w.pth")):
+        assert main(["export", "run", "--to", kind, "--out", name]) == 0
+    photo = "photos/val/class1/001.jpg"
+    expected = predicted(["run", photo], capsys)
+    words = ["--recipe", "run/recipe.py", photo]
+    assert predicted(["w.safetensors", *words], capsys) == expected
+    (unnamed,) = predicted(["w.pth", *words], capsys)
+    for one, named in zip(unnamed["predictions"], expected[0]["predictions"], strict=True):
+        assert one == {**named, "class": f"class {named['index']}", "name": f"class {named['index']}"}
+
+
+def test_predict_names_the_classes_of_imagenet() -> None:
+    names = imagenet_classes(load_recipe("resnet50_torchvision_v1"))
+    assert names and len(names) == 1000
+    assert (names[0], class_name(names[0]), class_name(names[281])) == ("n01440764", "tench", "tabby")
+    assert [class_name(name) for name in ("cat", "n99999999")] == ["cat", "n99999999"]
+    assert imagenet_classes(load_recipe("resnet20_he2015")) is None
+
+
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["predict", "run", "nowhere.jpg"], "there is no photograph nowhere.jpg"),
-        (["predict", "run", "words.txt"], "words.txt does not have an image's extension, such as .jpg or .png"),
-        (["predict", "run", "broken.jpg"], "error: broken.jpg cannot be decoded: it is damaged, or not an image"),
-        (["predict", "nowhere", "words.txt"], "nowhere is not the folder of a run"),
-        (["predict", "run"], "which photographs?"),
-        (["predict", "run", "words.txt", "--top", "0"], "top=0 is not a positive number"),
+        (["nowhere", "words.txt"], "nowhere is not the folder of a run"),
+        (["run"], "which images?"),
+        (["run", "words.txt", "--top", "0"], "top=0 is not a positive number"),
+        (["run", "words.txt", "--recipe", "resnet20_he2015"], "--recipe resnet20_he2015 is for a file"),
+        (["words.txt", "words.txt"], "which network is words.txt, and how is it evaluated?"),
+        (["words.txt", "words.txt", "--checkpoint", "best"], "words.txt is a file"),
     ],
 )
 def test_predict_mistake_in_predict_is_one_line(
     words: list[str], answer: str, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("words.txt", "broken.jpg"):
-        (home / name).write_text("no image")
-    assert main(words) == 2
+    (home / "words.txt").write_text("no image")
+    assert main(["predict", *words]) == 2
     error = capsys.readouterr().err
     assert re.fullmatch(r"error: [^\n]+\n", error)
     assert answer in error
+
+
+def test_predict_empty_standard_input_is_one_line(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    assert main(["predict", "run", "-"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: standard input names no image: give one file a line"

@@ -1,68 +1,138 @@
-"""The predict command: names the class of single photographs with a run's weights."""
+"""The predict command: names the class of images with a run's weights or a file's."""
 
-import tempfile
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import nn
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from trainer.commands.weights import load_network, run_weights
+from trainer.commands.weights import Weights, find_weights, load_network
 from trainer.data.crop import eval_view
 from trainer.data.device import device_batches
-from trainer.data.image_folder import ImageFolderSource
-from trainer.data.loader import Loader
+from trainer.data.encoded import read_crop
+from trainer.data.loader import Batch, default_workers
 from trainer.distributed import process_group
-from trainer.errors import LocalError, UserError
+from trainer.distributed.process_group import World
+from trainer.errors import UserError, first_line, one_line
+from trainer.evaluation.imagenet import class_name, imagenet_classes
+from trainer.evaluation.protocol import describe_crop
 from trainer.evaluation.result import printable
 from trainer.precision import allow_tensor_float, autocast
-from trainer.recipe import Recipe
-from trainer.run.directory import Run
+from trainer.recipe import CenterCrop, Recipe
 from trainer.settings import PredictSettings
 
+STANDARD_INPUT = Path("-")
+_BATCH = 64  # images; also how many names of standard input are read before the first line is printed
 
-def predict_photos(settings: PredictSettings) -> None:
-    """Prints one line per photograph: its most probable classes. Raises UserError for what cannot be read."""
-    weights = run_weights(Run(settings.run_dir), settings.checkpoint)
-    if weights.classes is None:
-        raise UserError(f"{weights.file} does not say which classes it was trained on: use a run of this version")
+
+def predict_images(settings: PredictSettings) -> int:
+    """Prints a line for each image: its most probable classes. An image that cannot be read is a line on stderr.
+
+    Returns the exit code: 2 if an image could not be read, else 0. Raises UserError where no image can be predicted.
+    """
+    weights = find_weights(settings.weights, settings.recipe, settings.checkpoint, settings.weights_key)
+    recipe = weights.recipe_at_evaluation
+    classes = weights.classes or imagenet_classes(recipe) or [f"class {index}" for index in range(recipe.num_classes)]
+    found, failed = 0, 0
     with process_group.world(settings.device, timeout_minutes=30) as world:
-        allow_tensor_float(weights.recipe.precision)
-        _, network = weights.networks[0]  # the one that gives the result
-        model = load_network(weights, network, len(weights.classes), world.device).eval()
-        for photo in settings.photos:
-            images = _read(photo, weights.recipe, world.device)
-            with torch.inference_mode(), autocast(weights.recipe.precision, world.device):
-                logits = model(images)
-                if weights.recipe.eval_crop.flip_tta:
-                    logits = (logits + model(images.flip(3))) / 2
-            print(f"{photo}: {_ranked(logits.float().softmax(1)[0], weights.classes, settings.top)}", flush=True)
+        allow_tensor_float(recipe.precision)
+        trained, network = weights.networks[0]  # the one that gives the result
+        model = load_network(weights, network, len(classes), world.device).eval()
+        print(*weights.notes, _protocol(weights, recipe, trained.text()), sep="\n", file=sys.stderr, flush=True)
+        with ThreadPoolExecutor(settings.workers or default_workers(world.cpu_sharers)) as threads:
+            names = _names(settings.images)
+            while chunk := list(islice(names, _BATCH)):
+                read = list(threads.map(lambda path: _read(path, recipe.eval_crop), chunk))
+                good = [(path, pixels) for path, pixels in zip(chunk, read, strict=True) if not isinstance(pixels, str)]
+                probabilities = iter(_probabilities(model, [pixels for _, pixels in good], recipe, world))
+                for path, pixels in zip(chunk, read, strict=True):
+                    if isinstance(pixels, str):
+                        print(f"error: {one_line(f'{path}: {pixels}')}", file=sys.stderr, flush=True)
+                        failed += 1
+                    else:
+                        line = _as_json if settings.json else _as_text
+                        print(line(path, next(probabilities), classes, settings.top), flush=True)
+                found += len(chunk)
+    if not found:
+        raise UserError("standard input names no image: give one file a line")
+    return 2 if failed else 0
 
 
-def _read(photo: Path, recipe: Recipe, device: torch.device) -> torch.Tensor:
-    """The photograph as the evaluation sees the images of a folder: float32, shape (1, 3, resolution, resolution)."""
-    if not photo.is_file():
-        raise UserError(f"there is no photograph {photo}")
-    crop = recipe.eval_crop
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "photo").mkdir()
-        (Path(folder) / "photo" / photo.name).symlink_to(photo.absolute())
-        try:
-            source = ImageFolderSource(Path(folder))
-        except UserError as error:
-            raise UserError(f"{photo} does not have an image's extension, such as .jpg or .png") from error
-        with Loader(source, workers=1) as loader:
-            batches = loader.batches([np.arange(1)], eval_view(crop), crop.resolution)
-            try:
-                (batch,) = device_batches(batches, device, recipe.mean, recipe.std)
-            except LocalError as error:  # names the link
-                raise UserError(f"{photo} cannot be decoded: it is damaged, or not an image") from error
-            return batch.images
+def _protocol(weights: Weights, recipe: Recipe, trained: str) -> str:
+    views = ", mean logits of the crop and its mirror image" if recipe.eval_crop.flip_tta else ""
+    return f"{weights.file}: {trained}; {describe_crop(recipe.eval_crop)}{views}; {recipe.precision}"
 
 
-def _ranked(probabilities: torch.Tensor, classes: list[str], count: int) -> str:
-    """The most probable classes: "tabby 93 %, tiger 5 %"."""
-    best, which = probabilities.topk(min(count, len(classes)))
-    return ", ".join(
-        f"{printable(classes[index])} {100 * share:.0f} %"
-        for share, index in zip(best.tolist(), which.tolist(), strict=True)
-    )
+def _names(given: Iterable[Path]) -> Iterator[Path]:
+    """The image files: a folder stands for the images below it, sorted; - for the names on standard input."""
+    for path in given:
+        if path == STANDARD_INPUT:
+            yield from (Path(line.rstrip("\r\n")) for line in sys.stdin if line.strip())
+        elif path.is_dir():
+            images = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in IMG_EXTENSIONS]
+            yield from images or [path]  # without images the folder itself is the one that cannot be read
+        else:
+            yield path
+
+
+def _read(path: Path, crop: CenterCrop) -> np.ndarray | str:
+    """The crop of the evaluation, uint8 RGB of shape (resolution, resolution, 3); or why it cannot be read."""
+    if path.is_dir():
+        return f"a folder without images ({', '.join(IMG_EXTENSIONS)})"
+    pixels = np.empty((crop.resolution, crop.resolution, 3), np.uint8)
+    try:
+        with Image.open(path) as opened:
+            boxes = eval_view(crop)(np.arange(1), np.array([opened.height]), np.array([opened.width]))
+            read_crop(opened, boxes, 0, pixels)
+    except OSError as error:
+        if error.strerror:
+            return f"cannot be read: {error.strerror}"
+        return f"damaged, or not an image: {first_line(error)}"
+    except Exception as error:  # Pillow's decoders raise a dozen kinds for bytes that are no image
+        return f"damaged, or not an image: {first_line(error)}"
+    return pixels
+
+
+def _probabilities(model: nn.Module, images: Sequence[np.ndarray], recipe: Recipe, world: World) -> list[torch.Tensor]:
+    """The softmax for each image, float32 of shape (classes,) on the CPU."""
+    if not images:
+        return []
+    count = torch.arange(len(images))
+    batch = Batch(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), count, count)
+    (on_device,) = device_batches([batch], world.device, recipe.mean, recipe.std)
+    with torch.inference_mode(), autocast(recipe.precision, world.device):
+        logits = model(on_device.images).float()
+        if recipe.eval_crop.flip_tta:
+            logits = (logits + model(on_device.images.flip(3)).float()) / 2
+    return list(logits.softmax(1).cpu())
+
+
+def _as_text(path: Path, probabilities: torch.Tensor, classes: list[str], top: int) -> str:
+    """One line: "photo.jpg: tabby (n02123045) 93.1 %, tiger cat (n02123159) 5.0 %"."""
+    found = []
+    for index, share in _best(probabilities, top):
+        name, own = class_name(classes[index]), classes[index]
+        found.append(f"{printable(name)}{f' ({own})' if name != own else ''} {100 * share:.1f} %")
+    return f"{one_line(str(path))}: {', '.join(found)}"
+
+
+def _as_json(path: Path, probabilities: torch.Tensor, classes: list[str], top: int) -> str:
+    """One JSON object without line ends."""
+    found: list[dict[str, Any]] = [
+        {"index": index, "class": classes[index], "name": class_name(classes[index]), "probability": share}
+        for index, share in _best(probabilities, top)
+    ]
+    return json.dumps({"image": str(path), "predictions": found})
+
+
+def _best(probabilities: torch.Tensor, top: int) -> list[tuple[int, float]]:
+    best = probabilities.topk(min(top, len(probabilities)))
+    return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))

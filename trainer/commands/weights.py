@@ -1,6 +1,7 @@
 """Finds the weights to evaluate or export, in a run, a checkpoint or any weights file, and what is known of them."""
 
 import hashlib
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -40,6 +41,26 @@ class Weights:
     data_folder: str | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def recipe_at_evaluation(self) -> Recipe:
+        """The recipe, in the precision in which these weights are computed: an .onnx file has its own."""
+        return replace(self.recipe, precision="fp32") if self.file.suffix == ".onnx" else self.recipe
+
+
+def find_weights(
+    path: Path, recipe_name: str | None, which: Literal["newest", "best"], key: str | None = None
+) -> Weights:
+    """The weights of a run or a file; `key`: see file_weights. Raises UserError for options that do not apply."""
+    if not path.is_file():
+        if recipe_name:
+            raise UserError(f"--recipe {recipe_name} is for a file: {path} is none, and a run has its own")
+        if key:
+            raise UserError(f"--weights-key {key} is for a file: {path} is none")
+        return run_weights(Run(path), which)
+    if which == "best":
+        raise UserError(f"--checkpoint best chooses among the checkpoints of a run, and {path} is a file")
+    return file_weights(path, recipe_name, key)
+
 
 def run_weights(run: Run, which: str) -> Weights:
     """The weights of a run's checkpoint, "newest" or "best". Raises UserError where none can be read."""
@@ -71,16 +92,19 @@ def file_weights(file: Path, recipe_name: str | None, key: str | None = None) ->
         raise UserError(f"which network is {file}, and how is it evaluated? Add --recipe NAME (or a recipe's path)")
     recipe = Run(in_run).recipe if of_run else load_recipe(str(recipe_name))
     if file.suffix == ".onnx":
-        return _of_file(file, recipe, file)
+        from trainer.commands.export.onnx import onnx_metadata
+
+        return _of_file(file, recipe, file, classes=_stated_classes(onnx_metadata(file)))
     if file.with_name(f"{file.name}.sha256").is_file() and file.suffix == ".pt":
         content: object = checkpoint.read(file)
     else:
         content = read_weights_file(file)
     if isinstance(content, dict) and CheckpointContent.__required_keys__ <= content.keys():
         return _of_checkpoint(file, checked(content, file), recipe, of_run=of_run)
+    classes = _stated_classes(_safetensors_metadata(file)) if file.suffix == ".safetensors" else None
     with torch.device("meta"):  # the names only
         names = build_model(without_pretrained(recipe.model), recipe.num_classes).state_dict()
-    return _of_file(file, recipe, state_dict_in(content, file, key).fitted(names))
+    return _of_file(file, recipe, state_dict_in(content, file, key).fitted(names), classes=classes)
 
 
 def load_network(weights: Weights, network: Network, num_classes: int, device: torch.device) -> nn.Module:
@@ -140,11 +164,36 @@ def _of_checkpoint(file: Path, content: CheckpointContent, recipe: Recipe, *, of
     )
 
 
-def _of_file(file: Path, recipe: Recipe, found: StateDict | Path) -> Weights:
+def _of_file(file: Path, recipe: Recipe, found: StateDict | Path, *, classes: list[str] | None) -> Weights:
     sha256 = file_sha256(file)
     network, key, notes = (found, "", ()) if isinstance(found, Path) else (found.tensors, found.key, tuple(found.notes))
     weights = WeightsFile(file=file.name, sha256=sha256, key=key)
-    return Weights(file=file, sha256=sha256, recipe=recipe, of_run=False, networks=[(weights, network)], notes=notes)
+    return Weights(
+        file=file,
+        sha256=sha256,
+        recipe=recipe,
+        of_run=False,
+        networks=[(weights, network)],
+        classes=classes,
+        notes=notes,
+    )
+
+
+def _safetensors_metadata(file: Path) -> dict[str, str]:
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        return opened.metadata() or {}
+
+
+def _stated_classes(metadata: dict[str, str]) -> list[str] | None:
+    """The class names that export writes into a file's metadata; None where it holds none, or something else."""
+    try:
+        found = json.loads(metadata.get("classes", "null"))
+    except ValueError:
+        return None
+    is_names = isinstance(found, list) and found and all(isinstance(name, str) for name in found)
+    return found if is_names else None
 
 
 def _require_fit(model: nn.Module, theirs: dict[str, Tensor], file: Path, num_classes: int) -> None:
@@ -152,4 +201,6 @@ def _require_fit(model: nn.Module, theirs: dict[str, Tensor], file: Path, num_cl
     if found.fatal:
         raise UserError(f"{file} is not a network of this recipe: {found}: use the --recipe it was made by")
     if found.other_classes:
-        raise UserError(f"{file} is for {found.classes_there} classes, and the data has {num_classes}")
+        raise UserError(
+            f"{file} is for {found.classes_there} classes, not {num_classes}: use the --recipe it was made by"
+        )

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from trainer.commands.evaluate.record import write_record
-from trainer.commands.weights import Network, Weights, file_weights, load_network, run_weights
+from trainer.commands.weights import Network, Weights, find_weights, load_network
 from trainer.data.formats import open_dataset
 from trainer.data.listing import composed
 from trainer.data.loader import Loader, default_workers
@@ -22,7 +22,6 @@ from trainer.evaluation.protocol import TrainedWeights, WeightsFile
 from trainer.evaluation.result import EvalResult, report
 from trainer.precision import allow_tensor_float, autocast
 from trainer.recipe import CenterCrop, Recipe
-from trainer.run.directory import Run
 from trainer.settings import EvaluateSettings
 
 
@@ -74,24 +73,12 @@ def _find(settings: EvaluateSettings) -> Weights:
     """The weights to evaluate. Raises UserError for options that do not apply to them."""
     if settings.out and not settings.out.absolute().parent.is_dir():
         raise UserError(f"--out {settings.out}: there is no folder {settings.out.parent}")
-    if not settings.weights.is_file():
-        if settings.recipe:
-            raise UserError(
-                f"--recipe {settings.recipe} is for a file: {settings.weights} is none, and a run has its own"
-            )
-        if settings.weights_key:
-            raise UserError(f"--weights-key {settings.weights_key} is for a file: {settings.weights} is none")
-        return run_weights(Run(settings.weights), settings.checkpoint)
-    if settings.checkpoint == "best":
-        raise UserError(f"--checkpoint best chooses among the checkpoints of a run, and {settings.weights} is a file")
-    return file_weights(settings.weights, settings.recipe, settings.weights_key)
+    return find_weights(settings.weights, settings.recipe, settings.checkpoint, settings.weights_key)
 
 
 def _at_protocol(weights: Weights, settings: EvaluateSettings) -> Recipe:
     """The recipe with the crop of the options, which then is the only one."""
-    recipe = weights.recipe
-    if weights.file.suffix == ".onnx":
-        recipe = replace(recipe, precision="fp32")  # the precision of the file, whatever the recipe trains with
+    recipe = weights.recipe_at_evaluation
     flip_tta = settings.flip_tta if settings.flip_tta or settings.no_flip_tta else None
     scaled = settings.scaled_decoding if settings.scaled_decoding or settings.no_scaled_decoding else None
     asked = {

@@ -20,19 +20,7 @@ class OnnxNetwork(nn.Module):
 
     def __init__(self, file: Path, num_classes: int) -> None:
         super().__init__()
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise UserError(f"{file} needs onnxruntime: {INSTALL} ({error})") from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # see OMP_WAIT_POLICY in __main__.py
-        options.log_severity_level = 3  # errors only: onnxruntime raises them too
-        self.runtime = f"onnxruntime {onnxruntime.__version__}"
-        try:
-            self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's exceptions have no class of their own
-            raise UserError(f"{file} is not an ONNX network that can be run: {first_line(error)}") from error
+        self._session, self.runtime = _open(file)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         self._input = inputs[0].name
         found = [f"{value.type} {value.shape}" for value in (*inputs, *outputs)]
@@ -40,7 +28,7 @@ class OnnxNetwork(nn.Module):
             raise UserError(f"{file} does not map images, float [N, 3, H, W], to logits: it has {', '.join(found)}")
         classes = outputs[0].shape[-1]
         if isinstance(classes, int) and classes != num_classes:
-            raise UserError(f"{file} is for {classes} classes, and the data has {num_classes}")
+            raise UserError(f"{file} is for {classes} classes, not {num_classes}: use the --recipe it was made by")
 
     def forward(self, images: Tensor) -> Tensor:
         try:
@@ -48,6 +36,29 @@ class OnnxNetwork(nn.Module):
         except Exception as error:
             raise RuntimeError(first_line(error)) from error
         return torch.from_numpy(logits).to(images.device)
+
+
+def onnx_metadata(file: Path) -> dict[str, str]:
+    """What the file says of itself. Raises UserError for a file that cannot be read."""
+    found: dict[str, str] = _open(file)[0].get_modelmeta().custom_metadata_map
+    return found
+
+
+def _open(file: Path) -> tuple[Any, str]:
+    """The file's session, on the CPU, and the name and version of what runs it."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(f"{file} needs onnxruntime: {INSTALL} ({error})") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # see OMP_WAIT_POLICY in __main__.py
+    options.log_severity_level = 3  # errors only: onnxruntime raises them too
+    try:
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no class of their own
+        raise UserError(f"{file} is not an ONNX network that can be run: {first_line(error)}") from error
+    return session, f"onnxruntime {onnxruntime.__version__}"
 
 
 def write_onnx(model: nn.Module, resolution: int, about: dict[str, str], file: Path) -> None:

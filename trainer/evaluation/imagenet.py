@@ -1,0 +1,36 @@
+"""What is known of ImageNet-1k: its classes by WordNet id, and their names. timm ships both tables."""
+
+import re
+from functools import cache
+
+from timm.data.imagenet_info import ImageNetInfo
+
+from trainer.recipe import Recipe
+
+_WNID = re.compile(r"n\d{8}")
+
+
+@cache
+def _info() -> ImageNetInfo:
+    return ImageNetInfo()
+
+
+def imagenet_classes(recipe: Recipe) -> list[str] | None:
+    """The classes of a network with ImageNet's 1,000 outputs, sorted by WordNet id, as every library sorts them.
+
+    None for a recipe of other data: then a weights file without names says nothing of its classes.
+    """
+    if not recipe.dataset.startswith("ImageNet-1k") or recipe.num_classes != 1000:
+        return None
+    return [_info().index_to_label_name(index) for index in range(recipe.num_classes)]
+
+
+def class_name(name: str) -> str:
+    """`name`, or for the WordNet id of an ImageNet class its first lemma: "n01440764" -> "tench"."""
+    if not _WNID.fullmatch(name):
+        return name
+    try:
+        lemmas: str = _info().label_name_to_description(name)
+    except KeyError:
+        return name
+    return lemmas.partition(",")[0]
