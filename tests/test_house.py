@@ -239,6 +239,7 @@ def test_launch_has_no_import_circle() -> None:
                 "trainer/optimizer.py",
                 "trainer/ema.py",
                 "trainer/evaluation/imagenet.py",
+                "trainer/commands/export/timm_folder.py",
             },
         ),
         ("torch.utils.tensorboard", {"trainer/log/tensorboard_log.py"}),

@@ -36,7 +36,7 @@ after training
   evaluate RUN | FILE                  top-1, top-5 and loss of weights, each image counted once
   predict RUN | FILE IMAGE ...         name the most probable classes of images
   compare RUN ...                      compare recipes over seeds, beside their published results
-  export RUN --to torchvision | onnx | safetensors
+  export RUN --to torchvision | timm | onnx | safetensors | torch-export
 
 python -m trainer COMMAND --help shows the options of a command; train RECIPE --help adds the recipe's own values.
 python -m trainer --version shows the version.

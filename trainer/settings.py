@@ -229,10 +229,12 @@ class ExportSettings:
 
     run_dir: Annotated[Path, tyro.conf.Positional]
     """folder of the run"""
-    to: Literal["torchvision", "onnx", "safetensors"]
-    """torchvision: a state_dict that torchvision loads; onnx: verified with onnxruntime; safetensors: no pickle"""
+    to: Literal["torchvision", "timm", "onnx", "safetensors", "torch-export"]
+    """torchvision: a state_dict that torchvision loads; timm: a folder for timm.create_model("local-dir:FOLDER",
+    pretrained=True); onnx: verified with onnxruntime; safetensors: no pickle; torch-export: a program, .pt2, that runs
+    without this package"""
     out: Path | None = None
-    """file to write; None: in the folder of the run, named after the recipe"""
+    """file to write, for timm a folder; None: in the folder of the run, named after the recipe"""
     checkpoint: Literal["newest", "best"] = "newest"
     """best: highest top-1 of all epochs, chosen on the validation images and therefore optimistic"""
 

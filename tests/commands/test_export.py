@@ -17,10 +17,12 @@ from trainer.__main__ import main
 from trainer.commands.export import export as verb
 from trainer.commands.export.export import torchvision_name
 from trainer.commands.export.onnx import OnnxNetwork, write_onnx
+from trainer.commands.export.timm_folder import timm_network
+from trainer.commands.export.torch_program import ABOUT, run_alone
 from trainer.commands.weights import run_weights
 from trainer.errors import UserError
 from trainer.evaluation.protocol import TrainedWeights
-from trainer.model import build_model
+from trainer.model import build_model, without_pretrained
 from trainer.recipe import EMA, CenterCrop, CifarResNet, LibraryModel, RandomResizedCrop, Recipe, ResNet, WideResNet
 from trainer.recipe_file import load_recipe, recipe_source
 
@@ -122,6 +124,84 @@ def test_safetensors_say_what_they_are(cifar: Path, tmp_path: Path) -> None:
     assert json.loads(about["classes"]) == [f"class{number}" for number in range(4)]
     assert json.loads(about["eval_crop"]) == asdict(CenterCrop(resolution=32, crop_ratio=0.875))
     assert tuple(json.loads(about["mean"])) == load_recipe(SMALL).mean
+
+
+def test_timm_loads_the_folder_and_gives_our_logits(
+    resnet: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import timm
+    from timm.data import create_transform, resolve_data_config
+
+    assert main(["export", str(resnet), "--to", "timm"]) == 0
+    assert main(["export", str(resnet), "--to", "timm"]) == 0  # in place of the first
+    assert "'local-dir:FOLDER', pretrained=True) is resnet18 with these weights" in capsys.readouterr().out
+    folder = resnet / "photo_recipe_1_timm"
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    ours = build_model(ResNet(depth=18), 4)
+    ours.load_state_dict(averages(resnet))
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(ours.eval()(images), theirs(images), rtol=0, atol=1e-6)
+    config = theirs.pretrained_cfg
+    assert list(config["label_names"]) == [f"class{number}" for number in range(4)]
+    assert "moving average" in config["description"]
+    assert not {"url", "hf_hub_id", "license", "origin_url"} & {key for key, value in config.items() if value}
+    transform = create_transform(**resolve_data_config(model=theirs))
+    resize, crop, _, normalize = transform.transforms
+    assert (resize.size, tuple(crop.size)) == (36, (32, 32))  # 32 / 0.875 = 36.6
+    assert tuple(normalize.mean.tolist()) == pytest.approx(load_recipe(SMALL).mean)
+    (folder / "notes.txt").write_text("mine")
+    assert main(["export", str(resnet), "--to", "timm"]) == 2
+    assert "holds other files than an export (notes.txt)" in capsys.readouterr().err
+    (folder / "notes.txt").unlink()
+
+
+@pytest.mark.parametrize(
+    "spec", [CifarResNet(depth=8), ResNet(depth=18, stem="cifar"), ResNet(depth=18, blur_pool="convs")]
+)
+def test_export_what_timm_does_not_have_is_refused_with_what_to_use(spec: ResNet | CifarResNet) -> None:
+    recipe = photo_recipe(spec)
+    model = build_model(spec, 4).eval()
+    with pytest.raises(UserError, match="timm has no network like that of photo recipe/1: use --to safetensors or "):
+        timm_network(model, recipe, lambda ours, theirs: not verb._difference(ours, theirs, recipe) <= verb.SAME)
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        (LibraryModel(name="timm/resnet18d.ra2_in1k"), "resnet18d"),
+        (LibraryModel(name="torchvision/resnet34"), "resnet34"),
+        (ResNet(depth=18, variant="d"), "resnet18d"),
+    ],
+)
+def test_export_what_timm_has_is_found_by_its_parameters(spec: LibraryModel | ResNet, name: str) -> None:
+    model = build_model(without_pretrained(spec), 4).eval()
+    assert timm_network(model, replace(photo_recipe(CifarResNet(depth=8)), model=spec), lambda *_: False)[0] == name
+
+
+def test_torch_export_runs_without_this_package_for_any_batch(
+    cifar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "weights.pt2"
+    assert main(["export", str(cifar), "--to", "torch-export", "--out", str(out)]) == 0
+    assert "torch.export.load in a process without this package" in capsys.readouterr().out
+    about = {ABOUT: ""}
+    program = torch.export.load(out, extra_files=about).module()
+    assert json.loads(about[ABOUT])["recipe"] == "photo recipe/1"
+    ours = build_model(CifarResNet(depth=8), 4)
+    ours.load_state_dict(averages(cifar))
+    for count in (1, 3, 7):
+        images = torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(count))
+        with torch.no_grad():
+            torch.testing.assert_close(program(images), ours.eval()(images), rtol=0, atol=1e-4)
+
+
+def test_torch_export_that_needs_this_package_is_refused(tmp_path: Path) -> None:
+    """What a process without this package says of a file that is no program."""
+    (tmp_path / "no.pt2").write_text("import trainer")
+    with pytest.raises(UserError, match=r"the file does not run without this package: .*: nothing was written"):
+        run_alone(tmp_path / "no.pt2", [torch.zeros(1)])
 
 
 def test_onnx_computes_the_same_for_any_batch_and_is_evaluated(

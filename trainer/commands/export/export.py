@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from trainer.atomic import atomic_write
 from trainer.commands.export.onnx import OnnxNetwork, write_onnx
+from trainer.commands.export.timm_folder import CONFIG, TENSORS, atomic_folder, load_folder, timm_network, write_config
+from trainer.commands.export.torch_program import run_alone, write_program
 from trainer.commands.weights import Weights, file_sha256, load_network, run_weights
 from trainer.errors import UserError, first_line
 from trainer.evaluation.protocol import describe_crop
@@ -18,7 +20,13 @@ from trainer.recipe import LibraryModel, Recipe, ResNet
 from trainer.run.directory import Run
 from trainer.settings import ExportSettings
 
-SUFFIXES = {"torchvision": (".pth", ".pt"), "onnx": (".onnx",), "safetensors": (".safetensors",)}
+SUFFIXES = {
+    "torchvision": (".pth", ".pt"),
+    "timm": ("_timm",),
+    "onnx": (".onnx",),
+    "safetensors": (".safetensors",),
+    "torch-export": (".pt2",),
+}
 TORCHVISION_NAMES = {  # by depth, groups and width_per_group
     **{(depth, 1, 64): f"resnet{depth}" for depth in (18, 34, 50, 101, 152)},
     (50, 32, 4): "resnext50_32x4d",
@@ -43,28 +51,42 @@ def export(settings: ExportSettings) -> None:
     model = model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     about = _about(weights, words)
     try:
-        with atomic_write(out) as partial:
+        with (atomic_folder if settings.to == "timm" else atomic_write)(out) as partial:
             match settings.to:
                 case "torchvision":
                     torch.save(model.state_dict(), partial)
                     checked = _check_torchvision(model, recipe, partial, name)
+                case "timm":
+                    checked = _write_timm(model, weights, words, about, partial)
                 case "safetensors":
                     _save_tensors(model.state_dict(), about, partial)
                     checked = _check_safetensors(model, about, partial)
                 case "onnx":
                     write_onnx(model, recipe.eval_crop.resolution, about, partial)
                     checked = _check_onnx(model, recipe, partial)
+                case "torch-export":
+                    write_program(model, recipe.eval_crop.resolution, about, partial)
+                    checked = _check_program(model, recipe, partial)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror}") from error
+    _print_report(recipe, settings, words, checked, out)
+
+
+def _print_report(recipe: Recipe, settings: ExportSettings, words: str, checked: str, out: Path) -> None:
+    """Prints what was written, and what its user has to know."""
+    where = "config.json has this" if settings.to == "timm" else "this is NOT in the file"
+    tensors = out / TENSORS if settings.to == "timm" else out
     rows = [
         ("recipe", recipe.name),
         ("weights", words),
         ("checked", checked),
-        ("input", f"RGB in [0, 1], minus mean {recipe.mean}, divided by std {recipe.std}: this is NOT in the file"),
+        ("input", f"RGB in [0, 1], minus mean {recipe.mean}, divided by std {recipe.std}: {where}"),
         ("protocol", describe_crop(recipe.eval_crop)),
-        ("written", f"{out} ({out.stat().st_size / 1e6:.1f} MB, sha256:{file_sha256(out)})"),
-        ("again", f"python -m trainer evaluate {out} --recipe {settings.run_dir / 'recipe.py'} --data DIR"),
+        ("written", f"{tensors} ({tensors.stat().st_size / 1e6:.1f} MB, sha256:{file_sha256(tensors)})"),
     ]
+    if settings.to != "torch-export":  # evaluate reads weights, or a program of ONNX
+        again = f"python -m trainer evaluate {tensors} --recipe {settings.run_dir / 'recipe.py'} --data DIR"
+        rows.append(("again", again))
     print("\n".join(f"  {name:<9} {text}" for name, text in rows), flush=True)
 
 
@@ -99,7 +121,7 @@ def _place(run: Run, recipe: Recipe, settings: ExportSettings) -> Path:
     if settings.out is None:
         return run.folder / (re.sub(r"[^\w.-]+", "_", recipe.name) + suffixes[0])
     out = settings.out.absolute()
-    if out.suffix not in suffixes:
+    if out.suffix not in suffixes and settings.to != "timm":  # which is a folder
         raise UserError(f"--out {settings.out}: a file for {settings.to} ends in {' or '.join(suffixes)}")
     if not out.parent.is_dir():
         raise UserError(f"--out {settings.out}: there is no folder {settings.out.parent}")
@@ -170,15 +192,43 @@ def _check_onnx(model: nn.Module, recipe: Recipe, file: Path) -> str:
     )
 
 
-def _difference(ours: nn.Module, theirs: Callable[[Tensor], Tensor], recipe: Recipe) -> float:
-    """The largest difference of any logit, on batches of 1 and of 4 images of noise, in fp32."""
+def _write_timm(model: nn.Module, weights: Weights, words: str, about: dict[str, str], folder: Path) -> str:
+    recipe = weights.recipe
+    name, theirs = timm_network(model, recipe, lambda ours, other: not _difference(ours, other, recipe) <= SAME)
+    _save_tensors(model.state_dict(), about, folder / TENSORS)
+    write_config(theirs, weights, words, folder / CONFIG)
+    difference = _difference(model, load_folder(folder, weights), recipe)
+    _require(difference, SAME, f"timm's {name}")
+    return (
+        f"timm.create_model('local-dir:FOLDER', pretrained=True) is {name} with these weights, classes, mean, std and "
+        f"crop; largest difference of its logits on random images: {difference:.2g}"
+    )
+
+
+def _check_program(model: nn.Module, recipe: Recipe, file: Path) -> str:
+    inputs = _noise(recipe)
+    with torch.inference_mode():
+        pairs = zip(map(model, inputs), run_alone(file, inputs), strict=True)
+        difference = float(torch.stack([(ours - theirs).abs().max() for ours, theirs in pairs]).max())
+    _require(difference, SIMILAR, "the exported program")
+    resolution = recipe.eval_crop.resolution
+    return (
+        f"torch.export.load in a process without this package, images float32 [batch, 3, {resolution}, {resolution}] "
+        f"-> logits [batch, {recipe.num_classes}]: largest difference on random images {difference:.2g}"
+    )
+
+
+def _noise(recipe: Recipe) -> list[Tensor]:
+    """Batches of 1 and of 4 images of noise, as float32 [count, 3, side, side]."""
     random = torch.Generator().manual_seed(0)
     side = recipe.eval_crop.resolution
-    differences = []
+    return [torch.randn(count, 3, side, side, generator=random) for count in (1, 4)]
+
+
+def _difference(ours: nn.Module, theirs: Callable[[Tensor], Tensor], recipe: Recipe) -> float:
+    """The largest difference of any logit on noise, in fp32."""
     with torch.inference_mode():
-        for count in (1, 4):
-            images = torch.randn(count, 3, side, side, generator=random)
-            differences.append((ours(images) - theirs(images)).abs().max())
+        differences = [(ours(images) - theirs(images)).abs().max() for images in _noise(recipe)]
     return float(torch.stack(differences).max())  # nan where any is
 
 
