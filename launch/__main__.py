@@ -24,7 +24,7 @@ USAGE = """usage: python -m launch COMMAND ...
 Options before RECIPE configure the launcher; those after it go to python -m trainer train:
   python -m launch slurm --nodes 4 --gpus-per-node 8 --partition gpu --time 12:00:00 \\
       resnet50_goyal2017_8k --data DIR --run-dir RUN
-Several recipes, or --seeds 0 1 2, get a run directory each. --plan only shows the job.
+Several recipes, --seeds 0 1 2 or --vary optimizer.lr=0.05,0.1 get a run directory each. --plan only shows the job.
 python -m launch COMMAND --help shows the options of one command."""
 
 

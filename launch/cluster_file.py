@@ -16,7 +16,7 @@ from launch.settings import ProcessSettings
 from trainer.errors import UserError
 
 _FILE = Path("launch.toml")
-_COMMAND_LINE_ONLY = {"cluster", "plan", "seeds", "name", "nodes", "gpus"}
+_COMMAND_LINE_ONLY = {"cluster", "plan", "seeds", "vary", "name", "nodes", "gpus"}
 
 
 def cluster_file(chosen: Path | None) -> Path | None:

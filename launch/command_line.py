@@ -6,14 +6,17 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TypeVar
 
+from launch import sweep
 from launch.cluster import CLUSTERS
 from launch.cluster_file import words_of
 from launch.settings import LaunchSettings, ProcessSettings
 from launch.submission import Run
+from launch.sweep import Value, combinations
 from trainer.cli import parse as parse_options
 from trainer.cli import parse_train, train_words
 from trainer.errors import UserError
 from trainer.recipe_file import known_recipes, recipe_source
+from trainer.settings import TrainSettings
 
 T = TypeVar("T")
 Launcher = TypeVar("Launcher", bound=LaunchSettings)
@@ -42,39 +45,73 @@ def parse_launch(command: type[Launcher], words: Sequence[str], name: str) -> tu
     return options, recipes, after
 
 
-def runs_of(seeds: tuple[int, ...], recipes: list[str], words: list[str], processes: int) -> list[Run]:
-    """A run for each recipe and seed, checked as python -m trainer train would, for this number of processes.
+def runs_of(
+    seeds: tuple[int, ...], recipes: list[str], words: list[str], processes: int, vary: tuple[str, ...] = ()
+) -> list[Run]:
+    """A run for each recipe, combination of values and seed, checked as python -m trainer train would.
 
-    Each has a folder below --run-dir, named after recipe and seed, where there are several. Raises UserError.
+    Each has a folder below --run-dir, named after what differs, where there are several. Raises UserError.
     """
+    for option in ("--seeds", "--vary"):
+        if any(word == option or word.startswith(f"{option}=") for word in words):
+            raise UserError(f"{option} is the launcher's: write it before the recipe's name")
     if seeds and any(word == "--seed" or word.startswith("--seed=") for word in words):
         raise UserError("--seeds for the launcher and --seed for the job: use one of both")
-    several = len(recipes) * max(1, len(seeds)) > 1
-    runs: list[Run] = []
-    for name in recipes:
-        for seed in seeds or (None,):
-            chosen = [] if seed is None else ["--seed", str(seed)]
-            recipe, settings = parse_train([name, *words, *chosen], processes)
-            label = recipe.name if seed is None else f"{recipe.name}_seed{seed}"
-            folder = settings.run_dir.absolute()
-            settings = replace(
-                settings,
-                data=settings.data_folder,
-                run_dir=folder / label if several else folder,
-                initial_weights=settings.initial_weights and settings.initial_weights.absolute(),
-            )
-            run = Run(
-                name=label,
-                recipe=recipe_source(recipe),
-                run_dir=settings.run_dir,
-                data=settings.data,
-                options=tuple(train_words(settings)),
-            )
-            runs.append(run)
+    chosen = combinations(vary, words)
+    of_train = {field.name for field in fields(TrainSettings)}
+    if of_recipe := [value.setting for value in chosen[0] if value.setting not in of_train]:
+        words = [*words, "--hparams", *of_recipe]
+    several = len(recipes) * len(chosen) * max(1, len(seeds)) > 1
+    runs = [
+        _run(name, words, values, seed, processes, several)
+        for name in recipes
+        for values in chosen
+        for seed in seeds or (None,)
+    ]
     names = [run.name for run in runs]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"two runs would be called {twice}: launch them with different --run-dir")
+    _require_different(runs)
     return runs
+
+
+def _run(
+    name: str, words: list[str], values: tuple[Value, ...], seed: int | None, processes: int, several: bool
+) -> Run:
+    """The run with these values. Raises UserError, naming them, where python -m trainer train would."""
+    varied = [word for value in values for word in value.words()]
+    seeded = [] if seed is None else ["--seed", str(seed)]
+    try:
+        recipe, settings = parse_train([name, *words, *varied, *seeded], processes)
+    except UserError as error:
+        if not values:
+            raise
+        raise UserError(f"--vary {' '.join(map(str, values))}: {error}") from error
+    label = "_".join(filter(None, (recipe.name, sweep.label(values), None if seed is None else f"seed{seed}")))
+    folder = settings.run_dir.absolute()
+    settings = replace(
+        settings,
+        data=settings.data_folder,
+        run_dir=folder / label if several else folder,
+        initial_weights=settings.initial_weights and settings.initial_weights.absolute(),
+    )
+    return Run(
+        name=label,
+        recipe=recipe_source(recipe),
+        run_dir=settings.run_dir,
+        data=settings.data,
+        options=tuple(train_words(settings)),
+    )
+
+
+def _require_different(runs: list[Run]) -> None:
+    """Raises UserError where two runs would train the same: 0.1 and 0.10 are one value."""
+    found: dict[object, Run] = {}
+    for run in runs:
+        options = [word for word in run.options if word != str(run.run_dir)]
+        same = found.setdefault((run.recipe, *options), run)
+        if same is not run:
+            raise UserError(f"{same.name} and {run.name} would be the same training: name each value once")
 
 
 def _split(command: type, words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:

@@ -22,7 +22,7 @@ def launch(name: str, words: list[str]) -> int:
         if not any(word == option or word.startswith(f"{option}=") for word in given):
             given = [*given, option, value]
     processes = cluster.processes(options)
-    runs = runs_of(options.seeds, recipes, given, processes)
+    runs = runs_of(options.seeds, recipes, given, processes, options.vary)
     if options.plan:
         return _plan(cluster, options, runs, processes)
     refuse_running(runs)
@@ -62,6 +62,8 @@ def _plan(cluster: Cluster, options: LaunchSettings, runs: list[Run], processes:
     """Prints what would be started, the processes' commands, and `trainer plan` of each recipe."""
     submission = Submission(common_folder(runs) / "launch" / "NEXT")
     print(cluster.describe(options, submission, runs))
+    if len(runs) > 1:
+        print(f"# {len(runs)} runs: {', '.join(run.name for run in runs)}")
     code = 0
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)

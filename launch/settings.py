@@ -60,6 +60,8 @@ class LaunchSettings:
 
     seeds: tuple[int, ...] = ()
     """one run for each of these seeds"""
+    vary: Repeated = ()
+    """values of a setting, one run for each: optimizer.lr=0.05,0.1,0.2. Repeatable: then a run for each combination"""
     max_restarts_without_checkpoint: int = 5
     """starts in a row without a new checkpoint, after which a run is given up"""
     plan: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

@@ -17,7 +17,7 @@ import tyro
 from trainer import suggestions
 from trainer.errors import UserError
 from trainer.recipe import Recipe
-from trainer.recipe_file import known_recipes, load_recipe
+from trainer.recipe_file import known_recipes, load_recipe, settings_of
 from trainer.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -66,6 +66,9 @@ def parse_train(words: Sequence[str], processes: int | None = None) -> tuple[Rec
     Raises UserError for a mistake, and if the recipe's batch cannot be divided over this number of `processes`.
     """
     recipe, settings = parse_with_recipe(TrainSettings, words, "train")
+    for name in settings.hparams:
+        if name not in settings_of(recipe):
+            raise UserError(f"--hparams {name}: {recipe.name} has no setting of this name, such as optimizer.lr")
     if processes:
         try:
             recipe.accumulation(processes)
@@ -82,9 +85,10 @@ def train_words(settings: TrainSettings) -> list[str]:
         option = field.name.replace("_", "-")
         if value == field.default:
             continue
-        words += (
-            [f"--{option}" if value else f"--no-{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
-        )
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words += [f"--{option}", *map(str, value if isinstance(value, tuple) else [value])]
     return words
 
 

@@ -124,6 +124,11 @@ def _written(value: Any, depth: int) -> str:
     return f"{type(value).__name__}(\n{''.join(lines)}{'    ' * depth})"
 
 
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    """The settings by their names on the command line: "optimizer.lr": 0.1; a part by its class: "optimizer": "SGD"."""
+    return _flat(recipe)
+
+
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if not is_dataclass(value):
         return {prefix: value}

@@ -39,6 +39,8 @@ class TrainSettings:
     line is printed; otherwise one every ten seconds"""
     pictures: bool = True
     """show augmented images, mistakes and the confusion matrix in TensorBoard"""
+    hparams: tuple[str, ...] = ()
+    """settings of the recipe, e.g. optimizer.lr, that TensorBoard's HParams table shows first"""
     profile_steps: int | None = None
     """number of steps to record with torch.profiler, into RUN/profile/; None: off"""
     profile_from: int = 20

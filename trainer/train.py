@@ -36,7 +36,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
         run, state, step, at = ready.run, ready.state, ready.step, ready.state.position
         train_loader, eval_loader = ready.train_loader, ready.eval_loader
         watchdog.follow(train_loader, eval_loader)
-        log = stack.enter_context(Log(run.folder, world, at, recipe, settings.log_every))
+        log = stack.enter_context(Log(run.folder, world, at, recipe, settings.log_every, settings.hparams))
         cadence = Cadence.of(settings.log_every, at.steps_per_epoch)
         log.say("\n".join([*ready.notes, *note_start(recipe, settings, run, world, at, state.module)]))
         show_augmented(log, recipe, settings, train_loader, world, at)

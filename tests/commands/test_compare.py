@@ -192,6 +192,28 @@ def test_compare_no_published_sentence_decides_a_comparison(tmp_path: Path) -> N
     assert compared_values(runs, replace(blanked, statistic=None)) == [70.0] * 3
 
 
+def test_compare_lines_up_a_sweep_by_its_values_as_numbers(tmp_path: Path, capsys: Captured) -> None:
+    for lr, top1 in ((0.2, 91.0), (0.05, 90.0), (1.0, 88.0)):
+        for seed in (0, 1):
+            swept = replace(CIFAR, optimizer=replace(CIFAR.optimizer, lr=lr), flip=lr < 1)
+            write_run(tmp_path / f"lr={lr}_seed{seed}", swept, [top1 + seed], seed=seed)
+    assert main(["compare", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    section = out.split("\nby varied values\n")[1].split("\n\n")[0]
+    assert [line.split() for line in section.splitlines()] == [
+        ["flip", "optimizer.lr", "n", "top-1,", "%", "row"],
+        ["False", "1.0", "2", "88.50", "+-", "0.71", "3"],
+        ["True", "0.05", "2", "90.50", "+-", "0.71", "1"],
+        ["True", "0.2", "2", "91.50", "+-", "0.71", "2"],
+    ]
+
+
+def test_compare_has_no_varied_values_where_recipes_differ_in_nothing(tmp_path: Path, capsys: Captured) -> None:
+    write_run(tmp_path / "a", CIFAR, [91.0])
+    write_run(tmp_path / "b", CIFAR, [91.0], seed=1)
+    assert "by varied values" not in told(capsys, tmp_path)
+
+
 def test_result_of_a_different_version_is_refused(tmp_path: Path, capsys: Captured) -> None:
     """Before protocols were fields, result.json had a sentence under the same name."""
     folder = write_run(tmp_path / "a", CIFAR, [91.0])

@@ -1,6 +1,8 @@
 """What stands before the recipe is the launcher's, after it the job's; numbers that do not fit are refused."""
 
+import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +46,23 @@ def test_options_recipes_and_words_of_the_job_are_distinguished() -> None:
         (["--seeds", "0", "1", "resnet20_digits", *NEEDED, "--seed", "4"], "use one of both"),
         (["--seeds", "0", "0", "resnet20_digits", *NEEDED], "names one twice"),
         (["resnet20_digits", "resnet20_digits", *NEEDED], "two runs would be called resnet20_digits"),
+        (["--vary", "optimizer.lr", "resnet20_digits", *NEEDED], "is not SETTING=VALUE,VALUE"),
+        (["--vary", "optimizer.lr=0.1,,0.2", "resnet20_digits", *NEEDED], "is not SETTING=VALUE,VALUE"),
+        (["--vary", "optimizer.lr=0.1,0.1", "resnet20_digits", *NEEDED], "names 0.1 twice"),
+        (
+            ["--vary", "epochs=2,4", "--vary", "optimizer.lr=0.1,0.10", "resnet20_digits", *NEEDED],
+            "be the same training",
+        ),
+        (["--vary", "epochs=2", "--vary", "epochs=4", "resnet20_digits", *NEEDED], "--vary epochs is given twice"),
+        (["--vary", "epochs=2,four", "resnet20_digits", *NEEDED], "--vary epochs=four: "),
+        (["--vary", "optimizer.lr=0.1,-1", "resnet20_digits", *NEEDED], "--vary optimizer.lr=-1: "),
+        (["--vary", "optimizer.lrr=0.1,1", "resnet20_digits", *NEEDED], "did you mean --optimizer.lr"),
+        (["--vary", "global_batch_size=48,49", "resnet20_digits", *NEEDED], "--vary global_batch_size=49: "),
+        (["--vary", "seed=0,1", "resnet20_digits", *NEEDED], "use --seeds 0 1 2"),
+        (["--vary", "data=a,b", "resnet20_digits", *NEEDED], "launch once for each data set"),
+        (["--vary", "epochs=2,4", "resnet20_digits", *NEEDED, "--epochs", "3"], "use one of both"),
+        (["--vary", "flip=True,False", "resnet20_digits", *NEEDED, "--no-flip"], "use one of both"),
+        (["resnet20_digits", *NEEDED, "--vary", "epochs=2,4"], "write it before the recipe's name"),
     ],
 )
 def test_launch_mistake_is_one_line_before_anything_is_submitted(
@@ -119,6 +138,38 @@ def test_run_for_each_recipe_and_seed_has_a_folder_of_its_own() -> None:
         f"{recipe}_seed{seed}" for recipe in ("resnet20_digits", "resnet20_he2015") for seed in (0, 1)
     ]
     assert "seed=1" in four[1].recipe
+
+
+def test_sweep_is_the_product_of_values_and_seeds_named_by_what_varies() -> None:
+    vary = ("optimizer.lr=0.05,0.1", "schedule.warmup.epochs=0,1.5", "flip=True,False")
+    runs = runs_of((0, 1), ["resnet20_digits"], NEEDED, 1, vary)
+    names = [run.name for run in runs]
+    assert len(names) == 16
+    assert names[:3] == [
+        "resnet20_digits_lr=0.05_epochs=0_flip=True_seed0",
+        "resnet20_digits_lr=0.05_epochs=0_flip=True_seed1",
+        "resnet20_digits_lr=0.05_epochs=0_flip=False_seed0",
+    ]
+    assert [run.run_dir for run in runs] == [Path("runs").absolute() / name for name in names]
+    for run, values in zip(runs, itertools.product((0.05, 0.1), (0.0, 1.5), (True, False), (0, 1)), strict=True):
+        found: dict[str, Any] = {}
+        exec(run.recipe, found)
+        recipe = found["recipe"]
+        assert (recipe.optimizer.lr, recipe.schedule.warmup.epochs, recipe.flip, recipe.seed) == values
+        _, settings = parse_train(["resnet20_digits", *run.options])
+        assert settings.hparams == ("optimizer.lr", "schedule.warmup.epochs", "flip")
+
+
+def test_sweep_values_may_be_tuples_options_of_train_and_settings_of_the_same_last_word() -> None:
+    vary = ("mean=0 0 0,0.5 0.5 0.5", "workers=1,2")
+    runs = runs_of((), ["resnet20_digits"], NEEDED, 1, vary)
+    assert [run.name.removeprefix("resnet20_digits_") for run in runs] == [
+        "mean=0-0-0_workers=1", "mean=0-0-0_workers=2", "mean=0.5-0.5-0.5_workers=1", "mean=0.5-0.5-0.5_workers=2",
+    ]  # fmt: skip
+    assert "mean=(0.5, 0.5, 0.5)" in runs[3].recipe
+    assert parse_train(["resnet20_digits", *runs[3].options])[1].workers == 2
+    (first, _) = runs_of((), ["resnet20_digits"], NEEDED, 1, ("epochs=4", "schedule.warmup.epochs=1,2"))
+    assert first.name == "resnet20_digits_epochs=4_schedule.warmup.epochs=1"
 
 
 def test_cluster_is_a_file_and_the_command_line_has_the_last_word(

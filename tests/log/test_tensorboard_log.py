@@ -165,6 +165,16 @@ def test_tensorboard_log_every_setting_of_every_recipe_has_a_column_of_its_type(
             assert (infos[setting] == DATA_TYPE_FLOAT64) == (not isinstance(value, str)), (name, setting)
 
 
+def test_tensorboard_log_settings_of_a_sweep_are_the_columns_shown_first() -> None:
+    def shown(*first: str) -> list[str]:
+        content = columns(first).value[0].metadata.plugin_data.content
+        infos = metadata.parse_experiment_plugin_data(content).hparam_infos
+        return sorted(info.name for info in infos if info.differs)
+
+    assert shown() == ["changed", "global_batch_size", "optimizer.lr", "recipe", "seed"]
+    assert shown("epochs", "schedule.warmup.epochs") == ["epochs", "recipe", "schedule.warmup.epochs", "seed"]
+
+
 def test_settings_are_values_choices_by_name_and_what_is_off_is_off() -> None:
     settings = settings_of(replace(load_recipe("resnet20_he2015"), seed=3, epochs=7, ema=EMA(decay=0.9)))
     assert settings["optimizer"] == "SGD"

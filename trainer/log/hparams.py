@@ -30,11 +30,13 @@ _METRICS = {"eval/top1": "top-1 (%)", "eval_ema/top1": "top-1 (%), averaged weig
 _LEFT_OUT = ("name", "published")  # of a recipe: identity, not settings
 
 
-def columns() -> Summary:
+def columns(first: tuple[str, ...] = ()) -> Summary:
     """The columns of the table: every setting that any recipe can have, and the final metrics.
 
-    TensorBoard uses the columns of one run for all runs, so every run has the same ones.
+    TensorBoard uses the columns of one run for all runs, so every run has the same ones. `first`: the settings of a
+    sweep, shown instead of the usual ones.
     """
+    shown = ("recipe", "seed", *first) if first else _SHOWN
     names = {"recipe": False, "changed": False}
     for name, hint in get_type_hints(Recipe).items():
         if name not in _LEFT_OUT:
@@ -43,7 +45,7 @@ def columns() -> Summary:
         HParamInfo(
             name=name,
             type=DATA_TYPE_FLOAT64 if is_number else DATA_TYPE_STRING,
-            differs=name in _SHOWN,  # these come first, the others follow by name
+            differs=name in shown,  # these come first, the others follow by name
         )
         for name, is_number in names.items()
     ]

@@ -38,7 +38,16 @@ _FEW_CLASSES = 10  # top-5 of so few classes says little: it is recorded but not
 class Log:
     """The log of one run directory, from a position on. A context manager. Only rank 0 writes."""
 
-    def __init__(self, run_dir: Path, world: World, at: Position, recipe: Recipe, log_every: int = 20) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        world: World,
+        at: Position,
+        recipe: Recipe,
+        log_every: int = 20,
+        hparams: tuple[str, ...] = (),
+    ) -> None:
+        """`hparams`: the settings that TensorBoard's table of runs shows first."""
         self.speaks = world.is_main
         if not self.speaks:
             return
@@ -48,7 +57,7 @@ class Log:
         with self._writing():
             kept, damaged = truncate_metrics(run_dir / "metrics.jsonl", at.step)
             self._metrics = (run_dir / "metrics.jsonl").open("a", buffering=1, encoding="utf-8")
-            self._tensorboard = TensorBoardLog(run_dir, recipe, at, kept)
+            self._tensorboard = TensorBoardLog(run_dir, recipe, at, kept, hparams)
             total_steps = recipe.epochs * at.steps_per_epoch
             self._console = ConsoleLog(run_dir, at, total_steps=total_steps, log_every=log_every)
         if damaged:

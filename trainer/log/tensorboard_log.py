@@ -56,8 +56,18 @@ _LAYOUT = {
 class TensorBoardLog:
     """TensorBoard's file of one run directory, from a position on."""
 
-    def __init__(self, folder: Path, recipe: Recipe, at: Position, records: list[dict[str, Any]]) -> None:
-        """`records`: metrics.jsonl up to the position. Raises OSError if the folder cannot be written."""
+    def __init__(
+        self,
+        folder: Path,
+        recipe: Recipe,
+        at: Position,
+        records: list[dict[str, Any]],
+        hparams: tuple[str, ...] = (),
+    ) -> None:
+        """`records`: metrics.jsonl up to the position. `hparams`: the settings that the table of runs shows first.
+
+        Raises OSError if the folder cannot be written.
+        """
         self._recipe = recipe
         self._opened, folder = _nameable(folder)
         self._clock = _TrainingClock(recipe.global_batch_size)
@@ -70,7 +80,7 @@ class TensorBoardLog:
                 file.unlink()
         self._writer = _writer(folder)
         if ("run/text_summary", 0) not in written:
-            self._introduce(at)
+            self._introduce(at, hparams)
         for record in records:
             seconds = self._clock.seconds_at(record)
             self._show(record, seconds, written)  # what a killed process had in metrics.jsonl but not here
@@ -101,11 +111,11 @@ class TensorBoardLog:
         if self._opened is not None:
             os.close(self._opened)
 
-    def _introduce(self, at: Position) -> None:
+    def _introduce(self, at: Position, hparams: tuple[str, ...]) -> None:
         recipe = self._recipe
         self._writer.add_text("run", introduction(recipe), 0)
         self._writer.add_custom_scalars(_LAYOUT)
-        self._hparams(columns())
+        self._hparams(columns(hparams))
         self._hparams(run_started(recipe))
         total = recipe.epochs * at.steps_per_epoch
         for step in sorted({round(position) for position in np.linspace(0, total - 1, min(total, _SCHEDULE_POINTS))}):

@@ -15,6 +15,7 @@ from trainer.commands.compare.comparison import (
     rows_of,
 )
 from trainer.commands.compare.run_record import FinishedRun, is_run, read_run
+from trainer.commands.compare.varied import by_varied_values
 from trainer.errors import UserError
 from trainer.settings import CompareSettings
 
@@ -38,6 +39,7 @@ def compare(settings: CompareSettings) -> None:
         )
     rows, repeated = rows_of(runs)
     sections = {
+        "by varied values": by_varied_values(rows),
         **{f"to {top1:g} % top-1": reached(rows, top1) for top1 in settings.time_to_accuracy},
         "differences of top-1": differences(rows, settings.allow_different_protocols),
         "unlike": differing,
