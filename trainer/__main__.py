@@ -29,6 +29,7 @@ before training
   look DATA                            draw a sheet of images as a recipe sees them; print sizes and class balance
   plan RECIPE                          show steps, learning rates, memory and time without training
   benchmark RECIPE --data DIR          measure what limits training here: loader, copy or compute
+  benchmark RECIPE --fit               find the largest micro-batch that fits into this device's memory
 training
   train RECIPE --data DIR --run-dir DIR [--optimizer.lr 1.6 ...]
                                        train, or resume a run that was stopped
@@ -47,6 +48,10 @@ On several GPUs: python -m launch local RECIPE ...; on a cluster: python -m laun
 # not have printed the message yet.
 _EXIT_DELAY = 10.0
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE)
+_SMALLER_BATCH = (
+    "use a smaller --micro-batch-size, which changes neither the global batch nor the learning rate; "
+    "python -m trainer benchmark RECIPE --fit finds the largest that fits"
+)
 _LONGEST_REASON = 120  # characters of what gloo or NCCL says
 _SOURCE_LINE = re.compile(r"\[\S+\.\w+:\d+\] ")  # gloo's own, before what it says
 
@@ -117,7 +122,10 @@ def _exit_code_of(error: Exception) -> int:
         _print_error(f"{error.filename}: {error.strerror}")
         return 2
     if type(error).__name__ == "OutOfMemoryError":
-        _print_error(f"out of GPU memory: use a smaller --micro-batch-size: {first_line(error)}")
+        _print_error(f"out of GPU memory: {_SMALLER_BATCH}: {first_line(error)}")
+        return 2
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
+        _print_error(f"out of memory: {_SMALLER_BATCH}: {first_line(error)}")
         return 2
     if type(error).__name__.startswith("Dist") or (isinstance(error, RuntimeError) and "gloo" in str(error)):
         from trainer.distributed import lost_peer
@@ -222,6 +230,11 @@ def _plan(argv: list[str]) -> int:
 
 def _benchmark(argv: list[str]) -> int:
     recipe, options = cli.parse_with_recipe(settings.BenchmarkSettings, argv, "benchmark")
+    if options.fit:
+        from trainer.commands.benchmark.fit import fit
+
+        fit(recipe, options)
+        return 0
     from trainer.commands.benchmark.benchmark import benchmark
 
     benchmark(recipe, options)

@@ -181,10 +181,12 @@ class PlanSettings:
 class BenchmarkSettings:
     """Measure the loader, the computation, the copy and real training in turn; print what limits training."""
 
-    data: str
-    """folder with train.beton, or with class folders below train/"""
+    data: str | None = None
+    """folder with train.beton, or with class folders below train/; needed, except with --fit"""
     class_order: Literal["text", "numeric"] | None = None
     """of class folders. text: 0, 1, 10, 2, as torchvision; numeric: 0, 1, 2, 10; None: text"""
+    fit: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """find the largest micro-batch of this device by real steps on noise, and the accumulation that follows"""
     seconds: float = 5.0
     """length of one measurement, in seconds"""
     rounds: int = 3
@@ -202,6 +204,10 @@ class BenchmarkSettings:
 
     def __post_init__(self) -> None:
         _check_positive(self, "workers", "rounds", "seconds")
+        if self.fit and (self.data or self.original or self.compile):
+            raise ValueError("--fit takes steps on noise, not compiled: leave out --data, --original and --compile")
+        if not self.fit and self.data is None:
+            raise ValueError("on which images? add --data DIR; or --fit, which needs none")
 
 
 @dataclass(frozen=True, kw_only=True)

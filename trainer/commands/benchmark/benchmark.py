@@ -47,6 +47,7 @@ def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
 
     The step is the one that training takes, with randomly initialised weights.
     """
+    assert settings.data is not None  # settings require it without --fit
     load = os.getloadavg()[0]
     with ExitStack() as stack:
         world = stack.enter_context(process_group.world(settings.device, timeout_minutes=30))
@@ -115,7 +116,7 @@ def _open(recipe: Recipe, settings: BenchmarkSettings, workers: int, world: Worl
     """The training images. The content of a .beton is not hashed: that would write a stamp file beside it."""
     resolution = recipe.train_crop.resolution
     source = open_source(
-        settings.data,
+        str(settings.data),
         "train",
         num_classes=recipe.num_classes,
         resolution=resolution,
@@ -145,7 +146,7 @@ def _start_peers(
 ) -> dict[str, Peer]:
     """The other loaders, in processes of their own: they compile and list files while the model is built."""
     peers = {}
-    if beton := beton_file(settings.data, "train"):
+    if beton := beton_file(str(settings.data), "train"):
         peers[FFCV] = Peer(ffcv_loader, job(recipe, beton, workers))
     if original:
         peers[TORCHVISION] = Peer(torchvision_pipeline, job(recipe, original, workers))
@@ -246,7 +247,7 @@ def _measure(
 
 def _stored_side(recipe: Recipe, settings: BenchmarkSettings, loader: Loader) -> int | None:
     """The median longest side of the images in a .beton, in px; None if the recipe does not allow another size."""
-    if smallest_useful_side(recipe.train_crop) is None or beton_file(settings.data, "train") is None:
+    if smallest_useful_side(recipe.train_crop) is None or beton_file(str(settings.data), "train") is None:
         return None
     some = np.unique(np.linspace(0, len(loader) - 1, 1000).astype(np.int64))
     return int(np.median(np.maximum(*loader.source.sizes(some))))

@@ -1,0 +1,52 @@
+"""One trial of benchmark --fit: two real steps at one micro-batch, in a process that may be killed without harm.
+
+python -m trainer.commands.benchmark.fit_trial RECIPE_FILE DEVICE prints the peak in bytes, or exits with NO_MEMORY.
+"""
+
+import re
+import sys
+
+import torch
+
+from trainer.commands.benchmark.memory import free_bytes, limit_data
+from trainer.commands.plan.measure import choose_device, measured_bytes
+from trainer.errors import UserError, first_line
+from trainer.recipe import Recipe
+from trainer.recipe_file import load_recipe
+
+NO_MEMORY = 3
+"""exit code: an allocation failed"""
+_NO_MEMORY = re.compile(
+    r"memory|bad_alloc|could not (create|execute) a primitive|can't start new thread", re.IGNORECASE
+)
+_FLOAT = 4  # bytes
+
+
+def main(words: list[str]) -> int:
+    """Runs the trial and returns the exit code."""
+    recipe, device = load_recipe(words[0]), choose_device(words[1])
+    try:
+        if device.type == "cpu":
+            limit_data(free_bytes())
+        batches = torch.zeros(_batch_bytes(recipe) // _FLOAT, device=device)  # as training holds while it computes
+        accumulation = recipe.global_batch_size // recipe.micro_batch_size
+        print(measured_bytes(recipe, device, accumulation, expected=0) + batches.nbytes)
+    except (MemoryError, torch.OutOfMemoryError):
+        return NO_MEMORY
+    except RuntimeError as error:  # of a CPU's allocator, and of oneDNN
+        if not _NO_MEMORY.search(str(error)):
+            raise
+        return NO_MEMORY
+    except UserError as error:
+        print(first_line(error), file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _batch_bytes(recipe: Recipe) -> int:
+    """The batch before its augmentation, the copies that this makes, and the next batch, which is ready."""
+    return 3 * recipe.micro_batch_size * 3 * recipe.train_crop.resolution**2 * _FLOAT
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
