@@ -85,9 +85,13 @@ class EvaluateSettings:
     weights_key: str | None = None
     """which weights of a file that holds several, e.g. state_dict_ema; None: the averaged ones, if it holds such"""
     data: str | None = None
-    """folder as for train, a .beton file or a folder of class folders; None: the data of the run"""
+    """folder as for train, a .beton file or a folder of class folders; None: the data of the run. Its classes may be a
+    part of the network's, as ImageNet-A's: then the logits are restricted to them"""
     class_order: Literal["text", "numeric"] | None = None
     """of class folders. text: 0, 1, 10, 2, as torchvision; numeric: 0, 1, 2, 10; None: text, or the order of the run"""
+    real: Path | None = None
+    """JSON file with several right classes an image (ReaL, Beyer et al. 2020), or timm for the table it ships for
+    ImageNet; None: the label of the image"""
     checkpoint: Literal["newest", "best"] = "newest"
     """checkpoint of a run. best: highest top-1 of all epochs, chosen on the validation images, so optimistic"""
     resolution: int | None = None

@@ -58,15 +58,17 @@ def evaluate_images(
     stop_signal: StopSignal | None = None,
     *,
     predictions: bool = False,
+    right: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Evaluates every image once. Called by all ranks together.
 
     Returns float64 of shape (images, 4) on the CPU, the same on all ranks: times seen, top-1, top-5, loss. With
-    `predictions` there are two more columns: the predicted class and its softmax. Raises Stopped on a `stop_signal`.
+    `predictions` there are two more columns: the predicted class and its softmax. `right`: bool of shape (images,
+    classes), the right classes of each image, for the two accuracies; None: its label. Raises Stopped on a
+    `stop_signal`.
     """
     share_buffers(world, model)
     total = len(loader)
-    top_k = min(5, recipe.num_classes)
     table = torch.zeros(total, 6 if predictions else 4, dtype=torch.float64, device=world.device)
     batch_size = max(64, recipe.micro_batch_size)
     batches = eval_batches(total, batch_size=batch_size, rank=world.rank, world_size=world.size)
@@ -76,6 +78,7 @@ def evaluate_images(
         on_device = stop_signal.watch(on_device, rounds=math.ceil(total / (batch_size * world.size)))
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
+    right = None if right is None else right.to(world.device)
     forward = (
         model.forward
     )  # not model(): a compiled call would round differently from DDP's and from the evaluate command's
@@ -84,8 +87,8 @@ def evaluate_images(
             logits = forward(images).float()
             if crop.flip_tta:
                 logits = (logits + forward(images.flip(3)).float()) / 2
-            best = logits.topk(top_k).indices
-            hits = best == labels[:, None]
+            best = logits.topk(min(5, logits.shape[1])).indices
+            hits = best == labels[:, None] if right is None else right[indices].gather(1, best)
             losses = nn.functional.cross_entropy(logits, labels, reduction="none")
             columns = [torch.ones_like(losses), hits[:, 0].float(), hits.any(dim=1).float(), losses]
             if predictions:

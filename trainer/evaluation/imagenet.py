@@ -2,6 +2,7 @@
 
 import re
 from functools import cache
+from importlib.resources import files
 
 from timm.data.imagenet_info import ImageNetInfo
 
@@ -25,9 +26,19 @@ def imagenet_classes(recipe: Recipe) -> list[str] | None:
     return [_info().index_to_label_name(index) for index in range(recipe.num_classes)]
 
 
+def is_wordnet_id(name: str) -> bool:
+    """Whether it has the form of ImageNet's class names: "n01440764"."""
+    return _WNID.fullmatch(name) is not None
+
+
+def real_labels_json() -> bytes:
+    """The right classes of each validation image (Beyer et al. 2020, arXiv:2006.07159), as JSON: a list by number."""
+    return files("timm.data").joinpath("_info/imagenet_real_labels.json").read_bytes()
+
+
 def class_name(name: str) -> str:
     """`name`, or for the WordNet id of an ImageNet class its first lemma: "n01440764" -> "tench"."""
-    if not _WNID.fullmatch(name):
+    if not is_wordnet_id(name):
         return name
     try:
         lemmas: str = _info().label_name_to_description(name)

@@ -112,6 +112,11 @@ class Protocol:
     seed: int | None
     """of the run; None: the weights are not known to come from this recipe"""
     weights: TrainedWeights | WeightsFile
+    restricted_to: int | None = None
+    """classes of the images, to which the network's logits were restricted; None: it was not"""
+    real_labels: str | None = None
+    """checksum of a table with several right classes an image, whose images without any do not count; None: an image
+    has its label"""
 
     @property
     def coverage(self) -> str:
@@ -128,9 +133,16 @@ class Protocol:
         views = "mean logits of two views, the crop and its mirror image" if self.views == 2 else "one view"
         run = f"1 run, seed {self.seed}; " if seed and self.seed is not None else ""
         return (
-            f"{self.dataset}: {self.coverage}; {self.crop}, {views}; {self.weights.text(self.checksum)}; "
+            f"{self.dataset}: {self.coverage}; {self.crop}, {views}; {self._labels}{self.weights.text(self.checksum)}; "
             f"{self.precision}; {run}data {short(self.checksum)}"
         )
+
+    @property
+    def _labels(self) -> str:
+        restricted = f"logits restricted to these {self.restricted_to} classes; " if self.restricted_to else ""
+        several = "several right classes an image, images without one left out"
+        real = f"ReaL labels {short(self.real_labels)}: {several}; " if self.real_labels else ""
+        return restricted + real
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -139,7 +151,8 @@ class Protocol:
     @classmethod
     def from_dict(cls, values: Any) -> Self:
         """The opposite of to_dict. Raises ValueError or TypeError, naming the field, for anything else."""
-        found = dict(_fields_of(cls, values))
+        earlier = {"restricted_to": None, "real_labels": None}  # of records from before these fields
+        found = dict(_fields_of(cls, {**earlier, **values} if isinstance(values, dict) else values))
         weights = found["weights"]
         if isinstance(weights, dict) and "step" in weights:
             inner = dict(_fields_of(TrainedWeights, weights))

@@ -36,6 +36,8 @@ class EvalResult(NamedTuple):
     weights: TrainedWeights | WeightsFile
     of_run: bool = True  # whether the weights come from this recipe with its seed
     details: Details | None = None  # None: not asked for
+    restricted_to: int | None = None  # as Protocol's fields of these names
+    real_labels: str | None = None
 
 
 def trained_weights(
@@ -83,6 +85,8 @@ def protocol(recipe: Recipe, source: Source, evaluated: EvalResult) -> Protocol:
         precision=recipe.precision,
         seed=recipe.seed if evaluated.of_run else None,
         weights=evaluated.weights,
+        restricted_to=evaluated.restricted_to,
+        real_labels=evaluated.real_labels,
     )
 
 

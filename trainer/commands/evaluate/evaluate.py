@@ -3,11 +3,13 @@
 import sys
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from trainer.commands.evaluate.classes import RestrictedNetwork, class_positions, is_part_of
+from trainer.commands.evaluate.real_labels import RealLabels, read_real_labels
 from trainer.commands.evaluate.record import write_record
 from trainer.commands.weights import Network, Weights, find_weights, load_network
 from trainer.data.formats import open_dataset
@@ -18,6 +20,7 @@ from trainer.distributed.process_group import World, on_every_rank, require_same
 from trainer.errors import UserError, first_line
 from trainer.evaluation.calibration import details
 from trainer.evaluation.evaluate import evaluate_images, summarize
+from trainer.evaluation.imagenet import imagenet_classes
 from trainer.evaluation.protocol import TrainedWeights, WeightsFile
 from trainer.evaluation.result import EvalResult, report
 from trainer.precision import allow_tensor_float, autocast
@@ -36,10 +39,11 @@ def evaluate_weights(settings: EvaluateSettings) -> None:
         recipe = on_every_rank(world, lambda: _at_protocol(weights, settings))
         allow_tensor_float(recipe.precision)
         with on_every_rank(world, lambda: _open_data(weights, recipe, settings, world)) as loader:
-            recipe = replace(recipe, num_classes=len(loader.source.classes))
+            answers = on_every_rank(world, lambda: _answers(weights, recipe, loader, settings))
+            recipe = replace(recipe, num_classes=answers.network_classes)
             results: list[EvalResult] = []
             for trained, network in weights.networks:
-                results += _read_in_detail(weights, trained, network, loader, recipe, world)
+                results += _read_in_detail(weights, trained, network, loader, answers, recipe, world)
             here = (weights, recipe, loader.source, results, world)
             place = on_every_rank(world, lambda: write_record(*here, settings) if world.is_main else None)
             if world.is_main:  # after the record, which is there then, whatever becomes of the printing
@@ -47,25 +51,69 @@ def evaluate_weights(settings: EvaluateSettings) -> None:
                 print(f"{report(recipe, loader.source, results)}\n  written   {place}", flush=True)
 
 
+class Answers(NamedTuple):
+    """What a network is asked, and what is right."""
+
+    network_classes: int
+    positions: list[int] | None
+    """the network's output for each class of the images; None: it has the same classes"""
+    real: RealLabels | None
+    """None: an image has one right class, its label"""
+
+
+def _answers(weights: Weights, recipe: Recipe, loader: Loader, settings: EvaluateSettings) -> Answers:
+    """Raises UserError where the classes of the weights are known and the images have others."""
+    found = loader.source.classes
+    known, data = _known_classes(weights), settings.data or str(weights.data_folder)
+    imagenet = imagenet_classes(recipe)
+    if known is None and imagenet and is_part_of(found, imagenet):  # else the file may have other classes
+        known = imagenet
+    positions = class_positions(found, known, data) if known else None
+    network_classes = len(known or found)
+    real = read_real_labels(settings.real, loader.source, network_classes, positions) if settings.real else None
+    return Answers(network_classes, positions, real)
+
+
 def _read_in_detail(
     weights: Weights,
     trained: TrainedWeights | WeightsFile,
     network: Network,
     loader: Loader,
+    answers: Answers,
     recipe: Recipe,
     world: World,
 ) -> list[EvalResult]:
-    """As evaluate_protocols, with the accuracy of each class and the calibration."""
+    """As evaluate_protocols, with the accuracy of each class and the calibration where an image has one right class."""
     model = on_every_rank(world, lambda: load_network(weights, network, recipe.num_classes, world.device))
+    real, positions = answers.real, answers.positions
+    if positions is not None:
+        model = RestrictedNetwork(model, positions)
     crops = [recipe.eval_crop, *([recipe.also_eval_crop] if recipe.also_eval_crop else [])]
     for crop in crops:
         on_every_rank(world, partial(_try_out, model, recipe, crop, world))
     results = []
     for crop in crops:
-        images = evaluate_images(model, loader, recipe, world, crop, predictions=True)
-        predicted, confidence = images[:, 4].long().numpy(), images[:, 5].numpy()
-        found = details(loader.source.labels, predicted, confidence, loader.source.classes)
-        results.append(EvalResult(summarize(images), crop, trained, weights.of_run, found))
+        images = evaluate_images(
+            model, loader, recipe, world, crop, predictions=True, right=real.right if real else None
+        )
+        if real:
+            evaluation = replace(summarize(images[real.right.any(dim=1)]), total=len(images))
+            found = None
+        else:
+            evaluation = summarize(images)
+            predicted, confidence = images[:, 4].long().numpy(), images[:, 5].numpy()
+            found = details(loader.source.labels, predicted, confidence, loader.source.classes)
+        results.append(
+            EvalResult(
+                evaluation,
+                crop,
+                trained,
+                weights.of_run,
+                found,
+                restricted_to=len(positions) if positions and len(positions) < answers.network_classes else None,
+                real_labels=real.checksum if real else None,
+            )
+        )
     return results
 
 
@@ -97,12 +145,11 @@ def _at_protocol(weights: Weights, settings: EvaluateSettings) -> Recipe:
 
 
 def _open_data(weights: Weights, recipe: Recipe, settings: EvaluateSettings, world: World) -> Loader:
-    """The validation images. Raises UserError where the classes of the weights are known and differ."""
+    """The images to evaluate. Raises UserError where it is not known which."""
     data = settings.data or weights.data_folder
     if data is None:
         raise UserError(f"on which images? {weights.file} does not say: add --data DIR")
     resolution = recipe.eval_crop.resolution
-    known = [composed(name) for name in weights.classes] if weights.classes else None
     source = open_dataset(
         data,
         "val",
@@ -110,20 +157,14 @@ def _open_data(weights: Weights, recipe: Recipe, settings: EvaluateSettings, wor
         resolution=resolution,
         check_content=world.local_rank == 0,
         class_order=settings.class_order,
-        like=known,
+        like=_known_classes(weights),
     )
-    if known is not None and source.classes != known:
-        source.close()
-        raise UserError(f"{data} has other classes than the weights: {_differ(source.classes, known)}")
     workers = settings.workers or default_workers(world.cpu_sharers)
     return Loader(source, workers=workers, pin_memory=world.device.type == "cuda")
 
 
-def _differ(here: list[str], known: list[str]) -> str:
-    if len(here) != len(known):
-        return f"{len(here)} instead of {len(known)}"
-    which = next(index for index in range(len(here)) if here[index] != known[index])
-    return f"class {which} is {here[which]!r} instead of {known[which]!r}"
+def _known_classes(weights: Weights) -> list[str] | None:
+    return [composed(name) for name in weights.classes] if weights.classes else None
 
 
 def _try_out(model: nn.Module, recipe: Recipe, crop: CenterCrop, world: World) -> None:

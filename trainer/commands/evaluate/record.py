@@ -12,7 +12,7 @@ from trainer.distributed.process_group import World
 from trainer.errors import UserError
 from trainer.evaluation.protocol import WeightsFile
 from trainer.evaluation.result import EvalResult, record
-from trainer.recipe import CenterCrop, Recipe
+from trainer.recipe import Recipe
 from trainer.recipe_file import overrides_of
 from trainer.run.environment import environment
 from trainer.settings import EvaluateSettings, TrainSettings
@@ -28,7 +28,7 @@ def write_record(
 ) -> Path:
     """Writes the evaluation record and returns its path. Raises UserError where it cannot be written."""
     content = evaluation_record(weights, recipe, source, results, world)
-    place = settings.out or _default_place(weights, source, results[0].crop, settings.weights)
+    place = settings.out or _default_place(weights, source, results[0], settings.weights)
     try:
         if not settings.out and not settings.weights.is_file():
             place.parent.mkdir(exist_ok=True)
@@ -65,12 +65,14 @@ def evaluation_record(
     }
 
 
-def _default_place(weights: Weights, source: Source, crop: CenterCrop, evaluated: Path) -> Path:
+def _default_place(weights: Weights, source: Source, result: EvalResult, evaluated: Path) -> Path:
     """Beside a file; in a run, one file for each checkpoint, protocol and other data set."""
+    crop = result.crop
     if evaluated.is_file():
         return evaluated.with_name(f"{evaluated.name}.evaluation.json")
     name = f"{weights.file.stem}_{crop.resolution}px_{crop.crop_ratio:.3f}{'_flip' if crop.flip_tta else ''}"
     name += "_scaled" if crop.scaled_decoding else ""
+    name += "_real" if result.real_labels else ""
     if weights.data is None or weights.data.get("val") != source.checksum:
         name += f"_data-{source.checksum.rpartition(':')[2][:8]}"
     return evaluated / "evaluations" / f"{name}.json"
