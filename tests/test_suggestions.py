@@ -10,15 +10,17 @@ import pytest
 from launch.local.settings import LocalSettings
 from launch.slurm.settings import SlurmSettings
 from tests.support.command_lines import NEEDED, leaves, resolved
+from tests.support.peer_flags import FLAGS
 from tests.support.processes import ROOT
 from trainer import peer_options, suggestions
 from trainer.__main__ import main
 from trainer.cli import parse_train
 from trainer.errors import UserError
 from trainer.peer_options import ANSWERS, PEERS, rows
+from trainer.peer_tables import HABITS
 from trainer.recipe import LARS, LibraryModel, Mixing
 from trainer.recipe_file import load_recipe, recipe_names
-from trainer.settings import TrainSettings
+from trainer.settings import BenchmarkSettings, ExportSettings, TrainSettings
 
 GUIDE = ROOT / "docs" / "coming-from.md"
 
@@ -205,7 +207,8 @@ def test_several_options_are_answered_together() -> None:
 
 
 def test_suggestions_every_answer_names_options_that_exist() -> None:
-    settings = {field.name for kind in (TrainSettings, LocalSettings, SlurmSettings) for field in fields(kind)}
+    commands = (TrainSettings, BenchmarkSettings, ExportSettings, LocalSettings, SlurmSettings)
+    settings = {field.name for kind in commands for field in fields(kind)}
     settings |= {field.name for field in fields(load_recipe("resnet20_digits"))} | {"out"}
     for name in recipe_names():
         settings |= {setting for setting, _ in leaves(load_recipe(name))}
@@ -221,15 +224,34 @@ def test_suggestions_every_answer_names_options_that_exist() -> None:
 
 def test_guide_holds_the_tables_that_the_command_line_answers_with() -> None:
     text = GUIDE.read_text()
-    assert [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")] == list(PEERS)
+    assert [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")] == [
+        *PEERS,
+        "Left out on purpose",
+    ]
     found = re.findall(r"^\| (`.*`) \| (.*) \|$", text, re.MULTILINE)
     expected = [row for peer in PEERS for row in rows(peer)]
     assert [(options.replace("`", ""), answer.replace("\\|", "|")) for options, answer in found] == expected
     assert len(expected) > 150
 
 
+COUNTS = {"timm's train.py": 172, "torchvision's references/classification/train.py": 55,
+          "ffcv-imagenet's train_imagenet.py": 33, "Composer's Trainer": 62, "pycls": 127}  # fmt: skip
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_guide_has_every_option_of_the_peer_once(peer: str) -> None:
+    """Against a list of the names in the peer's own source: none is missing, none is made up, none is there twice."""
+    stored = FLAGS[peer].split()
+    assert len(stored) == len(set(stored)) == COUNTS[peer]
+    section = GUIDE.read_text().split(f"\n## {peer}\n")[1].split("\n## ")[0]
+    named = [
+        name for cell in re.findall(r"^\| (`.*`) \| ", section, re.MULTILINE) for name in re.findall(r"`([^`]+)`", cell)
+    ]
+    assert sorted(named) == sorted(stored)
+
+
 def test_suggestions_every_answer_is_used_and_every_option_of_a_peer_answered() -> None:
-    subjects = {subject for table in (*PEERS.values(), peer_options._HABITS) for subject in table}
+    subjects = {subject for table in (*PEERS.values(), HABITS) for subject in table}
     assert subjects == set(ANSWERS)
     for peer in PEERS:
         for options, _ in rows(peer):
