@@ -4,8 +4,8 @@ Left alone, each rank notices the loss when its neighbour has ended, one after a
 ranks' store counts the reports: the first rank prints its line, and the count wakes a thread of every other rank.
 """
 
+import contextlib
 import os
-import socket
 import sys
 import threading
 import time
@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from trainer.distributed.parent import end_now
 
-_PATIENCE = timedelta(seconds=1)  # for an answer of the store
+_PATIENCE = 2.0  # s for an answer of the store
 _SAVE = 60.0  # s in which rank 0 may complete a checkpoint
 _A_WEEK = timedelta(days=7)  # a wait cannot be endless
 _REPORTS = "reports"
@@ -25,14 +25,16 @@ _REPORTS = "reports"
 _has_left = threading.Event()
 _has_heard = threading.Event()
 _thread: threading.Thread | None = None
+_counter: Any = None  # connected beforehand: torch logs a store that ends while it connects
 
 
 def listen(rank: int, timeout: timedelta) -> None:
     """From now on this process ends when any rank has reported a lost peer, until leave() is called.
 
-    Raises OSError or RuntimeError where the store does not answer within `timeout`.
+    Raises RuntimeError where the store does not answer within `timeout`.
     """
-    global _thread
+    global _thread, _counter
+    _counter = _store(timeout)
     _thread = threading.Thread(target=_listen, args=(_store(timeout), rank), name="lost peer", daemon=True)
     _thread.start()
 
@@ -44,17 +46,32 @@ def leave() -> None:
 
 def report(message: str) -> None:
     """Prints `message`, unless a different rank has reported the loss."""
-    if "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
+    if _has_heard.is_set():
+        return
+    if _counter is None:
         is_first = True
-    else:
-        try:
-            is_first = not _has_heard.is_set() and _store(_PATIENCE).add(_REPORTS, 1) == 1
-        except (OSError, RuntimeError, ValueError):  # the store has ended with rank 0: killed, or after its report
-            if _thread:
-                _thread.join(_PATIENCE.total_seconds())  # what the store sent before its end has arrived then
-            is_first = _reports_the_loss_of_rank_0() and not _has_heard.is_set()
+    elif (count := _count()) is not None:
+        is_first = count == 1
+    else:  # the store has ended with rank 0: killed, or after its report
+        if _thread:
+            _thread.join(_PATIENCE)  # what the store sent before its end has arrived then
+        is_first = _reports_the_loss_of_rank_0() and not _has_heard.is_set()
     if is_first:
         print(f"error: {message}", file=sys.stderr, flush=True)
+
+
+def _count() -> int | None:
+    """How many ranks have reported the loss, now that this one does; None where the store does not answer."""
+    counts: list[int] = []
+
+    def ask() -> None:
+        with contextlib.suppress(RuntimeError):
+            counts.append(_counter.add(_REPORTS, 1))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_PATIENCE)
+    return counts[0] if counts else None
 
 
 def _listen(store: Any, rank: int) -> None:
@@ -73,9 +90,8 @@ def _listen(store: Any, rank: int) -> None:
 
 
 def _store(timeout: timedelta) -> Any:
-    """A connection to the ranks' store. Raises OSError where none listens: TCPStore itself would retry, and log it."""
+    """A connection to the ranks' store."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    socket.create_connection((address, port), timeout.total_seconds()).close()
     store = dist.TCPStore(address, port, is_master=False, timeout=timeout)  # type: ignore[attr-defined]
     start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return dist.PrefixStore(f"lost peer {start}", store)  # type: ignore[attr-defined]

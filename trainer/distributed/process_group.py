@@ -65,7 +65,7 @@ def world(device: str, timeout_minutes: float) -> Iterator[World]:
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
         if size > 1:
             lost_peer.listen(rank, timeout)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError) as error:
         raise UnreachableError(
             f"rank {rank} cannot join the other processes, check MASTER_ADDR and MASTER_PORT: {first_line(error)}"
         ) from error
