@@ -22,6 +22,7 @@ from trainer.data.formats import Split, open_split, require_classes
 from trainer.data.listing import class_order_of, require_same_classes
 from trainer.data.loader import Loader, Source, check_square, default_workers
 from trainer.distributed.process_group import World, on_every_rank, require_same
+from trainer.distributed.same_weights import require_same_weights
 from trainer.ema import Average
 from trainer.errors import LocalError, UserError
 from trainer.evaluation.protocol import short
@@ -44,6 +45,7 @@ from trainer.step_metrics import StepMetrics
 class Prepared:
     """What the loop needs."""
 
+    world: World
     run: Run
     train_loader: Loader
     eval_loader: Loader
@@ -57,7 +59,12 @@ class Prepared:
         return InitWeights.from_dict(self.identity["init_weights"])
 
     def checkpoint(self, *, norms_measured: bool) -> CheckpointContent:
-        """The content of a checkpoint of the state as it is now. Called by all ranks together."""
+        """The content of a checkpoint of the state as it is now. Called by all ranks together.
+
+        Raises SharedError where their weights differ.
+        """
+        weights = [weight for network in self.state.networks.values() for weight in network.parameters()]
+        require_same_weights(self.world, weights, self.state.position.step)
         return {**self.state.save(), **self.identity, "norms_measured": norms_measured}
 
 
@@ -97,6 +104,7 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
             notes.append(f"this run is finished: it is evaluated once more. {run.how_to_train_longer()}")
     compile_mode = "default" if settings.compile else None
     return Prepared(
+        world=world,
         run=run,
         train_loader=train_loader,
         eval_loader=eval_loader,

@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import ROOT, SUPPORT, TIMEOUT, ranks_of, start, wait_for_step
+from tests.support.processes import ROOT, SUPPORT, TIMEOUT, ranks_of, start, start_ranks, wait_for_step
 from trainer.distributed.watchdog import COMPUTING, EXCHANGING, PeerStatus, Report, find_stalled_ranks
 
 RECIPE = str(SUPPORT / "small_recipe.py")
@@ -72,15 +71,8 @@ def test_rank_that_has_left_is_not_missed() -> None:
 @pytest.mark.parametrize("stopped", [1, 0])
 def test_rank_that_is_stopped_is_named_and_no_rank_stays(stopped: int, digits: Path, tmp_path: Path) -> None:
     """Without torchrun, whose agent would end the others: each rank has to notice by itself."""
-    with socket.create_server(("localhost", 0)) as free:
-        port = free.getsockname()[1]
-    ranks = []
-    for rank in range(2):
-        variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
-        environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
-        environment |= {"MASTER_ADDR": "localhost", "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "trainer", *words(digits, tmp_path, "--heartbeat-timeout-minutes", "0.2")]
-        ranks.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd=ROOT))
+    command = ["-m", "trainer", *words(digits, tmp_path, "--heartbeat-timeout-minutes", "0.2")]
+    ranks = start_ranks(command, 2)
     try:
         wait_for_step(ranks[0], tmp_path, 4)
         ranks[stopped].send_signal(signal.SIGSTOP)

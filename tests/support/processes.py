@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -49,6 +50,27 @@ def start(words: list[str], processes: int = 1, cwd: Path = ROOT, restarts: int 
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         start_new_session=True,
     )
+
+
+def start_ranks(words: list[str], count: int) -> list[subprocess.Popen[str]]:
+    """`python WORDS` in `count` ranks, without torchrun, whose agent would end the others of one that fails."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    ranks = []
+    for rank in range(count):
+        variables = {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
+        ranks.append(
+            subprocess.Popen(
+                [sys.executable, *words],
+                env={**os.environ, **variables, "PYTHONPATH": str(ROOT)},
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    return ranks
 
 
 def kill(process: subprocess.Popen[str]) -> None:

@@ -72,10 +72,10 @@ def world(device: str, timeout_minutes: float) -> Iterator[World]:
     try:
         gloo = dist.new_group(backend="gloo", timeout=timeout)
         assert isinstance(gloo, dist.ProcessGroup)
-        cpus = _gather((socket.gethostname(), sorted(os.sched_getaffinity(0))), size, gloo)
+        cpus = gather((socket.gethostname(), sorted(os.sched_getaffinity(0))), size, gloo)
         if device == "cuda":
             uuid = str(torch.cuda.get_device_properties(here).uuid)
-            refuse_shared_gpus(_gather((socket.gethostname(), uuid), size, gloo))
+            refuse_shared_gpus(gather((socket.gethostname(), uuid), size, gloo))
         yield World(
             rank=rank,
             size=size,
@@ -121,7 +121,7 @@ def refuse_shared_gpus(places: list[tuple[str, str]]) -> None:
             )
 
 
-def _gather(value: T, size: int, gloo: dist.ProcessGroup) -> list[T]:
+def gather(value: T, size: int, gloo: dist.ProcessGroup) -> list[T]:
     """The value of each rank."""
     values: list[Any] = [None] * size
     dist.all_gather_object(values, value, group=gloo)
@@ -151,7 +151,7 @@ def on_every_rank(world: World, action: Callable[[], T]) -> T:
         result = action()
     except UserError as error:
         message = (str(error), error.exit_code)
-    messages = _gather(message, world.size, world.gloo)
+    messages = gather(message, world.size, world.gloo)
     failed = [(rank, *met) for rank, met in enumerate(messages) if met is not None]
     if failed:
         rank, text, exit_code = failed[0]
@@ -161,7 +161,7 @@ def on_every_rank(world: World, action: Callable[[], T]) -> T:
 
 def require_same(world: World, what: str, value: str) -> None:
     """Raises SharedError on all ranks, with the first line that differs, unless `value` is the same on all."""
-    values = _gather(value, world.size, world.gloo)
+    values = gather(value, world.size, world.gloo)
     for rank, other in enumerate(values):
         if other != values[0]:
             lines = zip_longest(other.splitlines(), values[0].splitlines(), fillvalue="nothing")

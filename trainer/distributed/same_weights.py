@@ -1,0 +1,58 @@
+"""A check that all ranks hold the same weights: a rank whose hardware computes wrongly trains on, and nobody sees it.
+
+Gradients are averaged, so every rank applies the same update to the same weights. After a fault of one rank's memory or
+processor its weights differ from then on, and rank 0's, which are saved, may be the wrong ones.
+"""
+
+import hashlib
+import socket
+from collections import Counter
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+
+from trainer.distributed.process_group import World, gather
+from trainer.errors import EXIT_RETRY, SharedError
+
+
+def digest(tensors: Iterable[torch.Tensor]) -> int:
+    """63 bits that depend on every bit of the tensors, which may be on any one device. Reads from it once."""
+    sums = torch.stack([_bits(tensor.detach()).sum(dtype=torch.int64) for tensor in tensors])
+    return int.from_bytes(hashlib.sha256(sums.cpu().numpy().tobytes()).digest()[:8], "little") >> 1
+
+
+def require_same_weights(world: World, weights: Iterable[torch.Tensor], step: int) -> None:
+    """Raises SharedError with exit code 75 where a rank's weights differ after `step` steps. Called by all ranks.
+
+    The error names the ranks in the minority with their nodes; all of them where there is no majority.
+    """
+    if world.size == 1:
+        return
+    own = torch.tensor([digest(weights)])
+    digests = [torch.zeros_like(own) for _ in range(world.size)]
+    dist.all_gather(digests, own, group=world.gloo)
+    found = [int(each) for each in digests]
+    if len(set(found)) == 1:
+        return
+    nodes = gather(socket.gethostname(), world.size, world.gloo)
+    raise SharedError(_different(found, nodes, step), EXIT_RETRY)
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor's bits as integers."""
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return tensor.view(integers[tensor.element_size()])
+
+
+def _different(digests: list[int], nodes: list[str], step: int) -> str:
+    common, votes = Counter(digests).most_common(1)[0]
+    majority = votes > len(digests) / 2
+    ranks = [rank for rank, found in enumerate(digests) if not majority or found != common]
+    places = ", ".join(f"rank {rank} (node {nodes[rank]})" for rank in ranks[:8])
+    more = f" and {len(ranks) - 8} more" if len(ranks) > 8 else ""
+    differ = f"the weights of {places}{more} differ from those of the others" if majority else f"{places}{more} differ"
+    return (
+        f"after step {step} {differ}: nothing was saved. Faulty hardware, or ranks on different kinds of it; the same "
+        f"command continues from the last checkpoint, better without that node"
+    )
