@@ -5,13 +5,14 @@ Reading also checks them: for loss spikes, values that are not finite, and a col
 
 import math
 import statistics
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from trainer.distributed.process_group import World, sum_over_ranks
+from trainer.distributed.process_group import World, start_sum, sum_over_ranks
 from trainer.errors import UserError
 
 DIVERGED = "start anew in another --run-dir with a lower --optimizer.lr, a longer warmup or --precision bf16"
@@ -50,12 +51,15 @@ class NotFiniteError(UserError):
 
 
 class StepMetrics:
-    """A ring buffer on the device with the metrics of the latest `count` steps."""
+    """A ring buffer on the device with the metrics of the latest `count` steps, and of as many before them.
+
+    A problem of a step may be found `count` steps later, and the losses of that step's ranks are then still there.
+    """
 
     def __init__(self, count: int, world: World, *, scaled: bool) -> None:
         """`scaled`: there is a loss scale, as for fp16, and steps whose gradient is not finite are skipped."""
-        self._world, self._scaled = world, scaled
-        self._buffer = torch.zeros(3, count, dtype=torch.float64, device=world.device)
+        self._count, self._world, self._scaled = count, world, scaled
+        self._buffer = torch.zeros(3, 2 * count, dtype=torch.float64, device=world.device)
         self.known_from = 0  # the first step that was recorded here
 
     def start(self, step: int) -> None:
@@ -72,11 +76,33 @@ class StepMetrics:
         self._buffer[SCALE, self._slot(step)] = scale
 
     def read(self, step: int, since: int = 0) -> Summary:
-        """Summarises the steps after `since`, of `step` complete ones. All ranks must call it; raises NotFiniteError.
+        """Summarises the steps after `since`, of `step` complete ones: see start_reading."""
+        return self.start_reading(step, since)()
 
-        Spikes are judged among all steps in the buffer, which may be more: a median needs enough losses.
+    def start_reading(self, step: int, since: int = 0) -> Callable[[], Summary]:
+        """Begins to sum over the ranks; the function that is returned waits for the sums and summarises them.
+
+        It summarises the steps after `since`, of `step` complete ones. Spikes are judged among the latest `count`
+        steps, which may be more: a median needs enough losses. All ranks must call both; the second one raises
+        NotFiniteError, and no more than `count` further steps may be complete by then.
         """
-        latest = self._records(self.summed(step), step)
+        summed = start_sum(self._world, self._buffer)
+        return lambda: self._summarise(self._checked(summed(), step), since)
+
+    def summed(self, step: int) -> torch.Tensor:
+        """The buffer summed over the ranks: float64, on the CPU. Raises NotFiniteError for an invalid step."""
+        total = sum_over_ranks(self._world, self._buffer)
+        self._checked(total, step)
+        return total
+
+    def _checked(self, total: torch.Tensor, step: int) -> list[StepRecord]:
+        latest = self._records(total, step)
+        for number, record in enumerate(latest, 1):
+            if what := _problem(record, self._scaled):
+                raise NotFiniteError(what, latest[:number], self._losses_by_rank(record.step - 1))
+        return latest
+
+    def _summarise(self, latest: list[StepRecord], since: int) -> Summary:
         records = [record for record in latest if record.step > since]
         losses = [record.loss for record in records]
         norms = [record.grad_norm for record in records if math.isfinite(record.grad_norm)]
@@ -89,15 +115,6 @@ class StepMetrics:
             spikes=[spike for spike in found if spike.step > since],
             median=statistics.median(record.loss for record in latest),
         )
-
-    def summed(self, step: int) -> torch.Tensor:
-        """The buffer summed over the ranks: float64, on the CPU. Raises NotFiniteError for an invalid step."""
-        total = sum_over_ranks(self._world, self._buffer)
-        latest = self._records(total, step)
-        for number, record in enumerate(latest, 1):
-            if what := _problem(record, self._scaled):
-                raise NotFiniteError(what, latest[:number], self._losses_by_rank(record.step - 1))
-        return total
 
     def not_finite(self, what: str, step: int) -> NotFiniteError:
         """The error for a problem found elsewhere after `step` complete steps. Called by all ranks together."""
@@ -113,7 +130,7 @@ class StepMetrics:
             self._buffer.copy_(summed)
 
     def _records(self, summed: torch.Tensor, step: int) -> list[StepRecord]:
-        first = max(self.known_from, step - summed.shape[1])
+        first = max(self.known_from, step - self._count)
         means = (summed / self._world.size).T.tolist()
         return [StepRecord(number + 1, *means[self._slot(number)]) for number in range(first, step)]
 

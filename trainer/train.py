@@ -15,6 +15,7 @@ from trainer.distributed.watchdog import EXCHANGING, Watchdog
 from trainer.evaluation.evaluate import evaluate, evaluate_protocols
 from trainer.evaluation.result import report, result, trained_weights
 from trainer.log.cadence import Cadence
+from trainer.log.lines import LogLines
 from trainer.log.log import Log
 from trainer.log.pictures import show_augmented, show_mistakes
 from trainer.log.profile import profiler
@@ -31,20 +32,23 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
     with ExitStack() as stack:
         world = stack.enter_context(process_group.world(settings.device, settings.timeout_minutes))
         stop_signal = stack.enter_context(StopSignal(world))
-        watchdog = stack.enter_context(Watchdog(world, settings.heartbeat_timeout_minutes, settings.timeout_minutes))
+        watchdog = stack.enter_context(
+            Watchdog(world, stop_signal, settings.heartbeat_timeout_minutes, settings.timeout_minutes)
+        )
         ready = prepare(recipe, settings, world, stack)
         run, state, step, at = ready.run, ready.state, ready.step, ready.state.position
         train_loader, eval_loader = ready.train_loader, ready.eval_loader
         watchdog.follow(train_loader, eval_loader)
         log = stack.enter_context(Log(run.folder, world, at, recipe, settings.log_every, settings.hparams))
-        cadence = Cadence.of(settings.log_every, at.steps_per_epoch)
         log.say("\n".join([*ready.notes, *note_start(recipe, settings, run, world, at, state.module)]))
         show_augmented(log, recipe, settings, train_loader, world, at)
         stack.enter_context(dump_nonfinite_step(run.folder, recipe, world, at, len(train_loader)))
         profile = stack.enter_context(profiler(settings, run.folder, world, at, recipe.epochs, log.say))
         throughput = Throughput(world)
+        lines = LogLines(log, Cadence.of(settings.log_every, at.steps_per_epoch), state.metrics, throughput, world)
 
         def save(norms_measured: bool = False) -> None:
+            lines.flush()
             content = ready.checkpoint(norms_measured=norms_measured)
             on_every_rank(world, lambda: run.save(content, at.step) if world.is_main else None)
 
@@ -53,6 +57,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
             if phase == EXCHANGING:
                 throughput.forward_done()
 
+        stop_signal.begin(at.step)
         while at.epoch < recipe.epochs:
             micro_batches = train_stream(
                 recipe, train_loader, world, epoch=at.epoch, accumulation=step.accumulation, first_step=at.batch
@@ -63,14 +68,10 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
                     step(throughput.wait_for(micro_batches), micro_step, enter)
                 throughput.images += recipe.global_batch_size
                 profile.step_done(at.step)
-                if cadence.has_line(at.step):
-                    latest = state.metrics.read(at.step, since=cadence.line_before(at.step))
-                    log.steps(at, lr=step.lr, steps=latest, rates=throughput.read())
-                else:
-                    log.progress(at)
+                lines.after_step(at, step.lr)
 
                 overdue = world.is_main and run.checkpoints.minutes_since_save > settings.checkpoint_minutes
-                agreed = stop_signal.all_reduce(Request.SAVE if overdue else Request.NOTHING)
+                agreed = stop_signal.after_step(at.step, save=overdue)
                 is_due = settings.checkpoint_steps and at.step % settings.checkpoint_steps == 0
                 if (agreed or is_due) and (at.batch < at.steps_per_epoch or agreed is Request.STOP):
                     save()  # the end of an epoch is saved below, with its norms

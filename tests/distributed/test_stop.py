@@ -2,13 +2,10 @@
 
 import os
 import signal
-import socket
-import subprocess
-import sys
 
 import pytest
 
-from tests.support.processes import ROOT, TIMEOUT
+from tests.support.processes import TIMEOUT, start_ranks
 from trainer.distributed import process_group
 from trainer.distributed.stop import Request, Stopped, StopSignal
 
@@ -18,7 +15,7 @@ def test_evaluation_ends_at_the_batch_after_a_signal(number: signal.Signals) -> 
     seen = []
     expected = pytest.raises(Stopped, match="saved before it")
     with process_group.world("cpu", 1) as world, expected as stopped, StopSignal(world) as stop_signal:
-        for batch in stop_signal.watch(iter(range(10)), rounds=10):
+        for batch in stop_signal.watch(iter(range(10))):
             seen.append(batch)
             if batch == 3:
                 os.kill(os.getpid(), number)
@@ -28,8 +25,8 @@ def test_evaluation_ends_at_the_batch_after_a_signal(number: signal.Signals) -> 
 
 def test_evaluation_without_a_signal_sees_every_batch() -> None:
     with process_group.world("cpu", 1) as world, StopSignal(world) as stop_signal:
-        assert list(stop_signal.watch(iter(range(3)), rounds=5)) == [0, 1, 2]
-        assert stop_signal.all_reduce() is Request.NOTHING
+        assert list(stop_signal.watch(iter(range(3)))) == [0, 1, 2]
+        assert stop_signal.after_step(1) is Request.NOTHING
 
 
 def test_signals_are_given_back() -> None:
@@ -44,43 +41,66 @@ def test_stop_signal_what_is_ignored_stays_ignored() -> None:
     try:
         with process_group.world("cpu", 1) as world, StopSignal(world) as stop_signal:
             os.kill(os.getpid(), signal.SIGHUP)
-            assert stop_signal.all_reduce() is Request.NOTHING
+            assert stop_signal.after_step(1) is Request.NOTHING
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.slow
-def test_ranks_with_different_numbers_of_batches_stop_together() -> None:
-    """Rank 0 has 5 batches and rank 1 has 4; only rank 1 gets the signal, and neither waits forever for the other."""
-    code = (
-        "import os, signal, sys\n"
-        "from trainer.distributed import process_group\n"
-        "from trainer.distributed.stop import StopSignal, Stopped\n"
-        "seen = 0\n"
-        "with process_group.world('cpu', 15) as world:\n"
-        "    try:\n"
-        "        with StopSignal(world) as stop_signal:\n"
-        "            for batch in stop_signal.watch(iter(range(5 - world.rank)), rounds=5):\n"
-        "                seen += 1\n"
-        "                if (world.rank, batch) == (1, 2):\n"
-        "                    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "        print('not stopped')\n"
-        "    except Stopped:\n"
-        "        print(f'stopped after {seen}')\n"
+def test_ranks_of_different_speeds_save_and_stop_after_the_same_step() -> None:
+    """Nothing but the horizon holds them together. Rank 0 requests a save, later rank 2 alone gets a signal."""
+    said = outputs(
+        "    stop_signal.begin(5)\n"
+        "    saves, step = [], 5\n"
+        "    while True:\n"
+        "        time.sleep(0.003 * (1 + 3 * world.rank))\n"
+        "        step += 1\n"
+        "        request = stop_signal.after_step(step, save=world.is_main and step > 10 and not saves)\n"
+        "        if request is Request.SAVE:\n"
+        "            saves.append(step)\n"
+        "        if world.rank == 2 and saves and step == saves[0] + 10:\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        if request is Request.STOP:\n"
+        "            break\n"
+        "    print(*saves, step)\n"
     )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    variables = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            env={**os.environ, **variables, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    assert [rank.communicate(timeout=TIMEOUT)[0].strip() for rank in ranks] == ["stopped after 4", "stopped after 4"]
+    assert len(set(said)) == 1, said
+    save, stop = map(int, said[0].split())
+    assert 10 < save < stop
+
+
+@pytest.mark.slow
+def test_ranks_with_different_numbers_of_batches_stop_together() -> None:
+    """Rank 0 has 7 batches, rank 1 has 6, rank 2 has 5 and the only signal: none waits forever for the others."""
+    said = outputs(
+        "    seen = 0\n"
+        "    try:\n"
+        "        for batch in stop_signal.watch(iter(range(7 - world.rank))):\n"
+        "            seen += 1\n"
+        "            if (world.rank, batch) == (2, 3):\n"
+        "                os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    except Stopped as stopped:\n"
+        "        print('stopped after', seen)\n"
+    )
+    assert said[2] == "stopped after 4"
+    assert all(words.startswith("stopped after") for words in said)
+
+
+def outputs(body: str) -> list[str]:
+    """What each of three ranks prints in `body`, with its world, stop_signal and a watchdog."""
+    code = (
+        "import os, signal, sys, time\n"
+        "from trainer.distributed import process_group\n"
+        "from trainer.distributed.stop import Request, Stopped, StopSignal\n"
+        "from trainer.distributed.watchdog import Watchdog\n"
+        "with (\n"
+        "    process_group.world('cpu', 15) as world,\n"
+        "    StopSignal(world) as stop_signal,\n"
+        "    Watchdog(world, stop_signal, 3, 30),\n"
+        "):\n"
+    )
+    ranks = start_ranks(["-c", code + body], 3)
+    answers = [rank.communicate(timeout=TIMEOUT) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0, 0], answers
+    return [out.strip() for out, _ in answers]

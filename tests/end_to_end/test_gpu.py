@@ -25,6 +25,9 @@ from trainer.data.device import DeviceBatch, device_batches
 from trainer.data.loader import Batch
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World
+from trainer.log.cadence import Cadence
+from trainer.log.lines import LogLines
+from trainer.log.throughput import Throughput
 from trainer.model import build_model
 from trainer.recipe import (
     EMA,
@@ -47,6 +50,8 @@ from trainer.recipe import (
     TrivialAugmentWide,
 )
 from trainer.recipe_file import load_recipe
+from trainer.run.state import Position
+from trainer.step_metrics import StepMetrics
 
 GPU = torch.device("cuda", 0)
 RECIPE = replace(
@@ -151,6 +156,22 @@ def test_step_reads_nothing_from_the_gpu(spec: Optimizer, gpu: World, monkeypatc
     assert average and step.state.position.step == 2
     for tensor in (*module.state_dict().values(), *average.state_dict().values()):
         assert tensor.device == GPU
+
+
+def test_line_of_metrics_reads_nothing_from_the_gpu_until_the_next(gpu: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = MagicMock()
+    monkeypatch.setattr(torch.cuda, "Event", events)
+    log, at = MagicMock(), Position(steps_per_epoch=100, batch=1)
+    metrics = StepMetrics(20, gpu, scaled=False)
+    metrics.start(0)
+    metrics.add_loss(0, torch.ones((), device=GPU))
+    lines = LogLines(log, Cadence(20), metrics, Throughput(gpu), gpu)
+    lines.after_step(at, lr=0.1)
+    assert not log.steps.called
+    assert events.return_value.record.called and not events.return_value.synchronize.called
+    with pytest.raises(DataDependentOutputException):  # fake tensors have no values: this is where it is read
+        lines.flush()
+    assert events.return_value.synchronize.called
 
 
 def test_step_whoever_reads_or_mixes_devices_is_found(gpu: World) -> None:

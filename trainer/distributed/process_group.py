@@ -171,9 +171,37 @@ def require_same(world: World, what: str, value: str) -> None:
 
 def sum_over_ranks(world: World, tensor: torch.Tensor) -> torch.Tensor:
     """The sum over all ranks, on the CPU. It reads from the device, so do not call it inside a step."""
-    total = tensor.detach().cpu().clone()
-    dist.all_reduce(total, group=world.gloo)
-    return total
+    return start_sum(world, tensor)()
+
+
+def start_sum(world: World, tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """Begins to sum a copy of `tensor` over all ranks. The function that is returned gives the sum, on the CPU.
+
+    Only that function waits: a GPU sums and copies between the kernels of the steps that follow, and gloo in threads of
+    its own. Called by all ranks together.
+    """
+    total = tensor.detach().clone()
+    if total.device.type == "cuda":
+        if world.size > 1:
+            dist.all_reduce(total)
+        here = torch.empty_like(total, device="cpu").pin_memory()
+        here.copy_(total, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
+
+        def read() -> torch.Tensor:
+            copied.synchronize()
+            return here
+
+        return read
+    work = dist.all_reduce(total, group=world.gloo, async_op=True) if world.size > 1 else None
+
+    def finish() -> torch.Tensor:
+        if work is not None:
+            work.wait()
+        return total
+
+    return finish
 
 
 def share_buffers(world: World, model: nn.Module) -> None:

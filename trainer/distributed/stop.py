@@ -2,11 +2,16 @@
 
 SIGTERM, SIGINT and SIGHUP (the terminal was closed) request a stop. So does SIGUSR2, which a launcher sends when the
 time limit is near. Signals that are ignored, such as SIGHUP under nohup, stay ignored.
+
+Requests travel through the store that the watchdog's thread reads: a step itself needs no message (see horizon.py).
 """
 
 import os
 import signal
+import statistics
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from enum import IntEnum
 from types import FrameType
@@ -15,6 +20,7 @@ from typing import NoReturn, Self, TypeVar
 import torch
 import torch.distributed as dist
 
+from trainer.distributed.horizon import Horizon, next_horizon
 from trainer.distributed.process_group import World
 
 T = TypeVar("T")
@@ -30,7 +36,7 @@ class Stopped(Exception):  # noqa: N818
 
 
 class Request(IntEnum):
-    """What a rank requests at the end of a step. Of all ranks' requests the highest wins."""
+    """What all ranks do at the end of a step."""
 
     NOTHING = 0
     SAVE = 1
@@ -38,15 +44,21 @@ class Request(IntEnum):
 
 
 class StopSignal:
-    """Combines the requests and signals of all ranks, so that all act on them after the same step.
+    """Lets all ranks act on the requests and signals of any of them after the same step.
 
-    They act one step late: the small all-reduce runs in the background of the following step.
+    With several ranks a Watchdog must run: its thread calls next_horizon() on rank 0, and follow() on all ranks.
     """
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._asked = Request.NOTHING
-        self._pending: tuple[torch.Tensor, dist.Work] | None = None
+        self._done: int | None = None  # steps; None: the loop has not begun
+        self._save = False
+        self._durations: deque[float] = deque(maxlen=20)
+        self._step_ended: float | None = None
+        self._horizon = Horizon()
+        self._changed = threading.Condition()
+        self.waiting = threading.Event()
+        """set while the main thread waits for a later horizon"""
         before = {number: signal.getsignal(number) for number in SIGNALS}
         self._previous = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
         self._signal: signal.Signals | None = None
@@ -54,21 +66,55 @@ class StopSignal:
         for number in self._previous:
             signal.signal(number, self._on_signal)
 
-    def all_reduce(self, request: Request = Request.NOTHING) -> Request:
-        """Sends this rank's request; returns the highest one of the previous call. Called by all ranks together."""
-        if self._signal is not None:
-            request = Request.STOP
+    def begin(self, step: int) -> None:
+        """The loop begins after `step` complete steps."""
+        self._done = step
+
+    def after_step(self, step: int, *, save: bool = False) -> Request:
+        """What all ranks do after this step. Called by all ranks after each step.
+
+        `save`: rank 0 requests a save. It may wait until rank 0 allows the next step.
+        """
         if self._world.size == 1:
-            return request
-        if request is self._asked is Request.SAVE:  # already sent, the result is pending
-            request = Request.NOTHING
-        self._asked = request
-        agreed = self._result()
-        level = torch.tensor(int(request))
-        work = dist.all_reduce(level, dist.ReduceOp.MAX, group=self._world.gloo, async_op=True)
-        assert work is not None
-        self._pending = (level, work)
-        return agreed
+            return Request.STOP if self._signal is not None else Request.SAVE if save else Request.NOTHING
+        now = time.monotonic()
+        if self._step_ended is not None:
+            self._durations.append(now - self._step_ended)
+        self._done, self._save = step, save
+        horizon = self._horizon if step < self._horizon.step else self._wait_for_horizon(step)
+        self._step_ended = time.monotonic()
+        if step == horizon.stop:
+            return Request.STOP
+        return Request.SAVE if step == horizon.save else Request.NOTHING
+
+    def _wait_for_horizon(self, step: int) -> Horizon:
+        with self._changed:
+            while step >= self._horizon.step and step != self._horizon.stop:
+                self.waiting.set()
+                self._changed.wait()
+            self.waiting.clear()
+            return self._horizon
+
+    @property
+    def requested(self) -> bool:
+        """Whether this process has received a signal to stop."""
+        return self._signal is not None
+
+    def next_horizon(self, interval: float, *, stop: bool) -> Horizon:
+        """On rank 0, for the watchdog's thread. `interval`: seconds between two calls. `stop`: a rank requests it."""
+        if self._done is None:
+            return self._horizon
+        seconds = statistics.median(self._durations) if self._durations else interval
+        return next_horizon(
+            self._horizon, self._done, seconds_per_step=seconds, interval=interval, save=self._save, stop=stop
+        )
+
+    def follow(self, horizon: Horizon) -> None:
+        """For the watchdog's thread: what rank 0 has published."""
+        if horizon != self._horizon:
+            with self._changed:
+                self._horizon = horizon
+                self._changed.notify_all()
 
     def stop(self, message: str) -> NoReturn:
         """Raises Stopped, with the signal this rank received and how long ago; SIGTERM where only others did."""
@@ -76,30 +122,31 @@ class StopSignal:
             message += f" ({time.monotonic() - self._signalled_at:.1f} s after {self._signal.name})"
         raise Stopped(message, self._signal or signal.SIGTERM)
 
-    def watch(self, batches: Iterator[T], rounds: int) -> Iterator[T]:
-        """Yields an evaluation's batches, at most `rounds` on any rank. Raises Stopped on a request to stop."""
-        for _ in range(rounds):
-            if self.all_reduce() is Request.STOP:
-                self.stop("stopped in an evaluation, saved before it: the same command continues with it")
-            if (batch := next(batches, None)) is not None:
-                yield batch
+    def watch(self, batches: Iterator[T]) -> Iterator[T]:
+        """Yields an evaluation's batches, which all ranks must exhaust. Raises Stopped on a request to stop.
+
+        A rank ends as soon as it knows of the request, and then waits for the others.
+        """
+        for batch in batches:
+            yield batch
+            if self._is_stopping:
+                break
+        stopping = torch.tensor(int(self._is_stopping))
+        if self._world.size > 1:
+            dist.all_reduce(stopping, dist.ReduceOp.MAX, group=self._world.gloo)
+        if stopping:
+            self.stop("stopped in an evaluation, saved before it: the same command continues with it")
+
+    @property
+    def _is_stopping(self) -> bool:
+        return self._signal is not None or self._horizon.stop >= 0
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None or kind is Stopped:  # otherwise a peer may be gone, and the result would never arrive
-            self._result()
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-
-    def _result(self) -> Request:
-        if self._pending is None:
-            return Request.NOTHING
-        level, work = self._pending
-        self._pending = None
-        work.wait()
-        return Request(int(level))
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         # a second Ctrl-C: the user does not want to wait. Under torchrun the second one comes from torchrun itself.
@@ -110,4 +157,5 @@ class StopSignal:
             self._signalled_at = time.monotonic()
         self._signal = signal.Signals(number)
         if self._world.is_main:
-            os.write(2, b"stopping and saving after this step\n")  # print() is not safe in a signal handler
+            when = b"this step" if self._world.size == 1 else b"the next steps"
+            os.write(2, b"stopping and saving after %b\n" % when)  # print() is not safe in a signal handler

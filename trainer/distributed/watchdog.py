@@ -3,6 +3,8 @@
 A collective waits for its slowest rank without knowing which one that is. So a thread of every rank publishes the
 rank's heartbeat and progress in torch's store, and reads those of others: rank 0 reads all, the others read rank 0. The
 main thread may be blocked forever, so the watchdog's thread ends the process: with one line and exit code 75.
+
+The same messages carry the requests to stop, and rank 0's answer to them (see horizon.py).
 """
 
 import contextlib
@@ -15,14 +17,16 @@ from typing import Any, NamedTuple, Protocol, Self
 
 import torch.distributed as dist
 
+from trainer.distributed.horizon import Horizon
 from trainer.distributed.parent import CONTINUES, end_now
 from trainer.distributed.process_group import World
-from trainer.distributed.stop import Stopped
+from trainer.distributed.stop import Stopped, StopSignal
 
 COMPUTING, EXCHANGING = "computing", "exchanging gradients"
 _MAX_INTERVAL = 2.0  # s between two checks
 _STORE_TIMEOUT = timedelta(seconds=60)
-_VERDICT = "verdict"
+_VERDICT, _HORIZON = "verdict", "horizon"
+_EXCHANGES_PER_SECOND = 500  # of all ranks together, with the store
 
 
 class ImageQueue(Protocol):
@@ -39,6 +43,7 @@ class Report(NamedTuple):
     step: int
     phase: str
     left: bool = False  # the loop is over: no longer watched
+    stop: bool = False  # it has received a signal to stop
 
 
 class PeerStatus(NamedTuple):
@@ -73,13 +78,16 @@ def find_stalled_ranks(peers: dict[int, PeerStatus], now: float, heartbeat_timeo
 class Watchdog:
     """Watches all ranks while its block runs. A context manager; all ranks enter and leave it together."""
 
-    def __init__(self, world: World, heartbeat_timeout_minutes: float, timeout_minutes: float) -> None:
-        self._world = world
+    def __init__(
+        self, world: World, stop_signal: StopSignal, heartbeat_timeout_minutes: float, timeout_minutes: float
+    ) -> None:
+        self._world, self._stop_signal = world, stop_signal
         self._heartbeat_timeout = 60 * heartbeat_timeout_minutes
         self._behind = 60 * timeout_minutes * 0.9  # before the collectives time out, which name no rank
         self._storage = 60 * timeout_minutes * 0.8  # before the waiting rank is itself reported as behind
         self._loaders: tuple[ImageQueue, ...] = ()
         self._interval = min(_MAX_INTERVAL, self._heartbeat_timeout / 10)
+        self._exchange_interval = min(self._interval, max(0.2, world.size / _EXCHANGES_PER_SECOND))
         self._heartbeat = 0
         self._progress = (0, 0, EXCHANGING)
         self._store_answered_at = time.monotonic()
@@ -102,6 +110,7 @@ class Watchdog:
             self._publish()
             if self._world.is_main:
                 self._store.set(_VERDICT, "")
+                self._store.set(_HORIZON, json.dumps(Horizon()))
             dist.barrier(group=self._world.gloo)
             work.append(self._exchange)
         self._store_answered_at = time.monotonic()
@@ -114,6 +123,7 @@ class Watchdog:
         if kind in (None, Stopped) and self._world.size > 1:
             dist.barrier(group=self._world.gloo)  # rank 0 may host the store: it must leave last
         self._stop.set()
+        self._stop_signal.waiting.set()  # wakes _exchange()
         for thread in self._threads:
             thread.join(timeout=2 * _MAX_INTERVAL)  # one may still wait for a store that is gone; it is a daemon
 
@@ -151,24 +161,38 @@ class Watchdog:
     def _exchange(self) -> None:
         """Publishes this rank's reports and reads those of others. The store may block this thread for long."""
         others = range(self._world.size) if self._world.is_main else range(1)
-        names = [*(f"rank {rank}" for rank in others), _VERDICT]
-        while not self._stop.wait(self._interval):
+        names = [*(f"rank {rank}" for rank in others), _VERDICT, _HORIZON]
+        while not self._stop.is_set():
+            if self._stop_signal.waiting.wait(self._exchange_interval):  # soon, but not at once
+                self._stop.wait(self._exchange_interval / 20)
             self._heartbeat += 1
             try:
                 self._publish()
-                *published, verdict = self._store.multi_get(names)
+                *published, verdict, horizon = self._store.multi_get(names)
+                reports = {rank: Report(*json.loads(text)) for rank, text in zip(others, published, strict=True)}
+                self._stop_signal.follow(self._next_horizon(reports, Horizon(*json.loads(horizon))))
             except RuntimeError:  # the store is gone: _check() notices that it does not answer
                 continue
             self._store_answered_at = time.monotonic()
             if verdict and not self._world.is_main:
                 end_now(None)  # rank 0 prints it
-            reports = {rank: Report(*json.loads(text)) for rank, text in zip(others, published, strict=True)}
             self._update_peers(reports, self._store_answered_at)
         with contextlib.suppress(RuntimeError):
             self._publish(left=True)
 
+    def _next_horizon(self, reports: dict[int, Report], published: Horizon) -> Horizon:
+        """What rank 0 has published; on rank 0, what it publishes now."""
+        if not self._world.is_main:
+            return published
+        following = self._stop_signal.next_horizon(
+            self._exchange_interval, stop=any(report.stop for report in reports.values())
+        )
+        if following != published:
+            self._store.set(_HORIZON, json.dumps(following))
+        return following
+
     def _report(self, left: bool = False) -> Report:
-        return Report(self._heartbeat, *self._progress, left)
+        return Report(self._heartbeat, *self._progress, left, self._stop_signal.requested)
 
     def _publish(self, left: bool = False) -> None:
         self._store.set(f"rank {self._world.rank}", json.dumps(self._report(left)))

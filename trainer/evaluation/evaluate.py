@@ -75,7 +75,7 @@ def evaluate_images(
     crops = loader.batches(batches, eval_view(crop), crop.resolution)
     on_device = device_batches(crops, world.device, recipe.mean, recipe.std)
     if stop_signal:
-        on_device = stop_signal.watch(on_device, rounds=math.ceil(total / (batch_size * world.size)))
+        on_device = stop_signal.watch(on_device)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     right = None if right is None else right.to(world.device)

@@ -3,7 +3,7 @@
 import platform
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -44,6 +44,7 @@ class ConsoleLog:
         self._first_steps = Cadence.of(log_every, at.steps_per_epoch).interval
         self._start_step, self._start_time = at.step, time.monotonic()
         self._line_time, self._bar_time = self._start_time, 0.0
+        self._newest = at
         self._last: _Logged | None = None
         self.top1 = at.best_top1 if at.best_top1 >= 0 else None
         """of the last evaluation, in %; of a resumed run at first the best one"""
@@ -61,7 +62,7 @@ class ConsoleLog:
     def steps(
         self, at: Position, *, lr: float, loss: float, images_per_second: float, data_wait: float, remark: str
     ) -> None:
-        """Shows a line of metrics.
+        """Shows a line of metrics, which may be older than the last call of progress().
 
         The bar always shows it. As a plain line it is printed after the first steps, at every `log_every` steps if the
         user asked for fewer than the default, and otherwise at most every ten seconds.
@@ -70,7 +71,7 @@ class ConsoleLog:
         speed = f"{images_per_second:,.0f} images/s  data wait {data_wait:.0%}  ETA {self._eta(at.step)}{remark}"
         self._last = _Logged(step=at.step, lr=lr, loss=loss, speed=speed)
         if self._bar:
-            self._update_bar(at)
+            self._update_bar(max(at, self._newest, key=lambda position: position.step))
         asked = self._log_every < _LOG_EVERY and at.step % self._log_every == 0
         if asked or first_line or at.step <= self._first_steps or time.monotonic() - self._line_time > _SECONDS:
             step = f"step {at.step}/{self._total_steps}"
@@ -81,7 +82,7 @@ class ConsoleLog:
 
         Reads nothing from the device, so the loss is that of the last line.
         """
-        now = time.monotonic()
+        now, self._newest = time.monotonic(), replace(at)
         if self._bar and now - self._bar_time > _BAR_SECONDS:
             self._update_bar(at)
         if now - self._line_time > _SECONDS:

@@ -1,8 +1,8 @@
 """The speed of training: images per second, the share of time spent waiting for images, the slowest rank.
 
 Nothing synchronises with the device inside a step. On a CPU the host clock is read. On a GPU, events are recorded
-between the kernels and read together with the losses, so the wait is measured on the device: if the host waits for
-images while the device is still busy, nothing is lost.
+between the kernels and read one line later, so all is measured on the device: if the host waits for images while the
+device is still busy, nothing is lost.
 """
 
 import statistics
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import torch
-import torch.distributed as dist
 
 from trainer.distributed.process_group import World
 
@@ -61,18 +60,45 @@ class _MicroStep(NamedTuple):
     forward_done: Mark | None = None  # None: forward_done was not called
 
 
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """What was marked between two lines. Its properties wait for the device, unless it has come so far."""
+
+    images: int
+    began: Mark
+    ended: Mark
+    micro_steps: list[_MicroStep]
+
+    @property
+    def own_seconds(self) -> float:
+        """The time that this rank took for images and forward passes; in backward passes the ranks wait for others."""
+        return sum(_seconds(step.asked, step.forward_done) for step in self.micro_steps if step.forward_done)
+
+    def rates(self, own_seconds_of_ranks: list[float] | None = None) -> Rates:
+        """`own_seconds_of_ranks`: of all ranks, in an interval; None: not known."""
+        seconds = _seconds(self.began, self.ended)
+        waited = sum(_seconds(step.asked, step.got) for step in self.micro_steps)
+        rank, slower_by = slowest(own_seconds_of_ranks) if own_seconds_of_ranks else (None, 0.0)
+        return Rates(
+            images_per_second=self.images / seconds,
+            data_wait=min(1.0, waited / seconds),
+            slowest_rank=rank,
+            slower_by=slower_by,
+        )
+
+
 class Throughput:
     """Called at each micro-step. Only read() reads from the device."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self.images = 0
-        """images trained on since the last read, over all ranks; counted by the caller"""
+        """images trained on since the last interval, over all ranks; counted by the caller"""
         self.start()
 
     def start(self) -> None:
-        """Starts a new measurement. Time before this call, such as an evaluation, does not count."""
-        self.images, self._since = 0, time.perf_counter()
+        """Starts a new interval. Time before this call, such as an evaluation, does not count."""
+        self.images, self._began = 0, self._mark()
         self._micro_steps: list[_MicroStep] = []
 
     def wait_for(self, batches: Iterator[T]) -> T:
@@ -86,28 +112,15 @@ class Throughput:
         """Marks the end of the forward pass, the last part that a rank does alone: backward synchronises the ranks."""
         self._micro_steps[-1] = self._micro_steps[-1]._replace(forward_done=self._mark())
 
-    def read(self) -> Rates:
-        """The rates since the last read or start. All ranks must call it together, after the losses have been read."""
-        seconds = time.perf_counter() - self._since
-        waited = sum(_seconds(step.asked, step.got) for step in self._micro_steps)
-        own = sum(_seconds(step.asked, step.forward_done) for step in self._micro_steps if step.forward_done)
-        rank, slower_by = self._slowest(own)
-        rates = Rates(
-            images_per_second=self.images / seconds,
-            data_wait=min(1.0, waited / seconds),
-            slowest_rank=rank,
-            slower_by=slower_by,
-        )
+    def end_interval(self) -> Interval:
+        """The interval since the last one or start(). Starts the next; reads nothing from the device."""
+        interval = Interval(images=self.images, began=self._began, ended=self._mark(), micro_steps=self._micro_steps)
         self.start()
-        return rates
+        return interval
 
-    def _slowest(self, own: float) -> tuple[int | None, float]:
-        """The rank that takes longest for images and forward passes, and its excess over the median as a share."""
-        if self._world.size == 1:
-            return None, 0.0
-        ranks = [torch.zeros(1, dtype=torch.float64) for _ in range(self._world.size)]
-        dist.all_gather(ranks, torch.tensor([own], dtype=torch.float64), group=self._world.gloo)
-        return slowest([float(rank) for rank in ranks])
+    def read(self) -> Rates:
+        """The rates of this rank since the last read or start."""
+        return self.end_interval().rates()
 
     def _mark(self) -> Mark:
         if self._world.device.type != "cuda":
@@ -129,5 +142,5 @@ def _seconds(first: Mark, last: Mark) -> float:
         assert isinstance(last, float)
         return last - first
     assert not isinstance(last, float)
-    last.synchronize()  # does not wait: the losses have been read
+    last.synchronize()
     return float(first.elapsed_time(last)) / 1000
