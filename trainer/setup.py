@@ -21,11 +21,12 @@ from trainer.cpu.malloc import keep_freed_memory
 from trainer.data.formats import Split, open_split, require_classes
 from trainer.data.listing import class_order_of, require_same_classes
 from trainer.data.loader import Loader, Source, check_square, default_workers
-from trainer.distributed.process_group import World, on_every_rank, require_same
+from trainer.distributed.process_group import World, on_every_rank, on_main_rank, require_same
 from trainer.distributed.same_weights import require_same_weights
 from trainer.ema import Average
 from trainer.errors import LocalError, UserError
-from trainer.evaluation.protocol import short
+from trainer.evaluation.protocol import TrainedWeights, short
+from trainer.evaluation.result import trained_weights
 from trainer.fine_tuning import apply_fine_tuning
 from trainer.model import build_model, load_initial_weights, without_pretrained
 from trainer.optimizer import audit, build_optimizer
@@ -67,11 +68,18 @@ class Prepared:
         require_same_weights(self.world, weights, self.state.position.step)
         return {**self.state.save(), **self.identity, "norms_measured": norms_measured}
 
+    def trained_weights(self, recipe: Recipe, kind: str) -> TrainedWeights:
+        """The facts about the weights of the network with this name, at the end of an epoch."""
+        measured, averaged = recipe.precise_norm_images is not None, kind == "eval_ema"
+        return trained_weights(
+            recipe, self.state.position, self.init_weights, norms_measured=measured, averaged=averaged
+        )
+
 
 def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitStack) -> Prepared:
     """Checks and builds everything before the first step. Called by all ranks together.
 
-    `stack` closes the loaders. Raises UserError for invalid input, on all ranks together.
+    `stack` closes the loaders and the run directory. Raises UserError for invalid input, on all ranks together.
     """
     require_same_everywhere(recipe, settings, world)
     accumulation = accumulation_steps(recipe, world)
@@ -79,9 +87,8 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
     train_loader, eval_loader = open_loaders(recipe, settings, world, stack)
     steps_per_epoch = steps_in_epoch(recipe, len(train_loader))
     check_norm_images(recipe, len(train_loader), world)
-    run = Run(settings.run_dir, settings.keep_last_checkpoints)
-    stack.callback(run.release)
-    on_every_rank(world, lambda: run.claim(recipe) if world.is_main else None)
+    run = stack.enter_context(Run(settings.run_dir, settings.keep_last_checkpoints))
+    on_main_rank(world, lambda: run.claim(recipe))
     identity: RunIdentity = {
         "data": {"train": train_loader.source.checksum, "val": eval_loader.source.checksum},
         "data_folder": settings.data_folder,

@@ -7,19 +7,18 @@ run is its tensors and its position, and a run that was stopped anywhere ends wi
 
 from contextlib import ExitStack
 
-from trainer.data.stream import train_stream
+from trainer.data.stream import prepare_order, train_stream
 from trainer.distributed import process_group
-from trainer.distributed.process_group import on_every_rank
+from trainer.distributed.process_group import on_main_rank
 from trainer.distributed.stop import Request, StopSignal
 from trainer.distributed.watchdog import EXCHANGING, Watchdog
-from trainer.evaluation.evaluate import evaluate, evaluate_protocols
-from trainer.evaluation.result import report, result, trained_weights
+from trainer.evaluation.evaluate import evaluate_networks, evaluate_protocols
+from trainer.evaluation.result import report, result
 from trainer.log.cadence import Cadence
 from trainer.log.lines import LogLines
 from trainer.log.log import Log
 from trainer.log.pictures import show_augmented, show_mistakes
 from trainer.log.profile import profiler
-from trainer.log.throughput import Throughput
 from trainer.nonfinite import dump_nonfinite_step
 from trainer.precise_bn import remeasure_norms
 from trainer.recipe import Recipe
@@ -44,13 +43,13 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
         show_augmented(log, recipe, settings, train_loader, world, at)
         stack.enter_context(dump_nonfinite_step(run.folder, recipe, world, at, len(train_loader)))
         profile = stack.enter_context(profiler(settings, run.folder, world, at, recipe.epochs, log.say))
-        throughput = Throughput(world)
-        lines = LogLines(log, Cadence.of(settings.log_every, at.steps_per_epoch), state.metrics, throughput, world)
+        lines = LogLines(log, Cadence.of(settings.log_every, at.steps_per_epoch), state.metrics, world)
+        throughput = lines.throughput
 
         def save(norms_measured: bool = False) -> None:
             lines.flush()
             content = ready.checkpoint(norms_measured=norms_measured)
-            on_every_rank(world, lambda: run.save(content, at.step) if world.is_main else None)
+            on_main_rank(world, lambda: run.save(content, at.step))
 
         def enter(phase: str) -> None:
             watchdog.at(at.step, phase)
@@ -59,10 +58,10 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
 
         stop_signal.begin(at.step)
         while at.epoch < recipe.epochs:
+            throughput.start()
             micro_batches = train_stream(
                 recipe, train_loader, world, epoch=at.epoch, accumulation=step.accumulation, first_step=at.batch
             )
-            throughput.start()
             while at.batch < at.steps_per_epoch:
                 for micro_step in range(step.accumulation):  # the last one updates the weights and `at`
                     step(throughput.wait_for(micro_batches), micro_step, enter)
@@ -70,39 +69,33 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
                 profile.step_done(at.step)
                 lines.after_step(at, step.lr)
 
-                overdue = world.is_main and run.checkpoints.minutes_since_save > settings.checkpoint_minutes
+                overdue = world.is_main and run.save_is_due(settings.checkpoint_minutes)
                 agreed = stop_signal.after_step(at.step, save=overdue)
                 is_due = settings.checkpoint_steps and at.step % settings.checkpoint_steps == 0
                 if (agreed or is_due) and (at.batch < at.steps_per_epoch or agreed is Request.STOP):
                     save()  # the end of an epoch is saved below, with its norms
                 if agreed is Request.STOP:
+                    on_main_rank(world, run.finish_saving)
                     stop_signal.stop(f"stopped and saved after step {at.step}: the same command continues from there")
 
             if recipe.precise_norm_images:
                 remeasure_norms(recipe, state.networks, train_loader, world, at.epoch)
             save(norms_measured=recipe.precise_norm_images is not None)  # an interrupted evaluation loses no training
-            evaluations = {
-                kind: evaluate(network, eval_loader, recipe, world, stop_signal=stop_signal)
-                for kind, network in state.networks.items()
-            }
+            prepare_order(recipe, train_loader, at.epoch + 1)
+            evaluations = evaluate_networks(state.networks, eval_loader, recipe, world, stop_signal=stop_signal)
             *_, final = evaluations.values()
             is_best = final.top1 > at.best_top1
             if is_best:
-                on_every_rank(world, lambda: run.mark_best(at.step) if world.is_main else None)
+                on_main_rank(world, lambda: run.mark_best(at.step))
+            speed = throughput.images_per_second_of_epoch
             for kind, evaluation in evaluations.items():
-                log.evaluation(kind, evaluation, at, best=is_best and evaluation is final)
+                log.evaluation(kind, evaluation, at, best=is_best and evaluation is final, images_per_second=speed)
             at.start_next_epoch(final.top1)
 
-        results = []
-        for kind, network in reversed(state.networks.items()):
-            weights = trained_weights(
-                recipe,
-                at,
-                ready.init_weights,
-                norms_measured=recipe.precise_norm_images is not None,
-                averaged=kind == "eval_ema",
-            )
-            results += evaluate_protocols(network, eval_loader, recipe, world, weights, evaluations[kind], stop_signal)
+        on_main_rank(world, run.finish_saving)
+        networks = dict(reversed(state.networks.items()))
+        weights = {kind: ready.trained_weights(recipe, kind) for kind in networks}
+        results = evaluate_protocols(networks, eval_loader, recipe, world, weights, evaluations, stop_signal)
         if world.is_main:
             run.write_result(result(recipe, eval_loader.source, results, ready.identity["data"]))
         log.result(report(recipe, eval_loader.source, results), at)

@@ -2,14 +2,18 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 import torch
 
+from trainer.data import order, stream
 from trainer.data.formats import open_source
 from trainer.data.loader import Loader
 from trainer.data.mixing import mix
-from trainer.data.stream import train_stream
+from trainer.data.stream import prepare_order, train_stream
 from trainer.distributed.process_group import World
 from trainer.recipe import (
     SGD,
@@ -129,3 +133,22 @@ def test_repetitions_of_an_image_are_augmented_differently(photo_betons: Path) -
     images = torch.cat([images for images, _ in seen(recipe, photo_betons, 1).values()])
     assert len(images) == 48
     assert len({image.numpy().tobytes() for image in images}) == 48
+
+
+def test_order_that_was_prepared_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def epoch_order(seed: int, epoch: int, *given: Any) -> np.ndarray:
+        made.append(epoch)
+        return order.epoch_order(seed, epoch, *given)
+
+    monkeypatch.setattr(stream, "epoch_order", epoch_order)
+    loader = MagicMock(spec=Loader, __len__=lambda _self: 77)
+    recipe = replace(EVERYTHING, epochs=1002)
+    for epoch in (1000, 1001, 1002):
+        prepare_order(recipe, loader, epoch)
+        if epoch < recipe.epochs:
+            expected = order.epoch_order(recipe.seed, epoch, 77, recipe.repeats)
+            for _ in range(2):
+                assert stream._order(recipe, epoch, 77).tolist() == expected.tolist()
+    assert made == [1000, 1001]  # the last epoch has no next one

@@ -27,7 +27,6 @@ from trainer.distributed import process_group
 from trainer.distributed.process_group import World
 from trainer.log.cadence import Cadence
 from trainer.log.lines import LogLines
-from trainer.log.throughput import Throughput
 from trainer.model import build_model
 from trainer.recipe import (
     EMA,
@@ -165,7 +164,7 @@ def test_line_of_metrics_reads_nothing_from_the_gpu_until_the_next(gpu: World, m
     metrics = StepMetrics(20, gpu, scaled=False)
     metrics.start(0)
     metrics.add_loss(0, torch.ones((), device=GPU))
-    lines = LogLines(log, Cadence(20), metrics, Throughput(gpu), gpu)
+    lines = LogLines(log, Cadence(20), metrics, gpu)
     lines.after_step(at, lr=0.1)
     assert not log.steps.called
     assert events.return_value.record.called and not events.return_value.synchronize.called

@@ -20,7 +20,7 @@ from trainer.data.formats import open_source
 from trainer.data.loader import Loader
 from trainer.distributed import process_group
 from trainer.errors import UserError
-from trainer.evaluation.evaluate import evaluate, predict
+from trainer.evaluation.evaluate import evaluate, evaluate_networks, predict
 from trainer.evaluation.protocol import Averaging, Protocol, TrainedWeights, WeightsFile
 from trainer.evaluation.result import trained_weights
 from trainer.model import build_model
@@ -155,6 +155,23 @@ def test_compiled_model_is_evaluated_by_the_code_it_was_compiled_from(
         assert evaluate(model, loader, recipe, world) == plain
         answers = predict(model, loader, recipe, world)
     assert 100 * (answers.predicted == answers.labels).mean() == plain.top1
+
+
+def test_networks_are_evaluated_in_one_pass_over_the_images(
+    digits: Path, untrained: tuple[Recipe, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, model = untrained
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(0.9)
+    with process_group.world("cpu", timeout_minutes=1) as world, open_digits(digits) as loader:
+        expected = {"eval": evaluate(model, loader, recipe, world), "eval_ema": evaluate(other, loader, recipe, world)}
+        read, batches = [], loader.batches
+        monkeypatch.setattr(loader, "batches", lambda *given: read.append(given) or batches(*given))
+        assert evaluate_networks({"eval": model, "eval_ema": other}, loader, recipe, world) == expected
+    assert len(read) == 1
+    assert expected["eval"] != expected["eval_ema"]
 
 
 def test_flip_tta_is_the_mean_of_the_logits_of_both_views(digits: Path, untrained: tuple[Recipe, nn.Module]) -> None:

@@ -11,7 +11,6 @@ import torch.distributed as dist
 from trainer.distributed.process_group import World
 from trainer.log.cadence import Cadence
 from trainer.log.lines import LogLines
-from trainer.log.throughput import Throughput
 from trainer.run.state import Position
 from trainer.step_metrics import NotFiniteError, StepMetrics
 
@@ -24,8 +23,9 @@ class Ranks:
         self.waited = 0
         monkeypatch.setattr(dist, "all_reduce", self._all_reduce)
         self.log, self.at = MagicMock(), Position(steps_per_epoch=100)
-        self.metrics, self.throughput = StepMetrics(4, self.world, scaled=False), Throughput(self.world)
-        self.lines = LogLines(self.log, Cadence(2), self.metrics, self.throughput, self.world)
+        self.metrics = StepMetrics(4, self.world, scaled=False)
+        self.lines = LogLines(self.log, Cadence(2), self.metrics, self.world)
+        self.throughput = self.lines.throughput
 
     def _all_reduce(self, tensor: torch.Tensor, **_: Any) -> MagicMock:
         work = MagicMock()

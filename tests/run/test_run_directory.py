@@ -15,7 +15,7 @@ from trainer.__main__ import main
 from trainer.commands.compare.run_record import FinishedRun, read_run
 from trainer.commands.weights import file_sha256
 from trainer.errors import UserError
-from trainer.evaluation.evaluate import evaluate
+from trainer.evaluation.evaluate import evaluate_networks
 from trainer.evaluation.result import Evaluation
 from trainer.recipe_file import load_recipe
 from trainer.run import checkpoint
@@ -79,6 +79,7 @@ def test_run_directory_later_attempt_of_the_same_job_takes_the_directory_over(
     lost = attempt("17", 0)
     lost.claim(recipe)
     lost.save(checkpoint_content(step=1), 1)
+    lost.finish_saving()
     with pytest.raises(UserError, match="in use by another process"):
         attempt("18", 1).claim(recipe)
     successor = attempt("17", 1)
@@ -88,6 +89,7 @@ def test_run_directory_later_attempt_of_the_same_job_takes_the_directory_over(
     with pytest.raises(UserError, match="in use by another process"):
         attempt("17", 0).claim(recipe)
     successor.save(checkpoint_content(step=2), 2)
+    successor.finish_saving()
     found = successor.checkpoints.newest()
     assert found
     assert found[1]["step"] == 2
@@ -100,12 +102,12 @@ def test_run_taken_over_while_it_evaluates_marks_no_best(
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "17")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
 
-    def taken_over(*given: Any, **named: Any) -> Evaluation:
+    def taken_over(*given: Any, **named: Any) -> dict[str, Evaluation]:
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
         Run(tmp_path).claim(Run(tmp_path).recipe)
-        return evaluate(*given, **named)
+        return evaluate_networks(*given, **named)
 
-    monkeypatch.setattr("trainer.train.evaluate", taken_over)
+    monkeypatch.setattr("trainer.train.evaluate_networks", taken_over)
     assert main(words(digits, tmp_path)) == 2
     assert "taken over by attempt 1 of job 17: nothing more is saved here" in capfd.readouterr().err
     assert [path.name for path in (tmp_path / "checkpoints").glob("*.pt")] == ["step_00000014.pt"]

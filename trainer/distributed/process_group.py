@@ -159,6 +159,11 @@ def on_every_rank(world: World, action: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
+def on_main_rank(world: World, action: Callable[[], object]) -> None:
+    """Runs `action` on rank 0. If it raises UserError, all ranks raise SharedError. Called by all ranks together."""
+    on_every_rank(world, lambda: action() if world.is_main else None)
+
+
 def require_same(world: World, what: str, value: str) -> None:
     """Raises SharedError on all ranks, with the first line that differs, unless `value` is the same on all."""
     values = gather(value, world.size, world.gloo)

@@ -6,6 +6,7 @@ the same number of threads the sums do not depend on it either.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,23 +35,32 @@ class Predictions(NamedTuple):
 
 
 def evaluate(
-    model: nn.Module,
+    model: nn.Module, loader: Loader, recipe: Recipe, world: World, crop: CenterCrop | None = None
+) -> Evaluation:
+    """Evaluates one network: see evaluate_networks."""
+    return evaluate_networks({"eval": model}, loader, recipe, world, crop)["eval"]
+
+
+def evaluate_networks(
+    networks: dict[str, nn.Module],
     loader: Loader,
     recipe: Recipe,
     world: World,
     crop: CenterCrop | None = None,
     stop_signal: StopSignal | None = None,
-) -> Evaluation:
-    """Evaluates the centre crop of every image. `model` is the module itself: DDP's wrapper would wait for its peers.
+) -> dict[str, Evaluation]:
+    """Evaluates the centre crop of every image with each network, in one pass over the images.
 
-    `crop`: instead of the recipe's. With flip_tta, an image's logits are the mean over both views. All ranks use rank
-    0's buffers, and every module keeps its mode. Called by all ranks together. Raises Stopped on a `stop_signal`.
+    The networks are the modules themselves: DDP's wrapper would wait for its peers. `crop`: instead of the recipe's.
+    With flip_tta, an image's logits are the mean over both views. All ranks use rank 0's buffers, and every module
+    keeps its mode. Called by all ranks together. Raises Stopped on a `stop_signal`.
     """
-    return summarize(evaluate_images(model, loader, recipe, world, crop or recipe.eval_crop, stop_signal))
+    tables = evaluate_images([*networks.values()], loader, recipe, world, crop or recipe.eval_crop, stop_signal)
+    return {name: summarize(table) for name, table in zip(networks, tables, strict=True)}
 
 
 def evaluate_images(
-    model: nn.Module,
+    models: Sequence[nn.Module],
     loader: Loader,
     recipe: Recipe,
     world: World,
@@ -59,44 +69,56 @@ def evaluate_images(
     *,
     predictions: bool = False,
     right: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Evaluates every image once. Called by all ranks together.
+) -> list[torch.Tensor]:
+    """Evaluates every image once with each model. Called by all ranks together.
 
-    Returns float64 of shape (images, 4) on the CPU, the same on all ranks: times seen, top-1, top-5, loss. With
-    `predictions` there are two more columns: the predicted class and its softmax. `right`: bool of shape (images,
+    Returns for each float64 of shape (images, 4) on the CPU, the same on all ranks: times seen, top-1, top-5, loss.
+    With `predictions` there are two more columns: the predicted class and its softmax. `right`: bool of shape (images,
     classes), the right classes of each image, for the two accuracies; None: its label. Raises Stopped on a
     `stop_signal`.
     """
-    share_buffers(world, model)
-    total = len(loader)
-    table = torch.zeros(total, 6 if predictions else 4, dtype=torch.float64, device=world.device)
+    total, columns = len(loader), 6 if predictions else 4
+    tables = [torch.zeros(total, columns, dtype=torch.float64, device=world.device) for _ in models]
     batch_size = max(64, recipe.micro_batch_size)
     batches = eval_batches(total, batch_size=batch_size, rank=world.rank, world_size=world.size)
     crops = loader.batches(batches, eval_view(crop), crop.resolution)
     on_device = device_batches(crops, world.device, recipe.mean, recipe.std)
     if stop_signal:
         on_device = stop_signal.watch(on_device)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    for model in models:
+        share_buffers(world, model)
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
     right = None if right is None else right.to(world.device)
-    forward = (
-        model.forward
-    )  # not model(): a compiled call would round differently from DDP's and from the evaluate command's
     with torch.inference_mode(), autocast(recipe.precision, world.device):
         for images, labels, indices in on_device:
-            logits = forward(images).float()
-            if crop.flip_tta:
-                logits = (logits + forward(images.flip(3)).float()) / 2
-            best = logits.topk(min(5, logits.shape[1])).indices
-            hits = best == labels[:, None] if right is None else right[indices].gather(1, best)
-            losses = nn.functional.cross_entropy(logits, labels, reduction="none")
-            columns = [torch.ones_like(losses), hits[:, 0].float(), hits.any(dim=1).float(), losses]
-            if predictions:
-                columns += [best[:, 0].float(), logits.softmax(dim=1).amax(dim=1)]
-            table.index_add_(0, indices, torch.stack(columns, dim=1).double())
+            answers = None if right is None else right[indices]
+            for model, table in zip(models, tables, strict=True):
+                rows = _rows(_logits(model, images, crop), labels, answers, predictions=predictions)
+                table.index_add_(0, indices, rows)
     for module, training in modes:
         module.training = training
-    return sum_over_ranks(world, table)  # a row is zero on all ranks but one
+    return [sum_over_ranks(world, table) for table in tables]  # a row is zero on all ranks but one
+
+
+def _logits(model: nn.Module, images: torch.Tensor, crop: CenterCrop) -> torch.Tensor:
+    # not model(): a compiled call would round differently from DDP's and from the evaluate command's
+    logits: torch.Tensor = model.forward(images).float()
+    if crop.flip_tta:
+        logits = (logits + model.forward(images.flip(3)).float()) / 2
+    return logits
+
+
+def _rows(logits: torch.Tensor, labels: torch.Tensor, right: torch.Tensor | None, *, predictions: bool) -> torch.Tensor:
+    """The columns of evaluate_images for a batch: float64, shape (images, columns)."""
+    best = logits.topk(min(5, logits.shape[1])).indices
+    hits = best == labels[:, None] if right is None else right.gather(1, best)
+    losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+    columns = [torch.ones_like(losses), hits[:, 0].float(), hits.any(dim=1).float(), losses]
+    if predictions:
+        columns += [best[:, 0].float(), logits.softmax(dim=1).amax(dim=1)]
+    return torch.stack(columns, dim=1).double()
 
 
 def summarize(images: torch.Tensor) -> Evaluation:
@@ -122,24 +144,26 @@ def predict(
     model: nn.Module, loader: Loader, recipe: Recipe, world: World, crop: CenterCrop | None = None
 ) -> Predictions:
     """The prediction for every image, the same on all ranks. Called by all ranks together. `crop`: see evaluate."""
-    images = evaluate_images(model, loader, recipe, world, crop or recipe.eval_crop, predictions=True)
+    (images,) = evaluate_images([model], loader, recipe, world, crop or recipe.eval_crop, predictions=True)
     return Predictions(loader.source.labels, images[:, 4].long().numpy(), images[:, 5].numpy())
 
 
 def evaluate_protocols(
-    model: nn.Module,
+    networks: dict[str, nn.Module],
     loader: Loader,
     recipe: Recipe,
     world: World,
-    weights: TrainedWeights,
-    known: Evaluation,
+    weights: dict[str, TrainedWeights],
+    known: dict[str, Evaluation],
     stop_signal: StopSignal,
 ) -> list[EvalResult]:
-    """Evaluates at each crop of the recipe; the first is the crop of its result, whose evaluation is `known`.
+    """Evaluates each network at each crop of the recipe.
 
-    `weights`: which weights `model` has. Raises Stopped on request.
+    The first is the crop of its result, whose evaluations are `known`. `weights`: those that each network has. Raises
+    Stopped on request.
     """
-    results = [EvalResult(known, recipe.eval_crop, weights)]
+    results = {name: [EvalResult(known[name], recipe.eval_crop, weights[name])] for name in networks}
     if other := recipe.also_eval_crop:
-        results.append(EvalResult(evaluate(model, loader, recipe, world, other, stop_signal), other, weights))
-    return results
+        for name, found in evaluate_networks(networks, loader, recipe, world, other, stop_signal).items():
+            results[name].append(EvalResult(found, other, weights[name]))
+    return [result for of_network in results.values() for result in of_network]

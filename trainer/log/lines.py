@@ -30,9 +30,10 @@ class _Line:
 class LogLines:
     """Called after each step, by all ranks together."""
 
-    def __init__(self, log: Log, cadence: Cadence, metrics: StepMetrics, throughput: Throughput, world: World) -> None:
-        self._log, self._cadence, self._metrics, self._throughput = log, cadence, metrics, throughput
-        self._world = world
+    def __init__(self, log: Log, cadence: Cadence, metrics: StepMetrics, world: World) -> None:
+        self._log, self._cadence, self._metrics, self._world = log, cadence, metrics, world
+        self.throughput = Throughput(world)
+        """between two lines; the caller marks its parts"""
         self._pending: _Line | None = None
         self._last_interval: Interval | None = None
 
@@ -55,7 +56,7 @@ class LogLines:
             )
 
     def _begin(self, at: Position, lr: float) -> None:
-        interval = self._throughput.end_interval()
+        interval = self.throughput.end_interval()
         own = torch.zeros(self._world.size, dtype=torch.float64)
         if self._last_interval and self._world.size > 1:
             own[self._world.rank] = self._last_interval.own_seconds  # the device has done with it

@@ -3,8 +3,9 @@
 metrics.jsonl holds one JSON object per line: {"kind": "train", "step", "epoch", "lr", "loss", "images_per_second",
 "data_wait", "grad_norm", "grad_norm_max"} at the steps that cadence.py names, with "spikes" of the loss and the number
 of "skipped" steps if there were any, and {"kind": "eval", "step", "epoch", "top1", "top5", "loss", ...} for each
-evaluation, "eval_ema" for that of the averaged weights. A resumed run truncates metrics.jsonl and TensorBoard's events
-to its checkpoint, so that every step is logged exactly once; log.txt only grows.
+evaluation, "eval_ema" for that of the averaged weights; "images_per_second" there is of the epoch, with saving and
+evaluation. A resumed run truncates metrics.jsonl and TensorBoard's events to its checkpoint, so that every step is
+logged exactly once; log.txt only grows.
 """
 
 import contextlib
@@ -94,11 +95,17 @@ class Log:
             with self._writing():
                 self._console.progress(at)
 
-    def evaluation(self, kind: str, result: Evaluation, at: Position, *, best: bool) -> None:
-        """Logs an evaluation. `kind`: eval, or eval_ema for the averaged weights."""
+    def evaluation(
+        self, kind: str, result: Evaluation, at: Position, *, best: bool, images_per_second: float = 0.0
+    ) -> None:
+        """Logs an evaluation. `kind`: eval, or eval_ema for the averaged weights.
+
+        `images_per_second`: of training in the epoch before it, with saving and this evaluation; 0: no training.
+        """
         if not self.speaks:
             return
-        self._record(kind, at, asdict(result))
+        speed = {"images_per_second": images_per_second} if images_per_second else {}
+        self._record(kind, at, {**asdict(result), **speed})
         self._console.top1 = result.top1
         weights = "EMA " if kind == "eval_ema" else ""
         top5 = f"  top-5 {result.top5:.2f} %" if self._recipe.num_classes > _FEW_CLASSES else ""
@@ -106,6 +113,7 @@ class Log:
         self.say(
             f"epoch {at.epochs:6.2f}  {weights}top-1 {result.top1:.2f} %{top5}  loss {result.loss:.4f}"
             f"{'' if is_exact else f'  ({result.coverage})'}{'  best so far' if best else ''}"
+            f"{f'  {images_per_second:,.0f} images/s with evaluation and saving' if images_per_second else ''}"
         )
 
     def picture(self, name: str, pixels: np.ndarray, at: Position) -> None:

@@ -92,14 +92,23 @@ class Throughput:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self.images = 0
-        """images trained on since the last interval, over all ranks; counted by the caller"""
         self.start()
 
     def start(self) -> None:
-        """Starts a new interval. Time before this call, such as an evaluation, does not count."""
-        self.images, self._began = 0, self._mark()
+        """Starts an epoch and its first interval. Time before this call, such as an evaluation, does not count."""
+        self._epoch_began, self._epoch_images = time.perf_counter(), 0
+        self._begin_interval()
+
+    def _begin_interval(self) -> None:
+        self.images = 0
+        """images trained on since the last interval, over all ranks; counted by the caller"""
+        self._began = self._mark()
         self._micro_steps: list[_MicroStep] = []
+
+    @property
+    def images_per_second_of_epoch(self) -> float:
+        """Images trained on since start() by the time since then, with all that has been done besides."""
+        return (self._epoch_images + self.images) / (time.perf_counter() - self._epoch_began)
 
     def wait_for(self, batches: Iterator[T]) -> T:
         """Returns the next batch and measures the wait for it."""
@@ -115,7 +124,8 @@ class Throughput:
     def end_interval(self) -> Interval:
         """The interval since the last one or start(). Starts the next; reads nothing from the device."""
         interval = Interval(images=self.images, began=self._began, ended=self._mark(), micro_steps=self._micro_steps)
-        self.start()
+        self._epoch_images += self.images
+        self._begin_interval()
         return interval
 
     def read(self) -> Rates:

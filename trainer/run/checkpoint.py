@@ -7,7 +7,6 @@ It holds tensors and plain values only, so it is read with weights_only=True and
 
 import hashlib
 import shutil
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
@@ -82,7 +81,6 @@ class Checkpoints:
         self.folder = folder
         self._keep = keep
         self._saved_step = -1
-        self._saved_at = time.monotonic()
         self.damaged: list[str] = []  # found by newest(), each with its reason
 
     @property
@@ -93,11 +91,6 @@ class Checkpoints:
     def best(self) -> Path:
         return self.folder / "best.pt"
 
-    @property
-    def minutes_since_save(self) -> float:
-        """Minutes since this process last saved, or since it started."""
-        return (time.monotonic() - self._saved_at) / 60
-
     def save(self, content: CheckpointContent, step: int) -> Path:
         """Writes the checkpoint of `step`, and removes all but the last `keep`. Raises UserError on a full disk."""
         path = self._path(step)
@@ -106,7 +99,7 @@ class Checkpoints:
         for left in self.folder.glob("*.partial"):  # by a process that was killed
             left.unlink(missing_ok=True)
         write(path, content)
-        self._saved_step, self._saved_at = step, time.monotonic()
+        self._saved_step = step
         # checkpoints of later steps are damaged, or the run would have continued there: they displace no whole ones
         for old in [other for other in self._newest_first() if other <= path][self._keep :]:
             for file in (old, _checksum_file(old)):

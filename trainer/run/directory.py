@@ -7,14 +7,16 @@ import errno
 import fcntl
 import json
 import os
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from trainer.atomic import MAKE_ROOM, replace_text
 from trainer.errors import DiskError, UserError
 from trainer.recipe import Recipe
 from trainer.recipe_file import is_resolved, load_recipe, recipe_changes, recipe_source
+from trainer.run.background import BackgroundWriter, copied
 from trainer.run.checkpoint import CheckpointContent, Checkpoints
 from trainer.variables import whole_number
 
@@ -47,6 +49,24 @@ class Run:
         self.checkpoints = Checkpoints(folder / "checkpoints", keep)
         self._attempt = Attempt()
         self._lock: IO[str] | None = None
+        self._writer = BackgroundWriter()
+        self._saved_at = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Waits for a save in the background. Its error is raised, unless another UserError ends the run.
+
+        Then gives the directory back: see release().
+        """
+        try:
+            self._writer.wait()
+        except UserError:
+            if kind is None or not issubclass(kind, UserError):
+                raise
+        finally:
+            self.release()
 
     @property
     def recipe(self) -> Recipe:
@@ -106,13 +126,28 @@ class Run:
         return f"To train its weights further: a new --run-dir with --initial-weights {newest}"
 
     def save(self, content: CheckpointContent, step: int) -> None:
-        """Saves a checkpoint. Raises UserError where a later attempt of the same job has taken the directory over."""
+        """Copies a checkpoint and begins to write it. Waits for the last one, and raises its error if it had one.
+
+        Raises UserError where a later attempt of the same job has taken the directory over.
+        """
         self._require_ours()
-        self.checkpoints.save(content, step)
+        self._writer.wait()
+        copy: CheckpointContent = copied(content)
+        self._writer.start(lambda: self.checkpoints.save(copy, step))
+        self._saved_at = time.monotonic()
+
+    def finish_saving(self) -> None:
+        """Returns when the last checkpoint is on the disk. Raises UserError where it could not be written."""
+        self._writer.wait()
+
+    def save_is_due(self, minutes: float) -> bool:
+        """Whether so many minutes have passed since the last save or the start, or the last save has failed."""
+        return self._writer.failed or time.monotonic() - self._saved_at > 60 * minutes
 
     def mark_best(self, step: int) -> None:
         """Keeps the checkpoint of `step` as the best one so far, or raises UserError as save does."""
         self._require_ours()
+        self.finish_saving()
         self.checkpoints.mark_best(step)
 
     def _require_ours(self) -> None:

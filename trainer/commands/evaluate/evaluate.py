@@ -93,8 +93,8 @@ def _read_in_detail(
         on_every_rank(world, partial(_try_out, model, recipe, crop, world))
     results = []
     for crop in crops:
-        images = evaluate_images(
-            model, loader, recipe, world, crop, predictions=True, right=real.right if real else None
+        (images,) = evaluate_images(
+            [model], loader, recipe, world, crop, predictions=True, right=real.right if real else None
         )
         if real:
             evaluation = replace(summarize(images[real.right.any(dim=1)]), total=len(images))
