@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.links import all_reduce, bandwidths, slow_pairs
+from trainer.distributed.interface import bind_gloo
 from trainer.errors import EXIT_RETRY, UnreachableError, UserError, first_line
 
 _PACKAGES = ("torch", "torchvision", "ffcv", "numpy", "timm")
@@ -28,7 +29,7 @@ class Checks:
     run_dir: str | None
     device: str = "auto"
     bandwidth: bool = True
-    """between each two nodes"""
+    """between each two nodes, and between each two GPUs of a node"""
     content: bool = True
     """read the data once on each node to compare it with its checksum, where that was not done before"""
 
@@ -43,6 +44,8 @@ def run_checks(checks: Checks) -> list[str]:
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     where = f"node {_host()}, rank {rank}"
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    if size > int(os.environ["LOCAL_WORLD_SIZE"]):
+        bind_gloo()
     serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"  # torchrun has its own
     try:
         tcp = dist.TCPStore(address, port, size, serves, _WAIT, wait_for_workers=False)  # type: ignore[attr-defined]
@@ -123,9 +126,9 @@ def _run(checks: Checks, rank: int, size: int) -> tuple[list[str], list[str]]:
         group = dist.new_group(backend="nccl", timeout=_WAIT)
     faults = all_reduce(device, nodes, group)
     if checks.bandwidth and not faults:
-        speeds = bandwidths(device, nodes, group)
-        lines += [f"{first} - {second}: {speed / 1e9:.2f} GB/s" for (first, second), speed in speeds.items()]
-        faults = slow_pairs(speeds)
+        for speeds in bandwidths(device, nodes, group, inside=device.type == "cuda"):
+            lines += [f"{first} - {second}: {speed / 1e9:.2f} GB/s" for (first, second), speed in speeds.items()]
+            faults += slow_pairs(speeds)
     return lines, faults
 
 

@@ -1,8 +1,8 @@
-"""The network between the processes of a job: a sum of all ranks, and the bandwidth of each pair of nodes."""
+"""The network between the processes of a job: a sum of all ranks, and the bandwidth of pairs of nodes and of GPUs."""
 
-import itertools
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 _MESSAGE = 2**24  # bytes sent from node to node
@@ -23,26 +23,48 @@ def all_reduce(device: Any, nodes: list[dict[str, Any]], group: Any) -> list[str
     return [f"{nodes[rank]['host']}: rank {rank} got a wrong sum of all ranks" for rank in range(size) if wrong[rank]]
 
 
-def bandwidths(device: Any, nodes: list[dict[str, Any]], group: Any) -> dict[tuple[str, str], float]:
-    """Bytes per second, one direction, between the first processes of each two nodes, one pair after another."""
+def bandwidths(
+    device: Any, nodes: list[dict[str, Any]], group: Any, *, inside: bool
+) -> tuple[dict[tuple[str, str], float], dict[tuple[str, str], float]]:
+    """Bytes per second, one direction: between the first processes of each two nodes, and inside the nodes.
+
+    The second is between each two processes of a node, if `inside`; all nodes at once. A process is in one pair at a
+    time, so n nodes take n - 1 rounds of pairs that do not disturb each other.
+    """
     import torch
     import torch.distributed as dist
 
     rank = dist.get_rank()
     leaders = [node["rank"] for node in nodes if node["local_rank"] == 0]
+    neighbours = [node["rank"] for node in nodes if node["host"] == nodes[rank]["host"]]
     message = torch.zeros(_MESSAGE, dtype=torch.uint8, device=device)
-    speeds = {}
-    for first, second in itertools.combinations(leaders, 2):
-        seconds = 0.0
-        if rank in (first, second):
-            peer = second if rank == first else first
-            times = [_ping(message, rank == first, peer, group) for _ in range(4)]
-            seconds = min(times[1:])  # the first one connects
-        shared: list[float] = [0.0] * len(nodes)
-        dist.all_gather_object(shared, seconds)
-        names = (f"{nodes[first]['host']}", f"{nodes[second]['host']}")
-        speeds[names] = 2 * _MESSAGE / max(shared)
-    return speeds
+    own = {}
+    for members in (leaders, neighbours if inside else []):
+        for pair in (pair for pairs in rounds(members) for pair in pairs if rank in pair):
+            peer = pair[1] if rank == pair[0] else pair[0]
+            times = [_ping(message, rank == pair[0], peer, group) for _ in range(4)]
+            own[pair] = 2 * _MESSAGE / min(times[1:])  # the first one connects
+    measured: list[dict[tuple[int, int], float]] = [{} for _ in nodes]
+    dist.all_gather_object(measured, own)
+    between, within = {}, {}
+    for (first, second), speed in sorted({pair: speed for found in measured for pair, speed in found.items()}.items()):
+        hosts = nodes[first]["host"], nodes[second]["host"]
+        if hosts[0] != hosts[1]:
+            between[hosts] = speed
+        else:
+            within[f"{hosts[0]}: rank {first}", f"rank {second}"] = speed
+    return between, within
+
+
+def rounds(members: Sequence[int]) -> list[list[tuple[int, int]]]:
+    """Each two members once, in rounds in which nobody is in two pairs: a round robin."""
+    circle: list[int | None] = [*members, *([None] if len(members) % 2 else [])]
+    found = []
+    for _ in range(len(circle) - 1):
+        half = zip(circle[: len(circle) // 2], reversed(circle), strict=False)
+        found.append([(min(a, b), max(a, b)) for a, b in half if a is not None and b is not None])
+        circle.insert(1, circle.pop())
+    return found
 
 
 def slow_pairs(speeds: dict[tuple[str, str], float]) -> list[str]:

@@ -173,7 +173,7 @@ def _train(argv: list[str]) -> int:
     recipe, options = cli.parse_train(argv)
     _refuse_bare_srun()
     from trainer import compile_cache
-    from trainer.distributed.stop import Stopped
+    from trainer.errors import Stopped
     from trainer.train import train
 
     compile_cache.offer(options.run_dir)

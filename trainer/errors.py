@@ -1,6 +1,16 @@
 """Exceptions that the user sees as one line of text instead of a traceback."""
 
+import signal
+
 EXIT_RETRY = 75  # EX_TEMPFAIL of sysexits.h: starting again may help
+
+
+class Stopped(Exception):  # noqa: N818
+    """The run was stopped after saving, and can be continued. The message says so. All ranks raise it together."""
+
+    def __init__(self, message: str, number: signal.Signals) -> None:
+        super().__init__(message)
+        self.signal = number
 
 
 class UserError(Exception):

@@ -1,5 +1,6 @@
 """prepare(): everything the training loop needs, built and checked once, in one place."""
 
+import os
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -98,8 +99,7 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
     checkpoint = newest_checkpoint(run, identity, world)
     if checkpoint:
         identity["init_weights"] = checkpoint["init_weights"]
-    torch.use_deterministic_algorithms(settings.deterministic)
-    torch.backends.cudnn.benchmark = not settings.deterministic
+    choose_kernels(deterministic=settings.deterministic)
     torch.manual_seed(recipe.seed)  # the same initialisation on every rank
     module, notes = build_module(recipe, settings, world, fresh=checkpoint is None)
     state = build_state(recipe, module, world, steps_per_epoch=steps_per_epoch, log_every=settings.log_every)
@@ -128,6 +128,16 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
             *notes,
         ],
     )
+
+
+def choose_kernels(*, deterministic: bool) -> None:
+    """Deterministic kernels only, or the fastest ones. Before the first matrix product of the process."""
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch before 2.10 requires it
+        # it would fill the memory of each batch before decoding
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def open_loaders(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitStack) -> tuple[Loader, Loader]:

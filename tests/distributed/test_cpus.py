@@ -1,10 +1,15 @@
 """How many CPUs a process may use."""
 
 import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.processes import ROOT, TIMEOUT
 from trainer.data.loader import default_workers
 from trainer.distributed.cpus import cgroup_quota, processes_sharing, usable_cpus
 
@@ -35,10 +40,20 @@ def test_cgroup_quota_is_the_smallest_of_the_group_and_its_parents(
     assert cgroup_quota(*groups(tmp_path, limits, "/job/step")) == quota
 
 
-def test_cgroup_quota_is_none_without_control_groups_of_version_2(tmp_path: Path) -> None:
+def test_cgroup_quota_is_none_without_control_groups_of_cpus(tmp_path: Path) -> None:
     assert cgroup_quota(tmp_path / "nowhere", tmp_path) is None
-    (tmp_path / "self").write_text("4:cpu:/docker\n")
+    (tmp_path / "self").write_text("4:cpuset:/docker\n")
     assert cgroup_quota(tmp_path / "self", tmp_path) is None
+
+
+def test_cgroup_quota_of_version_1_is_that_of_its_cpu_controller(tmp_path: Path) -> None:
+    group = tmp_path / "cpu" / "job"
+    group.mkdir(parents=True)
+    (tmp_path / "self").write_text("5:cpu,cpuacct:/job\n4:cpuset:/other\n0::/\n")
+    (group / "cpu.cfs_period_us").write_text("100000\n")
+    for quota, expected in (("250000\n", 2.5), ("-1\n", None)):
+        (group / "cpu.cfs_quota_us").write_text(quota)
+        assert cgroup_quota(tmp_path / "self", tmp_path) == expected
 
 
 @pytest.mark.parametrize(("quota", "cpus"), [(None, 24), (0.5, 1), (15.5, 16), (192.0, 24)])
@@ -57,4 +72,48 @@ def test_default_workers_divide_cpus_among_the_processes_that_share_them_only(mo
     bound = [("node1", list(range(14 * rank, 14 * rank + 14))) for rank in range(8)]
     for ranks in (unbound, bound):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _pid, ranks=ranks: set(ranks[3][1]))
-        assert default_workers(processes_sharing(ranks[3], ranks)) == 14
+        assert default_workers(processes_sharing(ranks[3], ranks)) == 13  # and one for the main thread
+
+
+@pytest.mark.parametrize(("cpus", "threads"), [(1, 1), (2, 2), (3, 3), (4, 3), (16, 15)])
+def test_default_workers_leave_one_of_four_cpus_to_the_main_thread(
+    cpus: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.data.loader.usable_cpus", lambda: cpus)
+    assert default_workers(1) == threads
+
+
+def usable_in(*prefix: str) -> int:
+    """usable_cpus() of a new process that is started with this prefix."""
+    script = "from trainer.distributed.cpus import usable_cpus; print(usable_cpus())"
+    command = [*prefix, sys.executable, "-c", script]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=TIMEOUT).stdout)
+
+
+@pytest.mark.skipif(not shutil.which("taskset"), reason="needs taskset")
+def test_usable_cpus_under_taskset_are_its_cpus() -> None:
+    cpus = sorted(os.sched_getaffinity(0))
+    assert usable_in("taskset", "--cpu-list", str(cpus[0])) == 1
+    assert usable_in("taskset", "--cpu-list", ",".join(map(str, cpus))) == usable_cpus()
+
+
+@pytest.fixture
+def quota_of_one_cpu() -> Iterator[Path]:
+    """The tasks file of a real control group, of version 2 or 1, that may use one CPU."""
+    unified, one = Path("/sys/fs/cgroup/cgroup.controllers").exists(), Path("/sys/fs/cgroup")
+    group = (one if unified else one / "cpu") / f"trainer-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError:
+        pytest.skip("needs root and writable control groups")
+    try:
+        (group / ("cpu.max" if unified else "cpu.cfs_quota_us")).write_text("100000")
+        yield group / "cgroup.procs"
+    except OSError:
+        pytest.skip("the control group has no cpu controller")
+    finally:
+        group.rmdir()
+
+
+def test_usable_cpus_in_a_real_control_group_are_its_quota(quota_of_one_cpu: Path) -> None:
+    assert usable_in("sh", "-c", f'echo $$ > {quota_of_one_cpu} && exec "$@"', "sh") == 1

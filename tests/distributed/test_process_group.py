@@ -1,6 +1,7 @@
 """GPUs of a machine and its ranks, buffers that are shared, and errors of the processes' communication."""
 
 import resource
+import signal
 import socket
 from unittest.mock import MagicMock
 
@@ -10,8 +11,9 @@ import torch.distributed as dist
 from torch import nn
 
 from trainer.__main__ import _exit_code_of, main
+from trainer.distributed import process_group
 from trainer.distributed.process_group import World, gpu_index, refuse_shared_gpus, share_buffers
-from trainer.errors import NodeError, SharedError, UserError
+from trainer.errors import NodeError, SharedError, Stopped, UserError
 
 
 @pytest.mark.parametrize(
@@ -87,3 +89,41 @@ def test_main_raises_the_limit_of_open_files(capsys: pytest.CaptureFixture[str])
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture
+def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA with one device, as far as process_group.world looks at it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _device: None)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: MagicMock(uuid="GPU-1"))
+
+
+def test_one_process_on_a_gpu_needs_no_nccl(one_gpu: None) -> None:
+    with process_group.world("cuda", 1) as world:
+        assert dist.get_backend() == "gloo"
+        assert world.device == torch.device("cuda", 0)
+    assert not dist.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("error", "destroyed"),
+    [(Stopped("", signal.SIGTERM), 1), (SharedError(""), 1), (RuntimeError(), 0), (KeyboardInterrupt(), 0)],
+    ids=repr,
+)
+def test_nccl_group_is_destroyed_where_all_ranks_end_together(
+    error: BaseException, destroyed: int, one_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else torch warns on each node; but the destruction waits for peers, which may be waiting for this rank."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    calls = MagicMock(new_group=lambda **_: MagicMock(spec=dist.ProcessGroup), ProcessGroup=dist.ProcessGroup)
+    monkeypatch.setattr(process_group, "dist", calls)
+    monkeypatch.setattr(
+        process_group, "gather", lambda value, size, _gloo: [(f"n{rank}", value[1]) for rank in range(size)]
+    )
+    with pytest.raises(type(error)), process_group.world("cuda", 1):
+        raise error
+    assert calls.init_process_group.call_args.args == ("nccl",)
+    assert calls.destroy_process_group.call_count == destroyed

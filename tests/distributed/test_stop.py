@@ -7,7 +7,8 @@ import pytest
 
 from tests.support.processes import TIMEOUT, start_ranks
 from trainer.distributed import process_group
-from trainer.distributed.stop import Request, Stopped, StopSignal
+from trainer.distributed.stop import Request, StopSignal
+from trainer.errors import Stopped
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2])
@@ -92,7 +93,8 @@ def outputs(body: str) -> list[str]:
     code = (
         "import os, signal, sys, time\n"
         "from trainer.distributed import process_group\n"
-        "from trainer.distributed.stop import Request, Stopped, StopSignal\n"
+        "from trainer.distributed.stop import Request, StopSignal\n"
+        "from trainer.errors import Stopped\n"
         "from trainer.distributed.watchdog import Watchdog\n"
         "with (\n"
         "    process_group.world('cpu', 15) as world,\n"

@@ -1,11 +1,13 @@
 """Each fault of a machine is one line that names the node."""
 
+from itertools import combinations
 from typing import Any
 
 import pytest
 
 from launch.checks import Checks, compare
-from launch.links import slow_pairs
+from launch.links import rounds, slow_pairs
+from tests.support.processes import TIMEOUT, start_ranks
 
 CHECKS = Checks(data="DATA", run_dir="RUNS")
 
@@ -59,3 +61,33 @@ def test_link_that_is_slower_than_the_others_is_named() -> None:
     speeds = {("n1", "n2"): 10e9, ("n1", "n3"): 2e9, ("n2", "n3"): 11e9}
     assert slow_pairs(speeds) == ["n1 - n3: 2.00 GB/s, less than half of the median 10.00"]
     assert slow_pairs({("n1", "n2"): 1.0}) == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 8, 9, 128])
+def test_preflight_rounds_have_each_pair_once_and_nobody_twice_in_a_round(count: int) -> None:
+    members = [3 * number for number in range(count)]
+    found = rounds(members)
+    assert sorted(pair for pairs in found for pair in pairs) == [*combinations(members, 2)]
+    assert len(found) == max(0, count - 1 + count % 2)
+    for pairs in found:
+        meeting = [member for pair in pairs for member in pair]
+        assert len(meeting) == len(set(meeting))
+
+
+@pytest.mark.slow
+def test_preflight_measures_pairs_of_nodes_and_pairs_inside_them() -> None:
+    """Four real processes, of which two each claim to be one node."""
+    script = (
+        "import torch, torch.distributed as dist\n"
+        "from launch.links import bandwidths\n"
+        "dist.init_process_group('gloo')\n"
+        "nodes = [{'rank': rank, 'host': f'n{rank // 2}', 'local_rank': rank % 2} for rank in range(4)]\n"
+        "found = bandwidths(torch.device('cpu'), nodes, None, inside=True)\n"
+        "print([[*speeds] for speeds in found], all(speed > 0 for speeds in found for speed in speeds.values()))\n"
+        "dist.destroy_process_group()\n"
+    )
+    ranks = start_ranks(["-c", script], 4)
+    said = [rank.communicate(timeout=TIMEOUT) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0] * 4, said
+    inside = [("n0: rank 0", "rank 1"), ("n1: rank 2", "rank 3")]
+    assert {out.strip() for out, _ in said} == {f"{[[('n0', 'n1')], inside]} True"}

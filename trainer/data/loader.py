@@ -21,6 +21,7 @@ from trainer.data.read_ahead import reading_ahead
 from trainer.distributed.cpus import usable_cpus
 from trainer.errors import UserError
 
+_ROOM_FROM = 4  # CPUs
 BATCHES_AHEAD = 3  # batches being read while the caller works on one
 
 
@@ -164,8 +165,12 @@ class Loader:
 
 
 def default_workers(cpu_sharers: int) -> int:
-    """Threads for each loader: the CPUs this process may use, shared by the processes that have the same ones."""
-    return max(1, usable_cpus() // cpu_sharers)
+    """Threads for each loader: the CPUs this process may use, shared by the processes that have the same ones.
+
+    Of four or more CPUs one stays free for the thread that launches the steps.
+    """
+    own = max(1, usable_cpus() // cpu_sharers)
+    return own if own < _ROOM_FROM else own - 1
 
 
 def check_square(source: Source, resolution: int) -> None:

@@ -1,7 +1,9 @@
 """How many CPUs a process may use: its affinity, its control group's quota, and who shares them."""
 
+import contextlib
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 _CGROUP, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
@@ -14,25 +16,43 @@ def usable_cpus() -> int:
 
 
 def cgroup_quota(cgroup: Path = _CGROUP, root: Path = _CGROUPS) -> float | None:
-    """The smallest `cpu.max` of the process's control group (version 2) and its parents, in CPUs; None for no limit."""
+    """The smallest quota of the process's control group and its parents, in CPUs; None for no limit.
+
+    Version 2 has it in `cpu.max`; version 1, still on many clusters, in `cpu.cfs_quota_us` and `cpu.cfs_period_us`.
+    """
     try:
-        lines = cgroup.read_text(encoding="utf-8").splitlines()
+        lines = [line.split(":", 2) for line in cgroup.read_text(encoding="utf-8").splitlines()]
     except OSError:
         return None
-    name = next((line[3:] for line in lines if line.startswith("0::/")), None)
-    if name is None:
-        return None
+    limits = []
+    for number, controllers, name in lines:
+        if number == "0":
+            limits += _limits(root, name, _quota_v2)
+        elif "cpu" in controllers.split(","):
+            limits += _limits(root / "cpu", name, _quota_v1)
+    return min(limits, default=None)
+
+
+def _limits(root: Path, name: str, quota: Callable[[Path], float | None]) -> list[float]:
+    """The quotas of the group with this name and of its parents."""
     folder = root / name.lstrip("/")
     limits = []
     for path in (folder, *folder.parents):
-        try:
-            quota, period = (path / "cpu.max").read_text(encoding="utf-8").split()
-            limits.append(int(quota) / int(period))
-        except (OSError, ValueError):  # no such group here, as in a container, or "max"
-            pass
+        with contextlib.suppress(OSError, ValueError):  # no such group here, as in a container
+            limits.append(quota(path))
         if path == root:
             break
-    return min(limits, default=None)
+    return [limit for limit in limits if limit is not None]
+
+
+def _quota_v2(group: Path) -> float | None:
+    quota, period = (group / "cpu.max").read_text(encoding="utf-8").split()
+    return None if quota == "max" else int(quota) / int(period)
+
+
+def _quota_v1(group: Path) -> float | None:
+    quota = int((group / "cpu.cfs_quota_us").read_text(encoding="utf-8"))
+    return quota / int((group / "cpu.cfs_period_us").read_text(encoding="utf-8")) if quota > 0 else None
 
 
 def processes_sharing(own: tuple[str, list[int]], all_ranks: list[tuple[str, list[int]]]) -> int:

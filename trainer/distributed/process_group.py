@@ -1,8 +1,8 @@
 """The processes of one run: joining them, sharing errors, wrapping the model.
 
 Ranks come from torchrun's variables (RANK, LOCAL_RANK, LOCAL_WORLD_SIZE, WORLD_SIZE); without them there is one
-process. Gradients go through NCCL on GPUs and gloo on CPUs. Small messages always go through gloo, so that they never
-wait for a device.
+process. Gradients go through NCCL on GPUs and gloo on CPUs; one process needs no NCCL. Small messages always go through
+gloo, so that they never wait for a device.
 """
 
 import os
@@ -22,7 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trainer.distributed import lost_peer
 from trainer.distributed.cpus import processes_sharing
-from trainer.errors import NodeError, SharedError, UnreachableError, UserError, first_line
+from trainer.distributed.interface import bind_gloo
+from trainer.errors import NodeError, SharedError, Stopped, UnreachableError, UserError, first_line
 from trainer.precision import Precision, autocast
 from trainer.variables import place_in_run, whole_number
 
@@ -59,7 +60,9 @@ def world(device: str, timeout_minutes: float) -> Iterator[World]:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         here = torch.device("cuda", gpu_index(local_rank, local_size, count, one_machine=local_size == size))
         torch.cuda.set_device(here)
-    backend = "nccl" if device == "cuda" else "gloo"
+    backend = "nccl" if device == "cuda" and size > 1 else "gloo"
+    if size > local_size:
+        bind_gloo()
     try:
         store = _store(size, timeout)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
@@ -85,9 +88,10 @@ def world(device: str, timeout_minutes: float) -> Iterator[World]:
             gloo=gloo,
             cpu_sharers=processes_sharing(cpus[rank], cpus),
         )
-    except BaseException:
+    except BaseException as error:
         lost_peer.leave()
-        if size == 1:  # else the groups' end would wait for peers, which wait for this process to end
+        # else the groups' end would wait for peers, which wait for this process to end
+        if size == 1 or isinstance(error, Stopped | SharedError):  # or all ranks end by this error
             dist.destroy_process_group()
         raise
     lost_peer.leave()

@@ -22,17 +22,10 @@ import torch.distributed as dist
 
 from trainer.distributed.horizon import Horizon, next_horizon
 from trainer.distributed.process_group import World
+from trainer.errors import Stopped
 
 T = TypeVar("T")
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
-
-
-class Stopped(Exception):  # noqa: N818
-    """The run was stopped after saving, and can be continued. The message says so."""
-
-    def __init__(self, message: str, number: signal.Signals) -> None:
-        super().__init__(message)
-        self.signal = number
 
 
 class Request(IntEnum):

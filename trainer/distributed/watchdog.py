@@ -20,7 +20,8 @@ import torch.distributed as dist
 from trainer.distributed.horizon import Horizon
 from trainer.distributed.parent import CONTINUES, end_now
 from trainer.distributed.process_group import World
-from trainer.distributed.stop import Stopped, StopSignal
+from trainer.distributed.stop import StopSignal
+from trainer.errors import Stopped
 
 COMPUTING, EXCHANGING = "computing", "exchanging gradients"
 _MAX_INTERVAL = 2.0  # s between two checks

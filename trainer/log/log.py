@@ -20,8 +20,7 @@ import numpy as np
 
 from trainer.atomic import MAKE_ROOM
 from trainer.distributed.process_group import World
-from trainer.distributed.stop import Stopped
-from trainer.errors import DiskError
+from trainer.errors import DiskError, Stopped
 from trainer.evaluation.result import Evaluation
 from trainer.log.cadence import Cadence
 from trainer.log.console_log import ConsoleLog
