@@ -28,8 +28,10 @@ from benchmarks.gpu_look import compiled_so_far, profiled, waits
 from benchmarks.gpu_record import Record
 from benchmarks.gpu_report import report
 from benchmarks.gpu_steps import Step, module, ours, timms, torchvisions
+from benchmarks.gpu_variants import variants
 from benchmarks.loaders import repeat_photos
 from benchmarks.roofline import roofline
+from trainer.commands.benchmark.measure import limit_run_ahead
 from trainer.commands.benchmark.peak import wait_for
 from trainer.data.beton.prepare import PrepareOptions, prepare_folder
 from trainer.data.formats import open_beton
@@ -46,7 +48,6 @@ from trainer.settings import TrainSettings
 PHOTO_REPEATS = 40  # in the file that is written: more than a processor's cache holds
 CLASSES = 1000  # of the network, as ImageNet has; the photographs may have fewer
 WARM_UP = max(8, BATCHES_AHEAD + 2)  # micro-batches: kernels are chosen, graphs recorded, what was read ahead is used
-AHEAD = 8  # micro-batches that the host may be ahead of the GPU
 COMPILE_SECONDS = 150.0  # without so many left, no compilation is begun
 PROFILE_SECONDS = 30.0  # that are left for the profile
 
@@ -89,8 +90,10 @@ def main(settings: GpuSettings) -> None:
         record.note("roofline", lambda: roofline(recipe, module(recipe, world.device), world.device).as_json())
         torch.backends.cudnn.benchmark = True  # as all three have it
         measurement = Measurement(settings, record, recipe, loader, world)
-        for _ in range(settings.rounds):
+        for number in range(settings.rounds):
             measurement.round()
+            if number == 0:
+                measurement.variants()
             print(f"\n{report(record.found)}\n", flush=True)
         measurement.profile()
     print(f"\n{report(record.found)}", flush=True)
@@ -138,6 +141,7 @@ class Measurement:
 
     def __init__(self, settings: GpuSettings, record: Record, recipe: Recipe, loader: Loader, world: World) -> None:
         self._settings, self._record, self._device = settings, record, world.device
+        self._recipe, self._loader, self._world = recipe, loader, world
         self._batches = Batches(recipe, loader, world)
         self._builders: dict[str, Callable[[], Step]] = {  # what is cheap and surely works first
             "ours": partial(ours, recipe, world),
@@ -158,6 +162,39 @@ class Measurement:
             self._try(f"{name}, synthetic", self._batches.synthetic, name)
             if name.startswith("ours"):
                 self._try(f"{name}, real", self._batches.real, name)
+        if self._device.type == "cuda":  # it must not grow from round to round
+            self._record.found["reserved_gb"].append(torch.cuda.memory_reserved(self._device) / 1e9)
+
+    def variants(self) -> None:
+        """Our step once with each of the variants, on synthetic images. Each is freed before the next."""
+        record = self._record
+        for name, (recipe, compile_mode) in variants(self._recipe).items():
+            needed = 2 * self._settings.seconds + PROFILE_SECONDS + (COMPILE_SECONDS if compile_mode else 0)
+            if compile_mode and not self._settings.compile:
+                continue
+            if record.seconds_left < needed:
+                record.say(f"{name}: not begun, {record.seconds_left:.0f} s are left")
+                continue
+            try:
+                record.found["variants"][name] = self._variant(recipe, compile_mode)
+                record.say(f"{name}: {record.found['variants'][name]['images_per_second']:,.0f} images/s")
+            except Exception as error:
+                record.failed(name, error)
+                error.__traceback__ = None
+            self._free()
+        allow_tensor_float(self._recipe.precision)
+
+    def _variant(self, recipe: Recipe, compile_mode: str | None) -> dict[str, float]:
+        """Images per second, and the most memory that was allocated, in GB."""
+        allow_tensor_float(recipe.precision)
+        on_gpu = self._device.type == "cuda"
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(self._device)
+        step = ours(recipe, self._world, compile_mode)
+        with self._warm(step, Batches(recipe, self._loader, self._world).synthetic) as stream:
+            rate = recipe.micro_batch_size * per_second(step, stream, self._device, self._settings.seconds)
+        allocated = torch.cuda.max_memory_allocated(self._device) if on_gpu else 0
+        return {"images_per_second": rate, "gb": allocated / 1e9}
 
     def profile(self) -> None:
         """After all rates: what comes after a profiler may be slower. CUDA graphs have the compiled step's kernels."""
@@ -239,10 +276,7 @@ def per_second(work: Callable[[Any], Any], stream: Iterator[Any], device: torch.
         work(next(stream))
         done += 1
         if device.type == "cuda":
-            ends.append(torch.cuda.Event(blocking=True))  # the host sleeps: the cores are for the loader
-            ends[-1].record()
-            if len(ends) > AHEAD:
-                ends.popleft().synchronize()
+            limit_run_ahead(ends)
     wait_for(device)
     return done / (time.perf_counter() - start)
 

@@ -23,7 +23,8 @@ class Record:
 
     def __init__(self, file: Path | None, minutes: float) -> None:
         self.found: dict[str, Any] = {
-            "images_per_second": {}, "failed": {}, "compiled": {}, "waits": {}, "profile": {}
+            "images_per_second": {}, "variants": {}, "reserved_gb": [], "failed": {}, "compiled": {}, "waits": {},
+            "profile": {},
         }  # fmt: skip
         self._file, self._minutes, self._begun = file, minutes, time.monotonic()
 

@@ -25,6 +25,8 @@ def report(found: dict[str, Any]) -> str:
         *(f"| {name} | failed: {why} | 0 |" for name, why in found["failed"].items()),
         "",
         *_targets(middle),
+        *_variants(found.get("variants", {}), middle.get("ours" + _SYNTHETIC)),
+        *_memory(found.get("reserved_gb", [])),
         *_limit(found.get("roofline"), middle),
         *_compiled(found["compiled"]),
         *_waits(found["waits"]),
@@ -52,6 +54,22 @@ def _targets(middle: dict[str, float]) -> list[str]:
             f"fastest on real images: {max(real_ones):,.0f} images/s (wanted on an H200: {IMAGES_PER_SECOND:,.0f})"
         )
     return lines
+
+
+def _variants(variants: dict[str, dict[str, float]], ours: float | None) -> list[str]:
+    """Beside our own step in bf16 and eager mode, both on synthetic images."""
+    if not variants:
+        return []
+    lines = ["", "| our step, with | images/s, n = 1 | of the plain one | GB |", "|---|---|---|---|"]
+    for name, found in variants.items():
+        rate = found["images_per_second"]
+        share = f"{rate / ours:.2f}" if ours else ""
+        lines.append(f"| {name} | {rate:,.0f} | {share} | {found['gb']:.1f} |")
+    return [*lines, ""]
+
+
+def _memory(reserved: list[float]) -> list[str]:
+    return [f"GB reserved after each round: {', '.join(f'{each:.1f}' for each in reserved)}"] if reserved else []
 
 
 def _limit(roofline: dict[str, Any] | None, middle: dict[str, float]) -> list[str]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,18 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.gpu import AHEAD, per_second
+from benchmarks.gpu import per_second
 from benchmarks.gpu_batches import EPOCH, Repeated
 from benchmarks.gpu_look import waits
 from benchmarks.gpu_record import Record
 from benchmarks.gpu_report import report
+from benchmarks.gpu_variants import variants
 from benchmarks.roofline import _Traffic
 from tests.support.processes import ROOT, TIMEOUT
+from trainer.commands.benchmark.measure import AHEAD
 from trainer.data.crop import CropBoxes
 from trainer.data.formats import open_beton
+from trainer.recipe_file import load_recipe
 
 STEPS = ("ours", "timm's step", "torchvision's step")
 
@@ -53,6 +57,8 @@ def test_gpu_benchmark_one_command_measures_loader_step_peers_and_roofline(photo
         *(f"{step}, synthetic" for step in STEPS[1:]),
     ]
     assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in rates.values())
+    assert figures["variants"].keys() >= {"2 images", "tf32", "fp16", "fp32", "LAMB", "EMA", "ResNet-18"}
+    assert min(each["images_per_second"] for each in figures["variants"].values()) > 0
     limit = figures["roofline"]
     assert limit["by_fused"] > limit["by_bytes"] > 0
     assert limit["by_flops"] > max(rates["ours, synthetic"])
@@ -85,7 +91,8 @@ FOUND: dict[str, Any] = {
                                     "cuda_graphs_skipped": 0}},
     "waits": {"ours": [], "torchvision's step": ["gpu_steps.py:80 (12 times in 4 steps)"]},
     "roofline": {"words": "roofline", "by_flops": 42000.0, "by_bytes": 8400.0, "by_fused": 16800.0},
-    "profile": {},
+    "profile": {}, "reserved_gb": [20.04, 20.06],
+    "variants": {"32 images": {"images_per_second": 1050.0, "gb": 4.26}},
 }  # fmt: skip
 
 
@@ -100,9 +107,24 @@ def test_report_of_a_part_is_a_report() -> None:
     assert "10% of the operations' bound (MFU), 50% of the bytes' bound unfused, 25% of fused" in said
     assert "ours: waits for the device nowhere" in said
     assert "torchvision's step: WAITS for the device at gpu_steps.py:80 (12 times in 4 steps)" in said
+    assert "GB reserved after each round: 20.0, 20.1" in said
+    assert "| 32 images | 1,050 |  | 4.3 |" in said
+    beside = {**FOUND["images_per_second"], "ours, synthetic": [2100.0]}
+    assert "| 32 images | 1,050 | 0.50 | 4.3 |" in report({**FOUND, "images_per_second": beside})
     nothing = {name: {} for name in ("images_per_second", "failed", "compiled", "waits", "profile")}
     assert "| what | images/s (range) | n |" in report({**FOUND, **nothing, "roofline": None})
     assert report(nothing) == "nothing was measured"
+
+
+@pytest.mark.parametrize("batch", [8, 100, 256])
+def test_gpu_benchmark_variants_are_recipes_that_differ_in_what_they_say(batch: int) -> None:
+    recipe = replace(load_recipe("resnet50_nvidia_90ep"), global_batch_size=batch, micro_batch_size=batch, ema=None)
+    found = variants(recipe)
+    assert len(found) == 11
+    assert found["tf32"].recipe.precision == "tf32"
+    assert {variant.compile_mode for variant in found.values()} == {None, "default", "reduce-overhead"}
+    assert min(variant.recipe.micro_batch_size for variant in found.values()) == max(2, batch // 8)
+    assert all(variant.recipe != recipe for variant in found.values())
 
 
 def test_gpu_benchmark_what_was_found_is_in_the_file_at_once(tmp_path: Path) -> None:

@@ -2,16 +2,18 @@
 
 A window is a number of micro-batches, the same on all ranks, because ranks that train wait for one another. Some
 uncounted micro-batches come before it: an idle loader has read batches ahead, which would cost no time. The device is
-synchronised at both ends of a window and nowhere inside it.
+synchronised at both ends of a window; inside it a host is at most a few micro-batches ahead of its GPU.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 
 from trainer.commands.benchmark.peak import wait_for
@@ -20,6 +22,7 @@ from trainer.distributed.process_group import World
 from trainer.log.throughput import Rates, Throughput
 
 WARM_UP = BATCHES_AHEAD + 2  # batches that may be ready when a window begins: those of the loader and one on the GPU
+AHEAD = 8  # micro-batches that the host may be ahead of the GPU
 _GROWTH = 8  # from one trial window to the next
 
 T = TypeVar("T")
@@ -88,11 +91,25 @@ def window(part: Part, count: int, images: int, round_number: int, world: World)
         wait_for(world.device)
         dist.barrier(group=world.gloo)
         throughput = Throughput(world)
+        ends = deque[torch.cuda.Event]()
         for _ in range(count):
             part.work(throughput.wait_for(batches))
             throughput.images += images
+            if world.device.type == "cuda":
+                limit_run_ahead(ends)
         wait_for(world.device)
         return throughput.read()
+
+
+def limit_run_ahead(ends: deque[torch.cuda.Event]) -> None:
+    """Waits for the end of the GPU's work of AHEAD micro-batches ago; `ends` has the events between.
+
+    Work that the host never waits for may otherwise hold a hundred batches in memory.
+    """
+    ends.append(torch.cuda.Event(blocking=True))  # the host sleeps: the cores are for the loader
+    ends[-1].record()
+    if len(ends) > AHEAD:
+        ends.popleft().synchronize()
 
 
 def window_length(part: Part, seconds: float, images: int, world: World) -> int:
