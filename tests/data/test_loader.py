@@ -189,3 +189,23 @@ def test_padded_crop_wants_images_of_its_own_size(photo_betons: Path) -> None:
         pytest.raises(UserError, match=r"needs images of 32 x 32 px, but image 0"),
     ):
         check_square(loader.source, PaddedCrop(resolution=32).resolution)
+
+
+def test_loader_is_ready_when_the_following_batch_has_been_read(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading the second batch waits for a signal."""
+    go = threading.Event()
+    with open_photos(photos, workers=1) as loader:
+        really = loader.source.read
+
+        def wait_then_read(images: np.ndarray, crops: CropBoxes, out: np.ndarray) -> None:
+            assert images[0] != 4 or go.wait(TIMEOUT)
+            really(images, crops, out)
+
+        monkeypatch.setattr(loader.source, "read", wait_then_read)
+        batches = loader.batches(np.arange(8).reshape(2, 4), eval_view(CenterCrop(resolution=48, crop_ratio=1.0)), 48)
+        next(batches)
+        assert not loader.is_ready
+        go.set()
+        next(batches)
+        assert loader.is_ready  # to say that there are no more
+        assert next(batches, None) is None

@@ -1,6 +1,7 @@
 """Batches for the model: on its device, augmented, normalised, channels-last."""
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -28,11 +29,13 @@ def device_batches(
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
     augmenter: Augmenter | None = None,
+    is_ready: Callable[[], bool] = lambda: True,
 ) -> Iterator[DeviceBatch]:
     """Copies uint8 images to the device, then augments and normalises them there.
 
-    On a GPU this happens one batch ahead, on a stream of its own.
-    Torch's cache of pinned memory takes a batch's memory back, and waits for the copy before it reuses it.
+    `is_ready`: whether the next of `batches` can be had without waiting. If not, nothing is prepared ahead: a batch is
+    never held back for the one after it. The pinned memory of a batch goes back to torch's pinned-memory cache, which
+    waits for the copy before reusing it.
     """
     scale = torch.tensor([1 / (255 * value) for value in std], device=device).view(1, 3, 1, 1)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, 3, 1, 1)
@@ -50,16 +53,19 @@ def device_batches(
         yield from map(prepare, batches)
         return
 
-    stream = _copy_stream(device)
-    ahead: DeviceBatch | None = None
-    for batch in batches:
-        with torch.cuda.stream(stream):
-            following = prepare(batch)
-        if ahead is not None:
-            yield ahead
-        torch.cuda.current_stream(device).wait_stream(stream)
-        for tensor in following:  # allocated on `stream`: must not be reused while the model still reads it
-            tensor.record_stream(torch.cuda.current_stream(device))
-        ahead = following
-    if ahead is not None:
-        yield ahead
+    stream, source = _copy_stream(device), iter(batches)
+    prepared: deque[tuple[DeviceBatch, torch.cuda.Event]] = deque()
+    while True:
+        while not prepared or (len(prepared) == 1 and is_ready()):
+            if (batch := next(source, None)) is None:
+                break
+            with torch.cuda.stream(stream):
+                prepared.append((prepare(batch), stream.record_event()))
+        if not prepared:
+            return
+        following, done = prepared.popleft()
+        current = torch.cuda.current_stream(device)
+        current.wait_event(done)
+        for tensor in following:  # allocated on `stream`: not to be reused while the model still reads it
+            tensor.record_stream(current)
+        yield following

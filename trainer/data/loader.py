@@ -101,6 +101,7 @@ class Loader:
         self._workers = workers
         self._pin_memory = pin_memory
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="loader")
+        self._following: list[Future[None]] = []
         self.waits_since: float | None = None
         """when the caller began to wait for the batch it waits for now, in seconds of time.monotonic()"""
 
@@ -130,9 +131,9 @@ class Loader:
                 for batch in samples:
                     in_flight.append(self._start(batch, view, resolution))
                     if len(in_flight) > BATCHES_AHEAD:
-                        yield self._finish(*in_flight.popleft())
+                        yield self._next_of(in_flight)
                 while in_flight:
-                    yield self._finish(*in_flight.popleft())
+                    yield self._next_of(in_flight)
         finally:  # left early, or one failed: nothing may still write into the buffers of the rest
             futures = [future for _, parts in in_flight for future in parts]
             # a cancelled one never runs, and where the threads have ended nobody would ever say so
@@ -154,6 +155,16 @@ class Loader:
         if self._pin_memory:  # else their copy to the device would wait for what runs there
             labels, numbers = labels.pin_memory(), numbers.pin_memory()
         return Batch(pixels.permute(0, 3, 1, 2), labels, numbers), futures
+
+    def _next_of(self, in_flight: deque[tuple[Batch, list[Future[None]]]]) -> Batch:
+        batch = self._finish(*in_flight.popleft())
+        self._following = in_flight[0][1] if in_flight else []
+        return batch
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the batch after the latest one has been read, so that asking for it does not wait."""
+        return all(future.done() for future in self._following)
 
     def _finish(self, batch: Batch, futures: list[Future[None]]) -> Batch:
         self.waits_since = time.monotonic()

@@ -45,7 +45,8 @@ def train_stream(
     if recipe.order:
         window = max(1, recipe.order.window * accumulation // recipe.global_batch_size)
     batches = loader.batches(samples, view, resolution_at(recipe, epoch), read_ahead=window)
-    return device_batches(batches, world.device, recipe.mean, recipe.std, Augmenter(recipe, epoch))
+    augmenter = Augmenter(recipe, epoch)
+    return device_batches(batches, world.device, recipe.mean, recipe.std, augmenter, lambda: loader.is_ready)
 
 
 def prepare_order(recipe: Recipe, loader: Loader, epoch: int) -> None:

@@ -82,7 +82,7 @@ def evaluate_images(
     batch_size = max(64, recipe.micro_batch_size)
     batches = eval_batches(total, batch_size=batch_size, rank=world.rank, world_size=world.size)
     crops = loader.batches(batches, eval_view(crop), crop.resolution)
-    on_device = device_batches(crops, world.device, recipe.mean, recipe.std)
+    on_device = device_batches(crops, world.device, recipe.mean, recipe.std, is_ready=lambda: loader.is_ready)
     if stop_signal:
         on_device = stop_signal.watch(on_device)
     for model in models:
