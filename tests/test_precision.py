@@ -20,7 +20,7 @@ from trainer.data.loader import Loader
 from trainer.loss import build_loss
 from trainer.model import build_model
 from trainer.optimizer import build_optimizer
-from trainer.precision import Precision, autocast, build_scaler, emulation_note
+from trainer.precision import Precision, allow_tensor_float, autocast, build_scaler, emulation_note
 from trainer.recipe import SGD, CenterCrop, CifarResNet, Constant, CrossEntropy, LibraryModel, Recipe
 from trainer.recipe_file import load_recipe
 from trainer.run.checkpoint import Checkpoints, read, write
@@ -28,7 +28,7 @@ from trainer.settings import TrainSettings
 from trainer.train import train
 
 CPU = torch.device("cpu")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 EVERY_PRECISION = pytest.mark.parametrize("precision", DTYPES)
 
 
@@ -77,6 +77,22 @@ def test_precision_every_precision_of_a_recipe_is_tried() -> None:
     assert why_not("fp32") == ""
     annotation = Recipe.__annotations__["precision"]
     assert set(re.findall(r"\w+", annotation)) == {"Literal", *DTYPES}
+
+
+@pytest.mark.parametrize(
+    ("precision", "convolutions", "products"),
+    [("fp32", False, False), ("tf32", True, True), ("bf16", True, False), ("fp16", True, False)],
+)
+def test_precision_fp32_is_exact_and_tf32_is_tf32_everywhere(
+    precision: Precision, convolutions: bool, products: bool
+) -> None:
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    try:
+        allow_tensor_float(precision)
+        assert torch.backends.cudnn.allow_tf32 == convolutions
+        assert torch.backends.cuda.matmul.allow_tf32 == products
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @EVERY_PRECISION

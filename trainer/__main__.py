@@ -162,6 +162,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # torch's own warnings of a lost peer are C++ stack traces, one from each rank. Errors are still shown.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
+# Images of several resolutions leave blocks of many sizes in a GPU's memory. Segments that grow keep it in one piece.
+if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
+    os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+
 # Python's garbage collector runs after every 700 new objects: 830 times while torch and its optimizers are imported.
 # After every 10,000 objects it runs 72 times. docs/experiments.md has the time that this saves.
 gc.set_threshold(10_000)

@@ -5,18 +5,19 @@ from typing import Literal
 
 import torch
 
-Precision = Literal["fp32", "bf16", "fp16"]
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     """The context of a forward pass. Norms, losses and parameters stay fp32 inside it, as torch's autocast has it."""
-    return torch.autocast(device.type, dtype=_DTYPES[precision], enabled=precision != "fp32")
+    return torch.autocast(device.type, dtype=_DTYPES[precision], enabled=precision in ("bf16", "fp16"))
 
 
 def allow_tensor_float(precision: Precision) -> None:
-    """fp32 is fp32: torch would let convolutions on a GPU round their inputs to TF32's 10 bits."""
+    """fp32 is fp32: torch would let convolutions on a GPU round their inputs to TF32's 10 bits. tf32 is TF32 in all."""
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
 
 
 def build_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:
@@ -32,6 +33,10 @@ def emulation_note(precision: Precision, device: torch.device) -> str | None:
         if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
             name = torch.cuda.get_device_name(device)
             return f"{name} emulates bf16, which is slow: --precision fp16 uses its tensor cores"
+        if precision == "tf32" and torch.cuda.get_device_capability(device) < _AMPERE:
+            return f"{torch.cuda.get_device_name(device)} has no TF32: this is fp32"
+    elif precision == "tf32":
+        return "a CPU has no TF32: this is fp32"
     elif precision == "fp16":
         return "fp16 on a CPU is many times slower than fp32: use --precision fp32"
     elif not _BF16_FLAGS & _cpu_flags():
@@ -39,6 +44,7 @@ def emulation_note(precision: Precision, device: torch.device) -> str | None:
     return None
 
 
+_AMPERE = (8, 0)  # compute capability of the first GPUs with TF32
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16", "sve_bf16"}  # of Intel and AMD, and of ARM
 
 

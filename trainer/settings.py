@@ -30,6 +30,11 @@ class TrainSettings:
     """auto: cuda if there is a GPU"""
     compile: bool = False
     """torch.compile the model: the start is slower, the steps are faster"""
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
+    """of torch.compile: reduce-overhead records CUDA graphs, for small micro-batches; max-autotune also tries many
+    kernels, which takes minutes. Neither has been tried on a GPU yet"""
+    bucket_mb: float = 25.0
+    """MiB of gradients in one message between processes; PyTorch's default. Larger ones suit slow networks"""
     cpu_kernels: bool = True
     """on CPUs in bf16, train with our own kernels, which are faster than PyTorch's; --compile leaves them out"""
     deterministic: bool = False
@@ -58,6 +63,9 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         _check_positive(self, "workers", "log_every", "checkpoint_steps", "keep_last_checkpoints", "profile_steps")
+        _check_positive(self, "bucket_mb")
+        if self.compile_mode != "default" and not self.compile:
+            raise ValueError(f"compile_mode={self.compile_mode!r} needs --compile")
         if self.profile_steps is not None and self.profile_steps > 100:
             raise ValueError(f"profile_steps={self.profile_steps} is more than 100: no viewer opens such a trace")
         if self.profile_from < 0:

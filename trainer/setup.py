@@ -29,6 +29,7 @@ from trainer.errors import LocalError, UserError
 from trainer.evaluation.protocol import TrainedWeights, short
 from trainer.evaluation.result import trained_weights
 from trainer.fine_tuning import apply_fine_tuning
+from trainer.garbage import collected_by_steps
 from trainer.model import build_model, load_initial_weights, without_pretrained
 from trainer.optimizer import audit, build_optimizer
 from trainer.precision import Precision, allow_tensor_float, build_scaler, emulation_note
@@ -109,14 +110,18 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
         notes.append(f"continued after step {at.step}{', the last one' if at.is_last(recipe.epochs) else ''}")
         if at.is_last(recipe.epochs) and (run.folder / "result.json").is_file():
             notes.append(f"this run is finished: it is evaluated once more. {run.how_to_train_longer()}")
-    compile_mode = "default" if settings.compile else None
+    compile_mode = settings.compile_mode if settings.compile else None
+    step = TrainingStep(
+        recipe, state, world, accumulation=accumulation, compile_mode=compile_mode, bucket_mb=settings.bucket_mb
+    )
+    stack.enter_context(collected_by_steps())
     return Prepared(
         world=world,
         run=run,
         train_loader=train_loader,
         eval_loader=eval_loader,
         state=state,
-        step=TrainingStep(recipe, state, world, accumulation=accumulation, compile_mode=compile_mode),
+        step=step,
         identity=identity,
         notes=[
             summary(recipe, run, world, state.position, len(train_loader), len(eval_loader)),
@@ -228,7 +233,7 @@ def build_module(recipe: Recipe, settings: TrainSettings, world: World, *, fresh
     spec = recipe.model if fresh else without_pretrained(recipe.model)
 
     def build() -> nn.Module:
-        return build_model(spec, recipe.num_classes, recipe.norm_batch_size)
+        return build_model(spec, recipe.num_classes, recipe.norm_batch_size, sync_norm=recipe.sync_norm)
 
     first = on_every_rank(world, lambda: build() if world.local_rank == 0 else None)  # one download for each machine
     module = on_every_rank(world, lambda: first or build())

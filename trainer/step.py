@@ -1,23 +1,43 @@
 """One optimizer step: the only definition of it. train, benchmark and plan --measure all call this one."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 
 import torch
+from torch import nn
 
 from trainer.data.device import DeviceBatch
 from trainer.data.mixing import mix
 from trainer.data.random import torch_seed
+from trainer.data.resolution import resolutions
 from trainer.distributed import process_group
+from trainer.distributed.cpus import usable_cpus
 from trainer.distributed.process_group import World, gradient_sync
 from trainer.distributed.watchdog import COMPUTING, EXCHANGING
 from trainer.fine_tuning import train_mode
+from trainer.garbage import collect_garbage
 from trainer.loss import build_loss
 from trainer.precision import autocast
 from trainer.recipe import Recipe
 from trainer.run.state import TrainingState
 from trainer.schedule import lr_of
 from trainer.step_metrics import gradient_norm
+
+_SPARE_GRAPHS = 8  # torch's own limit, for what is not a resolution
+
+
+def compile_static(module: nn.Module, mode: str, *, resolutions: int, threads: int) -> None:
+    """Compiles a network in place, on so many threads, with a graph for each resolution of its images.
+
+    After a second size torch would make one graph for all sizes, which is slower for each of them. Beyond the limit of
+    its recompilations it would go back to eager mode.
+    """
+    import torch._dynamo  # takes a second
+
+    torch._dynamo.config.recompile_limit = resolutions + _SPARE_GRAPHS
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(threads))
+    module.compile(mode=mode, dynamic=False)
 
 
 class TrainingStep:
@@ -35,11 +55,13 @@ class TrainingStep:
         *,
         accumulation: int,
         compile_mode: str | None = None,
+        bucket_mb: float = 25.0,
     ) -> None:
         """Puts the network of `state` into training mode, on all ranks together.
 
         `accumulation`: micro-batches of each process in one step. `compile_mode`: that of torch.compile, None for eager
-        mode. Raises SharedError where the network cannot run a micro-batch.
+        mode. `bucket_mb`: MiB of gradients in one message between processes. Raises SharedError where the network
+        cannot run a micro-batch.
         """
         self.accumulation = accumulation
         self.lr = 0.0
@@ -50,8 +72,9 @@ class TrainingStep:
         self._mixed = partial(mix, mixing, num_classes=classes, seed=recipe.seed) if mixing else None
         self._one = torch.ones((), device=world.device)
         if compile_mode is not None:  # before DDP, whose own forward pass breaks the graph
-            state.module.compile(mode=compile_mode)
-        self._model = process_group.wrap(state.module, world)
+            threads = max(1, usable_cpus() // world.cpu_sharers)
+            compile_static(state.module, compile_mode, resolutions=len(resolutions(recipe)), threads=threads)
+        self._model = process_group.wrap(state.module, world, recipe.gradient_compression, bucket_mb)
         train_mode(state.module, recipe.fine_tuning)
         example = torch.zeros(recipe.micro_batch_size, 3, *[recipe.train_crop.resolution] * 2, device=world.device)
         process_group.warm_up_ddp_buckets(self._model, example.to(memory_format=torch.channels_last), recipe.precision)
@@ -95,3 +118,4 @@ class TrainingStep:
         at.batch += 1
         if state.average:
             state.average.update(state.module, at.step, at.epochs)
+        collect_garbage(at.step)

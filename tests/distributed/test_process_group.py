@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from tests.support.processes import TIMEOUT, start_ranks
 from trainer.__main__ import _exit_code_of, main
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World, gpu_index, refuse_shared_gpus, share_buffers
@@ -127,3 +128,35 @@ def test_nccl_group_is_destroyed_where_all_ranks_end_together(
         raise error
     assert calls.init_process_group.call_args.args == ("nccl",)
     assert calls.destroy_process_group.call_count == destroyed
+
+
+# Two ranks with different gradients: with bf16 they are rounded before they are summed, and the weights stay fp32.
+EXCHANGED = """
+import torch
+from torch import nn
+from trainer.distributed import process_group
+
+with process_group.world("cpu", 1) as world:
+    found = []
+    for compression, bucket_mb in ((None, 25.0), ("bf16", 25.0), (None, 0.001)):
+        torch.manual_seed(0)
+        model = process_group.wrap(nn.Linear(40, 30), world, compression, bucket_mb)
+        process_group.warm_up_ddp_buckets(model, torch.zeros(1, 40), "fp32")
+        torch.manual_seed(world.rank)
+        model(torch.randn(4, 40)).square().sum().backward()
+        found.append([each.grad.clone() for each in model.parameters()])
+    plain, rounded, small = found
+    assert all(each.dtype == torch.float32 for each in rounded)
+    assert not any(torch.equal(ours, theirs) for ours, theirs in zip(rounded, plain, strict=True))
+    for ours, theirs in zip(rounded, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2**-6, atol=0.1)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(small, plain, strict=True))
+print("exchanged", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_gradients_are_exchanged_in_bf16_on_request_and_in_buckets_of_any_size() -> None:
+    ranks = start_ranks(["-c", EXCHANGED], 2)
+    said = [rank.communicate(timeout=TIMEOUT) for rank in ranks]
+    assert [out.strip() for out, _ in said] == ["exchanged"] * 2, said

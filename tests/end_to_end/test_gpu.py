@@ -6,8 +6,9 @@ from nowhere, and what a backward pass does is not seen here.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -50,6 +51,7 @@ from trainer.recipe import (
 )
 from trainer.recipe_file import load_recipe
 from trainer.run.state import Position
+from trainer.step import compile_static
 from trainer.step_metrics import StepMetrics
 
 GPU = torch.device("cuda", 0)
@@ -141,6 +143,22 @@ def test_copy_stream_is_one_for_the_life_of_the_process(gpu: World) -> None:
     assert torch.cuda.Stream.call_count == 1
 
 
+@pytest.mark.parametrize(("ready", "read"), [(True, [2, 3, 4, 4]), (False, [1, 2, 3, 4])])
+def test_batch_is_prepared_ahead_but_never_held_back_for_the_next(ready: bool, read: list[int], gpu: World) -> None:
+    taken = 0
+
+    def loader() -> Iterator[Batch]:
+        nonlocal taken
+        for batch in batches(PLAIN, 4):
+            taken += 1
+            yield batch
+
+    found = []
+    for _batch in device_batches(loader(), GPU, PLAIN.mean, PLAIN.std, is_ready=lambda: ready):
+        found.append(taken)
+    assert found == read
+
+
 @pytest.mark.parametrize(
     "spec", [SGD(lr=0.1), DecoupledSGD(lr=0.1), AdamW(lr=0.1), LAMB(lr=0.1), LARS(lr=0.1)], ids=str
 )
@@ -210,3 +228,24 @@ def test_step_one_compilation_is_for_all_steps() -> None:
         for batch in device_batches(batches(recipe, 6), world.device, recipe.mean, recipe.std, Augmenter(recipe, 0)):
             step(batch)
     assert compiled.frame_count == 1
+
+
+def test_step_has_a_graph_for_each_resolution_of_its_images_and_none_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch would make one graph for all sizes after the second, and none beyond its limit of eight."""
+    seen: list[int | torch.SymInt] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        seen.extend(each.shape[2] for each in inputs if each.ndim == 4 and len(each) == 1)
+        return graph.forward
+
+    module = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1))
+    compile_really = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **given: compile_really(self, backend=backend, **given))
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")  # the environment is restored after the test
+    sizes = range(16, 16 + 12)
+    compile_static(module, "default", resolutions=len(sizes), threads=1)
+    for _ in range(2):
+        for size in sizes:
+            module(torch.zeros(1, 3, size, size))
+    assert seen == [*sizes]

@@ -99,6 +99,10 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: replace(GOYAL, num_classes=1), r"num_classes=1: there is nothing to learn"),
     (lambda: replace(GOYAL, repeats=0), r"repeats=0 is not a positive number"),
     (lambda: replace(GOYAL, norm_batch_size=48), r"micro_batch_size=128 is not a multiple of norm_batch_size=48"),
+    (
+        lambda: replace(GOYAL, norm_batch_size=32, sync_norm=True),
+        r"sync_norm is for more images per norm",
+    ),
     (lambda: replace(GOYAL, precise_norm_images=100), r"precise_norm_images=100 is not a multiple of micro_batch_size"),
     (
         lambda: replace(GOYAL, precise_norm_images=128, fine_tuning=FineTuning(freeze_norms=True)),

@@ -76,7 +76,7 @@ def test_recipe_every_setting_of_a_recipe_is_compared_with_its_paper() -> None:
     """A setting that is new in the vocabulary needs an expectation in tests/papers/ and a test below."""
     elsewhere = {"name", "dataset", "published", "model", "num_classes", "loss", "optimizer", "schedule", "epochs"}
     elsewhere |= {"clip_grad_norm", "ema", "fine_tuning", "global_batch_size", "micro_batch_size", "norm_batch_size"}
-    elsewhere |= {"order", "precise_norm_images", "precision", "seed"}
+    elsewhere |= {"order", "sync_norm", "precise_norm_images", "precision", "gradient_compression", "seed"}
     assert {field.name for field in fields(Recipe)} == elsewhere | {field.name for field in fields(Images)}
 
 
@@ -130,6 +130,7 @@ def test_norm_sees_the_papers_batch_on_any_number_of_processes(name: str) -> Non
     recipe, paper = recipe_of(name), PAPERS[name]
     assert recipe.micro_batch_size == (paper.micro_batch or paper.norm_batch)
     assert (recipe.norm_batch_size or recipe.micro_batch_size) == paper.norm_batch
+    assert (recipe.sync_norm, recipe.gradient_compression) == (False, None)
     assert recipe.precise_norm_images == paper.precise_norm_images
     assert {1, 8, 64} <= set(paper.processes)
     for processes, expected in paper.processes.items():

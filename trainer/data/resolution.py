@@ -18,3 +18,8 @@ def resolution_at(recipe: Recipe, epoch: int) -> int:
     progress = (epoch - progressive.start_epoch) / (progressive.end_epoch - progressive.start_epoch)
     rounded = round((start + (own - start) * progress) / progressive.multiple) * progressive.multiple
     return min(max(rounded, min(start, own)), max(start, own))
+
+
+def resolutions(recipe: Recipe) -> set[int]:
+    """All resolutions that training has, in pixels."""
+    return {resolution_at(recipe, epoch) for epoch in range(recipe.epochs)}

@@ -24,15 +24,15 @@ def interface_to(host: str) -> str | None:
 
     On the host itself, where only the loopback interface reaches it: that of the default route.
     """
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            for destination in (host, _ELSEWHERE):
+    for destination in (host, _ELSEWHERE):
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
                 probe.connect((destination, 9))  # chooses a route and sends nothing
                 own = probe.getsockname()[0]
                 if not own.startswith("127."):
                     return next((name for _, name in socket.if_nameindex() if _address(probe, name) == own), None)
-    except OSError:
-        pass
+        except OSError:
+            return None
     return None
 
 

@@ -1,8 +1,8 @@
 """The processes of one run: joining them, sharing errors, wrapping the model.
 
 Ranks come from torchrun's variables (RANK, LOCAL_RANK, LOCAL_WORLD_SIZE, WORLD_SIZE); without them there is one
-process. Gradients go through NCCL on GPUs and gloo on CPUs; one process needs no NCCL. Small messages always go through
-gloo, so that they never wait for a device.
+process. Gradients and sums of what lies on the device go through NCCL on GPUs and gloo on CPUs; one process needs no
+NCCL. Small messages of the hosts always go through gloo, so that they never wait for a device.
 """
 
 import os
@@ -13,11 +13,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import zip_longest
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 from trainer.distributed import lost_peer
@@ -230,10 +231,14 @@ def share_buffers(world: World, model: nn.Module) -> None:
             buffer.copy_(received.view_as(buffer))
 
 
-def wrap(model: nn.Module, world: World) -> nn.Module:
+def wrap(
+    model: nn.Module, world: World, gradient_compression: Literal["bf16"] | None = None, bucket_mb: float = 25.0
+) -> nn.Module:
     """The model in DDP, whose backward pass averages gradients over the ranks; as it is where there is one rank.
 
-    Running statistics are not synchronised in each step: rank 0's are saved (see share_buffers).
+    `gradient_compression`: the format in which they are exchanged and summed; None: their own. `bucket_mb`: MiB of
+    gradients in one message. Running statistics are not synchronised in each step: rank 0's are saved (see
+    share_buffers).
     """
     if world.size == 1:
         return model
@@ -242,8 +247,14 @@ def wrap(model: nn.Module, world: World) -> nn.Module:
         # torch 2.15 renames broadcast_buffers, and older ones do not know the new name
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         parallel = DistributedDataParallel(
-            model, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
+            model,
+            device_ids=device_ids,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            bucket_cap_mb=bucket_mb,  # type: ignore[arg-type]  # fractions work too
         )
+    if gradient_compression == "bf16":
+        parallel.register_comm_hook(dist.group.WORLD, default_hooks.bf16_compress_hook)
     # DDP times every 100th iteration for its own log, and waits for the device to do so
     parallel._set_ddp_runtime_logging_sample_rate(_NEVER)
     return parallel

@@ -1,7 +1,7 @@
 """The model factory: our own families, torchvision's and timm's models, and initial weights. All plain PyTorch.
 
 Reading order: block.py (the two residual blocks), resnet.py, cifar.py, preactivation.py, squeeze_excitation.py,
-blur.py, norm.py, library.py, weights.py. On CPUs trainer/cpu makes a built model faster from outside.
+blur.py, norm.py, sync_norm.py, library.py, weights.py. On CPUs trainer/cpu makes a built model faster from outside.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from trainer.model.library import library_model
 from trainer.model.norm import split_norms
 from trainer.model.preactivation import PreActivationResNet
 from trainer.model.resnet import ResNet
+from trainer.model.sync_norm import sync_norms
 from trainer.model.weights import load_initial_weights
 
 __all__ = ["build_model", "load_initial_weights", "without_pretrained"]
@@ -23,13 +24,16 @@ __all__ = ["build_model", "load_initial_weights", "without_pretrained"]
 Spec = recipe.ResNet | recipe.CifarResNet | recipe.WideResNet | recipe.LibraryModel
 
 
-def build_model(spec: Spec, num_classes: int, norm_batch_size: int | None = None) -> nn.Module:
+def build_model(
+    spec: Spec, num_classes: int, norm_batch_size: int | None = None, *, sync_norm: bool = False
+) -> nn.Module:
     """The network that `spec` describes: float32, on the default device, in training mode.
 
     It maps images [N, 3, H, W] to logits [N, num_classes]. Its initial weights come from torch's global random
     generator: seed that first, with the same seed on every process. With `norm_batch_size`, BatchNorm2d computes its
     statistics over groups of that many images, and training raises ValueError for a batch that is not a multiple of
-    it. Raises UserError for a spec that describes no network.
+    it. With `sync_norm` it computes them over the batches of all processes. Raises UserError for a spec that describes
+    no network.
     """
     model: nn.Module
     match spec:
@@ -43,6 +47,8 @@ def build_model(spec: Spec, num_classes: int, norm_batch_size: int | None = None
             model = library_model(spec, num_classes)
     if norm_batch_size is not None:
         split_norms(model, norm_batch_size)
+    if sync_norm:
+        sync_norms(model)
     return model
 
 

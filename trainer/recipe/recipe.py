@@ -121,11 +121,16 @@ class Recipe:
     """images per forward pass in one process"""
     norm_batch_size: int | None = None
     """images that batch normalisation computes its statistics over, a part of the micro-batch; None: all of it"""
+    sync_norm: bool = False
+    """batch normalisation computes its statistics over the micro-batches of all processes in a forward pass"""
     precise_norm_images: int | None = None
     """before each evaluation the running statistics are measured anew over so many training images (precise BN, Wu and
     Johnson 2021, arXiv:2105.07576, section 3); None: they are the running averages"""
-    precision: Literal["fp32", "bf16", "fp16"]
-    """of matrix products and convolutions; parameters, norms and the loss are always fp32"""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"]
+    """of matrix products and convolutions; parameters, norms and the loss are always fp32. tf32: a GPU rounds the
+    factors of products to 10 bits, as most frameworks do unasked"""
+    gradient_compression: Literal["bf16"] | None = None
+    """number format of the gradients that processes exchange, for slow networks; None: fp32"""
     seed: int = 0
     """of the initialisation, the order and every draw"""
 
@@ -136,6 +141,8 @@ class Recipe:
                 raise ValueError(f"{name}={getattr(self, name)} is not a positive number")
         _check_multiple(self, "global_batch_size", "micro_batch_size")
         if self.norm_batch_size is not None:
+            if self.sync_norm:
+                raise ValueError("sync_norm is for more images per norm and norm_batch_size for fewer: use one of both")
             _check_multiple(self, "micro_batch_size", "norm_batch_size")
         if self.precise_norm_images is not None:
             _check_multiple(self, "precise_norm_images", "micro_batch_size")

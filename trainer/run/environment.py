@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,20 +30,52 @@ def environment(world: World, settings: TrainSettings, cpu_kernels: Mapping[str,
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
         "cpus": usable_cpus(),
-        "gpu": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else None,
         "processes": world.size,
         "torch_threads": torch.get_num_threads(),
-        "cuda": torch.version.cuda if world.device.type == "cuda" else None,
-        "compile": settings.compile,
+        **_gpu(world.device),
+        "compile": settings.compile_mode if settings.compile else False,
         "cpu_kernels": dict(cpu_kernels or {}),
         "deterministic": settings.deterministic,
     }
 
 
+def _gpu(device: torch.device) -> dict[str, str | int | None]:
+    """The GPU and the versions of what runs on it; None for each on a CPU."""
+    if device.type != "cuda":
+        return dict.fromkeys(("gpu", "cuda", "cudnn", "nccl", "driver"))
+    return {
+        "gpu": torch.cuda.get_device_name(device),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "nccl": ".".join(map(str, torch.cuda.nccl.version())),
+        "driver": driver_version(),
+    }
+
+
+def driver_version(file: Path = Path("/proc/driver/nvidia/version")) -> str | None:
+    """The version of NVIDIA's driver, such as 550.54.15; None where it is not known."""
+    try:
+        found = re.search(r"NVRM version: .*?\b(\d+\.\d+(?:\.\d+)?)\b", file.read_text())
+    except OSError:
+        return None
+    return found[1] if found else None
+
+
 def changed_rounding(starts: list[dict[str, Any]], here: dict[str, Any]) -> list[str]:
     """A note where a run continues in an environment whose rounding may differ; else nothing."""
     hardware = ("cpu", "gpu", "processes", "torch_threads")
-    counted = ("python", "packages", "cuda", *hardware, "compile", "cpu_kernels", "deterministic")
+    counted = (
+        "python",
+        "packages",
+        "cuda",
+        "cudnn",
+        "nccl",
+        "driver",
+        *hardware,
+        "compile",
+        "cpu_kernels",
+        "deterministic",
+    )
     changes = [
         f"{name} {starts[-1].get(name)} -> {here[name]}"
         for name in counted

@@ -11,8 +11,8 @@ import torch
 from trainer.precision import Precision
 
 # Dense TFLOP/s from NVIDIA's data sheets and white papers, by the name that torch.cuda.get_device_name() returns: on
-# 16-bit tensor cores accumulating in fp32, and in fp32 without TF32. Names must match exactly: a MIG slice or a mobile
-# version of a GPU has a different peak.
+# 16-bit tensor cores accumulating in fp32, and in fp32 without TF32; TF32 has half of the former. Names must match
+# exactly: a MIG slice or a mobile version of a GPU has a different peak.
 _TENSOR_16, _PLAIN_32 = 0, 1
 _DATA_SHEET = {
     "NVIDIA H200": (989.4, 66.9),
@@ -27,7 +27,7 @@ _DATA_SHEET = {
     "NVIDIA GeForce RTX 4090": (165.2, 82.6),
     "NVIDIA GeForce RTX 3090": (71.0, 35.6),
 }
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SIDES = {"cuda": 8192, "cpu": 1024}  # rows of the square matrices whose product is timed
 _SECONDS = 0.5  # how long products are timed: the machine may be shared, and the fastest one counts
 
@@ -43,7 +43,8 @@ def peak(device: torch.device, precision: Precision) -> Peak:
         name = torch.cuda.get_device_name(device)
         if name in _DATA_SHEET:
             column = _PLAIN_32 if precision == "fp32" else _TENSOR_16
-            return Peak(_DATA_SHEET[name][column] * 1e12, f"{name} in {precision}, data sheet, dense")
+            tflops = _DATA_SHEET[name][column] / (2 if precision == "tf32" else 1)
+            return Peak(tflops * 1e12, f"{name} in {precision}, data sheet, dense")
         return _measured(device, precision)
     # a CPU without 16-bit instructions is faster in fp32, which libraries then use internally
     return max(_measured(device, kind) for kind in dict.fromkeys((precision, "fp32")))  # type: ignore[arg-type]
@@ -51,7 +52,8 @@ def peak(device: torch.device, precision: Precision) -> Peak:
 
 def _measured(device: torch.device, precision: Precision) -> Peak:
     side = _SIDES[device.type]
-    matrix = torch.ones(side, side, dtype=_DTYPES[precision], device=device)
+    # a GPU has higher clocks on zeros and ones than on the numbers that networks have
+    matrix = torch.randn(side, side, device=device).to(_DTYPES[precision])
     matrix @ matrix  # the first one is slower
     fastest, end = float("inf"), perf_counter() + _SECONDS
     while fastest == float("inf") or perf_counter() < end:

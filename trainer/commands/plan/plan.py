@@ -78,6 +78,11 @@ def _recipe_rows(recipe: Recipe) -> list[Row]:
     return rows
 
 
+def _norms_see(recipe: Recipe) -> str:
+    images = f"{recipe.norm_batch_size or recipe.micro_batch_size:,} images at a time"
+    return f"{images}, of each process" if recipe.sync_norm else images
+
+
 def _training_rows(recipe: Recipe, facts: DataFacts, steps: int) -> list[Row]:
     left = facts.train.count - steps * recipe.global_batch_size
     rows = [
@@ -85,7 +90,7 @@ def _training_rows(recipe: Recipe, facts: DataFacts, steps: int) -> list[Row]:
         ("steps", f"{steps:,} x {recipe.epochs} epochs = {steps * recipe.epochs:,}"),
         ("images", f"{steps * recipe.epochs * recipe.global_batch_size:,} in all; {left:,} are left out of each epoch"),
         ("batch", f"{recipe.global_batch_size:,} images per step, in micro-batches of {recipe.micro_batch_size:,}"),
-        ("norms see", f"{recipe.norm_batch_size or recipe.micro_batch_size:,} images at a time"),
+        ("norms see", _norms_see(recipe)),
         ("resolution", f"{_resolutions(recipe)}; evaluated at {recipe.eval_crop.resolution} px"),
     ]
     crops = {name: getattr(recipe, name) for name in ("train_crop", "eval_crop", "also_eval_crop")}
