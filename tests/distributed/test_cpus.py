@@ -4,14 +4,17 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from tests.support.processes import ROOT, TIMEOUT
 from trainer.data.loader import default_workers
-from trainer.distributed.cpus import cgroup_quota, processes_sharing, usable_cpus
+from trainer.distributed.affinity import Place, bindings, cpus_of_gpu, processes_sharing
+from trainer.distributed.cpus import cgroup_quota, usable_cpus
 
 
 def groups(tmp_path: Path, limits: dict[str, str], own: str) -> tuple[Path, Path]:
@@ -65,13 +68,59 @@ def test_usable_cpus_are_those_of_the_affinity_or_the_quota(
     assert usable_cpus() == cpus
 
 
+def on(host: str, cpus: Iterable[int], near: Iterable[int] | None = None) -> Place:
+    return Place(host, [*cpus], [*(cpus if near is None else near)])
+
+
+def test_ranks_are_bound_near_their_gpus_where_that_leaves_no_cpu_idle() -> None:
+    """Two sockets of 56 CPUs with four GPUs each; one process alone needs both for its images."""
+    sockets = range(56), range(56, 112)
+    eight = [on("node1", range(112), sockets[rank // 4]) for rank in range(8)]
+    assert [bound.cpus for bound in bindings(eight)] == [[*sockets[rank // 4]] for rank in range(8)]
+    assert processes_sharing(bindings(eight)[5], bindings(eight)) == 4
+    for few in (eight[:1], eight[:4], [*eight[:4], on("node2", range(112), sockets[1])]):
+        assert bindings(few) == few
+    already = [on("node1", range(14 * rank, 14 * rank + 14)) for rank in range(8)]
+    assert bindings(already) == already
+
+
+@pytest.mark.parametrize(
+    ("text", "cpus"),
+    [("0-2,8-9\n", {0, 1, 2, 8, 9}), ("5\n", {5}), ("\n", set()), (None, set())],
+)
+def test_cpus_of_a_gpu_are_those_that_its_pci_device_names(
+    text: str | None, cpus: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = SimpleNamespace(pci_domain_id=0, pci_bus_id=0x9B, pci_device_id=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: gpu)
+    folder = tmp_path / "0000:9b:00.0"
+    folder.mkdir()
+    if text is not None:
+        (folder / "local_cpulist").write_text(text)
+    assert cpus_of_gpu(torch.device("cuda", 3), tmp_path) == cpus
+
+
+def test_bound_process_runs_on_its_cpus_with_the_threads_that_it_starts() -> None:
+    first = sorted(os.sched_getaffinity(0))[:1]
+    script = (
+        "import os, threading\n"
+        "from trainer.distributed.affinity import Place, bind\n"
+        f"bind(Place('n', {first}, {first}))\n"
+        "thread = threading.Thread(target=lambda: print(os.sched_getaffinity(0)))\n"
+        "thread.start()\n"
+    )
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=TIMEOUT)
+    assert ended.stdout.strip() == str({*first})
+
+
 def test_default_workers_divide_cpus_among_the_processes_that_share_them_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight ranks on a node of 112 CPUs: unbound they share all; bound to 14 CPUs each they share none."""
     monkeypatch.setattr("trainer.distributed.cpus.cgroup_quota", lambda: None)
-    unbound = [("node1", list(range(112)))] * 8 + [("node2", list(range(112)))] * 8
-    bound = [("node1", list(range(14 * rank, 14 * rank + 14))) for rank in range(8)]
+    unbound = [on("node1", range(112))] * 8 + [on("node2", range(112))] * 8
+    bound = [on("node1", range(14 * rank, 14 * rank + 14)) for rank in range(8)]
     for ranks in (unbound, bound):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _pid, ranks=ranks: set(ranks[3][1]))
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _pid, ranks=ranks: set(ranks[3].cpus))
         assert default_workers(processes_sharing(ranks[3], ranks)) == 13  # and one for the main thread
 
 

@@ -307,6 +307,20 @@ def test_log_what_came_before_start_does_not_count(clock: Clock) -> None:
     assert throughput.read() == Rates(images_per_second=32.0, data_wait=0.5)
 
 
+def test_throughput_of_an_epoch_counts_everything_since_its_start(clock: Clock) -> None:
+    """Such as saving and the evaluation, and the intervals that have been read."""
+    throughput = Throughput(world(size=1))
+    clock.now += 100.0
+    throughput.start()
+    for _interval in range(2):
+        clock.now += 5.0
+        throughput.images += 80
+        throughput.end_interval()
+    throughput.images += 40
+    clock.now += 10.0
+    assert throughput.images_per_second_of_epoch == 10.0
+
+
 def test_end_of_the_batches_reaches_the_caller() -> None:
     with pytest.raises(StopIteration):
         Throughput(world(size=1)).wait_for(iter(()))

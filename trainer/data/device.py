@@ -33,9 +33,11 @@ def device_batches(
 ) -> Iterator[DeviceBatch]:
     """Copies uint8 images to the device, then augments and normalises them there.
 
+    On a GPU this happens one batch ahead, on a stream of its own.
+
     `is_ready`: whether the next of `batches` can be had without waiting. If not, nothing is prepared ahead: a batch is
-    never held back for the one after it. The pinned memory of a batch goes back to torch's pinned-memory cache, which
-    waits for the copy before reusing it.
+    never held back for the one after it. Torch's cache of pinned memory takes a batch's memory back, and waits for the
+    copy before it reuses it.
     """
     scale = torch.tensor([1 / (255 * value) for value in std], device=device).view(1, 3, 1, 1)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, 3, 1, 1)

@@ -1,4 +1,4 @@
-"""How many CPUs a process may use: its affinity, its control group's quota, and who shares them."""
+"""How many CPUs a process may use: its affinity and its control group's quota."""
 
 import contextlib
 import math
@@ -53,8 +53,3 @@ def _quota_v2(group: Path) -> float | None:
 def _quota_v1(group: Path) -> float | None:
     quota = int((group / "cpu.cfs_quota_us").read_text(encoding="utf-8"))
     return quota / int((group / "cpu.cfs_period_us").read_text(encoding="utf-8")) if quota > 0 else None
-
-
-def processes_sharing(own: tuple[str, list[int]], all_ranks: list[tuple[str, list[int]]]) -> int:
-    """How many ranks have this host name and this affinity: a launcher may bind each process to CPUs of its own."""
-    return sum(other == own for other in all_ranks)

@@ -22,7 +22,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 from trainer.distributed import lost_peer
-from trainer.distributed.cpus import processes_sharing
+from trainer.distributed.affinity import bind, bindings, place_of, processes_sharing
 from trainer.distributed.interface import bind_gloo
 from trainer.errors import NodeError, SharedError, Stopped, UnreachableError, UserError, first_line
 from trainer.precision import Precision, autocast
@@ -76,7 +76,8 @@ def world(device: str, timeout_minutes: float) -> Iterator[World]:
     try:
         gloo = dist.new_group(backend="gloo", timeout=timeout)
         assert isinstance(gloo, dist.ProcessGroup)
-        cpus = gather((socket.gethostname(), sorted(os.sched_getaffinity(0))), size, gloo)
+        places = bindings(gather(place_of(here), size, gloo))
+        bind(places[rank])
         if device == "cuda":
             uuid = str(torch.cuda.get_device_properties(here).uuid)
             refuse_shared_gpus(gather((socket.gethostname(), uuid), size, gloo))
@@ -87,7 +88,7 @@ def world(device: str, timeout_minutes: float) -> Iterator[World]:
             local_size=local_size,
             device=here,
             gloo=gloo,
-            cpu_sharers=processes_sharing(cpus[rank], cpus),
+            cpu_sharers=processes_sharing(places[rank], places),
         )
     except BaseException as error:
         lost_peer.leave()

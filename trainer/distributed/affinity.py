@@ -1,0 +1,59 @@
+"""Which CPUs each rank runs on: those near its GPU, where that leaves none idle, and who shares them."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+
+class Place(NamedTuple):
+    """Where a rank may run, and where it should."""
+
+    host: str
+    cpus: list[int]
+    """of its affinity"""
+    near: list[int]
+    """those of them that are in the NUMA node of its GPU; all of them without one"""
+
+
+def place_of(device: torch.device) -> Place:
+    """That of this process, whose device this is."""
+    cpus = sorted(os.sched_getaffinity(0))
+    near = cpus if device.type == "cpu" else sorted(cpus_of_gpu(device) & {*cpus})
+    return Place(socket.gethostname(), cpus, near or cpus)
+
+
+def cpus_of_gpu(device: torch.device, devices: Path = Path("/sys/bus/pci/devices")) -> set[int]:
+    """The CPUs of the GPU's NUMA node; none where the system does not say."""
+    found: Any = torch.cuda.get_device_properties(device)
+    try:
+        name = f"{found.pci_domain_id:04x}:{found.pci_bus_id:02x}:{found.pci_device_id:02x}.0"
+        ranges = (devices / name / "local_cpulist").read_text(encoding="utf-8").strip().split(",")
+        ends = [[int(end) for end in each.split("-")] for each in ranges]
+    except (OSError, ValueError, AttributeError, TypeError):
+        return set()
+    return {cpu for first, *last in ends for cpu in range(first, (last or [first])[0] + 1)}
+
+
+def bindings(places: list[Place]) -> list[Place]:
+    """Where each rank is to run: near its GPU, unless CPUs that the ranks of its host may use would then be idle."""
+
+    def binding(own: Place) -> Place:
+        on_host = [other for other in places if other.host == own.host]
+        used = {cpu for other in on_host for cpu in other.near}
+        return own._replace(cpus=own.near) if used >= {cpu for other in on_host for cpu in other.cpus} else own
+
+    return [binding(own) for own in places]
+
+
+def bind(own: Place) -> None:
+    """Binds this thread, and those that it starts from now on, to these CPUs."""
+    if {*own.cpus} != os.sched_getaffinity(0):
+        os.sched_setaffinity(0, own.cpus)
+
+
+def processes_sharing(own: Place, places: list[Place]) -> int:
+    """How many ranks have this host name and these CPUs: a launcher may bind each process to CPUs of its own."""
+    return sum((other.host, other.cpus) == (own.host, own.cpus) for other in places)
