@@ -169,7 +169,7 @@ ASKED = {
     "--batch-size": "--global-batch-size",
     "--batch_size": "--global-batch-size",
     "-b": "--global-batch-size",
-    "--sync-bn": "no equivalent",
+    "--sync-bn": "--sync-norm",
     "--wandb": "no equivalent",
     "--log-wandb": "no equivalent",
     "--lr": "--optimizer.lr",
