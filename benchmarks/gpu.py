@@ -8,7 +8,6 @@ that is killed, or a part that fails, loses nothing else. Without a GPU it runs 
 """
 
 import gc
-import os
 import sys
 import tempfile
 import time
@@ -37,6 +36,7 @@ from trainer.data.beton.prepare import PrepareOptions, prepare_folder
 from trainer.data.formats import open_beton
 from trainer.data.loader import BATCHES_AHEAD, Loader
 from trainer.distributed import process_group
+from trainer.distributed.cpus import usable_cpus
 from trainer.distributed.process_group import World
 from trainer.errors import UserError
 from trainer.precision import allow_tensor_float
@@ -100,7 +100,7 @@ def main(settings: GpuSettings) -> None:
 
 
 def _open(settings: GpuSettings, record: Record, world: World, stack: ExitStack) -> Loader:
-    workers = settings.workers or len(os.sched_getaffinity(0))
+    workers = settings.workers or usable_cpus()
     hardware = environment(world, TrainSettings(data="", run_dir=Path(), workers=workers))
     record.found |= {
         "what": f"ResNet-{settings.depth}, {settings.resolution} px, batch {settings.batch}, bf16",
