@@ -1,10 +1,15 @@
 """The interface that gloo binds to: the one that reaches the first node."""
 
 import os
+import shutil
 import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 
 import pytest
 
+from tests.support.processes import ROOT, TIMEOUT
 from trainer.distributed import interface
 from trainer.distributed.interface import bind_gloo, interface_to
 
@@ -41,3 +46,51 @@ def test_gloo_is_bound_unless_the_user_has_chosen(chosen: str | None, monkeypatc
         monkeypatch.delenv("GLOO_SOCKET_IFNAME")
     bind_gloo()
     assert os.environ["GLOO_SOCKET_IFNAME"] == (chosen or "eth7")
+
+
+@pytest.fixture
+def two_machines() -> Iterator[list[str]]:
+    """Two network namespaces with a cable between them, and no address of this host: 10.213.7.1 and 10.213.7.2."""
+    names = [f"trainer{os.getpid()}{end}" for end in "ab"]
+    if os.geteuid() or not shutil.which("ip") or subprocess.run(["ip", "netns", "add", names[0]]).returncode:
+        pytest.skip("needs root and network namespaces")
+    try:
+        ip("netns", "add", names[1])
+        ip("-n", names[0], "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", names[1])
+        for number, name in enumerate(names, 1):
+            ip("-n", name, "addr", "add", f"10.213.7.{number}/24", "dev", "cable")
+            for interface in ("lo", "cable"):
+                ip("-n", name, "link", "set", interface, "up")
+        yield names
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], check=False)
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
+
+
+@pytest.mark.slow
+def test_ranks_on_two_machines_meet_whatever_their_host_names_resolve_to(two_machines: list[str]) -> None:
+    script = (
+        "import os, torch, torch.distributed as dist\n"
+        "from trainer.distributed import process_group\n"
+        "with process_group.world('cpu', 1) as world:\n"
+        "    total = torch.tensor(world.rank + 1)\n"
+        "    dist.all_reduce(total)\n"
+        "    print(int(total), os.environ.get('GLOO_SOCKET_IFNAME'), flush=True)\n"
+    )
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_PORT": "29555"}
+    ranks = [
+        subprocess.Popen(
+            ["ip", "netns", "exec", name, sys.executable, "-c", script],
+            env={**os.environ, **shared, "RANK": str(rank), "MASTER_ADDR": "10.213.7.1", "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, name in enumerate(two_machines)
+    ]
+    said = [rank.communicate(timeout=TIMEOUT) for rank in ranks]
+    assert [out.strip() for out, _ in said] == ["3 cable"] * 2, said
