@@ -117,13 +117,13 @@ def test_nccl_group_is_destroyed_where_all_ranks_end_together(
     error: BaseException, destroyed: int, one_gpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else torch warns on each node; but the destruction waits for peers, which may be waiting for this rank."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for name, value in (("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2"), ("MASTER_ADDR", "n0"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
     calls = MagicMock(new_group=lambda **_: MagicMock(spec=dist.ProcessGroup), ProcessGroup=dist.ProcessGroup)
     monkeypatch.setattr(process_group, "dist", calls)
-    monkeypatch.setattr(
-        process_group, "gather", lambda value, size, _gloo: [(f"n{rank}", value[1]) for rank in range(size)]
-    )
+    monkeypatch.setattr(process_group, "lost_peer", MagicMock())
+    places = iter([[process_group.place_of(torch.device("cpu"))] * 2, [("n0", "GPU-1"), ("n1", "GPU-1")]])
+    monkeypatch.setattr(process_group, "gather", lambda *_: next(places))
     with pytest.raises(type(error)), process_group.world("cuda", 1):
         raise error
     assert calls.init_process_group.call_args.args == ("nccl",)

@@ -55,7 +55,7 @@ def _gpu(device: torch.device) -> dict[str, str | int | None]:
 def driver_version(file: Path = Path("/proc/driver/nvidia/version")) -> str | None:
     """The version of NVIDIA's driver, such as 550.54.15; None where it is not known."""
     try:
-        found = re.search(r"NVRM version: .*?\b(\d+\.\d+(?:\.\d+)?)\b", file.read_text())
+        found = re.search(r"NVRM version: .*?\b(\d+\.\d+(?:\.\d+)?)\b", file.read_text(encoding="utf-8"))
     except OSError:
         return None
     return found[1] if found else None
