@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from trainer.data.augment import Augmenter
+from trainer.data.contents import Contents
 from trainer.data.crop import CropBoxes, train_view
 from trainer.data.device import DeviceBatch, device_batches
-from trainer.data.loader import Batch, Contents, Loader, Source
+from trainer.data.loader import Batch, Loader, Source
 from trainer.data.order import epoch_order, train_batches
 from trainer.data.stream import train_stream
 from trainer.distributed.process_group import World

@@ -13,10 +13,11 @@ from PIL import Image
 
 from tests.support.processes import weights
 from trainer.__main__ import main
+from trainer.data.contents import Stored
 from trainer.data.crop import eval_view, train_view
 from trainer.data.formats import Beton, ClassFolders, WebDataset, find, find_dataset, open_dataset, open_source
 from trainer.data.image_folder import ImageFolderSource
-from trainer.data.loader import Loader, Stored
+from trainer.data.loader import Loader
 from trainer.data.webdataset import WebDatasetSource
 from trainer.errors import LocalError, UserError
 from trainer.recipe import CenterCrop, RandomResizedCrop, ScaleJitterCrop

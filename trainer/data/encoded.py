@@ -9,10 +9,10 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
 from trainer.data.content import Content, Stamp, in_threads, mark_decoded, read_content
+from trainer.data.contents import Contents, Stored
 from trainer.data.crop import CropBoxes
 from trainer.data.images import BadImageError, reason, rgb_image
 from trainer.data.listing import class_order_note
-from trainer.data.loader import Contents, Stored
 from trainer.errors import LocalError
 
 

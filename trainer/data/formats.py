@@ -4,16 +4,20 @@ A new format is its own file with a Source, a class in Found that _in_folder ret
 asks for.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from trainer.data.listing import ClassOrder, class_order_of
-from trainer.data.loader import Contents, Source
-from trainer.data.synthetic import SyntheticSource
 from trainer.errors import UserError
+
+if TYPE_CHECKING:  # prepare tells formats apart, and should not wait for torch
+    from trainer.data.contents import Contents
+    from trainer.data.loader import Source
 
 Split = Literal["train", "val"]
 FOLDERS: dict[str, tuple[str, ...]] = {"val": ("val", "validation", "valid"), "train": ("train",)}
@@ -245,6 +249,8 @@ def _open(
         )
     match found:
         case Synthetic(count):
+            from trainer.data.synthetic import SyntheticSource
+
             return SyntheticSource(count, num_classes, resolution)
         case Beton(file):
             return open_beton(file, check_content)

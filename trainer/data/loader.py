@@ -9,13 +9,13 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
 
+from trainer.data.contents import Contents
 from trainer.data.crop import CropBoxes, CropFn
 from trainer.data.read_ahead import reading_ahead
 from trainer.distributed.cpus import usable_cpus
@@ -23,26 +23,6 @@ from trainer.errors import UserError
 
 _ROOM_FROM = 4  # CPUs
 BATCHES_AHEAD = 3  # batches being read while the caller works on one
-
-
-class Stored(NamedTuple):
-    """Images of a split that are stored in one encoding."""
-
-    encoding: str
-    images: int
-    bytes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contents:
-    """What a split holds, as far as that is known without decoding an image."""
-
-    count: int
-    classes: int | None = None
-    heights: np.ndarray | None = None  # px of all images, or of a sample evenly over them
-    widths: np.ndarray | None = None
-    file_bytes: int | None = None  # length of a .beton
-    stored: tuple[Stored, ...] = ()
 
 
 class Source(Protocol):

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from trainer.data.contents import Contents
 from trainer.data.crop import CropBoxes
-from trainer.data.loader import Contents
 from trainer.data.random import RandomStream, bits
 
 _DISTINCT = 64  # different images; more would only cost memory

@@ -7,10 +7,11 @@ import torch
 
 from trainer.commands.look.contact_sheet import Tile, draw_sheet, letterboxed
 from trainer.data.augment import Augmenter
+from trainer.data.contents import Contents
 from trainer.data.crop import eval_view, train_view
 from trainer.data.device import device_batches
 from trainer.data.formats import open_dataset
-from trainer.data.loader import Contents, Loader, Source, check_square, default_workers
+from trainer.data.loader import Loader, Source, check_square, default_workers
 from trainer.data.mixing import mix
 from trainer.data.order import epoch_order, train_batches
 from trainer.data.resolution import resolution_at

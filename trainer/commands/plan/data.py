@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trainer.data.contents import Contents
 from trainer.data.formats import Split, find, read_contents
-from trainer.data.loader import Contents
 from trainer.errors import UserError
 from trainer.recipe import PaddedCrop, Recipe
 from trainer.recipe.datasets import IMAGES

@@ -16,7 +16,7 @@ import numpy as np
 
 from trainer.data.beton.layout import IMAGE, layout_of
 from trainer.data.beton.manifest import WRITE_AGAIN, Manifest, Sizes, read_manifest, read_stamp, stamp_now, write_stamp
-from trainer.data.loader import Contents, Stored
+from trainer.data.contents import Contents, Stored
 from trainer.errors import UserError
 
 # The layout: header, two field descriptors, one row of metadata per image, pages of image bytes, allocation table.
@@ -31,6 +31,14 @@ FIELDS = (("image", 2), ("label", 1))  # name and FFCV's type id: RGBImageField,
 METADATA_START = HEADER.itemsize + len(FIELDS) * FIELD.itemsize
 MOST_FIELDS = 64
 JPEG, RAW = 0, 1  # modes
+
+
+def header_bytes(page_size: int, count: int, table_start: int) -> bytes:
+    """The header and the field descriptors of a file with `count` images, as FFCV writes them."""
+    fields = [(kind, np.frombuffer(name.encode().ljust(16, b"\0"), np.uint8), 0) for name, kind in FIELDS]
+    header = np.array((VERSION, len(FIELDS), page_size, count, table_start), HEADER)
+    return header.tobytes() + np.array(fields, FIELD).tobytes()
+
 
 # What is hashed of one image, before its stored bytes.
 SAMPLE = np.dtype([("label", "<i8"), ("height", "<i4"), ("width", "<i4"), ("mode", "u1")])

@@ -17,9 +17,9 @@ import numpy as np
 from trainer.data.beton.decode import BAD_JPEG, SHORT_READ, decode
 from trainer.data.beton.index import BetonIndex, contents_of, verify
 from trainer.data.beton.manifest import read_manifest
+from trainer.data.contents import Contents
 from trainer.data.crop import CropBoxes
 from trainer.data.listing import class_order_note, composed
-from trainer.data.loader import Contents
 from trainer.errors import LocalError, one_line
 
 _READ = 1 << 20  # bytes per read of what is read ahead

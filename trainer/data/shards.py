@@ -1,0 +1,90 @@
+"""What WebDataset shards hold: the headers of their tar files, read once. Needs neither torch nor a decoder."""
+
+import os
+import tarfile
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+from trainer.data.images import reason
+from trainer.data.listing import composed
+from trainer.errors import UserError
+
+IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm")  # extensions
+LABEL = "cls"  # a number from 0, as text
+CLASSES = "classes.txt"  # beside the shards, not required: one name a line
+
+
+class Sample(NamedTuple):
+    shard: int
+    key: str
+    encoding: str
+    offset: int  # of the image's bytes
+    size: int
+    label: int
+
+
+def read_samples(number: int, shard: Path) -> Iterator[Sample]:
+    """The samples of a shard. The files of a sample lie side by side; files that are neither image nor label are
+    skipped."""
+    seen: set[str] = set()
+    try:
+        with tarfile.open(shard, "r:") as tar, open(shard, "rb") as file:
+            length = os.fstat(file.fileno()).st_size
+            files = (member for member in tar if member.isfile() and _is_part(member.name))
+            for key, members in groupby(files, key=lambda member: _key(member.name)):
+                if key in seen:
+                    raise UserError(f"{shard}: the files of sample {key} do not lie side by side: sort the shard")
+                seen.add(key)
+                parts = list(members)
+                if parts[-1].offset_data + parts[-1].size > length:
+                    raise UserError(f"{shard} is truncated: {parts[-1].name} would end after its last byte, {length}")
+                images = [part for part in parts if _extension(part.name) != LABEL]
+                labels = [part for part in parts if _extension(part.name) == LABEL]
+                if (len(images), len(labels)) != (1, 1):
+                    raise UserError(
+                        f"{shard}: sample {key} has {len(images)} images and {len(labels)} .{LABEL} files: write one "
+                        f"of each"
+                    )
+                text = os.pread(file.fileno(), min(labels[0].size, 32), labels[0].offset_data)
+                label = _label(shard, labels[0].name, text)
+                encoding = _extension(images[0].name)
+                yield Sample(number, key, encoding, images[0].offset_data, images[0].size, label)
+    except tarfile.TarError as error:
+        raise UserError(f"{shard} is not an uncompressed tar file, or is damaged: {error}") from error
+    except OSError as error:
+        raise UserError(f"{shard} cannot be read: {error.strerror or error}") from error
+
+
+def _is_part(name: str) -> bool:
+    """Whether a file is an image or a label, and not what macOS adds to its archives (._000.jpg)."""
+    return _extension(name) in (*IMAGES, LABEL) and not name.rpartition("/")[2].startswith(".")
+
+
+def _key(name: str) -> str:
+    """What the files of a sample share: WebDataset's rule, all before the first dot of the base name."""
+    folder, slash, base = name.rpartition("/")
+    return f"{folder}{slash}{base.partition('.')[0]}"
+
+
+def _extension(name: str) -> str:
+    return name.rpartition("/")[2].partition(".")[2].lower()
+
+
+def _label(shard: Path, name: str, text: bytes) -> int:
+    if not text.strip().isdigit():
+        raise UserError(f"{shard}: {name} holds {text[:32]!r}: write the number of the class, from 0")
+    return int(text)
+
+
+def read_classes(path: Path, count: int) -> list[str]:
+    if not path.exists():
+        return [str(label) for label in range(count)]
+    try:
+        names = [composed(name) for name in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({reason(error)}): write one name a line, in UTF-8") from error
+    if len(names) < count:
+        raise UserError(f"{path} has {len(names)} lines, but labels go up to {count - 1}: write one name a line")
+    return names
