@@ -216,10 +216,7 @@ def test_launch_has_no_import_circle() -> None:
     ("package", "allowed"),
     [
         # peers.py measures FFCV's own Loader beside ours, in a process of its own
-        (
-            "ffcv",
-            {"trainer/data/beton/native.py", "trainer/data/beton/writer.py", "trainer/commands/benchmark/peers.py"},
-        ),
+        ("ffcv", {"trainer/data/beton/native.py", "trainer/commands/benchmark/peers.py"}),
         (
             "numba",
             {

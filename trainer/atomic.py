@@ -3,7 +3,7 @@
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from trainer.errors import UserError
@@ -12,11 +12,11 @@ MAKE_ROOM = "free some space or make it writable, then give the same command aga
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, keep_partial: Callable[[], bool] = lambda: False) -> Iterator[Path]:
     """Yields a temporary name to write to. The file is renamed to `path` when the block ends, removed if it raises.
 
-    The content is synced to disk before the rename, so it survives a power cut. Raises UserError if another process is
-    writing the same file.
+    The content is synced to disk before the rename, so it survives a power cut. `keep_partial` is asked if the block
+    raises: True keeps the temporary file for a later start. Raises UserError if another process is writing the file.
     """
     partial = path.with_name(path.name + ".partial")
     file = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
@@ -32,7 +32,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
             os.fsync(file)
             rename(partial, path)
         except BaseException as error:
-            partial.unlink(missing_ok=True)
+            if not keep_partial():
+                partial.unlink(missing_ok=True)
             if isinstance(error, OSError) and error.filename is None:
                 error.filename = str(path)  # an error of write() does not name the file
             raise

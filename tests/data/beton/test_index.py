@@ -12,9 +12,10 @@ import pytest
 
 from tests.support.processes import TIMEOUT
 from trainer.data.beton import index as beton_index
+from trainer.data.beton.images import Images
 from trainer.data.beton.index import BetonIndex, content_checksum, read_index, verify
 from trainer.data.beton.manifest import DataOrigin, Encoding, Manifest, read_manifest, read_stamp, stamp_path
-from trainer.data.beton.writer import Images, write_beton
+from trainer.data.beton.writer import write_beton
 from trainer.errors import UserError
 
 COUNT, CLASSES = 40, ["a", "b", "c"]
@@ -325,7 +326,7 @@ def test_index_impossible_places_are_named(beton: Path) -> None:
         (table_at(beton, 0) - 5, 10, "reaches beyond"),
         (int(index.pointers[image]), 0, "does not lie"),
         (int(index.pointers[image]), 2**64 - 1, "does not lie"),
-        ((2 << 21) - 4, 8, "crosses"),
+        ((2 << 20) - 4, 8, "crosses"),
         (int(index.pointers[(image + 1) % COUNT]), int(index.sizes[(image + 1) % COUNT]), "overlaps"),
     ):
         overwrite(beton, table_at(beton, entry) + 8, struct.pack("<QQ", pointer, size))

@@ -26,9 +26,10 @@ from PIL import Image
 
 from tests.support.processes import TIMEOUT
 from trainer.data.beton import index as beton_index
+from trainer.data.beton.images import Images
 from trainer.data.beton.index import read_index, verify
 from trainer.data.beton.manifest import DataOrigin, Encoding, Manifest, read_manifest, read_stamp
-from trainer.data.beton.writer import Images, write_beton
+from trainer.data.beton.writer import write_beton
 from trainer.errors import UserError
 
 COUNT = 211  # an odd number, so that a shared memory segment left behind is known by its size
@@ -380,13 +381,11 @@ def test_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
         write_beton(tmp_path / "file" / "train.beton", images(), RAW)
 
 
-def test_writer_without_ffcv_it_says_what_to_install(tmp_path: Path) -> None:
+def test_writer_without_opencv_it_says_what_to_install(tmp_path: Path) -> None:
     def write() -> Manifest:
         import sys
 
-        for name in [name for name in sys.modules if name.split(".")[0] == "ffcv"]:
-            del sys.modules[name]
-        sys.modules["ffcv"] = None  # type: ignore[assignment]  # how Python marks a module that cannot be imported
+        sys.modules["cv2"] = None  # type: ignore[assignment]  # how Python marks a module that cannot be imported
         return write_beton(tmp_path / "train.beton", images(), RAW)
 
     kind, text = in_its_own_process(write)

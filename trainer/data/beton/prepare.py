@@ -3,7 +3,6 @@
 Each is a list of labelled images in an order that depends on nothing but their names; writer.py stores it.
 """
 
-import io
 import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -13,15 +12,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from trainer.data.beton.manifest import DataOrigin, Encoding, Manifest, manifest_path, stamp_path
+from trainer.data.beton.encoded_image import decoded
+from trainer.data.beton.images import Images
+from trainer.data.beton.journal import Journal, file_stamp
+from trainer.data.beton.manifest import DataOrigin, Encoding, Manifest, manifest_path, read_manifest, stamp_path
 from trainer.data.beton.pixels import shrink
-from trainer.data.beton.writer import Images, shared, write_beton
+from trainer.data.beton.placing import shared
+from trainer.data.beton.writer import is_complete, journal_of, write_beton
 from trainer.data.formats import FOLDERS, class_folders
-from trainer.data.images import has_orientation, read_bytes, to_rgb, upright
+from trainer.data.images import has_orientation, read_bytes, to_rgb
 from trainer.data.listing import ClassOrder, class_order_note, list_class_folders, require_same_classes
 from trainer.errors import UserError
 
@@ -87,7 +89,7 @@ def prepare_folder(
         )
         names = [f"{folder}/{file}" for file in files.files]
         splits[split] = _images(files.classes, files.labels, names, origin, options, src)
-    return _write(out, splits, options)
+    return write_splits(out, splits, options)
 
 
 def prepare_cifar10(src: Path, out: Path, options: PrepareOptions = SMALL_IMAGES) -> dict[str, Manifest]:
@@ -104,7 +106,7 @@ def prepare_cifar10(src: Path, out: Path, options: PrepareOptions = SMALL_IMAGES
         read = [_read_batch(folder / name, len(classes)) for name in batches]
         pixels, labels, names = (np.concatenate(parts) for parts in zip(*read, strict=True))
         splits[split] = _images(classes, labels, names.tolist(), origin, options, pixels)
-    return _write(out, splits, options)
+    return write_splits(out, splits, options)
 
 
 def prepare_digits(out: Path, options: PrepareOptions = SMALL_IMAGES) -> dict[str, Manifest]:
@@ -126,7 +128,7 @@ def prepare_digits(out: Path, options: PrepareOptions = SMALL_IMAGES) -> dict[st
         names = [f"digit[{image}]" for image in chosen]
         classes = [str(name) for name in digits.target_names]
         splits[split] = _images(classes, digits.target[chosen], names, origin, options, pixels[chosen])
-    return _write(out, splits, options)
+    return write_splits(out, splits, options)
 
 
 def _images(
@@ -139,12 +141,14 @@ def _images(
         if not isinstance(pixels, Path):
             return shrink(to_rgb(pixels[image]), options.max_resolution)
         encoded = read_bytes(pixels / names[image])
-        opened = Image.open(io.BytesIO(encoded))
         oriented[image] = has_orientation(encoded)
-        return shrink(to_rgb(upright(opened) if options.apply_exif else opened), options.max_resolution)
+        return shrink(decoded(encoded, apply_exif=options.apply_exif), options.max_resolution)
 
     oriented = shared(len(names), np.dtype(bool))
-    return Images(classes=list(classes), labels=labels, names=names, source=source, load=load, oriented=oriented)
+    stamp = (lambda image: file_stamp(pixels / names[image])) if isinstance(pixels, Path) else None
+    return Images(
+        classes=list(classes), labels=labels, names=names, source=source, load=load, oriented=oriented, stamp=stamp
+    )
 
 
 class _OnlyArrays(pickle.Unpickler):
@@ -180,32 +184,45 @@ def _read_batch(path: Path, num_classes: int) -> tuple[np.ndarray, np.ndarray, l
     return data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.array(labels, np.int64), names
 
 
-def _write(out: Path, splits: dict[str, Images], options: PrepareOptions) -> dict[str, Manifest]:
+def write_splits(out: Path, splits: dict[str, Images], options: PrepareOptions) -> dict[str, Manifest]:
+    """Writes OUT/SPLIT.beton for each split. Raises UserError where one cannot be written or is there already."""
     paths = {split: out / f"{split}.beton" for split in splits}
-    for path in paths.values():
-        if path.exists() and not options.overwrite:
+    encoding = Encoding(**{field.name: getattr(options, field.name) for field in fields(Encoding)})
+    journals = {split: journal_of(paths[split], images, encoding) for split, images in splits.items()}
+    complete = {split: is_complete(paths[split], images, journals[split]) for split, images in splits.items()}
+    for split, path in paths.items():
+        if path.exists() and not options.overwrite and not complete[split]:
             raise UserError(f"{path} is there already: pass --overwrite to replace it, or give another folder")
-    manifests: dict[str, Manifest] = {}
+    manifests = {split: read_manifest(paths[split]) for split in splits if complete[split]}
+    for split in manifests:
+        print(f"{paths[split]}: complete since the start that was interrupted")
     try:
-        _write_all(paths, splits, options, manifests)
+        _write_all(paths, splits, options, manifests, journals)
     except BaseException:
         for split in manifests:  # else the same command would be told that they are there already
-            for path in (paths[split], manifest_path(paths[split]), stamp_path(paths[split])):
-                path.unlink(missing_ok=True)
+            if splits[split].stamp is None:  # nothing says whether the source has changed until then
+                for path in (paths[split], manifest_path(paths[split]), stamp_path(paths[split]), journals[split].path):
+                    path.unlink(missing_ok=True)
         raise
+    for journal in journals.values():
+        journal.remove()
     return manifests
 
 
 def _write_all(
-    paths: dict[str, Path], splits: dict[str, Images], options: PrepareOptions, manifests: dict[str, Manifest]
-) -> None:
+    paths: dict[str, Path], splits: dict[str, Images], options: PrepareOptions, manifests: dict[str, Manifest],
+    journals: dict[str, Journal],
+) -> None:  # fmt: skip
     """Writes one file after another, and adds its manifest to `manifests`."""
     encoding = Encoding(**{field.name: getattr(options, field.name) for field in fields(Encoding)})
     for split, images in splits.items():
-        with _progress(paths[split].name, len(images.labels)) as progress:
+        if split in manifests:
+            continue
+        with _kept(paths[split], journals[split]), show_progress(paths[split].name, len(images.labels)) as progress:
             manifests[split] = write_beton(
-                paths[split], images, encoding, workers=options.workers, skip_bad=options.skip_bad, progress=progress
-            )
+                paths[split], images, encoding, workers=options.workers, skip_bad=options.skip_bad, keep_journal=True,
+                progress=progress,
+            )  # fmt: skip
         sizes = manifests[split].sizes
         print(f"{paths[split]}: {manifests[split].count:,} images of {len(images.classes)} classes, ", end="")
         print(f"up to {sizes.max_height} x {sizes.max_width} px, {sizes.bytes / 1e6:,.1f} MB", flush=True)
@@ -215,27 +232,39 @@ def _write_all(
 
 
 @contextmanager
-def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+def _kept(path: Path, journal: Journal) -> Iterator[None]:
+    """Says so where an interrupted file can be continued."""
+    try:
+        yield
+    except (UserError, KeyboardInterrupt):
+        if journal.path.exists():
+            print(f"{path}: the images stored so far are kept, and the same command continues with the others")
+        raise
+
+
+@contextmanager
+def show_progress(title: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
     """A bar on a terminal, elsewhere a line now and then."""
     console = Console(stderr=True)
     columns = BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn()
     bar = Progress(TextColumn(title), *columns, console=console, disable=not console.is_terminal)
     task = bar.add_task(title, total=total, speed="")
     started = said = 0.0
+    first = 0  # how many were done at the start: a resumed file has some
     line = ""
 
     def show(done: int) -> None:
-        nonlocal started, said, line
+        nonlocal started, said, line, first
         now = time.monotonic()
         if not started:
-            started = said = now
+            started, said, first = now, now, done
             bar.start()  # not before: its thread must not be forked with the workers
-        speed = f"{done / max(now - started, 0.1):,.0f} images/s"
-        bar.update(task, completed=done, speed=speed)
-        line = f"{title}: {done:,} of {total:,} images, {speed}"
+        speed = (done - first) / max(now - started, 0.1)
+        bar.update(task, completed=done, speed=f"{speed:,.0f} {unit}/s")
+        line = f"{title}: {done:,} of {total:,} {unit}, {speed:,.0f} {unit}/s"
         if now - said > LINE_EVERY and not console.is_terminal:
             said = now
-            print(line, flush=True)
+            print(line + (f", {_duration((total - done) / speed)} left" if speed else ""), flush=True)
 
     try:
         yield show
@@ -243,3 +272,8 @@ def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
         bar.stop()
         if line and not console.is_terminal:
             print(line, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes = int(seconds // 60)
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min {int(seconds % 60):02} s"

@@ -1,0 +1,242 @@
+"""An interrupted write continues, and ends with the bytes of one that was not interrupted."""
+
+import errno
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.data.beton.test_writer import RAW, alive, images, pixels
+from tests.support.processes import TIMEOUT
+from trainer.data.beton.images import Images
+from trainer.data.beton.manifest import Encoding
+from trainer.data.beton.prepare import PrepareOptions, prepare_folder
+from trainer.data.beton.writer import write_beton
+from trainer.errors import UserError
+
+HALF = replace(RAW, write_mode="proportion")
+COUNT = 211
+BAD = 150
+
+
+def stamped(load: Callable[[int], np.ndarray] = pixels, **stamps: int) -> Images:
+    """The images of test_writer, as files that can be told apart. `stamps`: of those that were changed."""
+    return replace(images(load), stamp=lambda image: stamps.get(f"at{image}", 7))
+
+
+def counted(folder: Path, fail: Callable[[int], None] = lambda image: None) -> Callable[[int], np.ndarray]:
+    """Loads images, leaves a file for each that was loaded, and fails as it is asked to."""
+    folder.mkdir(exist_ok=True)
+
+    def load(image: int) -> np.ndarray:
+        fail(image)
+        (folder / str(image)).touch()
+        return pixels(image)
+
+    return load
+
+
+def raise_at_bad(image: int) -> None:
+    if image == BAD:
+        raise ValueError("no")
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> bytes:
+    """The file of a start that is not interrupted."""
+    write_beton(tmp_path / "whole" / "train.beton", stamped(), HALF, workers=1)
+    return (tmp_path / "whole" / "train.beton").read_bytes()
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, whole: bytes) -> Path:
+    """What a start leaves that met a bad image."""
+    path = tmp_path / "train.beton"
+    with pytest.raises(UserError, match=f"image {BAD} "):
+        write_beton(path, stamped(counted(tmp_path / "first", raise_at_bad)), HALF, workers=2)
+    names = sorted(entry.name for entry in tmp_path.glob("train*"))
+    assert names == ["train.beton.partial", "train.beton.unfinished"]
+    return path
+
+
+def loaded(folder: Path) -> set[int]:
+    return {int(entry.name) for entry in folder.iterdir()}
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_journal_file_has_the_same_bytes_for_any_number_of_workers(tmp_path: Path, whole: bytes, workers: int) -> None:
+    def unevenly(image: int) -> np.ndarray:
+        time.sleep(0.001 * (image % 16 == 3))
+        return pixels(image)
+
+    write_beton(tmp_path / "train.beton", stamped(unevenly), HALF, workers=workers)
+    assert (tmp_path / "train.beton").read_bytes() == whole
+    assert not (tmp_path / "train.beton.unfinished").exists()
+
+
+def test_journal_continues_after_an_error_with_the_images_that_are_missing(
+    stopped: Path, whole: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_beton(stopped, stamped(counted(tmp_path / "second")), HALF, workers=2)
+    assert stopped.read_bytes() == whole
+    done = COUNT - len(loaded(tmp_path / "second"))
+    assert 0 < done <= BAD and done % 16 == 0
+    assert f"continues after {done} of {COUNT} images" in capsys.readouterr().out
+    assert not [entry for entry in tmp_path.glob("train*") if entry.suffix in (".partial", ".unfinished")]
+
+
+@pytest.mark.parametrize("change", ["encoding", "names", "labels", "version"])
+def test_journal_of_other_images_or_options_is_not_continued(
+    stopped: Path, tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, encoding = stamped(counted(tmp_path / "second")), HALF
+    match change:
+        case "encoding":
+            encoding = replace(HALF, jpeg_quality=91)
+        case "names":
+            other = replace(other, names=[*other.names[:-1], "another"])
+        case "labels":
+            other = replace(other, labels=other.labels[::-1].copy())
+        case "version":
+            monkeypatch.setattr("trainer.data.beton.journal.software_versions", lambda: {"opencv-python": "0"})
+    write_beton(stopped, other, encoding, workers=2)
+    assert loaded(tmp_path / "second") == set(range(COUNT))
+
+
+def test_journal_image_whose_file_changed_is_stored_again(stopped: Path, tmp_path: Path, whole: bytes) -> None:
+    changed = stamped(counted(tmp_path / "second"), at20=8)
+    write_beton(stopped, changed, HALF, workers=2)
+    assert loaded(tmp_path / "second") == set(range(16, COUNT)) and stopped.read_bytes() == whole
+
+
+def test_journal_bytes_that_the_disk_changed_are_written_again(stopped: Path, tmp_path: Path, whole: bytes) -> None:
+    partial = stopped.with_name("train.beton.partial")
+    content = bytearray(partial.read_bytes())
+    content[(2 << 20) + 5] ^= 1  # of the first image
+    partial.write_bytes(content)
+    write_beton(stopped, stamped(counted(tmp_path / "second")), HALF, workers=2)
+    assert loaded(tmp_path / "second") == set(range(COUNT)) and stopped.read_bytes() == whole
+
+
+@pytest.mark.parametrize("damage", [b"", b"x", b"\0" * 5000])
+def test_journal_that_is_damaged_starts_again(stopped: Path, tmp_path: Path, whole: bytes, damage: bytes) -> None:
+    stopped.with_name("train.beton.unfinished").write_bytes(damage)
+    write_beton(stopped, stamped(counted(tmp_path / "second")), HALF, workers=1)
+    assert loaded(tmp_path / "second") == set(range(COUNT)) and stopped.read_bytes() == whole
+
+
+def test_journal_continues_with_skip_bad_and_names_every_skipped_image(stopped: Path, tmp_path: Path) -> None:
+    def fail(image: int) -> None:
+        raise_at_bad(image)
+        if image == BAD + 50 and not (tmp_path / "second" / "again").exists():
+            raise OSError(errno.EIO, "I/O error")
+
+    load = counted(tmp_path / "second", fail)
+    with pytest.raises(UserError, match="I/O error"):
+        write_beton(stopped, stamped(load), HALF, workers=1, skip_bad=True)
+    (tmp_path / "second" / "again").mkdir()
+    manifest = write_beton(stopped, stamped(load), HALF, workers=1, skip_bad=True)
+    assert manifest.skipped == [f"some/{BAD}.png"] and manifest.count == COUNT - 1
+    write_beton(tmp_path / "once.beton", stamped(counted(tmp_path / "third", raise_at_bad)), HALF, skip_bad=True)
+    assert stopped.read_bytes() == (tmp_path / "once.beton").read_bytes()
+
+
+@pytest.mark.slow
+def test_prepare_killed_at_any_moment_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    """SIGKILL for the command and its workers, three times, until the same command ends by itself."""
+    for split in ("train", "val"):
+        (tmp_path / "src" / split / "cat").mkdir(parents=True)
+        for number in range(300):
+            Image.fromarray(pixels(number)).save(tmp_path / "src" / split / "cat" / f"{number:03}.png")
+    options = PrepareOptions(max_resolution=16, workers=2)
+    prepare_folder(tmp_path / "src", tmp_path / "whole", options)
+    out = tmp_path / "out"
+    moments = [("val", 2), ("train", 1), ("train", 9)]  # a file and the chunks that it has at least
+    for split, chunks in moments:
+        process = _start(lambda: prepare_folder(tmp_path / "src", out, options))
+        journal = out / f"{split}.beton.unfinished"
+        _wait(lambda journal=journal, chunks=chunks: journal.exists() and journal.stat().st_size > chunks * 16 * 78)
+        os.killpg(process.pid or 0, signal.SIGKILL)
+        process.join()
+        _wait(lambda process=process: not alive(process.pid))
+    prepare_folder(tmp_path / "src", out, options)
+    assert {entry.name for entry in out.iterdir()} == {entry.name for entry in (tmp_path / "whole").iterdir()}
+    for split in ("train", "val"):
+        assert (out / f"{split}.beton").read_bytes() == (tmp_path / "whole" / f"{split}.beton").read_bytes()
+        assert (out / f"{split}.beton.json").read_bytes() == (tmp_path / "whole" / f"{split}.beton.json").read_bytes()
+
+
+def _start(function: Callable[[], Any]) -> Any:
+    process = multiprocessing.get_context("fork").Process(target=lambda: (os.setsid(), function()))
+    process.start()
+    return process
+
+
+def _wait(happened: Callable[[], bool]) -> None:
+    end = time.monotonic() + TIMEOUT
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def test_prepare_after_an_error_in_train_keeps_the_val_that_is_complete(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "val"):
+        (tmp_path / "src" / split / "cat").mkdir(parents=True)
+        for number in range(40):
+            Image.fromarray(pixels(number)).save(tmp_path / "src" / split / "cat" / f"{number:03}.png")
+    broken = tmp_path / "src" / "train" / "cat" / "035.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:-40])
+    options, out = PrepareOptions(max_resolution=16, workers=1), tmp_path / "out"
+    with pytest.raises(UserError, match=r"035\.png"):
+        prepare_folder(tmp_path / "src", out, options)
+    before = (out / "val.beton").stat()
+    broken.write_bytes(whole)
+    manifests = prepare_folder(tmp_path / "src", out, options)
+    assert (out / "val.beton").stat() == before and manifests["val"].count == manifests["train"].count == 40
+    printed = capsys.readouterr().out
+    assert "val.beton: complete since the start that was interrupted" in printed
+    assert "train.beton: the images stored so far are kept" in printed and "continues after 32 of 40 images" in printed
+    with pytest.raises(UserError, match="is there already: pass --overwrite"):
+        prepare_folder(tmp_path / "src", out, options)
+
+
+def test_prepare_writes_val_again_where_an_image_of_it_changed_meanwhile(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / "src" / split / "cat").mkdir(parents=True)
+        Image.fromarray(pixels(1)).save(tmp_path / "src" / split / "cat" / "1.png")
+    (tmp_path / "src" / "train" / "cat" / "2.png").write_bytes(b"")
+    options, out = PrepareOptions(max_resolution=16, workers=1), tmp_path / "out"
+    with pytest.raises(UserError, match=r"2\.png"):
+        prepare_folder(tmp_path / "src", out, options)
+    Image.fromarray(pixels(3)).save(tmp_path / "src" / "val" / "cat" / "1.png")
+    with pytest.raises(UserError, match=r"val\.beton is there already: pass --overwrite"):
+        prepare_folder(tmp_path / "src", out, options)
+
+
+def test_header_is_ffcvs_own(tmp_path: Path) -> None:
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.writer import DatasetWriter
+
+    for mode in ("raw", "jpg", "proportion"):
+        encoding = Encoding(write_mode=mode, max_resolution=16)  # type: ignore[arg-type]
+        theirs = DatasetWriter(
+            str(tmp_path / "theirs"), {"image": RGBImageField(write_mode=mode), "label": IntField()}, encoding.page_size
+        )
+        theirs.num_samples = COUNT
+        theirs.prepare()
+        theirs.metadata_sm.close()
+        theirs.metadata_sm.unlink()
+        write_beton(tmp_path / "ours", images(), encoding, workers=1)
+        ours, header = (tmp_path / "ours").read_bytes(), (tmp_path / "theirs").read_bytes()[:2106]
+        assert ours[:16] == header[:16] and ours[24:2106] == header[24:], "bytes 16 to 24: where the table is"
