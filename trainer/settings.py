@@ -277,11 +277,15 @@ class LookSettings:
     """of class folders. text: 0, 1, 10, 2, as torchvision; numeric: 0, 1, 2, 10; None: text"""
     images: int = 48
     """number of images on the sheet"""
+    statistics: bool = False
+    """also compute mean and standard deviation of the training images, for --mean and --std of a recipe"""
     out: Path = Path("look.png")
     """PNG file for the sheet"""
 
     def __post_init__(self) -> None:
         _check_positive(self, "images")
+        if self.statistics and self.split == "val":
+            raise ValueError("--statistics are of the training images: leave out --split val")
         if self.images > 2000:
             raise ValueError(f"images={self.images} is more than 2,000: a sheet of so many is too large to view")
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from trainer.commands.look.contact_sheet import Tile, draw_sheet, letterboxed
+from trainer.commands.look.statistics import statistics_of
 from trainer.data.augment import Augmenter
 from trainer.data.contents import Contents
 from trainer.data.crop import eval_view, train_view
@@ -42,6 +43,8 @@ def look(settings: LookSettings) -> None:
         found = source.contents(MEASURED)
         rows = [*_content(source), *_sizes(found), *_storage(found)]
         print(_table(rows), flush=True)
+        if settings.statistics:
+            print(_table(_statistics(source)), flush=True)
         print("".join(f"  note      {note}\n" for note in source.notes), end="", flush=True)
         images = spread(len(loader), settings.images)
         if recipe is None:
@@ -184,6 +187,14 @@ def _storage(found: Contents) -> list[tuple[str, str]]:
         f"{stored.images / found.count:.1%} {stored.encoding} ({stored.bytes / 1e6:,.1f} MB)" for stored in found.stored
     ]
     return [("stored", ", ".join(shares))] if shares else []
+
+
+def _statistics(source: Source) -> list[tuple[str, str]]:
+    count = len(source.labels)
+    found = statistics_of(source, spread(count, MEASURED), default_workers(1))
+    of = "all images" if found.images == count else f"{found.images:,} images spread over the data set"
+    mean, std = (" ".join(f"{value:.4f}" for value in values) for values in (found.mean, found.std))
+    return [("mean, std", f"--mean {mean} --std {std} (over {of}, each counted alike)")]
 
 
 def _spread(values: np.ndarray) -> str:
