@@ -67,7 +67,7 @@ optional() { # optional TESTS COMMAND PACKAGE...: installs the packages where th
 }
 
 if [ "${1-}" = --tests ]; then
-    extras+=,browser,onnx,plots
+    extras+=,browser,imagenet,onnx,parquet,plots
     optional tests/log/test_browser.py chromium chromium
     optional tests/launch/test_slurm.py slurmctld slurmctld slurmd slurm-client munge
     optional "the tests of Slurm's accounting" slurmdbd slurmdbd mariadb-server

@@ -49,7 +49,7 @@ def test_recipes_takes_words_and_no_options() -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_prepare_has_three_kinds_with_their_own_defaults() -> None:
+def test_prepare_has_kinds_with_their_own_defaults() -> None:
     folder = parse_prepare(["folder", "SRC", "--out", "DIR"])
     cifar = parse_prepare(["cifar10", "SRC", "--out", "DIR"])
     digits = parse_prepare(["digits", "--out", "DIR"])
@@ -59,6 +59,11 @@ def test_prepare_has_three_kinds_with_their_own_defaults() -> None:
     assert (folder[3].write_mode, folder[3].max_resolution, folder[3].jpeg_quality) == ("proportion", 500, 90)
     assert cifar[3] == digits[3]
     assert (cifar[3].write_mode, cifar[3].max_resolution) == ("raw", 32)
+    shards = parse_prepare(["webdataset", "a-{0..3}.tar", "b.tar", "--out", "DIR", "--val", "c.tar"])
+    assert shards.source == ("a-{0..3}.tar", "b.tar") and shards.options.val == ("c.tar",)
+    small, large = (parse_prepare(["torchvision", name, "--root", "R", "--out", "DIR"]) for name in ("MNIST", "DTD"))
+    assert (small.options.write_mode, large.options.write_mode) == ("raw", "proportion")
+    assert small.options.root == Path("R") and small.source == "MNIST"
     options = ["--max-resolution", "400", "--jpeg-quality", "95", "--workers", "3", "--skip-bad", "--overwrite"]
     options = parse_prepare(["folder", "SRC", "--out", "DIR", *options])[3]
     assert (options.max_resolution, options.jpeg_quality, options.workers) == (400, 95, 3)
@@ -68,9 +73,11 @@ def test_prepare_has_three_kinds_with_their_own_defaults() -> None:
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        ([], r"prepare converts folder, cifar10, digits, not ''"),
-        (["imagenet", "SRC", "--out", "DIR"], r"prepare converts folder, cifar10, digits, not 'imagenet'"),
-        (["folder", "--out", "DIR"], r"PATH folder with class folders below train/ and val/"),
+        ([], r"prepare converts folder, csv, .*, digits, not ''"),
+        (["imagnet", "SRC", "--out", "DIR"], r"prepare converts folder, .*, not 'imagnet'"),
+        (["folder", "--out", "DIR"], r"SRC folder with class folders below train/ and val/"),
+        (["webdataset", "--out", "DIR"], r"SHARDS.*shards: 'train-"),
+        (["csv", "a.csv", "--out", "D", "--val", "b.csv", "--val-fraction", "0.1"], r"give one of them"),
         (["folder", "SRC"], r"--out PATH folder to write train\.beton and val\.beton into"),
         (["digits", "SRC", "--out", "DIR"], r"Unrecognized options: SRC"),
         (["folder", "SRC", "--out", "DIR", "--jpeg-qualty", "9"], r"did you mean --jpeg-quality"),

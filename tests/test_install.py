@@ -57,7 +57,8 @@ def test_shell_scripts_parse_and_stop_at_the_first_error(script: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "extras"), [((), "ffcv,digits,dev"), (("--tests",), "ffcv,digits,dev,browser,onnx,plots")]
+    ("options", "extras"),
+    [((), "ffcv,digits,dev"), (("--tests",), "ffcv,digits,dev,browser,imagenet,onnx,parquet,plots")],
 )
 def test_install_prints_one_line_and_logs_the_rest(clone: Path, options: tuple[str, ...], extras: str) -> None:
     ended = install(clone, *options)

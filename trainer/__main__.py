@@ -24,7 +24,8 @@ USAGE = """usage: python -m trainer COMMAND ...
 
 before training
   recipes [WORD ...]                   list the recipes: paper, published result, result measured here
-  prepare folder | cifar10 | digits    convert images to .beton files
+  prepare folder | csv | imagenet | webdataset | parquet | torchvision | cifar10 | digits
+                                       convert images to .beton files
   prepare adopt FILE ...               use .beton files that FFCV's own writer made
   look DATA                            draw a sheet of images as a recipe sees them; print sizes and class balance
   plan RECIPE                          show steps, learning rates, memory and time without training
@@ -268,14 +269,10 @@ def _prepare(argv: list[str]) -> int:
 
         adopt(adopted)
         return 0
-    kind, source, out, options = cli.parse_prepare(argv)
-    from trainer.data.beton import prepare
+    command = cli.parse_prepare(argv)
+    from trainer.data.sources.kinds import KINDS
 
-    if kind == "digits":
-        prepare.prepare_digits(out, options)
-    else:
-        assert source is not None
-        (prepare.prepare_folder if kind == "folder" else prepare.prepare_cifar10)(source, out, options)
+    KINDS[command.kind].prepare(command.source, command.out, command.options)
     return 0
 
 

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import tyro
 
@@ -24,6 +24,17 @@ if TYPE_CHECKING:
     from trainer.data.beton.prepare import PrepareOptions
 
 T = TypeVar("T")
+
+
+class Prepare(NamedTuple):
+    """What the prepare command was asked for."""
+
+    kind: str  # folder, cifar10, ...
+    source: Any  # as KINDS gives its type; None: the kind has no argument
+    out: Path
+    options: PrepareOptions
+
+
 _NARROWEST = 40  # columns: tyro does not return in a window of four
 _IDENTITY = ("name", "dataset", "published")  # fields of a recipe that the command line cannot change
 
@@ -92,34 +103,31 @@ def train_words(settings: TrainSettings) -> list[str]:
     return words
 
 
-def parse_prepare(words: Sequence[str]) -> tuple[str, Path | None, Path, PrepareOptions]:
-    """Parses `folder SRC --out DIR [--max-resolution 400 ...]` into (kind, SRC or None, DIR, options)."""
-    from trainer.data.beton.prepare import IMAGENET, SMALL_IMAGES, PrepareOptions
+def parse_prepare(words: Sequence[str]) -> Prepare:
+    """Parses `folder SRC --out DIR [--max-resolution 400 ...]`: what to convert, and how."""
+    from trainer.data.sources.kinds import KINDS, default_options
 
-    sources = {
-        "folder": "folder with class folders below train/ and val/ (or validation/, or valid/)",
-        "cifar10": "CIFAR-10's folder of Python batches, or class folders below train/ and test/",
-        "digits": None,
-    }
     kind = words[0] if words else ""
+    usage = " | ".join(f"{name} {known.argument}".strip() for name, known in KINDS.items())
     if kind in ("-h", "--help"):
-        print(
-            "usage: python -m trainer prepare folder SRC | cifar10 SRC | digits  --out DIR, or adopt FILE ...; --help"
-        )
+        print(f"usage: python -m trainer prepare {usage}  --out DIR, or adopt FILE ...; add --help for options")
         raise SystemExit(0)
-    if kind not in sources:
-        raise UserError(
-            f"prepare converts {', '.join(sources)}, not {kind!r}: use python -m trainer prepare folder SRC"
-        )
+    if kind not in KINDS:
+        raise UserError(f"prepare converts {', '.join(KINDS)}, not {kind!r}: use python -m trainer prepare folder SRC")
+    defaults = default_options(kind, words[1:])
     options: list[Any] = [
         ("out", Annotated[Path, tyro.conf.arg(help="folder to write train.beton and val.beton into")]),
-        ("options", Annotated[PrepareOptions, tyro.conf.arg(name="")], IMAGENET if kind == "folder" else SMALL_IMAGES),
+        ("options", Annotated[type(defaults), tyro.conf.arg(name="")], defaults),
     ]
-    if what := sources[kind]:
-        options.insert(0, ("src", Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help=what)]))
+    if KINDS[kind].argument:
+        argument = tyro.conf.arg(help=KINDS[kind].help, metavar=KINDS[kind].argument)
+        options.insert(0, ("source", Annotated[KINDS[kind].type, tyro.conf.Positional, argument]))
     prepare = make_dataclass("Prepare", options, kw_only=True)
     parsed: Any = parse(prepare, words[1:], f"prepare {kind}", f"Write {kind} images as .beton files.")
-    return kind, getattr(parsed, "src", None), parsed.out, parsed.options
+    source = getattr(parsed, "source", None)
+    if source == ():  # tyro takes none for an answer
+        raise UserError(f"Missing from python -m trainer prepare {kind}: {KINDS[kind].argument} {KINDS[kind].help}")
+    return Prepare(kind, source, parsed.out, parsed.options)
 
 
 def parse(

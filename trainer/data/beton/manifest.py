@@ -23,7 +23,13 @@ from trainer.atomic import atomic_write
 from trainer.errors import UserError
 
 FORMAT_VERSION = 2  # 1 had no jpeg_tiles
-ADDED = {"folder", "class_order", "exif", "exif_oriented"}  # since: earlier manifests of this version have none of them
+ADDED = {
+    "folder",
+    "class_order",
+    "exif",
+    "exif_oriented",
+    "held_out",
+}  # since: earlier manifests of this version have none of them
 WRITE_AGAIN = "write it again with: python -m trainer prepare"
 MAX_SIDE = 65500  # px, the longest side of a JPEG in libjpeg (JPEG_MAX_DIMENSION); FFCV stores sides in 16 bits
 
@@ -74,14 +80,23 @@ class Encoding:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Validation images that were drawn from the training images, class by class."""
+
+    val_fraction: float
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataOrigin:
     """Where the images came from."""
 
-    kind: Literal["folder", "cifar10", "digits", "ffcv"]
+    kind: Literal["folder", "cifar10", "digits", "ffcv", "csv", "imagenet", "webdataset", "parquet", "torchvision"]
     name: str  # of the folder, without the path to it
     folder: str = ""  # of the split within it: val, validation, ...
     class_order: Literal["text", "numeric"] = "text"  # of class folders
     exif: Literal["ignored", "applied"] = "ignored"  # the orientation of images
+    held_out: HeldOut | None = None  # None: the source has validation images of its own
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,120 @@
+"""Parquet files in the layouts of Hugging Face's data sets."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.data.sources.miniatures import RAW, assert_holds, pixels, png
+from trainer.data.sources.parquet import ParquetOptions, prepare
+from trainer.errors import UserError
+
+pyarrow = pytest.importorskip("pyarrow")
+
+
+def options(**changes: object) -> ParquetOptions:
+    return ParquetOptions(**{**RAW, **changes})  # type: ignore[arg-type]
+
+
+def write(path: Path, columns: dict[str, list], features: dict[str, Any] | None = None) -> Path:
+    """Three rows in a row group, with the metadata that the library `datasets` writes."""
+    from pyarrow import parquet
+
+    table = pyarrow.table(columns)
+    if features:
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(table, path, row_group_size=3)
+    return path
+
+
+FEATURES = {
+    "img": {"_type": "Image"},
+    "thumb": {"dtype": "binary", "_type": "Value"},
+    "fine": {"names": ["cat", "dog", "emu"], "_type": "ClassLabel"},
+}
+
+
+def rows(numbers: range) -> dict[str, list]:
+    return {
+        "thumb": [b"no image" for _ in numbers],
+        "img": [{"bytes": png(number), "path": f"{number}.png"} for number in numbers],
+        "fine": [number % 3 for number in numbers],
+    }
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """data/{train-00000-of-00002,train-00001-of-00002,validation-00000-of-00001}.parquet"""
+    folder = tmp_path / "data"
+    for name, numbers in (("train-00000-of-00002", range(7)), ("train-00001-of-00002", range(7, 11)),
+                          ("validation-00000-of-00001", range(11, 16))):  # fmt: skip
+        write(folder / f"{name}.parquet", rows(numbers), FEATURES)
+    return folder
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_parquet_columns_and_classes_come_from_the_metadata(files: Path, tmp_path: Path, workers: int) -> None:
+    manifests = prepare([str(files)], tmp_path / "out", options(workers=workers))
+    assert manifests["train"].classes == ["cat", "dog", "emu"] and manifests["val"].source.kind == "parquet"
+    assert_holds(tmp_path / "out" / "train.beton", [(number % 3, pixels(number)) for number in range(11)])
+    assert_holds(tmp_path / "out" / "val.beton", [(number % 3, pixels(number)) for number in range(11, 16)])
+
+
+def test_parquet_bad_image_is_named_by_file_and_row(files: Path, tmp_path: Path) -> None:
+    columns = rows(range(7, 13))
+    columns["img"][4]["bytes"] = b"no image"
+    columns["img"][5] = {"bytes": None, "path": None}
+    write(files / "train-00001-of-00002.parquet", columns, FEATURES)
+    found = prepare([str(files)], tmp_path / "out", options(skip_bad=True))["train"]
+    assert found.skipped == ["train-00001-of-00002.parquet[4]", "train-00001-of-00002.parquet[5]"] and found.count == 11
+
+
+def test_parquet_images_may_be_bytes_or_paths_and_labels_text(tmp_path: Path) -> None:
+    for number in range(6):
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+    stored = {
+        "bytes": [png(number) for number in range(6)],
+        "paths": [{"bytes": None, "path": f"{number}.png"} for number in range(6)],
+        "text": [f"{number}.png" for number in range(6)],
+    }
+    for name, images in stored.items():
+        file = write(tmp_path / f"{name}.parquet", {"image": images, "label": ["b", "a"] * 3})
+        changes = {"image_column": "image"} if name == "text" else {}
+        val = write(tmp_path / f"{name}-v.parquet", {"image": images[:1], "label": ["a"]})
+        manifests = prepare([str(file)], tmp_path / name, options(val=(str(val),), **changes))
+        assert manifests["train"].classes == ["a", "b"]
+        assert_holds(tmp_path / name / "train.beton", [((number + 1) % 2, pixels(number)) for number in range(6)])
+
+
+@pytest.mark.parametrize(
+    ("columns", "features", "answer"),
+    [
+        ({"image": [b"a"], "target": [0]}, None, "no label column among image, target: choose one with --label-column"),
+        ({"a": [b"a"], "b": [b"b"], "label": [0]}, None, "several image columns, a, b: choose one with --image-column"),
+        ({"label": [0]}, None, "no image column among label"),
+        ({"image": [b"a"], "label": [-1]}, {"label": {"names": ["x"], "_type": "ClassLabel"}}, "labels are -1 to -1"),
+        ({"image": [b"a", b"b"], "label": [0, None]}, None, "1 rows have no label"),
+    ],
+)
+def test_parquet_mistake_is_named(tmp_path: Path, columns: dict, features: dict | None, answer: str) -> None:
+    file = write(tmp_path / "a.parquet", columns, features)
+    with pytest.raises(UserError, match=answer):
+        prepare([str(file)], tmp_path / "out", options(val_fraction=0.5))
+
+
+def test_parquet_damaged_file_is_named(files: Path, tmp_path: Path) -> None:
+    path = files / "train-00001-of-00002.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"train-00001-of-00002\.parquet is not a whole parquet file"):
+        prepare([str(files)], tmp_path / "out", options())
+
+
+def test_parquet_without_pyarrow_says_what_to_install(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match=r"pip install 'shortcut-trainer\[parquet\]'"):
+        prepare([str(files)], tmp_path / "out", options())

@@ -1,0 +1,104 @@
+"""torchvision's data sets in miniature, in the layout that torchvision downloads: read, never fetched."""
+
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from tests.data.sources.miniatures import RAW, assert_holds, decoded, jpeg
+from trainer.cli import parse_prepare
+from trainer.data.sources.torchvision_set import SMALL, TorchvisionOptions, prepare
+from trainer.errors import UserError
+
+random = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def options(root: Path, **changes: object) -> TorchvisionOptions:
+    return TorchvisionOptions(root=root, **{**RAW, **changes})  # type: ignore[arg-type]
+
+
+def test_torchvision_set_of_files_is_read_with_its_classes(tmp_path: Path) -> None:
+    """Food101: photographs in class folders and lists of the splits."""
+    import json
+
+    splits = {"train": {"pizza": [1, 2, 3], "apple pie": [4, 5]}, "test": {"pizza": [6], "apple pie": [7, 8]}}
+    meta = tmp_path / "food-101" / "meta"
+    meta.mkdir(parents=True)
+    for split, classes in splits.items():
+        lists = {}
+        for name, numbers in classes.items():
+            folder = name.replace(" ", "_")
+            (tmp_path / "food-101" / "images" / folder).mkdir(parents=True, exist_ok=True)
+            for number in numbers:
+                (tmp_path / "food-101" / "images" / folder / f"{number}.jpg").write_bytes(jpeg(number))
+            lists[folder] = [f"{folder}/{number}" for number in numbers]
+        (meta / f"{split}.json").write_text(json.dumps(lists))
+    manifests = prepare("Food101", tmp_path / "out", options(tmp_path))
+    assert manifests["train"].classes == ["apple_pie", "pizza"] and manifests["val"].source.kind == "torchvision"
+    for split, expected in (("train", [(1, 1), (1, 2), (1, 3), (0, 4), (0, 5)]), ("val", [(1, 6), (0, 7), (0, 8)])):
+        stored = [(label, decoded(jpeg(number))) for label, number in expected]
+        assert_holds(tmp_path / "out" / f"{split}.beton", stored)
+
+
+def test_torchvision_set_of_arrays_is_stored_without_loss(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SVHN: MATLAB files with the pixels and the labels."""
+    from torchvision.datasets import SVHN
+
+    arrays = {split: random.integers(0, 256, (32, 32, 3, 6), np.uint8) for split in ("train", "test")}
+    for split, pixels in arrays.items():
+        savemat(tmp_path / f"{split}_32x32.mat", {"X": pixels, "y": np.array([[1, 2, 10, 3, 1, 2]]).T})
+    monkeypatch.setattr(SVHN, "_check_integrity", lambda self: True)
+    command = parse_prepare(["torchvision", "SVHN", "--root", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert (command.options.write_mode, command.source) == ("raw", "SVHN")
+    manifest = prepare(command.source, command.out, command.options)["train"]
+    assert "SVHN: its test images are used for validation" in capsys.readouterr().out
+    labels = [1, 2, 0, 3, 1, 2]
+    assert manifest.classes == ["0", "1", "2", "3"]
+    for split, name in (("train", "train"), ("test", "val")):
+        images = arrays[split].transpose(3, 0, 1, 2)
+        assert_holds(tmp_path / "out" / f"{name}.beton", list(zip(labels, images, strict=True)))
+
+
+def test_torchvision_set_without_splits_needs_a_fraction(tmp_path: Path) -> None:
+    """EuroSAT: class folders, no splits."""
+    for name, numbers in (("Forest", range(4)), ("River", range(4, 10))):
+        (tmp_path / "eurosat" / "2750" / name).mkdir(parents=True)
+        for number in numbers:
+            (tmp_path / "eurosat" / "2750" / name / f"{number}.jpg").write_bytes(jpeg(number))
+    with pytest.raises(UserError, match="EuroSAT has no validation images: pass --val-fraction"):
+        prepare("EuroSAT", tmp_path / "out", options(tmp_path))
+    found = prepare("EuroSAT", tmp_path / "out", options(tmp_path, val_fraction=0.5))
+    assert found["train"].class_counts == [2, 3] and found["train"].classes == ["Forest", "River"]
+
+
+def test_torchvision_set_that_is_not_there_is_one_line_and_no_download(tmp_path: Path) -> None:
+    for name in ("CIFAR100", "Food101", "DTD", "Flowers102", "GTSRB", "MNIST", "EMNIST", "SUN397", "Country211"):
+        remedy = f"download it with torchvision.datasets.{name}"
+        with pytest.raises(UserError, match=f"{name} cannot be read from .*{remedy}") as caught:
+            prepare(name, tmp_path / "out", options(tmp_path / "none"))
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="where is DTD"):
+        prepare("DTD", tmp_path / "out", TorchvisionOptions())
+    with pytest.raises(UserError, match="'CocoDetection' is not among the data sets"):
+        prepare("CocoDetection", tmp_path / "out", options(tmp_path))
+
+
+def test_torchvision_has_every_set_that_is_named() -> None:
+    import torchvision.datasets
+
+    from trainer.data.sources.torchvision_set import _CALLS
+
+    assert len(_CALLS) == 28 and set(SMALL) < set(_CALLS)
+    assert all(hasattr(torchvision.datasets, name) for name in _CALLS)

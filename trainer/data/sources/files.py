@@ -1,0 +1,90 @@
+"""Files given by patterns, and which of them hold validation images."""
+
+import glob
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from trainer.data.formats import FOLDERS
+from trainer.data.sources.options import FilesOptions
+from trainer.errors import UserError, one_line
+
+
+def split_files(
+    patterns: Sequence[str], suffix: str, options: FilesOptions
+) -> tuple[tuple[Path, ...], tuple[Path, ...] | None]:
+    """The files of the training images and of the validation images; None where there are none of these.
+
+    Without --val they are told apart by train, val or test in their names or in that of their folder. Files of test
+    images are left out, and said to be. Raises UserError where a pattern finds nothing, or where the names of some
+    files say what they are for and those of others do not.
+    """
+    files = expand(patterns, suffix)
+    if options.val:
+        validation = expand(options.val, suffix)
+        if both := sorted(set(files) & set(validation)):
+            raise UserError(f"{both[0]} is given for training and with --val: give it once")
+        return files, validation
+    by_split: dict[str, list[Path]] = {}
+    for file in files:
+        by_split.setdefault(_split_of(file), []).append(file)
+    unnamed = by_split.pop("", [])
+    if unnamed and by_split:
+        named = next(iter(by_split.values()))[0]
+        raise UserError(f"{named} says its split by its name, but {unnamed[0]} does not: pass --val")
+    if test := by_split.pop("test", []):
+        print(f"left out {len(test)} files of test images, such as {one_line(str(test[0]))}: --val takes them instead")
+    train, val = by_split.get("train", unnamed), by_split.get("val")
+    if not train:
+        raise UserError(f"{patterns[0]}: none of these files holds training images")
+    return tuple(train), tuple(val) if val else None
+
+
+def expand(patterns: Sequence[str], suffix: str) -> tuple[Path, ...]:
+    """The files that patterns stand for, in their order: {000..123}, {a,b}, * and ?, or a folder of `suffix` files.
+
+    Raises UserError where one does not exist, or is named twice.
+    """
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        for name in _braces(pattern):
+            files = [Path(name)]
+            if files[0].is_dir():
+                files = sorted(path for path in files[0].rglob(f"*{suffix}") if not path.name.startswith("."))
+            elif any(mark in name for mark in "*?["):
+                files = [Path(path) for path in sorted(glob.glob(name))]
+            if not files:
+                raise UserError(f"{name}: there is no such file" + f" {suffix}" * Path(name).is_dir())
+            for file in files:
+                if not file.is_file():
+                    raise UserError(f"{file}: there is no such file")
+                if file in found:
+                    raise UserError(f"{file} is given twice")
+                found[file] = None
+    return tuple(found)
+
+
+def _braces(pattern: str) -> Iterator[str]:
+    """shards-{08..10}.tar -> shards-08.tar, shards-09.tar, shards-10.tar; {a,b} -> a, b. As bash does."""
+    for brace in re.finditer(r"\{([^{}]*)\}", pattern):
+        between = re.fullmatch(r"(\d+)\.\.(\d+)", brace[1])
+        if between:
+            width = len(between[1]) if between[1].startswith("0") or len(between[1]) == len(between[2]) else 0
+            inner = [f"{number:0{width}}" for number in range(int(between[1]), int(between[2]) + 1)]
+        elif "," in brace[1]:
+            inner = brace[1].split(",")
+        else:
+            continue
+        for text in inner:
+            yield from _braces(pattern[: brace.start()] + text + pattern[brace.end() :])
+        return
+    yield pattern
+
+
+def _split_of(file: Path) -> str:
+    """train, val, test or nothing: a word of the file's name, else the whole name of its folder."""
+    for words in (re.split("[^a-z]+", file.name.lower()), [file.absolute().parent.name.lower()]):
+        for split, names in (("train", FOLDERS["train"]), ("val", FOLDERS["val"]), ("test", ("test",))):
+            if any(word in names for word in words if split == "test" or word != "test"):
+                return split
+    return ""
