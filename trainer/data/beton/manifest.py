@@ -23,13 +23,8 @@ from trainer.atomic import atomic_write
 from trainer.errors import UserError
 
 FORMAT_VERSION = 2  # 1 had no jpeg_tiles
-ADDED = {
-    "folder",
-    "class_order",
-    "exif",
-    "exif_oriented",
-    "held_out",
-}  # since: earlier manifests of this version have none of them
+# Fields that earlier manifests of this version lack.
+ADDED = {"folder", "class_order", "exif", "exif_oriented", "held_out"}
 WRITE_AGAIN = "write it again with: python -m trainer prepare"
 MAX_SIDE = 65500  # px, the longest side of a JPEG in libjpeg (JPEG_MAX_DIMENSION); FFCV stores sides in 16 bits
 
