@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,8 +16,10 @@ MAKE_ROOM = "free some space or make it writable, then give the same command aga
 def atomic_write(path: Path, keep_partial: Callable[[], bool] = lambda: False) -> Iterator[Path]:
     """Yields a temporary name to write to. The file is renamed to `path` when the block ends, removed if it raises.
 
-    The content is synced to disk before the rename, so it survives a power cut. `keep_partial` is asked if the block
-    raises: True keeps the temporary file for a later start. Raises UserError if another process is writing the file.
+    The content is synced to disk before the rename, so it survives a power cut. The file's mode follows the umask,
+    even if a library replaced the temporary file by a private one, as safetensors does. `keep_partial` is asked if the
+    block raises: True keeps the temporary file for a later start. Raises UserError if another process is writing the
+    file.
     """
     partial = path.with_name(path.name + ".partial")
     file = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
@@ -29,7 +32,13 @@ def atomic_write(path: Path, keep_partial: Callable[[], bool] = lambda: False) -
             pass  # a file system without locks
         try:
             yield partial
-            os.fsync(file)
+            written = os.open(partial, os.O_RDONLY)
+            try:
+                if not os.path.samestat(os.fstat(written), created := os.fstat(file)):
+                    os.fchmod(written, stat.S_IMODE(created.st_mode))
+                os.fsync(written)
+            finally:
+                os.close(written)
             rename(partial, path)
         except BaseException as error:
             if not keep_partial():
