@@ -12,6 +12,7 @@ from launch.settings import LaunchSettings
 from launch.state import State
 from launch.submission import Run, Submission, common_folder, submission_of
 from trainer.errors import UserError
+from trainer.run.progress import finished
 
 
 def launch(name: str, words: list[str]) -> int:
@@ -26,7 +27,11 @@ def launch(name: str, words: list[str]) -> int:
     if options.plan:
         return _plan(cluster, options, runs, processes)
     refuse_running(runs)
-    return cluster.submit(options, runs)
+    notes = {run.name: finished(run.run_dir, run.recipe) for run in runs}
+    for note in filter(None, notes.values()):
+        print(note)
+    unfinished = [run for run in runs if notes[run.name] is None]
+    return cluster.submit(options, unfinished) if unfinished else 0
 
 
 def state_of(submission: Submission, index: int) -> State:

@@ -192,14 +192,22 @@ def test_changed_recipe_is_refused_with_the_difference_and_the_run_is_untouched(
 
 @pytest.mark.slow
 def test_finished_run_says_so_and_how_its_weights_are_trained_further(
-    digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["train", RECIPE, "--data", str(digits), "--run-dir", str(tmp_path / "run"), "--no-pictures"]
     assert main([*words, "--epochs", "1"]) == 0
-    assert "this run is finished" not in capfd.readouterr().out
-    assert main([*words, "--epochs", "1"]) == 0
+    assert "is finished" not in capfd.readouterr().out
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer.train.train", None)  # neither torch nor the data is needed to say it
+        assert main([*words, "--epochs", "1"]) == 0
     said = capfd.readouterr().out
-    (advice,) = re.findall(r"this run is finished: it is evaluated once more. To train its weights further: (.*)", said)
+    (advice,) = re.findall(
+        r"run is finished: top-1 [\d.]+ % after \d+ steps. To measure it again: python -m trainer evaluate \S+. "
+        r"To train its weights further: (.*)",
+        said,
+    )
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
     assert main([*words, "--epochs", "2"]) == 2
     error = capfd.readouterr().err
     assert "epochs: 1 -> 2. Use another --run-dir, or the recipe as it was. To train its weights further: " in error

@@ -13,10 +13,11 @@ from trainer.__main__ import main
 from trainer.cli import parse_train
 from trainer.errors import UserError
 from trainer.recipe import (
+    FineTuning,
     Recipe,
     Steps,
 )
-from trainer.recipe_file import load_recipe, recipe_changes, recipe_names
+from trainer.recipe_file import load_recipe, overrides_of, recipe_changes, recipe_names
 
 
 def different_value(name: str, value: Any) -> Any:
@@ -105,6 +106,15 @@ def test_cli_train_without_options_the_recipe_is_the_files() -> None:
         recipe, _ = parse_train([name, *NEEDED])
         assert recipe == load_recipe(name)
         assert type(recipe) is Recipe
+
+
+@pytest.mark.parametrize("word", ["--fine-tuning.backbone-lr", "--fine_tuning.backbone_lr"])
+def test_cli_train_fine_tuning_can_be_given_to_any_recipe(word: str) -> None:
+    recipe, _ = parse_train(["resnet18_he2015", "--data", "DIR", "--run-dir", "RUN", word, "0.1"])
+    base = load_recipe("resnet18_he2015")
+    assert base.fine_tuning is None
+    assert recipe == replace(base, fine_tuning=FineTuning(backbone_lr=0.1))
+    assert overrides_of(recipe)
 
 
 def test_settings_are_read_beside_the_recipe() -> None:

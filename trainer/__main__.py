@@ -19,6 +19,8 @@ from trainer import __version__, cli, settings
 from trainer.atomic import MAKE_ROOM
 from trainer.distributed.parent import end_process, exit_when_parent_dies
 from trainer.errors import EXIT_RETRY, LocalError, SharedError, UserError, first_line, one_line
+from trainer.recipe_file import recipe_source
+from trainer.run.progress import finished
 
 USAGE = """usage: python -m trainer COMMAND ...
 
@@ -177,6 +179,14 @@ gc.set_threshold(10_000)
 def _train(argv: list[str]) -> int:
     recipe, options = cli.parse_train(argv)
     _refuse_bare_srun()
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"  # several processes have to agree: they do in trainer/train.py
+    if (
+        alone
+        and not options.initial_weights
+        and (note := finished(options.run_dir, recipe_source(recipe), options.data_folder))
+    ):
+        print(note)
+        return 0
     from trainer import compile_cache
     from trainer.errors import Stopped
     from trainer.train import train

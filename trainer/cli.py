@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, make_dataclass
+from dataclasses import fields, make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
@@ -16,7 +16,7 @@ import tyro
 
 from trainer import suggestions
 from trainer.errors import UserError
-from trainer.recipe import Recipe
+from trainer.recipe import FineTuning, Recipe
 from trainer.recipe_file import known_recipes, load_recipe, settings_of
 from trainer.settings import TrainSettings
 
@@ -49,6 +49,8 @@ def parse_with_recipe(options: type[T], words: Sequence[str], command: str) -> t
     if words[0].startswith("-"):
         raise UserError(f"the recipe comes first: {usage} {words[0]} ... ({known_recipes()})")
     recipe = load_recipe(words[0])
+    if recipe.fine_tuning is None and any(re.match("--fine[-_]tuning[.]", word) for word in words):
+        recipe = replace(recipe, fine_tuning=FineTuning())  # its values can be given to any recipe
     hidden = [(name, Annotated[Any, tyro.conf.Suppress], getattr(recipe, name)) for name in _IDENTITY]
     # tyro makes options of dataclasses, so two are built here: the recipe's without its identity, and one with both.
     # Their values are the defaults that --help shows; the empty names leave out the prefixes --settings. and --recipe.

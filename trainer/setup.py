@@ -22,7 +22,7 @@ from trainer.cpu.malloc import keep_freed_memory
 from trainer.data.formats import Split, open_split, require_classes
 from trainer.data.listing import class_order_of, require_same_classes
 from trainer.data.loader import Loader, Source, check_square, default_workers
-from trainer.distributed.process_group import World, on_every_rank, on_main_rank, require_same
+from trainer.distributed.process_group import World, on_all_ranks, on_every_rank, on_main_rank, require_same
 from trainer.distributed.same_weights import require_same_weights
 from trainer.ema import Average
 from trainer.errors import LocalError, UserError
@@ -34,10 +34,12 @@ from trainer.model import build_model, load_initial_weights, without_pretrained
 from trainer.optimizer import audit, build_optimizer
 from trainer.precision import Precision, allow_tensor_float, build_scaler, emulation_note
 from trainer.recipe import LibraryModel, PaddedCrop, Recipe
+from trainer.recipe_file import recipe_source
 from trainer.run.checkpoint import CheckpointContent, RunIdentity
 from trainer.run.directory import Run
 from trainer.run.environment import changed_rounding, environment
 from trainer.run.init_weights import InitWeights
+from trainer.run.progress import finished
 from trainer.run.state import Position, TrainingState
 from trainer.settings import TrainSettings
 from trainer.step import TrainingStep
@@ -69,6 +71,14 @@ class Prepared:
         weights = [weight for network in self.state.networks.values() for weight in network.parameters()]
         require_same_weights(self.world, weights, self.state.position.step)
         return {**self.state.save(), **self.identity, "norms_measured": norms_measured}
+
+    def is_finished(self, recipe: Recipe) -> bool:
+        """Whether the run needs no more training, which rank 0 then prints. Called by all ranks together."""
+        note = finished(self.run.folder, recipe_source(recipe))
+        everywhere = on_all_ranks(self.world, note is not None)
+        if everywhere and self.world.is_main:
+            print(note)
+        return everywhere
 
     def trained_weights(self, recipe: Recipe, kind: str) -> TrainedWeights:
         """The facts about the weights of the network with this name, at the end of an epoch."""
@@ -108,8 +118,6 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
         state.restore(checkpoint)
         at = state.position
         notes.append(f"continued after step {at.step}{', the last one' if at.is_last(recipe.epochs) else ''}")
-        if at.is_last(recipe.epochs) and (run.folder / "result.json").is_file():
-            notes.append(f"this run is finished: it is evaluated once more. {run.how_to_train_longer()}")
     compile_mode = settings.compile_mode if settings.compile else None
     step = TrainingStep(
         recipe, state, world, accumulation=accumulation, compile_mode=compile_mode, bucket_mb=settings.bucket_mb
@@ -240,7 +248,8 @@ def build_module(recipe: Recipe, settings: TrainSettings, world: World, *, fresh
     notes = []
     if fresh and settings.initial_weights:
         weights = settings.initial_weights
-        notes.append(on_every_rank(world, lambda: load_initial_weights(module, weights, settings.weights_key)))
+        key = settings.weights_key
+        notes.append(on_every_rank(world, lambda: load_initial_weights(module, weights, key, spec)))
     if tuning := recipe.fine_tuning:
         if fresh and not settings.initial_weights and not (isinstance(spec, LibraryModel) and spec.pretrained):
             raise UserError("fine_tuning needs weights to start from: add --initial-weights FILE")

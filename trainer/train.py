@@ -37,6 +37,8 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
         ready = prepare(recipe, settings, world, stack)
         run, state, step, at = ready.run, ready.state, ready.step, ready.state.position
         train_loader, eval_loader = ready.train_loader, ready.eval_loader
+        if ready.is_finished(recipe):
+            return
         watchdog.follow(train_loader, eval_loader)
         log = stack.enter_context(Log(run.folder, world, at, recipe, settings.log_every, settings.hparams))
         log.say("\n".join([*ready.notes, *note_start(recipe, settings, run, world, at, state.module)]))
@@ -96,7 +98,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
         networks = dict(reversed(state.networks.items()))
         weights = {kind: ready.trained_weights(recipe, kind) for kind in networks}
         results = evaluate_protocols(networks, eval_loader, recipe, world, weights, evaluations, stop_signal)
-        if world.is_main:
-            run.write_result(result(recipe, eval_loader.source, results, ready.identity["data"]))
         log.result(report(recipe, eval_loader.source, results), at)
         show_mistakes(log, [*state.networks.values()][-1], eval_loader, recipe, settings, world, at)
+        if world.is_main:  # last: a run with a result has nothing left to do
+            run.write_result(result(recipe, eval_loader.source, results, ready.identity["data"]))

@@ -132,18 +132,20 @@ def test_published_weights_come_whole_or_with_a_new_head(
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"),
+    ("name", "reason", "place"),
     [
-        ("torchvision/resnet18", "Name or service not known"),
-        ("timm/resnet18", "cannot find"),
-        ("timm/resnetblur18", "No pretrained weights exist for resnetblur18"),
+        ("torchvision/resnet18", "Name or service not known", models.ResNet18_Weights.DEFAULT.url),
+        ("timm/resnet18", "cannot find", "the file model.safetensors of timm/resnet18.a1_in1k on the Hugging Face Hub"),
+        ("timm/resnetblur18", "No pretrained weights exist for resnetblur18", "choose a file of this network"),
     ],
 )
 @pytest.mark.usefixtures("published")
-def test_weights_that_cannot_be_had_are_one_line(name: str, reason: str) -> None:
+def test_weights_that_cannot_be_had_are_one_line_with_the_way_out(name: str, reason: str, place: str) -> None:
     with pytest.raises(UserError, match=f"published weights of {name} could not be loaded: .*{reason}") as caught:
         build_model(recipe.LibraryModel(name=name, pretrained=True), 10)
     assert "\n" not in str(caught.value)
+    assert place in str(caught.value)
+    assert str(caught.value).endswith("add --model.no-pretrained --initial-weights FILE")
 
 
 @pytest.mark.usefixtures("published")

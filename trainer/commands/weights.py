@@ -13,6 +13,7 @@ from trainer.errors import UserError
 from trainer.evaluation.protocol import TrainedWeights, WeightsFile
 from trainer.evaluation.result import trained_weights
 from trainer.model import build_model, without_pretrained
+from trainer.model.identify import advice
 from trainer.model.weights import mismatch
 from trainer.model.weights_file import StateDict, read_weights_file, state_dict_in
 from trainer.recipe import Recipe
@@ -199,7 +200,9 @@ def _stated_classes(metadata: dict[str, str]) -> list[str] | None:
 def _require_fit(model: nn.Module, theirs: dict[str, Tensor], file: Path, num_classes: int) -> None:
     found = mismatch(model, theirs)
     if found.fatal:
-        raise UserError(f"{file} is not a network of this recipe: {found}: use the --recipe it was made by")
+        raise UserError(
+            f"{file} is not a network of this recipe: {found}: use the --recipe it was made by{advice(theirs, None)}"
+        )
     if found.other_classes:
         raise UserError(
             f"{file} is for {found.classes_there} classes, not {num_classes}: use the --recipe it was made by"

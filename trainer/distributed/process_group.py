@@ -170,6 +170,11 @@ def on_main_rank(world: World, action: Callable[[], object]) -> None:
     on_every_rank(world, lambda: action() if world.is_main else None)
 
 
+def on_all_ranks(world: World, value: bool) -> bool:
+    """Whether `value` is true on every rank."""
+    return all(_gather(value, world.size, world.gloo))
+
+
 def require_same(world: World, what: str, value: str) -> None:
     """Raises SharedError on all ranks, with the first line that differs, unless `value` is the same on all."""
     values = gather(value, world.size, world.gloo)

@@ -1,7 +1,8 @@
 """The model factory: our own families, torchvision's and timm's models, and initial weights. All plain PyTorch.
 
 Reading order: block.py (the two residual blocks), resnet.py, cifar.py, preactivation.py, squeeze_excitation.py,
-blur.py, norm.py, sync_norm.py, library.py, weights.py. On CPUs trainer/cpu makes a built model faster from outside.
+blur.py, norm.py, sync_norm.py, library.py, weights.py, identify.py. On CPUs trainer/cpu makes a built model faster from
+outside.
 """
 
 from __future__ import annotations

@@ -84,4 +84,26 @@ def _check_name(library: str, name: str, known: Sequence[str]) -> None:
 
 def _no_weights(name: str, error: Exception) -> UserError:
     reason = str(error).partition("\n")[0]
-    return UserError(f"the published weights of {name} could not be loaded: {type(error).__name__}: {reason}")
+    where = _torchvision_file(name) if name.startswith("torchvision/") else _timm_file(name)
+    remedy = "get them on a machine that can" if where else "choose a file of this network"
+    return UserError(
+        f"the published weights of {name} could not be loaded: {type(error).__name__}: {reason}. Without a network, "
+        f"{remedy}{where} and add --model.no-pretrained --initial-weights FILE"
+    )
+
+
+def _torchvision_file(name: str) -> str:
+    """ ", from URL": where torchvision's default weights are."""
+    from torchvision import models
+
+    return f", from {models.get_model_weights(name.partition('/')[2])['DEFAULT'].url}"
+
+
+def _timm_file(name: str) -> str:
+    """The same for timm; empty where it has published none."""
+    import timm
+
+    cfg = timm.get_pretrained_cfg(name.partition("/")[2])
+    if cfg and cfg.hf_hub_id:
+        return f", the file model.safetensors of {cfg.hf_hub_id} on the Hugging Face Hub,"
+    return f", from {cfg.url}" if cfg and cfg.url else ""

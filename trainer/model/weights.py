@@ -8,16 +8,17 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from trainer.errors import UserError, one_line
+from trainer.model.identify import Spec, advice
 from trainer.model.weights_file import read_weights_file, state_dict_in
 
 
-def load_initial_weights(model: nn.Module, file: Path, key: str | None = None) -> str:
+def load_initial_weights(model: nn.Module, file: Path, key: str | None = None, spec: Spec | None = None) -> str:
     """Copy the weights of `file` into `model`, all of them or none, and return a sentence for the log.
 
     The file is a state_dict or a checkpoint with one, of torch.save or safetensors; no code in it is run. `key` says
     which one where there are several, None: the averaged one. Where only its number of classes differs, the model keeps
     the classifier it has, and the sentence says so. Raises UserError for a file that cannot be read and for any other
-    name or shape that does not fit.
+    name or shape that does not fit; where `spec` is what `model` was built by, it names the option that fits the file.
     """
     try:
         weights = state_dict_in(read_weights_file(file), file, key).fitted(model.state_dict())
@@ -26,7 +27,7 @@ def load_initial_weights(model: nn.Module, file: Path, key: str | None = None) -
     theirs = weights.tensors
     found = mismatch(model, theirs)
     if found.fatal:
-        raise UserError(f"initial weights: {file} is of another model: {found}")
+        raise UserError(f"initial weights: {file} is of another model: {found}{advice(theirs, spec)}")
     fresh = found.other_classes
     model.load_state_dict({name: tensor for name, tensor in theirs.items() if name not in fresh}, strict=False)
     sentence = (

@@ -18,6 +18,7 @@ from trainer.recipe import Recipe
 from trainer.recipe_file import is_resolved, load_recipe, recipe_changes, recipe_source
 from trainer.run.background import BackgroundWriter, copied
 from trainer.run.checkpoint import CheckpointContent, Checkpoints
+from trainer.run.progress import how_to_train_longer
 from trainer.variables import whole_number
 
 GONE = "nothing more is saved; move it back and give the same command again, or start anew"
@@ -90,8 +91,8 @@ class Run:
         if self.checkpoints.exist and (changes := recipe_changes(self.recipe, recipe)):
             longer = any(change.startswith("epochs: ") for change in changes)
             raise UserError(
-                f"{self.folder} was started with another recipe: {'; '.join(changes)}. "
-                f"Use another --run-dir, or the recipe as it was{f'. {self.how_to_train_longer()}' if longer else ''}"
+                f"{self.folder} was started with another recipe: {'; '.join(changes)}. Use another --run-dir, or the "
+                f"recipe as it was{f'. {how_to_train_longer(self.folder)}' if longer else ''}"
             )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -119,11 +120,6 @@ class Run:
         if self._lock:
             self._lock.close()
             self._lock = None
-
-    def how_to_train_longer(self) -> str:
-        """What replaces a larger --epochs, which would have changed the learning rate of every step so far."""
-        newest = max(self.checkpoints.folder.glob("step_*.pt"), default=self.checkpoints.folder / "step_LAST.pt")
-        return f"To train its weights further: a new --run-dir with --initial-weights {newest}"
 
     def save(self, content: CheckpointContent, step: int) -> None:
         """Copies a checkpoint and begins to write it. Waits for the last one, and raises its error if it had one.

@@ -1,5 +1,7 @@
 """The progress of a run, read from its directory without torch."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +60,45 @@ def read_progress(run_dir: Path) -> RunProgress:
         seconds_left=left,
         finished=over,
     )
+
+
+def finished(run_dir: Path, recipe_source: str, data: str | None = None) -> str | None:
+    """What to say of a run that needs no more training; None: it is not finished, damaged or of another recipe.
+
+    `recipe_source`: of the resolved recipe, as the run directory stores it. `data`: a folder whose manifests have to be
+    those of the run's data; other data formats have none, so their runs are not known to be finished.
+    """
+    try:
+        same = (run_dir / "recipe.py").read_text() == recipe_source
+        if not same or not (progress := read_progress(run_dir)).finished:
+            return None
+        result = json.loads((run_dir / "result.json").read_text())
+        if data is not None and result["data"] != {split: _manifest_checksum(data, split) for split in result["data"]}:
+            return None
+        checkpoint = run_dir / "checkpoints" / f"step_{progress.step:08}.pt"
+        with checkpoint.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if checkpoint.with_name(f"{checkpoint.name}.sha256").read_text().split()[0] != digest:
+            return None
+        top1 = f"top-1 {result['top1']:.2f} % after {progress.step:,} steps"
+    except (OSError, ValueError, LookupError, TypeError):  # training finds out what is wrong
+        return None
+    return (
+        f"{run_dir} is finished: {top1}. To measure it again: python -m trainer evaluate {run_dir}. "
+        f"{how_to_train_longer(run_dir)}"
+    )
+
+
+def _manifest_checksum(data: str, split: str) -> str:
+    checksum: str = json.loads((Path(data) / f"{split}.beton.json").read_text())["checksum"]
+    return checksum
+
+
+def how_to_train_longer(run_dir: Path) -> str:
+    """What replaces a larger --epochs, which would have changed the learning rate of every step so far."""
+    folder = run_dir / "checkpoints"
+    newest = max(folder.glob("step_*.pt"), default=folder / "step_LAST.pt")
+    return f"To train its weights further: a new --run-dir with --initial-weights {newest}"
 
 
 def total_steps(step: int, epoch: float, epochs: int) -> int | None:
