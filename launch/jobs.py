@@ -4,6 +4,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from launch.cluster import CLUSTERS, Cluster, cluster_of
@@ -12,6 +13,7 @@ from launch.settings import LaunchSettings
 from launch.state import State
 from launch.submission import Run, Submission, common_folder, submission_of
 from trainer.errors import UserError
+from trainer.recipe_file import load_recipe
 from trainer.run.progress import finished
 
 
@@ -76,9 +78,12 @@ def _plan(cluster: Cluster, options: LaunchSettings, runs: list[Run], processes:
             (scratch / f"{run.name}.py").write_text(run.recipe, encoding="utf-8")
             print(f"# every process of {run.run_dir}")
             print(f"python -m trainer {shlex.join(run.words(submission.recipe_file(run)))}\n", flush=True)
-        for recipe in dict.fromkeys(run.recipe for run in runs):
-            run = next(run for run in runs if run.recipe == recipe)
-            data = ["--data", run.data] if Path(run.data).exists() else []
+        recipes = {replace(load_recipe(scratch / f"{run.name}.py"), seed=0): run for run in reversed(runs)}
+        for run in reversed(recipes.values()):  # the first run of each recipe, whatever its seed
+            data = ["--data", run.data]
+            if not Path(run.data).exists() and not run.data.startswith("synthetic:"):
+                data = []
+                print(f"# --data {run.data} is not on this machine: its images are not checked", flush=True)
             command = [sys.executable, "-m", "trainer", "plan", str(scratch / f"{run.name}.py"), *data]
             sys.stdout.flush()
             code = subprocess.run([*command, "--world-size", str(processes)]).returncode or code

@@ -8,12 +8,11 @@ from pathlib import Path
 from launch.cluster import cluster_of
 from launch.jobs import state_of
 from launch.settings import LogsSettings
-from launch.submission import Submission, submission_of
+from launch.submission import START, Submission, submission_of
 from trainer.errors import UserError
 
 _TROUBLE = re.compile(r"^(error: .*|Traceback \(most recent call last\):)$", re.MULTILINE)
-_START = "Starting with JobEnvironment("  # submitit's first line
-_OFTEN, _SELDOM = 0.5, 15.0  # s from one look at the file to the next, and from one question to Slurm to the next
+_OFTEN, _SELDOM = 0.5, 5.0  # s from one look at the file to the next, and from one question to Slurm to the next
 
 
 def logs(options: LogsSettings) -> None:
@@ -55,7 +54,7 @@ def first_trouble(submission: Submission, index: int) -> tuple[int, str] | None:
     logs = [(rank, path) for path, rank in ranks.items() if path.is_file()]
     for rank, path in sorted(logs, key=lambda entry: entry[1].stat().st_mtime):
         text = path.read_text(encoding="utf-8", errors="replace")
-        text = text[max(0, text.rfind(_START)) :]  # logs are of all starts: only the last one's trouble is of today
+        text = text[max(0, text.rfind(START)) :]  # logs are of all starts: only the last one's trouble is of today
         if found := [trouble for trouble in _TROUBLE.finditer(text) if "another process of this run" not in trouble[0]]:
             said = [line for line in text[found[-1].start() :].splitlines() if line.strip()]
             return rank, said[0].removeprefix("error: ") if said[0].startswith("error: ") else _exception(said)
@@ -68,10 +67,14 @@ def _exception(lines: list[str]) -> str:
 
 
 def _print(path: Path, submission: Submission, index: int, follow: bool) -> None:
-    place, over, asked = 0, not follow, -_SELDOM
+    place, over, asked, waiting = 0, not follow, -_SELDOM, ""
     while True:
         if not over and time.monotonic() - asked > _SELDOM:
-            over, asked = state_of(submission, index).is_over, time.monotonic()
+            state = state_of(submission, index)
+            over, asked = state.is_over, time.monotonic()
+            if state.name != waiting and not path.is_file():
+                waiting = state.name
+                print(f"--- no log yet: {state.name} {state.reason}".rstrip(), file=sys.stderr, flush=True)
         if path.is_file():
             with path.open(encoding="utf-8", errors="replace") as file:
                 file.seek(place)

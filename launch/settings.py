@@ -17,14 +17,14 @@ class ProcessSettings:
 
     nodes: int | None = None
     """number of nodes; None: 1, or as many as --gpus fill"""
-    gpus_per_node: int = 0
-    """GPUs of each node to use, one process for each; 0: train on CPUs"""
+    gpus_per_node: int | None = None
+    """GPUs of each node to use, one process for each; 0: train on CPUs; None: all that the partition's nodes have"""
     gpus: int | None = None
     """GPUs in all, instead of --nodes: whole nodes of --gpus-per-node, or a part of one"""
     processes_per_node: int | None = None
     """without GPUs: processes on each node; None: 1"""
     cpus_per_task: int | None = None
-    """CPUs of each process, for the threads that read images; None: what Slurm gives"""
+    """CPUs of each process, for the threads that read images; None: the node's CPUs over its GPUs or processes"""
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -50,7 +50,7 @@ class ProcessSettings:
 
     def __post_init__(self) -> None:
         check_positive(self, "nodes", "gpus", "processes_per_node", "cpus_per_task")
-        if self.gpus_per_node < 0:
+        if self.gpus_per_node is not None and self.gpus_per_node < 0:
             raise ValueError(f"gpus_per_node={self.gpus_per_node} is negative")
 
 
@@ -65,7 +65,7 @@ class LaunchSettings:
     max_restarts_without_checkpoint: int = 5
     """starts in a row without a new checkpoint, after which a run is given up"""
     plan: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """print the job, the resolved recipe, processes and batches; start nothing"""
+    """print the job, what each process runs, and the recipe's plan; start nothing"""
 
     def __post_init__(self) -> None:
         check_positive(self, "max_restarts_without_checkpoint")

@@ -57,11 +57,11 @@ def _progress(at: RunProgress) -> list[str]:
 
 
 def _why(submission: Submission, index: int, state: State) -> str:
-    """Why it waits, where it runs or how it ended; and what ended its earlier starts."""
+    """Why it waits or how it ended; and what ended its earlier starts."""
     starts = attempts(submission, index)
     ends = [start.get("reason") or "ended from outside" for start in starts[:-1]]
     last = starts[-1].get("reason") if starts else None
-    now = state.nodes if state.name == "RUNNING" else state.reason
+    now = "" if state.name == "RUNNING" else state.reason
     if state.is_over:
         now = last or state.reason
         if now not in ("finished", "") and state.name != "CANCELLED" and (trouble := first_trouble(submission, index)):

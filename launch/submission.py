@@ -201,6 +201,15 @@ def launched_runs(folder: Path) -> list[Path]:
     return found
 
 
+START = "--- start "
+"""Begins the first line that a process of a job writes in each start."""
+
+
+def start_line(number: int) -> str:
+    """The line in the log of a process at the beginning of its start number `number`, from 0 on."""
+    return f"{START}{number + 1}, {now()} UTC"
+
+
 def now() -> str:
     """The time for people and records: UTC, to the second."""
     return f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"

@@ -54,6 +54,12 @@ def one_line(text: str) -> str:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
+def counted(number: int, noun: str) -> str:
+    """counted(1, "step") is "1 step", counted(2000, "process") "2,000 processes"."""
+    plural = noun if number == 1 else f"{noun}es" if noun.endswith(("s", "ch")) else f"{noun}s"
+    return f"{number:,} {plural}"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or the name of its type where the message is empty."""
     return (str(error) or type(error).__name__).splitlines()[0]

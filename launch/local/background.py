@@ -19,6 +19,7 @@ def run_in_background(function: Callable[[], Any], submission: Submission) -> No
     executor.update_parameters(timeout_min=a_year, stderr_to_stdout=True)
     if (child := os.fork()) == 0:
         _leave_the_terminal()
+        os.environ.setdefault("SUBMITIT_LOG_LEVEL", "WARNING")  # else its lines surround ours in the log
         executor.submit(function)
         os._exit(0)
     _, status = os.waitpid(child, 0)

@@ -1,6 +1,7 @@
 """The launcher for this machine: torchrun over its GPUs, or several processes on its CPUs."""
 
 import os
+import shlex
 import signal
 import socket
 from collections.abc import Mapping
@@ -51,11 +52,12 @@ class Local:
             processes=processes,
             words=tuple(tuple(run.words(submission.recipe_file(run))) for run in runs),
             gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
+            background=options.background,
         )
         if not options.background:
             return local_runs.run()
         run_in_background(local_runs, submission)
-        folders = " ".join(str(run.run_dir) for run in runs)
+        folders = shlex.join(str(run.run_dir) for run in runs)
         print(f"{len(runs)} run{'s' * (len(runs) > 1)} in the background: python -m launch status {folders}")
         return 0
 

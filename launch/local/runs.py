@@ -13,7 +13,7 @@ from typing import NoReturn
 from launch import attempt
 from launch.disk import patiently
 from launch.local.torchrun import Ended, torchrun
-from launch.submission import Submission
+from launch.submission import Submission, start_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,8 @@ class LocalRuns:
     words: tuple[tuple[str, ...], ...]
     gpus: str | None
     """CUDA_VISIBLE_DEVICES at submission; None: it was not set"""
+    background: bool = False
+    """whether a log is written, which begins each start with a line"""
 
     def __call__(self) -> NoReturn:
         """What submitit calls in the background. It never returns: the exit code is the result."""
@@ -60,6 +62,8 @@ class LocalRuns:
         for number in itertools.count():
             patiently(partial(attempt.begin, submission, index, number, socket.gethostname()))
             entry = ["-u", "-m", "launch.rank", str(submission.folder), str(index), str(number), *words]
+            if self.background:
+                print(start_line(number), flush=True)
             ended = torchrun(self.processes, entry, run_id=submission.folder.name)
             verdict = patiently(partial(self._end, submission, index, number, ended))
             if not verdict.again:

@@ -1,5 +1,6 @@
 """The launcher for Slurm: one process for each GPU, started by srun, queued again until the run has finished."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,12 +9,13 @@ from launch.layout import Layout, layout_of
 from launch.settings import ProcessSettings
 from launch.slurm import foreground, scontrol, script
 from launch.slurm.environment import has_slurm, of_slurm
+from launch.slurm.partition import resolved
 from launch.slurm.process import SlurmProcess
 from launch.slurm.settings import SlurmSettings
-from launch.slurm.time import minutes_of
+from launch.slurm.time import as_text, minutes_of
 from launch.state import State
 from launch.submission import Job, Run, Submission, new_submission
-from trainer.errors import UserError
+from trainer.errors import UserError, counted
 
 
 class Slurm:
@@ -22,18 +24,19 @@ class Slurm:
     settings = SlurmSettings
 
     def processes(self, options: SlurmSettings) -> int:
-        return layout_of(options).processes
+        return layout_of(resolved(options)).processes
 
     def train_options(self, options: SlurmSettings) -> dict[str, str]:
         derived = {"--timeout-minutes": str(options.timeout_minutes)}
-        if options.gpus_per_node:
+        if resolved(options).gpus_per_node:
             derived["--device"] = "cuda"  # a node whose GPU is gone must not train on its CPUs
         return derived
 
     def describe(self, options: SlurmSettings, submission: Submission, runs: list[Run]) -> str:
         """The sbatch script, and what `sbatch --test-only` says of it."""
+        options = resolved(options)
         layout = layout_of(options)
-        lines = [f"# {_processes(layout)}; {_threads(options)}; {minutes_of(options.time)} minutes for each start"]
+        lines = [f"# {_resources(options, layout)}; {as_text(minutes_of(options.time))} for each start"]
         if file := cluster_file(options.cluster):
             lines.append(f"# with the settings of {file}")
         lines.append(script.script(options, layout, submission, _name(runs), len(runs)))
@@ -49,6 +52,7 @@ class Slurm:
                 "no Slurm answers here (sinfo): python -m launch local --background runs on this machine, with the "
                 "same status, logs and cancel; --plan shows the job without one"
             )
+        options = resolved(options)
         layout = layout_of(options)
         submission = new_submission(runs)
         submission.write_job(_job(options, layout, runs, job_id=""))  # the job may begin before its id is known here
@@ -60,9 +64,9 @@ class Slurm:
             raise
         submission.write_job(_job(options, layout, runs, job_id))
         submission.point(runs)
-        folders = " ".join(str(run.run_dir) for run in runs)
+        folders = shlex.join(str(run.run_dir) for run in runs)
         what = f"array {job_id} of {len(runs)} runs" if len(runs) > 1 else f"job {job_id}"
-        print(f"submitted {what}, {_processes(layout)}: python -m launch status {folders}")
+        print(f"submitted {what}, {_resources(options, layout)}: python -m launch status {folders}")
         return 0
 
     def state(self, submission: Submission, index: int) -> State:
@@ -112,12 +116,9 @@ def _name(runs: list[Run]) -> str:
     return runs[0].name if len(runs) == 1 else f"{runs[0].name}+{len(runs) - 1}"
 
 
-def _processes(layout: Layout) -> str:
-    on = f"{layout.gpus_per_node} GPUs each" if layout.gpus_per_node else "on CPUs"
-    return f"{layout.processes} processes on {layout.nodes} node{'s' * (layout.nodes > 1)}, {on}"
-
-
-def _threads(options: SlurmSettings) -> str:
-    if options.cpus_per_task:
-        return f"{options.cpus_per_task} threads to read images in each process"
-    return "as many threads to read images as Slurm gives CPUs, often 1: see --cpus-per-task"
+def _resources(options: SlurmSettings, layout: Layout) -> str:
+    on = f"{counted(layout.gpus_per_node, 'GPU')} each" if layout.gpus_per_node else "on CPUs"
+    cpus = counted(options.cpus_per_task, "CPU") if options.cpus_per_task else "Slurm's default of CPUs, often 1,"
+    memory = f"{options.mem} of memory on each node" if options.mem else "Slurm's default of memory (--mem)"
+    processes = f"{counted(layout.processes, 'process')} on {counted(layout.nodes, 'node')}, {on}"
+    return f"{processes}; {cpus} for each process; {memory}"

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from launch.rank import run_rank
 from launch.slurm.environment import of_slurm
-from launch.submission import Submission
+from launch.submission import Submission, start_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,7 @@ class SlurmProcess:
             signal.signal(number, signal.SIG_DFL)
         variables, cpus = of_slurm(os.environ)
         os.environ.update(variables)
+        print(start_line(int(variables["TORCHELASTIC_RESTART_COUNT"])), flush=True)
         words = list(self.words)
         if "--workers" not in words:
             words += ["--workers", str(cpus)]

@@ -13,7 +13,7 @@ from launch.slurm import shell
 from launch.slurm.environment import clean_environment
 from launch.slurm.process import SlurmProcess
 from launch.slurm.settings import SlurmSettings
-from launch.slurm.time import minutes_of
+from launch.slurm.time import as_text, minutes_of
 from launch.submission import Submission
 from trainer.errors import UserError, first_line
 
@@ -65,14 +65,23 @@ def _slurm_executor(options: SlurmSettings, layout: Layout, submission: Submissi
 
     python = " ".join(filter(None, [options.container, shlex.quote(options.python or sys.executable)]))
     executor = Executor(submission.logs, python=python)
-    more = {"requeue": True, "reservation": options.reservation}
+    more = {
+        "requeue": True,
+        "time": as_text(minutes_of(options.time)),
+        "reservation": options.reservation,
+        "gres": options.gres,
+        "mail-type": options.mail_type,
+        "mail-user": options.mail_user,
+        "dependency": options.dependency,
+        **{line.partition("=")[0].lstrip("-"): line.partition("=")[2] or True for line in options.sbatch},
+    }
     parameters = {
         "job_name": options.name or name,
         "partition": options.partition,
         "time": minutes_of(options.time),
         "nodes": layout.nodes,
         "ntasks_per_node": layout.processes_per_node,
-        "gpus_per_node": layout.gpus_per_node or None,
+        "gpus_per_node": None if options.gres else layout.gpus_per_node or None,
         "cpus_per_task": options.cpus_per_task,
         "mem": options.mem,
         "account": options.account,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from launch.settings import LaunchSettings, ProcessSettings, check_positive
+from launch.settings import LaunchSettings, ProcessSettings, Repeated, check_positive
+from launch.slurm.partition import gpus_of
 from launch.slurm.time import minutes_of
 
 
@@ -14,6 +15,15 @@ class SlurmSettings(ProcessSettings, LaunchSettings):
 
     time: str = "24:00:00"
     """time limit of one start: minutes, HH:MM:SS or DAYS-HH:MM:SS; the run continues in the next start"""
+    gres: str | None = None
+    """GPUs of each node by their kind, e.g. gpu:a100:8, instead of --gpus-per-node"""
+    mail_type: str | None = None
+    """when Slurm writes a mail, e.g. END,FAIL"""
+    mail_user: str | None = None
+    dependency: str | None = None
+    """jobs to wait for, e.g. afterok:1234"""
+    sbatch: Repeated = ()
+    """a further line of the job, e.g. --sbatch "licenses=disk:1"; repeatable"""
     at_once: int | None = None
     """elements of an array that run at the same time; None: all"""
     name: str | None = None
@@ -29,6 +39,8 @@ class SlurmSettings(ProcessSettings, LaunchSettings):
         ProcessSettings.__post_init__(self)
         LaunchSettings.__post_init__(self)
         check_positive(self, "at_once", "signal_seconds", "timeout_minutes")
+        if self.gres is not None and self.gpus_per_node not in (None, gpus_of(self.gres)):
+            raise ValueError(f"gres={self.gres} and gpus_per_node={self.gpus_per_node} differ: use one of both")
         limit = 60 * minutes_of(self.time)
         # Slurm signals up to a minute early; torch and the data take a minute to open
         needed = self.signal_seconds + 60 + 60

@@ -68,6 +68,7 @@ def before(folder: Path, python: str) -> list[str]:
     functions = _FUNCTIONS.strip().replace("FOLDER", shlex.quote(str(folder))).replace("PYTHON", python)
     return [
         f"export PYTHONPATH={shlex.quote(str(folder / 'code'))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
+        "export SUBMITIT_LOG_LEVEL=${SUBMITIT_LOG_LEVEL:-WARNING}",  # else its lines surround ours in every log
         'if [ -n "$SLURM_CPUS_PER_TASK" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi',
         *functions.splitlines(),
         "launch_address",

@@ -6,6 +6,12 @@ import re
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})")
 
 
+def as_text(minutes: int) -> str:
+    """HH:MM:SS, or DAYS-HH:MM:SS from a day on."""
+    days, rest = divmod(minutes, 24 * 60)
+    return f"{f'{days}-' if days else ''}{rest // 60:02}:{rest % 60:02}:00"
+
+
 def minutes_of(time: str) -> int:
     """Slurm's time, rounded up: MINUTES, MINUTES:SECONDS, HOURS:MINUTES:SECONDS, DAYS-HOURS[:MINUTES[:SECONDS]].
 

@@ -222,8 +222,9 @@ def test_launch_without_slurm_a_plan_is_shown_and_a_job_is_refused_with_the_reme
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    words = ["--nodes", "2", "--gpus-per-node", "4", "--time", "12:00:00", "resnet20_digits", *NEEDED[:2]]
-    words += ["--run-dir", str(tmp_path / "run")]
+    words = ["--nodes", "2", "--gres", "gpu:a100:4", "--time", "12:00:00", "--mail-type", "END"]
+    words += ["--sbatch", "licenses=disk:1", "--sbatch=exclusive", "resnet20_digits"]
+    words += ["--data", "synthetic:640", "--run-dir", str(tmp_path / "run")]
     assert main(["slurm", *words, "--global-batch-size", "384"]) == 2
     assert "python -m launch local --background" in capfd.readouterr().err
     assert main(["slurm", "--plan", *words, "--global-batch-size", "384"]) == 0
@@ -231,7 +232,12 @@ def test_launch_without_slurm_a_plan_is_shown_and_a_job_is_refused_with_the_reme
     assert "#SBATCH --ntasks-per-node=4" in shown
     assert "#SBATCH --requeue" in shown
     assert "8 processes on 2 nodes" in shown
-    assert "recipe = Recipe(" in shown
+    assert "#SBATCH --time=12:00:00" in shown
+    assert {f"#SBATCH --{line}" for line in ("gres=gpu:a100:4", "mail-type=END", "licenses=disk:1", "exclusive")} <= {
+        *shown.splitlines()
+    }
+    assert "--gpus-per-node" not in shown
+    assert "Plan of resnet20_digits" in shown
     assert not (tmp_path / "run").exists()
 
 

@@ -241,7 +241,7 @@ def test_plan_asks_slurm_and_submits_nothing(slurm: Cluster, digits: Path, tmp_p
     assert "4 processes on 2 nodes" in shown.stdout
     assert "--device cuda" in shown.stdout
     assert "sbatch --test-only: sbatch: Job " in shown.stdout
-    assert "global_batch_size=64" in shown.stdout  # the resolved recipe
+    assert "64 images per step" in shown.stdout  # the recipe's plan
     assert not (tmp_path / "run").exists()
     too_many = launch(
         slurm, "slurm", "--plan", "--nodes", "6", "--time", "30", RECIPE, "--data", digits, "--run-dir", "r"

@@ -1,0 +1,89 @@
+"""Options that are not given follow from the partition's nodes, or the user is asked; nothing is left to chance."""
+
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from launch.slurm import partition
+from launch.slurm.partition import gpus_of, partition_of, resolved
+from launch.slurm.settings import SlurmSettings
+from launch.slurm.time import as_text, minutes_of
+from trainer.errors import UserError
+
+# as sinfo -N -o "%P|%G|%c|%l" prints them
+EIGHT = "gpu*|gpu:a100:8(S:0-1),gpu:t4:0|96|1-00:00:00\n" * 2
+MIXED = "mixed|gpu:4|64|infinite\nmixed|gpu:v100:8|128+|infinite\n"
+CPUS = "cpu|(null)|32|2:00:00\n"
+
+
+@pytest.fixture(autouse=True)
+def sinfo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Slurm with three partitions, of which the first is the default one."""
+    shown = {"gpu": EIGHT, "mixed": MIXED, "cpu": CPUS}
+
+    def run_slurm(*command: str) -> subprocess.CompletedProcess[str]:
+        asked = command[command.index("-p") + 1] if "-p" in command else None
+        text = "".join(shown.values()) if asked is None else shown.get(asked, "")
+        return subprocess.CompletedProcess(command, 0, text, "")
+
+    monkeypatch.setattr(partition, "run_slurm", run_slurm)
+    resolved.cache_clear()
+    yield
+    resolved.cache_clear()
+
+
+def test_partition_says_what_the_nodes_have() -> None:
+    default = partition_of(None)
+    assert default == partition_of("gpu")
+    assert default and (default.name, default.gpus, default.cpus, default.minutes) == ("gpu", {8}, 96, 1440)
+    mixed = partition_of("mixed")
+    assert mixed and (mixed.gpus, mixed.cpus, mixed.minutes) == ({4, 8}, 64, None)
+    assert partition_of("absent") is None
+
+
+@pytest.mark.parametrize(
+    ("options", "gpus", "cpus"),
+    [
+        (SlurmSettings(), 8, 12),
+        (SlurmSettings(gpus_per_node=4), 4, 12),  # the rest of the node is for others
+        (SlurmSettings(gpus_per_node=8, cpus_per_task=3), 8, 3),
+        (SlurmSettings(gpus_per_node=0), 0, 96),
+        (SlurmSettings(processes_per_node=2), None, 48),
+        (SlurmSettings(gres="gpu:a100:8"), 8, 12),
+        (SlurmSettings(partition="mixed", gpus_per_node=8), 8, 8),
+        (SlurmSettings(partition="cpu", time="2:00:00"), 0, 32),
+        (SlurmSettings(partition="absent"), None, None),
+    ],
+)
+def test_resolved_options_follow_from_the_nodes(options: SlurmSettings, gpus: int | None, cpus: int | None) -> None:
+    found = resolved(options)
+    assert (found.gpus_per_node, found.cpus_per_task) == (gpus, cpus)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (SlurmSettings(partition="mixed"), "partition mixed have 4 or 8 GPUs: say --gpus-per-node N, or 0 to train on"),
+        (SlurmSettings(time="1-1"), "--time 1-1 is more than partition gpu allows: use --time 1-00:00:00"),
+    ],
+)
+def test_options_that_the_partition_cannot_answer_are_refused(options: SlurmSettings, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        resolved(options)
+
+
+def test_gres_names_the_number_of_gpus_or_is_refused() -> None:
+    assert [gpus_of(gres) for gres in ("gpu", "gpu:4", "gpu:a100", "gpu:a100:8")] == [1, 4, 1, 8]
+    with pytest.raises(ValueError, match="is not gpu, gpu:COUNT or gpu:KIND:COUNT"):
+        gpus_of("gpu:8,disk:1")
+    with pytest.raises(ValueError, match="differ: use one of both"):
+        SlurmSettings(gres="gpu:8", gpus_per_node=4)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "text"), [(1, "00:01:00"), (720, "12:00:00"), (1440, "1-00:00:00"), (3005, "2-02:05:00")]
+)
+def test_time_is_written_as_people_read_it(minutes: int, text: str) -> None:
+    assert as_text(minutes) == text
+    assert minutes_of(text) == minutes
