@@ -159,12 +159,13 @@ def test_signal_in_an_evaluation_is_not_kept_waiting_for_its_end(digits: Path, t
     assert [record["step"] for record in metrics(tmp_path) if record["kind"] == "eval"] == [STEPS_PER_EPOCH]
 
 
-def test_finished_run_is_evaluated_again_and_not_trained_further(
+def test_finished_run_whose_result_is_lost_is_evaluated_again_and_not_trained_further(
     uninterrupted: dict[int, Path], digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = tmp_path / "run"
     shutil.copytree(uninterrupted[1], run_dir)
     before = (run_dir / "result.json").read_text()
+    (run_dir / "result.json").unlink()
     assert main(words(digits, run_dir)) == 0
     assert f"continued after step {LAST}, the last one" in capsys.readouterr().out
     assert (run_dir / "result.json").read_text() == before

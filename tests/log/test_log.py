@@ -24,9 +24,8 @@ from trainer.step_metrics import StepRecord, Summary
 PER_EPOCH = 4
 RECIPE = replace(load_recipe(SUPPORT / "small_recipe.py"), epochs=25)
 TAGS = {
-    *("train/epoch", "train/loss", "train/lr", "train/images_per_second", "train/step_seconds", "train/data_wait"),
-    *("train/grad_norm", "train/grad_norm_max"),
-    *("eval/top1", "eval/top5", "eval/loss"),
+    *("train/loss", "train/lr", "train_gradients/norm", "train_gradients/norm_max", "eval/top1", "eval/loss"),
+    *("train_speed/images_per_second", "train_speed/step_seconds", "train_speed/data_wait"),
 }
 
 
@@ -52,6 +51,9 @@ def start(run_dir: Path, step: int, rank: int = 0, size: int = 2) -> Log:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("time.time", lambda: float(now))
         return Log(run_dir, world(rank, size), position(step), RECIPE)
+
+
+EVALUATION = Evaluation(top1=50.0, top5=51.0, loss=0.5, seen=360, duplicates=0, total=360)
 
 
 def log_steps(log: Log, step: int, loss: float, skipped: int = 0, spikes: Sequence[StepRecord] = ()) -> None:
@@ -129,10 +131,9 @@ def test_tensorboard_shows_the_names_of_the_project_by_step(tmp_path: Path) -> N
     assert {tag for tag in found if tag.startswith("train/")} == {tag for tag in TAGS if tag.startswith("train/")}
     assert scalars(tmp_path, "train/loss") == [(1, 4.0), (2, 3.0), (3, 2.0), (4, 1.0)]
     assert scalars(tmp_path, "train/lr") == [(1, 0.4), (2, 0.3), (3, 0.2), (4, 0.1)]
-    assert scalars(tmp_path, "train/images_per_second") == [(1, 4000), (2, 3000), (3, 2000), (4, 1000)]
-    assert scalars(tmp_path, "train/data_wait") == [(1, 0.04), (2, 0.03), (3, 0.02), (4, 0.01)]
+    assert scalars(tmp_path, "train_speed/images_per_second") == [(1, 4000), (2, 3000), (3, 2000), (4, 1000)]
+    assert scalars(tmp_path, "train_speed/data_wait") == [(1, 0.04), (2, 0.03), (3, 0.02), (4, 0.01)]
     assert scalars(tmp_path, "eval/top1") == [(4, 50.0)]
-    assert scalars(tmp_path, "eval/top5") == [(4, 51.0)]
     assert scalars(tmp_path, "eval/loss") == [(4, 0.5)]
 
 
@@ -164,6 +165,16 @@ def test_evaluation_shows_what_is_not_as_expected(tmp_path: Path, capfd: pytest.
     assert first == "epoch   1.00  top-1 50.00 %  top-5 51.00 %  loss 0.5000"
     assert second.startswith("epoch   1.00  EMA top-1 50.00 %  top-5 51.00 %  loss 0.5000  (359 of 360 images, 1 dup")
     assert second.endswith(")  best so far")
+
+
+def test_log_remarks_on_a_loss_far_above_a_uniform_guess(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """ln 10 is 2.30."""
+    with start(tmp_path, 0) as log:
+        log_steps(log, 1, loss=23.1)
+        log_evaluation(log, 4, top1=100.0)  # loss 1
+        log.evaluation("eval", replace(EVALUATION, loss=250.0), position(8), best=False)
+    lines = capfd.readouterr().out.splitlines()
+    assert ["a uniform guess has loss 2.30" in line for line in lines] == [True, False, True]
 
 
 # ------------------------------------------------------------------------------------------------- resumed runs
@@ -347,8 +358,8 @@ def test_rank_is_named_where_it_is_more_than_10_percent_slower(
     assert third.endswith("rank 3 is 25% slower than the median")
     assert "slower" not in fourth
     assert len(early) == 2 and "slower" not in "".join(early)
-    assert scalars(tmp_path, "train/slowest_rank_share") == [(1, 0.25), (2, 0.25), (3, 0.25), (4, 0.1)]
-    assert scalars(tmp_path, "train/slowest_rank") == [(1, 3), (2, 3), (3, 3), (4, 3)]
+    assert scalars(tmp_path, "train_speed/slowest_rank_share") == [(1, 0.25), (2, 0.25), (3, 0.25), (4, 0.1)]
+    assert scalars(tmp_path, "train_speed/slowest_rank") == [(1, 3), (2, 3), (3, 3), (4, 3)]
 
 
 def claims(ranks: int, *intervals: tuple[int | None, float]) -> list[str | None]:

@@ -86,17 +86,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_accuracy_is_logged_by_images_by_epochs_and_by_seconds_of_training(whole: Path) -> None:
+def test_accuracy_is_logged_by_images_by_epochs_and_by_time_of_training(whole: Path) -> None:
     found = scalars(whole)
     assert found["eval/top1"] == [(4, 4), (8, 8), (12, 12)]
-    assert found["eval_by_images/top1"] == [(4 * BATCH, 4), (8 * BATCH, 8), (12 * BATCH, 12)]
-    assert found["eval_by_epoch/top1"] == [(1, 4), (2, 8), (3, 12)]
-    assert found["eval_by_seconds/top1"] == [(4, 4), (8, 8), (12, 12)]
+    assert found["versus/top1_by_images"] == [(4 * BATCH, 4), (8 * BATCH, 8), (12 * BATCH, 12)]
+    assert found["versus/top1_by_epoch"] == [(1, 4), (2, 8), (3, 12)]
+    assert found["versus/top1_by_milliseconds"] == [(4000, 4), (8000, 8), (12000, 12)]
 
 
 def test_tensorboard_log_whole_schedule_is_logged_at_the_start(tmp_path: Path) -> None:
     write(tmp_path, 0, 0)
-    schedule = scalars(tmp_path)["schedule/lr"]
+    schedule = scalars(tmp_path)["whole_run/lr"]
     assert [step for step, _ in schedule] == list(range(1, 13))
     expected = [lr_at(RECIPE.schedule, peak=RECIPE.optimizer.lr, epoch=step / 4, epochs=3) for step in range(12)]
     assert [lr for _, lr in schedule] == pytest.approx(expected, rel=1e-6)
@@ -150,6 +150,12 @@ def test_tensorboard_log_files_of_earlier_versions_that_purge_are_understood(tmp
                     writer.add_scalar("train/loss", value, step)
     kept = kept_events(sorted(tmp_path.iterdir()), position(4))
     assert [(e.step, e.summary.value[0].simple_value) for e in kept] == [(0, 1), (1, 1), (2, 1), (3, 2), (4, 2)]
+
+
+def test_tensorboard_opens_on_the_groups_that_matter(whole: Path) -> None:
+    """It sorts them by name and unfolds the first two."""
+    assert sorted({tag.partition("/")[0] for tag in scalars(whole)})[:2] == ["eval", "train"]
+    assert "eval/top5" not in scalars(whole)  # of ten classes
 
 
 # ---------------------------------------------------------------------------------------------------------- HParams
@@ -240,7 +246,7 @@ def test_predictions_are_those_that_are_evaluated(here: World, images: Loader) -
     assert len(pictures) == len(captions) == 24
     surest = answers.confidence[answers.predicted != answers.labels].max()
     assert captions[0].endswith(f" {surest:.0%}?")
-    assert sheet(pictures, captions).shape == (3 * 130, 8 * 104, 3)
+    assert sheet(pictures, captions).shape == (6 * 136, 4 * 104, 3)
 
 
 def test_tensorboard_log_no_mistakes_make_no_picture(images: Loader) -> None:

@@ -30,7 +30,7 @@ RECIPE = Path(__file__).parent / "everything_recipe.py"
 STEPS_PER_EPOCH, SAVE_EVERY = 1437 // 96, 3
 MARK = "CHAOS_TEST"  # an environment variable, by which every process of a run is found, whoever its parent is now
 VICTIMS = ("one rank", "all ranks", "launcher", "everything")
-CURVES = ("train/loss", "train/lr", "train/grad_norm", "eval/top1", "eval/loss", "eval_ema/top1")
+CURVES = ("train/loss", "train/lr", "train_gradients/norm", "eval/top1", "eval/loss", "eval/ema_top1")
 
 
 class Chaos:

@@ -1,5 +1,6 @@
 """A result with its protocol, without which an accuracy cannot be compared: its record and its report."""
 
+import textwrap
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -10,6 +11,9 @@ from trainer.recipe import CenterCrop, Recipe
 from trainer.recipe_file import overrides_of
 from trainer.run.init_weights import InitWeights
 from trainer.run.state import Position
+
+_WIDTH = 110  # columns of the report
+FEW_CLASSES = 10  # top-5 of so few classes says little: it is recorded but not shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +130,7 @@ def report(recipe: Recipe, source: Source, results: list[EvalResult]) -> str:
     rows = [
         ("recipe", recipe.name),
         ("top-1", f"{first.top1:.2f} %"),
-        ("top-5", f"{first.top5:.2f} %"),
+        *([("top-5", f"{first.top5:.2f} %")] if len(source.classes) > FEW_CLASSES else []),
         ("loss", f"{first.loss:.4f}"),
         *_detail_rows(results[0].details),
         ("protocol", protocol(recipe, source, results[0]).text()),
@@ -138,7 +142,19 @@ def report(recipe: Recipe, source: Source, results: list[EvalResult]) -> str:
         rows.append(("changed", "; ".join(changes)))
     elif recipe.published:
         rows.append(("published", str(recipe.published)))
-    return "\n".join(f"  {name:<9} {text}" for name, text in rows)
+    return "\n".join(_row(name, text) for name, text in rows)
+
+
+def _row(name: str, text: str) -> str:
+    """A row of at most 110 columns a line; lines after the first are indented."""
+    return textwrap.fill(
+        text,
+        _WIDTH,
+        initial_indent=f"  {name:<9} ",
+        subsequent_indent=" " * 12,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def printable(name: str, longest: int = 24) -> str:

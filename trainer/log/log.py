@@ -10,6 +10,7 @@ logged exactly once; log.txt only grows.
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -21,18 +22,18 @@ import numpy as np
 from trainer.atomic import MAKE_ROOM
 from trainer.distributed.process_group import World
 from trainer.errors import DiskError, Stopped
-from trainer.evaluation.result import Evaluation
+from trainer.evaluation.result import FEW_CLASSES, Evaluation
 from trainer.log.cadence import Cadence
 from trainer.log.console_log import ConsoleLog
 from trainer.log.tensorboard_log import TensorBoardLog
 from trainer.log.throughput import Rates, StragglerDetector
-from trainer.recipe import Recipe
+from trainer.recipe import BinaryCrossEntropy, Recipe
 from trainer.run.directory import GONE
 from trainer.run.metrics_file import truncate_metrics
 from trainer.run.state import Position
 from trainer.step_metrics import Summary
 
-_FEW_CLASSES = 10  # top-5 of so few classes says little: it is recorded but not shown
+_UNLIKELY = 10  # times the loss of a uniform guess: more gets a remark
 
 
 class Log:
@@ -79,9 +80,10 @@ class Log:
         self._record("train", at, {"lr": lr, "loss": steps.loss, **speed, **_gradients(steps)})
         with self._writing():
             if rates.slowest_rank is not None:
-                self._tensorboard.scalar("train/slowest_rank", rates.slowest_rank, at.step)
-                self._tensorboard.scalar("train/slowest_rank_share", rates.slower_by, at.step)
-            self._console.steps(at, lr=lr, loss=steps.loss, **speed, remark=f"  {straggler}" if straggler else "")
+                self._tensorboard.scalar("train_speed/slowest_rank", rates.slowest_rank, at.step)
+                self._tensorboard.scalar("train_speed/slowest_rank_share", rates.slower_by, at.step)
+            remarks = [*([straggler] if straggler else []), *self._remarks_on(steps.loss, guess=_guess(self._recipe))]
+            self._console.steps(at, lr=lr, loss=steps.loss, **speed, remark="".join(f"  {text}" for text in remarks))
         for spike in steps.spikes:
             self.say(
                 f"note: the loss of step {spike.step} spikes: {spike.loss:.4g}; the median of the steps around it is "
@@ -107,13 +109,21 @@ class Log:
         self._record(kind, at, {**asdict(result), **speed})
         self._console.top1 = result.top1
         weights = "EMA " if kind == "eval_ema" else ""
-        top5 = f"  top-5 {result.top5:.2f} %" if self._recipe.num_classes > _FEW_CLASSES else ""
+        top5 = f"  top-5 {result.top5:.2f} %" if self._recipe.num_classes > FEW_CLASSES else ""
         is_exact = result.seen == result.total and not result.duplicates
+        remarks = self._remarks_on(result.loss, guess=math.log(self._recipe.num_classes))
         self.say(
             f"epoch {at.epochs:6.2f}  {weights}top-1 {result.top1:.2f} %{top5}  loss {result.loss:.4f}"
             f"{'' if is_exact else f'  ({result.coverage})'}{'  best so far' if best else ''}"
             f"{f'  {images_per_second:,.0f} images/s with evaluation and saving' if images_per_second else ''}"
+            f"{''.join(f'  ({text})' for text in remarks)}"
         )
+
+    def _remarks_on(self, loss: float, *, guess: float) -> list[str]:
+        """What to say of a loss far above that of a uniform guess."""
+        if loss <= _UNLIKELY * guess:
+            return []
+        return [f"a uniform guess has loss {guess:.2f}: too large a learning rate, or norms' averages of too few steps"]
 
     def picture(self, name: str, pixels: np.ndarray, at: Position) -> None:
         """Adds an image to TensorBoard: uint8, shape (height, width, 3)."""
@@ -160,6 +170,11 @@ class Log:
             raise
         except OSError as error:
             raise DiskError(f"{self._run_dir}: cannot be written: {error.strerror}: {MAKE_ROOM}") from error
+
+
+def _guess(recipe: Recipe) -> float:
+    """The training loss of a network whose outputs are all zero."""
+    return math.log(2 if isinstance(recipe.loss, BinaryCrossEntropy) else recipe.num_classes)
 
 
 def _gradients(steps: Summary) -> dict[str, Any]:

@@ -20,10 +20,11 @@ from trainer.recipe import Recipe
 from trainer.run.state import Position
 from trainer.settings import TrainSettings
 
-_TILES, _COLUMNS = 24, 8
+_TILES = 24
+_COLUMNS, _PER_PICTURE = 4, 8  # TensorBoard shrinks a picture to a card of 350 x 200 px, where names must be readable
 _SMALLEST = 96  # px: smaller images are enlarged
 _MOST_CLASSES = 100  # largest confusion matrix that is still readable
-_TEXT, _LINE = 11, 14  # height of letters and of a line in px
+_TEXT = 13  # px, the smallest height of letters; larger tiles have larger ones, as they are shrunk more
 _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
 
 
@@ -34,7 +35,7 @@ def show_augmented(
     if not settings.pictures or not log.speaks or at.step:
         return
     images, captions = augmented(recipe, loader, world)
-    log.picture("augmented", sheet(images, captions), at)
+    _show_tiles(log, "augmented", images, captions, at)
 
 
 def show_mistakes(
@@ -47,11 +48,17 @@ def show_mistakes(
     if not log.speaks:
         return
     images, captions = mistakes(predictions, loader, recipe)
-    if images:
-        log.picture("misclassified", sheet(images, captions), at)
+    _show_tiles(log, "misclassified", images, captions, at)
     classes = loader.source.classes
     if len(classes) <= _MOST_CLASSES:
         log.picture("confusion", confusion_picture(confusion_matrix(predictions, len(classes)), classes), at)
+
+
+def _show_tiles(log: Log, name: str, images: list[np.ndarray], captions: list[str], at: Position) -> None:
+    """Logs pictures of 8 images each: NAME_1, NAME_2, ..."""
+    for number, first in enumerate(range(0, len(images), _PER_PICTURE), 1):
+        some = slice(first, first + _PER_PICTURE)
+        log.picture(f"{name}_{number}", sheet(images[some], captions[some]), at)
 
 
 def augmented(recipe: Recipe, loader: Loader, world: World) -> tuple[list[np.ndarray], list[str]]:
@@ -102,19 +109,21 @@ def confusion_matrix(predictions: Predictions, classes: int) -> np.ndarray:
 
 
 def sheet(images: list[np.ndarray], captions: list[str]) -> np.ndarray:
-    """Draws images of equal size in rows of 8, each with a caption of at most two lines below it."""
+    """Draws images of equal size in rows of 4, each with a caption of at most two lines below it."""
     side = images[0].shape[0]
     side *= max(1, -(-_SMALLEST // side))  # an integer factor keeps the pixels sharp
-    width, height = side + 8, side + 2 * _LINE + 6
+    text = max(_TEXT, round(side * _TEXT / _SMALLEST))
+    line_height = text + text // 4 + 1
+    width, height = side + 8, side + 2 * line_height + 6
     rows = -(-len(images) // _COLUMNS)
     picture = Image.new("RGB", (min(len(images), _COLUMNS) * width, rows * height), _WHITE)
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(_TEXT)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(text)
     for number, (pixels, caption) in enumerate(zip(images, captions, strict=True)):
         left, top = number % _COLUMNS * width + 4, number // _COLUMNS * height + 2
         tile = Image.fromarray(np.ascontiguousarray(pixels)).resize((side, side), Image.Resampling.NEAREST)
         picture.paste(tile, (left, top))
-        for line, text in enumerate(caption.splitlines()[:2]):
-            draw.text((left, top + side + 1 + line * _LINE), _fitted(text, side + 4, font), _BLACK, font)
+        for line, words in enumerate(caption.splitlines()[:2]):
+            draw.text((left, top + side + 1 + line * line_height), _fitted(words, side + 4, font), _BLACK, font)
     return np.asarray(picture)
 
 
@@ -123,7 +132,7 @@ def confusion_picture(counts: np.ndarray, classes: list[str]) -> np.ndarray:
     cell = 40 if len(classes) <= 20 else max(8, 1000 // len(classes))
     font = ImageFont.load_default(min(_TEXT, cell))
     margin = 10 + round(max(min(font.getlength(name), 140) for name in classes))
-    title = _LINE + 8
+    title = _TEXT + 11
     size = margin + cell * len(classes) + 4
     picture = Image.new("RGB", (size, size + title), _WHITE)
     draw = ImageDraw.Draw(picture)

@@ -1,15 +1,21 @@
 """TensorBoard: one run directory is one run. Its events hold every step exactly once, across restarts.
 
-train/*, eval/*, eval_ema/*    by step, as in metrics.jsonl
-eval_by_{images,epoch,seconds}/top1    the same accuracy on other axes; seconds of training, without evaluations
-schedule/lr    the learning rate of the whole run, written at its start
-and: run and result (text), HParams, a layout for the custom scalars, images.
+eval/*, train/*    by step, as in metrics.jsonl; eval/ema_* for averaged weights
+train_gradients/*    their norm before clipping, mean and maximum since the last line
+train_speed/*    images per second, waits, the slowest rank
+visuals/*    pictures
+versus/top1_by_{images,epoch,milliseconds}    the same accuracy on other axes; time of training, without evaluations
+whole_run/lr    the learning rate of the whole run, written at its start
+and: run and result (text), HParams, a layout for the custom scalars.
+
+TensorBoard sorts the groups by name and unfolds the first two: they are the ones that matter.
 
 A resumed run rewrites its history up to the checkpoint. TensorBoard's own mechanism, purge_step, cannot be used: it
 hides all points beyond a step, including those on the other axes.
 """
 
 import os
+import re
 import socket
 import time
 from collections.abc import Collection, Iterable, Iterator
@@ -20,37 +26,46 @@ import numpy as np
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import custom_scalars
 
 from trainer.atomic import atomic_write
 from trainer.evaluation.protocol import describe_crop
+from trainer.evaluation.result import FEW_CLASSES
 from trainer.log.hparams import columns, run_ended, run_started
 from trainer.recipe import Recipe
 from trainer.recipe_file import overrides_of, recipe_names, recipe_source
 from trainer.run.state import Position
 from trainer.schedule import lr_of
 
-_KINDS = ("train", "eval", "eval_ema")
-_NO_CURVES = {"kind", "step", "seen", "duplicates", "total", "spikes"}
+_BY_STEP = ("train", "train_gradients", "train_speed", "eval")  # groups
+_NO_CURVES = {"kind", "step", "epoch", "seen", "duplicates", "total", "spikes"}
+_SPEED = {"images_per_second", "data_wait"}
 _SCHEDULE_POINTS = 500
-_EITHER = "eval(_ema)?"
 _LAYOUT = {
-    "Accuracy by images and by time": {
-        "top-1 (%) by images": ["Multiline", [f"{_EITHER}_by_images/top1"]],
-        "top-1 (%) by seconds of training": ["Multiline", [f"{_EITHER}_by_seconds/top1"]],
-        "top-1 (%) by epoch": ["Multiline", [f"{_EITHER}_by_epoch/top1"]],
+    "Accuracy, loss and learning rate": {
+        "top-1 (%)": ["eval/(ema_)?top1"],
+        "training loss": ["train/loss"],
+        "validation loss": ["eval/(ema_)?loss"],
+        "learning rate": ["train/lr"],
     },
-    "Learning rate": {"by step": ["Multiline", ["train/lr"]], "whole schedule": ["Multiline", ["schedule/lr"]]},
-    "Gradient norm": {"before clipping": ["Multiline", ["train/grad_norm(_max)?"]]},
-    "Loss": {"training": ["Multiline", ["train/loss"]], "validation": ["Multiline", [f"{_EITHER}/loss"]]},
     "Throughput and data wait": {
-        "images per second": ["Multiline", ["train/images_per_second"]],
-        "seconds per step": ["Multiline", ["train/step_seconds"]],
-        "share of time without images": ["Multiline", ["train/data_wait"]],
-        "slowest rank, share above the median": ["Multiline", ["train/slowest_rank_share"]],
+        "images per second": ["train_speed/images_per_second"],
+        "seconds per step": ["train_speed/step_seconds"],
+        "share of time without images": ["train_speed/data_wait"],
+        "slowest rank, share above the median": ["train_speed/slowest_rank_share"],
     },
+    "Accuracy by images and by time": {
+        "top-1 (%) by images": ["versus/(ema_)?top1_by_images"],
+        "top-1 (%) by milliseconds of training": ["versus/(ema_)?top1_by_milliseconds"],
+        "top-1 (%) by epoch": ["versus/(ema_)?top1_by_epoch"],
+    },
+    "Gradient norm": {"before clipping": ["train_gradients/norm(_max)?"]},
+    "Whole schedule": {"learning rate": ["whole_run/lr"]},
 }
+_UNFOLDED = 2  # of these pages
 
 
 class TensorBoardLog:
@@ -96,12 +111,13 @@ class TensorBoardLog:
 
     def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
         """Adds an image: uint8, shape (height, width, 3)."""
-        self._writer.add_image(f"images/{name}", pixels, step, dataformats="HWC")
+        self._writer.add_image(f"visuals/{name}", pixels, step, dataformats="HWC")
         self._writer.flush()
 
     def end(self, text: str, step: int) -> None:
         """Adds the final report, as text."""
-        rows = [line.strip().partition(" ") for line in text.splitlines()]
+        whole = re.sub(r"\n {3,}", " ", text)  # lines that continue a row are indented further
+        rows = [line.strip().partition(" ") for line in whole.splitlines()]
         self._writer.add_text("result", _items((name, value.strip()) for name, _, value in rows), step)
         self._hparams(run_ended())
         self._writer.flush()
@@ -114,33 +130,58 @@ class TensorBoardLog:
     def _introduce(self, at: Position, hparams: tuple[str, ...]) -> None:
         recipe = self._recipe
         self._writer.add_text("run", introduction(recipe), 0)
-        self._writer.add_custom_scalars(_LAYOUT)
+        self._add(_layout())
         self._hparams(columns(hparams))
         self._hparams(run_started(recipe))
         total = recipe.epochs * at.steps_per_epoch
         for step in sorted({round(position) for position in np.linspace(0, total - 1, min(total, _SCHEDULE_POINTS))}):
             epoch = step / at.steps_per_epoch
             lr = lr_of(recipe, epoch)
-            self._writer.add_scalar("schedule/lr", lr, step + 1)  # like train/lr: at the number of complete steps
+            self._writer.add_scalar("whole_run/lr", lr, step + 1)  # like train/lr: at the number of complete steps
 
     def _show(self, record: dict[str, Any], seconds: float | None, written: Collection[tuple[str, int]] = ()) -> None:
         """Adds the points of one record, except those that are written already."""
         kind, step = record["kind"], record["step"]
-        hidden = _NO_CURVES if kind == "train" else _NO_CURVES | {"epoch"}
-        points = {(f"{kind}/{name}", step): record[name] for name in record.keys() - hidden}
+        few = {"top5"} if self._recipe.num_classes <= FEW_CLASSES else set()
+        points = {(_tag(kind, name), step): record[name] for name in sorted(record.keys() - _NO_CURVES - few)}
         if kind == "train":
-            points["train/step_seconds", step] = self._recipe.global_batch_size / record["images_per_second"]
+            points["train_speed/step_seconds", step] = self._recipe.global_batch_size / record["images_per_second"]
         else:
-            points[f"{kind}_by_images/top1", step * self._recipe.global_batch_size] = record["top1"]
-            points[f"{kind}_by_epoch/top1", round(record["epoch"])] = record["top1"]
+            by = f"versus/{'ema_' * (kind == 'eval_ema')}top1_by"
+            points[f"{by}_images", step * self._recipe.global_batch_size] = record["top1"]
+            points[f"{by}_epoch", round(record["epoch"])] = record["top1"]
             if seconds is not None:
-                points[f"{kind}_by_seconds/top1", round(seconds)] = record["top1"]
+                points[f"{by}_milliseconds", round(1000 * seconds)] = record["top1"]
         for (tag, position), value in points.items():
             if (tag, position) not in written:
                 self._writer.add_scalar(tag, value, position)
 
     def _hparams(self, summary: Summary) -> None:
-        self._writer._get_file_writer().add_summary(summary, 0)  # SummaryWriter.add_hparams would add a second run
+        self._add(summary)  # SummaryWriter.add_hparams would add a second run
+
+    def _add(self, summary: Summary) -> None:
+        self._writer._get_file_writer().add_summary(summary, 0)
+
+
+def _tag(kind: str, name: str) -> str:
+    """The curve of a value of metrics.jsonl."""
+    if kind == "eval_ema":
+        return f"eval/ema_{name}"
+    if name.startswith("grad_norm"):
+        return f"train_gradients/{name.removeprefix('grad_')}"
+    return f"train_speed/{name}" if name in _SPEED else f"{kind}/{name}"
+
+
+def _layout() -> Summary:
+    """The pages of the custom scalars. torch's summary folds none of them, so it is changed here."""
+    pages = {title: {name: ["Multiline", tags] for name, tags in charts.items()} for title, charts in _LAYOUT.items()}
+    summary = custom_scalars(pages)
+    content = summary.value[0].tensor.string_val
+    layout = Layout.FromString(content[0])
+    for category in layout.category[_UNFOLDED:]:
+        category.closed = True
+    content[0] = layout.SerializeToString()
+    return summary
 
 
 class _TrainingClock:
@@ -201,7 +242,7 @@ def kept_events(files: list[Path], at: Position) -> list[Event]:
 
 def _is_later(tag: str, step: int, at: Position) -> bool:
     kind = tag.partition("/")[0]
-    return kind in _KINDS and (step > at.step or (step == at.step and kind != "train"))
+    return kind in _BY_STEP and (step > at.step or (step == at.step and kind == "eval"))
 
 
 def _events(files: list[Path]) -> Iterator[Event]:
