@@ -5,7 +5,8 @@ import os
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -127,6 +128,21 @@ def test_benchmark_parts_that_hinder_each_other_are_reported() -> None:
     assert "something between them" in verdict(replace(sharing, copy=9000)).words
 
 
+@pytest.mark.parametrize(("peak", "doubted"), [(1.06e12, False), (1.05e12, True)])
+def test_benchmark_doubts_a_peak_that_a_whole_step_nearly_reaches(peak: float, doubted: bool) -> None:
+    """1,000 images/s of 1 GFLOP."""
+    found = figures(
+        RECIPE,
+        cast(Any, SimpleNamespace(name="photos", labels=[0] * 64, checksum="sha256:0")),
+        {name: Measured([[1000.0]], [[0.0]]) for name in OURS},
+        {"processes": 1, "commit": None},
+        **{"seconds": 1.0, "workers": 1, "cpus": 1, "stored_side": None, "flops": 1e9},
+        peak=Peak(peak, "a product", True),
+        notes=[],
+    )
+    assert any("the peak is in doubt" in note for note in found["notes"]) == doubted
+
+
 def test_benchmark_only_crops_that_are_resized_leave_the_stored_size_open() -> None:
     assert smallest_useful_side(RandomResizedCrop(resolution=224)) == 256
     assert smallest_useful_side(PaddedCrop(resolution=32)) is None
@@ -162,7 +178,7 @@ def test_peer_that_decodes_at_full_size_where_we_do_not_is_reported(scaled: bool
         SyntheticSource(64, 4, 32),
         measured,
         {"processes": 1, "gpu": None, "cpu": "a CPU", "torch_threads": 1, "commit": None},
-        seconds=1, workers=1, cpus=1, stored_side=None, flops=1e9, peak=Peak(1e12, "made up"), notes=[],
+        seconds=1, workers=1, cpus=1, stored_side=None, flops=1e9, peak=Peak(1e12, "made up", False), notes=[],
     )  # fmt: skip
     assert found["decoding"] == ("scaled" if scaled else "full")
     said = ", but ours decodes scaled, this at full size" if scaled else ""

@@ -172,7 +172,7 @@ def on_main_rank(world: World, action: Callable[[], object]) -> None:
 
 def on_all_ranks(world: World, value: bool) -> bool:
     """Whether `value` is true on every rank."""
-    return all(_gather(value, world.size, world.gloo))
+    return all(gather(value, world.size, world.gloo))
 
 
 def require_same(world: World, what: str, value: str) -> None:

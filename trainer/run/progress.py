@@ -4,8 +4,9 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
-from trainer.errors import UserError
+from trainer.errors import UserError, counted
 from trainer.recipe_file import load_recipe
 from trainer.run.metrics_file import read_metrics
 
@@ -44,9 +45,11 @@ def read_progress(run_dir: Path) -> RunProgress:
     evaluated = [record for record in records if record["kind"] != "train"]
     top1 = evaluated[-1]["top1"] if evaluated else None
     if not records:
-        return RunProgress(epochs=recipe.epochs)
+        return RunProgress(step=_saved_step(run_dir), epochs=recipe.epochs)
     step, epoch = records[-1]["step"], records[-1]["epoch"]
     steps = total_steps(step, epoch, recipe.epochs)
+    if steps and (saved := _saved_step(run_dir)) > step:  # a stop saves between two lines of metrics
+        step, epoch = saved, saved * recipe.epochs / steps
     speed = trained[-1]["images_per_second"] if trained else None
     left = (steps - step) * recipe.global_batch_size / speed if steps and speed else None
     over = bool(evaluated) and evaluated[-1]["epoch"] >= recipe.epochs and (run_dir / "result.json").is_file()
@@ -60,6 +63,12 @@ def read_progress(run_dir: Path) -> RunProgress:
         seconds_left=left,
         finished=over,
     )
+
+
+def _saved_step(run_dir: Path) -> int:
+    """The step of the newest checkpoint; 0: there is none."""
+    names = [path.stem.removeprefix("step_") for path in (run_dir / "checkpoints").glob("step_*.pt")]
+    return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def finished(run_dir: Path, recipe_source: str, data: str | None = None) -> str | None:
@@ -80,11 +89,11 @@ def finished(run_dir: Path, recipe_source: str, data: str | None = None) -> str 
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if checkpoint.with_name(f"{checkpoint.name}.sha256").read_text().split()[0] != digest:
             return None
-        top1 = f"top-1 {result['top1']:.2f} % after {progress.step:,} steps"
+        top1 = f"top-1 {result['top1']:.2f} % after {counted(progress.step, 'step')}"
     except (OSError, ValueError, LookupError, TypeError):  # training finds out what is wrong
         return None
     return (
-        f"{run_dir} is finished: {top1}. To measure it again: python -m trainer evaluate {run_dir}. "
+        f"{run_dir} is finished: {top1}. To measure it again: python -m trainer evaluate {quote(str(run_dir))}. "
         f"{how_to_train_longer(run_dir)}"
     )
 
@@ -98,7 +107,7 @@ def how_to_train_longer(run_dir: Path) -> str:
     """What replaces a larger --epochs, which would have changed the learning rate of every step so far."""
     folder = run_dir / "checkpoints"
     newest = max(folder.glob("step_*.pt"), default=folder / "step_LAST.pt")
-    return f"To train its weights further: a new --run-dir with --initial-weights {newest}"
+    return f"To train its weights further: a new --run-dir with --initial-weights {quote(str(newest))}"
 
 
 def total_steps(step: int, epoch: float, epochs: int) -> int | None:

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ import torch
 from trainer.atomic import replace_text
 from trainer.checks import accumulation_steps, steps_in_epoch
 from trainer.commands.benchmark.measure import WARM_UP, Measured, Part, gather, window, window_length
-from trainer.commands.benchmark.peak import peak
+from trainer.commands.benchmark.peak import Peak, peak
 from trainer.commands.benchmark.peers import Peer, PeerError, ffcv_loader, job, torchvision_pipeline
 from trainer.commands.benchmark.repeated_step import RepeatedStep
 from trainer.commands.benchmark.report import FFCV, TORCHVISION, figures, report
@@ -32,7 +33,7 @@ from trainer.data.order import epoch_order, train_batches
 from trainer.data.stream import train_stream
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World, on_every_rank, require_same
-from trainer.errors import SharedError, UserError
+from trainer.errors import SharedError, UserError, counted
 from trainer.precision import allow_tensor_float
 from trainer.recipe import PaddedCrop, Recipe
 from trainer.recipe_file import recipe_source
@@ -71,14 +72,7 @@ def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
         step = RepeatedStep(recipe, module, world, steps_per_epoch=steps, compile_mode=compile_mode)
         parts = _parts(recipe, loader, step, world, accumulation)
         _wait_for_peers(peers, world, notes)
-        if world.is_main:
-            seconds = settings.seconds * settings.rounds * (len(parts) + len(peers))
-            names = ", ".join([*parts, *peers])
-            print(
-                f"{settings.rounds} x {settings.seconds:g} s of each in turn, {seconds:.0f} s and more: {names}",
-                flush=True,
-            )
-        measured = _measure(parts, peers, recipe.micro_batch_size, settings, world, notes)
+        measured, peaks = _measure(parts, peers, recipe, settings, world, notes)
         if not world.is_main:
             return
         found = figures(
@@ -91,7 +85,7 @@ def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
             cpus=default_workers(world.cpu_sharers),
             stored_side=_stored_side(recipe, settings, loader),
             flops=flops,
-            peak=peak(world.device, recipe.precision),
+            peak=max(peaks),
             notes=notes,
         )
         if settings.json:
@@ -217,19 +211,33 @@ def _parts(recipe: Recipe, loader: Loader, step: RepeatedStep, world: World, acc
 def _measure(
     parts: dict[str, Part],
     peers: dict[str, Peer],
-    images: int,
+    recipe: Recipe,
     settings: BenchmarkSettings,
     world: World,
     notes: list[str],
-) -> dict[str, Measured]:
-    """Measures all rounds of all parts and peers in turn. `images`: in a micro-batch."""
-    lengths = {name: window_length(part, settings.seconds, images, world) for name, part in parts.items()}
+) -> tuple[dict[str, Measured], list[Peak]]:
+    """Measures all rounds of all parts, peers and the device's peak in turn: what slows one slows all of them."""
+    images = recipe.micro_batch_size
+
+    def say(text: str) -> None:
+        if world.is_main:
+            print(text, flush=True)
+
+    say(f"{settings.rounds} x {settings.seconds:g} s of each in turn: {', '.join([*parts, *peers])}")
+    began = perf_counter()
+    lengths = {}
+    for name, part in parts.items():
+        lengths[name] = window_length(part, settings.seconds, images, world)
+        say(f"{name}: {counted(lengths[name], 'micro-batch')}, found after {perf_counter() - began:.0f} s")
+    began = perf_counter()
     measured = {name: Measured() for name in [*parts, *peers]}
+    peaks = []
     for round_number in range(settings.rounds):
         for name, part in parts.items():
             rates = gather(world, window(part, lengths[name], images, round_number, world))
             measured[name].images_per_second.append([rate.images_per_second for rate in rates])
             measured[name].data_wait.append([rate.data_wait for rate in rates])
+        peaks.append(peak(world.device, recipe.precision))
         for name in list(peers):
             answer: float | str
             try:
@@ -242,7 +250,10 @@ def _measure(
                 del peers[name], measured[name]
             else:
                 measured[name].images_per_second.append([rate for rate in answers if isinstance(rate, float)])
-    return measured
+        done, taken = round_number + 1, perf_counter() - began
+        left = (settings.rounds - done) * taken / done
+        say(f"round {done} of {settings.rounds} after {taken:.0f} s, about {left:.0f} s left")
+    return measured, peaks
 
 
 def _stored_side(recipe: Recipe, settings: BenchmarkSettings, loader: Loader) -> int | None:

@@ -35,6 +35,7 @@ _SECONDS = 0.5  # how long products are timed: the machine may be shared, and th
 class Peak(NamedTuple):
     flops_per_second: float
     source: str  # where the number comes from
+    measured: bool  # False: from a data sheet
 
 
 def peak(device: torch.device, precision: Precision) -> Peak:
@@ -44,7 +45,7 @@ def peak(device: torch.device, precision: Precision) -> Peak:
         if name in _DATA_SHEET:
             column = _PLAIN_32 if precision == "fp32" else _TENSOR_16
             tflops = _DATA_SHEET[name][column] / (2 if precision == "tf32" else 1)
-            return Peak(tflops * 1e12, f"{name} in {precision}, data sheet, dense")
+            return Peak(tflops * 1e12, f"{name} in {precision}, data sheet, dense", False)
         return _measured(device, precision)
     # a CPU without 16-bit instructions is faster in fp32, which libraries then use internally
     return max(_measured(device, kind) for kind in dict.fromkeys((precision, "fp32")))  # type: ignore[arg-type]
@@ -62,7 +63,8 @@ def _measured(device: torch.device, precision: Precision) -> Peak:
         matrix @ matrix
         wait_for(device)
         fastest = min(fastest, perf_counter() - start)
-    return Peak(2 * side**3 / fastest, f"a product of two {side} x {side} matrices in {precision}, measured here")
+    source = f"a product of two {side} x {side} matrices in {precision}, measured here"
+    return Peak(2 * side**3 / fastest, source, True)
 
 
 def wait_for(device: torch.device) -> None:

@@ -6,12 +6,18 @@ from trainer.commands.benchmark.measure import WARM_UP, Measured
 from trainer.commands.benchmark.peak import Peak
 from trainer.commands.benchmark.verdict import Rates, smallest_useful_side, verdict
 from trainer.data.loader import Source
+from trainer.errors import counted
 from trainer.recipe import Recipe
 from trainer.recipe_file import overrides_of
 
 FFCV = "FFCV's own Loader"
 TORCHVISION = "torchvision's pipeline"
 UNSTEADY = 1.3  # fastest round / slowest round
+DOUBTFUL = 0.95  # of the device's peak: more is not plausible for a whole step
+_DOUBT = {
+    True: "The matrix product that it is taken from was slowed down, or is slower here than the network's convolutions",
+    False: "Does the data sheet describe this device?",
+}
 _LABELS = {
     "loader": "loader alone",
     FFCV: f"  {FFCV}, same file",
@@ -63,6 +69,8 @@ def figures(
             f"the rounds differ much in {', '.join(unsteady)}: measure again with more --rounds, or on an idle machine",
         ]
     of_peak = flops / processes / peak.flops_per_second
+    if (highest := max(rates["real"], rates["compute"]) * of_peak) > DOUBTFUL:
+        notes = [*notes, f"MFU {highest:.0%} is too much to be true: the peak is in doubt. {_DOUBT[peak.measured]}"]
     return {
         "recipe": recipe.name,
         "changed": overrides_of(recipe),
@@ -97,7 +105,7 @@ def figures(
 def report(found: dict[str, Any]) -> str:
     """The results as text: a table, ratios, and the verdict as the last line."""
     parts, mfu, hardware = found["parts"], found["mfu"], found["hardware"]
-    processes = "1 process" if hardware["processes"] == 1 else f"{hardware['processes']} processes"
+    processes = counted(hardware["processes"], "process")
     lines = [
         f"{found['recipe']}: micro-batches of {found['micro_batch_size']} at {found['resolution']} px, "
         f"{found['precision']}; {found['data']['name']}, {found['data']['images']:,} images",

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +86,8 @@ def _print_report(recipe: Recipe, settings: ExportSettings, words: str, checked:
         ("written", f"{tensors} ({tensors.stat().st_size / 1e6:.1f} MB, sha256:{file_sha256(tensors)})"),
     ]
     if settings.to != "torch-export":  # evaluate reads weights, or a program of ONNX
-        again = f"python -m trainer evaluate {tensors} --recipe {settings.run_dir / 'recipe.py'} --data DIR"
+        resolved = quote(str(settings.run_dir / "recipe.py"))
+        again = f"python -m trainer evaluate {quote(str(tensors))} --recipe {resolved} --data DIR"
         rows.append(("again", again))
     print("\n".join(f"  {name:<9} {text}" for name, text in rows), flush=True)
 

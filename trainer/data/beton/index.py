@@ -18,6 +18,7 @@ from trainer.data.beton.layout import IMAGE, layout_of
 from trainer.data.beton.manifest import WRITE_AGAIN, Manifest, Sizes, read_manifest, read_stamp, stamp_now, write_stamp
 from trainer.data.contents import Contents, Stored
 from trainer.errors import UserError
+from trainer.long_task import LongTask
 
 # The layout: header, two field descriptors, one row of metadata per image, pages of image bytes, allocation table.
 # Restated from ffcv/types.py and ffcv/fields (1.0.2) so that checking needs no FFCV, whose import takes 5 s.
@@ -215,9 +216,11 @@ def content_checksum(path: Path, index: BetonIndex, threads: int | None = None) 
             header = header_bytes[SAMPLE.itemsize * image : SAMPLE.itemsize * (image + 1)]
             digests[32 * image : 32 * image + 32] = sample_digest(header, content[place : place + size])
 
+    parts = np.split(order, borders)
+    progress = LongTask(f"verifying {path.name}, once", os.fstat(descriptor).st_size / 1e9, "GB")
     try:
-        for _ in pool.map(hash_together, np.split(order, borders)):
-            pass
+        for done, _ in enumerate(pool.map(hash_together, parts), 1):
+            progress.update(os.fstat(descriptor).st_size / 1e9 * done / len(parts))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     finally:

@@ -25,10 +25,11 @@ from trainer.data.beton.writer import is_complete, journal_of, write_beton
 from trainer.data.formats import FOLDERS, class_folders
 from trainer.data.images import has_orientation, read_bytes, to_rgb
 from trainer.data.listing import ClassOrder, class_order_note, list_class_folders, require_same_classes
-from trainer.errors import UserError
+from trainer.errors import UserError, counted
+from trainer.long_task import time_left
 
 SPLITS = FOLDERS  # the small one first: what is wrong shows early
-LINE_EVERY = 30.0  # seconds between lines of progress where there is no terminal
+LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +225,10 @@ def _write_all(
                 progress=progress,
             )  # fmt: skip
         sizes = manifests[split].sizes
-        print(f"{paths[split]}: {manifests[split].count:,} images of {len(images.classes)} classes, ", end="")
+        print(
+            f"{paths[split]}: {counted(manifests[split].count, 'image')} of {counted(len(images.classes), 'class')}, ",
+            end="",
+        )
         print(f"up to {sizes.max_height} x {sizes.max_width} px, {sizes.bytes / 1e6:,.1f} MB", flush=True)
         if oriented := manifests[split].exif_oriented:
             done = "were turned by it" if options.apply_exif else "are stored as they lie: --apply-exif turns them"
@@ -264,7 +268,8 @@ def show_progress(title: str, total: int, unit: str = "images") -> Iterator[Call
         line = f"{title}: {done:,} of {total:,} {unit}, {speed:,.0f} {unit}/s"
         if now - said > LINE_EVERY and not console.is_terminal:
             said = now
-            print(line + (f", {_duration((total - done) / speed)} left" if speed else ""), flush=True)
+            left = time_left(now - started, done - first, total - first) if speed else ""
+            print(f"{line}, {left}" if left else line, flush=True)
 
     try:
         yield show

@@ -1,0 +1,30 @@
+"""Tells how far a task is that takes more than three seconds, in lines: nobody has to guess whether it hangs."""
+
+import sys
+import time
+
+FIRST, EVERY = 3.0, 10.0  # seconds before the first line, and between two lines
+
+
+class LongTask:
+    """Prints lines to stderr while the task is done. Quick tasks print nothing."""
+
+    def __init__(self, what: str, total: float, unit: str) -> None:
+        self._what, self._total, self._unit = what, total, unit
+        self._start = time.monotonic()
+        self._next = self._start + FIRST
+
+    def update(self, done: float) -> None:
+        """Takes how much of the total is done by now."""
+        now = time.monotonic()
+        if now < self._next or not done:
+            return
+        self._next = now + EVERY
+        left = time_left(now - self._start, done, self._total)
+        print(f"{self._what}: {done:,.3g} of {self._total:,.3g} {self._unit}, {left}", file=sys.stderr, flush=True)
+
+
+def time_left(seconds: float, done: float, total: float) -> str:
+    """The rest at the speed so far, as "about 90 s left". `seconds`: what `done` of the total took; done is not 0."""
+    left = seconds * (total - done) / done
+    return f"about {left:.0f} s left" if left < 120 else f"about {left / 60:.0f} min left"
