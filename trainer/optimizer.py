@@ -18,7 +18,7 @@ NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterAudit:
-    """What weight decay reaches, and which blocks start as the identity: printed before training."""
+    """What weight decay reaches, and which blocks start as the identity: `plan` prints it."""
 
     norm_tensors: int  # gammas and betas
     norm_tensors_decayed: int
@@ -34,6 +34,10 @@ class ParameterAudit:
             f"{self.norm_tensors_decayed} of {self.norm_tensors} norm tensors; "
             f"{self.gammas_zero} of {self.gammas} gammas start at zero"
         )
+
+    def unexpected(self, *, zero_gammas: bool) -> bool:
+        """Whether gammas start at zero although the recipe does not ask for it, or none does although it does."""
+        return zero_gammas != bool(self.gammas_zero)
 
 
 def sort_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:

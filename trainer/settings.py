@@ -171,6 +171,8 @@ class PlanSettings:
     """number of processes, one per GPU"""
     out: Path | None = None
     """folder for the learning-rate curve, lr.png; None: draw it in the terminal only"""
+    recipe: bool = False
+    """also print the resolved recipe, as Python that runs again"""
     measure: bool = False
     """also run two real steps on this machine, on noise images, and measure their memory"""
     device: Literal["auto", "cuda", "cpu"] = "auto"

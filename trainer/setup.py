@@ -25,7 +25,7 @@ from trainer.data.loader import Loader, Source, check_square, default_workers
 from trainer.distributed.process_group import World, on_all_ranks, on_every_rank, on_main_rank, require_same
 from trainer.distributed.same_weights import require_same_weights
 from trainer.ema import Average
-from trainer.errors import LocalError, UserError
+from trainer.errors import LocalError, UserError, counted
 from trainer.evaluation.protocol import TrainedWeights, short
 from trainer.evaluation.result import trained_weights
 from trainer.fine_tuning import apply_fine_tuning
@@ -254,7 +254,10 @@ def build_module(recipe: Recipe, settings: TrainSettings, world: World, *, fresh
         if fresh and not settings.initial_weights and not (isinstance(spec, LibraryModel) and spec.pretrained):
             raise UserError("fine_tuning needs weights to start from: add --initial-weights FILE")
         notes.append(on_every_rank(world, lambda: apply_fine_tuning(module, tuning)))
-    notes.append(str(audit(recipe.optimizer, module)))
+    found = audit(recipe.optimizer, module)
+    if not isinstance(spec, LibraryModel) and fresh:  # a library's networks may start as they like
+        asked = spec.zero_init_residual and not settings.initial_weights
+        notes += [f"note: {found}"] if found.unexpected(zero_gammas=asked) else []
     kernels = settings.cpu_kernels and not settings.compile
     notes += move_to_device(module, world.device, recipe.precision, cpu_kernels=kernels)
     return module, notes
@@ -291,11 +294,11 @@ def build_state(
 
 def summary(recipe: Recipe, run: Run, world: World, at: Position, train_images: int, eval_images: int) -> str:
     """The first line of the log: what is trained, and on what."""
-    processes = "1 process" if world.size == 1 else f"{world.size} processes"
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
     return (
-        f"{recipe.name}: {train_images:,} training and {eval_images:,} validation images, {at.steps_per_epoch:,} steps "
-        f"x {recipe.epochs} epochs, {processes} on {device}, {recipe.precision} -> {run.folder}"
+        f"{recipe.name}: {train_images:,} training and {eval_images:,} validation images, "
+        f"{counted(at.steps_per_epoch, 'step')} x {counted(recipe.epochs, 'epoch')}, {counted(world.size, 'process')} "
+        f"on {device}, {recipe.precision} -> {run.folder}"
     )
 
 

@@ -13,6 +13,7 @@ import pytest
 from tests.support.made_up_runs import write_run
 from tests.support.processes import TIMEOUT
 from trainer.__main__ import main
+from trainer.log.console_log import without_folders
 from trainer.recipe import SGD
 from trainer.recipe_file import load_recipe
 
@@ -59,11 +60,19 @@ def test_report_says_what_the_terminal_says(report: Path, capsys: pytest.Capture
     assert main(["compare", str(report.parent), "--time-to-accuracy", "85"]) == 0
     page = Links()
     page.feed(report.read_text())
-    said = [line.split() for line in capsys.readouterr().out.splitlines() if line]
+    said = [without_folders(line).split() for line in capsys.readouterr().out.splitlines() if line]
     assert len(said) > 20
     words = "".join(page.text.split())
     assert [line for line in said if "".join(line) not in words] == []
     assert "other<b>" in page.text  # escaped, not a tag
+
+
+def test_report_ranks_its_rows_and_holds_no_absolute_path(report: Path) -> None:
+    """`other` was named first and is the worse one."""
+    page = Links()
+    page.feed(report.read_text())
+    assert str(report.parent) not in report.read_text()
+    assert page.text.index("91.10 +- 0.10") < page.text.index("90.00 (one run")
 
 
 def test_report_loads_nothing_and_may_not(report: Path) -> None:

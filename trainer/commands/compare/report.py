@@ -1,4 +1,7 @@
-"""The comparison as one HTML file with interactive curves; it opens from disk and loads nothing from a network."""
+"""The comparison as one HTML file with interactive curves; it opens from disk and loads nothing from a network.
+
+It is for other people: rows are ranked by their mean accuracy, and paths have no folders of this machine.
+"""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -10,6 +13,7 @@ from trainer.atomic import replace_text
 from trainer.commands.compare.comparison import HEADER, Row, cells, details
 from trainer.commands.compare.run_record import FinishedRun
 from trainer.errors import UserError
+from trainer.log.console_log import without_folders
 
 _POINTS = 1000  # of one curve, at most
 # D3's ten colours; rows beyond them are dashed
@@ -57,7 +61,7 @@ def write_report(path: Path, rows: Sequence[Row], sections: dict[str, list[str]]
     title = f"Comparison of {sum(len(row.runs) for row in rows)} runs"
     body = [
         f"<h1>{title}</h1>",
-        _table(rows),
+        _table(sorted(rows, key=lambda row: -statistics.fmean(run.top1 for run in row.runs))),
         "<p>One colour for each row: thin lines are its runs, the thick one their mean. Click a name to hide it, "
         "double-click to see it alone; drag to zoom, double-click to zoom out.</p>",
         f"<div>{figure}</div>",
@@ -174,9 +178,12 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 def _row(row: Row) -> str:
-    said = "".join(f"<tr><th>{escape(what)}</th><td>{escape(words)}</td></tr>" for what, words in details(row))
+    said = "".join(
+        f"<tr><th>{escape(what)}</th><td>{escape(without_folders(words))}</td></tr>" for what, words in details(row)
+    )
     return f'<h2>{row.number}&ensp;{escape(row.label)}</h2><table class="row">{said}</table>'
 
 
 def _section(name: str, lines: Sequence[str]) -> str:
-    return f'<h2>{escape(name)}</h2><div class="lines">{escape(chr(10).join(lines))}</div>'
+    text = "\n".join(without_folders(line) for line in lines)
+    return f'<h2>{escape(name)}</h2><div class="lines">{escape(text)}</div>'

@@ -25,6 +25,7 @@ from trainer.commands.plan.scaling import Links, all_reduce_seconds, misfit, rin
 from trainer.commands.plan.text import Row, in_bytes, in_flops, in_macs, in_time, section, table
 from trainer.commands.plan.warnings import warnings
 from trainer.data.resolution import resolution_at
+from trainer.errors import counted
 from trainer.fine_tuning import apply_fine_tuning, train_mode
 from trainer.model import build_model, without_pretrained
 from trainer.optimizer import audit
@@ -66,7 +67,8 @@ def plan(recipe: Recipe, settings: PlanSettings) -> None:
     _show("Memory of one process", _memory_rows(recipe, used, measured))
     _show("Disk", _disk_rows(used, facts, settings.data))
     _show(*_processes(recipe, settings, steps, gradient_bytes(model)))
-    _say("\nThe resolved recipe\n\n" + recipe_source(recipe))
+    if settings.recipe:
+        _say("\nThe resolved recipe\n\n" + recipe_source(recipe))
 
 
 def _recipe_rows(recipe: Recipe) -> list[Row]:
@@ -141,23 +143,22 @@ def _flops_rows(recipe: Recipe, model: nn.Module, cost: PassCost, steps: int) ->
         ("forward", f"{in_flops(cost.forward_flops)} per image at {own} px, {in_macs(cost.forward_flops)}"),
         ("training", f"{in_flops(cost.training_flops)} per image, {ratio:.2f} x forward (3 is the usual estimate)"),
         ("whole run", f"{in_flops(total)}, without evaluation"),
-        ("counted", "convolutions and matrix products; a multiply-add is two operations, and one MAC"),
     ]
 
 
 def _memory_rows(recipe: Recipe, used: Memory, measured: tuple[int, str] | None) -> list[Row]:
     rows = [
-        ("parameters", f"{in_bytes(used.parameters)}, and {in_bytes(used.buffers)} of running statistics"),
-        ("gradients", in_bytes(used.gradients)),
-        ("optimizer", f"{in_bytes(used.optimizer)}, {type(recipe.optimizer).__name__}"),
-        ("average", in_bytes(used.average) if recipe.ema else "none"),
+        (
+            "weights",
+            f"{in_bytes(used.parameters + used.buffers)}, gradients {in_bytes(used.gradients)}, "
+            f"{type(recipe.optimizer).__name__} {in_bytes(used.optimizer)}"
+            f"{f', their average {in_bytes(used.average)}' if recipe.ema else ''}",
+        ),
         ("images", f"{in_bytes(used.images)}, a micro-batch of {recipe.micro_batch_size:,} in fp32"),
         ("activations", f"{in_bytes(used.activations)}, saved by autograd for that micro-batch in {recipe.precision}"),
-        ("together", in_bytes(used.total)),
         (
-            "how exact",
-            "the sum of all tensors. On top come workspaces of convolutions, gradients of activations, and overhead of "
-            "the allocator and the device's libraries",
+            "together",
+            f"{in_bytes(used.total)} of tensors; workspaces, gradients of activations and libraries need more",
         ),
     ]
     if measured:
@@ -170,12 +171,7 @@ def _memory_rows(recipe: Recipe, used: Memory, measured: tuple[int, str] | None)
 def _disk_rows(used: Memory, facts: DataFacts, data: str | None) -> list[Row]:
     one = checkpoint_bytes(used)
     rows = [
-        ("checkpoint", in_bytes(one)),
-        (
-            "checkpoints",
-            f"{in_bytes(4 * one)} for the 3 newest (--keep-last-checkpoints 3) and the best, and "
-            f"{in_bytes(5 * one)} while the next one is written",
-        ),
+        ("checkpoints", f"{in_bytes(one)} each; 3 are kept and the best one, and one more while it is written"),
     ]
     files = [found.file_bytes for found in (facts.train, facts.val)]
     if None not in files:
@@ -191,12 +187,14 @@ def _processes(recipe: Recipe, settings: PlanSettings, steps: int, gradients: in
         node_size=settings.gpus_per_node, inside=1e9 * settings.link_gbytes, between=1e9 * settings.network_gbytes
     )
     alone = settings.images_per_second
-    header = ["processes", "micro-batches each", "sent each", "all-reduce"]
-    header += ["images/s", "overlap", "none", "training"] if alone else []
+    if alone is None:
+        return "Processes, at the same batch", *_without_speed(recipe, settings.world_size)
+    header = ["processes", "micro-batches each", "sent each", "all-reduce", "images/s", "overlap", "none", "training"]
     rows = []
     for count in world_sizes(settings.world_size):
         if reason := misfit(recipe, count):
-            rows.append([f"{count:,}", f"does not fit: {reason}"])
+            if count == settings.world_size:  # of the others, those that fit are enough
+                rows.append([f"{count:,}", f"does not fit: {reason}"])
             continue
         accumulation = recipe.accumulation(count)
         all_reduce = all_reduce_seconds(count, gradients, links)
@@ -206,38 +204,45 @@ def _processes(recipe: Recipe, settings: PlanSettings, steps: int, gradients: in
             in_bytes(ring_bytes(count, gradients)),
             in_time(all_reduce) if count > 1 else "-",
         ]
-        if alone:
-            best, worst = (
-                speed(recipe, count, gradients, links, images_per_second=alone, overlap=overlap)
-                for overlap in (True, False)
-            )
-            row += [
-                f"{best.images_per_second:,.0f}",
-                f"{best.efficiency:.1%}",
-                f"{worst.efficiency:.1%}",
-                in_time(steps * recipe.epochs * best.step_seconds),
-            ]
+        best, worst = (
+            speed(recipe, count, gradients, links, images_per_second=alone, overlap=overlap)
+            for overlap in (True, False)
+        )
+        row += [
+            f"{best.images_per_second:,.0f}",
+            f"{best.efficiency:.1%}",
+            f"{worst.efficiency:.1%}",
+            in_time(steps * recipe.epochs * best.step_seconds),
+        ]
         rows.append(row)
     where = f"{settings.link_gbytes:g} GB/s within {settings.gpus_per_node} GPUs, {settings.network_gbytes:g} GB/s per"
     notes = [
         (
             "model",
-            f"not a measurement. Ring all-reduce of {in_bytes(gradients)} of gradients per step, 2 (n - 1) / n of it "
-            f"sent by each process, at {where} machine; no latency",
-        )
+            f"not a measurement. Ring all-reduce of {in_bytes(gradients)} of gradients per step, at {where} machine; "
+            f"no latency",
+        ),
+        (
+            "speed",
+            f"stated: {alone:,.5g} images/s for one GPU alone. overlap: efficiency if the all-reduce overlaps with "
+            f"the last micro-batch's backward pass, 2/3 of its time; none: if it does not overlap. images/s and "
+            f"training assume overlap, and ignore loading, evaluation and stragglers",
+        ),
     ]
-    if alone:
-        notes.append(
-            (
-                "speed",
-                f"stated: {alone:,.5g} images/s for one GPU alone. overlap: efficiency if the all-reduce overlaps with "
-                f"the last micro-batch's backward pass, 2/3 of its time; none: if it does not overlap. images/s and "
-                f"training assume overlap, and ignore loading, evaluation and stragglers",
-            )
-        )
-    else:
-        notes.append(("speed", "give --images-per-second, what one GPU alone trains, for a prediction"))
     return "Processes, at the same batch", notes, table(header, rows)
+
+
+def _without_speed(recipe: Recipe, asked: int) -> tuple[list[Row], list[str]]:
+    """The numbers of processes that fit, in one row."""
+    fitting = [f"{count:,}" for count in world_sizes(asked) if misfit(recipe, count) is None]
+    rows = [("these fit", ", ".join(fitting) or "none of the powers of two")]
+    if reason := misfit(recipe, asked):
+        rows.append((f"{asked:,}", f"does not fit: {reason}"))
+    else:
+        each = f"{counted(recipe.accumulation(asked), 'micro-batch')} of {recipe.micro_batch_size:,} each"
+        rows.append((f"with {asked:,}", f"{each} in a step"))
+    rows.append(("speed", "give --images-per-second, what one GPU alone trains, for a prediction"))
+    return rows, []
 
 
 def _blocks() -> str:

@@ -278,7 +278,3 @@ def show_progress(title: str, total: int, unit: str = "images") -> Iterator[Call
         if line and not console.is_terminal:
             print(line, flush=True)
 
-
-def _duration(seconds: float) -> str:
-    minutes = int(seconds // 60)
-    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min {int(seconds % 60):02} s"
