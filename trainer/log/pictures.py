@@ -84,7 +84,7 @@ def augmented(recipe: Recipe, loader: Loader, world: World) -> tuple[list[np.nda
 
 
 def mistakes(predictions: Predictions, loader: Loader, recipe: Recipe) -> tuple[list[np.ndarray], list[str]]:
-    """The misclassified images, most confident first. Captions: true class, predicted class and its probability."""
+    """The misclassified images, most confident first. Captions: true class, probability of the predicted one, which."""
     wrong = np.flatnonzero(predictions.predicted != predictions.labels)
     chosen = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][:_TILES]
     if not len(chosen):
@@ -94,7 +94,7 @@ def mistakes(predictions: Predictions, loader: Loader, recipe: Recipe) -> tuple[
     classes = loader.source.classes
     labels, predicted, confidence = predictions
     captions = [
-        f"is {classes[labels[image]]}\n{classes[predicted[image]]} {confidence[image]:.0%}?" for image in chosen
+        f"is {classes[labels[image]]}\n{confidence[image]:.0%} {classes[predicted[image]]}?" for image in chosen
     ]
     return list(batch.images.permute(0, 2, 3, 1).numpy()), captions
 
