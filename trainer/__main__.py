@@ -180,11 +180,8 @@ def _train(argv: list[str]) -> int:
     recipe, options = cli.parse_train(argv)
     _refuse_bare_srun()
     alone = os.environ.get("WORLD_SIZE", "1") == "1"  # several processes have to agree: they do in trainer/train.py
-    if (
-        alone
-        and not options.initial_weights
-        and (note := finished(options.run_dir, recipe_source(recipe), options.data_folder))
-    ):
+    asks = alone and not options.initial_weights
+    if asks and (note := finished(options.run_dir, recipe_source(recipe), options.data_folder)):
         print(note)
         return 0
     from trainer import compile_cache

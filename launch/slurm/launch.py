@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from launch.cluster_file import cluster_file
@@ -85,7 +86,8 @@ class Slurm:
         return has_slurm()
 
     def run(self, options: ProcessSettings, module: str, words: list[str]) -> int:
-        return foreground.run(options, module, words)
+        few = replace(resolved(options), cpus_per_task=options.cpus_per_task)  # a check need not wait for all CPUs
+        return foreground.run(few, module, words)
 
 
 def _slurm_processes(

@@ -18,9 +18,9 @@ def network_of(state: Mapping[str, Tensor]) -> recipe.CifarResNet | recipe.Libra
     """The network with tensors of these names and shapes, whatever its number of classes; None: none that is known."""
     from torchvision import models
 
-    if "fc.weight" not in state or "conv1.weight" not in state:
-        return None
     theirs = {name: tensor.shape for name, tensor in state.items()}
+    if not theirs.get("fc.weight") or not theirs.get("conv1.weight"):  # absent, or without a dimension
+        return None
     classes = theirs["fc.weight"][0]
     blocks = {name.split(".")[1] for name in theirs if name.startswith("layer1.")}
     width = theirs["conv1.weight"][0] // 16
@@ -42,7 +42,7 @@ def _fits(ours: Mapping[str, Tensor], theirs: Mapping[str, torch.Size]) -> bool:
 
 
 def advice(state: Mapping[str, Tensor], spec: Spec | None) -> str:
-    """ ": the file is ..." and what to use for it in place of `spec`; empty where its network is not known."""
+    """A sentence about the network of a file, with what to use in place of `spec`; empty where it is not known."""
     found = network_of(state)
     match found:
         case None:

@@ -88,7 +88,7 @@ def _no_weights(name: str, error: Exception) -> UserError:
     remedy = "get them on a machine that can" if where else "choose a file of this network"
     return UserError(
         f"the published weights of {name} could not be loaded: {type(error).__name__}: {reason}. Without a network, "
-        f"{remedy}{where} and add --model.no-pretrained --initial-weights FILE"
+        f"{remedy}{where}, and add --model.no-pretrained --initial-weights FILE"
     )
 
 
@@ -105,5 +105,5 @@ def _timm_file(name: str) -> str:
 
     cfg = timm.get_pretrained_cfg(name.partition("/")[2])
     if cfg and cfg.hf_hub_id:
-        return f", the file model.safetensors of {cfg.hf_hub_id} on the Hugging Face Hub,"
+        return f", the file model.safetensors of {cfg.hf_hub_id} on the Hugging Face Hub"
     return f", from {cfg.url}" if cfg and cfg.url else ""
