@@ -33,7 +33,7 @@ from trainer.garbage import collected_by_steps
 from trainer.model import build_model, load_initial_weights, without_pretrained
 from trainer.optimizer import audit, build_optimizer
 from trainer.precision import Precision, allow_tensor_float, build_scaler, emulation_note
-from trainer.recipe import LibraryModel, PaddedCrop, Recipe
+from trainer.recipe import CifarResNet, LibraryModel, PaddedCrop, Recipe, ResNet
 from trainer.recipe_file import recipe_source
 from trainer.run.checkpoint import CheckpointContent, RunIdentity
 from trainer.run.directory import Run
@@ -255,7 +255,7 @@ def build_module(recipe: Recipe, settings: TrainSettings, world: World, *, fresh
             raise UserError("fine_tuning needs weights to start from: add --initial-weights FILE")
         notes.append(on_every_rank(world, lambda: apply_fine_tuning(module, tuning)))
     found = audit(recipe.optimizer, module)
-    if not isinstance(spec, LibraryModel) and fresh:  # a library's networks may start as they like
+    if isinstance(spec, ResNet | CifarResNet) and fresh:  # others may start as they like
         asked = spec.zero_init_residual and not settings.initial_weights
         notes += [f"note: {found}"] if found.unexpected(zero_gammas=asked) else []
     kernels = settings.cpu_kernels and not settings.compile
