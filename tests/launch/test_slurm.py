@@ -246,6 +246,9 @@ def test_plan_asks_slurm_and_submits_nothing(slurm: Cluster, digits: Path, tmp_p
     too_many = launch(
         slurm, "slurm", "--plan", "--nodes", "6", "--time", "30", RECIPE, "--data", digits, "--run-dir", "r"
     )
+    assert "12 processes cannot share" in too_many.stderr  # on all GPUs of the nodes, which have two
+    on_cpus = ["--plan", "--nodes", "6", "--gpus-per-node", "0", "--time", "30", RECIPE]
+    too_many = launch(slurm, "slurm", *on_cpus, "--data", digits, "--run-dir", "r")
     assert "Requested node configuration is not available" in too_many.stdout + too_many.stderr
 
 
