@@ -277,4 +277,3 @@ def show_progress(title: str, total: int, unit: str = "images") -> Iterator[Call
         bar.stop()
         if line and not console.is_terminal:
             print(line, flush=True)
-
