@@ -94,6 +94,7 @@ def _run(
         data=settings.data_folder,
         run_dir=folder / label if several else folder,
         initial_weights=settings.initial_weights and settings.initial_weights.absolute(),
+        teacher_weights=settings.teacher_weights and settings.teacher_weights.absolute(),
     )
     return Run(
         name=label,

@@ -23,6 +23,7 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
 MODULE = re.compile(r"(?:torchrun .*-m|python -m) (trainer|launch|benchmarks\.\w+|tests\.\w+\.\w+)(?: |$)")
 
 TRAINER = {
+    "average": settings.AverageSettings,
     "evaluate": settings.EvaluateSettings,
     "look": settings.LookSettings,
     "predict": settings.PredictSettings,

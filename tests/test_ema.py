@@ -10,8 +10,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer.ema import Average
+from trainer.evaluation.protocol import WeightMean
 from trainer.model import build_model
-from trainer.recipe import EMA, CifarResNet
+from trainer.recipe import EMA, SWA, CifarResNet
 
 
 def network() -> nn.Module:
@@ -56,6 +57,29 @@ def test_average_is_the_formula_for_weights_and_statistics_and_a_copy_of_counts(
                 expected[name] = tensor if is_count else 0.9 * expected[name] + (1 - 0.9) * tensor
         check(average, expected)
     assert updates == {(1, 0.0): 12, (1, 1.0): 8, (3, 0.0): 4, (3, 1.0): 3}[every, start_epoch]
+
+
+@pytest.mark.parametrize(("start_epoch", "every"), [(0, 1), (2, 1), (1, 3)])
+def test_swa_is_the_mean_of_the_weights_after_its_epochs(start_epoch: int, every: int) -> None:
+    """Beside torch.optim.swa_utils and the mean written out."""
+    module, exact = network().double(), {"rtol": 1e-12, "atol": 1e-12}
+    average = Average(SWA(start_epoch=start_epoch, every=every), module)
+    theirs = torch.optim.swa_utils.AveragedModel(module, use_buffers=True)
+    taken: list[dict[str, torch.Tensor]] = []
+    for step in range(4 * 8 + 1):
+        state = copy.deepcopy(module.state_dict()) if step == 0 else move(module, step)
+        if step:
+            average.update(module, step, epochs=step / 4)
+        if step >= 4 * start_epoch and step % 4 == 0 and (step // 4 - start_epoch) % every == 0:
+            taken.append(state)
+            theirs.update_parameters(module)
+        if step <= 4 * start_epoch:
+            check(average, state)
+            continue
+        for name, tensor in average.module.named_parameters():
+            torch.testing.assert_close(tensor, torch.stack([each[name] for each in taken]).mean(0), **exact)
+            torch.testing.assert_close(tensor, theirs.module.get_parameter(name), **exact)
+    assert WeightMean.of_swa(SWA(start_epoch=start_epoch, every=every), 8).count == len(taken)
 
 
 def test_ema_until_its_start_the_average_is_the_weights_bit_for_bit() -> None:

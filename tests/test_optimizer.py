@@ -22,6 +22,7 @@ from trainer.recipe import (
     DecoupledSGD,
     FineTuning,
     LibraryModel,
+    LibraryOptimizer,
     Optimizer,
     ResNet,
     WideResNet,
@@ -97,6 +98,8 @@ SPECS: list[Optimizer] = [
     LARS(lr=20.0, weight_decay=0.1),
     LARS(lr=20.0, weight_decay=0.1, nesterov=True, trust_coefficient=0.01, decay_norm=False, decay_bias=False),
     LARS(lr=20.0, weight_decay=0.1, momentum=0),
+    LibraryOptimizer(lr=0.01, weight_decay=0.1, name="timm/lion"),
+    LibraryOptimizer(lr=0.01, name="timm/lion", options={"betas": (0.8, 0.95)}, decay_norm=False),
 ]
 EVERY_OPTIMIZER = pytest.mark.parametrize("spec", SPECS, ids=str)
 SHARES = (0.2, 1.0, 0.7, 0.1)  # of the peak rate, which rises and falls while velocities go on
@@ -174,6 +177,17 @@ def lars(spec: LARS, weight: Tensor, gradients: list[Tensor], decay: float) -> I
         yield weight
 
 
+def lion(spec: LibraryOptimizer, weight: Tensor, gradients: list[Tensor], decay: float) -> Iterator[Tensor]:
+    """Chen et al. 2023 (arXiv:2302.06675), algorithm 2."""
+    first, second = spec.options.get("betas", (0.9, 0.99))  # type: ignore[misc, union-attr]
+    m = torch.zeros_like(weight)
+    for share, gradient in zip(SHARES, gradients, strict=True):
+        update = torch.sign(first * m + (1 - first) * gradient)
+        m = second * m + (1 - second) * gradient
+        weight = weight - share * spec.lr * (update + decay * weight)
+        yield weight
+
+
 @EVERY_OPTIMIZER
 def test_optimizer_each_step_is_the_formula_of_its_paper(spec: Optimizer) -> None:
     """For SGD in its docstring's form, for which the paper's momentum correction is not needed (Goyal, section 3)."""
@@ -203,6 +217,8 @@ def test_optimizer_each_step_is_the_formula_of_its_paper(spec: Optimizer) -> Non
                 expected[name] = lamb(spec, weight, gradients[name], whole, decay)
             case LARS():
                 expected[name] = lars(spec, weight, gradients[name], decay)
+            case LibraryOptimizer():
+                expected[name] = lion(spec, weight, gradients[name], decay)
     for step, share in enumerate(SHARES):
         step_all(optimizer, model, share * spec.lr, step)
         for name, parameter in model.named_parameters():
@@ -226,6 +242,18 @@ TIMM = [  # timm's own names and options for what ours say; timm exempts all 1-d
         DecoupledSGD(lr=0.5, weight_decay=0.1, decay_norm=False, decay_bias=False, nesterov=True),
         "sgdw",
         {"weight_decay": 0.1 / 0.5},
+    ),
+    (
+        LibraryOptimizer(lr=0.05, weight_decay=0.1, name="timm/nadamw", decay_norm=False, decay_bias=False),
+        "nadamw",
+        {},
+    ),
+    (
+        LibraryOptimizer(
+            lr=0.05, weight_decay=0.1, name="timm/sgdw", options={"momentum": 0.8}, decay_norm=False, decay_bias=False
+        ),
+        "sgdw",
+        {"momentum": 0.8},
     ),
 ]
 

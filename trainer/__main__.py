@@ -38,6 +38,7 @@ training
                                        train, or resume a run that was stopped
 after training
   evaluate RUN | FILE                  top-1, top-5 and loss of weights, each image counted once
+  average RUN | FILE FILE ...          mean of several checkpoints' weights, evaluated
   predict RUN | FILE IMAGE ...         name the most probable classes of images
   compare RUN ...                      compare recipes over seeds, beside their published results
   export RUN --to torchvision | timm | onnx | safetensors | torch-export
@@ -79,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "benchmark": _benchmark,
         "train": _train,
         "evaluate": _evaluate,
+        "average": _average,
         "predict": _predict,
         "compare": _compare,
         "export": _export,
@@ -214,6 +216,14 @@ def _evaluate(argv: list[str]) -> int:
     from trainer.commands.evaluate.evaluate import evaluate_weights
 
     evaluate_weights(options)
+    return 0
+
+
+def _average(argv: list[str]) -> int:
+    options = cli.parse(settings.AverageSettings, argv, "average")
+    from trainer.commands.average import average_weights
+
+    average_weights(options)
     return 0
 
 

@@ -9,7 +9,7 @@ from trainer.recipe_file import recipe_source
 from trainer.run.environment import code
 from trainer.settings import TrainSettings
 
-_OWN = ("data", "run_dir", "initial_weights", "workers", "device")  # settings that may differ between machines
+_OWN = ("data", "run_dir", "initial_weights", "teacher_weights", "workers", "device")  # may differ between machines
 
 
 def require_same_everywhere(recipe: Recipe, settings: TrainSettings, world: World) -> None:
@@ -73,6 +73,7 @@ def likely_mistakes(recipe: Recipe) -> list[str]:
         "schedule.start_epoch": (recipe.schedule.start_epoch or 0) if isinstance(recipe.schedule, Cosine) else 0,
         "progressive.end_epoch": recipe.progressive.end_epoch if recipe.progressive else 0,
         "ema.start_epoch": recipe.ema.start_epoch if recipe.ema else 0,
+        "swa.start_epoch": recipe.swa.start_epoch if recipe.swa else 0,
     }
     for name, epoch in ends.items():
         if epoch >= recipe.epochs:

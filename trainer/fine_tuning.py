@@ -3,6 +3,7 @@
 from torch import nn
 
 from trainer.errors import UserError
+from trainer.layer_decay import lr_factors
 from trainer.model.weights import classifiers
 from trainer.optimizer import NORMS, classifier_parameters
 from trainer.recipe import FineTuning
@@ -13,13 +14,14 @@ def apply_fine_tuning(model: nn.Module, spec: FineTuning) -> str:
 
     backbone_lr=0 freezes every tensor outside the classifier, freeze_norms the gammas and betas of all norms. Call it
     before the optimizer and DistributedDataParallel are built: both look at requires_grad only then. Raises UserError
-    for a model without a classifier and where nothing is left to train.
+    for a model without a classifier, without layers for layer_decay, and where nothing is left to train.
     """
     heads = set(classifier_parameters(model))
     if not heads:
         raise UserError(
             f"fine_tuning: {type(model).__name__} has no classifier that can be distinguished from its backbone"
         )
+    lr_factors(model, spec)  # raises UserError where it has no layers for spec.layer_decay
     if spec.backbone_lr == 0:
         for parameter in model.parameters():
             if parameter not in heads:
@@ -34,10 +36,11 @@ def apply_fine_tuning(model: nn.Module, spec: FineTuning) -> str:
     if frozen == len(parameters):
         raise UserError(f"fine_tuning: all {frozen} tensors of {type(model).__name__} are frozen, nothing is trained")
     norms = sum(isinstance(module, NORMS) for module in model.modules())
+    decay = f", times {spec.layer_decay:g} for each layer further down" if spec.layer_decay != 1 else ""
     return (
         f"fine-tuning: {frozen} of {len(parameters)} tensors are frozen, {len(_frozen_norms(model, spec))} of {norms} "
         f"norms keep their statistics; {' and '.join(classifiers(model))} at the full rate, "
-        f"other layers at {spec.backbone_lr:g} of it"
+        f"other layers at {spec.backbone_lr:g} of it{decay}"
     )
 
 

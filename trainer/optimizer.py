@@ -10,8 +10,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from trainer.layer_decay import lr_factors
+from trainer.library_optimizer import library_optimizer, tensors_per_parameter
 from trainer.model.weights import classifiers
-from trainer.recipe import LAMB, LARS, SGD, AdamW, DecoupledSGD, FineTuning, Optimizer
+from trainer.recipe import LAMB, LARS, SGD, AdamW, DecoupledSGD, FineTuning, LibraryOptimizer, Optimizer
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -90,8 +92,9 @@ def build_optimizer(spec: Optimizer, model: nn.Module, fine_tuning: FineTuning |
     """The optimizer over the model's trainable parameters, in groups of one weight decay and one rate.
 
     Every group has an "lr_factor": the schedule's rate times that is the group's "lr", which the caller sets before
-    each step. It is 1, or fine_tuning.backbone_lr outside the classifier, which slows weight decay
-    too. No step reads from the device; but with fp16's scaler and timm's optimizers the scaler does, once per step.
+    each step. It is 1, or in fine-tuning that of layer_decay.lr_factors, which slows weight decay too. No step reads
+    from the device, except by a few of timm's (AdamP, SGDP, NovoGrad); but with fp16's scaler and timm's optimizers the
+    scaler does, once per step.
     """
     groups = _groups(spec, model, fine_tuning)
     match spec:
@@ -115,6 +118,8 @@ def build_optimizer(spec: Optimizer, model: nn.Module, fine_tuning: FineTuning |
 
             momentum, trust = spec.momentum, spec.trust_coefficient
             return Lars(groups, lr=spec.lr, momentum=momentum, nesterov=spec.nesterov, trust_coeff=trust)
+        case LibraryOptimizer():
+            return library_optimizer(spec, groups)
 
 
 def _start_at_rest(optimizer: torch.optim.SGD) -> None:
@@ -135,6 +140,8 @@ def state_tensors(spec: Optimizer) -> int:
             return 2  # first and second moment
         case SGD() | DecoupledSGD() | LARS():
             return 1 if spec.momentum else 0
+        case LibraryOptimizer():
+            return tensors_per_parameter(spec)
 
 
 class BatchScaling(NamedTuple):
@@ -144,8 +151,11 @@ class BatchScaling(NamedTuple):
     name: str  # with its source
 
 
-def batch_scaling(spec: Optimizer) -> BatchScaling:
-    """The usual rule for this optimizer; `plan` warns where a recipe's batch was changed and its rate was not."""
+def batch_scaling(spec: Optimizer) -> BatchScaling | None:
+    """The usual rule for this optimizer; `plan` warns where a recipe's batch was changed and its rate was not.
+
+    None: the literature has no rule for it.
+    """
     match spec:
         case AdamW():
             return BatchScaling(0.5, "square-root scaling of Adam (Malladi et al. 2022, arXiv:2205.10287)")
@@ -153,6 +163,8 @@ def batch_scaling(spec: Optimizer) -> BatchScaling:
             return BatchScaling(0.5, "LAMB's square-root scaling (You et al. 2019, section 4)")
         case SGD() | DecoupledSGD() | LARS():
             return BatchScaling(1.0, "linear scaling (Goyal et al. 2017, section 2.1)")
+        case LibraryOptimizer():
+            return None
 
 
 def _groups(spec: Optimizer, model: nn.Module, fine_tuning: FineTuning | None) -> list[dict[str, Any]]:
@@ -167,12 +179,11 @@ def _groups(spec: Optimizer, model: nn.Module, fine_tuning: FineTuning | None) -
     weight_decay = spec.weight_decay
     if isinstance(spec, DecoupledSGD) and weight_decay:
         weight_decay /= spec.lr  # timm multiplies it by the step's rate, Composer by its share of the peak's
-    full_rate = set(classifier_parameters(model)) if fine_tuning else set()
+    factors = lr_factors(model, fine_tuning) if fine_tuning else {}
     found: dict[tuple[float, float], list[nn.Parameter]] = {}
     for decay, parameters in ((weight_decay, decayed), (0.0, exempt)):
         for parameter in parameters:
-            lr_factor = 1.0 if fine_tuning is None or parameter in full_rate else fine_tuning.backbone_lr
-            found.setdefault((decay, lr_factor), []).append(parameter)
+            found.setdefault((decay, factors.get(parameter, 1.0)), []).append(parameter)
     return [
         {"params": parameters, "weight_decay": decay, "lr": spec.lr * lr_factor, "lr_factor": lr_factor}
         for (decay, lr_factor), parameters in found.items()

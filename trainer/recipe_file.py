@@ -130,6 +130,8 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {f"{prefix}.{name}": inner for name, inner in value.items()}
     if not is_dataclass(value):
         return {prefix: value}
     flat: dict[str, Any] = {prefix: type(value).__name__} if prefix else {}

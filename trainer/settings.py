@@ -24,6 +24,8 @@ class TrainSettings:
     """weights file (torch.save's or safetensors', e.g. torchvision's) to start from; None: the recipe's own start"""
     weights_key: str | None = None
     """which weights of a file that holds several, e.g. state_dict_ema; None: the averaged ones, if it holds such"""
+    teacher_weights: Path | None = None
+    """weights file of the recipe's teacher; None: there is no teacher, or its library publishes its weights"""
     workers: int | None = None
     """threads that read images, per process; None: the machine's CPUs divided by its processes"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
@@ -101,8 +103,9 @@ class EvaluateSettings:
     real: Path | None = None
     """JSON file with several right classes an image (ReaL, Beyer et al. 2020), or timm for the table it ships for
     ImageNet; None: the label of the image"""
-    checkpoint: Literal["newest", "best"] = "newest"
-    """checkpoint of a run. best: highest top-1 of all epochs, chosen on the validation images, so optimistic"""
+    checkpoint: Literal["newest", "best", "average"] = "newest"
+    """checkpoint of a run. best: highest top-1 of all epochs, chosen on the validation images, so optimistic; average:
+    what the command average wrote"""
     resolution: int | None = None
     """resolution in pixels; None: that of the recipe's eval_crop"""
     crop_ratio: float | None = None
@@ -133,6 +136,35 @@ class EvaluateSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AverageSettings:
+    """Average the weights of several checkpoints, measure the norms anew, save the mean and evaluate it."""
+
+    checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """folder of a run, or two or more checkpoint files of one network"""
+    last: int = 5
+    """number of checkpoints of a run, its newest ones"""
+    recipe: str | None = None
+    """recipe with the network and the evaluation crop, for files that are not of a run; a run has its own"""
+    data: str | None = None
+    """folder as for train, with training and validation images; None: the data of the run"""
+    norm_images: int | None = None
+    """training images to measure the norms over; None: the recipe's precise_norm_images, else 8,192"""
+    out: Path | None = None
+    """file for the mean, ends in .pt; None: RUN/checkpoints/average.pt, which --checkpoint average then means"""
+    workers: int | None = None
+    """threads that read images, per process; None: the machine's CPUs divided by its processes"""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """auto: cuda if there is a GPU"""
+
+    def __post_init__(self) -> None:
+        if not self.checkpoints:
+            raise ValueError("which checkpoints? give the folder of a run, or two or more checkpoint files")
+        _check_positive(self, "last", "norm_images", "workers")
+        if self.last < 2:
+            raise ValueError("last=1 is one checkpoint, which has no mean: use 2 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PredictSettings:
     """Name the most probable classes of images, with the weights of a run or a file, as its evaluation sees them."""
 
@@ -148,8 +180,8 @@ class PredictSettings:
     """number of classes to show, the most probable first"""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """print one JSON object a line: the image, and its predictions with index, class, name and probability"""
-    checkpoint: Literal["newest", "best"] = "newest"
-    """checkpoint of a run. best: highest top-1 of all epochs"""
+    checkpoint: Literal["newest", "best", "average"] = "newest"
+    """best: highest top-1 of all epochs; average: what the command average wrote"""
     workers: int | None = None
     """threads that read images; None: the machine's CPUs"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
@@ -258,8 +290,9 @@ class ExportSettings:
     without this package"""
     out: Path | None = None
     """file to write, for timm a folder; None: in the folder of the run, named after the recipe"""
-    checkpoint: Literal["newest", "best"] = "newest"
-    """best: highest top-1 of all epochs, chosen on the validation images and therefore optimistic"""
+    checkpoint: Literal["newest", "best", "average"] = "newest"
+    """best: highest top-1 of all epochs, chosen on the validation images and therefore optimistic; average: what the
+    command average wrote"""
 
 
 @dataclass(frozen=True, kw_only=True)

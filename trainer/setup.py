@@ -22,6 +22,7 @@ from trainer.cpu.malloc import keep_freed_memory
 from trainer.data.formats import Split, open_split, require_classes
 from trainer.data.listing import class_order_of, require_same_classes
 from trainer.data.loader import Loader, Source, check_square, default_workers
+from trainer.distillation import build_teacher, require_resolutions
 from trainer.distributed.process_group import World, on_all_ranks, on_every_rank, on_main_rank, require_same
 from trainer.distributed.same_weights import require_same_weights
 from trainer.ema import Average
@@ -41,6 +42,7 @@ from trainer.run.environment import changed_rounding, environment
 from trainer.run.init_weights import InitWeights
 from trainer.run.progress import finished
 from trainer.run.state import Position, TrainingState
+from trainer.run.teacher import Teacher
 from trainer.settings import TrainSettings
 from trainer.step import TrainingStep
 from trainer.step_metrics import StepMetrics
@@ -63,6 +65,10 @@ class Prepared:
     def init_weights(self) -> InitWeights:
         return InitWeights.from_dict(self.identity["init_weights"])
 
+    @property
+    def teacher(self) -> Teacher | None:
+        return Teacher.from_dict(self.identity.get("teacher"))
+
     def checkpoint(self, *, norms_measured: bool) -> CheckpointContent:
         """The content of a checkpoint of the state as it is now. Called by all ranks together.
 
@@ -82,9 +88,13 @@ class Prepared:
 
     def trained_weights(self, recipe: Recipe, kind: str) -> TrainedWeights:
         """The facts about the weights of the network with this name, at the end of an epoch."""
-        measured, averaged = recipe.precise_norm_images is not None, kind == "eval_ema"
         return trained_weights(
-            recipe, self.state.position, self.init_weights, norms_measured=measured, averaged=averaged
+            recipe,
+            self.state.position,
+            self.init_weights,
+            norms_measured=recipe.precise_norm_images is not None,
+            averaged=kind != "eval",
+            teacher=self.teacher,
         )
 
 
@@ -101,11 +111,13 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
     check_norm_images(recipe, len(train_loader), world)
     run = stack.enter_context(Run(settings.run_dir, settings.keep_last_checkpoints))
     on_main_rank(world, lambda: run.claim(recipe))
+    teacher, taught_by = open_teacher(recipe, settings, world, train_loader.source.classes)
     identity: RunIdentity = {
         "data": {"train": train_loader.source.checksum, "val": eval_loader.source.checksum},
         "data_folder": settings.data_folder,
         "classes": train_loader.source.classes,
         "init_weights": init_weights(recipe, settings).to_dict(),
+        "teacher": taught_by.to_dict() if taught_by else None,
     }
     checkpoint = newest_checkpoint(run, identity, world)
     if checkpoint:
@@ -120,7 +132,13 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
         notes.append(f"continued after step {at.step}{', the last one' if at.is_last(recipe.epochs) else ''}")
     compile_mode = settings.compile_mode if settings.compile else None
     step = TrainingStep(
-        recipe, state, world, accumulation=accumulation, compile_mode=compile_mode, bucket_mb=settings.bucket_mb
+        recipe,
+        state,
+        world,
+        accumulation=accumulation,
+        teacher=teacher,
+        compile_mode=compile_mode,
+        bucket_mb=settings.bucket_mb,
     )
     stack.enter_context(collected_by_steps())
     return Prepared(
@@ -138,6 +156,7 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
             *(f"note: {mistake}" for mistake in likely_mistakes(recipe)),
             *(f"note: {note}" for note in [emulation_note(recipe.precision, world.device)] if note),
             *(f"note: {slow}" for slow in slow_start(settings)),
+            *([f"distillation: the teacher is {taught_by}"] if taught_by else []),
             *notes,
         ],
     )
@@ -191,6 +210,26 @@ def source_notes(*sources: Source) -> list[str]:
     return list(dict.fromkeys(note for source in sources for note in source.notes))
 
 
+def open_teacher(
+    recipe: Recipe, settings: TrainSettings, world: World, classes: list[str]
+) -> tuple[nn.Module | None, Teacher | None]:
+    """The teacher of a distillation on its device, and what it is; None where the recipe has none."""
+    if recipe.distillation is None:
+        if settings.teacher_weights:
+            raise UserError(f"--teacher-weights {settings.teacher_weights}: {recipe.name} has no distillation")
+        return None, None
+
+    def build() -> tuple[nn.Module, Teacher]:
+        return build_teacher(recipe, settings.teacher_weights, classes)
+
+    first = on_every_rank(world, lambda: build() if world.local_rank == 0 else None)  # one download for each machine
+    module, found = on_every_rank(world, lambda: first or build())
+    require_same(world, "teacher", str(found))
+    move_to_device(module, world.device, recipe.precision, cpu_kernels=False)
+    on_every_rank(world, lambda: require_resolutions(module, found, recipe, world.device))
+    return module, found
+
+
 def init_weights(recipe: Recipe, settings: TrainSettings) -> InitWeights:
     """Where the initial weights come from. Raises UserError where the file of initial weights cannot be read."""
     if settings.initial_weights:
@@ -229,6 +268,9 @@ def newest_checkpoint(run: Run, identity: RunIdentity, world: World) -> Checkpoi
                 f"{identity['data_folder']} ({short(identity['data'][split])}): use another --run-dir, "
                 f"or the images as they were"
             )
+    if (teacher := content.get("teacher")) != identity.get("teacher"):
+        before, now = (Teacher.from_dict(each) or "no teacher" for each in (teacher, identity.get("teacher")))
+        raise UserError(f"{path} was distilled from {before}, not from {now}: give that --teacher-weights again")
     if asked.kind != "recipe" and asked.to_dict() != content["init_weights"]:
         raise UserError(
             f"{path} was not started from {asked}: leave --initial-weights out to continue, or use another --run-dir"
@@ -284,7 +326,7 @@ def build_state(
     scaler = build_scaler(recipe.precision, world.device)
     return TrainingState(
         module=module,
-        average=Average(recipe.ema, module) if recipe.ema else None,
+        average=Average(recipe.average, module) if recipe.average else None,
         optimizer=build_optimizer(recipe.optimizer, module, recipe.fine_tuning),
         scaler=scaler,
         metrics=StepMetrics(log_every, world, scaled=scaler.is_enabled()),

@@ -7,22 +7,22 @@ from functools import partial
 import torch
 from torch import nn
 
+from trainer.clipping import build_clipping
 from trainer.data.device import DeviceBatch
 from trainer.data.mixing import mix
 from trainer.data.random import torch_seed
 from trainer.data.resolution import resolutions
+from trainer.distillation import build_distilled_loss
 from trainer.distributed import process_group
 from trainer.distributed.cpus import usable_cpus
 from trainer.distributed.process_group import World, gradient_sync
 from trainer.distributed.watchdog import COMPUTING, EXCHANGING
 from trainer.fine_tuning import train_mode
 from trainer.garbage import collect_garbage
-from trainer.loss import build_loss
 from trainer.precision import autocast
 from trainer.recipe import Recipe
 from trainer.run.state import TrainingState
 from trainer.schedule import lr_of
-from trainer.step_metrics import gradient_norm
 
 _SPARE_GRAPHS = 8  # torch's own limit, for what is not a resolution
 
@@ -54,26 +54,32 @@ class TrainingStep:
         world: World,
         *,
         accumulation: int,
+        teacher: nn.Module | None = None,
         compile_mode: str | None = None,
         bucket_mb: float = 25.0,
     ) -> None:
         """Puts the network of `state` into training mode, on all ranks together.
 
-        `accumulation`: micro-batches of each process in one step. `compile_mode`: that of torch.compile, None for eager
-        mode. `bucket_mb`: MiB of gradients in one message between processes. Raises SharedError where the network
-        cannot run a micro-batch.
+        `accumulation`: micro-batches of each process in one step. `teacher`: that of recipe.distillation, on the
+        device, frozen and in evaluation mode. `compile_mode`: that of torch.compile, None for eager mode. `bucket_mb`:
+        MiB of gradients in one message between processes. Raises SharedError where the network cannot run a
+        micro-batch.
         """
         self.accumulation = accumulation
         self.lr = 0.0
         """learning rate of the current step, before the factors of the parameter groups"""
         self._recipe, self._state, self._world = recipe, state, world
-        self._loss_of = build_loss(recipe.loss)
+        if (teacher is None) != (recipe.distillation is None):
+            raise ValueError("a step has a teacher if and only if its recipe has a distillation")
+        self._loss_of, self._teacher = build_distilled_loss(recipe), teacher
         mixing, classes = recipe.mixing, recipe.num_classes
         self._mixed = partial(mix, mixing, num_classes=classes, seed=recipe.seed) if mixing else None
+        self._clip = build_clipping(recipe, state.module)
         self._one = torch.ones((), device=world.device)
         if compile_mode is not None:  # before DDP, whose own forward pass breaks the graph
             threads = max(1, usable_cpus() // world.cpu_sharers)
-            compile_static(state.module, compile_mode, resolutions=len(resolutions(recipe)), threads=threads)
+            for network in filter(None, (state.module, teacher)):
+                compile_static(network, compile_mode, resolutions=len(resolutions(recipe)), threads=threads)
         self._model = process_group.wrap(state.module, world, recipe.gradient_compression, bucket_mb)
         train_mode(state.module, recipe.fine_tuning)
         example = torch.zeros(recipe.micro_batch_size, 3, *[recipe.train_crop.resolution] * 2, device=world.device)
@@ -97,21 +103,29 @@ class TrainingStep:
         micro_batch = self._world.rank * self.accumulation + micro_step
         if self._mixed:
             images, targets = self._mixed(images, targets, step=at.step, micro_batch=micro_batch)
+        teacher_logits = self._teacher_logits(images)
         torch.manual_seed(torch_seed(recipe.seed, at.step, micro_batch))  # for drop path and dropout
         with gradient_sync(self._model, is_last):
             with autocast(recipe.precision, self._world.device):
-                loss = self._loss_of(self._model(images), targets) / self.accumulation
+                loss = self._loss_of(self._model(images), targets, teacher_logits) / self.accumulation
             enter(EXCHANGING)
             state.scaler.scale(loss).backward()
         state.metrics.add_loss(at.step, loss)
         if is_last:
             self._update_weights()
 
+    def _teacher_logits(self, images: torch.Tensor) -> torch.Tensor | None:
+        """What the teacher answers for images that are already mixed; None without one."""
+        if self._teacher is None:
+            return None
+        with torch.no_grad(), autocast(self._recipe.precision, self._world.device):
+            logits: torch.Tensor = self._teacher(images)
+        return logits
+
     def _update_weights(self) -> None:
-        recipe, state, at = self._recipe, self._state, self._state.position
+        state, at = self._state, self._state.position
         state.scaler.unscale_(state.optimizer)
-        norm = gradient_norm(state.module, recipe.clip_grad_norm)
-        state.metrics.add_gradient(at.step, norm, scale=state.scaler.scale(self._one))
+        state.metrics.add_gradient(at.step, self._clip(), scale=state.scaler.scale(self._one))
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)

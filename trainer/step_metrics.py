@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from trainer.distributed.process_group import World, start_sum, sum_over_ranks
 from trainer.errors import UserError
@@ -141,13 +140,6 @@ class StepMetrics:
 
     def _slot(self, step: int) -> int:
         return step % self._buffer.shape[1]
-
-
-def gradient_norm(module: nn.Module, limit: float | None) -> torch.Tensor:
-    """The norm of the whole gradient, on its device. Clips the gradient to `limit`, unless that is None."""
-    if limit is not None:
-        return nn.utils.clip_grad_norm_(module.parameters(), limit)
-    return nn.utils.get_total_norm([each.grad for each in module.parameters() if each.grad is not None])
 
 
 def spikes(losses: list[float]) -> list[int]:

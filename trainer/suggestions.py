@@ -14,6 +14,8 @@ from trainer.recipe import Recipe
 
 _BEGIN_WITH = ("_torchvision_v1", "_he2015")
 """The recipe of a network to begin with: the weights that most people compare with, or the paper's."""
+_BESIDE = {"swa": ", ema=None, precise_norm_images=64 * base.micro_batch_size"}
+"""What a part needs beside it in a recipe."""
 _FEWEST_LETTERS = 4  # of a word that may name a model of a library
 
 
@@ -119,11 +121,13 @@ def _for_part(option: str, given: str, name: str, recipe: Recipe) -> str | None:
         return None
     unused = [kind for kind in kinds if not isinstance(current, kind)]
     kind = (having if value else asked or unused or kinds)[0]
+    example = _example(kind, current)
+    imported = ", ".join(sorted(set(re.findall(r"\b([A-Z]\w*)\(", example))))
     base = name if "/" not in name and not name.endswith(".py") else "resnet50_torchvision_v1"
     return (
         f"{is_now}; a part is chosen in a recipe file, among {names}. Write mine.py and train that: from dataclasses "
-        f"import replace; from recipes.{base} import recipe as base; from trainer.recipe import {kind.__name__}; "
-        f'recipe = replace(base, name="mine", published=None, {part}={_example(kind, current)})'
+        f"import replace; from recipes.{base} import recipe as base; from trainer.recipe import {imported}; "
+        f'recipe = replace(base, name="mine", published=None, {part}={example}{_BESIDE.get(part, "")})'
     )
 
 
@@ -163,7 +167,7 @@ def _example(kind: Any, current: Any) -> str:
     """A part as it may be written, keeping the learning rate of the current one."""
     needed = {
         "lr": f"{getattr(current, 'lr', 0.1)!r}",
-        "name": '"torchvision/resnext50_32x4d"',
+        "name": '"timm/lion"' if kind.__name__ == "LibraryOptimizer" else '"torchvision/resnext50_32x4d"',
         "depth": "50" if kind.__name__ == "ResNet" else "20",
         "milestones": "(30, 60, 80)",
         "resolution": f"{getattr(current, 'resolution', 224)!r}",
@@ -174,6 +178,7 @@ def _example(kind: Any, current: Any) -> str:
         "end_epoch": "60",
         "crop_ratio": "224 / 256",
         "epochs": f"{getattr(current, 'epochs', 5)!r}",
+        "teacher": 'LibraryModel(name="timm/resnet152", pretrained=True)',
     }
     source = {field.name: needed[field.name] for field in fields(kind) if _is_required(field)}
     if kind.__name__ == "Mixing":

@@ -20,7 +20,16 @@ from trainer.data.augment import Augmenter, erased_boxes, jitter_rounds, lightin
 from trainer.data.operations import Operation
 from trainer.data.policies import auto_rounds, rand_arguments, rand_round, trivial_round
 from trainer.data.random import RandomStream, uniform
-from trainer.recipe import AutoAugment, ColorJitter, PcaLighting, RandAugment, RandomErasing, Recipe, TrivialAugmentWide
+from trainer.recipe import (
+    AugMix,
+    AutoAugment,
+    ColorJitter,
+    PcaLighting,
+    RandAugment,
+    RandomErasing,
+    Recipe,
+    TrivialAugmentWide,
+)
 
 COUNT = 20_000
 JITTER = ColorJitter(brightness=0.4, contrast=0.3, saturation=0.2)
@@ -32,6 +41,7 @@ ASKED = {
     "rand": replace(small, augmentation=RAND),
     "auto": replace(small, augmentation=AutoAugment()),
     "auto for CIFAR-10": replace(small, augmentation=AutoAugment(policy="cifar10")),
+    "augmix": replace(small, augmentation=AugMix()),
     "both": replace(small, color=JITTER, augmentation=RAND),
 }
 NAMES = {  # Operation: torchvision's name in TrivialAugmentWide, timm's of the increasing set

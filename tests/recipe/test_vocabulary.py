@@ -1,6 +1,7 @@
 """What a recipe cannot mean is refused where it is written, naming the setting, its value and the way out."""
 
 import importlib
+import math
 import re
 from collections.abc import Callable
 from dataclasses import is_dataclass, replace
@@ -17,13 +18,17 @@ from trainer.recipe import (
     LAMB,
     LARS,
     SGD,
+    SWA,
     AdamW,
+    AugMix,
     BinaryCrossEntropy,
     CifarResNet,
     ColorJitter,
     Cosine,
     DecoupledSGD,
+    Distillation,
     FineTuning,
+    LibraryOptimizer,
     Linear,
     Mixing,
     Optimizer,
@@ -41,6 +46,7 @@ from trainer.recipe import (
 from trainer.recipe_file import load_recipe
 
 GOYAL = load_recipe("resnet50_goyal2017_8k")
+RESNET = ResNet(depth=18)
 MIXED = Mixing(mixup_alpha=0.2)
 GROWING = ProgressiveResizing(start_resolution=160, start_epoch=1, end_epoch=2)
 
@@ -77,6 +83,13 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: PcaLighting(std=-0.1), r"color\.std=-0\.1 is negative"),
     (lambda: RandAugment(magnitude=11), r"augmentation\.magnitude=11 is not within \[0, 10\]"),
     (lambda: RandAugment(operations=0), r"augmentation\.operations=0 is not a positive number"),
+    (lambda: AugMix(severity=0), r"augmentation\.severity=0 is not within 1 and 10"),
+    (lambda: AugMix(depth=0), r"augmentation\.depth=0 is not a positive number"),
+    (lambda: Distillation(teacher=RESNET, weight=0), r"weight=0 learns nothing from the teacher; distillation=None"),
+    (lambda: Distillation(teacher=RESNET, weight=1.5), r"distillation\.weight=1\.5 is not within \[0, 1\]"),
+    (lambda: Distillation(teacher=RESNET, temperature=0), r"distillation\.temperature=0 is not positive"),
+    (lambda: Distillation(teacher=RESNET, label_weight=-1), r"distillation\.label_weight=-1 is negative"),
+    (lambda: Distillation(teacher=RESNET, hard=True, temperature=2), r"distillation\.hard needs temperature=1"),
     (lambda: RandomErasing(probability=2), r"erasing\.probability=2 is not within"),
     (lambda: RandomErasing(probability=0.1, scale=(0.5, 0.1)), r"erasing\.scale=\(0\.5, 0\.1\) is not a range"),
     (lambda: Mixing(), r"mixing needs mixup_alpha or cutmix_alpha; mixing\.probability=0"),
@@ -86,6 +99,13 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: AdamW(lr=1e-3, eps=-1e-8), r"optimizer\.eps=-1e-08 is negative"),
     (lambda: AdamW(lr=1e-3, weight_decay=-0.1), r"optimizer\.weight_decay=-0\.1 is negative"),
     (lambda: AdamW(lr=-1e-3), r"optimizer\.lr=-0\.001 is negative"),
+    (lambda: LibraryOptimizer(lr=0.1, name="lion"), r"optimizer\.name='lion' is not timm/NAME"),
+    (lambda: LibraryOptimizer(lr=0.1, name="timm/lion", options={"lr": 1}), r"holds 'lr': set optimizer\.lr instead"),
+    (lambda: LibraryOptimizer(lr=0.1, name="timm/lion", options={"eps": math.nan}), r"options: eps=nan is not finite"),
+    (
+        lambda: LibraryOptimizer(lr=0.1, name="timm/lion", options={"betas": [0.9]}),  # type: ignore[dict-item]
+        r"options: betas=\[0\.9\] is not a number",
+    ),
     (lambda: LAMB(lr=1e-3, betas=(0.9, 1.0)), r"optimizer\.betas=1\.0 is not within"),
     (lambda: LAMB(lr=1e-3, max_grad_norm=0), r"optimizer\.max_grad_norm=0 is not positive; None"),
     (lambda: LARS(lr=1.0, nesterov=True, momentum=0), r"nesterov needs optimizer\.momentum above 0"),
@@ -95,7 +115,20 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: Linear(final_lr=-1), r"schedule\.final_lr=-1 is negative"),
     (lambda: EMA(decay=1.0), r"ema\.decay=1\.0 is not within \[0, 1\)"),
     (lambda: EMA(decay=0.9, every=0), r"ema\.every=0 is not a positive number"),
+    (lambda: SWA(start_epoch=-1), r"swa\.start_epoch=-1 is negative"),
+    (lambda: SWA(start_epoch=1, every=0), r"swa\.every=0 is not a positive number"),
+    (lambda: replace(GOYAL, swa=SWA(start_epoch=75)), r"swa needs norms of its own: set precise_norm_images"),
+    (
+        lambda: replace(GOYAL, swa=SWA(start_epoch=75), precise_norm_images=128, ema=EMA(decay=0.9)),
+        r"ema and swa are two averages of the weights",
+    ),
+    (lambda: FineTuning(layer_decay=0), r"fine_tuning\.layer_decay=0 is not within \(0, 1\]; 1 switches it off"),
+    (lambda: FineTuning(layer_decay=1.1), r"fine_tuning\.layer_decay=1\.1 is not within"),
+    (lambda: FineTuning(layer_decay=0.5, backbone_lr=0), r"layer_decay sets rates of layers that .*backbone_lr=0"),
     (lambda: FineTuning(backbone_lr=-1), r"fine_tuning\.backbone_lr=-1 is negative"),
+    (lambda: replace(GOYAL, clip_grad_value=0), r"clip_grad_value=0 is not positive; None"),
+    (lambda: replace(GOYAL, clip_grad_agc=-0.01), r"clip_grad_agc=-0\.01 is not positive; None"),
+    (lambda: replace(GOYAL, clip_grad_norm=1, clip_grad_agc=0.01), r"clip_grad_norm and clip_grad_agc are both set"),
     (lambda: replace(GOYAL, num_classes=1), r"num_classes=1: there is nothing to learn"),
     (lambda: replace(GOYAL, repeats=0), r"repeats=0 is not a positive number"),
     (lambda: replace(GOYAL, norm_batch_size=48), r"micro_batch_size=128 is not a multiple of norm_batch_size=48"),

@@ -12,8 +12,8 @@ import pytest
 from trainer.cli import parse_train
 from trainer.recipe import Recipe
 
-CHOICES = {"progressive", "color", "augmentation", "erasing", "mixing", "also_eval_crop", "ema", "fine_tuning"}
-CHOICES |= {"schedule.warmup"}
+CHOICES = {"progressive", "color", "augmentation", "erasing", "mixing", "also_eval_crop", "ema", "swa", "order"}
+CHOICES |= {"distillation", "fine_tuning", "schedule.warmup"}
 """Parts that a recipe has or lacks. The command line changes values only."""
 NEEDED = ["--data", "DIR", "--run-dir", "runs/one"]
 SCREENS = {"wide": ("utf-8", "120"), "narrow": ("utf-8", "40"), "not unicode": ("iso-8859-1", "80")}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.errors import UserError
-from trainer.evaluation.protocol import TrainedWeights, WeightsFile
+from trainer.evaluation.protocol import TrainedWeights, WeightMean, WeightsFile
 from trainer.evaluation.result import trained_weights
 from trainer.model import build_model, without_pretrained
 from trainer.model.identify import advice
@@ -19,10 +19,11 @@ from trainer.model.weights_file import StateDict, read_weights_file, state_dict_
 from trainer.recipe import Recipe
 from trainer.recipe_file import load_recipe
 from trainer.run import checkpoint
-from trainer.run.checkpoint import CheckpointContent, checked
+from trainer.run.checkpoint import CheckpointContent, checked, mean_of
 from trainer.run.directory import Run
 from trainer.run.init_weights import InitWeights
 from trainer.run.state import Position
+from trainer.run.teacher import Teacher
 from trainer.setup import move_to_device
 
 Network = dict[str, Tensor] | Path  # a state_dict, or an .onnx file, which holds the network too
@@ -49,7 +50,7 @@ class Weights:
 
 
 def find_weights(
-    path: Path, recipe_name: str | None, which: Literal["newest", "best"], key: str | None = None
+    path: Path, recipe_name: str | None, which: Literal["newest", "best", "average"], key: str | None = None
 ) -> Weights:
     """The weights of a run or a file; `key`: see file_weights. Raises UserError for options that do not apply."""
     if not path.is_file():
@@ -58,16 +59,21 @@ def find_weights(
         if key:
             raise UserError(f"--weights-key {key} is for a file: {path} is none")
         return run_weights(Run(path), which)
-    if which == "best":
-        raise UserError(f"--checkpoint best chooses among the checkpoints of a run, and {path} is a file")
+    if which != "newest":
+        raise UserError(f"--checkpoint {which} chooses among the checkpoints of a run, and {path} is a file")
     return file_weights(path, recipe_name, key)
 
 
 def run_weights(run: Run, which: str) -> Weights:
-    """The weights of a run's checkpoint, "newest" or "best". Raises UserError where none can be read."""
+    """The weights of a run's checkpoint, "newest", "best" or "average". Raises UserError where none can be read."""
     recipe = run.recipe
     if which == "best":
         file, content = run.checkpoints.best, run.checkpoints.read_best()
+    elif which == "average":
+        file = run.checkpoints.folder / "average.pt"
+        if not file.is_file():
+            raise UserError(f"there is no {file}: python -m trainer average {run.folder} writes it")
+        content = checked(checkpoint.read(file), file)
     elif found := run.checkpoints.newest():
         file, content = found
     else:
@@ -132,11 +138,12 @@ def file_sha256(file: Path) -> str:
 def _of_checkpoint(file: Path, content: CheckpointContent, recipe: Recipe, *, of_run: bool) -> Weights:
     at, data = Position.of(content["position"]), content["data"]
     init_weights = InitWeights.from_dict(content["init_weights"])
+    mean = mean_of(content)
     kinds: dict[str, Literal["newest", "best", "unknown"]] = {"best": "best", "step": "newest"}
-    selection: Literal["newest", "best", "unknown"] = kinds.get(file.stem.partition("_")[0], "unknown")
+    selection = "newest" if mean else kinds.get(file.stem.partition("_")[0], "unknown")
 
     def trained(*, averaged: bool) -> TrainedWeights:
-        return trained_weights(
+        found = trained_weights(
             recipe,
             at,
             init_weights,
@@ -145,12 +152,18 @@ def _of_checkpoint(file: Path, content: CheckpointContent, recipe: Recipe, *, of
             of_run=of_run,
             selection=selection,
             selected_on=data.get("val") if selection == "best" else None,
+            teacher=Teacher.from_dict(content.get("teacher")),
         )
+        if mean is None:
+            return found
+        averaging = WeightMean(of="checkpoints", count=mean["count"], first=mean["first"], last=mean["last"])
+        return replace(found, averaging=averaging, norm_images=mean["norm_images"] or None)
 
     networks: list[tuple[TrainedWeights | WeightsFile, Network]] = []
     if content["average"]:
-        if recipe.ema is None:
-            raise UserError(f"{file} holds averaged weights, and {recipe.name} has no ema: add --recipe RUN/recipe.py")
+        if recipe.average is None:
+            remedy = "add --recipe RUN/recipe.py"
+            raise UserError(f"{file} holds averaged weights, and {recipe.name} has no ema or swa: {remedy}")
         networks.append((trained(averaged=True), content["average"]))
     networks.append((trained(averaged=False), content["model"]))
     return Weights(

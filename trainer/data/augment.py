@@ -1,6 +1,6 @@
 """What is done to the pixels of each image, and in which order: pure functions of (seed, epoch, sample).
 
-    uint8       color jitter, then an augmentation policy (policies.py)
+    uint8       color jitter, then an augmentation policy (policies.py, augmix.py)
     normalised  PCA lighting, then random erasing
 
 All draws are made on the host. The device gets only the operations of the images and their arguments.
@@ -11,10 +11,11 @@ from itertools import permutations
 import numpy as np
 import torch
 
+from trainer.data.augmix import augmix
 from trainer.data.operations import Operation, apply, upload
 from trainer.data.policies import Round, policy_rounds
 from trainer.data.random import RandomStream, normal, uniform
-from trainer.recipe import ColorJitter, PcaLighting, RandomErasing, Recipe
+from trainer.recipe import AugMix, ColorJitter, PcaLighting, RandomErasing, Recipe
 
 
 class Augmenter:
@@ -34,7 +35,10 @@ class Augmenter:
                 self.recipe.color, self._uniform(samples, RandomStream.COLOR, 4)
             ):
                 images = apply(images, operations, arguments)
-        if policy := self.recipe.augmentation:
+        policy = self.recipe.augmentation
+        if isinstance(policy, AugMix):
+            return augmix(images, policy, lambda count: self._uniform(samples, RandomStream.POLICY, count))
+        if policy:
             fill = _mean_colour(self.recipe) if policy.fill == "mean" else (0, 0, 0)
             height, width = images.shape[2:]
             for operations, arguments in policy_rounds(

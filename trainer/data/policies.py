@@ -10,7 +10,7 @@ import torch
 
 from trainer.data.operations import Operation
 from trainer.data.random import normal
-from trainer.recipe import Augmentation, AutoAugment, RandAugment, TrivialAugmentWide
+from trainer.recipe import Augmentation, AugMix, AutoAugment, RandAugment, TrivialAugmentWide
 
 Round = tuple[np.ndarray, np.ndarray]
 """For each image the Operation (int64) and its argument (float64), both of shape (n,)"""
@@ -29,10 +29,12 @@ def policy_rounds(policy: Augmentation, draw: Callable[[int], np.ndarray], heigh
                 yield rand_round(policy, part, height, width)
         case AutoAugment():
             yield from auto_rounds(policy, draw(5), height, width)
+        case AugMix():
+            raise TypeError("AugMix is more than rounds of operations: see augmix.py")
 
 
 _BINS = 31  # of TrivialAugment
-_FACTORS = (Operation.BRIGHTNESS, Operation.COLOR, Operation.CONTRAST, Operation.SHARPNESS)  # 1 changes nothing
+FACTORS = (Operation.BRIGHTNESS, Operation.COLOR, Operation.CONTRAST, Operation.SHARPNESS)  # 1 changes nothing
 
 
 # ------------------------------------------------------------------------------------------------------- TrivialAugment
@@ -77,7 +79,7 @@ def trivial_round(draws: np.ndarray) -> Round:
     magnitudes = _TRIVIAL_MAGNITUDES[which, (draws[:, 1] * _BINS).astype(np.int64)]
     magnitudes = np.where(_TRIVIAL_SIGNED[which] & (draws[:, 2] < 0.5), -magnitudes, magnitudes)
     operations = _TRIVIAL_OPERATIONS[which]
-    return operations, magnitudes + np.isin(operations, _FACTORS)
+    return operations, magnitudes + np.isin(operations, FACTORS)
 
 
 # ---------------------------------------------------------------------------------------------------------- RandAugment
@@ -133,7 +135,7 @@ def rand_arguments(
         Operation.SHEAR_Y: shares * 0.3 * signs,
         Operation.TRANSLATE_X: shares * 0.45 * signs * width,
         Operation.TRANSLATE_Y: shares * 0.45 * signs * height,
-        **{factor: np.maximum(0.1, 1 + shares * 0.9 * signs) for factor in _FACTORS},
+        **{factor: np.maximum(0.1, 1 + shares * 0.9 * signs) for factor in FACTORS},
     }
     return np.select([operations == kind for kind in by_operation], list(by_operation.values()), 0.0)
 
@@ -205,7 +207,7 @@ _AUTO_SIGNED = [
     Operation.TRANSLATE_X,
     Operation.TRANSLATE_Y,
     Operation.ROTATE,
-    *_FACTORS,
+    *FACTORS,
 ]
 
 
@@ -221,7 +223,7 @@ def auto_rounds(policy: AutoAugment, draws: np.ndarray, height: int, width: int)
         operations, levels = (chosen[:, place, column].astype(np.int64) for column in (0, 2))
         arguments = magnitudes[operations, levels]
         negative = np.isin(operations, _AUTO_SIGNED) & (draws[:, 2 + 2 * place] < 0.5)
-        arguments = np.where(negative, -arguments, arguments) + np.isin(operations, _FACTORS)
+        arguments = np.where(negative, -arguments, arguments) + np.isin(operations, FACTORS)
         applied = draws[:, 1 + 2 * place] < chosen[:, place, 1]
         yield np.where(applied, operations, Operation.IDENTITY), arguments
 
@@ -237,7 +239,7 @@ def _auto_magnitudes(height: int, width: int) -> np.ndarray:
     magnitudes[Operation.TRANSLATE_X] = np.floor(bins(0.0, 150.0 / 331.0 * width))
     magnitudes[Operation.TRANSLATE_Y] = np.floor(bins(0.0, 150.0 / 331.0 * height))
     magnitudes[Operation.ROTATE] = bins(0.0, 30.0)
-    magnitudes[list(_FACTORS)] = bins(0.0, 0.9)
+    magnitudes[list(FACTORS)] = bins(0.0, 0.9)
     magnitudes[Operation.POSTERIZE] = 8 - np.rint(np.arange(_AUTO_BINS) / ((_AUTO_BINS - 1) / 4))
     magnitudes[Operation.SOLARIZE] = np.ceil((255 * bins(1.0, 0.0)).astype(np.float32))
     return magnitudes

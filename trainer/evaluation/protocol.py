@@ -6,9 +6,10 @@ Needs no torch and no NumPy: compare reads protocols from result.json.
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
-from trainer.recipe import EMA, CenterCrop
+from trainer.recipe import EMA, SWA, CenterCrop
 from trainer.recipe_file import check_values
 from trainer.run.init_weights import InitWeights
+from trainer.run.teacher import Teacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,32 @@ class Averaging:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeightMean:
+    """The mean of several sets of weights, each counted once, that was evaluated."""
+
+    of: Literal["epochs", "checkpoints"]
+    """epochs: SWA, in training; checkpoints: the command average, afterwards"""
+    count: int
+    """sets of weights in the mean; 0: evaluated before the first, so a copy of the weights"""
+    first: float
+    """epochs complete at the first of them"""
+    last: float
+
+    @classmethod
+    def of_swa(cls, swa: SWA, epochs: float) -> Self:
+        """The mean after this many epochs."""
+        count = int((epochs - swa.start_epoch) // swa.every) + 1 if epochs >= swa.start_epoch else 0
+        last = swa.start_epoch + max(count - 1, 0) * swa.every
+        return cls(of="epochs", count=count, first=float(swa.start_epoch), last=float(last))
+
+    def __str__(self) -> str:
+        if not self.count:
+            return f"a copy of the weights, whose average begins at epoch {self.first:g}"
+        sets = f"the weights after {self.count} epochs" if self.of == "epochs" else f"{self.count} checkpoints"
+        return f"mean of {sets} ({self.first:g} to {self.last:g})"
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainedWeights:
     """Weights from a checkpoint of this trainer: how they were trained."""
 
@@ -46,7 +73,9 @@ class TrainedWeights:
     """where the norms' statistics come from: not measured yet in a checkpoint between two epochs of precise BN"""
     norm_images: int | None
     """training samples they were measured over; None: not measured, or the number is not known"""
-    averaging: Averaging | None
+    averaging: Averaging | WeightMean | None
+    teacher: Teacher | None = None
+    """that they were distilled from"""
     selection: Literal["newest", "best", "unknown"]
     """best: the epoch with the highest top-1 on the run's validation images; unknown: the file may be either"""
     selected_on: str | None
@@ -58,6 +87,8 @@ class TrainedWeights:
         parts = [f"weights after {self.step:,}{total} steps"]
         if self.init_weights.kind != "recipe":
             parts.append(f"started from {self.init_weights}")
+        if self.teacher:
+            parts.append(f"distilled from {self.teacher}")
         if self.norms == "measured":
             over = "" if self.norm_images is None else f" over {self.norm_images:,} training samples"
             parts.append(f"norms measured{over}")
@@ -155,10 +186,12 @@ class Protocol:
         found = dict(_fields_of(cls, {**earlier, **values} if isinstance(values, dict) else values))
         weights = found["weights"]
         if isinstance(weights, dict) and "step" in weights:
-            inner = dict(_fields_of(TrainedWeights, weights))
+            inner = dict(_fields_of(TrainedWeights, {"teacher": None, **weights}))  # runs before there were teachers
+            inner["teacher"] = Teacher.from_dict(inner["teacher"])
             inner["init_weights"] = InitWeights.from_dict(inner["init_weights"])
             if inner["averaging"] is not None:
-                inner["averaging"] = Averaging(**_fields_of(Averaging, inner["averaging"]))
+                kind = WeightMean if "of" in inner["averaging"] else Averaging
+                inner["averaging"] = kind(**_fields_of(kind, inner["averaging"]))
             found["weights"] = TrainedWeights(**inner)
         else:
             known = {"key": "", **weights} if isinstance(weights, dict) else weights  # earlier records have no key

@@ -6,11 +6,12 @@ from typing import Any, Literal, NamedTuple
 
 from trainer.data.loader import Source
 from trainer.evaluation.calibration import BINS, ClassAccuracy, Details
-from trainer.evaluation.protocol import Averaging, Protocol, TrainedWeights, WeightsFile, coverage_text
+from trainer.evaluation.protocol import Averaging, Protocol, TrainedWeights, WeightMean, WeightsFile, coverage_text
 from trainer.recipe import CenterCrop, Recipe
 from trainer.recipe_file import overrides_of
 from trainer.run.init_weights import InitWeights
 from trainer.run.state import Position
+from trainer.run.teacher import Teacher
 
 _WIDTH = 110  # columns of the report
 FEW_CLASSES = 10  # top-5 of so few classes says little: it is recorded but not shown
@@ -54,11 +55,17 @@ def trained_weights(
     of_run: bool = True,
     selection: Literal["newest", "best", "unknown"] = "newest",
     selected_on: str | None = None,
+    teacher: Teacher | None = None,
 ) -> TrainedWeights:
-    """The facts about weights at this position. `averaged`: those of the recipe's EMA.
+    """The facts about weights at this position. `averaged`: those of the recipe's EMA or SWA.
 
     `of_run`: whether the recipe is the run's own; if not, it does not say how long the training was.
     """
+    averaging: Averaging | WeightMean | None = None
+    if averaged and recipe.ema:
+        averaging = Averaging.of(recipe.ema, at.epochs)
+    elif averaged and recipe.swa:
+        averaging = WeightMean.of_swa(recipe.swa, at.epochs)
     pending = of_run and recipe.precise_norm_images is not None
     return TrainedWeights(
         step=at.step,
@@ -67,9 +74,10 @@ def trained_weights(
         init_weights=init_weights,
         norms="measured" if norms_measured else "not measured yet" if pending else "running averages",
         norm_images=recipe.precise_norm_images if norms_measured and of_run else None,
-        averaging=Averaging.of(recipe.ema, at.epochs) if averaged and recipe.ema else None,
+        averaging=averaging,
         selection=selection,
         selected_on=selected_on,
+        teacher=teacher,
     )
 
 

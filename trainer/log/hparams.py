@@ -26,7 +26,12 @@ from trainer.recipe import Recipe
 from trainer.recipe_file import overrides_of
 
 _SHOWN = ("recipe", "changed", "seed", "optimizer.lr", "global_batch_size")  # TensorBoard shows five columns at first
-_METRICS = {"eval/top1": "top-1 (%)", "eval/ema_top1": "top-1 (%), averaged weights", "eval/loss": "loss"}
+_METRICS = {
+    "eval/top1": "top-1 (%)",
+    "eval/ema_top1": "top-1 (%), averaged weights",
+    "eval/swa_top1": "top-1 (%), mean weights",
+    "eval/loss": "loss",
+}
 _LEFT_OUT = ("name", "published")  # of a recipe: identity, not settings
 
 

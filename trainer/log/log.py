@@ -3,9 +3,9 @@
 metrics.jsonl holds one JSON object per line: {"kind": "train", "step", "epoch", "lr", "loss", "images_per_second",
 "data_wait", "grad_norm", "grad_norm_max"} at the steps that cadence.py names, with "spikes" of the loss and the number
 of "skipped" steps if there were any, and {"kind": "eval", "step", "epoch", "top1", "top5", "loss", ...} for each
-evaluation, "eval_ema" for that of the averaged weights; "images_per_second" there is of the epoch, with saving and
-evaluation. A resumed run truncates metrics.jsonl and TensorBoard's events to its checkpoint, so that every step is
-logged exactly once; log.txt only grows.
+evaluation, "eval_ema" or "eval_swa" for that of the averaged weights; "images_per_second" there is of the epoch, with
+saving and evaluation. A resumed run truncates metrics.jsonl and TensorBoard's events to its checkpoint, so that every
+step is logged exactly once; log.txt only grows.
 """
 
 import contextlib
@@ -99,7 +99,7 @@ class Log:
     def evaluation(
         self, kind: str, result: Evaluation, at: Position, *, best: bool, images_per_second: float = 0.0
     ) -> None:
-        """Logs an evaluation. `kind`: eval, or eval_ema for the averaged weights.
+        """Logs an evaluation. `kind`: eval, or for the averaged weights eval_ema or eval_swa.
 
         `images_per_second`: of training in the epoch before it, with saving and this evaluation; 0: no training.
         """
@@ -108,7 +108,7 @@ class Log:
         speed = {"images_per_second": images_per_second} if images_per_second else {}
         self._record(kind, at, {**asdict(result), **speed})
         self._console.top1 = result.top1
-        weights = "EMA " if kind == "eval_ema" else ""
+        weights = {"eval_ema": "EMA ", "eval_swa": "SWA "}.get(kind, "")
         top5 = f"  top-5 {result.top5:.2f} %" if self._recipe.num_classes > FEW_CLASSES else ""
         is_exact = result.seen == result.total and not result.duplicates
         remarks = self._remarks_on(result.loss, guess=math.log(self._recipe.num_classes))

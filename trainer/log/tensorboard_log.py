@@ -1,6 +1,6 @@
 """TensorBoard: one run directory is one run. Its events hold every step exactly once, across restarts.
 
-eval/*, train/*    by step, as in metrics.jsonl; eval/ema_* for averaged weights
+eval/*, train/*    by step, as in metrics.jsonl; eval/ema_* and eval/swa_* for averaged weights
 train_gradients/*    their norm before clipping, mean and maximum since the last line
 train_speed/*    images per second, waits, the slowest rank
 visuals/*    pictures
@@ -46,9 +46,9 @@ _SPEED = {"images_per_second", "data_wait"}
 _SCHEDULE_POINTS = 500
 _LAYOUT = {
     "Accuracy, loss and learning rate": {
-        "top-1 (%)": ["eval/(ema_)?top1"],
+        "top-1 (%)": ["eval/(ema_|swa_)?top1"],
         "training loss": ["train/loss"],
-        "validation loss": ["eval/(ema_)?loss"],
+        "validation loss": ["eval/(ema_|swa_)?loss"],
         "learning rate": ["train/lr"],
     },
     "Throughput and data wait": {
@@ -58,9 +58,9 @@ _LAYOUT = {
         "slowest rank, share above the median": ["train_speed/slowest_rank_share"],
     },
     "Accuracy by images and by time": {
-        "top-1 (%) by images": ["versus/(ema_)?top1_by_images"],
-        "top-1 (%) by milliseconds of training": ["versus/(ema_)?top1_by_milliseconds"],
-        "top-1 (%) by epoch": ["versus/(ema_)?top1_by_epoch"],
+        "top-1 (%) by images": ["versus/(ema_|swa_)?top1_by_images"],
+        "top-1 (%) by milliseconds of training": ["versus/(ema_|swa_)?top1_by_milliseconds"],
+        "top-1 (%) by epoch": ["versus/(ema_|swa_)?top1_by_epoch"],
     },
     "Gradient norm": {"before clipping": ["train_gradients/norm(_max)?"]},
     "Whole schedule": {"learning rate": ["whole_run/lr"]},
@@ -147,7 +147,7 @@ class TensorBoardLog:
         if kind == "train":
             points["train_speed/step_seconds", step] = self._recipe.global_batch_size / record["images_per_second"]
         else:
-            by = f"versus/{'ema_' * (kind == 'eval_ema')}top1_by"
+            by = f"versus/{_average(kind)}top1_by"
             points[f"{by}_images", step * self._recipe.global_batch_size] = record["top1"]
             points[f"{by}_epoch", round(record["epoch"])] = record["top1"]
             if seconds is not None:
@@ -165,11 +165,17 @@ class TensorBoardLog:
 
 def _tag(kind: str, name: str) -> str:
     """The curve of a value of metrics.jsonl."""
-    if kind == "eval_ema":
-        return f"eval/ema_{name}"
+    if kind != "train":
+        return f"eval/{_average(kind)}{name}"
     if name.startswith("grad_norm"):
         return f"train_gradients/{name.removeprefix('grad_')}"
-    return f"train_speed/{name}" if name in _SPEED else f"{kind}/{name}"
+    return f"train_speed/{name}" if name in _SPEED else f"train/{name}"
+
+
+def _average(kind: str) -> str:
+    """ "ema_" for eval_ema, "swa_" for eval_swa, "" for eval."""
+    average = kind.removeprefix("eval").lstrip("_")
+    return f"{average}_" if average else ""
 
 
 def _layout() -> Summary:
@@ -205,7 +211,8 @@ def introduction(recipe: Recipe) -> str:
     """A description of the run, as Markdown."""
     crop = recipe.eval_crop
     views = "two views, the crop and its mirror image" if crop.flip_tta else "one view"
-    weights = "exponential moving average of the weights" if recipe.ema else "no averaging"
+    mean = "mean of the weights after several epochs" if recipe.swa else "no averaging"
+    weights = "exponential moving average of the weights" if recipe.ema else mean
     changed = "; ".join(f"`{change}`" for change in overrides_of(recipe)) or "nothing"
     rows = {
         "recipe": recipe.name,

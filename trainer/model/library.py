@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
@@ -107,3 +107,36 @@ def _timm_file(name: str) -> str:
     if cfg and cfg.hf_hub_id:
         return f", the file model.safetensors of {cfg.hf_hub_id} on the Hugging Face Hub"
     return f", from {cfg.url}" if cfg and cfg.url else ""
+    return UserError(f"the published weights of {name} could not be loaded: {type(error).__name__}: {reason}")
+
+
+class Published(NamedTuple):
+    """What published weights are for."""
+
+    classes: int
+    mean: tuple[float, ...]
+    """subtracted from RGB values in [0, 1]"""
+    std: tuple[float, ...]
+    """what the difference is divided by"""
+
+
+def published_weights(spec: LibraryModel) -> Published:
+    """What the library's published weights are for; nothing is downloaded. Raises UserError where there are none."""
+    library, _, name = spec.name.partition("/")
+    try:
+        if library == "torchvision":
+            from torchvision import models
+
+            _check_name("torchvision", name, models.list_models(module=models))
+            weights = models.get_model_weights(name)["DEFAULT"]
+            transform = weights.transforms()
+            return Published(len(weights.meta["categories"]), tuple(transform.mean), tuple(transform.std))
+        import timm
+
+        _check_name("timm", name, [*timm.list_models(), *timm.list_pretrained()])
+        config = timm.get_pretrained_cfg(name)
+    except ImportError as error:
+        raise UserError(f"model.name={spec.name!r} needs {library}: pip install {library} ({error})") from error
+    if config is None:
+        raise UserError(f"timm publishes no weights of {name}: choose another model")
+    return Published(int(config.num_classes), tuple(config.mean), tuple(config.std))

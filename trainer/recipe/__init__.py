@@ -4,13 +4,15 @@ A recipe says what is trained, never where: no path, no number of processes. Tim
 fractional; images are counted per optimizer step. Nothing is derived behind the reader's back: overriding the batch
 does not move the learning rate. Standard library only, so that recipes can be listed and checked without torch.
 
-Reading order: recipe.py (the whole), model.py, order.py, crop.py, augmentation.py, loss.py, optimizer.py, schedule.py,
-ema.py, fine_tuning.py. Each file ends with the union of its kinds and lists in `__all__` what a recipe imports.
+Reading order: recipe.py (the whole), model.py, order.py, crop.py, augmentation.py, loss.py, distillation.py,
+optimizer.py, schedule.py, ema.py, fine_tuning.py. Each file ends with the union of its kinds and lists in `__all__`
+what a recipe imports.
 """
 # ruff: noqa: F403
 
 from trainer.recipe.augmentation import *
 from trainer.recipe.crop import *
+from trainer.recipe.distillation import *
 from trainer.recipe.ema import *
 from trainer.recipe.fine_tuning import *
 from trainer.recipe.loss import *

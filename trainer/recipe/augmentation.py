@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 from trainer.recipe.check import check_area, check_not_negative, check_positive_int, check_share
 
 __all__ = [
+    "AugMix",
     "Augmentation",
     "AutoAugment",
     "Color",
@@ -97,6 +98,31 @@ class AutoAugment:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AugMix:
+    """The image mixed with several chains of operations on it, by random shares (Hendrycks et al. 2020,
+    arXiv:1912.02781, algorithm 1, with alpha = 1), as torchvision's; without the paper's consistency loss."""
+
+    severity: int = 3
+    """strength of the operations, 1 to 10: each draws one of so many magnitudes, the weakest ones"""
+    width: int = 3
+    """chains that are mixed"""
+    depth: int | None = None
+    """operations of a chain; None: 1 to 3, drawn anew for each chain"""
+    all_operations: bool = True
+    """also brightness, colour, contrast and sharpness, which ImageNet-C's corruptions resemble; the paper left them out
+    to be tested on that data set"""
+    fill: ClassVar[Literal["black", "mean"]] = "black"
+    interpolation: ClassVar[Literal["nearest", "bilinear"]] = "bilinear"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.severity <= 10:
+            raise ValueError(f"augmentation.severity={self.severity} is not within 1 and 10")
+        check_positive_int("augmentation.width", self.width)
+        if self.depth is not None:
+            check_positive_int("augmentation.depth", self.depth)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RandomErasing:
     """A random box of the normalised image set to zero, the mean colour (Zhong et al. 2017, arXiv:1708.04896)."""
 
@@ -141,4 +167,4 @@ class Mixing:
 
 
 Color = ColorJitter | PcaLighting
-Augmentation = TrivialAugmentWide | RandAugment | AutoAugment
+Augmentation = TrivialAugmentWide | RandAugment | AutoAugment | AugMix

@@ -15,8 +15,21 @@ class FineTuning:
 
     backbone_lr: float = 1.0
     """rate of all layers but the classifier, as a multiple of the classifier's; 0: they are frozen"""
+    layer_decay: float = 1.0
+    """rate of each layer as a multiple of the next one's, from the classifier down to the stem, with `backbone_lr` as a
+    further factor; layers are timm's, in a ResNet the residual blocks (layer-wise learning-rate decay, Clark et al.
+    2020, arXiv:2003.10555, appendix A; Bao et al. 2021, arXiv:2106.08254); 1: all are alike"""
     freeze_norms: bool = False
     """norms keep their running statistics, gamma and beta"""
 
     def __post_init__(self) -> None:
         check_not_negative("fine_tuning.backbone_lr", self.backbone_lr)
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"fine_tuning.layer_decay={self.layer_decay} is not within (0, 1]; 1 switches it off")
+        if self.layer_decay != 1 and not self.backbone_lr:
+            raise ValueError("fine_tuning.layer_decay sets rates of layers that fine_tuning.backbone_lr=0 freezes")
+
+    @property
+    def keeps_statistics(self) -> bool:
+        """Whether the norms outside the classifier keep the running statistics that they start with."""
+        return self.freeze_norms or not self.backbone_lr

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 from trainer.recipe.check import check_below_one, check_not_negative
 
-__all__ = ["LAMB", "LARS", "SGD", "AdamW", "DecoupledSGD", "Optimizer"]
+__all__ = ["LAMB", "LARS", "SGD", "AdamW", "DecoupledSGD", "LibraryOptimizer", "Optimizer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +105,36 @@ class LARS(_Decay):
         check_not_negative("optimizer.trust_coefficient", self.trust_coefficient)
 
 
+OptionValue = bool | int | float | str | tuple[float, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LibraryOptimizer(_Decay):
+    """An optimizer of timm by its name there, e.g. timm/lion, timm/nadamw or timm/adan.
+
+    The rate, `weight_decay` and what it reaches are set here; each optimizer uses the decay in its own way, coupled or
+    decoupled. Left out: second-order optimizers, and PSGD Kron, which is not deterministic.
+    """
+
+    name: str
+    options: dict[str, OptionValue] = field(default_factory=dict)
+    """values of the optimizer's own, e.g. {"betas": (0.95, 0.98)}; the others have timm's defaults"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        library, _, name = self.name.partition("/")
+        if library != "timm" or not name:
+            raise ValueError(f"optimizer.name={self.name!r} is not timm/NAME")
+        for option, value in self.options.items():
+            if option in ("lr", "weight_decay", "params"):
+                raise ValueError(f"optimizer.options holds {option!r}: set optimizer.{option} instead")
+            items = value if isinstance(value, tuple) else (value,)
+            if not all(item is None or type(item) in (bool, int, float, str) for item in items):
+                raise ValueError(f"optimizer.options: {option}={value!r} is not a number, a word or a tuple of numbers")
+            if not all(math.isfinite(item) for item in items if isinstance(item, float)):
+                raise ValueError(f"optimizer.options: {option}={value} is not finite")
+
+
 def _check_moments(betas: tuple[float, float], eps: float) -> None:
     for value in betas:
         check_below_one("optimizer.betas", value)
@@ -116,4 +147,4 @@ def _check_momentum(momentum: float, nesterov: bool) -> None:
         raise ValueError("optimizer.nesterov needs optimizer.momentum above 0")
 
 
-Optimizer = SGD | DecoupledSGD | AdamW | LAMB | LARS
+Optimizer = SGD | DecoupledSGD | AdamW | LAMB | LARS | LibraryOptimizer

@@ -8,7 +8,8 @@ from typing import Literal
 from trainer.recipe.augmentation import Augmentation, Color, Mixing, RandomErasing
 from trainer.recipe.check import check_finite
 from trainer.recipe.crop import CenterCrop, PaddedCrop, ProgressiveResizing, TrainCrop
-from trainer.recipe.ema import EMA
+from trainer.recipe.distillation import Distillation
+from trainer.recipe.ema import EMA, SWA
 from trainer.recipe.fine_tuning import FineTuning
 from trainer.recipe.loss import BinaryCrossEntropy, CrossEntropy, Loss
 from trainer.recipe.model import Model
@@ -104,12 +105,21 @@ class Recipe:
     """a second reading of the final weights, beside the result"""
 
     loss: Loss = field(default_factory=CrossEntropy)
+    distillation: Distillation | None = None
+    """a teacher, whose predictions are targets beside the labels or in place of them; None: labels alone"""
     optimizer: Optimizer
     schedule: Schedule
     clip_grad_norm: float | None = None
-    """largest L2 norm of the gradient of a step; None: no clipping"""
+    """largest L2 norm of the gradient of a step; None: not clipped by its norm"""
+    clip_grad_value: float | None = None
+    """largest absolute value of each element of the gradient; None: not clipped by value"""
+    clip_grad_agc: float | None = None
+    """largest ratio of the gradient's norm to the weights' norm, for each output unit of each layer but the classifier
+    (adaptive gradient clipping, Brock et al. 2021, arXiv:2102.06171, section 4); None: off"""
     ema: EMA | None = None
     """average of the weights over time; None: the result is that of the last weights"""
+    swa: SWA | None = None
+    """mean of the weights after several epochs, in place of `ema`"""
     fine_tuning: FineTuning | None = None
     """for weights that were trained before; None: all layers learn at one rate"""
 
@@ -144,14 +154,18 @@ class Recipe:
             if self.sync_norm:
                 raise ValueError("sync_norm is for more images per norm and norm_batch_size for fewer: use one of both")
             _check_multiple(self, "micro_batch_size", "norm_batch_size")
+        frozen_norms = self.fine_tuning and self.fine_tuning.keeps_statistics
+        if self.ema and self.swa:
+            raise ValueError("ema and swa are two averages of the weights, and the result is of one: use one of both")
+        if self.swa and self.precise_norm_images is None and not frozen_norms:
+            raise ValueError("swa needs norms of its own: set precise_norm_images, e.g. to 64 * micro_batch_size")
         if self.precise_norm_images is not None:
             _check_multiple(self, "precise_norm_images", "micro_batch_size")
-            if self.fine_tuning and (self.fine_tuning.freeze_norms or not self.fine_tuning.backbone_lr):
+            if frozen_norms:
                 raise ValueError("precise_norm_images measures the statistics that fine_tuning keeps: use one of both")
         if not all(value > 0 for value in self.std):
             raise ValueError(f"std={self.std} has a value that is not positive")
-        if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
-            raise ValueError(f"clip_grad_norm={self.clip_grad_norm} is not positive; None switches clipping off")
+        _check_clipping(self)
         if self.num_classes < 2:
             raise ValueError(f"num_classes={self.num_classes}: there is nothing to learn, use 2 or more")
         if self.mixing and self.micro_batch_size < 2:
@@ -170,6 +184,11 @@ class Recipe:
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed} is not within 0 and 2**63 - 1")
 
+    @property
+    def average(self) -> EMA | SWA | None:
+        """The average of the weights, whose evaluation is the result; None: the result is that of the last weights."""
+        return self.ema or self.swa
+
     def accumulation(self, world_size: int) -> int:
         """Forward passes per process and optimizer step, so that `world_size` processes fill the global batch.
 
@@ -184,6 +203,16 @@ class Recipe:
                 f"--micro-batch-size"
             )
         return micro_batches // world_size
+
+
+def _check_clipping(recipe: Recipe) -> None:
+    limits = {name: getattr(recipe, name) for name in ("clip_grad_norm", "clip_grad_value", "clip_grad_agc")}
+    used = [name for name, limit in limits.items() if limit is not None]
+    for name in used:
+        if not limits[name] > 0:
+            raise ValueError(f"{name}={limits[name]} is not positive; None switches clipping off")
+    if len(used) > 1:
+        raise ValueError(f"{' and '.join(used)} are both set: clip in one way, and set the others to None")
 
 
 def _check_multiple(recipe: Recipe, whole: str, part: str) -> None:

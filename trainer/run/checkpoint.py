@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypedDict, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, NotRequired, TypedDict, Union, cast, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from trainer.atomic import MAKE_ROOM, atomic_write, rename, replace_text
 from trainer.errors import DiskError, UserError, first_line
 from trainer.run.init_weights import InitWeights
+from trainer.run.teacher import Teacher
 
 FOREIGN = "it was not written by this version of the trainer, use another --run-dir"
 
@@ -48,6 +49,8 @@ class RunIdentity(TypedDict):
     classes: list[str]
     init_weights: dict[str, str | None]
     """fields of trainer.run.init_weights.InitWeights"""
+    teacher: NotRequired[dict[str, str | None] | None]
+    """fields of trainer.run.teacher.Teacher; None, or absent in old checkpoints: no distillation"""
 
 
 class CheckpointContent(TrainingContent, RunIdentity):
@@ -57,20 +60,44 @@ class CheckpointContent(TrainingContent, RunIdentity):
     """whether the statistics of the norms were measured (precise BN) after this step"""
 
 
+class MeanOf(TypedDict):
+    """What the command average adds to the newest checkpoint of its mean, as "mean_of"; training writes none."""
+
+    count: int
+    first: float
+    """epochs complete at the first of the checkpoints"""
+    last: float
+    norm_images: int
+    """training samples that the norms were measured over; 0: fine-tuning keeps their statistics"""
+
+
+def mean_of(content: Mapping[str, Any]) -> MeanOf | None:
+    """What a checkpoint is the mean of; None: it is of one training. Raises ValueError where that is damaged."""
+    found = content.get("mean_of")
+    if found is not None and (not isinstance(found, dict) or found.keys() != MeanOf.__required_keys__):
+        raise ValueError(f"mean_of is {found!r:.100}")
+    return cast(MeanOf | None, found)
+
+
 def checked(content: object, path: Path) -> CheckpointContent:
     """The content of `path`. Raises UserError where a key is missing or has a value of the wrong type."""
     hints = get_type_hints(CheckpointContent)
-    if not isinstance(content, dict) or (missing := hints.keys() - content.keys()):
+    needed = CheckpointContent.__required_keys__
+    if not isinstance(content, dict) or (missing := needed - content.keys()):
         lacks = ", ".join(sorted(missing)) if isinstance(content, dict) else "content"
         raise UserError(f"{path} has no {lacks}: {FOREIGN}")
     for name, hint in hints.items():
+        if name not in content:
+            continue
         kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         if not isinstance(content[name], tuple(get_origin(kind) or kind for kind in kinds)):
             raise UserError(f"{path}: {name} is of type {type(content[name]).__name__}: {FOREIGN}")
     try:
         InitWeights.from_dict(content["init_weights"])
+        Teacher.from_dict(content.get("teacher"))
+        mean_of(content)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: init_weights: {first_line(error)}: {FOREIGN}") from error
+        raise UserError(f"{path}: init_weights, teacher or mean: {first_line(error)}: {FOREIGN}") from error
     return cast(CheckpointContent, content)
 
 

@@ -1,6 +1,7 @@
 """metrics.jsonl: one JSON record per line. Its only reader, without torch; trainer/log/ writes it.
 
-A record has kind, step, epoch and loss; "train" also lr and images_per_second, "eval" and "eval_ema" also top1.
+A record has kind, step, epoch and loss; "train" also lr and images_per_second; "eval", "eval_ema" and "eval_swa" also
+top1.
 """
 
 import json
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 from trainer.atomic import replace_text
 
 Record = dict[str, Any]
-_ALSO_NEEDED = {"train": ("lr", "images_per_second"), "eval": ("top1",), "eval_ema": ("top1",)}
+_ALSO_NEEDED = {"train": ("lr", "images_per_second"), "eval": ("top1",), "eval_ema": ("top1",), "eval_swa": ("top1",)}
 
 
 class MetricsFile(NamedTuple):

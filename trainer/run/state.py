@@ -68,7 +68,7 @@ class TrainingState:
     @property
     def networks(self) -> dict[str, nn.Module]:
         """The networks that are evaluated, by the name of their metrics; the last one gives the result."""
-        return {"eval": self.module} | ({"eval_ema": self.average.module} if self.average else {})
+        return {"eval": self.module} | ({self.average.kind: self.average.module} if self.average else {})
 
     def save(self) -> TrainingContent:
         """The content for a checkpoint. Called by all ranks together; module and buffers are this rank's own.

@@ -5,6 +5,7 @@ from itertools import cycle
 from torch import nn
 
 from trainer.data.device import DeviceBatch
+from trainer.distillation import untrained_teacher
 from trainer.distributed.process_group import World
 from trainer.recipe import Recipe
 from trainer.setup import build_state
@@ -29,7 +30,10 @@ class RepeatedStep:
         """`module`: on its device. `compile_mode`: None for eager mode, or that of torch.compile."""
         accumulation = recipe.accumulation(world.size)
         self.state = build_state(recipe, module, world, steps_per_epoch=steps_per_epoch)
-        self._step = TrainingStep(recipe, self.state, world, accumulation=accumulation, compile_mode=compile_mode)
+        teacher = untrained_teacher(recipe, world.device)
+        self._step = TrainingStep(
+            recipe, self.state, world, accumulation=accumulation, teacher=teacher, compile_mode=compile_mode
+        )
         self._micro_steps = cycle(range(accumulation))
         self._epochs = recipe.epochs
 

@@ -154,7 +154,8 @@ def duration(seconds: float) -> str:
 
 def _identity(run: FinishedRun) -> Any:
     data = run.result["data"]
-    return replace(run.recipe, seed=0, published=None), run.init_weights, data["train"], data["val"]
+    recipe = replace(run.recipe, seed=0, published=None)
+    return recipe, run.init_weights, run.weights.teacher, data["train"], data["val"]
 
 
 def _changed(run: FinishedRun, base: FinishedRun) -> list[Change]:
@@ -164,6 +165,8 @@ def _changed(run: FinishedRun, base: FinishedRun) -> list[Change]:
         found = recipe_diff(replace(base.recipe, seed=run.recipe.seed), run.recipe)
     if run.init_weights.kind == "file":
         found = [*found, Change("initial_weights", None, run.init_weights)]
+    if (teacher := run.weights.teacher) and teacher.file:
+        found = [*found, Change("teacher_weights", None, teacher)]
     return found
 
 

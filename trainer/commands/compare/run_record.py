@@ -110,7 +110,8 @@ def read_run(folder: Path) -> FinishedRun | Unfinished:
     recipe = load_recipe(folder / "recipe.py")
     records = _records(folder / "metrics.jsonl")
     result = _json(folder / "result.json", dict, {})
-    evaluations = [record for record in records if record["kind"] == ("eval_ema" if recipe.ema else "eval")]
+    result_kind = "eval_ema" if recipe.ema else "eval_swa" if recipe.swa else "eval"
+    evaluations = [record for record in records if record["kind"] == result_kind]
     if result and not records:
         raise UserError(f"{folder} has a result.json, but no metrics.jsonl with its curves")
     if (

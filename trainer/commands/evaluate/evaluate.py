@@ -31,24 +31,29 @@ from trainer.settings import EvaluateSettings
 def evaluate_weights(settings: EvaluateSettings) -> None:
     """Evaluates a run's weights or a file's, prints the result and writes the evaluation record. Raises UserError."""
     with process_group.world(settings.device, timeout_minutes=30) as world:
-        weights = on_every_rank(world, lambda: _find(settings))
-        found = f"{weights.file.name} (sha256:{weights.sha256[:12]})"
-        require_same(world, "checkpoint", found)  # a run that is still training may save another one
-        if world.is_main and weights.notes:
-            print(*weights.notes, sep="\n", file=sys.stderr)
-        recipe = on_every_rank(world, lambda: _at_protocol(weights, settings))
-        allow_tensor_float(recipe.precision)
-        with on_every_rank(world, lambda: _open_data(weights, recipe, settings, world)) as loader:
-            answers = on_every_rank(world, lambda: _answers(weights, recipe, loader, settings))
-            recipe = replace(recipe, num_classes=answers.network_classes)
-            results: list[EvalResult] = []
-            for trained, network in weights.networks:
-                results += _read_in_detail(weights, trained, network, loader, answers, recipe, world)
-            here = (weights, recipe, loader.source, results, world)
-            place = on_every_rank(world, lambda: write_record(*here, settings) if world.is_main else None)
-            if world.is_main:  # after the record, which is there then, whatever becomes of the printing
-                print("".join(f"note: {note}\n" for note in loader.source.notes), end="", file=sys.stderr)
-                print(f"{report(recipe, loader.source, results)}\n  written   {place}", flush=True)
+        evaluate_in(world, settings)
+
+
+def evaluate_in(world: World, settings: EvaluateSettings) -> None:
+    """The same within processes that have found each other. Called by all ranks together."""
+    weights = on_every_rank(world, lambda: _find(settings))
+    found = f"{weights.file.name} (sha256:{weights.sha256[:12]})"
+    require_same(world, "checkpoint", found)  # a run that is still training may save another one
+    if world.is_main and weights.notes:
+        print(*weights.notes, sep="\n", file=sys.stderr)
+    recipe = on_every_rank(world, lambda: _at_protocol(weights, settings))
+    allow_tensor_float(recipe.precision)
+    with on_every_rank(world, lambda: _open_data(weights, recipe, settings, world)) as loader:
+        answers = on_every_rank(world, lambda: _answers(weights, recipe, loader, settings))
+        recipe = replace(recipe, num_classes=answers.network_classes)
+        results: list[EvalResult] = []
+        for trained, network in weights.networks:
+            results += _read_in_detail(weights, trained, network, loader, answers, recipe, world)
+        here = (weights, recipe, loader.source, results, world)
+        place = on_every_rank(world, lambda: write_record(*here, settings) if world.is_main else None)
+        if world.is_main:  # after the record, which is there then, whatever becomes of the printing
+            print("".join(f"note: {note}\n" for note in loader.source.notes), end="", file=sys.stderr)
+            print(f"{report(recipe, loader.source, results)}\n  written   {place}", flush=True)
 
 
 class Answers(NamedTuple):

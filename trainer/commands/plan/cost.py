@@ -138,7 +138,7 @@ def memory(recipe: Recipe, model: nn.Module, activations: int) -> Memory:
         buffers=buffers,
         gradients=gradient_bytes(model),
         optimizer=state_tensors(recipe.optimizer) * gradient_bytes(model),
-        average=parameters + buffers if recipe.ema else 0,
+        average=parameters + buffers if recipe.average else 0,
         images=4 * 3 * recipe.micro_batch_size * recipe.train_crop.resolution**2,
         activations=activations,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from trainer.data.device import DeviceBatch
+from trainer.distillation import untrained_teacher
 from trainer.distributed import process_group
 from trainer.errors import UserError
 from trainer.precision import allow_tensor_float
@@ -41,7 +42,8 @@ def measured_bytes(recipe: Recipe, device: torch.device, accumulation: int, expe
         before = _start(world.device)
         module, _ = build_module(recipe, like_training, world, fresh=False)
         state = build_state(recipe, module, world, steps_per_epoch=2)
-        step = TrainingStep(recipe, state, world, accumulation=accumulation)
+        teacher = untrained_teacher(recipe, world.device)
+        step = TrainingStep(recipe, state, world, accumulation=accumulation, teacher=teacher)
         for _ in range(2):
             for micro_step in sorted({0, accumulation - 1}):
                 step(_noise(recipe, world.device), micro_step)

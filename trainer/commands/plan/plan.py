@@ -152,7 +152,7 @@ def _memory_rows(recipe: Recipe, used: Memory, measured: tuple[int, str] | None)
             "weights",
             f"{in_bytes(used.parameters + used.buffers)}, gradients {in_bytes(used.gradients)}, "
             f"{type(recipe.optimizer).__name__} {in_bytes(used.optimizer)}"
-            f"{f', their average {in_bytes(used.average)}' if recipe.ema else ''}",
+            f"{f', their average {in_bytes(used.average)}' if recipe.average else ''}",
         ),
         ("images", f"{in_bytes(used.images)}, a micro-batch of {recipe.micro_batch_size:,} in fp32"),
         ("activations", f"{in_bytes(used.activations)}, saved by autograd for that micro-batch in {recipe.precision}"),

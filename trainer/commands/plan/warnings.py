@@ -18,6 +18,8 @@ def warnings(recipe: Recipe, facts: DataFacts, world_size: int) -> list[str]:
     notes += data_warnings(recipe, facts)
     if recipe.name in recipe_names():
         notes += override_warnings(load_recipe(recipe.name), recipe)
+    if recipe.distillation:
+        notes.append("distillation: the teacher's forward pass, its weights and its memory are not counted here")
     return notes + likely_mistakes(recipe)
 
 
@@ -30,10 +32,13 @@ def override_warnings(named: Recipe, recipe: Recipe) -> list[str]:
     factor = recipe.global_batch_size / named.global_batch_size
     if factor != 1 and recipe.optimizer.lr == named.optimizer.lr:
         rule = batch_scaling(recipe.optimizer)
-        rate = recipe.optimizer.lr * factor**rule.exponent
+        advice = "no rule for this optimizer is known"
+        if rule:
+            rate = recipe.optimizer.lr * factor**rule.exponent
+            advice = f"{rule.name} would be --optimizer.lr {rate:.6g}"
         notes.append(
             f"global_batch_size went from {named.global_batch_size:,} to {recipe.global_batch_size:,}, and the "
-            f"learning rate stayed: {rule.name} would be --optimizer.lr {rate:.6g}"
+            f"learning rate stayed: {advice}"
         )
     sees, saw = (one.norm_batch_size or one.micro_batch_size for one in (recipe, named))
     if sees != saw:

@@ -1,0 +1,143 @@
+"""SWA in training, and the command average: the mean by hand, its norms, its protocol, and what reads its file."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.support.small_recipe import recipe as small
+from trainer.__main__ import main
+from trainer.commands.average import mean_state
+from trainer.errors import UserError
+from trainer.recipe import SWA
+from trainer.recipe_file import recipe_source
+from trainer.run import checkpoint
+
+STEPS = 1437 // 96
+RECIPE = replace(
+    small, name="swa", epochs=3, precision="fp32", swa=SWA(start_epoch=1), precise_norm_images=96, clip_grad_norm=None
+)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def finished(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three epochs with SWA."""
+    folder = tmp_path_factory.mktemp("swa")
+    (folder / "swa.py").write_text(recipe_source(RECIPE))
+    words = ["train", str(folder / "swa.py"), "--data", str(digits), "--run-dir", str(folder / "run")]
+    assert main([*words, "--keep-last-checkpoints", "4", "--no-pictures"]) == 0
+    return folder / "run"
+
+
+def content(run: Path, step: int) -> dict[str, Any]:
+    return checkpoint.read(run / "checkpoints" / f"step_{step:08d}.pt")
+
+
+def is_statistic(name: str) -> bool:
+    return "running" in name or "num_batches" in name
+
+
+def test_swas_result_is_that_of_the_mean_of_its_epochs(finished: Path) -> None:
+    result = json.loads((finished / "result.json").read_text())
+    assert (
+        "norms measured over 96 training samples, mean of the weights after 3 epochs (1 to 3)"
+        in result["protocol_text"]
+    )
+    assert result["protocol"]["weights"]["averaging"] == {"of": "epochs", "count": 3, "first": 1.0, "last": 3.0}
+    assert [other["protocol"]["weights"]["averaging"] for other in result["also"]] == [None]
+    each = [content(finished, STEPS * epoch) for epoch in (1, 2, 3)]
+    mean = mean_state([one["model"] for one in each])
+    for name, tensor in each[-1]["average"].items():
+        if not is_statistic(name):
+            torch.testing.assert_close(tensor, mean[name], rtol=1e-5, atol=1e-7)
+    lines = [json.loads(line)["kind"] for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert lines.count("eval_swa") == lines.count("eval") == 3
+
+
+def test_average_of_one_checkpoint_with_itself_is_that_checkpoint_bit_for_bit(finished: Path, tmp_path: Path) -> None:
+    """Its norms, measured anew over the same images, and its accuracy too."""
+    shutil.copytree(finished, tmp_path / "run")
+    last = tmp_path / "run" / "checkpoints" / f"step_{3 * STEPS:08d}.pt"
+    same = content(finished, 3 * STEPS)
+    checkpoint.write(last.with_name("step_00000041.pt"), same)
+    assert main(["average", str(tmp_path / "run"), "--last", "2"]) == 0
+    mean = checkpoint.read(last.with_name("average.pt"))
+    assert [name for name, tensor in same["average"].items() if not torch.equal(mean["model"][name], tensor)] == []
+    record = json.loads(last.with_name("average.pt.evaluation.json").read_text())
+    result = json.loads((finished / "result.json").read_text())
+    assert (record["top1"], record["loss"]) == (result["top1"], result["loss"])
+
+
+def test_average_states_its_checkpoints_and_is_read_by_the_other_commands(
+    finished: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    assert main(["average", str(run), "--last", "3", "--norm-images", "200"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("  averaged  ") == 3
+    phrase = "norms measured over 192 training samples, mean of 3 checkpoints (1 to 3)"
+    assert phrase in said
+    mean = checkpoint.read(run / "checkpoints" / "average.pt")
+    by_hand = [content(finished, STEPS * epoch)["average"] for epoch in (1, 2, 3)]
+    for name, tensor in mean["model"].items():
+        if not is_statistic(name):
+            expected = torch.stack([one[name].double() for one in by_hand]).mean(0).float()
+            torch.testing.assert_close(tensor, expected, rtol=0, atol=0)
+    assert main(["evaluate", str(run), "--checkpoint", "average"]) == 0
+    assert phrase in capsys.readouterr().out
+    assert main(["export", str(run), "--to", "safetensors", "--checkpoint", "average"]) == 0
+    assert phrase in capsys.readouterr().out
+    words = ["train", str(run / "recipe.py"), "--data", str(digits), "--run-dir", str(tmp_path / "next")]
+    words += ["--initial-weights", str(run / "checkpoints" / "average.pt"), "--epochs", "1", "--no-pictures"]
+    assert main(words) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["RUN", "--last", "9"], r"checkpoints holds 3 checkpoints: use --last 3, or train with --keep-last-check"),
+        (["RUN", "--last", "1"], r"last=1 is one checkpoint"),
+        (["RUN/checkpoints/best.pt"], r"one file has no mean"),
+        (["RUN/checkpoints/best.pt", "RUN/checkpoints/best.pt"], r"named twice"),
+        (["RUN/checkpoints"], r"is not the folder of a run"),
+        (["RUN", "--last", "2", "--norm-images", "15"], r"15 training images are less than a micro-batch of 16"),
+        (["RUN", "--last", "2", "--out", "RUN/checkpoints/step_1.pt"], r"choose a different one"),
+    ],
+)
+def test_average_answers_a_mistake_in_one_line(
+    words: list[str], answer: str, finished: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["average", *(word.replace("RUN", str(finished)) for word in words)]) == 2
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1
+    assert re.search(answer, said), said
+    assert not (finished / "checkpoints" / "average.pt").exists()
+
+
+def test_average_of_files_of_two_runs_is_written_where_asked(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It takes the recipe of the first, and claims no seed, because the mean is not of one run."""
+    shutil.copytree(finished, tmp_path / "other")
+    files = [str(run / "checkpoints" / "best.pt") for run in (finished, tmp_path / "other")]
+    assert main(["average", *files]) == 2
+    assert "of several runs: where is their mean to be written? Add --out FILE.pt" in capsys.readouterr().err
+    assert main(["average", *files, "--out", str(tmp_path / "soup.pt")]) == 0
+    record = json.loads((tmp_path / "soup.pt.evaluation.json").read_text())
+    assert record["protocol"]["weights"]["averaging"]["count"] == 2
+    assert record["protocol"]["seed"] is None
+
+
+def test_checkpoints_of_different_networks_have_no_mean() -> None:
+    with pytest.raises(UserError, match="of different networks"):
+        mean_state([{"a": torch.zeros(2)}, {"a": torch.zeros(3)}])
+    counts = mean_state([{"n": torch.tensor(1)}, {"n": torch.tensor(4)}])
+    assert counts["n"].item() == 4
