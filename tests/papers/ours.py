@@ -92,6 +92,7 @@ FINETUNE = Paper(
     settings={"momentum": 0.9, "nesterov": True},
     groups=[(53 + 106, 1e-4, 0.1), (2, 1e-4, 1.0)],
     fine_tuning=FineTuning(backbone_lr=0.1, freeze_norms=False),
+    library="torchvision/resnet50",
     net=RESNETS[50]._replace(parameters=25_557_032 - 2049 * 1000 + 2049 * 37),
     fc_std=uniform(2048),
 )

@@ -13,6 +13,7 @@ from trainer.recipe import (
     CenterCrop,
     Color,
     CrossEntropy,
+    Distillation,
     FineTuning,
     Loss,
     Mixing,
@@ -91,7 +92,10 @@ class Paper:
     groups: list[tuple[int, float, float]]  # number of tensors, their weight decay, their share of the rate
     ema: tuple[float, int, float] | None = None  # decay, steps from one update to the next, epoch it starts at
     fine_tuning: FineTuning | None = None
+    clip_grad_norm: float | None = None  # of the recipe, not the optimizer's own
+    distillation: Distillation | None = None
 
+    library: str | None = None  # the name of a library's model, if it is one
     net: Net
     gammas_zero: int = 0
     fc_std: float

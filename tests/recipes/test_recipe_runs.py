@@ -16,6 +16,8 @@ from torchvision.models import resnet18
 
 from tests.support.processes import LONGEST, ROOT, SUPPORT
 from trainer.data.beton.prepare import PrepareOptions, prepare_folder
+from trainer.model import build_model
+from trainer.recipe import CifarResNet
 from trainer.recipe_file import load_recipe, recipe_names
 
 pytestmark = pytest.mark.slow
@@ -26,6 +28,7 @@ def runs(photo_betons: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     """What recipe_worker.py prints, by recipe."""
     folder = tmp_path_factory.mktemp("recipe_runs")
     torch.save(resnet18(num_classes=7).state_dict(), folder / "weights.pt")
+    torch.save(build_model(CifarResNet(depth=8), 4).state_dict(), folder / "teacher.pt")
     paths = [photo_betons, small_images(folder), folder / "weights.pt", folder / "runs"]
     words = [sys.executable, str(SUPPORT / "recipe_worker.py"), *map(str, paths)]
     # As torchrun has one for all its starts. A rank that comes before rank 0 would wait up to a second to try again.
@@ -70,7 +73,7 @@ def small_images(folder: Path) -> Path:
 
 def test_recipes_every_recipe_was_run(runs: dict[str, dict[str, Any]]) -> None:
     assert list(runs) == recipe_names()
-    assert len(runs) == 81
+    assert len(runs) == 82
 
 
 @pytest.mark.parametrize("name", recipe_names())

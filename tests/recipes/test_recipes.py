@@ -21,6 +21,7 @@ from trainer.model import build_model, without_pretrained
 from trainer.model.block import Block
 from trainer.model.blur import BlurConv2d, BlurMaxPool2d
 from trainer.model.preactivation import PreActivationBlock
+from trainer.model.weights import classifiers
 from trainer.optimizer import audit, build_optimizer
 from trainer.recipe import LibraryModel, Model, Recipe, ResNet, Steps
 from trainer.recipe_file import RECIPES, load_recipe, recipe_names
@@ -63,7 +64,7 @@ def flat(name: str) -> str:
 
 
 def test_recipe_every_recipe_has_its_paper_here() -> None:
-    assert len(FILES) == 81
+    assert len(FILES) == 82
     assert sorted(BY_NAME) == sorted(PAPERS) == recipe_names()
 
 
@@ -77,6 +78,7 @@ def test_recipe_every_setting_of_a_recipe_is_compared_with_its_paper() -> None:
     elsewhere = {"name", "dataset", "published", "model", "num_classes", "loss", "optimizer", "schedule", "epochs"}
     elsewhere |= {"clip_grad_norm", "ema", "fine_tuning", "global_batch_size", "micro_batch_size", "norm_batch_size"}
     elsewhere |= {"order", "sync_norm", "precise_norm_images", "precision", "gradient_compression", "seed"}
+    elsewhere |= {"clip_grad_value", "clip_grad_agc", "distillation", "swa"}
     assert {field.name for field in fields(Recipe)} == elsewhere | {field.name for field in fields(Images)}
 
 
@@ -163,7 +165,9 @@ def test_loss_is_the_papers_and_nothing_is_switched_on_that_it_does_not_have(nam
     """No clipping but LAMB's own, no average but the paper's, the common seed."""
     recipe, paper = recipe_of(name), PAPERS[name]
     assert (recipe.loss, recipe.fine_tuning) == (paper.loss, paper.fine_tuning)
-    assert (recipe.clip_grad_norm, recipe.seed, recipe.precision) == (None, 0, paper.precision)
+    assert (recipe.clip_grad_norm, recipe.seed, recipe.precision) == (paper.clip_grad_norm, 0, paper.precision)
+    assert (recipe.clip_grad_value, recipe.clip_grad_agc) == (None, None)
+    assert (recipe.swa, recipe.order, recipe.distillation) == (None, None, paper.distillation)
     found = recipe.ema and (recipe.ema.decay, recipe.ema.every, recipe.ema.start_epoch)
     assert found == (pytest.approx(paper.ema, rel=1e-6) if paper.ema else None)
 
@@ -188,7 +192,12 @@ def test_hes_cifar_networks_have_the_millions_of_table_6() -> None:
 def test_training_starts_from_the_papers_weights(name: str) -> None:
     paper, counted = PAPERS[name], audit(recipe_of(name).optimizer, model_of(name))
     assert (counted.gammas_zero, counted.gammas) == (paper.gammas_zero, paper.net.norms)
-    fc = model_of(name).get_submodule("fc")
+    (head,) = classifiers(model_of(name))
+    fc = model_of(name).get_submodule(head)
+    if isinstance(fc, nn.Conv2d):  # BiT's, whose values are not kept: see built()
+        assert head == "head.fc"
+        assert fc.bias is not None and not fc.bias.any() and paper.fc_bias == 0
+        return
     assert isinstance(fc, nn.Linear)
     # the deviation of a sample's deviation is at most sigma / sqrt(2n)
     assert fc.weight.std().item() == pytest.approx(paper.fc_std, rel=4 / math.sqrt(2 * fc.weight.numel()))
@@ -204,7 +213,7 @@ def test_blocks_are_joined_as_in_the_paper(name: str) -> None:
     """Shortcuts in residual networks only; what is dropped or blurred as in the source, and nowhere else."""
     spec, paper, modules = recipe_of(name).model, PAPERS[name], list(model_of(name).modules())
     if isinstance(spec, LibraryModel):
-        assert (spec.name, spec.pretrained) == ("torchvision/resnet50", True)
+        assert (spec.name, spec.pretrained) == (paper.library, recipe_of(name).fine_tuning is not None)
         return
     if isinstance(spec, ResNet):
         assert (spec.stem, spec.variant) == ("imagenet", paper.variant)
@@ -348,7 +357,7 @@ def recommended(name: str) -> list[str]:
 def test_options_in_docstrings_are_found() -> None:
     assert "--precision fp32" in recommended("resnet50_goyal2017_8k")
     assert "--micro-batch-size 256" in recommended("resnet50_wightman2021_a1")
-    assert sum(len(recommended(name)) for name in BY_NAME) == 34
+    assert sum(len(recommended(name)) for name in BY_NAME) == 36
 
 
 def test_ledger_has_a_line_for_every_recipe_with_its_published_result_and_ours() -> None:

@@ -76,6 +76,8 @@ def reduced(recipe: Recipe) -> Recipe:
         small["also_eval_crop"] = replace(recipe.also_eval_crop, resolution=24)
     if recipe.progressive:
         small["progressive"] = replace(recipe.progressive, start_resolution=24)
+    if recipe.distillation:
+        small["distillation"] = replace(recipe.distillation, teacher=vocabulary.CifarResNet(depth=8))
     if recipe.ema:
         small["ema"] = replace(recipe.ema, every=1, start_epoch=min(recipe.ema.start_epoch, 0.5))
     if recipe.norm_batch_size:
@@ -95,6 +97,7 @@ def main(photos: str, small_images: str, initial_weights: str, out: str) -> None
             data=small_images if isinstance(recipe.train_crop, PaddedCrop) else photos,
             run_dir=folder / "whole",
             initial_weights=Path(initial_weights) if recipe.fine_tuning else None,
+            teacher_weights=Path(initial_weights).with_name("teacher.pt") if recipe.distillation else None,
             workers=1,
             log_every=1,
             checkpoint_steps=1,
