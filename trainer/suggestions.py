@@ -168,7 +168,8 @@ def _example(kind: Any, current: Any) -> str:
     needed = {
         "lr": f"{getattr(current, 'lr', 0.1)!r}",
         "name": '"timm/lion"' if kind.__name__ == "LibraryOptimizer" else '"torchvision/resnext50_32x4d"',
-        "depth": "50" if kind.__name__ == "ResNet" else "20",
+        "depth": {"ResNet": "50", "WideResNet": "28"}.get(kind.__name__, "20"),
+        "width": "10",
         "milestones": "(30, 60, 80)",
         "resolution": f"{getattr(current, 'resolution', 224)!r}",
         "decay": "0.9999",
