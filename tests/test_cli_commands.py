@@ -7,7 +7,8 @@ import pytest
 from tests.support.command_lines import stdout
 from trainer.cli import parse, parse_prepare
 from trainer.errors import UserError
-from trainer.settings import EvaluateSettings, RecipesSettings
+from trainer.settings import RecipesSettings
+from trainer.weights_settings import EvaluateSettings
 
 
 def evaluate(*words: str) -> EvaluateSettings:

@@ -13,7 +13,7 @@ from launch.local.settings import LocalSettings
 from launch.settings import CancelSettings, LogsSettings, PreflightSettings, StatusSettings
 from launch.slurm.settings import SlurmSettings
 from tests.support.processes import ROOT
-from trainer import cli, settings
+from trainer import cli, settings, weights_settings
 from trainer.errors import UserError
 from trainer.recipe_file import load_recipe, measured, recipe_names
 
@@ -23,12 +23,12 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
 MODULE = re.compile(r"(?:torchrun .*-m|python -m) (trainer|launch|benchmarks\.\w+|tests\.\w+\.\w+)(?: |$)")
 
 TRAINER = {
-    "average": settings.AverageSettings,
-    "evaluate": settings.EvaluateSettings,
+    "average": weights_settings.AverageSettings,
+    "evaluate": weights_settings.EvaluateSettings,
     "look": settings.LookSettings,
-    "predict": settings.PredictSettings,
+    "predict": weights_settings.PredictSettings,
     "compare": settings.CompareSettings,
-    "export": settings.ExportSettings,
+    "export": weights_settings.ExportSettings,
     "recipes": settings.RecipesSettings,
 }
 WITH_RECIPE = {

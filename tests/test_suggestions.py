@@ -20,7 +20,8 @@ from trainer.peer_options import ANSWERS, PEERS, rows
 from trainer.peer_tables import HABITS
 from trainer.recipe import LARS, LibraryModel, Mixing
 from trainer.recipe_file import load_recipe, recipe_names
-from trainer.settings import BenchmarkSettings, ExportSettings, TrainSettings
+from trainer.settings import BenchmarkSettings, TrainSettings
+from trainer.weights_settings import ExportSettings
 
 GUIDE = ROOT / "docs" / "coming-from.md"
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import trainer.streams  # noqa: F401  # first: for its effect
-from trainer import __version__, cli, settings
+from trainer import __version__, cli, settings, weights_settings
 from trainer.atomic import MAKE_ROOM
 from trainer.distributed.parent import end_process, exit_when_parent_dies
 from trainer.errors import EXIT_RETRY, LocalError, SharedError, UserError, first_line, one_line
@@ -212,7 +212,7 @@ def _refuse_bare_srun() -> None:
 
 
 def _evaluate(argv: list[str]) -> int:
-    options = cli.parse(settings.EvaluateSettings, argv, "evaluate")
+    options = cli.parse(weights_settings.EvaluateSettings, argv, "evaluate")
     from trainer.commands.evaluate.evaluate import evaluate_weights
 
     evaluate_weights(options)
@@ -220,7 +220,7 @@ def _evaluate(argv: list[str]) -> int:
 
 
 def _average(argv: list[str]) -> int:
-    options = cli.parse(settings.AverageSettings, argv, "average")
+    options = cli.parse(weights_settings.AverageSettings, argv, "average")
     from trainer.commands.average import average_weights
 
     average_weights(options)
@@ -228,7 +228,7 @@ def _average(argv: list[str]) -> int:
 
 
 def _predict(argv: list[str]) -> int:
-    options = cli.parse(settings.PredictSettings, argv, "predict")
+    options = cli.parse(weights_settings.PredictSettings, argv, "predict")
     from trainer.commands.predict import predict_images
 
     return predict_images(options)
@@ -272,7 +272,7 @@ def _compare(argv: list[str]) -> int:
 
 
 def _export(argv: list[str]) -> int:
-    options = cli.parse(settings.ExportSettings, argv, "export")
+    options = cli.parse(weights_settings.ExportSettings, argv, "export")
     from trainer.commands.export.export import export
 
     export(options)

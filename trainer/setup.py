@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainer.build import build_module, build_state, open_teacher
 from trainer.checks import (
     accumulation_steps,
     check_norm_images,
@@ -17,24 +18,18 @@ from trainer.checks import (
     slow_start,
     steps_in_epoch,
 )
-from trainer.cpu.accelerate import accelerate, replaced
-from trainer.cpu.malloc import keep_freed_memory
-from trainer.data.formats import Split, open_split, require_classes
-from trainer.data.listing import class_order_of, require_same_classes
-from trainer.data.loader import Loader, Source, check_square, default_workers
-from trainer.distillation import build_teacher, require_resolutions
+from trainer.cpu.accelerate import replaced
+from trainer.data.listing import class_order_of
+from trainer.data.loader import Loader
 from trainer.distributed.process_group import World, on_all_ranks, on_every_rank, on_main_rank, require_same
 from trainer.distributed.same_weights import require_same_weights
-from trainer.ema import Average
-from trainer.errors import LocalError, UserError, counted
+from trainer.errors import UserError, counted
 from trainer.evaluation.protocol import TrainedWeights, short
 from trainer.evaluation.result import trained_weights
-from trainer.fine_tuning import apply_fine_tuning
 from trainer.garbage import collected_by_steps
-from trainer.model import build_model, load_initial_weights, without_pretrained
-from trainer.optimizer import audit, build_optimizer
-from trainer.precision import Precision, allow_tensor_float, build_scaler, emulation_note
-from trainer.recipe import CifarResNet, LibraryModel, PaddedCrop, Recipe, ResNet
+from trainer.open_data import open_loaders, source_notes
+from trainer.precision import allow_tensor_float, emulation_note
+from trainer.recipe import LibraryModel, Recipe
 from trainer.recipe_file import recipe_source
 from trainer.run.checkpoint import CheckpointContent, RunIdentity
 from trainer.run.directory import Run
@@ -45,7 +40,6 @@ from trainer.run.state import Position, TrainingState
 from trainer.run.teacher import Teacher
 from trainer.settings import TrainSettings
 from trainer.step import TrainingStep
-from trainer.step_metrics import StepMetrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,64 +166,6 @@ def choose_kernels(*, deterministic: bool) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def open_loaders(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitStack) -> tuple[Loader, Loader]:
-    """The training and validation images. One process of each machine checks the files before the others open them."""
-
-    def open_one(split: Split, resolution: int) -> Loader:
-        source = open_split(
-            settings.data,
-            split,
-            num_classes=recipe.num_classes,
-            resolution=resolution,
-            check_content=world.local_rank == 0,  # compares the file's content with its checksum
-            class_order=settings.class_order,
-        )
-        workers = settings.workers or default_workers(world.cpu_sharers)
-        return stack.enter_context(Loader(source, workers=workers, pin_memory=world.device.type == "cuda"))
-
-    def open_both() -> tuple[Loader, Loader]:
-        train_loader = open_one("train", recipe.train_crop.resolution)
-        eval_loader = open_one("val", recipe.eval_crop.resolution)
-        require_same_classes(settings.data, train_loader.source.classes, eval_loader.source.classes)
-        require_classes(train_loader.source, settings.data, recipe.num_classes)
-        if isinstance(recipe.train_crop, PaddedCrop):
-            check_square(train_loader.source, recipe.train_crop.resolution)
-        if world.local_rank == 0 and (bad := next(eval_loader.source.bad_images(), None)):
-            raise LocalError(bad)  # now, and not after the first epoch
-        return train_loader, eval_loader
-
-    first = on_every_rank(world, lambda: open_both() if world.local_rank == 0 else None)
-    train_loader, eval_loader = on_every_rank(world, lambda: first or open_both())
-    for split, loader in (("training", train_loader), ("validation", eval_loader)):
-        require_same(world, f"{split} data", loader.source.checksum)
-    return train_loader, eval_loader
-
-
-def source_notes(*sources: Source) -> list[str]:
-    """What a user should know of the images, each line once."""
-    return list(dict.fromkeys(note for source in sources for note in source.notes))
-
-
-def open_teacher(
-    recipe: Recipe, settings: TrainSettings, world: World, classes: list[str]
-) -> tuple[nn.Module | None, Teacher | None]:
-    """The teacher of a distillation on its device, and what it is; None where the recipe has none."""
-    if recipe.distillation is None:
-        if settings.teacher_weights:
-            raise UserError(f"--teacher-weights {settings.teacher_weights}: {recipe.name} has no distillation")
-        return None, None
-
-    def build() -> tuple[nn.Module, Teacher]:
-        return build_teacher(recipe, settings.teacher_weights, classes)
-
-    first = on_every_rank(world, lambda: build() if world.local_rank == 0 else None)  # one download for each machine
-    module, found = on_every_rank(world, lambda: first or build())
-    require_same(world, "teacher", str(found))
-    move_to_device(module, world.device, recipe.precision, cpu_kernels=False)
-    on_every_rank(world, lambda: require_resolutions(module, found, recipe, world.device))
-    return module, found
-
-
 def init_weights(recipe: Recipe, settings: TrainSettings) -> InitWeights:
     """Where the initial weights come from. Raises UserError where the file of initial weights cannot be read."""
     if settings.initial_weights:
@@ -278,60 +214,9 @@ def newest_checkpoint(run: Run, identity: RunIdentity, world: World) -> Checkpoi
     return content
 
 
-def build_module(recipe: Recipe, settings: TrainSettings, world: World, *, fresh: bool) -> tuple[nn.Module, list[str]]:
-    """The network on its device, and lines for the log. `fresh`: False where its weights will be restored."""
-    spec = recipe.model if fresh else without_pretrained(recipe.model)
-
-    def build() -> nn.Module:
-        return build_model(spec, recipe.num_classes, recipe.norm_batch_size, sync_norm=recipe.sync_norm)
-
-    first = on_every_rank(world, lambda: build() if world.local_rank == 0 else None)  # one download for each machine
-    module = on_every_rank(world, lambda: first or build())
-    notes = []
-    if fresh and settings.initial_weights:
-        weights = settings.initial_weights
-        key = settings.weights_key
-        notes.append(on_every_rank(world, lambda: load_initial_weights(module, weights, key, spec)))
-    if tuning := recipe.fine_tuning:
-        if fresh and not settings.initial_weights and not (isinstance(spec, LibraryModel) and spec.pretrained):
-            raise UserError("fine_tuning needs weights to start from: add --initial-weights FILE")
-        notes.append(on_every_rank(world, lambda: apply_fine_tuning(module, tuning)))
-    found = audit(recipe.optimizer, module)
-    if isinstance(spec, ResNet | CifarResNet) and fresh:  # others may start as they like
-        asked = spec.zero_init_residual and not settings.initial_weights
-        notes += [f"note: {found}"] if found.unexpected(zero_gammas=asked) else []
-    kernels = settings.cpu_kernels and not settings.compile
-    notes += move_to_device(module, world.device, recipe.precision, cpu_kernels=kernels)
-    return module, notes
-
-
-def move_to_device(module: nn.Module, device: torch.device, precision: Precision, *, cpu_kernels: bool) -> list[str]:
-    """Moves `module` in place, channels-last, and makes it fast on a CPU. Returns lines for the log."""
-    module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if device.type != "cpu":
-        return []
-    keep_freed_memory()
-    return [accelerate(module)] if cpu_kernels and precision == "bf16" else []
-
-
 def start_record(world: World, settings: TrainSettings, module: nn.Module) -> dict[str, Any]:
     """The environment of one start, with what trains `module` in it."""
     return environment(world, settings, cpu_kernels=replaced(module))
-
-
-def build_state(
-    recipe: Recipe, module: nn.Module, world: World, *, steps_per_epoch: int, log_every: int = 1
-) -> TrainingState:
-    """The state before the first step. `module`: on its device, not yet compiled or wrapped."""
-    scaler = build_scaler(recipe.precision, world.device)
-    return TrainingState(
-        module=module,
-        average=Average(recipe.average, module) if recipe.average else None,
-        optimizer=build_optimizer(recipe.optimizer, module, recipe.fine_tuning),
-        scaler=scaler,
-        metrics=StepMetrics(log_every, world, scaled=scaler.is_enabled()),
-        position=Position(steps_per_epoch=steps_per_epoch),
-    )
 
 
 def summary(recipe: Recipe, run: Run, world: World, at: Position, train_images: int, eval_images: int) -> str:

@@ -256,7 +256,7 @@ from trainer.distributed import process_group
 from trainer.errors import SharedError
 from trainer.recipe_file import load_recipe
 from trainer.settings import TrainSettings
-from trainer.setup import open_loaders
+from trainer.open_data import open_loaders
 from contextlib import ExitStack
 
 recipe, odd = load_recipe(sys.argv[1]), os.environ["RANK"] == "1"

@@ -25,7 +25,8 @@ from trainer.recipe_file import load_recipe, recipe_names, recipe_source
 from trainer.run import checkpoint
 from trainer.run.directory import Run
 from trainer.run.metrics_file import truncate_metrics
-from trainer.settings import BenchmarkSettings, CompareSettings, EvaluateSettings, PlanSettings, TrainSettings
+from trainer.settings import BenchmarkSettings, CompareSettings, PlanSettings, TrainSettings
+from trainer.weights_settings import EvaluateSettings
 
 pytestmark = pytest.mark.slow
 

@@ -24,7 +24,7 @@ from trainer.run import checkpoint
 from trainer.run.checkpoint import CheckpointContent, MeanOf, checked
 from trainer.run.directory import Run
 from trainer.run.state import Position
-from trainer.settings import AverageSettings, EvaluateSettings
+from trainer.weights_settings import AverageSettings, EvaluateSettings
 
 NORM_IMAGES = 8192
 """images that norms are measured over where the recipe does not say: pycls's NUM_SAMPLES_PRECISE"""

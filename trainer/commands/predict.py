@@ -27,7 +27,7 @@ from trainer.evaluation.protocol import describe_crop
 from trainer.evaluation.result import printable
 from trainer.precision import allow_tensor_float, autocast
 from trainer.recipe import CenterCrop, Recipe
-from trainer.settings import PredictSettings
+from trainer.weights_settings import PredictSettings
 
 STANDARD_INPUT = Path("-")
 _BATCH = 64  # images; also how many names of standard input are read before the first line is printed

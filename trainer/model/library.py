@@ -107,7 +107,6 @@ def _timm_file(name: str) -> str:
     if cfg and cfg.hf_hub_id:
         return f", the file model.safetensors of {cfg.hf_hub_id} on the Hugging Face Hub"
     return f", from {cfg.url}" if cfg and cfg.url else ""
-    return UserError(f"the published weights of {name} could not be loaded: {type(error).__name__}: {reason}")
 
 
 class Published(NamedTuple):

@@ -25,7 +25,7 @@ from trainer.evaluation.protocol import TrainedWeights, WeightsFile
 from trainer.evaluation.result import EvalResult, report
 from trainer.precision import allow_tensor_float, autocast
 from trainer.recipe import CenterCrop, Recipe
-from trainer.settings import EvaluateSettings
+from trainer.weights_settings import EvaluateSettings
 
 
 def evaluate_weights(settings: EvaluateSettings) -> None:

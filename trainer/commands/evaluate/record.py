@@ -15,7 +15,8 @@ from trainer.evaluation.result import EvalResult, record
 from trainer.recipe import Recipe
 from trainer.recipe_file import overrides_of
 from trainer.run.environment import environment
-from trainer.settings import EvaluateSettings, TrainSettings
+from trainer.settings import TrainSettings
+from trainer.weights_settings import EvaluateSettings
 
 
 def write_record(

@@ -19,7 +19,7 @@ from trainer.errors import UserError, first_line
 from trainer.evaluation.protocol import describe_crop
 from trainer.recipe import LibraryModel, Recipe, ResNet
 from trainer.run.directory import Run
-from trainer.settings import ExportSettings
+from trainer.weights_settings import ExportSettings
 
 SUFFIXES = {
     "torchvision": (".pth", ".pt"),

@@ -1,0 +1,49 @@
+"""Opens the training and validation images on all ranks, and checks them before the first step."""
+
+from contextlib import ExitStack
+
+from trainer.data.formats import Split, open_split, require_classes
+from trainer.data.listing import require_same_classes
+from trainer.data.loader import Loader, Source, check_square, default_workers
+from trainer.distributed.process_group import World, on_every_rank, require_same
+from trainer.errors import LocalError
+from trainer.recipe import PaddedCrop, Recipe
+from trainer.settings import TrainSettings
+
+
+def open_loaders(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitStack) -> tuple[Loader, Loader]:
+    """The training and validation images. One process of each machine checks the files before the others open them."""
+
+    def open_one(split: Split, resolution: int) -> Loader:
+        source = open_split(
+            settings.data,
+            split,
+            num_classes=recipe.num_classes,
+            resolution=resolution,
+            check_content=world.local_rank == 0,  # compares the file's content with its checksum
+            class_order=settings.class_order,
+        )
+        workers = settings.workers or default_workers(world.cpu_sharers)
+        return stack.enter_context(Loader(source, workers=workers, pin_memory=world.device.type == "cuda"))
+
+    def open_both() -> tuple[Loader, Loader]:
+        train_loader = open_one("train", recipe.train_crop.resolution)
+        eval_loader = open_one("val", recipe.eval_crop.resolution)
+        require_same_classes(settings.data, train_loader.source.classes, eval_loader.source.classes)
+        require_classes(train_loader.source, settings.data, recipe.num_classes)
+        if isinstance(recipe.train_crop, PaddedCrop):
+            check_square(train_loader.source, recipe.train_crop.resolution)
+        if world.local_rank == 0 and (bad := next(eval_loader.source.bad_images(), None)):
+            raise LocalError(bad)  # now, and not after the first epoch
+        return train_loader, eval_loader
+
+    first = on_every_rank(world, lambda: open_both() if world.local_rank == 0 else None)
+    train_loader, eval_loader = on_every_rank(world, lambda: first or open_both())
+    for split, loader in (("training", train_loader), ("validation", eval_loader)):
+        require_same(world, f"{split} data", loader.source.checksum)
+    return train_loader, eval_loader
+
+
+def source_notes(*sources: Source) -> list[str]:
+    """What a user should know of the images, each line once."""
+    return list(dict.fromkeys(note for source in sources for note in source.notes))
