@@ -153,7 +153,7 @@ MISTAKES = {
     "no value": (["--epochs"], r"Missing value for argument '--epochs'"),
     "not a number": (["--epochs", "many"], r"--epochs: .*'many'"),
     "not a whole number": (["--epochs", "1.5"], r"--epochs: .*'1\.5'"),
-    "not a choice": (["--precision", "fp8"], r"'fp8'.*'fp32', 'bf16', 'fp16'"),
+    "not a choice": (["--precision", "fp8"], r"'fp8'.*'fp32', 'tf32', 'bf16', 'fp16'"),
     "too few values": (["--train-crop.fill", "1", "2"], r"--train-crop\.fill.*3 values"),
     "no epochs": (["--epochs", "0"], r"epochs=0 is not a positive number"),
     "batch that does not divide": (

@@ -41,7 +41,8 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> SlowDisk:
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     run = Run(tmp_path)
-    (tmp_path / ".owner").touch()
+    for name in (".owner", ".lock"):
+        (tmp_path / name).touch()
     return run
 
 

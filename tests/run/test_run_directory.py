@@ -236,7 +236,7 @@ def test_milestones_after_the_last_epoch_are_noted(
 @pytest.mark.parametrize(
     ("change", "answer"),
     [
-        ("precision='fp8'", r"precision='fp8' is not one of 'fp32', 'bf16', 'fp16'"),
+        ("precision='fp8'", r"precision='fp8' is not one of 'fp32', 'tf32', 'bf16', 'fp16'"),
         ("global_batch_size=192 / 2", r"global_batch_size=96.0 is not of type int"),
         ("optimizer=SGD(lr=np.float64(0.1))", r"optimizer.lr=np.float64\(0.1\) is not of type float"),
         ("mean=[0.5, 0.5, 0.5]", r"mean=\[0.5, 0.5, 0.5\] is not a tuple of 3"),

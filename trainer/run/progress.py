@@ -78,16 +78,16 @@ def finished(run_dir: Path, recipe_source: str, data: str | None = None) -> str 
     those of the run's data; other data formats have none, so their runs are not known to be finished.
     """
     try:
-        same = (run_dir / "recipe.py").read_text() == recipe_source
+        same = (run_dir / "recipe.py").read_text(encoding="utf-8") == recipe_source
         if not same or not (progress := read_progress(run_dir)).finished:
             return None
-        result = json.loads((run_dir / "result.json").read_text())
+        result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
         if data is not None and result["data"] != {split: _manifest_checksum(data, split) for split in result["data"]}:
             return None
         checkpoint = run_dir / "checkpoints" / f"step_{progress.step:08}.pt"
         with checkpoint.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if checkpoint.with_name(f"{checkpoint.name}.sha256").read_text().split()[0] != digest:
+        if checkpoint.with_name(f"{checkpoint.name}.sha256").read_text(encoding="utf-8").split()[0] != digest:
             return None
         top1 = f"top-1 {result['top1']:.2f} % after {counted(progress.step, 'step')}"
     except (OSError, ValueError, LookupError, TypeError):  # training finds out what is wrong
@@ -99,7 +99,7 @@ def finished(run_dir: Path, recipe_source: str, data: str | None = None) -> str 
 
 
 def _manifest_checksum(data: str, split: str) -> str:
-    checksum: str = json.loads((Path(data) / f"{split}.beton.json").read_text())["checksum"]
+    checksum: str = json.loads((Path(data) / f"{split}.beton.json").read_text(encoding="utf-8"))["checksum"]
     return checksum
 
 

@@ -30,7 +30,7 @@ import torch
 torch.set_num_threads(int(sys.argv[3]))
 network = torch.export.load(sys.argv[1]).module()
 with torch.inference_mode():
-    torch.save([network(images) for images in torch.load(sys.argv[2])], sys.argv[2])
+    torch.save([network(images) for images in torch.load(sys.argv[2], weights_only=True)], sys.argv[2])
 """
 
 
@@ -62,5 +62,5 @@ def run_alone(file: Path, inputs: list[Tensor]) -> list[Tensor]:
         if ended.returncode:
             reason = (ended.stderr.strip() or f"exit code {ended.returncode}").splitlines()[-1]
             raise UserError(f"the file does not run without this package: {reason}: nothing was written")
-        outputs: list[Tensor] = torch.load(exchange)
+        outputs: list[Tensor] = torch.load(exchange, weights_only=True)
     return outputs

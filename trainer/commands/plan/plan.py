@@ -98,6 +98,8 @@ def _training_rows(recipe: Recipe, facts: DataFacts, steps: int) -> list[Row]:
     crops = {name: getattr(recipe, name) for name in ("train_crop", "eval_crop", "also_eval_crop")}
     if scaled := [name for name, crop in crops.items() if crop and crop.scaled_decoding]:
         rows.append(("decoding", f"scaled for {' and '.join(scaled)}"))
+    if recipe.distillation:
+        rows.append(("teacher", "its forward pass, weights and memory are not counted here"))
     if recipe.order:
         stretch, window = recipe.order.stretch, recipe.order.window
         rows.append(("order", f"stretches of {stretch:,} images of the file, shuffled within {window:,} images"))

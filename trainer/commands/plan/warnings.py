@@ -18,8 +18,6 @@ def warnings(recipe: Recipe, facts: DataFacts, world_size: int) -> list[str]:
     notes += data_warnings(recipe, facts)
     if recipe.name in recipe_names():
         notes += override_warnings(load_recipe(recipe.name), recipe)
-    if recipe.distillation:
-        notes.append("distillation: the teacher's forward pass, its weights and its memory are not counted here")
     return notes + likely_mistakes(recipe)
 
 

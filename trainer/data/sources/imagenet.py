@@ -147,7 +147,7 @@ def _folders(src: Path, split: str) -> _Split:
 def _val_wnids(src: Path) -> list[str]:
     """The WNID of each validation image, by its number."""
     if (path := src / SYNSETS).exists():
-        wnids = path.read_text().split()
+        wnids = path.read_text(encoding="utf-8").split()
         if wrong := [wnid for wnid in wnids if not _WNID.fullmatch(wnid)]:
             raise UserError(f"{path} holds {wrong[0]!r}, and not one WNID a line, such as n01440764")
         return wnids
