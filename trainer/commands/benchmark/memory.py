@@ -14,7 +14,7 @@ def free_bytes() -> int:
 
     A limit of the process itself (`ulimit -v`, `ulimit -d`) is not in it: allocations beyond that fail by themselves.
     """
-    available = 1024 * int(re.findall(r"MemAvailable:\s+(\d+) kB", _MEMINFO.read_text())[0])
+    available = 1024 * int(re.findall(r"MemAvailable:\s+(\d+) kB", _MEMINFO.read_text(encoding="utf-8"))[0])
     return int((1 - _KEPT_FREE) * min(available, *cgroup_room()))
 
 
@@ -30,7 +30,7 @@ def cgroup_room(cgroup: Path = _CGROUP, root: Path = _CGROUPS) -> list[int]:
     Pages of files that were read are not counted as used: the kernel drops them first. Versions 1 and 2.
     """
     try:
-        lines = [line.split(":", 2) for line in cgroup.read_text().splitlines()]
+        lines = [line.split(":", 2) for line in cgroup.read_text(encoding="utf-8").splitlines()]
     except OSError:
         return []
     found = []
@@ -45,7 +45,7 @@ def cgroup_room(cgroup: Path = _CGROUP, root: Path = _CGROUPS) -> list[int]:
 
 def limit_data(room: int) -> None:
     """Lets allocations fail once this process has taken `room` bytes more, before the kernel kills somebody for it."""
-    used = 1024 * int(re.findall(r"VmData:\s+(\d+) kB", _STATUS.read_text())[0])
+    used = 1024 * int(re.findall(r"VmData:\s+(\d+) kB", _STATUS.read_text(encoding="utf-8"))[0])
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limits = [limit for limit in (used + room, soft, hard) if limit != resource.RLIM_INFINITY]
     resource.setrlimit(resource.RLIMIT_DATA, (min(limits), hard))
@@ -56,8 +56,13 @@ def _rooms(root: Path, name: str, limit: str, usage: str, reclaimable: str) -> l
     rooms = []
     for path in (folder, *folder.parents):
         try:
-            most, used = int((path / limit).read_text()), int((path / usage).read_text())
-            pages = re.search(rf"^{reclaimable} (\d+)$", (path / "memory.stat").read_text(), re.MULTILINE)
+            most, used = (
+                int((path / limit).read_text(encoding="utf-8")),
+                int((path / usage).read_text(encoding="utf-8")),
+            )
+            pages = re.search(
+                rf"^{reclaimable} (\d+)$", (path / "memory.stat").read_text(encoding="utf-8"), re.MULTILINE
+            )
             rooms.append(max(0, most - used + (int(pages[1]) if pages else 0)))
         except (OSError, ValueError):  # no such group here, as in a container, or "max"
             pass
