@@ -138,7 +138,7 @@ def run_trial(recipe: Recipe, device: str) -> Trial:
     """Runs a trial in a process of its own. Raises UserError where its step fails for another reason than memory."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "recipe.py"
-        file.write_text(recipe_source(recipe))
+        file.write_text(recipe_source(recipe), encoding="utf-8")
         words = [sys.executable, "-m", "trainer.commands.benchmark.fit_trial", str(file), device]
         ended = subprocess.run(words, capture_output=True, text=True)
     images, code = recipe.micro_batch_size, ended.returncode

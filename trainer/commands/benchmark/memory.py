@@ -56,14 +56,11 @@ def _rooms(root: Path, name: str, limit: str, usage: str, reclaimable: str) -> l
     rooms = []
     for path in (folder, *folder.parents):
         try:
-            most, used = (
-                int((path / limit).read_text(encoding="utf-8")),
-                int((path / usage).read_text(encoding="utf-8")),
+            most, used, statistics = (
+                (path / name).read_text(encoding="utf-8") for name in (limit, usage, "memory.stat")
             )
-            pages = re.search(
-                rf"^{reclaimable} (\d+)$", (path / "memory.stat").read_text(encoding="utf-8"), re.MULTILINE
-            )
-            rooms.append(max(0, most - used + (int(pages[1]) if pages else 0)))
+            pages = re.search(rf"^{reclaimable} (\d+)$", statistics, re.MULTILINE)
+            rooms.append(max(0, int(most) - int(used) + (int(pages[1]) if pages else 0)))
         except (OSError, ValueError):  # no such group here, as in a container, or "max"
             pass
         if path == root:

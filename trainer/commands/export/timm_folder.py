@@ -76,7 +76,7 @@ def write_config(theirs: nn.Module, weights: Weights, words: str, file: Path) ->
     if weights.classes:
         config["label_names"] = weights.classes
         config["label_descriptions"] = {name: class_name(name) for name in weights.classes}
-    file.write_text(json.dumps(config, indent=2) + "\n")
+    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def load_folder(folder: Path, weights: Weights) -> nn.Module:
