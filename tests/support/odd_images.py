@@ -21,7 +21,7 @@ def picture(label: int, number: int, side: int = 32) -> Image.Image:
 def class_folders(
     root: Path, classes: tuple[str, ...] = CLASSES, *, train: int = 4, val: int = 2, extension: str = ".png"
 ) -> Path:
-    """root/train and root/val, each with so many images of every class."""
+    """root/train and root/val, with `train` and `val` images of every class."""
     for split, count in (("train", train), ("val", val)):
         for label, name in enumerate(classes):
             (root / split / name).mkdir(parents=True, exist_ok=True)

@@ -72,7 +72,7 @@ def _protocol(weights: Weights, recipe: Recipe, trained: str) -> str:
 
 
 def _names(given: Iterable[Path]) -> Iterator[Path]:
-    """The image files: a folder stands for the images below it, sorted; - for the names on standard input."""
+    """The image files: of a folder, all images below it, sorted; of -, the names on standard input."""
     for path in given:
         if path == STANDARD_INPUT:
             yield from (Path(line.rstrip("\r\n")) for line in sys.stdin if line.strip())

@@ -29,7 +29,7 @@ class RealLabels(NamedTuple):
 
 
 def read_real_labels(file: Path, source: Source, classes: int, positions: Sequence[int] | None) -> RealLabels:
-    """The right classes of the images of `source`, for a network of so many `classes`.
+    """The right classes of the images of `source`, for a network of `classes` classes.
 
     The file is JSON: a list with a list of classes for each image of ImageNet's validation set by its number, or an
     object of such lists by file name. `positions`: see class_positions. Raises UserError for a file or for image names
