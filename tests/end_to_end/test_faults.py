@@ -353,6 +353,7 @@ def test_faults_whole_checkpoint_of_a_different_program_is_one_line(
     what: str, trained: Path, digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = Path(shutil.copytree(trained, tmp_path / "run"))
+    (run_dir / "result.json").unlink()  # else the run is finished, and its checkpoint is not needed
     change, answer = CHANGES[what]
     changed(run_dir, change)
     capfd.readouterr()

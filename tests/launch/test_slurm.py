@@ -194,6 +194,8 @@ def test_recipes_and_seeds_become_an_array_with_a_folder_for_each_run(
         "1",
         "--time",
         "30",
+        "--gpus-per-node",
+        "0",
         "--cpus-per-task",
         "1",
         RECIPE,

@@ -230,7 +230,7 @@ def test_milestones_after_the_last_epoch_are_noted(
     assert main(["train", "resnet20_he2015", *options]) == 0
     said = capfd.readouterr().out
     assert "note: schedule.milestones [82, 123] come after the last of 1 epochs" in said
-    assert "1,437 training and 360 validation images, 11 steps x 1 epochs, 1 process on CPU, bf16" in said
+    assert "1,437 training and 360 validation images, 11 steps x 1 epoch, 1 process on CPU, bf16" in said
 
 
 @pytest.mark.parametrize(
