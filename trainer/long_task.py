@@ -1,4 +1,4 @@
-"""Tells how far a task is that takes more than three seconds, in lines: nobody has to guess whether it hangs."""
+"""Reports the progress of a task that takes more than three seconds, with the time left."""
 
 import sys
 import time

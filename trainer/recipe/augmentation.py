@@ -103,7 +103,7 @@ class AugMix:
     arXiv:1912.02781, algorithm 1, with alpha = 1), as torchvision's; without the paper's consistency loss."""
 
     severity: int = 3
-    """strength of the operations, 1 to 10: each draws one of so many magnitudes, the weakest ones"""
+    """strength of the operations, 1 to 10: the number of magnitudes, from the weakest on, that each can draw"""
     width: int = 3
     """chains that are mixed"""
     depth: int | None = None
