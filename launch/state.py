@@ -18,6 +18,7 @@ class State:
     reason: str = ""
     """why it waits, or how it ended"""
     nodes: str = ""
+    """where it runs or ran"""
 
     @property
     def is_over(self) -> bool:

@@ -16,7 +16,7 @@ from launch.submission import Submission, launched_runs, submission_of
 from trainer.errors import UserError
 from trainer.run.progress import RunProgress, read_progress
 
-_COLUMNS = ("run", "job", "state", "step", "epoch", "images/s", "top-1", "left", "starts", "why")
+_COLUMNS = ("run", "job", "state", "nodes", "step", "epoch", "images/s", "top-1", "left", "starts", "why")
 _STYLES = {"RUNNING": "green", "COMPLETED": "dim", "FAILED": "red", "GONE": "red", "TIMEOUT": "red", "NODE_FAIL": "red"}
 
 
@@ -38,10 +38,12 @@ def row(run_dir: Path) -> list[str]:
         submission, index = submission_of(run_dir)
         state = state_of(submission, index)
     except UserError as error:
-        return [str(run_dir), "", "UNKNOWN", *[""] * 6, str(error)]
+        return [str(run_dir), "", "UNKNOWN", *[""] * 7, str(error)]
     progress = read_progress(run_dir)
     starts = attempts(submission, index)
-    return [str(run_dir), state.job, state.name, *_progress(progress), str(len(starts)), _why(submission, index, state)]
+    nodes = "" if state.nodes == state.job else state.nodes  # without Slurm, the job is named after its machine
+    why = _why(submission, index, state)
+    return [str(run_dir), state.job, state.name, nodes, *_progress(progress), str(len(starts)), why]
 
 
 def _progress(at: RunProgress) -> list[str]:

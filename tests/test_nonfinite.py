@@ -79,10 +79,10 @@ def test_loss_scale_that_collapses_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Real fp16 whose gradients always overflow, because the loss is multiplied by 1e9."""
-    from trainer import step
+    from trainer import distillation
 
-    build = step.build_loss
-    monkeypatch.setattr(step, "build_loss", lambda spec: lambda *given: build(spec)(*given) * 1e9)
+    build = distillation.build_loss
+    monkeypatch.setattr(distillation, "build_loss", lambda spec: lambda *given: build(spec)(*given) * 1e9)
     small = ["--global-batch-size", "2", "--micro-batch-size", "2", "--no-pictures"]
     options = ["--precision", "fp16", "--checkpoint-steps", "5", *small]
     assert main(words("synthetic:100", tmp_path, *options)) == 2

@@ -182,7 +182,7 @@ def _train(argv: list[str]) -> int:
     recipe, options = cli.parse_train(argv)
     _refuse_bare_srun()
     alone = os.environ.get("WORLD_SIZE", "1") == "1"  # several processes have to agree: they do in trainer/train.py
-    asks = alone and not options.initial_weights
+    asks = alone and not options.initial_weights and not recipe.distillation  # a file named now is to be checked
     if asks and (note := finished(options.run_dir, recipe_source(recipe), options.data_folder)):
         print(note)
         return 0

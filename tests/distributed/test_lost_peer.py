@@ -11,7 +11,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from tests.support.processes import ROOT, TIMEOUT
+from tests.support.processes import ROOT, TIMEOUT, start_ranks
 from trainer.distributed import lost_peer
 
 pytestmark = pytest.mark.slow
@@ -24,12 +24,12 @@ from trainer.distributed import process_group
 from trainer.distributed.stop import StopSignal
 
 def train(words):
-    with process_group.world("cpu", timeout_minutes=float(words[0])) as world, StopSignal(world) as stop_signal:
+    with process_group.world("cpu", timeout_minutes=float(words[0])) as world, StopSignal(world):
         dist.all_reduce(torch.zeros(1))
         print("joined", flush=True)
         while True:
             dist.all_reduce(torch.zeros(1))
-            stop_signal.all_reduce()
+            dist.all_reduce(torch.zeros(1), group=world.gloo)
 
 entry._train = train
 entry.run()
@@ -115,6 +115,24 @@ def test_rank_that_never_starts_is_one_line_and_exit_code_75(tmp_path: Path) -> 
     assert alone.returncode == 75
     (line,) = errors.read_text().splitlines()
     assert line.startswith("error: rank 0 cannot join the other processes, check MASTER_ADDR and MASTER_PORT: ")
+
+
+def test_rank_that_outlives_the_store_ends_with_its_own_exit_code(tmp_path: Path) -> None:
+    """Rank 1's interpreter is still ending when rank 0 has gone, and the store with it."""
+    code = (
+        "import os, socket, time\n"
+        "from trainer.distributed import process_group\n"
+        "class EndsLast:\n"
+        "    def __del__(self, probe=socket.socket, sleep=time.sleep, port=int(os.environ['MASTER_PORT'])):\n"
+        "        while probe().connect_ex(('localhost', port)) == 0:\n"
+        "            sleep(0.05)\n"
+        "        sleep(0.5)\n"
+        "with process_group.world('cpu', 15) as world:\n"
+        "    last = EndsLast() if world.rank else None\n"
+    )
+    ranks = start_ranks(["-c", code], 2)
+    said = [rank.communicate(timeout=TIMEOUT)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
 
 
 def listens(port: int) -> bool:

@@ -82,7 +82,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_cluster_from_outside_has_every_command(tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_dir = tmp_path / "run"
-    words = ["--cores", "2", "resnet20_digits", "--data", "synthetic:64", "--run-dir", str(run_dir), "--epochs", "3"]
+    words = ["--cores", "2", "resnet20_digits", "--data", "synthetic:128", "--run-dir", str(run_dir), "--epochs", "3"]
 
     def said(*command: str, code: int = 0) -> str:
         assert main(list(command)) == code

@@ -1,14 +1,17 @@
 """A lost peer: one line from one rank, and all ranks end at once.
 
 Left alone, each rank notices the loss when its neighbour has ended, one after another, and each reports it. So the
-ranks' store counts the reports: the first rank prints its line, and the count wakes a thread of every other rank.
+ranks' store counts the reports: the first rank prints its line, and wakes a thread of every other rank.
+
+That thread waits for a key of its own rank, so the rank itself can wake it when the process ends. A thread that the
+store wakes while the interpreter ends would abort the process: "terminate called without an active exception".
 """
 
+import atexit
 import contextlib
 import os
 import sys
 import threading
-import time
 from datetime import timedelta
 from typing import Any
 
@@ -37,6 +40,7 @@ def listen(rank: int, timeout: timedelta) -> None:
     _counter = _store(timeout)
     _thread = threading.Thread(target=_listen, args=(_store(timeout), rank), name="lost peer", daemon=True)
     _thread.start()
+    atexit.register(_end_thread, rank)
 
 
 def leave() -> None:
@@ -51,7 +55,10 @@ def report(message: str) -> None:
     if _counter is None:
         is_first = True
     elif (count := _count()) is not None:
-        is_first = count == 1
+        if is_first := count == 1:
+            with contextlib.suppress(RuntimeError):
+                size = int(os.environ["WORLD_SIZE"])
+                _counter.multi_set([_key(rank) for rank in range(size)], [""] * size)
     else:  # the store has ended with rank 0: killed, or after its report
         if _thread:
             _thread.join(_PATIENCE)  # what the store sent before its end has arrived then
@@ -75,18 +82,30 @@ def _count() -> int | None:
 
 
 def _listen(store: Any, rank: int) -> None:
-    while not _has_heard.is_set():
+    while True:
         try:
-            store.wait([_REPORTS], _A_WEEK)
+            store.wait([_key(rank)], _A_WEEK)
+            break
         except dist.DistStoreError:
             continue
         except RuntimeError:  # the store has ended, with rank 0 or torchrun
             return
-        _has_heard.set()
-    if rank == 0:  # it alone writes
-        time.sleep(_SAVE)
-    if not _has_left.is_set():
+    _has_heard.set()
+    if not _has_left.wait(_SAVE if rank == 0 else 0):  # rank 0 alone writes
         end_now(None)
+
+
+def _end_thread(rank: int) -> None:
+    _has_left.set()
+    with contextlib.suppress(RuntimeError):  # the store has ended, which has woken the thread
+        _counter.set(_key(rank), "")
+    if _thread:
+        _thread.join(_PATIENCE)
+
+
+def _key(rank: int) -> str:
+    """What this rank's thread waits for."""
+    return f"{_REPORTS} to {rank}"
 
 
 def _store(timeout: timedelta) -> Any:

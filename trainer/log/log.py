@@ -169,6 +169,7 @@ class Log:
         except BrokenPipeError:  # of the terminal
             raise
         except OSError as error:
+            self._require_in_place()
             raise DiskError(f"{self._run_dir}: cannot be written: {error.strerror}: {MAKE_ROOM}") from error
 
 

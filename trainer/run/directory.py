@@ -127,14 +127,18 @@ class Run:
         Raises UserError where a later attempt of the same job has taken the directory over.
         """
         self._require_ours()
-        self._writer.wait()
+        self.finish_saving()
         copy: CheckpointContent = copied(content)
         self._writer.start(lambda: self.checkpoints.save(copy, step))
         self._saved_at = time.monotonic()
 
     def finish_saving(self) -> None:
         """Returns when the last checkpoint is on the disk. Raises UserError where it could not be written."""
-        self._writer.wait()
+        try:
+            self._writer.wait()
+        except DiskError:
+            self._require_ours()  # the folder may be gone, which says more
+            raise
 
     def save_is_due(self, minutes: float) -> bool:
         """Whether so many minutes have passed since the last save or the start, or the last save has failed."""
