@@ -27,7 +27,7 @@ from trainer.distillation import build_distilled_loss, untrained_teacher
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World
 from trainer.model import build_model
-from trainer.optimizer import build_optimizer
+from trainer.optim.optimizer import build_optimizer
 from trainer.recipe import SGD, AdamW, AutoAugment, CifarResNet, Distillation, Recipe
 from trainer.recipe_file import load_recipe
 

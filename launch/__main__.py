@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NoReturn
 
-import trainer.streams  # noqa: F401  # first: for its effect
+import trainer.process.streams  # noqa: F401  # first: for its effect
 from launch import command_line, jobs, settings
 from launch.cluster import CLUSTERS
 from trainer import __version__

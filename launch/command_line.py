@@ -12,8 +12,8 @@ from launch.cluster_file import words_of
 from launch.settings import LaunchSettings, ProcessSettings
 from launch.submission import Run
 from launch.sweep import Value, combinations
-from trainer.cli import parse as parse_options
-from trainer.cli import parse_train, train_words
+from trainer.cli.parse import parse as parse_options
+from trainer.cli.parse import parse_train, train_words
 from trainer.errors import UserError
 from trainer.recipe_file import known_recipes, recipe_source
 from trainer.settings import TrainSettings

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-import trainer.streams  # noqa: F401  # first: for its effect
+import trainer.process.streams  # noqa: F401  # first: for its effect
 from launch.attempt import note_rank
 from launch.checks import quick
 from launch.disk import patiently

@@ -37,15 +37,19 @@ OPTIMIZER = [
         "    eps: float = 1e-10\n\n\n",
     ),
     Edit("trainer/recipe/optimizer.py", "AdamW | LAMB | LARS", "Adagrad | "),
-    Edit("trainer/optimizer.py", IMPORT, "from trainer.recipe import Adagrad\n"),
+    Edit("trainer/optim/optimizer.py", IMPORT, "from trainer.recipe import Adagrad\n"),
     Edit(
-        "trainer/optimizer.py",
+        "trainer/optim/optimizer.py",
         "        case AdamW():  # fused",
         "        case Adagrad():\n            return torch.optim.Adagrad(groups, lr=spec.lr, eps=spec.eps)\n",
     ),
-    Edit("trainer/optimizer.py", "        case AdamW() | LAMB():", "        case Adagrad():\n            return 1\n"),
     Edit(
-        "trainer/optimizer.py",
+        "trainer/optim/optimizer.py",
+        "        case AdamW() | LAMB():",
+        "        case Adagrad():\n            return 1\n",
+    ),
+    Edit(
+        "trainer/optim/optimizer.py",
         "        case AdamW():\n            return BatchScaling",
         '        case Adagrad():\n            return BatchScaling(0.5, "square-root scaling")\n',
     ),
@@ -137,7 +141,7 @@ import numpy as np
 from trainer.commands.plan.warnings import override_warnings
 from trainer.data.augment import Augmenter
 from trainer.data.formats import open_source
-from trainer.optimizer import build_optimizer, state_tensors
+from trainer.optim.optimizer import build_optimizer, state_tensors
 from trainer.recipe_file import load_recipe
 from trainer.schedule import lr_at
 

@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.small_checkpoint import checkpoint_content
 from tests.test_step import ACCUMULATION, RECIPE, micro_batches, network
-from trainer.build import build_state
 from trainer.data.mixing import mix
 from trainer.distillation import build_distilled_loss, build_teacher, frozen, require_resolutions, teacher_loss
 from trainer.distributed import process_group
@@ -33,6 +32,7 @@ from trainer.recipe import (
     Recipe,
 )
 from trainer.run.teacher import Teacher
+from trainer.setup.networks import build_state
 from trainer.step import TrainingStep
 
 TEACHER = CifarResNet(depth=14)

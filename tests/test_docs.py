@@ -13,7 +13,8 @@ from launch.local.settings import LocalSettings
 from launch.settings import CancelSettings, LogsSettings, PreflightSettings, StatusSettings
 from launch.slurm.settings import SlurmSettings
 from tests.support.processes import ROOT
-from trainer import cli, settings, weights_settings
+from trainer import settings, weights_settings
+from trainer.cli.parse import parse, parse_prepare, parse_train, parse_with_recipe
 from trainer.errors import UserError
 from trainer.recipe_file import load_recipe, measured, recipe_names
 
@@ -62,7 +63,7 @@ def as_typed(command: str) -> list[str]:
     return [word for word in words if word != "..."]
 
 
-def parse(module: str, words: list[str], abbreviated: bool) -> None:
+def parse_words(module: str, words: list[str], abbreviated: bool) -> None:
     """Reads the words as the command does, up to where it would begin to work. Raises UserError or SystemExit(0)."""
     verb, rest = (words[0], words[1:]) if words else ("", [])
     if abbreviated and not rest and verb in {*TRAINER, *WITH_RECIPE, *LAUNCH, *WITH_JOB, "prepare"}:
@@ -72,17 +73,17 @@ def parse(module: str, words: list[str], abbreviated: bool) -> None:
     if module == "launch" and verb in WITH_JOB:
         _, recipes, options = command_line.parse_launch(WITH_JOB[verb], rest, verb)
         for recipe in recipes:
-            cli.parse_train([recipe, *options])
+            parse_train([recipe, *options])
     elif module == "launch" and verb in LAUNCH:
         command_line.parse(LAUNCH[verb], rest, verb)
     elif module == "trainer" and verb in WITH_RECIPE:
-        cli.parse_with_recipe(WITH_RECIPE[verb], rest, verb)
+        parse_with_recipe(WITH_RECIPE[verb], rest, verb)
     elif module == "trainer" and verb in TRAINER:
-        cli.parse(TRAINER[verb], rest, verb)
+        parse(TRAINER[verb], rest, verb)
     elif module == "trainer" and (verb, rest[:1]) == ("prepare", ["adopt"]):
-        cli.parse(settings.AdoptSettings, rest[1:], "prepare adopt")
+        parse(settings.AdoptSettings, rest[1:], "prepare adopt")
     elif module == "trainer" and verb == "prepare":
-        cli.parse_prepare(rest)
+        parse_prepare(rest)
     elif words not in (["--help"], ["--version"], []):
         raise UserError(f"there is no command {verb!r}")
 
@@ -95,7 +96,7 @@ def check(command: str) -> None:
         assert (ROOT / Path(*module.split("."))).with_suffix(".py").is_file(), command
         return
     try:
-        parse(module, as_typed(command[hit.end() :]), abbreviated="..." in command)
+        parse_words(module, as_typed(command[hit.end() :]), abbreviated="..." in command)
     except SystemExit as ended:
         assert not ended.code, command
 

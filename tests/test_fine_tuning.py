@@ -7,7 +7,7 @@ from torch import nn
 from trainer.errors import UserError
 from trainer.fine_tuning import apply_fine_tuning, train_mode
 from trainer.model import build_model
-from trainer.optimizer import build_optimizer
+from trainer.optim.optimizer import build_optimizer
 from trainer.recipe import LAMB, LARS, SGD, AdamW, CifarResNet, DecoupledSGD, FineTuning, LibraryModel, Optimizer
 
 OPTIMIZERS: list[Optimizer] = [

@@ -55,7 +55,11 @@ def test_sources_are_found() -> None:
     assert len(RECIPES) == 83  # with __init__.py
     assert len(TRAINER) >= 50
     rooms = {path.relative_to(ROOT / "trainer").parts[0] for path in TRAINER if path.parent.name != "trainer"}
-    assert rooms == {"commands", "cpu", "data", "distributed", "evaluation", "log", "model", "recipe", "run"}
+    assert rooms == {
+        "cli", "commands", "cpu", "data", "distributed", "evaluation", "log", "model", "optim", "process",
+        "recipe", "run", "setup",
+    }  # fmt: skip
+    assert len(list((ROOT / "trainer").glob("*.py"))) <= 20, "a file of one subject belongs in its room"
 
 
 @pytest.mark.parametrize(
@@ -140,7 +144,7 @@ def test_loop_is_one_page_of_plain_statements() -> None:
     assert 10 < len(names) <= 25
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     assert importers("trainer.step") == {
-        "trainer/setup.py",
+        "trainer/setup/prepare.py",
         "trainer/commands/benchmark/repeated_step.py",
         "trainer/commands/plan/measure.py",
     }
@@ -166,12 +170,12 @@ def test_commands_are_leaves() -> None:
 
 
 def test_cpu_kernels_are_added_in_setup_alone() -> None:
-    """Models are plain PyTorch, and the commands get the kernels through trainer.build."""
+    """Models are plain PyTorch, and the commands get the kernels through trainer.setup.networks."""
     paths = [*CODE, *(ROOT / "benchmarks").glob("*.py")]
     found = importers("trainer.cpu", paths)
     assert {name for name in found if not name.startswith("trainer/cpu/")} == {
-        "trainer/build.py",
-        "trainer/setup.py",
+        "trainer/setup/networks.py",
+        "trainer/setup/prepare.py",
         "benchmarks/loop.py",
     }
     model = [path for path in TRAINER if path.parent.name == "model"]
@@ -237,7 +241,7 @@ def test_launch_has_no_import_circle() -> None:
             {
                 "trainer/settings.py",
                 "trainer/weights_settings.py",
-                "trainer/cli.py",
+                "trainer/cli/parse.py",
                 "launch/settings.py",
                 "launch/local/settings.py",
             },
@@ -246,10 +250,10 @@ def test_launch_has_no_import_circle() -> None:
             "timm",
             {
                 "trainer/model/library.py",
-                "trainer/optimizer.py",
-                "trainer/library_optimizer.py",
-                "trainer/layer_decay.py",
-                "trainer/clipping.py",
+                "trainer/optim/optimizer.py",
+                "trainer/optim/library_optimizer.py",
+                "trainer/optim/layer_decay.py",
+                "trainer/optim/clipping.py",
                 "trainer/ema.py",
                 "trainer/evaluation/imagenet.py",
                 "trainer/commands/export/timm_folder.py",

@@ -19,7 +19,7 @@ from trainer.data.formats import open_source
 from trainer.data.loader import Loader
 from trainer.loss import build_loss
 from trainer.model import build_model
-from trainer.optimizer import build_optimizer
+from trainer.optim.optimizer import build_optimizer
 from trainer.precision import Precision, allow_tensor_float, autocast, build_scaler, emulation_note
 from trainer.recipe import SGD, CenterCrop, CifarResNet, Constant, CrossEntropy, LibraryModel, Recipe
 from trainer.recipe_file import load_recipe

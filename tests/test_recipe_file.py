@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command_lines import NEEDED, leaves, resolved
-from trainer.cli import parse_train
+from trainer.cli.parse import parse_train
 from trainer.errors import UserError
 from trainer.recipe import (
     LARS,

@@ -9,13 +9,13 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from tests.support.small_recipe import recipe as small
-from trainer.build import build_state
 from trainer.data.device import DeviceBatch
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World
 from trainer.distributed.watchdog import COMPUTING, EXCHANGING
 from trainer.model import build_model
 from trainer.recipe import SGD, CifarResNet, Constant
+from trainer.setup.networks import build_state
 from trainer.step import TrainingStep
 
 ACCUMULATION = 2

@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-import trainer.streams  # noqa: F401  # first: for its effect
-from trainer import __version__, cli, settings, weights_settings
+import trainer.process.streams  # noqa: F401  # first: for its effect
+from trainer import __version__, settings, weights_settings
 from trainer.atomic import MAKE_ROOM
+from trainer.cli.parse import parse, parse_prepare, parse_train, parse_with_recipe
 from trainer.distributed.parent import end_process, exit_when_parent_dies
 from trainer.errors import EXIT_RETRY, LocalError, SharedError, UserError, first_line, one_line
 from trainer.recipe_file import recipe_source
@@ -179,15 +180,15 @@ gc.set_threshold(10_000)
 
 
 def _train(argv: list[str]) -> int:
-    recipe, options = cli.parse_train(argv)
+    recipe, options = parse_train(argv)
     _refuse_bare_srun()
     alone = os.environ.get("WORLD_SIZE", "1") == "1"  # several processes have to agree: they do in trainer/train.py
     asks = alone and not options.initial_weights and not recipe.distillation  # a file named now is to be checked
     if asks and (note := finished(options.run_dir, recipe_source(recipe), options.data_folder)):
         print(note)
         return 0
-    from trainer import compile_cache
     from trainer.errors import Stopped
+    from trainer.process import compile_cache
     from trainer.train import train
 
     compile_cache.offer(options.run_dir)
@@ -212,7 +213,7 @@ def _refuse_bare_srun() -> None:
 
 
 def _evaluate(argv: list[str]) -> int:
-    options = cli.parse(weights_settings.EvaluateSettings, argv, "evaluate")
+    options = parse(weights_settings.EvaluateSettings, argv, "evaluate")
     from trainer.commands.evaluate.evaluate import evaluate_weights
 
     evaluate_weights(options)
@@ -220,7 +221,7 @@ def _evaluate(argv: list[str]) -> int:
 
 
 def _average(argv: list[str]) -> int:
-    options = cli.parse(weights_settings.AverageSettings, argv, "average")
+    options = parse(weights_settings.AverageSettings, argv, "average")
     from trainer.commands.average import average_weights
 
     average_weights(options)
@@ -228,14 +229,14 @@ def _average(argv: list[str]) -> int:
 
 
 def _predict(argv: list[str]) -> int:
-    options = cli.parse(weights_settings.PredictSettings, argv, "predict")
+    options = parse(weights_settings.PredictSettings, argv, "predict")
     from trainer.commands.predict import predict_images
 
     return predict_images(options)
 
 
 def _look(argv: list[str]) -> int:
-    options = cli.parse(settings.LookSettings, argv, "look")
+    options = parse(settings.LookSettings, argv, "look")
     from trainer.commands.look.look import look
 
     look(options)
@@ -243,7 +244,7 @@ def _look(argv: list[str]) -> int:
 
 
 def _plan(argv: list[str]) -> int:
-    recipe, options = cli.parse_with_recipe(settings.PlanSettings, argv, "plan")
+    recipe, options = parse_with_recipe(settings.PlanSettings, argv, "plan")
     from trainer.commands.plan.plan import plan
 
     plan(recipe, options)
@@ -251,7 +252,7 @@ def _plan(argv: list[str]) -> int:
 
 
 def _benchmark(argv: list[str]) -> int:
-    recipe, options = cli.parse_with_recipe(settings.BenchmarkSettings, argv, "benchmark")
+    recipe, options = parse_with_recipe(settings.BenchmarkSettings, argv, "benchmark")
     if options.fit:
         from trainer.commands.benchmark.fit import fit
 
@@ -264,7 +265,7 @@ def _benchmark(argv: list[str]) -> int:
 
 
 def _compare(argv: list[str]) -> int:
-    options = cli.parse(settings.CompareSettings, argv, "compare")
+    options = parse(settings.CompareSettings, argv, "compare")
     from trainer.commands.compare.compare import compare
 
     compare(options)
@@ -272,7 +273,7 @@ def _compare(argv: list[str]) -> int:
 
 
 def _export(argv: list[str]) -> int:
-    options = cli.parse(weights_settings.ExportSettings, argv, "export")
+    options = parse(weights_settings.ExportSettings, argv, "export")
     from trainer.commands.export.export import export
 
     export(options)
@@ -281,12 +282,12 @@ def _export(argv: list[str]) -> int:
 
 def _prepare(argv: list[str]) -> int:
     if argv[:1] == ["adopt"]:
-        adopted = cli.parse(settings.AdoptSettings, argv[1:], "prepare adopt")
+        adopted = parse(settings.AdoptSettings, argv[1:], "prepare adopt")
         from trainer.data.beton.adopt import adopt
 
         adopt(adopted)
         return 0
-    command = cli.parse_prepare(argv)
+    command = parse_prepare(argv)
     from trainer.data.sources.kinds import KINDS
 
     KINDS[command.kind].prepare(command.source, command.out, command.options)
@@ -294,7 +295,7 @@ def _prepare(argv: list[str]) -> int:
 
 
 def _recipes(argv: list[str]) -> int:
-    words = cli.parse(settings.RecipesSettings, argv, "recipes").words
+    words = parse(settings.RecipesSettings, argv, "recipes").words
     from trainer.commands.recipes import list_recipes
 
     list_recipes(words)

@@ -3,9 +3,9 @@
 from torch import nn
 
 from trainer.errors import UserError
-from trainer.layer_decay import lr_factors
 from trainer.model.weights import classifiers
-from trainer.optimizer import NORMS, classifier_parameters
+from trainer.optim.layer_decay import lr_factors
+from trainer.optim.optimizer import NORMS, classifier_parameters
 from trainer.recipe import FineTuning
 
 

@@ -9,7 +9,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import trainer.recipe
-from trainer import suggestions
+from trainer.cli import suggestions
 from trainer.errors import UserError
 from trainer.recipe import Recipe
 

@@ -7,7 +7,6 @@ from functools import partial
 import torch
 from torch import nn
 
-from trainer.clipping import build_clipping
 from trainer.data.device import DeviceBatch
 from trainer.data.mixing import mix
 from trainer.data.random import torch_seed
@@ -18,8 +17,9 @@ from trainer.distributed.cpus import usable_cpus
 from trainer.distributed.process_group import World, gradient_sync
 from trainer.distributed.watchdog import COMPUTING, EXCHANGING
 from trainer.fine_tuning import train_mode
-from trainer.garbage import collect_garbage
+from trainer.optim.clipping import build_clipping
 from trainer.precision import autocast
+from trainer.process.garbage import collect_garbage
 from trainer.recipe import Recipe
 from trainer.run.state import TrainingState
 from trainer.schedule import lr_of

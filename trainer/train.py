@@ -23,7 +23,7 @@ from trainer.nonfinite import dump_nonfinite_step
 from trainer.precise_bn import remeasure_norms
 from trainer.recipe import Recipe
 from trainer.settings import TrainSettings
-from trainer.setup import note_start, prepare
+from trainer.setup.prepare import note_start, prepare
 
 
 def train(recipe: Recipe, settings: TrainSettings) -> None:

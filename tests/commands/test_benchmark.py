@@ -13,7 +13,6 @@ import torch
 
 from tests.support.processes import SUPPORT, TIMEOUT, run
 from trainer.__main__ import main
-from trainer.build import build_module
 from trainer.commands.benchmark import peers
 from trainer.commands.benchmark.measure import Measured
 from trainer.commands.benchmark.peak import Peak, peak
@@ -50,6 +49,7 @@ from trainer.recipe import (
 from trainer.recipe_file import recipe_source
 from trainer.run.checkpoint import read
 from trainer.settings import TrainSettings
+from trainer.setup.networks import build_module
 from trainer.train import train
 
 RECIPE = Recipe(

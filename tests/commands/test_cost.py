@@ -25,7 +25,7 @@ from trainer.errors import UserError
 from trainer.fine_tuning import apply_fine_tuning
 from trainer.loss import build_loss
 from trainer.model import build_model
-from trainer.optimizer import build_optimizer, state_tensors
+from trainer.optim.optimizer import build_optimizer, state_tensors
 from trainer.precision import autocast
 from trainer.recipe import (
     EMA,

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from trainer.__main__ import main
-from trainer.cli import parse_with_recipe
+from trainer.cli.parse import parse_with_recipe
 from trainer.commands.look import look
 from trainer.commands.look.statistics import statistics_of
 from trainer.data.formats import open_dataset

@@ -15,11 +15,11 @@ from torch.nn.functional import cross_entropy
 import trainer.cpu.accelerate as accelerate_module
 from tests.support.matrix_units import pretend_matrix_units
 from trainer import recipe
-from trainer.build import move_to_device
 from trainer.cpu.accelerate import accelerate, replaced
 from trainer.ema import Average
 from trainer.model import build_model
 from trainer.model.block import Block
+from trainer.setup.networks import move_to_device
 
 Spec = recipe.ResNet | recipe.CifarResNet | recipe.WideResNet | recipe.LibraryModel
 FUSED = "_NormReluBackward"

@@ -10,10 +10,10 @@ import pytest
 
 from tests.support.odd_images import class_folders
 from tests.support.processes import ROOT, SUPPORT, TIMEOUT
-from trainer import compile_cache
 from trainer.__main__ import main
 from trainer.errors import UserError
-from trainer.variables import place_in_run, whole_number
+from trainer.process import compile_cache
+from trainer.process.variables import place_in_run, whole_number
 
 SMALL = ["--num-classes", "2", "--global-batch-size", "6", "--micro-batch-size", "6", "--epochs", "1", "--no-pictures"]
 # usual in Slurm jobs and containers; without the two, Python would choose UTF-8 by itself
@@ -167,7 +167,7 @@ READ_ONLY = """
 import sys
 from pathlib import Path
 from numba.core import caching
-from trainer import compile_cache
+from trainer.process import compile_cache
 from trainer.__main__ import main
 
 compile_cache._CODE = Path("/dev/null/code")  # the installation is read-only, and there is no home

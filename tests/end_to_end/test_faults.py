@@ -251,12 +251,12 @@ SAME = """
 import os, sys
 from dataclasses import replace
 from pathlib import Path
-from trainer import checks
+from trainer.setup import checks
 from trainer.distributed import process_group
 from trainer.errors import SharedError
 from trainer.recipe_file import load_recipe
 from trainer.settings import TrainSettings
-from trainer.open_data import open_loaders
+from trainer.setup.loaders import open_loaders
 from contextlib import ExitStack
 
 recipe, odd = load_recipe(sys.argv[1]), os.environ["RANK"] == "1"

@@ -16,7 +16,7 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from trainer import cli
+from trainer.cli.parse import parse, parse_train
 from trainer.data.beton.manifest import Manifest, manifest_path, read_manifest
 from trainer.errors import UserError
 from trainer.model import build_model, load_initial_weights
@@ -80,7 +80,7 @@ def test_fuzz_any_options_of_train_are_settings_or_one_line(name: str, words: li
     given_words = [part for word in words for part in (word if isinstance(word, tuple) else (word,))]
     assume("--help" not in given_words and "-h" not in given_words)
     try:
-        recipe, options = cli.parse_train([name, "--data", "d", "--run-dir", "r", *given_words])
+        recipe, options = parse_train([name, "--data", "d", "--run-dir", "r", *given_words])
     except UserError as error:
         assert is_clear(error), repr(str(error))
         return
@@ -97,7 +97,7 @@ def test_fuzz_any_options_of_other_commands_are_settings_or_one_line(kind: type,
     words = data.draw(st.lists(st.one_of(st.sampled_from(names), JUNK), max_size=6))
     assume("--help" not in words and "-h" not in words)
     try:
-        assert isinstance(cli.parse(kind, words, "verb"), kind)
+        assert isinstance(parse(kind, words, "verb"), kind)
     except UserError as error:
         assert is_clear(error), repr(str(error))
 

@@ -12,7 +12,7 @@ from launch.layout import Layout, layout_of
 from launch.settings import PreflightSettings, ProcessSettings
 from launch.slurm.settings import SlurmSettings
 from launch.slurm.time import minutes_of
-from trainer.cli import parse_train, train_words
+from trainer.cli.parse import parse_train, train_words
 from trainer.errors import UserError
 
 NEEDED = ["--data", "synthetic:64", "--run-dir", "runs"]

@@ -23,7 +23,7 @@ from trainer.distributed import process_group
 from trainer.distributed.process_group import World
 from trainer.model import build_model
 from trainer.model.norm import SplitNorm, split_norms
-from trainer.optimizer import sort_parameters
+from trainer.optim.optimizer import sort_parameters
 from trainer.precise_bn import measure_norms
 
 SPECS: dict[str, recipe.ResNet | recipe.CifarResNet | recipe.WideResNet | recipe.LibraryModel] = {

@@ -12,7 +12,6 @@ from typing import Any, get_args
 import pytest
 
 import trainer.recipe
-from trainer.checks import likely_mistakes
 from trainer.recipe import (
     EMA,
     LAMB,
@@ -44,6 +43,7 @@ from trainer.recipe import (
     WideResNet,
 )
 from trainer.recipe_file import load_recipe
+from trainer.setup.checks import likely_mistakes
 
 GOYAL = load_recipe("resnet50_goyal2017_8k")
 RESNET = ResNet(depth=18)

@@ -16,14 +16,14 @@ from torchvision.ops import StochasticDepth
 from tests.papers import PAPERS
 from tests.papers.paper import Images
 from tests.support.processes import ROOT
-from trainer.cli import parse_prepare, parse_train
+from trainer.cli.parse import parse_prepare, parse_train
 from trainer.data.resolution import resolution_at
 from trainer.model import build_model, without_pretrained
 from trainer.model.block import Block
 from trainer.model.blur import BlurConv2d, BlurMaxPool2d
 from trainer.model.preactivation import PreActivationBlock
 from trainer.model.weights import classifiers
-from trainer.optimizer import audit, build_optimizer
+from trainer.optim.optimizer import audit, build_optimizer
 from trainer.recipe import LibraryModel, Model, Recipe, ResNet, Steps
 from trainer.recipe_file import RECIPES, load_recipe, recipe_names
 from trainer.schedule import lr_at

@@ -20,7 +20,7 @@ import torch
 from tests.support.small_checkpoint import checkpoint_content
 from trainer.errors import UserError
 from trainer.model import build_model
-from trainer.optimizer import build_optimizer
+from trainer.optim.optimizer import build_optimizer
 from trainer.precision import build_scaler
 from trainer.recipe import SGD, CifarResNet
 from trainer.run.checkpoint import CheckpointContent, Checkpoints, checked, read, write

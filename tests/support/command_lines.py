@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from trainer.cli import parse_train
+from trainer.cli.parse import parse_train
 from trainer.recipe import Recipe
 
 CHOICES = {"progressive", "color", "augmentation", "erasing", "mixing", "also_eval_crop", "ema", "swa", "order"}

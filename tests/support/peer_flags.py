@@ -100,4 +100,4 @@ FLAGS = {
     "Composer's Trainer": COMPOSER,
     "pycls": PYCLS,
 }
-"""By trainer, as in trainer.peer_options.PEERS."""
+"""By trainer, as in trainer.cli.peer_options.PEERS."""

@@ -3,9 +3,9 @@
 import re
 from dataclasses import fields
 
+from trainer.cli.suggestions import parts
 from trainer.errors import UserError
 from trainer.recipe_file import docstring, known_recipes, load_recipe, measured, recipe_names
-from trainer.suggestions import parts
 
 
 def list_recipes(words: tuple[str, ...]) -> None:

@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from trainer.build import move_to_device
 from trainer.errors import UserError
 from trainer.evaluation.protocol import TrainedWeights, WeightMean, WeightsFile
 from trainer.evaluation.result import trained_weights
@@ -25,6 +24,7 @@ from trainer.run.directory import Run
 from trainer.run.init_weights import InitWeights
 from trainer.run.state import Position
 from trainer.run.teacher import Teacher
+from trainer.setup.networks import move_to_device
 
 Network = dict[str, Tensor] | Path  # a state_dict, or an .onnx file, which holds the network too
 

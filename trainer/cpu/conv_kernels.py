@@ -21,9 +21,9 @@ import torch
 from numba import carray, cfunc, from_dtype, njit, types
 from torch import Tensor
 
-from trainer.compile_cache import can_be_cached
 from trainer.cpu import amx
 from trainer.cpu.openmp import fetch_and_add, on_threads, pointer
+from trainer.process.compile_cache import can_be_cached
 
 # Numba's cache is valid until this file changes, so this file has to change with the two it inlines (test_house.py)
 _INLINED = {"amx.py": "eeeef0140a40bec4", "openmp.py": "1e135ae2a4895501"}

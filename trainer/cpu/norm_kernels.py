@@ -17,8 +17,8 @@ from llvmlite import ir
 from numba import carray, cfunc, from_dtype, njit, types
 from numba.extending import intrinsic
 
-from trainer.compile_cache import can_be_cached
 from trainer.cpu.openmp import fetch_and_add, on_threads, pointer
+from trainer.process.compile_cache import can_be_cached
 
 # Numba's cache is valid until this file changes, so this file has to change with the one it inlines (test_house.py)
 _INLINED = {"openmp.py": "1e135ae2a4895501"}

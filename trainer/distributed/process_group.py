@@ -26,7 +26,7 @@ from trainer.distributed.affinity import bind, bindings, place_of, processes_sha
 from trainer.distributed.interface import bind_gloo
 from trainer.errors import NodeError, SharedError, Stopped, UnreachableError, UserError, first_line
 from trainer.precision import Precision, autocast
-from trainer.variables import place_in_run, whole_number
+from trainer.process.variables import place_in_run, whole_number
 
 T = TypeVar("T")
 _NEVER = 10**9  # iterations

@@ -14,12 +14,12 @@ from typing import IO, Any, Self
 
 from trainer.atomic import MAKE_ROOM, replace_text
 from trainer.errors import DiskError, UserError
+from trainer.process.variables import whole_number
 from trainer.recipe import Recipe
 from trainer.recipe_file import is_resolved, load_recipe, recipe_changes, recipe_source
 from trainer.run.background import BackgroundWriter, copied
 from trainer.run.checkpoint import CheckpointContent, Checkpoints
 from trainer.run.progress import how_to_train_longer
-from trainer.variables import whole_number
 
 GONE = "nothing more is saved; move it back and give the same command again, or start anew"
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)  # that may pass by themselves

@@ -8,7 +8,7 @@ import pytest
 from scipy.io import savemat
 
 from tests.data.sources.miniatures import RAW, assert_holds, decoded, jpeg
-from trainer.cli import parse_prepare
+from trainer.cli.parse import parse_prepare
 from trainer.data.sources.torchvision_set import SMALL, TorchvisionOptions, prepare
 from trainer.errors import UserError
 

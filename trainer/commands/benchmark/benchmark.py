@@ -16,8 +16,6 @@ import numpy as np
 import torch
 
 from trainer.atomic import replace_text
-from trainer.build import build_module
-from trainer.checks import accumulation_steps, steps_in_epoch
 from trainer.commands.benchmark.measure import WARM_UP, Measured, Part, gather, window, window_length
 from trainer.commands.benchmark.peak import Peak, peak
 from trainer.commands.benchmark.peers import Peer, PeerError, ffcv_loader, job, torchvision_pipeline
@@ -39,7 +37,9 @@ from trainer.precision import allow_tensor_float
 from trainer.recipe import PaddedCrop, Recipe
 from trainer.recipe_file import recipe_source
 from trainer.settings import BenchmarkSettings, TrainSettings
-from trainer.setup import start_record
+from trainer.setup.checks import accumulation_steps, steps_in_epoch
+from trainer.setup.networks import build_module
+from trainer.setup.prepare import start_record
 
 FEW_BATCHES = 20  # in an epoch: then its start, when nothing is read ahead yet, takes much of the time
 

@@ -4,11 +4,11 @@ from itertools import cycle
 
 from torch import nn
 
-from trainer.build import build_state
 from trainer.data.device import DeviceBatch
 from trainer.distillation import untrained_teacher
 from trainer.distributed.process_group import World
 from trainer.recipe import Recipe
+from trainer.setup.networks import build_state
 from trainer.step import TrainingStep
 
 

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from trainer.errors import UserError, first_line
 from trainer.loss import build_loss
-from trainer.optimizer import state_tensors
+from trainer.optim.optimizer import state_tensors
 from trainer.precision import autocast
 from trainer.recipe import Recipe
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from trainer.build import build_module, build_state
 from trainer.data.device import DeviceBatch
 from trainer.distillation import untrained_teacher
 from trainer.distributed import process_group
@@ -15,6 +14,7 @@ from trainer.errors import UserError
 from trainer.precision import allow_tensor_float
 from trainer.recipe import Recipe
 from trainer.settings import TrainSettings
+from trainer.setup.networks import build_module, build_state
 from trainer.step import TrainingStep
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")

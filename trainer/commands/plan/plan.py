@@ -7,7 +7,6 @@ from itertools import groupby
 
 from torch import nn
 
-from trainer.checks import steps_in_epoch
 from trainer.commands.plan import curve
 from trainer.commands.plan.cost import (
     Memory,
@@ -28,10 +27,11 @@ from trainer.data.resolution import resolution_at
 from trainer.errors import counted
 from trainer.fine_tuning import apply_fine_tuning, train_mode
 from trainer.model import build_model, without_pretrained
-from trainer.optimizer import audit
+from trainer.optim.optimizer import audit
 from trainer.recipe import LibraryModel, Recipe
 from trainer.recipe_file import overrides_of, recipe_names, recipe_source
 from trainer.settings import PlanSettings
+from trainer.setup.checks import steps_in_epoch
 
 
 def plan(recipe: Recipe, settings: PlanSettings) -> None:

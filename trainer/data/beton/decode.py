@@ -17,9 +17,9 @@ Three things make this faster than to decode an image and resize a part of it. O
 import numpy as np
 from numba import njit
 
-from trainer.compile_cache import can_be_cached
 from trainer.data.beton.index import RAW
 from trainer.data.beton.native import imdecode, memchr, memcpy, pread, resize
+from trainer.process.compile_cache import can_be_cached
 
 SHORT_READ, BAD_JPEG = 1, 2  # decode()'s codes for an image that it could not read
 _MARGIN = 1  # px around a crop: chroma of half the resolution is interpolated from the next sample

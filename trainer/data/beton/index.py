@@ -18,7 +18,7 @@ from trainer.data.beton.layout import IMAGE, layout_of
 from trainer.data.beton.manifest import WRITE_AGAIN, Manifest, Sizes, read_manifest, read_stamp, stamp_now, write_stamp
 from trainer.data.contents import Contents, Stored
 from trainer.errors import UserError
-from trainer.long_task import LongTask
+from trainer.process.long_task import LongTask
 
 # The layout: header, two field descriptors, one row of metadata per image, pages of image bytes, allocation table.
 # Restated from ffcv/types.py and ffcv/fields (1.0.2) so that checking needs no FFCV, whose import takes 5 s.

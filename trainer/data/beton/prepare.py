@@ -26,7 +26,7 @@ from trainer.data.formats import FOLDERS, class_folders
 from trainer.data.images import has_orientation, read_bytes, to_rgb
 from trainer.data.listing import ClassOrder, class_order_note, list_class_folders, require_same_classes
 from trainer.errors import UserError, counted
-from trainer.long_task import time_left
+from trainer.process.long_task import time_left
 
 SPLITS = FOLDERS  # the small one first: what is wrong shows early
 LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal

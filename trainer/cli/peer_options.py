@@ -3,7 +3,7 @@
 docs/coming-from.md shows the same tables; a test holds the two together. The names are in peer_tables.py.
 """
 
-from trainer.peer_tables import COMPOSER, FFCV_IMAGENET, HABITS, PYCLS, TIMM, TORCHVISION
+from trainer.cli.peer_tables import COMPOSER, FFCV_IMAGENET, HABITS, PYCLS, TIMM, TORCHVISION
 
 _IN_RECIPE = "chosen in a recipe file"
 _NONE = "no equivalent: "

@@ -12,12 +12,12 @@ from launch.slurm.settings import SlurmSettings
 from tests.support.command_lines import NEEDED, leaves, resolved
 from tests.support.peer_flags import FLAGS
 from tests.support.processes import ROOT
-from trainer import peer_options, suggestions
 from trainer.__main__ import main
-from trainer.cli import parse_train
+from trainer.cli import peer_options, suggestions
+from trainer.cli.parse import parse_train
+from trainer.cli.peer_options import ANSWERS, PEERS, rows
+from trainer.cli.peer_tables import HABITS
 from trainer.errors import UserError
-from trainer.peer_options import ANSWERS, PEERS, rows
-from trainer.peer_tables import HABITS
 from trainer.recipe import LARS, LibraryModel, Mixing
 from trainer.recipe_file import load_recipe, recipe_names
 from trainer.settings import BenchmarkSettings, TrainSettings

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from trainer import peer_options
+from trainer.cli import peer_options
 from trainer.recipe import Recipe
 
 _BEGIN_WITH = ("_torchvision_v1", "_he2015")

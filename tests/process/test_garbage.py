@@ -3,7 +3,7 @@
 import gc
 import weakref
 
-from trainer.garbage import EVERY, collect_garbage, collected_by_steps
+from trainer.process.garbage import EVERY, collect_garbage, collected_by_steps
 
 
 class Node:

@@ -10,9 +10,9 @@ from timm.optim import get_optimizer_info, list_optimizers
 from torch import nn
 
 from tests.support.small_recipe import recipe as small
-from trainer.cli import parse_train
+from trainer.cli.parse import parse_train
 from trainer.errors import UserError
-from trainer.optimizer import batch_scaling, build_optimizer, state_tensors
+from trainer.optim.optimizer import batch_scaling, build_optimizer, state_tensors
 from trainer.recipe import FineTuning, LibraryOptimizer
 from trainer.recipe_file import load_recipe, recipe_diff, recipe_source
 

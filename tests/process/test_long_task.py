@@ -2,8 +2,8 @@
 
 import pytest
 
-from trainer import long_task
-from trainer.long_task import LongTask, time_left
+from trainer.process import long_task
+from trainer.process.long_task import LongTask, time_left
 
 
 def test_long_task_prints_after_three_seconds_and_then_every_ten(

@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.small_recipe import recipe as small
-from trainer.clipping import build_clipping
 from trainer.model import build_model
+from trainer.optim.clipping import build_clipping
 from trainer.recipe import CifarResNet, Recipe
 
 PLAIN = replace(small, clip_grad_norm=None)

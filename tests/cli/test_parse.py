@@ -14,8 +14,8 @@ import pytest
 
 from tests.support.processes import ROOT, SUPPORT, TIMEOUT, ranks_of, run, start, wait_for_step
 from trainer.__main__ import main
-from trainer.checks import slow_start
 from trainer.settings import TrainSettings
+from trainer.setup.checks import slow_start
 
 RECIPE = str(SUPPORT / "small_recipe.py")
 Mistake = tuple[list[str], str]

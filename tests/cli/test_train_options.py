@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.command_lines import CHOICES, NEEDED, ON_ANY_SCREEN, leaves, resolved, stdout
 from trainer.__main__ import main
-from trainer.cli import parse_train
+from trainer.cli.parse import parse_train
 from trainer.errors import UserError
 from trainer.recipe import (
     FineTuning,

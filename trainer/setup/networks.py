@@ -11,7 +11,7 @@ from trainer.ema import Average
 from trainer.errors import UserError
 from trainer.fine_tuning import apply_fine_tuning
 from trainer.model import build_model, load_initial_weights, without_pretrained
-from trainer.optimizer import audit, build_optimizer
+from trainer.optim.optimizer import audit, build_optimizer
 from trainer.precision import Precision, build_scaler
 from trainer.recipe import CifarResNet, LibraryModel, Recipe, ResNet
 from trainer.run.state import Position, TrainingState

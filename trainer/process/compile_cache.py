@@ -13,7 +13,7 @@ from pathlib import Path
 
 from trainer.data.content import cache_folder
 
-_CODE = Path(__file__).parent / "data" / "beton" / "__pycache__"
+_CODE = Path(__file__).parents[1] / "data" / "beton" / "__pycache__"
 _offered: list[Path] = []
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import tyro
 
-from trainer import suggestions
+from trainer.cli import suggestions
 from trainer.errors import UserError
 from trainer.recipe import FineTuning, Recipe
 from trainer.recipe_file import known_recipes, load_recipe, settings_of

@@ -9,15 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer.build import build_module, build_state, open_teacher
-from trainer.checks import (
-    accumulation_steps,
-    check_norm_images,
-    likely_mistakes,
-    require_same_everywhere,
-    slow_start,
-    steps_in_epoch,
-)
 from trainer.cpu.accelerate import replaced
 from trainer.data.listing import class_order_of
 from trainer.data.loader import Loader
@@ -26,9 +17,8 @@ from trainer.distributed.same_weights import require_same_weights
 from trainer.errors import UserError, counted
 from trainer.evaluation.protocol import TrainedWeights, short
 from trainer.evaluation.result import trained_weights
-from trainer.garbage import collected_by_steps
-from trainer.open_data import open_loaders, source_notes
 from trainer.precision import allow_tensor_float, emulation_note
+from trainer.process.garbage import collected_by_steps
 from trainer.recipe import LibraryModel, Recipe
 from trainer.recipe_file import recipe_source
 from trainer.run.checkpoint import CheckpointContent, RunIdentity
@@ -39,6 +29,16 @@ from trainer.run.progress import finished
 from trainer.run.state import Position, TrainingState
 from trainer.run.teacher import Teacher
 from trainer.settings import TrainSettings
+from trainer.setup.checks import (
+    accumulation_steps,
+    check_norm_images,
+    likely_mistakes,
+    require_same_everywhere,
+    slow_start,
+    steps_in_epoch,
+)
+from trainer.setup.loaders import open_loaders, source_notes
+from trainer.setup.networks import build_module, build_state, open_teacher
 from trainer.step import TrainingStep
 
 

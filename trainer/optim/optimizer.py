@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from trainer.layer_decay import lr_factors
-from trainer.library_optimizer import library_optimizer, tensors_per_parameter
 from trainer.model.weights import classifiers
+from trainer.optim.layer_decay import lr_factors
+from trainer.optim.library_optimizer import library_optimizer, tensors_per_parameter
 from trainer.recipe import LAMB, LARS, SGD, AdamW, DecoupledSGD, FineTuning, LibraryOptimizer, Optimizer
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)

@@ -6,9 +6,9 @@ from torch import nn
 
 from trainer.errors import UserError
 from trainer.fine_tuning import apply_fine_tuning
-from trainer.layer_decay import lr_factors
 from trainer.model import build_model
-from trainer.optimizer import build_optimizer
+from trainer.optim.layer_decay import lr_factors
+from trainer.optim.optimizer import build_optimizer
 from trainer.recipe import SGD, CifarResNet, FineTuning, LibraryModel, ResNet
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command_lines import stdout
-from trainer.cli import parse, parse_prepare
+from trainer.cli.parse import parse, parse_prepare
 from trainer.errors import UserError
 from trainer.settings import RecipesSettings
 from trainer.weights_settings import EvaluateSettings

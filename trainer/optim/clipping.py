@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from trainer.optimizer import classifier_parameters
+from trainer.optim.optimizer import classifier_parameters
 from trainer.recipe import Recipe
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.model import build_model
-from trainer.optimizer import audit, build_optimizer, sort_parameters
+from trainer.optim.optimizer import audit, build_optimizer, sort_parameters
 from trainer.recipe import (
     LAMB,
     LARS,

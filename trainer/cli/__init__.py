@@ -1,0 +1,1 @@
+"""The command line: a recipe's settings as options, and answers to what cannot be parsed."""

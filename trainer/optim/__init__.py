@@ -1,0 +1,1 @@
+"""What changes the weights: optimizers over their parameter groups, rates by layer, gradient clipping."""

@@ -1,0 +1,1 @@
+"""What surrounds a process: its streams, variables, compiled code, garbage, and how long it takes."""
