@@ -55,12 +55,14 @@ class Log:
         self._run_dir, self._recipe = run_dir, recipe
         self._straggler = StragglerDetector(world.size)
         self._interval = Cadence.of(log_every, at.steps_per_epoch).interval
-        with self._writing():
+        try:
             kept, damaged = truncate_metrics(run_dir / "metrics.jsonl", at.step)
             self._metrics = (run_dir / "metrics.jsonl").open("a", buffering=1, encoding="utf-8")
             self._tensorboard = TensorBoardLog(run_dir, recipe, at, kept, hparams)
             total_steps = recipe.epochs * at.steps_per_epoch
             self._console = ConsoleLog(run_dir, at, total_steps=total_steps, log_every=log_every)
+        except OSError as error:
+            raise _cannot_be_written(run_dir, error) from error
         if damaged:
             self.say(f"note: damaged lines of metrics.jsonl were removed and their values are lost: {len(damaged)}")
 
@@ -170,7 +172,11 @@ class Log:
             raise
         except OSError as error:
             self._require_in_place()
-            raise DiskError(f"{self._run_dir}: cannot be written: {error.strerror}: {MAKE_ROOM}") from error
+            raise _cannot_be_written(self._run_dir, error) from error
+
+
+def _cannot_be_written(run_dir: Path, error: OSError) -> DiskError:
+    return DiskError(f"{run_dir}: cannot be written: {error.strerror}: {MAKE_ROOM}")
 
 
 def _guess(recipe: Recipe) -> float:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer import recipe
 from trainer.model.cifar import CifarResNet
 
 Spec = recipe.Model
 _FAMILIES = ("resnet", "resnext", "wide_resnet")  # of torchvision, whose names timm and our own networks use as well
+_COUNTS = "num_batches_tracked"  # norms count batches since PyTorch 0.4.1
 
 
 def network_of(state: Mapping[str, Tensor]) -> recipe.CifarResNet | recipe.LibraryModel | None:
@@ -24,21 +26,28 @@ def network_of(state: Mapping[str, Tensor]) -> recipe.CifarResNet | recipe.Libra
     classes = theirs["fc.weight"][0]
     blocks = {name.split(".")[1] for name in theirs if name.startswith("layer1.")}
     width = theirs["conv1.weight"][0] // 16
-    with torch.device("meta"):  # shapes alone, no memory
-        for name in models.list_models(module=models):
-            if name.startswith(_FAMILIES) and _fits(models.get_model(name, num_classes=classes).state_dict(), theirs):
-                return recipe.LibraryModel(name=f"torchvision/{name}")
-        if blocks and width:
-            spec = recipe.CifarResNet(depth=6 * len(blocks) + 2, width=width)
-            if _fits(CifarResNet(spec, classes).state_dict(), theirs):
+    theirs = {name: shape for name, shape in theirs.items() if not name.endswith(_COUNTS)}
+    for name in models.list_models(module=models):
+        if name.startswith(_FAMILIES) and _shapes_in_torchvision(name, classes) == theirs:
+            return recipe.LibraryModel(name=f"torchvision/{name}")
+    if blocks and width:
+        spec = recipe.CifarResNet(depth=6 * len(blocks) + 2, width=width)
+        with torch.device("meta"):
+            if _shapes(CifarResNet(spec, classes)) == theirs:
                 return spec
     return None
 
 
-def _fits(ours: Mapping[str, Tensor], theirs: Mapping[str, torch.Size]) -> bool:
-    counts = "num_batches_tracked"  # norms count batches since PyTorch 0.4.1
-    shapes = {name: tensor.shape for name, tensor in ours.items() if not name.endswith(counts)}
-    return shapes == {name: shape for name, shape in theirs.items() if not name.endswith(counts)}
+@cache  # building all of them takes seconds
+def _shapes_in_torchvision(name: str, classes: int) -> dict[str, torch.Size]:
+    from torchvision import models
+
+    with torch.device("meta"):  # shapes alone, no memory
+        return _shapes(models.get_model(name, num_classes=classes))
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items() if not name.endswith(_COUNTS)}
 
 
 def advice(state: Mapping[str, Tensor], spec: Spec | None) -> str:
