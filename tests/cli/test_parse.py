@@ -324,6 +324,7 @@ def test_list_of_recipes_can_be_cut_to_some(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err == "error: no recipe contains vit: python -m trainer recipes lists all 82\n"
 
 
+@pytest.mark.slow
 def test_reader_that_has_seen_enough_is_no_traceback() -> None:
     line = f"{sys.executable} -m trainer recipes | head -c 1 && exit ${{PIPESTATUS[0]}}"
     for _ in range(5):  # the pipe may close before or after the last line

@@ -418,6 +418,7 @@ def test_compare_what_is_not_the_published_experiment_is_not_compared(tmp_path: 
     assert "ours has 11 steps in an epoch: not the 50,000 images" in str(not_comparable(found, CIFAR.published))
 
 
+@pytest.mark.slow
 def test_compare_every_published_result_is_compared_but_those_of_ten_crops(tmp_path: Path) -> None:
     refused_names = []
     recipes = [load_recipe(name) for name in recipe_names()]

@@ -96,6 +96,7 @@ def test_imagenet_networks_have_the_operations_that_torchvision_publishes(depth:
     assert forward_flops(recipe, network(recipe), 224) / 2e9 == pytest.approx(gmacs, abs=0.0006)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "gmacs"),
     [
@@ -111,6 +112,7 @@ def test_relatives_have_the_operations_that_torchvision_publishes(model: ResNet,
     assert forward_flops(recipe, built, 224) / 2e9 == pytest.approx(gmacs, abs=0.0006)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [
@@ -141,6 +143,7 @@ def test_resnet20_has_its_operations_by_hand() -> None:
     assert (by_hand + projections) / 1e6 == pytest.approx(40.8, abs=0.05)
 
 
+@pytest.mark.slow
 def test_training_is_three_forward_passes_less_the_gradient_of_the_images() -> None:
     recipe = replace(small, micro_batch_size=4)
     cost = pass_cost(recipe, network(recipe))
@@ -176,6 +179,7 @@ def test_activations_are_those_of_a_real_step_to_the_byte(norm_batch_size: int |
     assert pass_cost(recipe, network(recipe)).activations == really_saved(recipe, network(recipe))
 
 
+@pytest.mark.slow
 def test_activations_in_bf16_are_those_of_a_real_step_but_for_the_norms_statistics() -> None:
     """The CPU keeps a mean and a deviation per channel in float32, the fake tensors say bf16."""
     model = network(small)

@@ -76,6 +76,7 @@ def test_plan_of_the_digits_says_what_training_would_do(
         assert picture.width > 800
 
 
+@pytest.mark.slow
 def test_plan_names_the_resolved_recipe_as_python_that_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = planned(["resnet20_digits", "--epochs", "3", "--recipe"], capsys)
     (tmp_path / "again.py").write_text(plan.partition("The resolved recipe\n\n")[2])
@@ -96,6 +97,7 @@ def test_measured_step_takes_at_least_the_tensors_that_were_counted() -> None:
     assert together < measured < 10 * together + 300
 
 
+@pytest.mark.slow
 def test_prediction_is_marked_as_a_model(capsys: pytest.CaptureFixture[str]) -> None:
     plan = planned(["resnet20_he2015", "--world-size", "2", "--images-per-second", "10000"], capsys)
     assert row(plan, "model").startswith("not a measurement")
@@ -155,6 +157,7 @@ def test_plan_mistake_is_one_line(words: list[str], line: str, capsys: pytest.Ca
     assert said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_picture_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("in the way")
     assert main(["plan", "resnet20_digits", "--out", str(tmp_path / "file")]) == 2
@@ -169,6 +172,7 @@ def test_plan_without_matplotlib_the_error_says_what_to_install(
         save_picture(small, 14, tmp_path / "lr.png")
 
 
+@pytest.mark.slow
 def test_step_that_this_machine_cannot_hold_is_not_tried(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["resnet20_digits", "--data", "synthetic:2000000", "--measure", "--device", "cpu"]
     huge = ["--global-batch-size", "1000000", "--micro-batch-size", "1000000"]
@@ -214,6 +218,7 @@ def test_data_that_does_not_match_the_recipe_is_reported(stored: str, request: p
     assert data_warnings(replace(cropped, train_crop=RandomResizedCrop(resolution=32)), facts) == []
 
 
+@pytest.mark.slow
 def test_plan_no_recipe_as_published_is_warned_of_on_its_own_data() -> None:
     quiet = [name for name in recipe_names() if name != "resnet50_finetune"]
     for name in quiet:

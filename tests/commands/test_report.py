@@ -56,6 +56,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "report.html"
 
 
+@pytest.mark.slow
 def test_report_says_what_the_terminal_says(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", str(report.parent), "--time-to-accuracy", "85"]) == 0
     page = Links()

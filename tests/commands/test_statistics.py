@@ -27,6 +27,7 @@ def test_interval_is_welchs(sizes: tuple[int, int]) -> None:
     assert found.delta == pytest.approx(statistics.fmean(first) - statistics.fmean(second))
 
 
+@pytest.mark.slow
 def test_statistics_true_differences_lie_in_95_of_100_intervals() -> None:
     """Three seeds against five: what a factor of 2 would claim far too often."""
     draw = random.Random(0)

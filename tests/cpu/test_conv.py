@@ -211,6 +211,7 @@ def test_gradients_accumulate_over_micro_batches() -> None:
     torch.testing.assert_close(conv.weight.grad.double(), exact, rtol=1e-5, atol=2e-6 * float(exact.abs().max()))
 
 
+@pytest.mark.slow
 def test_conv_every_3x3_convolution_of_a_network_but_the_first_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_matrix_units(monkeypatch)
     for spec, expected in (

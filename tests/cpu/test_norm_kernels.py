@@ -232,6 +232,7 @@ def fused_norms(y: Tensor) -> int:
     return sum(FUSED in node.name() for node in seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "count"),
     [

@@ -100,6 +100,7 @@ def test_cpus_of_a_gpu_are_those_that_its_pci_device_names(
     assert cpus_of_gpu(torch.device("cuda", 3), tmp_path) == cpus
 
 
+@pytest.mark.slow
 def test_bound_process_runs_on_its_cpus_with_the_threads_that_it_starts() -> None:
     first = sorted(os.sched_getaffinity(0))[:1]
     script = (

@@ -3,28 +3,20 @@
 import json
 import shlex
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.support.processes import ROOT, TIMEOUT, kill, run, start, wait_for_step
+from tests.support.processes import ROOT, TIMEOUT, metrics, run, start, wait_for_step
 
 pytestmark = pytest.mark.slow
 
 
-def test_resnet20_reads_98_percent_of_the_held_out_digits(digits: Path, tmp_path: Path) -> None:
-    ended = run(["train", "resnet20_digits", "--data", str(digits), "--run-dir", str(tmp_path)], processes=2)
-    assert ended.returncode == 0, ended.stderr
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert result["top1"] >= 98
-    protocol = result["protocol"]
-    assert (protocol["images_seen"], protocol["duplicates"], protocol["images_total"]) == (360, 0, 360)
-    assert result["changed"] == []
+def test_readme_commands_run_as_printed_and_read_98_percent_of_the_held_out_digits(tmp_path: Path) -> None:
+    """All six but the installation, in an empty folder.
 
-
-def test_readme_commands_run_as_printed(tmp_path: Path) -> None:
-    """All six but the installation, in an empty folder; the training is stopped once, and continues."""
+    The training is stopped twice and continues: as printed, and on two processes, as `make demo` has.
+    """
     block = [line.strip() for line in (ROOT / "README.md").read_text().splitlines()[:19] if line.startswith("    ")]
     install, prepare, train, again, evaluate, compare = (shlex.split(line, comments=True) for line in block)
     assert install[:2] == ["make", "install"]
@@ -33,20 +25,25 @@ def test_readme_commands_run_as_printed(tmp_path: Path) -> None:
 
     ended = run(prepare[3:], cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
-    with start(train[3:], cwd=tmp_path) as process:
-        wait_for_step(process, tmp_path / "runs" / "digits", 20)
-        process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == 128 + signal.SIGTERM, err
-    with start(again[3:], cwd=tmp_path) as process:
-        try:
-            _, err = process.communicate(timeout=5 * TIMEOUT)  # 20 epochs in one process
-        except subprocess.TimeoutExpired:
-            kill(process)
-            raise
-    assert process.returncode == 0, err
+    run_dir = tmp_path / "runs" / "digits"
+    for words, step in ((train, 20), (again, 40)):
+        with start(words[3:], cwd=tmp_path) as process:
+            wait_for_step(process, run_dir, step)
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=TIMEOUT)
+        assert process.returncode == 128 + signal.SIGTERM, err
+    ended = run(again[3:], processes=2, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "continued after step" in ended.stdout
+    assert [record["epoch"] for record in metrics(run_dir) if record["kind"] == "eval"][-1] == 20
+
+    result = json.loads((run_dir / "result.json").read_text())
+    assert result["top1"] >= 98
+    protocol = result["protocol"]
+    assert (protocol["images_seen"], protocol["duplicates"], protocol["images_total"]) == (360, 0, 360)
+    assert result["changed"] == []
+    assert [start["processes"] for start in result["starts"]] == [1, 1, 2]
     for words in (evaluate, compare):
         ended = run(words[3:], cwd=tmp_path)
         assert ended.returncode == 0, ended.stderr
-    assert json.loads((tmp_path / "runs" / "digits" / "result.json").read_text())["top1"] >= 98
     assert "resnet20_digits" in ended.stdout

@@ -16,7 +16,6 @@ import pytest
 import timm.utils.model_ema
 import torch
 from torch import nn
-from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 from trainer.commands.benchmark.repeated_step import RepeatedStep
@@ -159,6 +158,7 @@ def test_batch_is_prepared_ahead_but_never_held_back_for_the_next(ready: bool, r
     assert found == read
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec", [SGD(lr=0.1), DecoupledSGD(lr=0.1), AdamW(lr=0.1), LAMB(lr=0.1), LARS(lr=0.1)], ids=str
 )
@@ -217,8 +217,11 @@ def give_gradients(module: nn.Module) -> None:
         parameter.grad = torch.empty_like(parameter)
 
 
+@pytest.mark.slow
 def test_step_one_compilation_is_for_all_steps() -> None:
     """Neither the rate nor the seed of a step is part of the graph: on a GPU each compilation costs a minute."""
+    from torch._dynamo.testing import CompileCounter  # takes a second
+
     module, compiled = build_model(RECIPE.model, RECIPE.num_classes), CompileCounter()
     module.compile(backend=compiled)
     recipe = replace(RECIPE, schedule=Linear(final_lr=0.0), precision="bf16")
@@ -230,6 +233,7 @@ def test_step_one_compilation_is_for_all_steps() -> None:
     assert compiled.frame_count == 1
 
 
+@pytest.mark.slow
 def test_step_has_a_graph_for_each_resolution_of_its_images_and_none_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch would make one graph for all sizes after the second, and none beyond its limit of eight."""
     seen: list[int | torch.SymInt] = []

@@ -67,6 +67,7 @@ def test_damaged_training_image_is_one_line_and_look_lists_them_all(
     assert main(train_words(data, tmp_path / "run")) == 0
 
 
+@pytest.mark.slow
 def test_class_that_only_training_has_is_named_and_either_remedy_helps(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,6 +113,7 @@ def test_run_directory_that_goes_away_ends_the_run_with_one_line(digits: Path, t
         assert metrics(run)
 
 
+@pytest.mark.slow
 def test_evaluation_is_recorded_before_it_is_printed(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

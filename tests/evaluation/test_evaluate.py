@@ -157,6 +157,7 @@ def test_compiled_model_is_evaluated_by_the_code_it_was_compiled_from(
     assert 100 * (answers.predicted == answers.labels).mean() == plain.top1
 
 
+@pytest.mark.slow
 def test_networks_are_evaluated_in_one_pass_over_the_images(
     digits: Path, untrained: tuple[Recipe, nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:

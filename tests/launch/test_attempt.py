@@ -195,6 +195,7 @@ def test_ports_differ_from_start_to_start_and_leave_those_in_use_out() -> None:
         assert free_port(seeds[0]) not in (ports[0], ports[0] - 1)
 
 
+@pytest.mark.slow
 def test_slurm_start_answers_the_jobs_script(submission: Submission, tmp_path: Path) -> None:
     variables = {"SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_RESTART_COUNT": "1"}
 

@@ -140,6 +140,7 @@ def test_run_for_each_recipe_and_seed_has_a_folder_of_its_own() -> None:
     assert "seed=1" in four[1].recipe
 
 
+@pytest.mark.slow
 def test_sweep_is_the_product_of_values_and_seeds_named_by_what_varies() -> None:
     vary = ("optimizer.lr=0.05,0.1", "schedule.warmup.epochs=0,1.5", "flip=True,False")
     runs = runs_of((0, 1), ["resnet20_digits"], NEEDED, 1, vary)
@@ -160,6 +161,7 @@ def test_sweep_is_the_product_of_values_and_seeds_named_by_what_varies() -> None
         assert settings.hparams == ("optimizer.lr", "schedule.warmup.epochs", "flip")
 
 
+@pytest.mark.slow
 def test_sweep_values_may_be_tuples_options_of_train_and_settings_of_the_same_last_word() -> None:
     vary = ("mean=0 0 0,0.5 0.5 0.5", "workers=1,2")
     runs = runs_of((), ["resnet20_digits"], NEEDED, 1, vary)

@@ -15,6 +15,7 @@ def run_in(folder: Path) -> Run:
     return Run(name="one", recipe="recipe = None\n", run_dir=folder, data="synthetic:64", options=())
 
 
+@pytest.mark.slow
 def test_code_is_kept_once_for_launches_of_the_same_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = (new_submission([run_in(tmp_path / "run")]) for _ in range(2))
     assert first.code.resolve() == second.code.resolve()

@@ -21,7 +21,8 @@ STEPS = {"lr": 0.05, "loss": 2.5, "images_per_second": 1234.0, "data_wait": 0.07
 
 
 def words(digits: Path, run_dir: Path, *options: str) -> list[str]:
-    return ["train", RECIPE, "--data", str(digits), "--run-dir", str(run_dir), "--epochs", "1", *options]
+    short = ["--epochs", "1", "--precision", "fp32"]
+    return ["train", RECIPE, "--data", str(digits), "--run-dir", str(run_dir), *short, *options]
 
 
 def read_all(controller: int) -> str:
@@ -124,6 +125,7 @@ def test_profile_holds_the_steps_that_were_asked_for_also_after_a_stop(
     assert "no profile: steps 8 to 9 are past, 14 are complete" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_profile_after_the_end_of_the_run_is_refused(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -161,6 +161,7 @@ def test_tensorboard_opens_on_the_groups_that_matter(whole: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- HParams
 
 
+@pytest.mark.slow
 def test_tensorboard_log_every_setting_of_every_recipe_has_a_column_of_its_type() -> None:
     content = columns().value[0].metadata.plugin_data.content
     infos = {info.name: info.type for info in metadata.parse_experiment_plugin_data(content).hparam_infos}
@@ -233,6 +234,7 @@ def test_mixed_images_are_shown_mixed_with_both_classes(here: World, images: Loa
     assert set(shares) <= {99, 100, 101}
 
 
+@pytest.mark.slow
 def test_predictions_are_those_that_are_evaluated(here: World, images: Loader) -> None:
     torch.manual_seed(0)
     model = build_model(RECIPE.model, 10)

@@ -140,6 +140,7 @@ def test_blur_stays_channels_last_and_in_bf16_under_autocast() -> None:
     assert torch.equal(binomial_filter(3).bfloat16().float(), binomial_filter(3))
 
 
+@pytest.mark.slow
 def test_blur_every_parameter_of_a_blurred_network_gets_a_gradient() -> None:
     model = build("convs_and_pool", 50)
     functional.cross_entropy(model(images(32)), torch.tensor([0, 1])).backward()

@@ -97,6 +97,7 @@ def test_relatives_training_step_has_the_librarys_gradients_and_statistics(name:
     assert all(torch.equal(mine, other) for mine, other in zip(ours.buffers(), theirs.buffers(), strict=True))
 
 
+@pytest.mark.slow
 def test_variant_a_is_torchvisions_network_with_the_stride_on_the_first_1x1() -> None:
     theirs = models.resnet50(num_classes=7).eval()
     for stage in (theirs.layer2, theirs.layer3, theirs.layer4):

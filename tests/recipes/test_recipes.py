@@ -308,6 +308,7 @@ def commands(name: str) -> list[list[str]]:
     return [shlex.split(line) for line in docstring(name).splitlines() if line.startswith("    ")]
 
 
+@pytest.mark.slow
 @EVERY_RECIPE
 def test_command_in_the_docstring_runs_this_recipe(name: str) -> None:
     training = [words for words in commands(name) if "train" in words]

@@ -90,16 +90,8 @@ class Chaos:
     def _start(self, run_dir: Path) -> subprocess.Popen[str]:
         run_dir.mkdir(exist_ok=True)
         often = ["--log-every", "4", "--checkpoint-steps", str(SAVE_EVERY), "--no-pictures", "--workers", "2"]
-        words = [
-            "train",
-            str(RECIPE),
-            "--data",
-            str(self._data),
-            "--run-dir",
-            str(run_dir),
-            "--epochs",
-            str(self._epochs),
-        ]
+        where = ["--data", str(self._data), "--run-dir", str(run_dir)]
+        words = ["train", str(RECIPE), *where, "--epochs", str(self._epochs), "--precision", "fp32"]
         variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", MARK: self._mark}
         with (run_dir / "said.txt").open("a") as said:
             return subprocess.Popen(

@@ -1,6 +1,7 @@
 """Files of FFCV's own writer are used as they are: checked once, with a manifest beside them."""
 
 import hashlib
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from trainer.data.formats import open_source
 from trainer.data.loader import Loader
 from trainer.recipe import CenterCrop
 
-pytest.importorskip("ffcv")
+# not importorskip(): importing it compiles for seconds, in every worker that collects the tests
+pytestmark = pytest.mark.skipif(find_spec("ffcv") is None, reason="needs ffcv")
 SIDE = 32
 
 

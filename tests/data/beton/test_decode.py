@@ -218,6 +218,7 @@ def test_decode_damage_in_a_tile_that_the_whole_decoder_finds_is_found(tmp_path:
     assert code == BAD_JPEG or np.array_equal(found, expected)
 
 
+@pytest.mark.slow
 @thorough
 @given(data=st.data())
 def test_decode_no_header_however_damaged_ends_the_process_or_moves_a_pixel(

@@ -71,6 +71,7 @@ def loaded(folder: Path) -> set[int]:
     return {int(entry.name) for entry in folder.iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [2, 3])
 def test_journal_file_has_the_same_bytes_for_any_number_of_workers(tmp_path: Path, whole: bytes, workers: int) -> None:
     def unevenly(image: int) -> np.ndarray:
@@ -133,6 +134,7 @@ def test_journal_that_is_damaged_starts_again(stopped: Path, tmp_path: Path, who
     assert loaded(tmp_path / "second") == set(range(COUNT)) and stopped.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_journal_continues_with_skip_bad_and_names_every_skipped_image(stopped: Path, tmp_path: Path) -> None:
     def fail(image: int) -> None:
         raise_at_bad(image)

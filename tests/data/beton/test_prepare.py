@@ -82,6 +82,7 @@ def test_folder_is_what_torchvisions_image_folder_sees(pets: Path, tmp_path: Pat
     assert manifests["train"].source.kind == "folder" and manifests["train"].source.name == "pets"
 
 
+@pytest.mark.slow
 def test_validation_may_have_other_names(pets: Path, tmp_path: Path) -> None:
     for name in ("validation", "test"):
         next(path for path in pets.iterdir() if path.name != "train").rename(pets / name)
@@ -366,6 +367,7 @@ def test_cifar_folders_are_taken_too(pets: Path, tmp_path: Path) -> None:
     assert manifests["train"].options.write_mode == "raw"
 
 
+@pytest.mark.slow
 def test_digits_are_all_there(tmp_path: Path) -> None:
     from sklearn.datasets import load_digits
 

@@ -70,6 +70,7 @@ def test_class_folders_give_the_same_crops_within_the_decoders_tolerance(
     assert wrong_pair.min() > 3 * difference.max()
 
 
+@pytest.mark.slow
 def test_padded_crops_of_raw_images_are_bit_equal_to_those_of_the_class_folders(digits: Path, tmp_path: Path) -> None:
     """Pixels that are only copied have no tolerance."""
     from PIL import Image

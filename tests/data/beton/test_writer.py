@@ -190,6 +190,7 @@ def test_file_manifest_and_stamp_are_complete(tmp_path: Path) -> None:
     assert segments_left() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["proportion", "jpg"])
 def test_content_does_not_depend_on_the_number_of_workers(tmp_path: Path, mode: Any) -> None:
     written = {}

@@ -43,6 +43,7 @@ def test_folder_without_validation_images_holds_some_of_each_class_out(pets: Pat
     assert len(set(everything)) == len(everything) == sum(COUNTS.values())
 
 
+@pytest.mark.slow
 def test_held_out_images_depend_on_the_seed_alone(pets: Path, tmp_path: Path) -> None:
     held_out = {}
     for name, src, seed in (("a", pets, 0), ("b", pets / "train", 0), ("c", pets, 1)):

@@ -72,6 +72,7 @@ def test_parquet_bad_image_is_named_by_file_and_row(files: Path, tmp_path: Path)
     assert found.skipped == ["train-00001-of-00002.parquet[4]", "train-00001-of-00002.parquet[5]"] and found.count == 11
 
 
+@pytest.mark.slow
 def test_parquet_images_may_be_bytes_or_paths_and_labels_text(tmp_path: Path) -> None:
     for number in range(6):
         (tmp_path / f"{number}.png").write_bytes(png(number))
