@@ -1,7 +1,8 @@
-"""Trains two steps of every recipe, reduced; stops each after the first, goes on, and compares what comes out.
+"""Trains two steps of every recipe, reduced; stops after the first, goes on, and compares what comes out.
 
-One of several ranks; test_recipe_runs.py starts them. Usage: recipe_worker.py PHOTOS SMALL_IMAGES WEIGHTS OUT.
-Rank 0 prints {"name": ..., "different": [...], ...}, a line for each recipe.
+Of recipes that differ in numbers alone, one is stopped. One of several ranks; test_recipe_runs.py starts them.
+Usage: recipe_worker.py PHOTOS SMALL_IMAGES WEIGHTS OUT. Rank 0 prints a line for each recipe,
+{"name": ..., "as": the one that was stopped, "different": [...], ...}.
 """
 
 import contextlib
@@ -11,12 +12,13 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+import trainer.setup.prepare as setup
 from tests.support.processes import metrics, weights
 from trainer import recipe as vocabulary
 from trainer.model import resnet
@@ -51,6 +53,8 @@ class NarrowBottleneck(Bottleneck):
         self.expansion = Bottleneck.expansion
         super().__init__(in_channels, channels // self.expansion, *rest, **options)
 
+
+setup.collected_by_steps = contextlib.nullcontext  # it looks through all that was imported, at each of many starts
 
 for depth, (block, _) in resnet.LAYOUTS.items():  # every kind of block there is, once
     resnet.LAYOUTS[depth] = (NarrowBottleneck if block is Bottleneck else NarrowBasicBlock, (1, 1, 1, 1))
@@ -87,9 +91,24 @@ def reduced(recipe: Recipe) -> Recipe:
     return replace(recipe, **small)
 
 
+def code_paths(part: Any) -> Any:
+    """What is the same for two reduced recipes that run the same code: all but their numbers that are not zero."""
+    if is_dataclass(part):
+        named = {"name", "dataset", "published"}
+        return type(part).__name__, [
+            (field.name, code_paths(getattr(part, field.name))) for field in fields(part) if field.name not in named
+        ]
+    if isinstance(part, bool | str) or part is None:
+        return part
+    if part in resnet.LAYOUTS:
+        return resnet.LAYOUTS[part][0].__name__  # the depth decides the block
+    return (type(part).__name__, part == 0) if isinstance(part, int | float) else [code_paths(one) for one in part]
+
+
 def main(photos: str, small_images: str, initial_weights: str, out: str) -> None:
     is_main = os.environ["RANK"] == "0"
     starts = itertools.count()
+    stopped: dict[str, str] = {}  # by what it stands for
     for name in recipe_names():
         recipe = reduced(load_recipe(name))
         folder = Path(out) / name
@@ -103,13 +122,20 @@ def main(photos: str, small_images: str, initial_weights: str, out: str) -> None
             checkpoint_steps=1,
         )
         start(recipe, settings, next(starts))
+        one = stopped.setdefault(str(code_paths(recipe)), name)
+        if one != name:
+            if is_main:
+                print(json.dumps({"name": name, "as": one, **told(folder / "whole")}), flush=True)
+                shutil.rmtree(folder)
+            continue
         if is_main:  # as if it had been killed after the first step
             shutil.copytree(folder / "whole", folder / "stopped")
             for file in (folder / "stopped" / "checkpoints").glob("*00000002.pt*"):
                 file.unlink()
         start(recipe, replace(settings, run_dir=folder / "stopped"), next(starts))
         if is_main:
-            print(json.dumps({"name": name, **compared(folder / "whole", folder / "stopped")}), flush=True)
+            found = {**told(folder / "whole"), **compared(folder / "whole", folder / "stopped")}
+            print(json.dumps({"name": name, "as": name, **found}), flush=True)
             shutil.rmtree(folder)
 
 
@@ -120,17 +146,23 @@ def start(recipe: Recipe, settings: TrainSettings, number: int) -> None:
     print(said.getvalue(), file=sys.stderr)
 
 
-def compared(whole: Path, stopped: Path) -> dict[str, Any]:
-    """What differs, and that something was trained."""
-    first, second = weights(whole), weights(stopped)
+def told(whole: Path) -> dict[str, Any]:
+    """That something was trained."""
     story = metrics(whole)
     return {
-        "different": [key for key in first if key not in second or not first[key].equal(second[key])],
-        "same_story": story == metrics(stopped),
         "steps": [record["step"] for record in story if record["kind"] == "train"],
         "kinds": sorted({record["kind"] for record in story}),
-        "tensors": len(first),
+        "tensors": len(weights(whole)),
         "results": 1 + len(json.loads((whole / "result.json").read_text())["also"]),
+    }
+
+
+def compared(whole: Path, stopped: Path) -> dict[str, Any]:
+    """What differs."""
+    first, second = weights(whole), weights(stopped)
+    return {
+        "different": [key for key in first if key not in second or not first[key].equal(second[key])],
+        "same_story": metrics(whole) == metrics(stopped),
         "continued": len(json.loads((stopped / "result.json").read_text())["starts"]),
     }
 

@@ -17,7 +17,7 @@ from trainer.data.loader import Loader
 from trainer.recipe import CenterCrop
 
 # not importorskip(): importing it compiles for seconds, in every worker that collects the tests
-pytestmark = pytest.mark.skipif(find_spec("ffcv") is None, reason="needs ffcv")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("ffcv") is None, reason="needs ffcv")]
 SIDE = 32
 
 

@@ -101,6 +101,7 @@ def test_layout_is_ffcvs() -> None:
     assert [kind for _, kind in beton_index.FIELDS] == [2, 1]
 
 
+@pytest.mark.slow
 def test_index_is_what_ffcvs_reader_reads(written: Path) -> None:
     from ffcv.reader import Reader
 
@@ -118,6 +119,7 @@ def test_index_is_what_ffcvs_reader_reads(written: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_file_of_ffcvs_own_writer_is_accepted(tmp_path: Path) -> None:
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter

@@ -226,6 +226,7 @@ def test_prepare_writes_val_again_where_an_image_of_it_changed_meanwhile(tmp_pat
         prepare_folder(tmp_path / "src", out, options)
 
 
+@pytest.mark.slow
 def test_header_is_ffcvs_own(tmp_path: Path) -> None:
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter

@@ -229,6 +229,7 @@ def test_exif_orientation_is_ignored(pets: Path, tmp_path: Path) -> None:
     assert (8, 20) in {image.shape[:2] for image in stored(tmp_path / "out" / "val.beton")}
 
 
+@pytest.mark.slow
 def test_prepare_images_are_shrunk_as_ffcv_does() -> None:
     from ffcv.fields.rgb_image import resizer
 

@@ -118,7 +118,7 @@ def load_but(
 
 def slowly(image: int) -> np.ndarray:
     """All images would take longer than in_its_own_process waits: stopping must not wait for them."""
-    time.sleep(40 if image > 150 else 0.5)  # 60 images of 40 s, on two workers
+    time.sleep(40 if image > 150 else 0.05)  # 60 images of 40 s, on two workers
     return pixels(image)
 
 
@@ -162,6 +162,7 @@ def test_ffcvs_loader_returns_what_was_written(tmp_path: Path, mode: Any) -> Non
             assert np.abs(decoded[image] - expected).mean() < 2, "two versions of libjpeg differ by little"
 
 
+@pytest.mark.slow
 def test_jpeg_is_stored_as_ffcv_encodes_it(tmp_path: Path) -> None:
     from ffcv.fields.rgb_image import encode_jpeg
 
