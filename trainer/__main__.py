@@ -1,25 +1,23 @@
 """The command line's entry point: runs python -m trainer COMMAND and turns errors into messages and exit codes."""
 
 import contextlib
-import errno
 import gc
 import os
-import re
 import resource
-import signal
-import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import trainer.process.streams  # noqa: F401  # first: for its effect
 from trainer import __version__, settings, weights_settings
-from trainer.atomic import MAKE_ROOM
 from trainer.cli.parse import parse, parse_prepare, parse_train, parse_with_recipe
+from trainer.distributed.faulty_node import report_faulty_node
 from trainer.distributed.parent import end_process, exit_when_parent_dies
-from trainer.errors import EXIT_RETRY, LocalError, SharedError, UserError, first_line, one_line
+from trainer.errors import LocalError, NodeError, SharedError, UserError
+from trainer.process.unforeseen import exit_code_of, print_error
 from trainer.recipe_file import recipe_source
 from trainer.run.progress import finished
 
@@ -52,13 +50,6 @@ On several GPUs: python -m launch local RECIPE ...; on a cluster: python -m laun
 # Seconds that a silent rank waits before it exits. torchrun stops all ranks as soon as one has exited, and rank 0 may
 # not have printed the message yet.
 _EXIT_DELAY = 10.0
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE)
-_SMALLER_BATCH = (
-    "use a smaller --micro-batch-size, which changes neither the global batch nor the learning rate; "
-    "python -m trainer benchmark RECIPE --fit finds the largest that fits"
-)
-_LONGEST_REASON = 120  # characters of what gloo or NCCL says
-_SOURCE_LINE = re.compile(r"\[\S+\.\w+:\d+\] ")  # gloo's own, before what it says
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,15 +82,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"there is no command {argv[0]!r}: use {', '.join(commands)}")
         return commands[argv[0]](argv[1:])
     except UserError as error:
+        if isinstance(error, NodeError):
+            report_faulty_node(str(error))
         if _should_print(error):
-            _print_error(str(error))
+            print_error(str(error))
         else:
             time.sleep(_EXIT_DELAY)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        return _exit_code_of(error)
+        return exit_code_of(error)
 
 
 def _raise_open_file_limit() -> None:
@@ -116,49 +109,10 @@ def _should_print(error: UserError) -> bool:
     return os.environ.get("RANK" if isinstance(error, SharedError) else "LOCAL_RANK", "0") in ("", "0")
 
 
-def _exit_code_of(error: Exception) -> int:
-    """Prints the errors that no check can foresee and returns their exit code. Any other error is raised again."""
-    if isinstance(error, BrokenPipeError):  # the reader closed the pipe, e.g. `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python prints another error at its exit
-        return 128 + signal.SIGPIPE
-    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-        _print_error(f"{error.filename or 'a file of the run'}: {error.strerror}: {MAKE_ROOM}")
-        return EXIT_RETRY
-    if isinstance(error, OSError) and error.filename is not None:  # a name that is too long, a loop of links, ...
-        _print_error(f"{error.filename}: {error.strerror}")
-        return 2
-    if type(error).__name__ == "OutOfMemoryError":
-        _print_error(f"out of GPU memory: {_SMALLER_BATCH}: {first_line(error)}")
-        return 2
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
-        _print_error(f"out of memory: {_SMALLER_BATCH}: {first_line(error)}")
-        return 2
-    if type(error).__name__.startswith("Dist") or (isinstance(error, RuntimeError) and "gloo" in str(error)):
-        from trainer.distributed import lost_peer
-
-        lost_peer.report(one_line(_communication_failure(error)))
-        return EXIT_RETRY
-    raise error
-
-
-def _communication_failure(error: Exception) -> str:
-    """One line for an error of torch.distributed. NCCL gives its own reason in the line after "Last error:"."""
-    _, found, reason = str(error).partition("Last error:\n")
-    if found and reason.strip():
-        place = f"node {socket.gethostname()}, rank {os.environ.get('RANK', '0')}"
-        return f"NCCL failed on {place}: {reason.strip().splitlines()[0][:_LONGEST_REASON]}"
-    reason = _SOURCE_LINE.sub("", first_line(error)).partition(". ")[0][:_LONGEST_REASON]
-    return f"another process of this run has exited or cannot be reached: {reason}"
-
-
 def _on_thread_error(thread: threading.ExceptHookArgs) -> None:
     """Keeps an OSError of TensorBoard's writer thread quiet: the main thread raises it again, and once is enough."""
     if not issubclass(thread.exc_type, OSError):
         threading.__excepthook__(thread)
-
-
-def _print_error(text: str) -> None:
-    print(f"error: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 # OpenMP threads on a CPU wait for each other by spinning. Where loader threads or other processes need the cores as
@@ -303,11 +257,22 @@ def _recipes(argv: list[str]) -> int:
 
 
 def run() -> NoReturn:
-    """Ends the process with the command's exit code: what `python -m trainer` and the script `shortcut` call."""
+    """Ends the process with the command's exit code: what `python -m trainer` and the script `shortcut` call.
+
+    A rank skips Python's own end: it takes seconds, for which peers wait, and aborts the process (exit code 134) where
+    the store answers a thread meanwhile.
+    """
     threading.excepthook = _on_thread_error
-    exit_code = main()
-    if exit_code and "RANK" in os.environ:
-        end_process(exit_code)  # Python's own end would wait for the peers
+    is_rank = "RANK" in os.environ
+    try:
+        exit_code = main()
+    except Exception:
+        if not is_rank:
+            raise
+        traceback.print_exc()
+        exit_code = 1
+    if is_rank:
+        end_process(exit_code)
     sys.exit(exit_code)
 
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from tests.support.processes import ROOT, SUPPORT, TIMEOUT
-from trainer import __main__ as entry
 from trainer.__main__ import main
 from trainer.commands.benchmark import fit
 from trainer.commands.benchmark.fit import accumulations, largest_fitting, micro_batches, run_trial
 from trainer.commands.benchmark.memory import cgroup_room
+from trainer.process.unforeseen import exit_code_of
 from trainer.recipe import Mixing
 from trainer.recipe_file import load_recipe, recipe_source
 
@@ -137,7 +137,7 @@ def test_fit_mistake_is_one_line(words: list[str], answer: str, capsys: pytest.C
     ],
 )
 def test_out_of_memory_names_fit_as_the_next_thing_to_try(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
-    assert entry._exit_code_of(error) == 2
+    assert exit_code_of(error) == 2
     said = capsys.readouterr().err
     assert re.fullmatch(r"error: out of (GPU )?memory: use a smaller --micro-batch-size, [^\n]+\n", said)
     assert "python -m trainer benchmark RECIPE --fit" in said

@@ -3,6 +3,7 @@
 import resource
 import signal
 import socket
+from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
@@ -11,10 +12,11 @@ import torch.distributed as dist
 from torch import nn
 
 from tests.support.processes import TIMEOUT, start_ranks
-from trainer.__main__ import _exit_code_of, main
-from trainer.distributed import process_group
+from trainer.__main__ import main
+from trainer.distributed import faulty_node, process_group
 from trainer.distributed.process_group import World, gpu_index, refuse_shared_gpus, share_buffers
 from trainer.errors import NodeError, SharedError, Stopped, UserError
+from trainer.process.unforeseen import exit_code_of
 
 
 @pytest.mark.parametrize(
@@ -74,12 +76,34 @@ def test_nccl_errors_are_one_line_with_the_reason_that_nccl_gives(
         "ncclInvalidUsage: This usually reflects invalid usage of NCCL library.\n"
         "Last error:\nDuplicate GPU detected : rank 1 and rank 0 both on CUDA device 50\n"
     )
-    assert _exit_code_of(dist.DistBackendError(text)) == 75
+    assert exit_code_of(dist.DistBackendError(text)) == 75
     place = f"node {socket.gethostname()}, rank 1"
     reason = "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 50"
     assert capsys.readouterr().err == f"error: NCCL failed on {place}: {reason}\n"
-    assert _exit_code_of(dist.DistBackendError("Connection closed by peer [10.0.0.2]:1234")) == 75
+    assert exit_code_of(dist.DistBackendError("Connection closed by peer [10.0.0.2]:1234")) == 75
     assert "another process of this run has exited or cannot be reached" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "CUDA error: uncorrectable ECC error encountered",
+        "CUDA error: CUDA-capable device(s) is/are busy or unavailable",
+    ],
+)
+def test_broken_gpu_is_one_line_and_its_node_is_reported(
+    reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "9")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv(faulty_node.VARIABLE, str(tmp_path / "faulty"))
+    more = "\nCUDA kernel errors might be asynchronously reported at some other API call"
+    assert exit_code_of(torch.AcceleratorError(reason + more)) == 75
+    told = f"node {socket.gethostname()}, rank 9, GPU 1: {reason}"
+    assert capsys.readouterr().err == f"error: {told}: leave this node out, or restart it\n"
+    assert (tmp_path / "faulty").read_text() == told
+    with pytest.raises(torch.AcceleratorError):  # a mistake of the program
+        exit_code_of(torch.AcceleratorError("CUDA error: an illegal memory access was encountered" + more))
 
 
 def test_main_raises_the_limit_of_open_files(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import torch
 import torch.distributed as dist
 
+from trainer.distributed.faulty_node import report_faulty_node
 from trainer.distributed.process_group import World, gather
 from trainer.errors import EXIT_RETRY, SharedError
 
@@ -35,6 +36,8 @@ def require_same_weights(world: World, weights: Iterable[torch.Tensor], step: in
     found = [int(each) for each in digests]
     if len(set(found)) == 1:
         return
+    if _majority(found) not in (None, found[world.rank]):
+        report_faulty_node(f"after step {step} the weights of rank {world.rank} differed from those of the others")
     nodes = gather(socket.gethostname(), world.size, world.gloo)
     raise SharedError(_different(found, nodes, step), EXIT_RETRY)
 
@@ -45,13 +48,22 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.view(integers[tensor.element_size()])
 
 
-def _different(digests: list[int], nodes: list[str], step: int) -> str:
+def _majority(digests: list[int]) -> int | None:
+    """The digest of more than half of the ranks."""
     common, votes = Counter(digests).most_common(1)[0]
-    majority = votes > len(digests) / 2
-    ranks = [rank for rank, found in enumerate(digests) if not majority or found != common]
+    return common if votes > len(digests) / 2 else None
+
+
+def _different(digests: list[int], nodes: list[str], step: int) -> str:
+    majority = _majority(digests)
+    ranks = [rank for rank, found in enumerate(digests) if found != majority]
     places = ", ".join(f"rank {rank} (node {nodes[rank]})" for rank in ranks[:8])
     more = f" and {len(ranks) - 8} more" if len(ranks) > 8 else ""
-    differ = f"the weights of {places}{more} differ from those of the others" if majority else f"{places}{more} differ"
+    differ = (
+        f"the weights of {places}{more} differ from those of the others"
+        if majority is not None
+        else f"{places}{more} differ"
+    )
     return (
         f"after step {step} {differ}: nothing was saved. Faulty hardware, or ranks on different kinds of it; the same "
         f"command continues from the last checkpoint, better without that node"

@@ -1,0 +1,75 @@
+"""Errors that no check can foresee, as one line and an exit code: of the disk, memory, devices and other processes."""
+
+import errno
+import os
+import re
+import signal
+import socket
+import sys
+
+from trainer.atomic import MAKE_ROOM
+from trainer.distributed.faulty_node import report_faulty_node
+from trainer.errors import EXIT_RETRY, first_line, one_line
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE)
+_SMALLER_BATCH = (
+    "use a smaller --micro-batch-size, which changes neither the global batch nor the learning rate; "
+    "python -m trainer benchmark RECIPE --fit finds the largest that fits"
+)
+_LONGEST_REASON = 120  # characters of what gloo or NCCL says
+_SOURCE_LINE = re.compile(r"\[\S+\.\w+:\d+\] ")  # gloo's own, before what it says
+# What the CUDA runtime says of a GPU that is broken, gone or taken, rather than of a program's mistake:
+# https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html (cudaError)
+_BROKEN_GPU = re.compile(
+    r"CUDA.*(uncorrectable|hardware|no CUDA-capable device|busy or unavailable|system not yet initialized|"
+    r"unknown error|driver initialization failed)",
+    re.IGNORECASE,
+)
+
+
+def print_error(text: str) -> None:
+    """One line on stderr."""
+    print(f"error: {one_line(text)}", file=sys.stderr, flush=True)
+
+
+def exit_code_of(error: Exception) -> int:
+    """Prints what the user can use of the error and returns the exit code. Any other error is raised again."""
+    if isinstance(error, BrokenPipeError):  # the reader closed the pipe, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python prints another error at its exit
+        return 128 + signal.SIGPIPE
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        print_error(f"{error.filename or 'a file of the run'}: {error.strerror}: {MAKE_ROOM}")
+        return EXIT_RETRY
+    if isinstance(error, OSError) and error.filename is not None:  # a name that is too long, a loop of links, ...
+        print_error(f"{error.filename}: {error.strerror}")
+        return 2
+    if type(error).__name__ == "OutOfMemoryError":
+        print_error(f"out of GPU memory: {_SMALLER_BATCH}: {first_line(error)}")
+        return 2
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
+        print_error(f"out of memory: {_SMALLER_BATCH}: {first_line(error)}")
+        return 2
+    if type(error).__name__.startswith("Dist") or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+        from trainer.distributed import lost_peer
+
+        lost_peer.report(one_line(_communication_failure(error)))
+        return EXIT_RETRY
+    if isinstance(error, RuntimeError) and _BROKEN_GPU.search(first_line(error)):
+        reason = f"{_place()}, GPU {os.environ.get('LOCAL_RANK', '0')}: {first_line(error)}"
+        report_faulty_node(reason)
+        print_error(f"{reason}: leave this node out, or restart it")
+        return EXIT_RETRY
+    raise error
+
+
+def _communication_failure(error: Exception) -> str:
+    """One line for an error of torch.distributed. NCCL gives its own reason in the line after "Last error:"."""
+    _, found, reason = str(error).partition("Last error:\n")
+    if found and reason.strip():
+        return f"NCCL failed on {_place()}: {reason.strip().splitlines()[0][:_LONGEST_REASON]}"
+    reason = _SOURCE_LINE.sub("", first_line(error)).partition(". ")[0][:_LONGEST_REASON]
+    return f"another process of this run has exited or cannot be reached: {reason}"
+
+
+def _place() -> str:
+    return f"node {socket.gethostname()}, rank {os.environ.get('RANK', '0')}"
