@@ -9,7 +9,7 @@ import re
 import signal
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,8 @@ def end(submission: Submission, index: int, number: int, ending: Ending) -> Verd
     job = submission.job
     step = newest_step(Path(job.runs[index]))
     starts = attempts(submission, index)
+    if (faulty := faulty_nodes(submission, index, number)) and not ending.by_user and not ending.cause:
+        ending = replace(ending, cause=next(iter(faulty.values())))
     start = next((start for start in starts if start["number"] == number), {"number": number, "step": step})
     verdict = decide(
         rank_codes(submission, index, number),
@@ -138,6 +140,18 @@ def rank_codes(submission: Submission, index: int, number: int) -> dict[int, int
     return {
         int(file.suffix.removeprefix(".rank")): json.loads(file.read_text(encoding="utf-8"))["code"] for file in ordered
     }
+
+
+def faulty_node_file(submission: Submission, index: int, number: int) -> Path:
+    """Where a rank of that start reports that this machine is at fault: trainer/distributed/faulty_node.py."""
+    node = os.environ.get("NODE_NAME") or socket.gethostname()
+    return submission.attempts(index) / f"{number:03}.faulty.{node}"
+
+
+def faulty_nodes(submission: Submission, index: int, number: int) -> dict[str, str]:
+    """Node -> why, of the machines that were at fault in that start."""
+    files = sorted(submission.attempts(index).glob(f"{number:03}.faulty.*"))
+    return {file.name.split(".", 2)[2]: file.read_text(encoding="utf-8") for file in files}
 
 
 def attempts(submission: Submission, index: int) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.links import all_reduce, bandwidths, slow_pairs
+from trainer.distributed.faulty_node import report_faulty_node
 from trainer.distributed.interface import bind_gloo
 from trainer.errors import EXIT_RETRY, UnreachableError, UserError, first_line
 
@@ -32,6 +33,22 @@ class Checks:
     """between each two nodes, and between each two GPUs of a node"""
     content: bool = True
     """read the data once on each node to compare it with its checksum, where that was not done before"""
+
+
+class NodeFault(str):
+    """A fault of one node, while others are sound: the job may start without it."""
+
+    node: str
+
+    def __new__(cls, node: str, text: str) -> "NodeFault":
+        made = super().__new__(cls, f"{node}: {text}")
+        made.node = node
+        return made
+
+
+def can_be_left_out(faults: list[str]) -> bool:
+    """Whether the job would have no fault without some of its nodes."""
+    return bool(faults) and all(isinstance(fault, NodeFault) for fault in faults)
 
 
 def run_checks(checks: Checks) -> list[str]:
@@ -60,6 +77,10 @@ def run_checks(checks: Checks) -> list[str]:
     try:
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_WAIT)
         lines, faults = _run(checks, rank, size)
+        if can_be_left_out(faults):
+            for fault in faults:
+                if isinstance(fault, NodeFault) and fault.node == _host():
+                    report_faulty_node(fault)
         if rank == 0:
             for line in [*lines, *(f"fault: {fault}" for fault in faults)]:
                 print(line)
@@ -74,7 +95,7 @@ def run_checks(checks: Checks) -> list[str]:
 def quick(words: list[str]) -> int:
     """The short form, at the start of a job that is about to train with these words.
 
-    Returns the exit code: 0, 2 for faults, 75 where processes did not meet.
+    Returns the exit code: 0; 2 for faults; 75 where other nodes may be sound, or processes did not meet.
 
     In a job's process, with torchrun's variables set. The port after the job's own is free for it: see attempt.py.
     """
@@ -91,7 +112,7 @@ def quick(words: list[str]) -> int:
         faults = run_checks(checks)
         if faults and os.environ["RANK"] == "0":
             print(f"error: preflight: {faults[0]}{f', and {len(faults) - 1} more' * (len(faults) > 1)}", flush=True)
-        return 2 if faults else 0
+        return EXIT_RETRY if can_be_left_out(faults) else 2 if faults else 0
     except UnreachableError as error:
         print(f"error: preflight: {error}", flush=True)
         return EXIT_RETRY
@@ -196,34 +217,39 @@ def _free(folder: Path) -> int | str:
 def compare(nodes: list[dict[str, Any]], checks: Checks) -> list[str]:
     """What is not the same on all processes, or not enough: one line each, naming the node."""
     faults = []
-    first = nodes[0]
+    most = max(nodes, key=lambda node: int(node["devices"]))
     for node in nodes:
-        host = node["host"]
+        host, rank = node["host"], node["rank"]
         if checks.device == "cuda" and not node["devices"]:
-            faults.append(f"{host}: rank {node['rank']} sees no GPU")
-        elif (node["device"], node["devices"]) != (first["device"], first["devices"]):
-            other = f"{first['devices']} x {first['device']}"
-            faults.append(f"{host}: rank {node['rank']} sees {node['devices']} x {node['device']}, rank 0 {other}")
+            no_gpu = f"rank {rank} sees no GPU"
+            faults.append(NodeFault(host, no_gpu) if most["devices"] else f"{host}: {no_gpu}")
+        elif (node["device"], node["devices"]) != (most["device"], most["devices"]):
+            other = f"rank {most['rank']} {most['devices']} x {most['device']}"
+            fewer = f"rank {rank} sees {node['devices']} x {node['device']}, {other}"
+            faults.append(NodeFault(host, fewer) if node["devices"] < most["devices"] else f"{host}: {fewer}")
         if node["local_rank"] == 0:
-            faults += _compare_machines(node, first, checks)
+            faults += _compare_machines(node, nodes, checks)
     return faults
 
 
-def _compare_machines(node: dict[str, Any], first: dict[str, Any], checks: Checks) -> list[str]:
+def _compare_machines(node: dict[str, Any], nodes: list[dict[str, Any]], checks: Checks) -> list[str]:
     faults = []
-    host = node["host"]
+    host, first = node["host"], nodes[0]
     for name, version in node["versions"].items():
         if version != first["versions"][name]:
             faults.append(f"{host}: {name} {version}, but {first['host']} has {first['versions'][name]}")
     for split, checksum in (node["data"] or {}).items():
         expected = first["data"][split]
         if checksum.startswith("error: "):
-            faults.append(f"{host}: {checksum.removeprefix('error: ')}")
+            reason = checksum.removeprefix("error: ")
+            is_read = any(not other["data"][split].startswith("error: ") for other in nodes)
+            faults.append(NodeFault(host, reason) if is_read else f"{host}: {reason}")
         elif not expected.startswith("error: ") and checksum != expected:
             faults.append(f"{host}: {split} of {checks.data} is {checksum}, but {expected} on {first['host']}")
     free = node.get("free", _FREE)
     if isinstance(free, str):
-        faults.append(f"{host}: {free}")
+        is_written = any(not isinstance(other.get("free"), str) for other in nodes)
+        faults.append(NodeFault(host, free) if is_written else f"{host}: {free}")
     elif free < _FREE:
         faults.append(f"{host}: {free / 2**30:.1f} GiB are free for {checks.run_dir}, less than {_FREE >> 30}")
     skew = node["clock"] - first["clock"]

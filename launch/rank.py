@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import NoReturn
 
 import trainer.process.streams  # noqa: F401  # first: for its effect
-from launch.attempt import note_rank
+from launch.attempt import faulty_node_file, note_rank
 from launch.checks import quick
 from launch.disk import patiently
 from launch.submission import Submission
+from trainer.distributed import faulty_node
 from trainer.distributed.parent import end_process
 from trainer.errors import UserError
 
@@ -24,6 +25,7 @@ def run_rank(submission: Submission, index: int, words: list[str], preflight: bo
     With 0 after a signal, when everything is saved: any other code would have the peers killed while they end.
     """
     rank, number = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    os.environ[faulty_node.VARIABLE] = str(faulty_node_file(submission, index, number))
     code = 1
     try:
         from trainer.__main__ import main

@@ -38,6 +38,19 @@ launch_machine() {
   systemctl is-system-running 2>/dev/null
   scontrol show node -o "$SLURMD_NODENAME" 2>/dev/null | sed -n 's/.* State=\([^ ]*\).*/\1/p'
 }
+# Leaves nodes out from the next start on. Slurm refuses that of a running job, so the job has to be queued again, and
+# the SIGTERM that comes with this must not end scontrol.
+launch_exclude() {
+  trap '' TERM
+  for try in $(seq 10); do
+    if said=$(scontrol update JobId="$job" ExcNodeList="$1" 2>&1); then
+      echo "launch: left out from now on: $1"
+      return
+    fi
+    sleep 1
+  done
+  echo "launch: $1 could not be left out: $said"
+}
 # What follows from the end of the processes. A signal that arrives while it is decided changes what Slurm says.
 launch_end() {
   asked=none
@@ -51,8 +64,17 @@ launch_end() {
   if [ -z "$answer" ]; then
     case "$shown" in ""|*JobState=RUNNING*|*Reason=TimeLimit*) ;; *) exit 1;; esac
   fi
+  exclude=${answer#again}
+  exclude=${exclude# }
+  if [ -n "$exclude" ] && ! said=$(sbatch --test-only --exclude="$exclude" "$0" 2>&1); then
+    echo "launch: the job could not run without $exclude, so no more nodes are left out: $said"
+    exclude=
+  fi
   for try in $(seq 360); do
-    said=$(scontrol requeue "$job" 2>&1) && exit 0
+    if said=$(trap '' TERM; scontrol requeue "$job" 2>&1); then
+      if [ -n "$exclude" ]; then launch_exclude "$exclude"; fi
+      exit 0
+    fi
     case "$said" in *disabled*|*"Invalid job id"*|*denied*) break;; esac
     if [ $try = 1 ]; then echo "launch: scontrol requeue failed, trying again for up to an hour: $said"; fi
     if [ "$asked" != "$signalled" ]; then break; fi

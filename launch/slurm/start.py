@@ -9,6 +9,7 @@ With the standard library only: the node's Python may have no packages. It print
 
     meet ADDRESS:PORT    where the processes meet
     again                queue the job again
+    again NODES          the same, without these nodes: as the job's ExcNodeList, which has those left out so far
     leave                Slurm has queued it again by itself
     exit CODE            the run is over
 """
@@ -52,8 +53,12 @@ def main(words: list[str]) -> int:
         print("exit 2")
         return 0
     print(f"launch: {verdict.reason}{': starting again' if verdict.again else ''}", file=sys.stderr, flush=True)
-    requeued = restarts(shown) > number
-    print("leave" if verdict.again and requeued else "again" if verdict.again else f"exit {verdict.code}")
+    if not verdict.again:
+        print(f"exit {verdict.code}")
+    elif restarts(shown) > number:
+        print("leave")
+    else:
+        print(f"again {excluded(shown, list(attempt.faulty_nodes(submission, index, number)))}".rstrip())
     return 0
 
 
@@ -85,6 +90,12 @@ def ending_of(
     if signalled:
         return attempt.Ending(summary=summary, by_user="stopped by SIGTERM to the job's script")
     return attempt.Ending(summary=summary, failed=failed)
+
+
+def excluded(shown: str, faulty: list[str]) -> str:
+    """The job's ExcNodeList with the faulty nodes; empty where there are none."""
+    before = _values(shown).get("ExcNodeList", "(null)").replace("(null)", "")
+    return ",".join(filter(None, [before, *faulty])) if faulty else ""
 
 
 def restarts(shown: str) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from launch.checks import Checks, compare
+from launch.checks import Checks, can_be_left_out, compare
 from launch.links import rounds, slow_pairs
 from tests.support.processes import TIMEOUT, start_ranks
 
@@ -55,6 +55,26 @@ def test_preflight_every_process_has_to_see_its_device() -> None:
     of_one = nodes()
     of_one[3] |= {"devices": 0, "device": "CPU"}
     assert compare(of_one, Checks(data=None, run_dir=None, device="cuda")) == ["n2: rank 3 sees no GPU"]
+
+
+def test_preflight_leaves_out_a_node_where_others_are_sound() -> None:
+    """In either order; what all nodes lack, and GPUs of two kinds, are for the user to change."""
+    on_gpus = Checks(data="DATA", run_dir="RUNS", device="cuda")
+    absent = {"train": "error: DATA is not there", "val": "error: DATA is not there"}
+    for difference in (
+        {"devices": 1},
+        {"devices": 0, "device": "CPU"},
+        {"data": absent},
+        {"free": "RUNS is not there"},
+    ):
+        faults = compare(nodes(**difference), on_gpus)
+        assert can_be_left_out(faults) and {fault.node for fault in faults} == {"n2"}
+        reversed_faults = compare(nodes(**difference)[::-1], on_gpus)
+        assert can_be_left_out(reversed_faults) and {fault.node for fault in reversed_faults} == {"n2"}
+        alike = [{**node, **difference} for node in nodes()]
+        assert not can_be_left_out(compare(alike, on_gpus))
+    assert not can_be_left_out(compare(nodes(device="NVIDIA L4"), on_gpus))
+    assert not can_be_left_out([])
 
 
 def test_link_that_is_slower_than_the_others_is_named() -> None:

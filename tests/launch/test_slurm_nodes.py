@@ -67,3 +67,23 @@ def test_killed_slurmstepd_is_followed_by_a_new_start(slurm: Cluster, code: Path
     ]
     os.kill(stepd, signal.SIGKILL)
     run.finish(start=1)
+
+
+def test_node_at_fault_is_left_out_as_long_as_enough_remain(slurm: Cluster, code: Path, tmp_path: Path) -> None:
+    """Of four nodes for a job on two, two can be left out."""
+    run = SlurmRun(slurm, code, tmp_path / "run", nodes=2)
+    faulty = []
+    for start in range(3):
+        run.wait_for_start(start)
+        used = slurm.run("scontrol", "show", "hostnames", run.starts()[start]["nodes"]).split()
+        assert not set(faulty) & set(used)
+        file = run.run_dir / "fault.written"
+        file.write_text(f"node {used[1]}: a GPU is gone")
+        file.rename(run.run_dir / "fault.1")
+        faulty.append(used[1])
+    run.finish(start=3)
+    for start, node in zip(run.starts(), faulty, strict=False):
+        assert start["again"] and start["reason"].startswith(f"node {node}: a GPU is gone")
+    left_out = slurm.run("scontrol", "show", "hostnames", slurm.job(run.job)["ExcNodeList"]).split()
+    assert sorted(left_out) == sorted(faulty[:2])
+    assert "so no more nodes are left out: allocation failure" in run.log()

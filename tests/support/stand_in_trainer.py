@@ -5,6 +5,7 @@ and the exit code says why. Tests steer it by files in its run directory:
 
     finish        the run ends well
     exit.RANK     that rank returns the exit code written in it, and removes it
+    fault.RANK    that rank reports its machine with the text written in it, removes it and returns 75
     memory.RANK   that rank takes as many MiB of memory as are written in it, once
     ignore_usr2   the soft signal has no effect
 
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from trainer.distributed.faulty_node import report_faulty_node
 from trainer.distributed.parent import exit_when_parent_dies
 
 
@@ -44,6 +46,10 @@ def main(words: list[str]) -> int:
                 number = int(code.read_text() or 1)
                 code.unlink()
                 return number
+            if (fault := run_dir / f"fault.{rank}").exists():
+                report_faulty_node(fault.read_text())
+                fault.unlink()
+                return 75
             if (memory := run_dir / f"memory.{rank}").exists():
                 size = int(memory.read_text())
                 memory.unlink()
