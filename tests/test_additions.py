@@ -94,13 +94,14 @@ DATA_FORMAT = [
         "trainer/data/arrays.py",
         None,
         '"""Images from one array: SPLIT.npz with images and labels."""\n\n'
-        "import numpy as np\nfrom PIL import Image\n\nfrom trainer.data.encoded import EncodedSource\n\n\n"
+        "import io\n\nimport numpy as np\nfrom PIL import Image\n\nfrom trainer.data.encoded import EncodedSource\n\n\n"
         "class ArraySource(EncodedSource):\n    def __init__(self, path):\n"
         "        self._path, stored = path, np.load(path)\n"
         "        self._images, labels = stored['images'], stored['labels']\n"
         "        classes = [str(label) for label in range(labels.max() + 1)]\n"
         "        super().__init__(labels, classes, path.name, f'bytes:{path.stat().st_size}')\n\n"
-        "    def open_image(self, image):\n        return Image.fromarray(self._images[image])\n\n"
+        "    def encoded(self, image):\n        stored = io.BytesIO()\n"
+        "        Image.fromarray(self._images[image]).save(stored, 'PNG')\n        return stored.getvalue()\n\n"
         "    def where(self, image):\n        return str(self._path)\n",
     ),
     Edit(

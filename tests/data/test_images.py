@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -15,13 +16,13 @@ from tests.support.odd_images import class_folders
 from trainer.data.beton.index import read_index
 from trainer.data.beton.manifest import read_manifest
 from trainer.data.beton.prepare import PrepareOptions, prepare_folder
-from trainer.data.crop import eval_view
+from trainer.data.crop import CropFn, eval_view, train_view
 from trainer.data.formats import open_dataset, open_source
 from trainer.data.image_folder import ImageFolderSource
 from trainer.data.images import has_orientation
 from trainer.data.loader import Loader, Source
 from trainer.errors import LocalError
-from trainer.recipe import CenterCrop
+from trainer.recipe import CenterCrop, RandomResizedCrop
 
 AS_IT_IS = PrepareOptions(write_mode="raw", workers=1)
 
@@ -71,6 +72,39 @@ def test_class_folders_and_shards_have_the_pixels_that_prepare_stores(tmp_path: 
         assert np.array_equal(ours, theirs), folders.where(image)
     gray16 = read[[Path(folders.where(image)).name for image in range(10)].index("gray16.png")]
     assert gray16.min() == 0 and gray16.max() == 255 and 120 < gray16.mean() < 135
+
+
+@pytest.mark.parametrize("view", [
+    eval_view(CenterCrop(resolution=40, crop_ratio=0.875)), train_view(RandomResizedCrop(resolution=40), True, 0, 1),
+    eval_view(CenterCrop(resolution=300, crop_ratio=1.0)),
+], ids=["centre", "random resized", "enlarged"])  # fmt: skip
+def test_class_folders_give_the_crops_of_a_file_that_stores_their_images_unshrunk(view: CropFn, tmp_path: Path) -> None:
+    """JPEGs of all kinds and other formats: decoded, converted and resized by the same functions."""
+    folder = tmp_path / "src" / "train" / "a"
+    folder.mkdir(parents=True)
+    coarse = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8))
+    picture = coarse.resize((157, 101), Image.Resampling.BICUBIC)
+    for sampling in (0, 1, 2):
+        picture.save(folder / f"sampling{sampling}.jpg", quality=96, subsampling=sampling)
+    picture.save(folder / "progressive.jpg", progressive=True)
+    picture.save(folder / "restart.jpg", restart_marker_blocks=2)
+    picture.convert("L").save(folder / "gray.jpg")
+    picture.convert("CMYK").save(folder / "cmyk.jpg")
+    picture.save(folder / "colours.jpg", keep_rgb=True)
+    (folder / "trailing.jpg").write_bytes((folder / "gray.jpg").read_bytes() + b"more")
+    for kind in ("png", "bmp", "webp", "tif"):
+        picture.save(folder / f"other.{kind}")
+    shutil.copytree(folder, tmp_path / "src" / "val" / "a")
+    unshrunk = PrepareOptions(write_mode="raw", max_resolution=None, workers=1)
+    prepare_folder(tmp_path / "src", tmp_path / "out", unshrunk)
+    side = 300 if view(np.arange(1), np.array([101]), np.array([157])).boxes[0, 2] == 101 else 40
+    read = []
+    for data in (tmp_path / "src", tmp_path / "out"):
+        with Loader(open_source(str(data), "train", num_classes=1, resolution=side), workers=2) as loader:
+            (batch,) = loader.batches([np.arange(len(loader))], view, side)
+            read.append(batch.images.numpy())
+    assert read[0].shape == (13, 3, side, side)
+    assert np.array_equal(*read)
 
 
 @pytest.mark.parametrize(("name", "content"), [

@@ -17,8 +17,7 @@ from tests.data.beton.test_decode import CORNER, SAMPLINGS, SHAPE, jpeg, markers
 from tests.support.processes import SUPPORT, assert_same_run, metrics
 from trainer.commands.plan.data import data_facts
 from trainer.commands.plan.plan import _training_rows
-from trainer.data.beton.decode import BAD_JPEG
-from trainer.data.beton.index import JPEG, RAW, read_index
+from trainer.data.beton.index import BAD_JPEG, JPEG, RAW, read_index
 from trainer.data.crop import CropBoxes, CropFn, eval_view, train_view
 from trainer.data.formats import open_source
 from trainer.data.image_folder import ImageFolderSource
@@ -173,7 +172,7 @@ def test_scaled_decoding_damage_is_found_at_every_size(tmp_path: Path, interval:
 
 
 def test_class_folder_gives_nearly_the_pixels_of_the_file_written_from_it(tmp_path: Path) -> None:
-    """Both decode at 1/4 and take the same box; PIL's filter is a triangle where ours is a square."""
+    """Both decode at 1/4 and average the same box; FFCV takes libjpeg's fast inverse transform."""
     (tmp_path / "val" / "only").mkdir(parents=True)
     pixels = smooth(131, 150)
     stored = jpeg(pixels)

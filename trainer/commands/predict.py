@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from trainer.commands.weights import Weights, find_weights, load_network
 from trainer.data.crop import eval_view
 from trainer.data.device import device_batches
-from trainer.data.encoded import read_crop
+from trainer.data.encoded import image_size, read_crop
+from trainer.data.images import read_bytes
 from trainer.data.loader import Batch, default_workers
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World
@@ -89,9 +89,10 @@ def _read(path: Path, crop: CenterCrop) -> np.ndarray | str:
         return f"a folder without images ({', '.join(IMG_EXTENSIONS)})"
     pixels = np.empty((crop.resolution, crop.resolution, 3), np.uint8)
     try:
-        with Image.open(path) as opened:
-            boxes = eval_view(crop)(np.arange(1), np.array([opened.height]), np.array([opened.width]))
-            read_crop(opened, boxes, 0, pixels)
+        encoded = read_bytes(path)
+        height, width = image_size(encoded)
+        boxes = eval_view(crop)(np.arange(1), np.array([height]), np.array([width]))
+        read_crop(encoded, (height, width), boxes, 0, pixels)
     except OSError as error:
         if error.strerror:
             return f"cannot be read: {error.strerror}"

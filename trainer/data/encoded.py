@@ -1,26 +1,28 @@
-"""Encoded images through Pillow: what the formats share whose images Pillow decodes."""
+"""Encoded images: what the formats share that store an image file for each image."""
 
+import io
+import threading
 from collections.abc import Iterator
 from typing import NoReturn
 
 import numpy as np
 from PIL import Image
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as transforms
 
+from trainer.data.beton.encoded_image import decoded, plain_jpeg_size
+from trainer.data.beton.jpeg_decoder import divisor
 from trainer.data.content import Content, Stamp, in_threads, mark_decoded, read_content
 from trainer.data.contents import Contents, Stored
 from trainer.data.crop import CropBoxes
-from trainer.data.images import BadImageError, reason, rgb_image
+from trainer.data.images import BadImageError, reason
 from trainer.data.listing import class_order_note
 from trainer.errors import LocalError
 
 
 class EncodedSource:
-    """The part of a Source that reads sizes and crops. A format says how one of its images is opened.
+    """The part of a Source that reads sizes and crops. A format says what the bytes of one of its images are.
 
-    The same order, boxes and flips as from a .beton; resized by PIL's antialiased bilinear filter where FFCV uses
-    OpenCV's INTER_AREA, and decoded from the original files where a .beton may hold them compressed anew.
+    The same order, boxes, flips and resizing as from a .beton, and the pixels that prepare stores where it neither
+    shrinks images nor compresses them anew.
     """
 
     remedy = (
@@ -45,10 +47,7 @@ class EncodedSource:
         self._content: Content | None = None
         self._notes = (*notes, *class_order_note(classes))
         self._sizes = np.zeros((len(labels), 2), np.int32)  # of an image, once it was opened
-
-    def open_image(self, image: int) -> Image.Image:
-        """The image, not yet decoded. May raise whatever PIL raises."""
-        raise NotImplementedError
+        self._buffers = threading.local()
 
     def encoded(self, image: int) -> bytes:
         """The image's bytes as they are stored. Raises OSError if they cannot be read."""
@@ -79,20 +78,20 @@ class EncodedSource:
         )
 
     def sizes(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        for image in images[self._sizes[images, 0] == 0]:
-            with self._opened(image) as opened:
-                self._sizes[image] = opened.height, opened.width
+        for image in images[self._sizes[images, 0] == 0].tolist():
+            self._sizes[image] = self._size(image, self._encoded(image))
         return self._sizes[images, 0], self._sizes[images, 1]
 
     def read(self, images: np.ndarray, crops: CropBoxes, out: np.ndarray) -> None:
-        for position, image in enumerate(images):
-            with self._opened(image) as opened:
-                try:
-                    read_crop(opened, crops, position, out[position])
-                except MemoryError:
-                    raise
-                except Exception as error:  # a decoder may raise anything
-                    self._fail(image, "decoded", error)
+        heights, widths = (values.tolist() for values in self.sizes(images))
+        for position, image in enumerate(images.tolist()):
+            encoded, size = self._encoded(image), (heights[position], widths[position])
+            try:
+                read_crop(encoded, size, crops, position, out[position], self._buffer(size))
+            except MemoryError:
+                raise
+            except Exception as error:  # a decoder may raise anything
+                self._fail(image, "decoded", error)
 
     def contents(self, most_opened: int) -> Contents:
         count = len(self.labels)
@@ -119,14 +118,14 @@ class EncodedSource:
 
     def _decode(self, image: int) -> str:
         try:
-            with self._opened(image) as opened:
-                try:
-                    self._sizes[image] = opened.height, opened.width
-                    rgb_image(opened)
-                except MemoryError:
-                    raise
-                except Exception as error:
-                    self._fail(image, "decoded", error)
+            encoded = self._encoded(image)
+            self._sizes[image] = self._size(image, encoded)
+            try:
+                decoded(encoded)
+            except MemoryError:
+                raise
+            except Exception as error:
+                self._fail(image, "decoded", error)
         except LocalError as error:
             return str(error)
         return ""
@@ -143,48 +142,53 @@ class EncodedSource:
         except (OSError, BadImageError) as error:
             self._fail(image, "read", error)
 
-    def _opened(self, image: int) -> Image.Image:
+    def _size(self, image: int, encoded: bytes) -> tuple[int, int]:
         try:
-            return self.open_image(image)
+            return image_size(encoded)
         except MemoryError:
             raise
         except Exception as error:
             self._fail(image, "opened", error)
+
+    def _buffer(self, size: tuple[int, int]) -> np.ndarray:
+        """Memory of this thread for the pixels of an image. Without it every image would be mapped and cleared anew."""
+        needed = size[0] * size[1] * 3
+        if len(found := getattr(self._buffers, "pixels", np.empty(0, np.uint8))) < needed:
+            found = self._buffers.pixels = np.empty(needed, np.uint8)
+        return found
 
     def _fail(self, image: int, done: str, error: Exception) -> NoReturn:
         message = f"{self.where(image)}: image {image} cannot be {done}: {reason(error)}: {self.remedy}"
         raise LocalError(message) from error
 
 
-def read_crop(opened: Image.Image, crops: CropBoxes, position: int, out: np.ndarray) -> None:
-    """Decodes an opened image and writes crop number `position` into `out`: uint8 RGB, shape (size, size, 3).
+def read_crop(
+    encoded: bytes,
+    size: tuple[int, int],
+    crops: CropBoxes,
+    position: int,
+    out: np.ndarray,
+    buffer: np.ndarray | None = None,
+) -> None:
+    """Decodes an image of `size` (height, width) and writes crop number `position` into `out`: uint8 RGB, shape (side,
+    side, 3). `buffer`: memory for its pixels, used if it is large enough.
 
     Raises whatever PIL raises if it cannot be decoded.
     """
-    size = len(out)
-    top, left, height, width = (int(value) for value in crops.boxes[position])
-    shrunk = _shrink(opened, min(height, width) // size) if crops.scaled else 1
-    pixels = rgb_image(opened)
-    if (height, width) == (size, size):
-        cut = Image.new("RGB", (size, size), crops.fill)
-        cut.paste(pixels, (-left, -top))
-    elif shrunk > 1:
-        first_column, first_row = left // shrunk, top // shrunk
-        end_column, end_row = -(-(left + width) // shrunk), -(-(top + height) // shrunk)
-        part = pixels.crop((first_column, first_row, end_column, end_row))
-        begin = left / shrunk - first_column, top / shrunk - first_row
-        box = (*begin, begin[0] + width / shrunk, begin[1] + height / shrunk)
-        cut = part.resize((size, size), Image.Resampling.BILINEAR, box)
-    else:
-        cut = transforms.resized_crop(pixels, top, left, height, width, [size, size], InterpolationMode.BILINEAR)
-    out[:] = np.asarray(cut)
-    if crops.flips[position]:
-        out[:] = out[:, ::-1].copy()
+    from trainer.data.beton.decoder import cut
+
+    box = crops.boxes[position].tolist()
+    shrunk = divisor(box[2], box[3], len(out)) if crops.scaled and plain_jpeg_size(encoded) else 1
+    pixels = decoded(encoded, shrunk=shrunk, buffer=buffer)
+    if pixels.shape[:2] != (-(-size[0] // shrunk), -(-size[1] // shrunk)):
+        raise BadImageError(f"it has {pixels.shape[0]} x {pixels.shape[1]} px instead of {size[0]} x {size[1]}")
+    fill = np.array(crops.fill, np.uint8)
+    cut(pixels.reshape(-1), *size, *box, shrunk, fill, bool(crops.flips[position]), out)
 
 
-def _shrink(opened: Image.Image, most: int) -> int:
-    """Lets libjpeg decode a JPEG at the size / 2, 4 or 8, at most / `most`. Returns the divisor, 1 for other images."""
-    shrunk = next(part for part in (8, 4, 2, 1) if part <= max(most, 1))
-    if shrunk == 1 or opened.format != "JPEG":
-        return 1
-    return shrunk if opened.draft(None, (opened.width // shrunk, opened.height // shrunk)) else 1
+def image_size(encoded: bytes) -> tuple[int, int]:
+    """Height and width in px. Raises whatever PIL raises if it is no image."""
+    if size := plain_jpeg_size(encoded):
+        return size
+    with Image.open(io.BytesIO(encoded)) as opened:
+        return opened.height, opened.width

@@ -265,18 +265,14 @@ def _open(
 
 
 def open_beton(path: Path, check_content: bool) -> Source:
-    """One .beton file; see open_source. Raises UserError if it is damaged, or if FFCV is not installed."""
-    try:
-        from trainer.data.beton.source import BetonSource
-    except ImportError as error:
-        raise UserError(
-            f"{path} needs FFCV: pip install 'shortcut-trainer[ffcv]' (or give the folder of the original images)"
-        ) from error
+    """One .beton file; see open_source. Raises UserError if it is damaged."""
+    from trainer.data.beton.source import BetonSource
+
     return BetonSource(path, check_content)
 
 
 def read_contents(found: Found, *, most_opened: int) -> Contents:
-    """What a split holds, without decoding an image: see Source.contents. Needs no FFCV for a .beton file."""
+    """What a split holds, without decoding an image: see Source.contents."""
     if isinstance(found, Beton):
         from trainer.data.beton.index import read_contents as of_beton
 

@@ -1,9 +1,7 @@
-"""Images from class folders through PIL: the fallback without FFCV, and an oracle of what a .beton holds."""
+"""Images from class folders."""
 
 import os
 from pathlib import Path
-
-from PIL import Image
 
 from trainer.data.content import Stamp
 from trainer.data.encoded import EncodedSource
@@ -27,9 +25,6 @@ class ImageFolderSource(EncodedSource):
             stamp=Stamp.of(folder / STAMP, files, found.labels),
             notes=(*notes, *found.notes),
         )
-
-    def open_image(self, image: int) -> Image.Image:
-        return Image.open(self._paths[image])
 
     def encoded(self, image: int) -> bytes:
         return read_bytes(self._paths[image])

@@ -44,13 +44,6 @@ def to_rgb(image: Image.Image | np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pixels[:, :, :3])
 
 
-def rgb_image(opened: Image.Image) -> Image.Image:
-    """The same conversion as to_rgb, as an image of PIL. Most files are RGB already and are decoded only."""
-    if opened.mode in ("RGB", "L", "CMYK"):
-        return opened.convert("RGB")
-    return Image.fromarray(to_rgb(opened))
-
-
 def has_orientation(encoded: bytes) -> bool:
     """Whether an encoded image says by EXIF that it is to be shown turned or mirrored.
 

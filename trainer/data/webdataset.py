@@ -5,13 +5,11 @@ The headers are read once, at the start. After that an image is one read at a kn
 the same order as from every other format, not that of the shards.
 """
 
-import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from trainer.data.content import Stamp
 from trainer.data.contents import Stored
@@ -46,9 +44,6 @@ class WebDatasetSource(EncodedSource):
         )
 
     remedy = "write the shard again without it"
-
-    def open_image(self, image: int) -> Image.Image:
-        return Image.open(io.BytesIO(self.encoded(image)))
 
     def encoded(self, image: int) -> bytes:
         shard, offset, size = (int(value) for value in self._where[image])

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.support.processes import ROOT, TIMEOUT
-from trainer.data.beton.decode import BAD_JPEG, _layout, _splice, decode
-from trainer.data.beton.index import JPEG, RAW
+from trainer.data.beton.decode import _layout, _splice, decode
+from trainer.data.beton.index import BAD_JPEG, JPEG, RAW
 from trainer.data.beton.jpeg import encode_jpeg, restart_interval
 from trainer.data.beton.source import scratch
 

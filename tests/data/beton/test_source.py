@@ -58,10 +58,10 @@ def test_centre_crops_are_bit_equal_to_those_of_ffcvs_own_loader(photo_betons: P
     [eval_view(CENTER), train_view(RandomResizedCrop(resolution=48), True, 0, 3)],
     ids=["centre", "random resized"],
 )
-def test_class_folders_give_the_same_crops_within_the_decoders_tolerance(
+def test_class_folders_give_the_same_crops_within_the_encoders_tolerance(
     view: CropFn, photos: Path, photo_betons: Path
 ) -> None:
-    """Half of the .beton is compressed once more, and PIL's filter is bilinear where OpenCV's averages areas."""
+    """Half of the .beton is compressed once more."""
     from_beton, from_folder = (read_all(folder, view, 48).float() for folder in (photo_betons, photos))
     difference = (from_beton - from_folder).abs().mean(dim=(1, 2, 3))
     assert difference.max() < 6

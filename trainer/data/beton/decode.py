@@ -1,27 +1,25 @@
 """From stored bytes to the pixels of a crop. All compiled code of the reader is in this file.
 
 FFCV's C++ library decodes JPEGs (libjpeg-turbo) and enlarges (OpenCV). Numba compiles the rest, which runs without
-Python's lock. It is one file because Numba's cache on disk compares the age of a function's own file only.
-
-Three things make this faster than to decode an image and resize a part of it. Only the last one changes pixels:
+Python's lock. It is one file because Numba's cache on disk compares the age of a function's own file only. portable.py
+does the same without FFCV's library.
 
 - A JPEG may hold restart markers, after which its entropy coder and its prediction start afresh (ITU-T T.81, E.1.4).
   Where their distance divides a row of MCUs, the image is a grid of tiles that are coded independently: the tiles under
   the crop, with their own height and width in the header and the markers renumbered, are a JPEG.
 - Shrinking is OpenCV's INTER_AREA: the same float32 products, added in the same order. But an image row on the border
   of two crop rows is summed once, in registers.
-- With `scaled`, libjpeg's inverse transform makes 4 x 4, 2 x 2 or 1 pixels of a block of 8 x 8: the smallest that
-  leaves the crop no smaller than its target. A crop may then begin and end within a pixel.
+- With `scaled`, which changes pixels, libjpeg's inverse transform makes 4 x 4, 2 x 2 or 1 pixels of a block of 8 x 8:
+  the smallest that leaves the crop no smaller than its target. A crop may then begin and end within a pixel.
 """
 
 import numpy as np
 from numba import njit
 
-from trainer.data.beton.index import RAW
+from trainer.data.beton.index import BAD_JPEG, RAW, SHORT_READ
 from trainer.data.beton.native import imdecode, memchr, memcpy, pread, resize
 from trainer.process.compile_cache import can_be_cached
 
-SHORT_READ, BAD_JPEG = 1, 2  # decode()'s codes for an image that it could not read
 _MARGIN = 1  # px around a crop: chroma of half the resolution is interpolated from the next sample
 _NARROW = 8  # px: libjpeg interpolates no chroma where a row has less than 3 samples of it
 _ZERO, _ONE, _TWO, _THREE, _FOUR, _FIVE, _SIX, _SEVEN, _EIGHT = (np.uint64(number) for number in range(9))
@@ -157,8 +155,7 @@ def _load(file, pointer, size, mode, height, width, box, shrunk, scratch):  # ty
 
 @njit(nogil=True, cache=can_be_cached())
 def _area_weights(start, length, count, starts, weights):  # type: ignore[no-untyped-def]
-    """The weights with which a line of `length` makes `count` pixels, as OpenCV's computeResizeAreaTab (4.6,
-    resize.cpp).
+    """The weights with which a line of `length` makes `count` pixels: computeResizeAreaTab of OpenCV 4.6, resize.cpp.
 
     Here the line may begin and end within a pixel, after `start` < 1 of the first. Pixel p is the sum of line[starts[p]
     + k] * weights[k, p] over k. `weights` must be 0 before the call. Returns the largest number of weights of a pixel.
@@ -271,13 +268,25 @@ def _copy(pixels, height, width, top, left, fill, flip, target):  # type: ignore
 
 
 @njit(nogil=True, cache=can_be_cached())
-def _mirror(target):  # type: ignore[no-untyped-def]
+def cut(pixels, height, width, top, left, box_height, box_width, shrunk, fill, flip, target):  # type: ignore[no-untyped-def]
+    """Writes a box of an image into `target`, uint8 RGB of shape (size, size, 3), resized to it and mirrored if `flip`.
+
+    `pixels` hold the image, of height x width px, at 1 / `shrunk` of its size: RGB, uint8, flat. A box that reaches
+    beyond the image must have the target's size, and gets `fill` there.
+    """
     size = target.shape[0]
-    for row in range(size):
-        for column in range(size // 2):
-            for channel in range(3):
-                left, right = target[row, column, channel], target[row, size - 1 - column, channel]
-                target[row, column, channel], target[row, size - 1 - column, channel] = right, left
+    inside = top >= 0 and left >= 0 and top + box_height <= height and left + box_width <= width
+    if not inside or (box_height == size and box_width == size):
+        _copy(pixels, height, width, top, left, fill, flip, target)
+    elif shrunk > 1 or (min(box_height, box_width) >= size and (box_height % size or box_width % size)):
+        _shrink(pixels, width, top, left, box_height, box_width, shrunk, flip, target)
+    else:  # enlarged, or shrunk by an integer, where INTER_AREA adds in a different order
+        resize(
+            0, pixels.ctypes.data, height, width, top, top + box_height, left, left + box_width,
+            target.ctypes.data, size, size,
+        )  # fmt: skip
+        if flip:
+            target[:] = target[:, ::-1].copy()
 
 
 @njit(nogil=True, cache=can_be_cached())
@@ -289,15 +298,13 @@ def decode(file, images, stored, boxes, flips, fill, scaled, scratch, out):  # t
     scratch, for the largest image: twice its stored bytes; an int64 per MCU of 8 x 8 px; 3 bytes per pixel.
     """
     pointers, sizes, modes, all_heights, all_widths = stored
-    pixels, size = scratch[3], out.shape[1]
+    size = out.shape[1]
     for position in range(len(images)):
         image = images[position]
-        box, flip, target = boxes[position], flips[position], out[position]
-        height, width = np.int64(all_heights[image]), np.int64(all_widths[image])
+        box, height, width = boxes[position], np.int64(all_heights[image]), np.int64(all_widths[image])
         top, left, box_height, box_width = np.int64(box[0]), np.int64(box[1]), np.int64(box[2]), np.int64(box[3])
-        inside = top >= 0 and left >= 0 and top + box_height <= height and left + box_width <= width
         shrunk = np.int64(1)
-        if scaled and inside and modes[image] != RAW:
+        if scaled and modes[image] != RAW:
             while shrunk < 8 and min(box_height, box_width) >= 2 * shrunk * size:
                 shrunk *= 2
         code, row, column, height, width = _load(
@@ -305,16 +312,8 @@ def decode(file, images, stored, boxes, flips, fill, scaled, scratch, out):  # t
         )
         if code:
             return position, code
-        top, left = top - row, left - column
-        if not inside or (box_height == size and box_width == size):
-            _copy(pixels, height, width, top, left, fill, flip, target)
-        elif shrunk > 1 or (min(box_height, box_width) >= size and (box_height % size or box_width % size)):
-            _shrink(pixels, width, top, left, box_height, box_width, shrunk, flip, target)
-        else:  # enlarged, or shrunk by an integer, where INTER_AREA adds in a different order
-            resize(
-                0, pixels.ctypes.data, height, width, top, top + box_height, left, left + box_width,
-                target.ctypes.data, size, size,
-            )  # fmt: skip
-            if flip:
-                _mirror(target)
+        cut(
+            scratch[3], height, width, top - row, left - column, box_height, box_width, shrunk, fill, flips[position],
+            out[position],
+        )  # fmt: skip
     return 0, 0

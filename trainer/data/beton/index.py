@@ -32,6 +32,7 @@ FIELDS = (("image", 2), ("label", 1))  # name and FFCV's type id: RGBImageField,
 METADATA_START = HEADER.itemsize + len(FIELDS) * FIELD.itemsize
 MOST_FIELDS = 64
 JPEG, RAW = 0, 1  # modes
+SHORT_READ, BAD_JPEG = 1, 2  # a decoder's codes for an image that it could not read
 
 
 def header_bytes(page_size: int, count: int, table_start: int) -> bytes:

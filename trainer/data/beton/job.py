@@ -21,7 +21,6 @@ from trainer.data.beton.placing import CHUNK, Places, shared
 from trainer.data.images import BadImageError, reason
 from trainer.errors import UserError
 
-INSTALL_FFCV = "pip install 'shortcut-trainer[ffcv]' (builds with libopencv-dev libturbojpeg0-dev pkg-config g++)"
 _MOST_AHEAD = 32 << 20  # bytes that a worker has encoded whose place is not known yet; then it waits
 _WAIT = 0.002  # seconds
 
@@ -226,7 +225,7 @@ def _require_opencv(path: Path) -> None:
     try:
         import cv2
     except (ImportError, OSError) as error:
-        raise UserError(f"writing {path} needs OpenCV ({error}): {INSTALL_FFCV}") from error
+        raise UserError(f"writing {path} needs OpenCV ({error}): pip install opencv-python-headless") from error
     cv2.setNumThreads(0)  # a forked process has none of its parent's threads: OpenCV would wait for them for ever
 
 

@@ -1,7 +1,8 @@
 """Images from FFCV's .beton files: FFCV's format and its native decoder, read by our own threads.
 
 FFCV's Python Loader is not used: it hangs on any exception, ignores the decoder's return code, and compiles for seconds
-at every start. Here one compiled function (decode.py) reads a slice of a batch without Python's lock.
+at every start. Here one compiled function (decode.py) reads a slice of a batch without Python's lock. Without FFCV's
+library portable.py does the same, to the same pixels.
 
 Bytes are read with pread, not through a memory map: a file that shrinks while it is read is an error here, where a
 memory map would end the process (SIGBUS). The page cache is shared by all processes either way.
@@ -14,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data.beton.decode import BAD_JPEG, SHORT_READ, decode
-from trainer.data.beton.index import BetonIndex, contents_of, verify
+from trainer.data.beton.decoder import WHY_PORTABLE, decode
+from trainer.data.beton.index import BAD_JPEG, SHORT_READ, BetonIndex, contents_of, verify
 from trainer.data.beton.manifest import read_manifest
 from trainer.data.contents import Contents
 from trainer.data.crop import CropBoxes
@@ -35,7 +36,7 @@ class BetonSource:
         self.path = path
         self.name = one_line(f"{manifest.source.name}, {path.name}")
         self.classes = [composed(name) for name in manifest.classes]
-        self.notes = class_order_note(self.classes)
+        self.notes = (*class_order_note(self.classes), *portable_note())
         self.checksum = manifest.checksum
         self._state = _state(os.stat(path))
         self._index: BetonIndex = verify(path, manifest, check_content=check_content)
@@ -108,6 +109,13 @@ class BetonSource:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+def portable_note() -> tuple[str, ...]:
+    """A line where FFCV's library cannot be used."""
+    if not WHY_PORTABLE:
+        return ()
+    return (f"images are read without FFCV's library ({WHY_PORTABLE}): the same pixels, but more slowly",)
 
 
 def scratch(sizes: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, ...]:
