@@ -17,14 +17,17 @@ BATCH = 64
 
 
 def our_loader(job: Job) -> Iterator[int]:
-    """This project's, in training's order and with training's draws."""
+    """This project's, in training's order and with training's draws, from a .beton or from class folders."""
     from trainer.data.beton.source import BetonSource
     from trainer.data.crop import train_view
+    from trainer.data.image_folder import ImageFolderSource
     from trainer.data.loader import Loader
     from trainer.data.order import epoch_order, train_batches
 
     assert isinstance(job.crop, RandomResizedCrop)
-    with Loader(BetonSource(job.source, check_content=False), workers=job.workers) as loader:
+    in_folders = job.source.is_dir()
+    source = ImageFolderSource(job.source) if in_folders else BetonSource(job.source, check_content=False)
+    with Loader(source, workers=job.workers) as loader:
         for epoch in count():
             order = epoch_order(0, epoch, len(loader))
             samples = train_batches(
@@ -33,6 +36,14 @@ def our_loader(job: Job) -> Iterator[int]:
             view = train_view(job.crop, job.flip, 0, epoch)
             for batch in loader.batches(samples, view, job.crop.resolution):
                 yield len(batch.labels)
+
+
+def our_loader_from_wheels(job: Job) -> Iterator[int]:
+    """The same as it is without FFCV's library and Numba."""
+    import sys
+
+    sys.modules.update({"ffcv": None, "numba": None})  # type: ignore[dict-item]  # they cannot be imported then
+    yield from our_loader(job)
 
 
 def torchvision_io(job: Job) -> Iterator[int]:
@@ -129,6 +140,9 @@ def loader_rows(data: dict[str, Path], *, workers: int, rounds: int, seconds: fl
         "ours": (our_loader, "tiles"),
         "ours, no tiles": (our_loader, "plain"),
         "ours, default": (our_loader, "default"),
+        "ours, folders": (our_loader, "stored"),
+        "ours, wheels": (our_loader_from_wheels, "tiles"),
+        "ours, folders, wheels": (our_loader_from_wheels, "stored"),
         "FFCV": (ffcv_loader, "plain"),
         "FFCV, tiles": (ffcv_loader, "tiles"),
         "FFCV, default": (ffcv_loader, "default"),
@@ -158,6 +172,10 @@ def loader_rows(data: dict[str, Path], *, workers: int, rounds: int, seconds: fl
         (f"{jpeg} / PIL, ToTensor, Normalize (reference)", "ours", "reference", 3.0),
         ("loader, what prepare makes: ours / reference on the original files", "ours, default", "reference, original",
          3.5),
+        ("loader, class folders: ours / torchvision.io in a DataLoader", "ours, folders", "torchvision.io", 1.0),
+        ("loader, class folders: ours / PIL, ToTensor, Normalize (reference)", "ours, folders", "reference", 2.5),
+        ("loader, class folders without FFCV's library / with it", "ours, folders, wheels", "ours, folders", 0.5),
+        ("loader, JPEG of at most 500 px without FFCV's library / with it", "ours, wheels", "ours", 0.5),
         ("loader, what prepare makes: ours / FFCV's", "ours, default", "FFCV, default", 1.35),
     ]  # fmt: skip
     return [ratio_row(what, rates[our], rates[their], target) for what, our, their, target in compared]

@@ -92,7 +92,7 @@ ANSWERS = {
     "ratio": "--train-crop.ratio",
     "eval_size": "--eval-crop.resolution",
     "eval_ratio": "--eval-crop.crop-ratio: crop size / resize size, e.g. 0.875 for 224 of 256",
-    "interpolation": f"{_NONE}FFCV's area filter for .beton files, PIL's bilinear for folders",
+    "interpolation": f"{_NONE}area averaging (OpenCV's INTER_AREA), for every format",
     "flip": "--flip, --no-flip",
     "vflip": f"{_NONE}images are flipped horizontally only",
     "no_aug": "--no-flip, and a recipe without augmentation",

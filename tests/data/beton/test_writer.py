@@ -187,7 +187,7 @@ def test_file_manifest_and_stamp_are_complete(tmp_path: Path) -> None:
     }  # fmt: skip
     assert str(tmp_path) not in (path.parent / "train.beton.json").read_text()
     assert len(verify(path, manifest)) == COUNT
-    assert manifest.software["ffcv"] == "1.0.2" and "numpy" in manifest.software
+    assert "ffcv" not in manifest.software and manifest.software.keys() >= {"numpy", "pillow", "simplejpeg"}
     assert segments_left() == []
 
 

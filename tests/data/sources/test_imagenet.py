@@ -1,6 +1,7 @@
 """ImageNet's official files in miniature: the same file comes out as from the class folders that they unpack to."""
 
 import io
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from tests.data.sources.miniatures import AS_IT_IS, contents, jpeg
 from trainer.data.beton.prepare import prepare_folder
-from trainer.data.sources.imagenet import DEVKIT, META, SYNSETS, TRAIN, TRUTH, VAL, prepare
+from trainer.data.sources.imagenet import DEVKIT, KAGGLE, META, SOLUTION, SYNSETS, TRAIN, TRUTH, VAL, prepare
 from trainer.errors import UserError
 
 WNIDS = ["n01440764", "n01443537", "n02119789"]
@@ -130,6 +131,26 @@ def test_imagenet_list_of_wnids_stands_in_for_the_development_kit(
 
 def test_imagenet_class_folders_need_no_development_kit(folders: Path, tmp_path: Path) -> None:
     prepare(folders, tmp_path / "ours", AS_IT_IS)
+    prepare_folder(folders, tmp_path / "theirs", AS_IT_IS)
+    assert_same(tmp_path / "ours", tmp_path / "theirs")
+
+
+def test_imagenet_copy_of_kaggle_is_labelled_by_its_table(folders: Path, tmp_path: Path) -> None:
+    src = tmp_path / "kaggle"
+    shutil.copytree(folders / "train", src / KAGGLE / "train")
+    for name, stored in val_images().items():
+        put(src / KAGGLE / "val" / name, stored)
+    with pytest.raises(UserError, match=f"lacks {DEVKIT}.tar.gz"):
+        prepare(src, tmp_path / "ours", AS_IT_IS)
+    rows = [
+        f"{Path(name).stem},{IDS[kind]} 85 1 499 272 \n" for name, kind in zip(val_images(), VALIDATION, strict=True)
+    ]
+    for wrong in (rows[1:], ["ILSVRC2012_val_00000001,tench\n"], ["\0"]):
+        (src / SOLUTION).write_text("ImageId,PredictionString\n" + "".join(wrong))
+        with pytest.raises(UserError, match=f"{SOLUTION} (has 6 images|is not Kaggle's table).*download it again"):
+            prepare(src, tmp_path / "ours", AS_IT_IS)
+    (src / SOLUTION).write_text("ImageId,PredictionString\n" + "".join(reversed(rows)))
+    prepare(src, tmp_path / "ours", AS_IT_IS)
     prepare_folder(folders, tmp_path / "theirs", AS_IT_IS)
     assert_same(tmp_path / "ours", tmp_path / "theirs")
 

@@ -176,7 +176,7 @@ def write_manifest(manifest: Manifest, beton: Path) -> None:
 
 def software_versions() -> dict[str, str]:
     """Of what decides about the stored bytes."""
-    names = ("ffcv", "numpy", "pillow", "opencv-python", "opencv-python-headless", "scikit-learn")
+    names = ("numpy", "pillow", "simplejpeg", "opencv-python", "opencv-python-headless", "scikit-learn")
     found = {dist.name: dist.version for name in names for dist in importlib.metadata.distributions(name=name)}
     return {"python": platform.python_version()} | found
 

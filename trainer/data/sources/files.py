@@ -15,8 +15,8 @@ def split_files(
 ) -> tuple[tuple[Path, ...], tuple[Path, ...] | None]:
     """The files of the training images and of the validation images; None where there are none of these.
 
-    Without --val they are told apart by train, val or test in their names or in that of their folder. Files of test
-    images are left out, and said to be. Raises UserError where a pattern finds nothing, or where the names of some
+    Without --val, train, val or test in a file's name or in its folder's name says which split it belongs to. Files of
+    test images are left out, and said to be. Raises UserError where a pattern finds nothing, or where the names of some
     files say what they are for and those of others do not.
     """
     files = expand(patterns, suffix)

@@ -1,9 +1,11 @@
 """ImageNet's official files (ILSVRC2012) as they are downloaded: tar files that are read and not unpacked.
 
 ILSVRC2012_img_train.tar holds a tar for each class, ILSVRC2012_img_val.tar holds flat images, and the development kit
-has the validation labels. Labels are WNIDs in the order of text, as of class folders.
+has the validation labels. Kaggle's copy has folders instead, and the labels in a CSV file. Labels are WNIDs in the
+order of text, as of class folders.
 """
 
+import csv
 import io
 import re
 import tarfile
@@ -24,6 +26,8 @@ TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSV
 TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 SYNSETS = "imagenet_2012_validation_synset_labels.txt"
 """one WNID a line for each validation image, as TensorFlow's and Keras' scripts have it: used instead of the kit"""
+KAGGLE, SOLUTION = Path("ILSVRC", "Data", "CLS-LOC"), "LOC_val_solution.csv"
+"""where Kaggle's copy (imagenet-object-localization-challenge) has its images, and the labels of the flat folder val"""
 _WNID = re.compile(r"n\d{8}")
 _VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 _FROM = "image-net.org, ILSVRC2012, after registration"
@@ -36,14 +40,16 @@ class _Split(NamedTuple):
 
 
 def prepare(src: Path, out: Path, options: PrepareOptions = IMAGENET) -> dict[str, Manifest]:
-    """SRC's official files, or the folders train and val that they unpack to -> OUT/train.beton and OUT/val.beton.
+    """SRC's official files, or the folders train and val that they unpack to, or Kaggle's -> OUT/train.beton and
+    OUT/val.beton.
 
     Raises UserError, naming each missing file and where it comes from, and where the files do not fit one another.
     """
-    _require_all_there(src)
-    val_wnids = _val_wnids(src) if _is_flat(src) else None
-    val = _flat(src, val_wnids) if val_wnids else _folders(src, "val")
-    train = _train_tar(src / TRAIN) if (src / TRAIN).exists() else _folders(src, "train")
+    images = src / KAGGLE if (src / KAGGLE).is_dir() else src
+    _require_all_there(src, images)
+    val_wnids = _val_wnids(src) if _is_flat(images) else None
+    val = _flat(images, val_wnids) if val_wnids else _folders(images, "val")
+    train = _train_tar(images / TRAIN) if (images / TRAIN).exists() else _folders(images, "train")
     classes = sorted(set(train.wnids))
     for missing, where, other in (
         (set(val.wnids) - set(classes), "validation", "training"),
@@ -59,15 +65,15 @@ def prepare(src: Path, out: Path, options: PrepareOptions = IMAGENET) -> dict[st
     return write_splits(out, splits, options)
 
 
-def _require_all_there(src: Path) -> None:
+def _require_all_there(src: Path, images: Path) -> None:
     """Raises UserError with all that is missing, before anything is read."""
     missing = []
-    if not (src / TRAIN).exists() and not (src / "train").is_dir():
+    if not (images / TRAIN).exists() and not (images / "train").is_dir():
         missing.append(f"{TRAIN} (or the folder train)")
-    if not (src / VAL).exists() and not (src / "val").is_dir():
+    if not (images / VAL).exists() and not (images / "val").is_dir():
         missing.append(f"{VAL} (or the folder val)")
-    kits = (f"{DEVKIT}.tar.gz", DEVKIT, SYNSETS)
-    if _is_flat(src) and not any((src / name).exists() for name in kits):
+    kits = (f"{DEVKIT}.tar.gz", DEVKIT, SYNSETS, SOLUTION)
+    if _is_flat(images) and not any((src / name).exists() for name in kits):
         missing.append(f"{DEVKIT}.tar.gz (the labels of the validation images)")
     if missing:
         raise UserError(f"{src} lacks {', '.join(missing)}: download from {_FROM}, and put it there as it is")
@@ -151,6 +157,8 @@ def _val_wnids(src: Path) -> list[str]:
         if wrong := [wnid for wnid in wnids if not _WNID.fullmatch(wnid)]:
             raise UserError(f"{path} holds {wrong[0]!r}, and not one WNID a line, such as n01440764")
         return wnids
+    if (path := src / SOLUTION).exists():
+        return _of_kaggle(path)
     kit = {name: _of_devkit(src, name) for name in (META, TRUTH)}
     try:
         from scipy.io import loadmat
@@ -170,6 +178,23 @@ def _val_wnids(src: Path) -> list[str]:
         return [leaves[int(number)] for number in kit[TRUTH].split()]
     except Exception as error:  # a damaged file may raise anything
         raise UserError(f"{src}: the development kit's {META} and {TRUTH} do not fit together: {error!r}") from error
+
+
+def _of_kaggle(path: Path) -> list[str]:
+    """The WNIDs in Kaggle's table of ImageId and PredictionString: ILSVRC2012_val_00000001,n01440764 85 1 499 272."""
+    found: dict[int, str] = {}
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                number, wnid = _VAL_NAME.fullmatch(f"{row['ImageId']}.JPEG"), row["PredictionString"].split()[0]
+                if not number or not _WNID.fullmatch(wnid):
+                    raise ValueError(f"{row['ImageId']!r}, {row['PredictionString']!r}")
+                found[int(number[1])] = wnid
+    except Exception as error:  # a damaged file may raise anything
+        raise UserError(f"{path} is not Kaggle's table of validation labels: {error!r}: download it again") from error
+    if sorted(found) != list(range(1, len(found) + 1)):
+        raise UserError(f"{path} has {len(found):,} images, up to number {max(found, default=0):,}: download it again")
+    return [found[number] for number in sorted(found)]
 
 
 def _of_devkit(src: Path, name: str) -> bytes:
