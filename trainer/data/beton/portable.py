@@ -126,7 +126,7 @@ def cut(
         part = image[top : top + box_height, left : left + box_width]
         target[:] = cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA)
     if flip:
-        target[:] = target[:, ::-1].copy()
+        target[:] = cv2.flip(target, 1)
 
 
 def _average(
@@ -135,8 +135,9 @@ def _average(
     """decode._shrink: the same float32 products, added in the same order."""
     rows, row_weights = _area_weights(top % shrunk / shrunk, box_height / shrunk, len(target))
     columns, column_weights = _area_weights(left % shrunk / shrunk, box_width / shrunk, len(target))
-    summed = _weighted(image, columns + left // shrunk, column_weights, axis=1)
-    target[:] = np.rint(_weighted(summed, rows + top // shrunk, row_weights, axis=0)).astype(np.int32)
+    under = image[top // shrunk : -(-(top + box_height) // shrunk)]
+    summed = _weighted(under, columns + left // shrunk, column_weights, axis=1)
+    target[:] = np.rint(_weighted(summed, rows, row_weights, axis=0)).astype(np.int32)
 
 
 def _weighted(image: np.ndarray, starts: np.ndarray, weights: np.ndarray, axis: int) -> np.ndarray:
