@@ -14,6 +14,8 @@ from launch.attempt import (
     begin,
     decide,
     end,
+    faulty_node_file,
+    faulty_nodes,
     free_port,
     newest_step,
     note_rank,
@@ -21,7 +23,7 @@ from launch.attempt import (
     require_room,
 )
 from launch.slurm.environment import of_slurm
-from launch.slurm.start import ending_of
+from launch.slurm.start import ending_of, excluded
 from launch.submission import Job, Submission
 from tests.support.processes import ROOT
 from trainer.atomic import atomic_write
@@ -272,3 +274,20 @@ def test_slurms_variables_become_torchruns() -> None:
     }
     _, cpus = of_slurm({**given, "SLURM_CPUS_PER_TASK": "12"})
     assert cpus == min(12, len(os.sched_getaffinity(0)))
+
+
+def test_start_that_ends_by_a_node_at_fault_names_it(submission: Submission, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NODE_NAME", "n7.cluster")
+    begin(submission, 0, 0, "n[7-8]")
+    faulty_node_file(submission, 0, 0).write_text("node n7: a GPU is gone")
+    assert faulty_nodes(submission, 0, 0) == {"n7.cluster": "node n7: a GPU is gone"}
+    assert faulty_nodes(submission, 0, 1) == {}
+    assert end(submission, 0, 0, ending()).reason == "node n7: a GPU is gone"
+    assert end(submission, 0, 0, ending(cause="preempted")).reason == "preempted"
+
+
+def test_slurm_nodes_at_fault_are_added_to_those_left_out_before() -> None:
+    assert excluded("JobState=RUNNING ExcNodeList=(null) NumNodes=2", ["n7", "n8"]) == "n7,n8"
+    assert excluded("JobState=RUNNING ExcNodeList=n[1-2] NumNodes=2", ["n7"]) == "n[1-2],n7"
+    assert excluded("JobState=RUNNING ExcNodeList=n[1-2] NumNodes=2", []) == ""
+    assert excluded("", ["n7"]) == "n7"
