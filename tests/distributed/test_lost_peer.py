@@ -35,6 +35,28 @@ entry._train = train
 entry.run()
 """
 
+# Imports torch once and forks `count` ranks, which is far quicker than to start them; then kills one.
+RANKS = """
+import os, signal, sys
+import trainer.__main__, torch.distributed
+from trainer.distributed import lost_peer, process_group
+count, lost = map(int, sys.argv[1:3])
+sys.argv = ["trainer", "train", "15"]
+output, joined = os.pipe()
+ranks = []
+for rank in range(count):
+    ranks.append(os.fork())
+    if ranks[-1] == 0:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        os.dup2(joined, 1)
+        exec(RANK)
+heard = b""
+while heard.count(b"joined") < count:
+    heard += os.read(output, 100)
+os.kill(ranks[lost], signal.SIGKILL)
+print([os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks])
+"""
+
 
 def free_port() -> int:
     with socket.create_server(("localhost", 0)) as free:
@@ -79,6 +101,19 @@ def test_lost_rank_is_one_line_of_one_rank_and_all_others_end(lost: int, tmp_pat
     said = errors.read_text()
     assert said.startswith("error: another process of this run has exited or cannot be reached: "), said
     assert said.count("\n") == 1 and len(said) < 200, said
+
+
+@pytest.mark.parametrize("lost", [0, 4, 7])
+def test_lost_rank_of_eight_is_one_line_of_one_rank_and_all_others_end(lost: int) -> None:
+    variables = {"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "8", "TORCHELASTIC_RESTART_COUNT": "0", "PYTHONPATH": str(ROOT)}
+    variables |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), "TORCHELASTIC_RUN_ID": "test"}
+    environment = {**os.environ, **variables}
+    environment.pop("TORCHELASTIC_USE_AGENT_STORE", None)
+    command = [sys.executable, "-c", f"RANK = {RANK!r}\n{RANKS}", "8", str(lost)]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=TIMEOUT)
+    assert ended.stdout == f"{[-signal.SIGKILL.value if rank == lost else 75 for rank in range(8)]}\n", ended.stderr
+    assert ended.stderr.startswith("error: another process of this run has exited or cannot be reached: ")
+    assert ended.stderr.count("\n") == 1 and len(ended.stderr) < 200, ended.stderr
 
 
 @pytest.mark.parametrize(("rank", "local_size", "lines"), [(1, 4, 1), (2, 4, 0), (1, 2, 0), (2, 2, 1), (3, 2, 0)])
