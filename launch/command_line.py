@@ -9,6 +9,7 @@ from typing import TypeVar
 from launch import sweep
 from launch.cluster import CLUSTERS
 from launch.cluster_file import words_of
+from launch.habits import answered
 from launch.settings import LaunchSettings, ProcessSettings
 from launch.submission import Run
 from launch.sweep import Value, combinations
@@ -30,7 +31,10 @@ def parse(command: type[T], words: Sequence[str], name: str) -> T:
         chosen += [word.partition("=")[2] for word in words if word.startswith("--cluster=")]
         launchers = [cluster.settings for cluster in CLUSTERS.values() if issubclass(cluster.settings, ProcessSettings)]
         from_file = words_of(command, list(launchers), Path(chosen[-1]) if chosen else None)
-    return parse_options(command, [*from_file, *words], name, program="launch")
+    try:
+        return parse_options(command, [*from_file, *words], name, program="launch")
+    except UserError as error:
+        raise answered(error) from error
 
 
 def parse_launch(command: type[Launcher], words: Sequence[str], name: str) -> tuple[Launcher, list[str], list[str]]:

@@ -189,16 +189,24 @@ def submission_of(run_dir: Path) -> tuple[Submission, int]:
         pointer: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return Submission((run_dir / pointer["submission"]).resolve()), int(pointer["index"])
     except FileNotFoundError:
-        raise UserError(f"{run_dir} was not launched by python -m launch: it has no launch.json") from None
+        raise UserError(_no_run(run_dir)) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): launch the run again to continue it") from error
+
+
+def _no_run(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"there is no folder {folder}: give the --run-dir of a run, or the folder above several"
+    if (folder / "recipe.py").is_file():
+        return f"{folder} was trained without python -m launch: its log is {folder / 'log.txt'}"
+    return f"{folder} holds no run that was launched by python -m launch"
 
 
 def launched_runs(folder: Path) -> list[Path]:
     """`folder`, or the folders within it that hold launched runs, directly or one below. Raises UserError for none."""
     found = [path.parent for pattern in ("", "*/", "*/*/") for path in sorted(folder.glob(f"{pattern}launch.json"))]
     if not found:
-        raise UserError(f"{folder} holds no run that was launched by python -m launch")
+        raise UserError(_no_run(folder))
     return found
 
 

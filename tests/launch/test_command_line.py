@@ -1,6 +1,8 @@
 """What stands before the recipe is the launcher's, after it the job's; numbers that do not fit are refused."""
 
 import itertools
+import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,9 @@ import pytest
 
 from launch.__main__ import main
 from launch.command_line import parse, parse_launch, runs_of
+from launch.habits import ANSWERS
 from launch.layout import Layout, layout_of
+from launch.local.settings import LocalSettings
 from launch.settings import PreflightSettings, ProcessSettings
 from launch.slurm.settings import SlurmSettings
 from launch.slurm.time import minutes_of
@@ -25,6 +29,28 @@ def test_options_recipes_and_words_of_the_job_are_distinguished() -> None:
     assert (options.setup, options.seeds) == (("a", "b"), (0, 1, 2))
     assert recipes == ["one", "two.py"]
     assert job == ["--data", "D", "--seed", "3"]
+
+
+@pytest.mark.parametrize(
+    ("words", "answers"),
+    [
+        (["-N", "4", "-p", "gpu"], ["-N: --nodes", "-p: --partition"]),
+        (["--ntasks-per-node=8"], ["--ntasks-per-node: follows from --nodes with --gpus-per-node"]),
+        (["--nproc_per_node", "8"], ["--nproc-per-node: --processes of launch local"]),
+    ],
+)
+def test_options_of_sbatch_and_torchrun_are_answered_with_ours(words: list[str], answers: list[str]) -> None:
+    with pytest.raises(UserError, match="Unrecognized options") as caught:
+        parse_launch(SlurmSettings, [*words, "resnet20_digits"], "slurm")
+    assert all(f"Instead of {answer}" in str(caught.value) for answer in answers)
+    assert str(caught.value).count("Instead of") == len(answers)
+
+
+def test_habits_name_options_that_there_are() -> None:
+    known = {f"--{field.name.replace('_', '-')}" for kind in (SlurmSettings, LocalSettings) for field in fields(kind)}
+    named = {option for answer in ANSWERS.values() for option in re.findall(r"--[\w-]+", answer)}
+    assert len(ANSWERS) >= 17 and named <= known
+    assert not known & ANSWERS.keys()
 
 
 @pytest.mark.parametrize(

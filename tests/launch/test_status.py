@@ -7,8 +7,9 @@ import pytest
 
 from launch import logs, status
 from launch.state import State
-from launch.submission import START, Job, Submission, start_line
+from launch.submission import START, Job, Submission, launched_runs, start_line, submission_of
 from tests.support.small_recipe import recipe
+from trainer.errors import UserError
 from trainer.recipe_file import recipe_source
 from trainer.run.progress import read_progress
 
@@ -26,6 +27,16 @@ def submission(tmp_path: Path) -> Submission:
 def test_status_does_not_give_a_host_as_the_reason_of_a_run_that_trains(submission: Submission) -> None:
     assert status._why(submission, 0, State(name="RUNNING", job="17", nodes="n[1-2]")) == ""
     assert status._why(submission, 0, State(name="PENDING", job="17", reason="Resources")) == "Resources"
+
+
+def test_status_of_what_was_not_launched_says_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no folder .*nothere: give the --run-dir of a run"):
+        launched_runs(tmp_path / "nothere")
+    with pytest.raises(UserError, match="holds no run that was launched"):
+        submission_of(tmp_path)
+    (tmp_path / "recipe.py").touch()
+    with pytest.raises(UserError, match=r"was trained without python -m launch: its log is .*log\.txt"):
+        submission_of(tmp_path)
 
 
 def test_progress_after_a_stop_is_that_of_the_checkpoint(tmp_path: Path) -> None:
