@@ -46,10 +46,29 @@ def meta_state(spec: Spec, classes: int = 7) -> dict[str, torch.Tensor]:
         ),
         (recipe.ResNet(depth=18, stem="cifar"), RESNET50, ""),
         (recipe.LibraryModel(name="timm/convnext_atto"), RESNET50, ""),
+        (
+            recipe.LibraryModel(name="timm/resnet26d"),
+            RESNET50,
+            ". The file is a resnet26d of timm: use --model.name timm/resnet26d",
+        ),
+        (
+            recipe.LibraryModel(name="timm/seresnet18"),
+            recipe.ResNet(depth=18),
+            ". The file is a seresnet18 of timm: use model=LibraryModel(name='timm/seresnet18') in a recipe file",
+        ),
     ],
 )
 def test_advice_names_the_network_of_a_file_and_the_option_for_it(file: Spec, asked: Spec, said: str) -> None:
     assert advice(meta_state(file), asked) == said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["resnet50d", "resnext50d_32x4d", "ecaresnet50d", "seresnext26d_32x4d", "resnest14d", "skresnet18"]
+)
+def test_network_of_timms_variants_is_found_by_shapes(name: str) -> None:
+    spec = recipe.LibraryModel(name=f"timm/{name}")
+    assert network_of(meta_state(spec)) == spec
 
 
 @pytest.mark.parametrize("depth", [18, 152])
