@@ -40,6 +40,27 @@ def test_run_directory_two_runs_in_one_directory_are_refused_and_the_first_conti
     kill(first)
 
 
+def test_start_that_fails_leaves_no_folder_and_none_that_was_there_is_removed(tmp_path: Path) -> None:
+    recipe = load_recipe(RECIPE)
+    new, there = tmp_path / "runs" / "new", tmp_path / "there"
+    there.mkdir()
+    for folder in (new, there):
+        with pytest.raises(UserError), Run(folder) as run:
+            run.claim(recipe)
+            assert (folder / "recipe.py").is_file()
+            raise UserError("the published weights could not be loaded")
+    assert not new.exists()
+    assert (there / "recipe.py").is_file()
+    with pytest.raises(UserError), Run(new) as run:
+        run.claim(recipe)
+        (new / "log.txt").touch()
+        raise UserError("a step")
+    assert (new / "recipe.py").is_file()
+    with Run(tmp_path / "works") as run:
+        run.claim(recipe)
+    assert (tmp_path / "works" / "recipe.py").is_file()
+
+
 def test_users_own_recipe_file_is_not_overwritten(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,7 +250,7 @@ def test_milestones_after_the_last_epoch_are_noted(
     options = ["--data", str(digits), "--run-dir", str(tmp_path), "--model.depth", "8", "--epochs", "1"]
     assert main(["train", "resnet20_he2015", *options]) == 0
     said = capfd.readouterr().out
-    assert "note: schedule.milestones [82, 123] come after the last of 1 epochs" in said
+    assert "note: schedule.milestones [82, 123] come after the last of 1 epoch" in said
     assert "1,437 training and 360 validation images, 11 steps x 1 epoch, 1 process on CPU, bf16" in said
 
 

@@ -3,6 +3,7 @@
 recipe.py  starts.json  metrics.jsonl  result.json  checkpoints/  events.out.tfevents.* (TensorBoard)
 """
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -23,8 +24,8 @@ from trainer.run.progress import how_to_train_longer
 
 GONE = "nothing more is saved; move it back and give the same command again, or start anew"
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)  # that may pass by themselves
-
 _ROOM_HELPS = (*_DISK_ERRORS, errno.EROFS, errno.EACCES, errno.EPERM)
+_OF_A_CLAIM = {".lock", ".owner", "recipe.py"}  # the files that claim() writes
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Run:
         self.checkpoints = Checkpoints(folder / "checkpoints", keep)
         self._attempt = Attempt()
         self._lock: IO[str] | None = None
+        self._created = False
         self._writer = BackgroundWriter()
         self._saved_at = time.monotonic()
 
@@ -67,6 +69,8 @@ class Run:
             if kind is None or not issubclass(kind, UserError):
                 raise
         finally:
+            if kind:
+                self._remove_if_nothing_ran()
             self.release()
 
     @property
@@ -95,6 +99,7 @@ class Run:
                 f"recipe as it was{f'. {how_to_train_longer(self.folder)}' if longer else ''}"
             )
         try:
+            self._created = self._created or not self.folder.exists()
             self.folder.mkdir(parents=True, exist_ok=True)
             self.release()
             # kept open: the lock ends with the process, however it ends
@@ -114,6 +119,16 @@ class Run:
                 left.unlink(missing_ok=True)
         replace_text(self.folder / ".owner", json.dumps(asdict(self._attempt)))
         replace_text(stored, recipe_source(recipe))
+
+    def _remove_if_nothing_ran(self) -> None:
+        """Removes a folder that this start made and that holds no log yet: an input could not be used."""
+        if not self._created or not self._lock:
+            return
+        with contextlib.suppress(OSError):
+            if {path.name for path in self.folder.iterdir()} <= _OF_A_CLAIM:
+                for name in _OF_A_CLAIM:
+                    (self.folder / name).unlink(missing_ok=True)
+                self.folder.rmdir()
 
     def release(self) -> None:
         """Gives the directory back; the end of the process does so, too."""
