@@ -49,9 +49,15 @@ def test_network_is_answered_with_its_recipes_and_the_one_to_begin_with(name: st
     of_network = [each for each in recipe_names() if each.startswith("resnet50_")]
     assert len(of_network) == 28
     assert answer.startswith(f"no recipe is called '{name}': 28 recipes train this network. Begin with resnet50_torch")
-    assert re.findall(r"resnet50_\w+", answer) == ["resnet50_torchvision_v1"] + [
-        each for each in of_network if each != "resnet50_torchvision_v1"
-    ]
+    assert re.findall(r"resnet50_\w+", answer) == ["resnet50_torchvision_v1", "resnet50_finetune"]
+    assert answer.endswith("; python -m trainer recipes resnet50 lists all")
+
+
+def test_network_of_few_recipes_is_answered_with_their_names() -> None:
+    networks = [name.partition("_")[0] for name in recipe_names()]
+    network = next(each for each in networks if 1 < networks.count(each) < 8)
+    names = [each for each in recipe_names() if each.startswith(f"{network}_")]
+    assert sorted(re.findall(rf"{network}_\w+", mistake(network))) == names
 
 
 def test_suggestions_every_network_has_a_recipe_to_begin_with() -> None:
@@ -107,6 +113,17 @@ def test_recipes_prefers_names_to_text(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["recipes", "wightman2021"]) == 0
     names = re.findall(r"^(\w+): ", capsys.readouterr().out, re.MULTILINE)
     assert names == [name for name in recipe_names() if "wightman2021" in name]
+
+
+@pytest.mark.parametrize("option", ["-a", "--arch", "--model"])
+def test_network_as_an_option_before_the_recipe_is_answered_as_a_recipe(option: str) -> None:
+    with pytest.raises(UserError, match=r"recipe comes first: .* 28 recipes train this .* resnet50_torchvision_v1"):
+        parse_train([option, "resnet50", "photos"])
+
+
+def test_folder_without_an_option_is_answered_with_data() -> None:
+    with pytest.raises(UserError, match=r"'photos' has no option before it: is it --data photos\?"):
+        parse_train(["resnet50_finetune", "photos", "--run-dir", "r"])
 
 
 # ----------------------------------------------------------------------------------------------------------- parts

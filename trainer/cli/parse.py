@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 import tyro
 
 from trainer.cli import suggestions
-from trainer.errors import UserError
+from trainer.errors import UserError, one_line
 from trainer.recipe import FineTuning, Recipe
-from trainer.recipe_file import known_recipes, load_recipe, settings_of
+from trainer.recipe_file import known_recipes, load_recipe, recipe_names, settings_of
 from trainer.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -47,7 +47,9 @@ def parse_with_recipe(options: type[T], words: Sequence[str], command: str) -> t
     if words[0] in ("-h", "--help"):
         parse(options, ["--help"], f"{command} RECIPE", _recipe_help(options))
     if words[0].startswith("-"):
-        raise UserError(f"the recipe comes first: {usage} {words[0]} ... ({known_recipes()})")
+        network = words[1] if len(words) > 1 and words[0] in ("-a", "--arch", "--model", "-m") else None
+        hint = suggestions.for_unknown_recipe(network, recipe_names()) if network else None
+        raise UserError(f"the recipe comes first: {usage} {hint or f'{words[0]} ...'} ({known_recipes()})")
     recipe = load_recipe(words[0])
     if recipe.fine_tuning is None and any(re.match("--fine[-_]tuning[.]", word) for word in words):
         recipe = replace(recipe, fine_tuning=FineTuning())  # its values can be given to any recipe
@@ -69,6 +71,10 @@ def parse_with_recipe(options: type[T], words: Sequence[str], command: str) -> t
         unknown = _unrecognized(str(error))
         if answers := suggestions.for_unknown_options(unknown, words[0], recipe):
             raise UserError(f"Unrecognized options: {', '.join(unknown)}. {'. '.join(answers)}") from error
+        if len(words) > 1 and not words[1].startswith("-") and "--data" in str(error):
+            raise UserError(
+                f"{one_line(words[1])!r} has no option before it: is it --data {words[1]}? {error}"
+            ) from error
         raise
     return Recipe(**_shallow(parsed.recipe)), parsed.settings
 

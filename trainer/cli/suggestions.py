@@ -10,12 +10,14 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from trainer.cli import peer_options
+from trainer.errors import counted
 from trainer.recipe import Recipe
 
 _BEGIN_WITH = ("_torchvision_v1", "_he2015")
 """The recipe of a network to begin with: the weights that most people compare with, or the paper's."""
 _BESIDE = {"swa": ", ema=None, precise_norm_images=64 * base.micro_batch_size"}
 """What a part needs beside it in a recipe."""
+_MOST_LISTED = 6  # names in one line
 _FEWEST_LETTERS = 4  # of a word that may name a model of a library
 
 
@@ -39,7 +41,13 @@ def _recipes_of(network: str, names: list[str]) -> str:
     others = [name for name in found if name != first]
     if not others:
         return f"the recipe of this network is {first}"
-    return f"{len(found)} recipes train this network. Begin with {first}; also: {', '.join(others)}"
+    own = f", or with {network}_finetune for images of your own" if f"{network}_finetune" in others else ""
+    also = (
+        f"also: {', '.join(others)}"
+        if len(others) <= _MOST_LISTED
+        else f"python -m trainer recipes {network} lists all"
+    )
+    return f"{counted(len(found), 'recipe')} train this network. Begin with {first}{own}; {also}"
 
 
 def _train_library_model(model: str) -> str:
