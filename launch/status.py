@@ -13,7 +13,7 @@ from launch.logs import first_trouble
 from launch.settings import StatusSettings
 from launch.state import State
 from launch.submission import Submission, launched_runs, submission_of
-from trainer.errors import UserError
+from trainer.errors import UserError, rate
 from trainer.run.progress import RunProgress, read_progress
 
 _COLUMNS = ("run", "job", "state", "nodes", "step", "epoch", "images/s", "top-1", "left", "starts", "why")
@@ -52,7 +52,7 @@ def _progress(at: RunProgress) -> list[str]:
     return [
         step if at.step else "",
         f"{at.epoch:.2f}/{at.epochs}" if at.epochs else "",
-        f"{at.images_per_second:,.0f}" if at.images_per_second and not at.finished else "",
+        rate(at.images_per_second) if at.images_per_second and not at.finished else "",
         f"{at.top1:.2f} %" if at.top1 is not None else "",
         left,
     ]

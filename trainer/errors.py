@@ -56,8 +56,14 @@ def one_line(text: str) -> str:
 
 def counted(number: int, noun: str) -> str:
     """counted(1, "step") is "1 step", counted(2000, "process") "2,000 processes"."""
-    plural = noun if number == 1 else f"{noun}es" if noun.endswith(("s", "ch")) else f"{noun}s"
+    hisses = noun.endswith(("s", "ch")) and not noun.endswith("epoch")
+    plural = noun if number == 1 else f"{noun}es" if hisses else f"{noun}s"
     return f"{number:,} {plural}"
+
+
+def rate(per_second: float) -> str:
+    """A number of images a second: whole from ten on, and below with a decimal, so that 0.6 is not shown as 1 or 0."""
+    return f"{per_second:,.0f}" if per_second >= 9.95 else f"{per_second:.1f}"
 
 
 def first_line(error: BaseException) -> str:

@@ -44,6 +44,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
         log.say("\n".join([*ready.notes, *note_start(recipe, settings, run, world, at, state.module)]))
         show_augmented(log, recipe, settings, train_loader, world, at)
         stack.enter_context(dump_nonfinite_step(run.folder, recipe, world, at, len(train_loader)))
+        log.wait_for_first_step(at, ready.compiles)
         profile = stack.enter_context(profiler(settings, run.folder, world, at, recipe.epochs, log.say))
         lines = LogLines(log, Cadence.of(settings.log_every, at.steps_per_epoch), state.metrics, world)
         throughput = lines.throughput

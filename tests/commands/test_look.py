@@ -163,6 +163,9 @@ def test_look_empty_and_rare_classes_are_named() -> None:
     rows = dict(look._content(Unbalanced()))  # type: ignore[arg-type]
     assert rows["classes"] == "3: 0 / 1 / 2 (min / median / max) images each; fewest no?ne, most many"
     assert rows["empty"] == "1 (no?ne)"
+    assert rows["each"] == "many 2, no?ne 0, few 1"
+    many = Unbalanced(classes=[str(number) for number in range(21)])
+    assert "each" not in dict(look._content(many))  # type: ignore[arg-type]
 
 
 def damaged(photos: Path, tmp_path: Path) -> str:

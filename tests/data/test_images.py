@@ -193,14 +193,14 @@ def test_prepare_turns_images_where_it_is_asked_to(tmp_path: Path, capsys: pytes
     folder = class_folders(tmp_path / "src", train=1, val=1) / "train"
     odd_images.turned(folder / "a" / "001.jpg")
     upright = PrepareOptions(write_mode="raw", workers=1, apply_exif=True)
-    for options, shape, said in ((AS_IT_IS, (40, 60), "--apply-exif turns them"), (upright, (60, 40), "were turned")):
+    for options, shape, said in ((AS_IT_IS, (40, 60), "--apply-exif turns them"), (upright, (60, 40), "turned by it")):
         out = tmp_path / ("upright" if options.apply_exif else "stored")
         prepare_folder(tmp_path / "src", out, options)
         index, manifest = read_index(out / "train.beton"), read_manifest(out / "train.beton")
         assert (index.heights[1], index.widths[1]) == shape
         assert manifest.exif_oriented == 1
         assert manifest.source.exif == ("applied" if options.apply_exif else "ignored")
-        assert "1 images have an EXIF orientation" in (printed := capsys.readouterr().out) and said in printed
+        assert "1 image with an EXIF orientation" in (printed := capsys.readouterr().out) and said in printed
 
 
 def test_manifest_says_which_folder_and_which_order_of_classes(tmp_path: Path) -> None:

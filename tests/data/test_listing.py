@@ -31,7 +31,7 @@ def test_listing_walks_a_folder_once_whatever_links_lead_to_it(tmp_path: Path, t
     os.symlink(target, folder / "a" / "loop")
     found = list_class_folders(folder)
     assert found.counts() == dict.fromkeys(CLASSES, 4)
-    assert found.notes == (f"{folder}: ignored 1 links to folders that are listed already, such as 'a/loop'",)
+    assert found.notes == (f"{folder}: ignored 1 link to a folder that is listed already, 'a/loop'",)
 
 
 def test_listing_follows_a_link_to_a_folder_elsewhere(tmp_path: Path) -> None:

@@ -5,14 +5,17 @@ import os
 import pty
 import re
 import sys
+import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.support.processes import SUPPORT, run
+from tests.support.processes import SUPPORT, TIMEOUT, run
 from trainer.__main__ import main
+from trainer.log import console_log
 from trainer.log.console_log import ConsoleLog, without_folders
 from trainer.run.state import Position
 
@@ -78,6 +81,31 @@ def test_log_file_names_no_folder_and_no_machine(digits: Path, tmp_path: Path) -
     assert "profile of steps 1 to 1: run/profile/steps_1-1.pt.trace.json" in log
     assert str(tmp_path) not in log
     assert os.uname().nodename not in log.split()
+
+
+def reporters() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "first step"]
+
+
+def test_first_step_that_compiles_is_reported_until_it_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console_log, "_FIRST_STEP_SECONDS", 0.01)
+    at = Position(steps_per_epoch=10)
+    quiet, screen = (ConsoleLog(tmp_path, at, total_steps=20) for _ in range(2))
+    quiet.wait_for_first_step("")
+    assert not reporters()
+    screen.wait_for_first_step("torch.compile compiles the network")
+    (reporter,) = reporters()
+    deadline, shown = time.monotonic() + TIMEOUT, ""
+    while not shown and time.monotonic() < deadline:
+        time.sleep(0.01)
+        shown = capsys.readouterr().out
+    assert re.match(r"first step: \d+ s so far: torch\.compile compiles the network\n", shown)
+    screen.progress(at)
+    reporter.join(TIMEOUT)
+    assert not reporters()
+    assert "s so far" not in (tmp_path / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(

@@ -41,13 +41,15 @@ class _Skipped:
 
     def notes(self, folder: Path) -> tuple[str, ...]:
         kinds = (
-            (self.system, "hidden or system files and folders"),
-            (self.links, "links to folders that are listed already"),
-            (self.other, "files without an image's extension"),
+            (self.system, "hidden or system file or folder", "hidden or system files and folders"),
+            (self.links, "link to a folder that is listed already", "links to folders that are listed already"),
+            (self.other, "file without an image's extension", "files without an image's extension"),
         )
         return tuple(
-            f"{folder}: ignored {len(names)} {what}, such as {one_line(repr(names[0]))}"
-            for names, what in kinds
+            f"{folder}: ignored 1 {one}, {one_line(repr(names[0]))}"
+            if len(names) == 1
+            else f"{folder}: ignored {len(names):,} {several}, such as {one_line(repr(names[0]))}"
+            for names, one, several in kinds
             if names
         )
 

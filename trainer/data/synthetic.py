@@ -7,6 +7,7 @@ import numpy as np
 from trainer.data.contents import Contents
 from trainer.data.crop import CropBoxes
 from trainer.data.random import RandomStream, bits
+from trainer.errors import counted
 
 _DISTINCT = 64  # different images; more would only cost memory
 
@@ -23,7 +24,7 @@ class SyntheticSource:
         images = np.arange(count)
         self.classes = [f"class {label}" for label in range(num_classes)]
         self.checksum = f"synthetic:{count}"
-        self.name = f"{count:,} images of synthetic noise"
+        self.name = f"{counted(count, 'image')} of synthetic noise"
         self.labels = (bits(0, 0, images, RandomStream.ORDER)[:, 0] % np.uint64(num_classes)).astype(np.int64)
         self._resolution = resolution
         self._noise = {resolution: _noise(resolution)}  # by resolution

@@ -2,6 +2,7 @@
 
 import platform
 import re
+import threading
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -11,11 +12,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from trainer.errors import rate
 from trainer.log.cadence import Cadence
 from trainer.run.commit import commit
 from trainer.run.state import Position
 
 _SECONDS = 10.0  # between two plain lines
+_FIRST_STEP_SECONDS = 3.0  # of silence before the first step, until a line says what is going on
 _BAR_SECONDS = 0.1  # between two updates of the bar
 _LOG_EVERY = 20  # the default of --log-every: a smaller value asks for each of its lines on the console
 _FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/]+/)+([^\s/]*)")
@@ -45,6 +48,7 @@ class ConsoleLog:
         self._start_step, self._start_time = at.step, time.monotonic()
         self._line_time, self._bar_time = self._start_time, 0.0
         self._newest = at
+        self._has_stepped = threading.Event()
         self._last: _Logged | None = None
         self.top1 = at.best_top1 if at.best_top1 >= 0 else None
         """of the last evaluation, in %; of a resumed run at first the best one"""
@@ -67,8 +71,9 @@ class ConsoleLog:
         The bar always shows it. As a plain line it is printed after the first steps, at every `log_every` steps if the
         user asked for fewer than the default, and otherwise at most every ten seconds.
         """
+        self._has_stepped.set()
         first_line = self._last is None
-        speed = f"{images_per_second:,.0f} images/s  data wait {data_wait:.0%}  ETA {self._eta(at.step)}{remark}"
+        speed = f"{rate(images_per_second)} images/s  data wait {data_wait:.0%}  ETA {self._eta(at.step)}{remark}"
         self._last = _Logged(step=at.step, lr=lr, loss=loss, speed=speed)
         if self._bar:
             self._update_bar(max(at, self._newest, key=lambda position: position.step))
@@ -82,6 +87,7 @@ class ConsoleLog:
 
         Reads nothing from the device, so the loss is that of the last line.
         """
+        self._has_stepped.set()
         now, self._newest = time.monotonic(), replace(at)
         if self._bar and now - self._bar_time > _BAR_SECONDS:
             self._update_bar(at)
@@ -90,7 +96,29 @@ class ConsoleLog:
             step = f"step {at.step}/{self._total_steps}"
             self._print_line(f"epoch {at.epochs:6.2f}  {step}{loss}  ETA {self._eta(at.step)}", above_bar=False)
 
+    def wait_for_first_step(self, compiles: str) -> None:
+        """Shows from the third second on how long the first step has taken, until it is done or the log is closed.
+
+        `compiles`: what it has to compile; empty: nothing, and only the bar shows the time. log.txt gets no line of it.
+        """
+        if not self._bar and not compiles:
+            return
+        start = time.monotonic()
+
+        def report() -> None:
+            seconds = _FIRST_STEP_SECONDS
+            while not self._has_stepped.wait(seconds):
+                text = f"first step: {time.monotonic() - start:.0f} s so far{f': {compiles}' if compiles else ''}"
+                if self._bar:
+                    self._bar.update(self._task, description=text)
+                else:
+                    self._console.print(text, markup=False)
+                seconds = 1.0 if self._bar else _SECONDS
+
+        threading.Thread(target=report, daemon=True, name="first step").start()
+
     def close(self) -> None:
+        self._has_stepped.set()
         if self._bar:
             self._bar.stop()
         self._file.close()

@@ -21,7 +21,7 @@ import numpy as np
 
 from trainer.atomic import MAKE_ROOM
 from trainer.distributed.process_group import World
-from trainer.errors import DiskError, Stopped
+from trainer.errors import DiskError, Stopped, rate
 from trainer.evaluation.result import FEW_CLASSES, Evaluation
 from trainer.log.cadence import Cadence
 from trainer.log.console_log import ConsoleLog
@@ -71,6 +71,11 @@ class Log:
             with self._writing():
                 self._console.say(text)
 
+    def wait_for_first_step(self, at: Position, compiles: str) -> None:
+        """Reports on the console that the step after `at` is not done yet. `compiles`: what it has to compile."""
+        if self.speaks and at.batch < at.steps_per_epoch and not at.is_last(self._recipe.epochs):
+            self._console.wait_for_first_step(compiles)
+
     def steps(self, at: Position, *, lr: float, steps: Summary, rates: Rates) -> None:
         """Logs the metrics of the steps since the last line, and their speed."""
         if not self.speaks:
@@ -117,7 +122,7 @@ class Log:
         self.say(
             f"epoch {at.epochs:6.2f}  {weights}top-1 {result.top1:.2f} %{top5}  loss {result.loss:.4f}"
             f"{'' if is_exact else f'  ({result.coverage})'}{'  best so far' if best else ''}"
-            f"{f'  {images_per_second:,.0f} images/s with evaluation and saving' if images_per_second else ''}"
+            f"{f'  {rate(images_per_second)} images/s with evaluation and saving' if images_per_second else ''}"
             f"{''.join(f'  ({text})' for text in remarks)}"
         )
 

@@ -2,8 +2,11 @@
 
 from dataclasses import asdict
 
+from torch import nn
+
+from trainer.cpu.accelerate import replaced
 from trainer.distributed.process_group import World, require_same
-from trainer.errors import UserError
+from trainer.errors import UserError, counted
 from trainer.recipe import Cosine, Recipe, Steps
 from trainer.recipe_file import recipe_source
 from trainer.run.environment import code
@@ -61,13 +64,20 @@ def slow_start(settings: TrainSettings) -> list[str]:
     return ["--compile: the first step compiles the model, which can take minutes"] if settings.compile else []
 
 
+def first_step_compiles(settings: TrainSettings, module: nn.Module) -> str:
+    """What the first step has to compile before it can run, for the log; empty: nothing."""
+    if settings.compile:
+        return "torch.compile compiles the network"
+    return "Numba compiles the CPU kernels, once for this machine" if replaced(module) else ""
+
+
 def likely_mistakes(recipe: Recipe) -> list[str]:
     """Values that are valid but probably not intended, one line each."""
     notes = []
     if isinstance(recipe.schedule, Steps):
         late = [milestone for milestone in recipe.schedule.milestones if milestone >= recipe.epochs]
         if late:
-            notes.append(f"schedule.milestones {late} come after the last of {recipe.epochs} epochs")
+            notes.append(f"schedule.milestones {late} come after the last of {counted(recipe.epochs, 'epoch')}")
     ends = {
         "schedule.warmup.epochs": recipe.schedule.warmup.epochs if recipe.schedule.warmup else 0,
         "schedule.start_epoch": (recipe.schedule.start_epoch or 0) if isinstance(recipe.schedule, Cosine) else 0,
@@ -77,7 +87,8 @@ def likely_mistakes(recipe: Recipe) -> list[str]:
     }
     for name, epoch in ends.items():
         if epoch >= recipe.epochs:
-            notes.append(f"{name}={epoch:g} is not before the end of {recipe.epochs} epochs: it is never reached")
+            end = counted(recipe.epochs, "epoch")
+            notes.append(f"{name}={epoch:g} is not before the end of {end}: it is never reached")
     if recipe.eval_crop.resolution > 2 * recipe.train_crop.resolution:
         notes.append(
             f"trained at {recipe.train_crop.resolution} px, but evaluated at {recipe.eval_crop.resolution} px: "

@@ -32,6 +32,7 @@ from trainer.settings import TrainSettings
 from trainer.setup.checks import (
     accumulation_steps,
     check_norm_images,
+    first_step_compiles,
     likely_mistakes,
     require_same_everywhere,
     slow_start,
@@ -54,6 +55,7 @@ class Prepared:
     step: TrainingStep
     identity: RunIdentity  # part of every checkpoint
     notes: list[str]  # lines for the log
+    compiles: str  # what the first step has to compile, for the log; empty: nothing
 
     @property
     def init_weights(self) -> InitWeights:
@@ -143,6 +145,7 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
         state=state,
         step=step,
         identity=identity,
+        compiles=first_step_compiles(settings, module),
         notes=[
             summary(recipe, run, world, state.position, len(train_loader), len(eval_loader)),
             f"images: {train_loader.source.name} for training; {eval_loader.source.name} for validation",

@@ -148,7 +148,7 @@ def test_prepare_broken_file_is_named_or_skipped(
     assert manifest.skipped == bad and manifest.count == 12
     printed = capsys.readouterr().out
     assert all(f"skipped {name!r}: " in printed for name in bad)
-    assert "ignored 1 files without an image's extension, such as" in printed
+    assert "ignored 1 file without an image's extension, '" in printed
 
 
 def test_defaults_are_ffcvs_for_imagenet() -> None:

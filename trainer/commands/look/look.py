@@ -24,6 +24,7 @@ from trainer.recipe_file import load_recipe
 from trainer.settings import LookSettings
 
 COLUMNS = 8
+_LISTED_CLASSES = 20  # of which the images are counted one by one
 MEASURED = 20_000  # image files opened for their sizes; the index of a .beton has all sizes
 
 
@@ -163,10 +164,12 @@ def _content(source: Source) -> list[tuple[str, str]]:
     balance = f"{len(counts):,}: {_spread(counts)} images each"
     if counts.min() != counts.max():
         balance += f"; fewest {printable(rarest)}, most {printable(commonest)}"
+    each = [f"{printable(name)} {count:,}" for name, count in zip(source.classes, counts.tolist(), strict=True)]
     named = f"{len(empty)} ({', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''})" if empty else "none"
     return [
         ("data", f"{source.name}: {len(source.labels):,} images, {short(source.checksum)}"),
         ("classes", balance),
+        *([("each", ", ".join(each))] if len(each) <= _LISTED_CLASSES else []),
         ("empty", named),
     ]
 

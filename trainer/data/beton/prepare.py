@@ -231,8 +231,8 @@ def _write_all(
         )
         print(f"up to {sizes.max_height} x {sizes.max_width} px, {sizes.bytes / 1e6:,.1f} MB", flush=True)
         if oriented := manifests[split].exif_oriented:
-            done = "were turned by it" if options.apply_exif else "are stored as they lie: --apply-exif turns them"
-            print(f"{paths[split]}: {oriented:,} images have an EXIF orientation and {done}", flush=True)
+            done = "turned by it" if options.apply_exif else "stored as they lie; --apply-exif turns them"
+            print(f"{paths[split]}: {counted(oriented, 'image')} with an EXIF orientation: {done}", flush=True)
 
 
 @contextmanager

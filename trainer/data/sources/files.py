@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainer.data.formats import FOLDERS
 from trainer.data.sources.options import FilesOptions
-from trainer.errors import UserError, one_line
+from trainer.errors import UserError, counted, one_line
 
 
 def split_files(
@@ -33,7 +33,10 @@ def split_files(
         named = next(iter(by_split.values()))[0]
         raise UserError(f"{named} says its split by its name, but {unnamed[0]} does not: pass --val")
     if test := by_split.pop("test", []):
-        print(f"left out {len(test)} files of test images, such as {one_line(str(test[0]))}: --val takes them instead")
+        print(
+            f"left out {counted(len(test), 'file')} of test images, such as {one_line(str(test[0]))}: --val takes them "
+            f"instead"
+        )
     train, val = by_split.get("train", unnamed), by_split.get("val")
     if not train:
         raise UserError(f"{patterns[0]}: none of these files holds training images")
