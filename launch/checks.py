@@ -301,7 +301,8 @@ def _describe(nodes: list[dict[str, Any]]) -> list[str]:
         node = nodes[ranks[0]]
         versions = ", ".join(f"{name} {version}" for name, version in node["versions"].items() if version)
         device = f"{node['devices']} x {node['device']}" if node["devices"] else node["device"]
-        lines.append(f"{host}: ranks {ranks[0]}-{ranks[-1]}, {device}, {versions}")
+        named = f"ranks {ranks[0]}-{ranks[-1]}" if len(ranks) > 1 else f"rank {ranks[0]}"
+        lines.append(f"{host}: {named}, {device}, {versions}")
     return lines
 
 

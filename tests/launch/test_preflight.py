@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from launch import checks
 from launch.checks import Checks, can_be_left_out, compare
 from launch.links import rounds, slow_pairs
 from tests.support.processes import TIMEOUT, start_ranks
@@ -111,3 +112,9 @@ def test_preflight_measures_pairs_of_nodes_and_pairs_inside_them() -> None:
     assert [rank.returncode for rank in ranks] == [0] * 4, said
     inside = [("n0: rank 0", "rank 1"), ("n1: rank 2", "rank 3")]
     assert {out.strip() for out, _ in said} == {f"{[[('n0', 'n1')], inside]} True"}
+
+
+def test_preflight_names_one_rank_or_the_range_of_a_node() -> None:
+    of_node = {"devices": 0, "device": "CPU", "versions": {"torch": "2.9", "ffcv": None}}
+    nodes = [{"host": host, "rank": rank, **of_node} for rank, host in enumerate("aab")]
+    assert checks._describe(nodes) == ["a: ranks 0-1, CPU, torch 2.9", "b: rank 2, CPU, torch 2.9"]
