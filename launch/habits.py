@@ -1,4 +1,4 @@
-"""Options of sbatch and torchrun, and what takes their place in a launcher: for the message where one is typed."""
+"""Options of Slurm and torchrun, and what takes their place in a launcher: for the message where one is typed."""
 
 import re
 
@@ -28,7 +28,7 @@ ANSWERS |= {"--job-name": ANSWERS["-J"], "--output": ANSWERS["-o"], "--error": A
 
 
 def answered(error: UserError) -> UserError:
-    """The error of unknown options, with what to use in the place of those that are sbatch's or torchrun's."""
+    """The error of unknown options, with what to use in the place of those that are Slurm's or torchrun's."""
     message = str(error)
     _, _, unknown = message.partition("Unrecognized options: ")
     typed = [word.partition("=")[0].replace("_", "-") for word in re.split(r"[,;(] ?", unknown)]

@@ -2,9 +2,6 @@
 
 from dataclasses import asdict
 
-from torch import nn
-
-from trainer.cpu.accelerate import replaced
 from trainer.distributed.process_group import World, require_same
 from trainer.errors import UserError, counted
 from trainer.recipe import Cosine, Recipe, Steps
@@ -62,13 +59,6 @@ def check_norm_images(recipe: Recipe, images: int, world: World) -> None:
 def slow_start(settings: TrainSettings) -> list[str]:
     """Options that delay the first step, one line each."""
     return ["--compile: the first step compiles the model, which can take minutes"] if settings.compile else []
-
-
-def first_step_compiles(settings: TrainSettings, module: nn.Module) -> str:
-    """What the first step has to compile before it can run, for the log; empty: nothing."""
-    if settings.compile:
-        return "torch.compile compiles the network"
-    return "Numba compiles the CPU kernels, once for this machine" if replaced(module) else ""
 
 
 def likely_mistakes(recipe: Recipe) -> list[str]:

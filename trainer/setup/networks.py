@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from trainer.cpu.accelerate import accelerate
+from trainer.cpu.accelerate import accelerate, replaced
 from trainer.cpu.malloc import keep_freed_memory
 from trainer.distillation import build_teacher, require_resolutions
 from trainer.distributed.process_group import World, on_every_rank, require_same
@@ -74,6 +74,13 @@ def move_to_device(module: nn.Module, device: torch.device, precision: Precision
         return []
     keep_freed_memory()
     return [accelerate(module)] if cpu_kernels and precision == "bf16" else []
+
+
+def first_step_compiles(settings: TrainSettings, module: nn.Module) -> str:
+    """What the first step has to compile before it can run, for the log; empty: nothing."""
+    if settings.compile:
+        return "torch.compile compiles the network"
+    return "Numba compiles the CPU kernels, once for this machine" if replaced(module) else ""
 
 
 def build_state(

@@ -32,14 +32,13 @@ from trainer.settings import TrainSettings
 from trainer.setup.checks import (
     accumulation_steps,
     check_norm_images,
-    first_step_compiles,
     likely_mistakes,
     require_same_everywhere,
     slow_start,
     steps_in_epoch,
 )
 from trainer.setup.loaders import open_loaders, source_notes
-from trainer.setup.networks import build_module, build_state, open_teacher
+from trainer.setup.networks import build_module, build_state, first_step_compiles, open_teacher
 from trainer.step import TrainingStep
 
 
