@@ -250,6 +250,7 @@ def test_launch_has_no_import_circle() -> None:
             "timm",
             {
                 "trainer/model/library.py",
+                "trainer/model/identify.py",
                 "trainer/optim/optimizer.py",
                 "trainer/optim/library_optimizer.py",
                 "trainer/optim/layer_decay.py",
