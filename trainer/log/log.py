@@ -58,6 +58,7 @@ class Log:
         try:
             kept, damaged = truncate_metrics(run_dir / "metrics.jsonl", at.step)
             self._metrics = (run_dir / "metrics.jsonl").open("a", buffering=1, encoding="utf-8")
+            self._opened = os.fstat(self._metrics.fileno())
             self._tensorboard = TensorBoardLog(run_dir, recipe, at, kept, hparams)
             total_steps = recipe.epochs * at.steps_per_epoch
             self._console = ConsoleLog(run_dir, at, total_steps=total_steps, log_every=log_every)
@@ -160,7 +161,7 @@ class Log:
     def _require_in_place(self) -> None:
         """Raises DiskError where the folder was removed or moved: its open files could still be written to."""
         path = self._run_dir / "metrics.jsonl"
-        if not path.exists() or not os.path.samestat(os.stat(path), os.fstat(self._metrics.fileno())):
+        if not path.exists() or not os.path.samestat(os.stat(path), self._opened):
             raise DiskError(f"{self._run_dir} was removed, moved or emptied while it was in use: {GONE}")
 
     def _record(self, kind: str, at: Position, values: dict[str, Any]) -> None:
