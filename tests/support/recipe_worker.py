@@ -1,4 +1,4 @@
-"""Trains two steps of every recipe, reduced; stops after the first, goes on, and compares what comes out.
+"""Trains two steps of every recipe, reduced; stops some after the first, continues, and compares the results.
 
 Of recipes that differ in numbers alone, one is stopped. One of several ranks; test_recipe_runs.py starts them.
 Usage: recipe_worker.py PHOTOS SMALL_IMAGES WEIGHTS OUT. Rank 0 prints a line for each recipe,
@@ -108,7 +108,7 @@ def code_paths(part: Any) -> Any:
 def main(photos: str, small_images: str, initial_weights: str, out: str) -> None:
     is_main = os.environ["RANK"] == "0"
     starts = itertools.count()
-    stopped: dict[str, str] = {}  # by what it stands for
+    stopped: dict[str, str] = {}  # code path -> the recipe that is stopped for it
     for name in recipe_names():
         recipe = reduced(load_recipe(name))
         folder = Path(out) / name
