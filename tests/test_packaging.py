@@ -15,6 +15,7 @@ from trainer import __version__
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["trainer", "launch"])
 def test_version_option_prints_the_version(module: str) -> None:
     ended = subprocess.run(

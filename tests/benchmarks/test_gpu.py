@@ -140,6 +140,7 @@ def test_gpu_benchmark_what_was_found_is_in_the_file_at_once(tmp_path: Path) -> 
     assert found["other"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ended_by", ["time", "signal"])
 def test_gpu_benchmark_time_ends_what_does_not_end_and_nothing_else(
     ended_by: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

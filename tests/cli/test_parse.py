@@ -135,6 +135,7 @@ def test_cli_every_mistake_is_tried(digits: Path, tmp_path: Path) -> None:
     assert tuple(mistakes(digits, tmp_path)) == CASES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_cli_one_process_says_one_line_and_exits_with_2(
     name: str, digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -237,6 +238,7 @@ def test_copies_that_srun_started_are_refused_with_one_line(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", ["1", "4", "20"])
 def test_help_returns_in_the_narrowest_window(columns: str) -> None:
     environment = {**os.environ, "COLUMNS": columns}

@@ -91,6 +91,7 @@ def test_word_that_names_nothing_is_answered_with_the_list(name: str) -> None:
     assert "recipes lists all 82 (a recipe of your own is a path that ends in .py)" in mistake(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("word", "found", "not_found"),
     [

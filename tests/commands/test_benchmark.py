@@ -158,6 +158,7 @@ def test_ranks_that_wait_for_each_other_are_as_fast_as_the_slowest() -> None:
     assert measured.waits == [0.2, 0.5]
 
 
+@pytest.mark.slow
 def test_benchmark_only_the_very_name_of_a_gpu_has_a_known_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
     assert peak(torch.device("cuda"), "bf16").flops_per_second == pytest.approx(989.4e12)

@@ -189,6 +189,7 @@ def test_activations_in_bf16_are_those_of_a_real_step_but_for_the_norms_statisti
     assert 0 <= difference <= channels * 2 * 2
 
 
+@pytest.mark.slow
 def test_cost_half_precision_halves_the_activations_and_adds_copies_of_weights_and_images() -> None:
     model = network(small)
     single = pass_cost(replace(small, precision="fp32"), model).activations

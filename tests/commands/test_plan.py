@@ -115,6 +115,7 @@ def test_prediction_is_marked_as_a_model(capsys: pytest.CaptureFixture[str]) -> 
     )
 
 
+@pytest.mark.slow
 def test_plan_without_a_speed_nothing_is_predicted(capsys: pytest.CaptureFixture[str]) -> None:
     plan = planned(["resnet20_digits"], capsys)
     assert "give --images-per-second" in row(plan, "speed")

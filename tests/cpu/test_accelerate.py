@@ -128,6 +128,7 @@ def test_accelerated_model_computes_what_the_plain_one_does(name: str, monkeypat
         assert our_error < (1.5 if kind == "logits" else 1.2) * plain_error, kind
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
@@ -185,6 +186,7 @@ def nodes(y: Tensor) -> Counter[str]:
     return Counter(node.name() for node in seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "count"), [("torchvision/resnet18", 17), ("torchvision/resnet50", 49)])
 def test_library_model_has_the_fused_norms(name: str, count: int) -> None:
     model = build(recipe.LibraryModel(name=name))

@@ -314,6 +314,7 @@ def test_conv_it_is_pytorchs_without_gradients_and_without_matrix_units(monkeypa
     torch.testing.assert_close(conv.weight.grad.double(), exact, rtol=2**-8, atol=2**-8 * float(exact.abs().max()))
 
 
+@pytest.mark.slow
 def test_torch_compile_fake_tensors_and_who_counts_operations_see_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_matrix_units(monkeypatch)
     conv, x = convolution_of(16, 16), random(2, 16, 6, 6, seed=1)

@@ -84,6 +84,7 @@ def is_even(counts: np.ndarray) -> bool:
 # ---------------------------------------------------------------------------------------- one image, whatever the batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", ASKED)
 def test_pixels_are_the_same_alone_in_a_batch_and_shuffled(asked: str) -> None:
     augmenter, images, samples = Augmenter(ASKED[asked], 3), noise(64), np.arange(64) * 977
@@ -111,6 +112,7 @@ def test_normalised_images_are_the_same_alone_in_a_batch_and_shuffled() -> None:
     assert together.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", ASKED)
 def test_augment_nothing_is_read_back_from_the_device(asked: str) -> None:
     """On tensors without values, which raise where one is asked for."""

@@ -56,6 +56,7 @@ class DrawnAugMix(TorchvisionAugMix):
         return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ASKED, ids=str)
 def test_augmix_is_torchvisions_with_the_drawn_operations(policy: AugMix, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pixels exactly where no shear, shift or rotation is drawn: torchvision interpolates those in float32."""

@@ -107,6 +107,7 @@ def test_class_folders_give_the_crops_of_a_file_that_stores_their_images_unshrun
     assert np.array_equal(*read)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "content"), [
     ("bomb.png", odd_images.bomb()), ("big_text.png", odd_images.big_text()), ("empty.jpg", b""),
     ("cut.jpg", odd_images.truncated_jpeg()), ("text.png", b"<html>"), ("link.png", None),

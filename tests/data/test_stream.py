@@ -91,6 +91,7 @@ def seen(
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [EVERYTHING, OTHER, AUTO])
 @pytest.mark.parametrize("world_size", [2, 3, 6])
 def test_stream_every_number_of_processes_sees_the_same_images_and_targets(

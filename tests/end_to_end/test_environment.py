@@ -44,6 +44,7 @@ def test_run_is_ended_by_no_character_variable_or_warning(tmp_path: Path) -> Non
     assert {b"result", b"events", b"evaluations"} <= names
 
 
+@pytest.mark.slow
 def test_files_are_opened_with_an_encoding_everywhere() -> None:
     """Else the locale decides what a recipe, a record or a log may hold."""
     opened = 0

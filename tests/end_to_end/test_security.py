@@ -53,6 +53,7 @@ def test_call_that_runs_what_it_is_given_is_found(source: str) -> None:
     assert len(faults(source)) == 1
 
 
+@pytest.mark.slow
 def test_security_nothing_is_unpickled_and_nothing_goes_through_a_shell() -> None:
     """Tensors through weights_only=True and safetensors. CIFAR-10's pickles have a reader that knows three names."""
     assert len(CODE) > 120

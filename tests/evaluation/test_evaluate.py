@@ -175,6 +175,7 @@ def test_networks_are_evaluated_in_one_pass_over_the_images(
     assert expected["eval"] != expected["eval_ema"]
 
 
+@pytest.mark.slow
 def test_flip_tta_is_the_mean_of_the_logits_of_both_views(digits: Path, untrained: tuple[Recipe, nn.Module]) -> None:
     recipe, model = untrained
     crop = CenterCrop(resolution=28, crop_ratio=0.875, flip_tta=True)

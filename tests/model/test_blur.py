@@ -94,6 +94,7 @@ def test_max_pool_is_blurred_where_composer_is_asked_for() -> None:
     assert type(build("convs_and_pool", stem="cifar").get_submodule("maxpool")) is nn.Identity
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blur_pool", ["convs", "convs_and_pool"])
 def test_torchvisions_weights_go_both_ways_and_mean_something_else(blur_pool: str) -> None:
     theirs = models.resnet18(num_classes=10).eval()

@@ -155,6 +155,7 @@ def test_silent_branch_leaves_the_shortcut(stride: int) -> None:
 # ---------------------------------------------------------------------------------------------------------- plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_plain_twin_lacks_the_projections_and_nothing_else(depth: int) -> None:
     with torch.device("meta"):

@@ -19,6 +19,7 @@ def meta_state(spec: Spec, classes: int = 7) -> dict[str, torch.Tensor]:
         return build_model(spec, classes).state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "asked", "said"),
     [
@@ -79,6 +80,7 @@ def test_network_of_our_resnet_is_torchvisions(depth: Literal[18, 152]) -> None:
         assert found == recipe.LibraryModel(name=f"torchvision/resnet{depth}")
 
 
+@pytest.mark.slow
 def test_initial_weights_of_another_network_name_the_option_that_fits(tmp_path: Path) -> None:
     torch.save(build_model(recipe.CifarResNet(depth=14), 10).state_dict(), tmp_path / "w.pt")
     spec = recipe.CifarResNet(depth=8)

@@ -81,6 +81,7 @@ def test_init_without_fc_std_the_classifier_is_pytorchs() -> None:
     assert 0.9 * bound < fc.bias.abs().max() <= bound
 
 
+@pytest.mark.slow
 def test_fc_bias_is_what_every_bias_of_the_classifier_starts_at() -> None:
     for fc_std in (None, 0.01):
         with_bias = build(recipe.ResNet(depth=18, fc_std=fc_std, fc_bias=-math.log(1000)), 1000)

@@ -123,6 +123,7 @@ def test_running_statistics_take_a_step_per_group_in_order() -> None:
     np.testing.assert_allclose(norm.running_var.numpy(), var, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPECS)
 def test_split_norms_keep_names_kinds_weights_and_evaluation(name: str) -> None:
     split, plain = build(name, 8), build(name)

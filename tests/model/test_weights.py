@@ -133,6 +133,7 @@ MISFITS: dict[str, tuple[object, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", MISFITS)
 def test_weights_that_do_not_fit_are_refused_and_change_nothing(tmp_path: Path, case: str) -> None:
     content, message = MISFITS[case]

@@ -37,6 +37,7 @@ def test_layer_decay_gives_the_rates_and_the_decay_of_timms_groups(name: str) ->
         assert found[parameter] == (pytest.approx(rate), decay)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", [ResNet(depth=18), LibraryModel(name="torchvision/resnet18")], ids=str)
 def test_resnet_has_the_layers_of_timms_model_of_the_same_names(spec: ResNet | LibraryModel) -> None:
     theirs = build_model(LibraryModel(name="timm/resnet18"), 10)

@@ -34,6 +34,7 @@ BLOCKS = {18: 8, 34: 16, 50: 16, 101: 33, 152: 50}
 GOYAL = load_recipe("resnet50_goyal2017_8k").optimizer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", sorted(NORM_TENSORS))
 def test_goyals_rule_misses_no_norm_tensor_and_no_last_gamma(depth: int) -> None:
     model = build_model(ResNet(depth=depth, zero_init_residual=True), 1000)  # type: ignore[arg-type]

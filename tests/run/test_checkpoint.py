@@ -121,6 +121,7 @@ def test_checkpoint_every_truncation_is_refused(tmp_path: Path) -> None:
     assert mark_of(read(path)) == 1
 
 
+@pytest.mark.slow
 def test_flipped_bit_anywhere_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
     write(path, small(1))
@@ -270,6 +271,7 @@ SAVES: dict[str, tuple[Action, Action, int, set[int | None]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAVES)
 def test_save_that_is_killed_leaves_the_old_checkpoint_or_the_new(name: str, tmp_path: Path) -> None:
     """A run that was stopped in an epoch's evaluation starts by saving the same step again."""
@@ -310,6 +312,7 @@ def best(step: int) -> Action:
     return lambda checkpoints: checkpoints.mark_best(step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("links", [True, False])
 @pytest.mark.parametrize(("marked_before", "allowed"), [(False, {None, 2}), (True, {1, 2})])
 def test_killed_mark_leaves_the_old_best_or_the_new(

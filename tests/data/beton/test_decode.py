@@ -238,6 +238,7 @@ def test_decode_no_header_however_damaged_ends_the_process_or_moves_a_pixel(
         assert np.array_equal(found, whole[40:54, 40:54])
 
 
+@pytest.mark.slow
 @thorough
 @given(data=st.data())
 def test_decode_no_header_is_read_beyond_its_end(data: st.DataObject) -> None:

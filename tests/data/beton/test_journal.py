@@ -127,6 +127,7 @@ def test_journal_bytes_that_the_disk_changed_are_written_again(stopped: Path, tm
     assert loaded(tmp_path / "second") == set(range(COUNT)) and stopped.read_bytes() == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [b"", b"x", b"\0" * 5000])
 def test_journal_that_is_damaged_starts_again(stopped: Path, tmp_path: Path, whole: bytes, damage: bytes) -> None:
     stopped.with_name("train.beton.unfinished").write_bytes(damage)

@@ -68,6 +68,7 @@ def test_portable_scaled_crop_is_the_compiled_ones_bit_for_bit(
     assert np.array_equal(found, expected)
 
 
+@pytest.mark.slow
 @thorough
 @given(data=st.data(), out=st.integers(1, 60), flip=st.booleans())
 def test_portable_resizing_is_the_compiled_ones_bit_for_bit(

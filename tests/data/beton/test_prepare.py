@@ -279,6 +279,7 @@ def save(path: Path, content: object) -> None:
     path.write_bytes(pickle.dumps(content, protocol=4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inner", [True, False])
 def test_cifar_batches_are_written_image_by_image(batches: Path, tmp_path: Path, inner: bool) -> None:
     src = batches / "cifar-10-batches-py"
@@ -387,6 +388,7 @@ def test_digits_are_all_there(tmp_path: Path) -> None:
         assert np.array_equal(image, np.kron(image[::4, ::4, :1], np.ones((4, 4, 3), np.uint8)))
 
 
+@pytest.mark.slow
 def test_progress_is_a_plain_line_where_there_is_no_terminal(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -203,6 +203,7 @@ def test_content_does_not_depend_on_the_number_of_workers(tmp_path: Path, mode: 
     assert 70 < sum(written["one"][1]) < 140 if mode == "proportion" else sum(written["one"][1]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error", [OSError("image file is truncated"), SyntaxError("broken PNG file"), ValueError(""), KeyError(3)]
 )
@@ -236,6 +237,7 @@ def test_skip_bad_leaves_out_bad_images_and_only_them(tmp_path: Path, capfd: pyt
     assert index.modes.tolist() == modes
 
 
+@pytest.mark.slow
 def test_skip_bad_does_not_skip_what_the_disk_fails_to_read(tmp_path: Path) -> None:
     for number in (errno.EIO, errno.ENOENT, errno.EACCES):
         broken = images(load_but(97, raises(OSError(number, os.strerror(number)))))
@@ -261,6 +263,7 @@ def test_killed_worker_is_an_error_not_a_hang(tmp_path: Path, workers: int) -> N
     assert_nothing_left(tmp_path)
 
 
+@pytest.mark.slow
 def test_worker_killed_from_outside_is_an_error_not_a_hang(tmp_path: Path) -> None:
     def kill_one(done: int) -> None:
         if done > 1:
@@ -272,6 +275,7 @@ def test_worker_killed_from_outside_is_an_error_not_a_hang(tmp_path: Path) -> No
     assert_nothing_left(tmp_path)
 
 
+@pytest.mark.slow
 def test_writer_ctrl_c_ends_everything(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def press(done: int) -> None:
         if done > 1:
@@ -283,6 +287,7 @@ def test_writer_ctrl_c_ends_everything(tmp_path: Path, capfd: pytest.CaptureFixt
     assert_nothing_left(tmp_path)
 
 
+@pytest.mark.slow
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     """Nobody is left to tidy up, but nothing may run on, and the next write starts afresh."""
 
