@@ -3,18 +3,19 @@
 
 PYTHON ?= python3
 RUN := .venv/bin/python
-PYTEST := $(RUN) -m pytest -n 3 --dist loadfile --no-loadscope-reorder # for 2 cores: tests of Slurm mostly wait
+PYTEST := $(RUN) -m pytest --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-fast check install clean
 
 demo: install
 	@./demo.sh
 
+# three processes for 2 cores: tests of Slurm mostly wait
 test: .venv/tests-installed check
-	$(PYTEST)
+	$(PYTEST) -n 3
 
 test-fast: install
-	$(PYTEST) -m "not slow and not slurm and not browser and not gpu"
+	$(PYTEST) -n 2 -m "not slow and not slurm and not browser and not gpu"
 
 check: install
 	$(RUN) -m ruff check --quiet .

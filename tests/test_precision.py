@@ -95,6 +95,7 @@ def test_precision_fp32_is_exact_and_tf32_is_tf32_everywhere(
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
+@pytest.mark.slow
 @EVERY_PRECISION
 def test_precision_one_step_lowers_the_loss_on_its_own_batch(precision: Precision, images: DeviceBatch) -> None:
     model = small_model()

@@ -303,6 +303,7 @@ def test_help_exits_with_0(capsys: pytest.CaptureFixture[str]) -> None:
     assert "recipes" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_list_of_recipes_is_the_ledger(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes"]) == 0
     listed = capsys.readouterr().out
@@ -315,6 +316,7 @@ def test_list_of_recipes_is_the_ledger(capsys: pytest.CaptureFixture[str]) -> No
         assert entry[1] == measured
 
 
+@pytest.mark.slow
 def test_list_of_recipes_can_be_cut_to_some(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes", "goyal", "digits"]) == 0
     listed = capsys.readouterr().out

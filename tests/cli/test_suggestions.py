@@ -154,6 +154,7 @@ def test_suggestions_part_on_the_command_line_is_answered_with_the_lines_of_a_re
     assert recipe_written_as(answer, tmp_path).mixing == Mixing(mixup_alpha=0.2)
 
 
+@pytest.mark.slow
 def test_part_that_is_switched_on_or_off_is_answered_with_the_lines_that_do_it(tmp_path: Path) -> None:
     """A part may also lie within a part, as a schedule's warmup."""
     answer = mistake("resnet20_digits", "--schedule.warmup", "None")

@@ -177,6 +177,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MISTAKES)
 @ON_ANY_SCREEN
 def test_cli_train_mistake_is_one_line_that_names_the_value(name: str, screen: str) -> None:

@@ -206,6 +206,7 @@ def test_counting_leaves_the_model_as_it_was() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_network_costs_the_same_wherever_it_is() -> None:
     """The meta device stands for a GPU: another one than the CPU."""
     here, there = network(small), network(small).to("meta")

@@ -74,6 +74,7 @@ def test_class_folders_and_shards_have_the_pixels_that_prepare_stores(tmp_path: 
     assert gray16.min() == 0 and gray16.max() == 255 and 120 < gray16.mean() < 135
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", [
     eval_view(CenterCrop(resolution=40, crop_ratio=0.875)), train_view(RandomResizedCrop(resolution=40), True, 0, 1),
     eval_view(CenterCrop(resolution=300, crop_ratio=1.0)),
@@ -190,6 +191,7 @@ def test_exif_orientation_is_counted_and_said(tmp_path: Path, name: str) -> None
     assert ImageFolderSource(folder).checksum == source.checksum
 
 
+@pytest.mark.slow
 def test_prepare_turns_images_where_it_is_asked_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = class_folders(tmp_path / "src", train=1, val=1) / "train"
     odd_images.turned(folder / "a" / "001.jpg")

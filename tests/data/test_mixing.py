@@ -152,6 +152,7 @@ def test_mixing_half_of_the_micro_batches_get_cutmix_and_half_mixup() -> None:
     assert all(two_colours or share == 1.0 for share, two_colours in small(spec, 50))
 
 
+@pytest.mark.slow
 def test_mixing_what_is_not_mixed_is_untouched_and_its_targets_are_one_hot() -> None:
     never = Mixing(mixup_alpha=1.0, cutmix_alpha=1.0, probability=0.0)
     for step in range(10):

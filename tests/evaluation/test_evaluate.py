@@ -144,6 +144,7 @@ def untrained() -> tuple[Recipe, nn.Module]:
     return recipe, build_model(recipe.model, recipe.num_classes)
 
 
+@pytest.mark.slow
 def test_compiled_model_is_evaluated_by_the_code_it_was_compiled_from(
     digits: Path, untrained: tuple[Recipe, nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,6 +156,7 @@ def test_launch_words_of_the_job_are_read_back_as_they_were() -> None:
     assert parse_train(["resnet20_digits", *train_words(settings)])[1] == settings
 
 
+@pytest.mark.slow
 def test_run_for_each_recipe_and_seed_has_a_folder_of_its_own() -> None:
     one = runs_of((), ["resnet20_digits"], NEEDED, 1)
     assert [run.run_dir for run in one] == [Path("runs").absolute()]

@@ -88,6 +88,7 @@ def test_blur_every_strided_convolution_but_the_stems_is_blurred(depth: int) -> 
     assert sum(isinstance(module, BlurConv2d) for module in model.modules()) == STRIDED[depth]
 
 
+@pytest.mark.slow
 def test_max_pool_is_blurred_where_composer_is_asked_for() -> None:
     kinds = {name: type(build(name).get_submodule("maxpool")) for name in ("convs", "convs_and_pool")}
     assert kinds == {"convs": nn.MaxPool2d, "convs_and_pool": BlurMaxPool2d}
@@ -106,6 +107,7 @@ def test_torchvisions_weights_go_both_ways_and_mean_something_else(blur_pool: st
         assert not torch.allclose(ours(images(40)), theirs(images(40)), rtol=0.01)
 
 
+@pytest.mark.slow
 def test_seed_gives_the_same_weights_with_and_without_blur() -> None:
     plain = build(None)
     for blur_pool in ("convs", "convs_and_pool"):

@@ -165,6 +165,7 @@ def test_plain_twin_lacks_the_projections_and_nothing_else(depth: int) -> None:
     assert len(residual) - len(plain) == (18 if depth < 50 else 24)  # conv and norm in 3 or 4 shortcuts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("residual", "plain"),
     [

@@ -257,6 +257,7 @@ def test_measuring_changes_running_means_and_variances_and_nothing_else(alone: W
     assert changed == {name for name in after if name.endswith(("running_mean", "running_var"))}
 
 
+@pytest.mark.slow
 def test_drop_path_is_off_while_measuring(alone: World) -> None:
     torch.manual_seed(0)
     dropping = build_model(recipe.ResNet(depth=18, stem="cifar", drop_path=0.9), 10)

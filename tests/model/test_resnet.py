@@ -123,6 +123,7 @@ def test_imagenet_network_takes_any_resolution(size: int) -> None:
         assert model(images(size)).shape == (2, 7)
 
 
+@pytest.mark.slow
 def test_stems_reduce_224_px_to_7_and_32_px_to_4() -> None:
     cases: list[tuple[recipe.ResNet | recipe.CifarResNet, int, tuple[int, int, int]]] = [
         (recipe.ResNet(depth=18), 224, (512, 7, 7)),

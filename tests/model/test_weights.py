@@ -66,6 +66,7 @@ def test_safetensors_file_is_read(tmp_path: Path) -> None:
     assert same(model.state_dict(), state)
 
 
+@pytest.mark.slow
 def test_torchvisions_file_starts_our_network(tmp_path: Path) -> None:
     theirs = models.resnet18(num_classes=10)
     torch.save(theirs.state_dict(), tmp_path / "weights.pth")

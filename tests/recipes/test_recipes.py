@@ -173,6 +173,7 @@ def test_loss_is_the_papers_and_nothing_is_switched_on_that_it_does_not_have(nam
 # ---------------------------------------------------------------------------------------------------------- model
 
 
+@pytest.mark.slow
 @EVERY_RECIPE
 def test_model_has_the_papers_size(name: str) -> None:
     net, parameters = PAPERS[name].net, list(model_of(name).parameters())
@@ -338,6 +339,7 @@ def test_recipe_every_other_command_in_the_docstring_prepares_the_data_it_trains
             assert (options.write_mode, options.jpeg_quality) == ("proportion", 90)
 
 
+@pytest.mark.slow
 @EVERY_RECIPE
 def test_options_that_a_docstring_recommends_exist(name: str) -> None:
     words = ["--data", "DIR", "--run-dir", "DIR"]

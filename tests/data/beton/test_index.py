@@ -377,6 +377,7 @@ def test_folder_that_cannot_be_written_to_is_no_error(beton: Path) -> None:
     assert len(verify(beton, read_manifest(beton))) == COUNT
 
 
+@pytest.mark.slow
 def test_million_images_take_about_a_second(tmp_path: Path) -> None:
     """Raw images of 1 x 1 px, so that it is the index that is measured; a generous limit for a busy machine."""
     import time

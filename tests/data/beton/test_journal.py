@@ -190,6 +190,7 @@ def _wait(happened: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
+@pytest.mark.slow
 def test_prepare_after_an_error_in_train_keeps_the_val_that_is_complete(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -124,6 +124,7 @@ def test_folder_that_cannot_be_read_is_an_error_not_fewer_images(pets: Path, tmp
         prepare_folder(pets, tmp_path / "out", AS_IT_IS)
 
 
+@pytest.mark.slow
 def test_prepare_what_is_there_is_replaced_only_with_overwrite(pets: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     before = prepare_folder(pets, out, AS_IT_IS)
@@ -244,6 +245,7 @@ def test_prepare_images_are_shrunk_as_ffcv_does() -> None:
     assert shrink(picture(640, 3), None).shape == (640, 3, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), [(1, 3000), (3000, 1), (2, 5001), (2, 2)])
 def test_prepare_extreme_shapes_keep_at_least_one_pixel(pets: Path, tmp_path: Path, height: int, width: int) -> None:
     Image.fromarray(picture(height, width)).save(pets / "val" / "Dog" / "0.png")

@@ -129,12 +129,14 @@ def test_imagenet_list_of_wnids_stands_in_for_the_development_kit(
     assert_same(tmp_path / "ours", tmp_path / "theirs")
 
 
+@pytest.mark.slow
 def test_imagenet_class_folders_need_no_development_kit(folders: Path, tmp_path: Path) -> None:
     prepare(folders, tmp_path / "ours", AS_IT_IS)
     prepare_folder(folders, tmp_path / "theirs", AS_IT_IS)
     assert_same(tmp_path / "ours", tmp_path / "theirs")
 
 
+@pytest.mark.slow
 def test_imagenet_copy_of_kaggle_is_labelled_by_its_table(folders: Path, tmp_path: Path) -> None:
     src = tmp_path / "kaggle"
     shutil.copytree(folders / "train", src / KAGGLE / "train")
