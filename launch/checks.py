@@ -46,6 +46,10 @@ class NodeFault(str):
         return made
 
 
+def _fault(host: str, text: str, *, of_this_node: bool) -> str:
+    return NodeFault(host, text) if of_this_node else f"{host}: {text}"
+
+
 def can_be_left_out(faults: list[str]) -> bool:
     """Whether the job would have no fault without some of its nodes."""
     return bool(faults) and all(isinstance(fault, NodeFault) for fault in faults)
@@ -222,11 +226,11 @@ def compare(nodes: list[dict[str, Any]], checks: Checks) -> list[str]:
         host, rank = node["host"], node["rank"]
         if checks.device == "cuda" and not node["devices"]:
             no_gpu = f"rank {rank} sees no GPU"
-            faults.append(NodeFault(host, no_gpu) if most["devices"] else f"{host}: {no_gpu}")
+            faults.append(_fault(host, no_gpu, of_this_node=bool(most["devices"])))
         elif (node["device"], node["devices"]) != (most["device"], most["devices"]):
             other = f"rank {most['rank']} {most['devices']} x {most['device']}"
             fewer = f"rank {rank} sees {node['devices']} x {node['device']}, {other}"
-            faults.append(NodeFault(host, fewer) if node["devices"] < most["devices"] else f"{host}: {fewer}")
+            faults.append(_fault(host, fewer, of_this_node=node["devices"] < most["devices"]))
         if node["local_rank"] == 0:
             faults += _compare_machines(node, nodes, checks)
     return faults
@@ -243,13 +247,13 @@ def _compare_machines(node: dict[str, Any], nodes: list[dict[str, Any]], checks:
         if checksum.startswith("error: "):
             reason = checksum.removeprefix("error: ")
             is_read = any(not other["data"][split].startswith("error: ") for other in nodes)
-            faults.append(NodeFault(host, reason) if is_read else f"{host}: {reason}")
+            faults.append(_fault(host, reason, of_this_node=is_read))
         elif not expected.startswith("error: ") and checksum != expected:
             faults.append(f"{host}: {split} of {checks.data} is {checksum}, but {expected} on {first['host']}")
     free = node.get("free", _FREE)
     if isinstance(free, str):
         is_written = any(not isinstance(other.get("free"), str) for other in nodes)
-        faults.append(NodeFault(host, free) if is_written else f"{host}: {free}")
+        faults.append(_fault(host, free, of_this_node=is_written))
     elif free < _FREE:
         faults.append(f"{host}: {free / 2**30:.1f} GiB are free for {checks.run_dir}, less than {_FREE >> 30}")
     skew = node["clock"] - first["clock"]
