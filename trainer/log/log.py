@@ -28,7 +28,7 @@ from trainer.log.console_log import ConsoleLog
 from trainer.log.tensorboard_log import TensorBoardLog
 from trainer.log.throughput import Rates, StragglerDetector
 from trainer.recipe import BinaryCrossEntropy, Recipe
-from trainer.run.directory import GONE
+from trainer.run.directory import gone
 from trainer.run.metrics_file import truncate_metrics
 from trainer.run.state import Position
 from trainer.step_metrics import Summary
@@ -162,7 +162,7 @@ class Log:
         """Raises DiskError where the folder was removed or moved: its open files could still be written to."""
         path = self._run_dir / "metrics.jsonl"
         if not path.exists() or not os.path.samestat(os.stat(path), self._opened):
-            raise DiskError(f"{self._run_dir} was removed, moved or emptied while it was in use: {GONE}")
+            raise gone(self._run_dir)
 
     def _record(self, kind: str, at: Position, values: dict[str, Any]) -> None:
         record = {"kind": kind, "step": at.step, "epoch": round(at.epochs, 6), **values}

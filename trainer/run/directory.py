@@ -22,10 +22,15 @@ from trainer.run.background import BackgroundWriter, copied
 from trainer.run.checkpoint import CheckpointContent, Checkpoints
 from trainer.run.progress import how_to_train_longer
 
-GONE = "nothing more is saved; move it back and give the same command again, or start anew"
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)  # that may pass by themselves
 _ROOM_HELPS = (*_DISK_ERRORS, errno.EROFS, errno.EACCES, errno.EPERM)
 _OF_A_CLAIM = {".lock", ".owner", "recipe.py"}  # the files that claim() writes
+
+
+def gone(folder: Path) -> DiskError:
+    """The error of a run whose folder is no longer the one that it has claimed."""
+    remedy = "nothing more is saved; move it back and give the same command again, or start anew"
+    return DiskError(f"{folder} was removed, moved or emptied while it was in use: {remedy}")
 
 
 @dataclass(frozen=True)
@@ -170,7 +175,7 @@ class Run:
         lock = self.folder / ".lock"
         there = (self.folder / ".owner").exists() and lock.exists()
         if not there or (self._lock and not os.path.samestat(os.stat(lock), os.fstat(self._lock.fileno()))):
-            raise DiskError(f"{self.folder} was removed, moved or emptied while it was in use: {GONE}")
+            raise gone(self.folder)
         if (owner := self._owner) != self._attempt:
             message = f"{self.folder} was taken over by attempt {owner.number} of job {owner.job}"
             raise UserError(f"{message}: nothing more is saved here")
