@@ -17,7 +17,6 @@ from trainer.model.library import library_model
 from trainer.model.norm import split_norms
 from trainer.model.preactivation import PreActivationResNet
 from trainer.model.resnet import ResNet
-from trainer.model.sync_norm import sync_norms
 from trainer.model.weights import load_initial_weights
 
 __all__ = ["build_model", "load_initial_weights", "without_pretrained"]
@@ -49,6 +48,8 @@ def build_model(
     if norm_batch_size is not None:
         split_norms(model, norm_batch_size)
     if sync_norm:
+        from trainer.model.sync_norm import sync_norms  # imports torch's compiler, which takes seconds
+
         sync_norms(model)
     return model
 

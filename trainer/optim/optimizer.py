@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from trainer.model.weights import classifiers
 from trainer.optim.layer_decay import lr_factors
 from trainer.optim.library_optimizer import library_optimizer, tensors_per_parameter
+from trainer.process.compiler_import import eager_optimizer
 from trainer.recipe import LAMB, LARS, SGD, AdamW, DecoupledSGD, FineTuning, LibraryOptimizer, Optimizer
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -103,12 +104,13 @@ def build_optimizer(spec: Optimizer, model: nn.Module, fine_tuning: FineTuning |
 
             return SGDW(groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov)
         case SGD():  # fused, so that a step with fp16's scaler never waits for the device
-            optimizer = torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov, fused=True)
+            sgd = eager_optimizer(torch.optim.SGD)
+            optimizer = sgd(groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov, fused=True)
             if spec.momentum:
                 _start_at_rest(optimizer)
             return optimizer
         case AdamW():  # fused, as SGD
-            return torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=True)
+            return eager_optimizer(torch.optim.AdamW)(groups, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=True)
         case LAMB():
             from timm.optim.lamb import Lamb
 

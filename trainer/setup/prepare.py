@@ -160,7 +160,8 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
 
 def choose_kernels(*, deterministic: bool) -> None:
     """Deterministic kernels only, or the fastest ones. Before the first matrix product of the process."""
-    torch.use_deterministic_algorithms(deterministic)
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports a part of torch's compiler
+        torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch before 2.10 requires it
