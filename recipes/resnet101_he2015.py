@@ -4,7 +4,7 @@ Published: 23.6 % top-1 error, 7.1 % top-5, one run, 224 px centre crop of short
 models.
 All but the depth is resnet50_he2015, which says where each number is from; the epochs of the drops are a usual
 reading, unverified.
-Not as in the paper: the place of the bottleneck's stride, the form of momentum, and bf16, as there.
+Not as in the paper: the form of momentum and bf16, as there.
 
     torchrun --nproc-per-node 8 -m trainer train resnet101_he2015 --data DIR --run-dir DIR
 """
@@ -24,5 +24,5 @@ recipe = replace(
         protocol="ImageNet val, 224 px centre crop of short side 256",
         source="He et al. 2015, arXiv:1512.03385; the authors' page, KaimingHe/deep-residual-networks",
     ),
-    model=ResNet(depth=101),
+    model=ResNet(depth=101, variant="a"),
 )

@@ -105,7 +105,7 @@ def test_stored_recipe_is_the_recipe(tmp_path: Path) -> None:
     options = ["--optimizer.lr", "0.1234567890123456789", "--mean", "0.1", "0.2", "0.3", "--clip-grad-norm", "1"]
     overridden = [resolved(name, *options) for name in recipe_names()]
     recipes = [load_recipe(name) for name in recipe_names()] + overridden + VARIANTS
-    assert len(recipes) == 82 + 82 + len(VARIANTS)
+    assert len(recipes) == 84 + 84 + len(VARIANTS)
     for number, recipe in enumerate(recipes):
         path = tmp_path / f"recipe{number}.py"
         path.write_text(recipe_source(recipe))
@@ -148,7 +148,7 @@ def test_value_that_the_command_line_takes_can_be_stored(options: list[str], tmp
     [
         ("resnet20_digit", r"no recipe is called 'resnet20_digit': did you mean resnet20_digits\?"),
         ("resnet50_goyal2018", r"did you mean resnet50_goyal2017\?"),
-        ("nothing", r"no recipe is called 'nothing': python -m trainer recipes lists all 82"),
+        ("nothing", r"no recipe is called 'nothing': python -m trainer recipes lists all 84"),
         ("", r"no recipe is called ''"),
         (".", r"no recipe is called '\.'"),
         ("mine.py", r"mine\.py: there is no such recipe file"),

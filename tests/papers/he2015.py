@@ -28,7 +28,7 @@ def he_imagenet(depth: int, net: Net, top1: float, told: str, *, ten_crops: bool
         top1=top1,
         comparable=not ten_crops,
         protocol=("mean of 10 crops",) if ten_crops else ("centre crop of short side 256",),
-        doubts=("unverified",) if depth != 50 else ("Unverified", "usual reading", "1x1 has it"),
+        doubts=("unverified",) if depth != 50 else ("Unverified", "usual reading"),
         sees=Images(
             train_crop=ScaleJitterCrop(resolution=224, short_side=(256, 480)),
             color=PcaLighting(std=0.1),
@@ -44,6 +44,7 @@ def he_imagenet(depth: int, net: Net, top1: float, told: str, *, ten_crops: bool
         settings={"momentum": 0.9, "nesterov": False},
         groups=all_decayed(net, 1e-4),
         net=net,
+        variant="a" if depth >= 50 else "b",
         fc_std=uniform(FEATURES[depth]),
     )
 

@@ -19,7 +19,7 @@ from tests.papers.paper import (
     szegedy,
     uniform,
 )
-from trainer.recipe import ColorJitter, Mixing
+from trainer.recipe import ColorJitter, Distillation, Mixing, ResNet
 
 # two convolutions with norms more in the stem; parameters: 3x3 of 3-32-32-64 in place of 7x7 of 3-64
 RESNET50D = Net(RESNETS[50].parameters - 49 * 3 * 64 + 9 * (3 * 32 + 32 * 32 + 32 * 64) + 4 * 32, 54 + 2, 53 + 2, 16)
@@ -84,6 +84,10 @@ MIXED = rung(
     sees=replace(SEES, mixing=Mixing(mixup_alpha=0.2, probability=1.0)),
 )
 
+TEACHER = Distillation(teacher=ResNet(depth=152, variant="d"), temperature=20.0, weight=1.0, label_weight=1.0)
+DISTILLED = replace(SMOOTH, told="78.67 % top-1", top1=78.67, distillation=TEACHER)
+BEST = replace(MIXED, told="79.29 % top-1", top1=79.29, doubts=("from memory",), distillation=TEACHER)
+
 PAPERS = {
     "resnet50_he2019": BASELINE,
     "resnet50_he2019_1k": LARGE,
@@ -94,5 +98,7 @@ PAPERS = {
     "resnet50d_he2019": TWEAKED,
     "resnet50d_he2019_cosine": COSINE,
     "resnet50d_he2019_smoothing": SMOOTH,
+    "resnet50d_he2019_distilled": DISTILLED,
     "resnet50d_he2019_200ep": MIXED,
+    "resnet50d_he2019_200ep_distilled": BEST,
 }

@@ -67,7 +67,7 @@ def flat(name: str) -> str:
 
 
 def test_recipe_every_recipe_has_its_paper_here() -> None:
-    assert len(FILES) == 82
+    assert len(FILES) == 84
     assert sorted(BY_NAME) == sorted(PAPERS) == recipe_names()
 
 
@@ -305,8 +305,9 @@ def test_recipe_first_line_is_a_sentence_for_the_listing(name: str) -> None:
 
 
 def commands(name: str) -> list[list[str]]:
-    """The indented lines of a docstring, in words."""
-    return [shlex.split(line) for line in docstring(name).splitlines() if line.startswith("    ")]
+    """The indented lines of a docstring, in words; a backslash continues a line."""
+    lines = docstring(name).replace("\\\n", " ").splitlines()
+    return [shlex.split(line) for line in lines if line.startswith("    ")]
 
 
 @pytest.mark.slow
@@ -320,6 +321,9 @@ def test_command_in_the_docstring_runs_this_recipe(name: str) -> None:
     recipe, settings = parse_train(words[start + 3 :])
     assert recipe == recipe_of(name)
     assert settings.data and settings.run_dir
+    teacher = recipe.distillation and recipe.distillation.teacher
+    from_file = teacher is not None and not (isinstance(teacher, LibraryModel) and teacher.pretrained)
+    assert (settings.teacher_weights is not None) == from_file
     assert words[:start] in (["python"], ["torchrun", "--nproc-per-node", words[2]])
     recipe.accumulation(1 if words[0] == "python" else int(words[2]))  # raises where they cannot share the batch
 

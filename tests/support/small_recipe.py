@@ -18,5 +18,5 @@ recipe = Recipe(
     epochs=2,
     global_batch_size=96,
     micro_batch_size=16,
-    precision="bf16",
+    precision="fp32",
 )
