@@ -67,11 +67,18 @@ def _of_timm(theirs: Mapping[str, torch.Size]) -> recipe.LibraryModel | None:
     depth = len(blocks) * (3 if "layer1.0.conv3.weight" in theirs else 2) + 2
     names = {name for module in _TIMM_MODULES for name in timm.list_models(module=module)}
     candidates = [name for name in names if re.search(rf"(?<!\d){depth}(?!\d)", name)]
-    with torch.device("meta"):
-        for name in sorted(candidates, key=lambda name: (len(name), name)):
-            if _shapes(timm.create_model(name, num_classes=theirs["fc.weight"][0])) == theirs:
-                return recipe.LibraryModel(name=f"timm/{name}")
+    for name in sorted(candidates, key=lambda name: (len(name), name)):
+        if _shapes_in_timm(name, theirs["fc.weight"][0]) == theirs:
+            return recipe.LibraryModel(name=f"timm/{name}")
     return None
+
+
+@cache
+def _shapes_in_timm(name: str, classes: int) -> dict[str, torch.Size]:
+    import timm
+
+    with torch.device("meta"):
+        return _shapes(timm.create_model(name, num_classes=classes))
 
 
 def advice(state: Mapping[str, Tensor], spec: Spec | None) -> str:
