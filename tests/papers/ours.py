@@ -38,6 +38,7 @@ DIGITS = Paper(
     lr={0: 0.01, 14: 0.055, 28: 0.1, 154: 0.05, 279: half_cosine(0.1, 251 / 252)},
     settings={"momentum": 0.9, "nesterov": True},
     groups=[(19 + 2, 5e-4, 1.0), (38, 0.0, 1.0)],
+    precision="fp32",
     net=cifar_net(3),
     fc_std=uniform(64),
 )
