@@ -3,7 +3,7 @@
 Published: 3.89 % test error, the median of 5 runs (the README of the authors' repository).
 As wrn28x10_zagoruyko2016, with dropout of 0.3 between the convolutions of each block (section 2.4).
 Unverified: that the runs are measured at their last epoch.
-Not as in the paper: padding has the colour of the mean, there the image's reflection; bf16, there fp32.
+Not as in the paper: bf16, there fp32.
 
     python -m trainer prepare cifar10 SRC --out data/cifar10
     python -m trainer train wrn28x10_zagoruyko2016_dropout --data data/cifar10 --run-dir runs/wrn28x10_dropout

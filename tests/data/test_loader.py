@@ -191,6 +191,27 @@ def test_padded_crop_wants_images_of_its_own_size(photo_betons: Path) -> None:
         check_square(loader.source, PaddedCrop(resolution=32).resolution)
 
 
+def test_padding_reflects_the_image(digits: Path) -> None:
+    source = open_source(str(digits), "train", num_classes=10, resolution=32)
+    order = [np.arange(64)]
+    with Loader(source, workers=2) as loader:
+        (plain,) = loader.batches(order, train_view(PaddedCrop(resolution=32, padding=0), False, 0, 0), 32)
+        view = train_view(PaddedCrop(resolution=32, padding=4, padding_mode="reflect"), True, 0, 0)
+        (found,) = loader.batches(order, view, 32)
+    crops = view(order[0], *source.sizes(order[0]))
+    assert crops.flips.any() and not crops.flips.all()
+    padded = torch.nn.functional.pad(plain.images.float(), (4, 4, 4, 4), mode="reflect")
+    for image, (top, left, _, _), flip, pixels in zip(padded, crops.boxes, crops.flips, found.images, strict=True):
+        expected = image[:, top + 4 : top + 36, left + 4 : left + 36]
+        assert torch.equal(pixels.float(), expected.flip(2) if flip else expected)
+
+
+def test_padding_that_reflects_is_below_half_of_the_image() -> None:
+    PaddedCrop(resolution=32, padding=16)
+    with pytest.raises(ValueError, match=r"padding=16 with padding_mode='reflect' is not below half of resolution=32"):
+        PaddedCrop(resolution=32, padding=16, padding_mode="reflect")
+
+
 def test_loader_is_ready_when_the_following_batch_has_been_read(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading the second batch waits for a signal."""
     go = threading.Event()

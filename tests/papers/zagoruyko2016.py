@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from tests.papers.he2015 import PAPERS as HE2015
 from tests.papers.paper import Net, Paper, all_decayed, drops, uniform
+from trainer.recipe import PaddedCrop
 
 
 def wide(n: int, k: int) -> Net:
@@ -18,10 +19,13 @@ def wide(n: int, k: int) -> Net:
     return Net(parameters, 6 * n + 3 + 2, 6 * n + 1, 3 * n)
 
 
+BASE = HE2015["resnet110_he2015"]
+
+
 def zagoruyko(error: float, dropout: float) -> Paper:
     net = wide(4, 10)
     return replace(
-        HE2015["resnet110_he2015"],
+        BASE,
         source="arXiv:1605.07146",
         named="arXiv:1605.07146",
         told=f"{error:.2f} % test error",
@@ -30,7 +34,8 @@ def zagoruyko(error: float, dropout: float) -> Paper:
         runs=5,
         statistic=None,
         protocol=("CIFAR-10 test", "median of the runs"),
-        doubts=("Unverified", "reflection"),
+        doubts=("Unverified",),
+        sees=replace(BASE.sees, train_crop=PaddedCrop(resolution=32, padding=4, padding_mode="reflect")),
         norm_batch=128,
         processes={1: 1, 2: "1", 8: "1", 64: "1"},
         epochs=200,

@@ -24,6 +24,8 @@ class CropBoxes(NamedTuple):
     """RGB, 0 to 255, of the pixels beyond the edge"""
     scaled: bool = False
     """Decode a JPEG at 1/2, 1/4 or 1/8 of its size where the box is at least 2, 4 or 8 times as large as the output"""
+    reflect: bool = False
+    """Whether reflect_edges() then replaces the pixels beyond the edge"""
 
 
 CropFn = Callable[[np.ndarray, np.ndarray, np.ndarray], CropBoxes]
@@ -35,6 +37,7 @@ _TRIES = 10  # as torchvision and FFCV. If none fits: the centre of the image, a
 def train_view(crop: TrainCrop, flip: bool, seed: int, epoch: int) -> CropFn:
     """The random crop and flip of each sample in one epoch."""
     fill = crop.fill if isinstance(crop, PaddedCrop) else (0, 0, 0)
+    reflect = isinstance(crop, PaddedCrop) and crop.padding_mode == "reflect"
 
     def view(samples: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> CropBoxes:
         match crop:
@@ -46,7 +49,7 @@ def train_view(crop: TrainCrop, flip: bool, seed: int, epoch: int) -> CropFn:
             case PaddedCrop():
                 boxes = padded_boxes(crop, uniform(seed, epoch, samples, RandomStream.CROP, 2))
         flips = flip & (uniform(seed, epoch, samples, RandomStream.FLIP)[:, 0] < 0.5)
-        return CropBoxes(boxes, flips, fill, crop.scaled_decoding)
+        return CropBoxes(boxes, flips, fill, crop.scaled_decoding, reflect)
 
     return view
 
@@ -107,6 +110,25 @@ def padded_boxes(crop: PaddedCrop, draws: np.ndarray) -> np.ndarray:
     boxes = np.full((len(draws), 4), crop.resolution, np.int32)
     boxes[:, :2] = (draws * (2 * crop.padding + 1)).astype(np.int32) - crop.padding
     return boxes
+
+
+def reflect_edges(crops: CropBoxes, images: np.ndarray) -> None:
+    """Replaces pixels beyond an image's edge by the image, mirrored at the edge without repeating it.
+
+    `images`: uint8, shape (n, side, side, 3), as padded_boxes() cuts them with a padding below half of the side.
+    """
+    for (top, left), flip, image in zip(crops.boxes[:, :2], crops.flips, images, strict=True):
+        rows, columns = (_reflected(shift, len(image)) for shift in (top, left))
+        if flip:
+            columns = len(image) - 1 - columns[::-1]
+        image[:] = image[rows][:, columns]
+
+
+def _reflected(shift: int, side: int) -> np.ndarray:
+    """Where in a crop that begins at `shift` each of its rows is read from."""
+    positions = np.abs(np.arange(shift, shift + side))
+    mirrored: np.ndarray = side - 1 - np.abs(side - 1 - positions) - shift
+    return mirrored
 
 
 def center_boxes(crop: CenterCrop, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from trainer.data.contents import Contents
-from trainer.data.crop import CropBoxes, CropFn
+from trainer.data.crop import CropBoxes, CropFn, reflect_edges
 from trainer.data.read_ahead import reading_ahead
 from trainer.distributed.cpus import usable_cpus
 from trainer.errors import UserError
@@ -127,6 +127,8 @@ class Loader:
         def read(part: slice) -> None:
             crops = view(samples[part], *self.source.sizes(images[part]))
             self.source.read(images[part], crops, out[part])
+            if crops.reflect:
+                reflect_edges(crops, out[part])
 
         parts = [slice(start, stop) for start, stop in _split(len(samples), self._workers)]
         futures = [self._threads.submit(read, part) for part in parts]

@@ -6,7 +6,7 @@ Random choices are functions of (seed, epoch, sample). A sample is an image, or 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from trainer.recipe.check import check_area, check_not_negative, check_positive_int, check_resolution
 
@@ -62,6 +62,8 @@ class PaddedCrop:
     """pixels added on each side"""
     fill: tuple[int, int, int] = (0, 0, 0)
     """RGB of the padding, 0 to 255; He pads with zero after subtracting the mean, which is the mean's own colour"""
+    padding_mode: Literal["constant", "reflect"] = "constant"
+    """reflect: the padding is the image mirrored at its edge, in place of one colour (Zagoruyko and Komodakis 2016)"""
     scaled_decoding: ClassVar[bool] = False
     """no choice here: what is copied is not made smaller"""
 
@@ -71,6 +73,11 @@ class PaddedCrop:
             raise ValueError(f"train_crop.padding={self.padding} is not within 0 and resolution={self.resolution}")
         if not all(0 <= value <= 255 for value in self.fill):
             raise ValueError(f"train_crop.fill={self.fill} is not an RGB value of 0 to 255")
+        if self.padding_mode == "reflect" and 2 * self.padding >= self.resolution:
+            raise ValueError(
+                f"train_crop.padding={self.padding} with padding_mode='reflect' is not below half of "
+                f"resolution={self.resolution}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -128,7 +128,8 @@ def torchvision_pipeline(job: Job) -> Iterator[int]:
     from torchvision import datasets, transforms
 
     if isinstance(job.crop, PaddedCrop):
-        crop = transforms.RandomCrop(job.crop.resolution, job.crop.padding, fill=job.crop.fill)
+        mode = job.crop.padding_mode
+        crop = transforms.RandomCrop(job.crop.resolution, job.crop.padding, fill=job.crop.fill, padding_mode=mode)
     else:
         crop = transforms.RandomResizedCrop(job.crop.resolution, job.crop.scale, job.crop.ratio)
     flip = [transforms.RandomHorizontalFlip()] if job.flip else []

@@ -58,10 +58,8 @@ class BetonSource:
         if not hasattr(self._scratch, "arrays"):  # once per thread
             self._scratch.arrays = scratch(index.sizes, index.heights, index.widths)
         stored = index.pointers, index.sizes, index.modes, index.heights, index.widths
-        boxes, flips, fill, scaled = crops
-        failed, code = decode(
-            self._file, images, stored, boxes, flips, np.array(fill, np.uint8), scaled, self._scratch.arrays, out
-        )
+        how = crops.boxes, crops.flips, np.array(crops.fill, np.uint8), crops.scaled
+        failed, code = decode(self._file, images, stored, *how, self._scratch.arrays, out)
         if code == SHORT_READ:
             raise LocalError(f"{self.path}: image {images[failed]} cannot be read: the file has become shorter")
         if code == BAD_JPEG:
