@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.processes import ROOT, TIMEOUT
 from trainer import recipe
@@ -186,6 +189,86 @@ def test_groups_work_in_bf16_and_stay_channels_last() -> None:
     assert all(out.dtype == torch.bfloat16 for out in outputs)
     assert all(grad.isfinite().all() and grad.dtype == torch.float32 for grad in gradients(model).values())
     assert all(norm.running_var is not None and norm.running_var.dtype == torch.float32 for norm in norms_of(model))
+
+
+def joined_groups(norm: SplitNorm, batch: Tensor) -> Tensor:
+    """The oracle: BatchNorm2d on each group, with autograd's own copies and sums."""
+    return torch.cat([nn.BatchNorm2d.forward(norm, group) for group in batch.split(norm.norm_batch_size)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("frozen", [(), ("weight",), ("weight", "bias")])
+def test_groups_have_the_values_and_gradients_of_batch_norms_that_are_joined(
+    dtype: torch.dtype, channels_last: bool, frozen: tuple[str, ...]
+) -> None:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    batch = images(12).to(dtype).contiguous(memory_format=layout)
+    results = []
+    for forward in (SplitNorm.forward, joined_groups):
+        norm = nn.BatchNorm2d(3)
+        split_norms(norm, 4)
+        assert isinstance(norm, SplitNorm)
+        for name in frozen:
+            norm.get_parameter(name).requires_grad_(False)
+        given = batch.clone().requires_grad_()
+        output = forward(norm, given)
+        (output.float() * images(12, seed=2)).sum().backward()
+        results.append([output, *norm.buffers(), given.grad, norm.weight.grad, norm.bias.grad])
+    for ours, expected in zip(*results, strict=True):
+        assert (ours is None) == (expected is None)
+        assert ours is None or (torch.equal(ours, expected) and ours.stride() == expected.stride())
+
+
+class CountedOps(TorchDispatchMode):
+    """Counts the operations that reach the dispatcher, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_groups_are_copied_in_the_backward_pass_only() -> None:
+    model = build("cifar", 4)
+    norms = len(norms_of(model))
+    with CountedOps() as forward:
+        loss = model(images(12)).sum()
+    with CountedOps() as backward:
+        loss.backward()
+    assert forward.counts["native_batch_norm"] == backward.counts["native_batch_norm_backward"] == 3 * norms
+    assert (forward.counts["cat"], backward.counts["cat"]) == (0, norms)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "is_torchs_own"), [(torch.bfloat16, True), (torch.float16, False), (torch.float32, False)]
+)
+def test_groups_on_a_gpu_leave_the_kernels_of_cudnn_as_they_are(dtype: torch.dtype, is_torchs_own: bool) -> None:
+    """On fake tensors: torch computes bf16 norms by its own kernels, and others by cuDNN's."""
+    with FakeTensorMode(), CountedOps() as ops:
+        norm = nn.BatchNorm2d(3, device="cuda")
+        split_norms(norm, 4)
+        output = norm(torch.empty(12, 3, 8, 8, dtype=dtype, device="cuda"))
+    assert (output.device.type, output.dtype, output.shape) == ("cuda", dtype, (12, 3, 8, 8))
+    assert ops.counts["cat"] == (not is_torchs_own)
+
+
+@pytest.mark.slow
+def test_groups_are_compiled_in_one_graph_that_joins_them() -> None:
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, _example: object) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled, eager = build("cifar", 4), build("cifar", 4)
+    compiled.compile(backend=keep)
+    assert torch.equal(compiled(images(12)), eager(images(12)))
+    (graph,) = graphs
+    assert sum(node.target is torch.cat for node in graph.graph.nodes) == len(norms_of(eager))
 
 
 # ----------------------------------------------------------------------------------------------------------- precise
