@@ -5,6 +5,7 @@ process. Gradients and sums of what lies on the device go through NCCL on GPUs a
 NCCL. Small messages of the hosts always go through gloo, so that they never wait for a device.
 """
 
+import inspect
 import os
 import socket
 import warnings
@@ -258,12 +259,22 @@ def wrap(
             broadcast_buffers=False,
             gradient_as_bucket_view=True,
             bucket_cap_mb=bucket_mb,  # type: ignore[arg-type]  # fractions work too
+            **_batched_copies(world.device),
         )
     if gradient_compression == "bf16":
         parallel.register_comm_hook(dist.group.WORLD, default_hooks.bf16_compress_hook)
     # DDP times every 100th iteration for its own log, and waits for the device to do so
     parallel._set_ddp_runtime_logging_sample_rate(_NEVER)
     return parallel
+
+
+def _batched_copies(device: torch.device) -> dict[str, Any]:
+    """DDP's option to copy a bucket's gradients by two kernels instead of one for each parameter, from torch 2.14 on.
+
+    On GPUs only: it divides where the plain copy multiplies by 1/ranks, which is the same for powers of two only.
+    """
+    known = "batched_grad_copy" in inspect.signature(DistributedDataParallel).parameters
+    return {"batched_grad_copy": True} if known and device.type == "cuda" else {}
 
 
 def gradient_sync(model: nn.Module, wanted: bool) -> AbstractContextManager[None]:
