@@ -3,11 +3,10 @@
 Left alone, each rank notices the loss when its neighbour has ended, one after another, and each reports it. So the
 ranks' store counts the reports: the first rank prints its line, and wakes a thread of every other rank.
 
-That thread waits for a key of its own rank, so the rank itself can wake it when the process ends. A thread that the
-store wakes while the interpreter ends would abort the process: "terminate called without an active exception".
+That thread waits for a key of its own rank, so the rank itself can end it. A thread that the store wakes while the
+interpreter ends would abort the process: "terminate called without an active exception".
 """
 
-import atexit
 import contextlib
 import os
 import sys
@@ -26,13 +25,14 @@ _REPORTS = "reports"
 
 # of this process
 _has_left = threading.Event()
+_has_finished = threading.Event()
 _has_heard = threading.Event()
 _thread: threading.Thread | None = None
 _counter: Any = None  # connected beforehand: torch logs a store that ends while it connects
 
 
 def listen(rank: int, timeout: timedelta) -> None:
-    """From now on this process ends when any rank has reported a lost peer, until leave() is called.
+    """From now on this process ends when any rank has reported a lost peer, until leave() or finish() is called.
 
     Raises RuntimeError where the store does not answer within `timeout`.
     """
@@ -40,12 +40,21 @@ def listen(rank: int, timeout: timedelta) -> None:
     _counter = _store(timeout)
     _thread = threading.Thread(target=_listen, args=(_store(timeout), rank), name="lost peer", daemon=True)
     _thread.start()
-    atexit.register(_end_thread, rank)
 
 
 def leave() -> None:
-    """From now on this process ends by itself, with an exit code of its own."""
+    """From now on this process ends by itself, with an exit code of its own. It may still report a lost peer."""
     _has_left.set()
+
+
+def finish(rank: int) -> None:
+    """The same, where all ranks leave: ends the thread, if there is one."""
+    _has_left.set()
+    _has_finished.set()
+    if _thread:
+        with contextlib.suppress(RuntimeError):  # the store has ended, which has woken the thread
+            _counter.set(_key(rank), "")
+        _thread.join(_PATIENCE)
 
 
 def report(message: str) -> None:
@@ -90,17 +99,11 @@ def _listen(store: Any, rank: int) -> None:
             continue
         except RuntimeError:  # the store has ended, with rank 0 or torchrun
             return
+    if _has_finished.is_set():
+        return
     _has_heard.set()
     if not _has_left.wait(_SAVE if rank == 0 else 0):  # rank 0 alone writes
         end_now(None)
-
-
-def _end_thread(rank: int) -> None:
-    _has_left.set()
-    with contextlib.suppress(RuntimeError):  # the store has ended, which has woken the thread
-        _counter.set(_key(rank), "")
-    if _thread:
-        _thread.join(_PATIENCE)
 
 
 def _key(rank: int) -> str:

@@ -95,9 +95,10 @@ def world(device: str, timeout_minutes: float) -> Iterator[World]:
         lost_peer.leave()
         # else the groups' end would wait for peers, which wait for this process to end
         if size == 1 or isinstance(error, Stopped | SharedError):  # or all ranks end by this error
+            lost_peer.finish(rank)
             dist.destroy_process_group()
         raise
-    lost_peer.leave()
+    lost_peer.finish(rank)
     dist.destroy_process_group()
 
 
