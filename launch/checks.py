@@ -6,11 +6,11 @@ import platform
 import shutil
 import socket
 import time
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from launch.comparison import Checks, NodeFault, can_be_left_out, compare, fault_of
 from launch.links import all_reduce, bandwidths, slow_pairs
 from trainer.distributed.faulty_node import report_faulty_node
 from trainer.distributed.interface import bind_gloo
@@ -18,41 +18,6 @@ from trainer.errors import EXIT_RETRY, UnreachableError, UserError, first_line
 
 _PACKAGES = ("torch", "torchvision", "ffcv", "numpy", "timm")
 _WAIT = timedelta(seconds=120)  # for processes to meet, and for each of their exchanges
-_SKEW = 2.0  # s between clocks: more, and file times and logs of nodes cannot be compared
-_FREE = 2 * 2**30  # bytes in the run directory: four checkpoints of the largest model, ResNet-152
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checks:
-    """What is looked at."""
-
-    data: str | None
-    run_dir: str | None
-    device: str = "auto"
-    bandwidth: bool = True
-    """between each two nodes, and between each two GPUs of a node"""
-    content: bool = True
-    """read the data once on each node to compare it with its checksum, where that was not done before"""
-
-
-class NodeFault(str):
-    """A fault of one node, while others are sound: the job may start without it."""
-
-    node: str
-
-    def __new__(cls, node: str, text: str) -> "NodeFault":
-        made = super().__new__(cls, f"{node}: {text}")
-        made.node = node
-        return made
-
-
-def _fault(host: str, text: str, *, of_this_node: bool) -> str:
-    return NodeFault(host, text) if of_this_node else f"{host}: {text}"
-
-
-def can_be_left_out(faults: list[str]) -> bool:
-    """Whether the job would have no fault without some of its nodes."""
-    return bool(faults) and all(isinstance(fault, NodeFault) for fault in faults)
 
 
 def run_checks(checks: Checks) -> list[str]:
@@ -218,50 +183,6 @@ def _free(folder: Path) -> int | str:
     return shutil.disk_usage(existing).free
 
 
-def compare(nodes: list[dict[str, Any]], checks: Checks) -> list[str]:
-    """What is not the same on all processes, or not enough: one line each, naming the node."""
-    faults = []
-    most = max(nodes, key=lambda node: int(node["devices"]))
-    for node in nodes:
-        host, rank = node["host"], node["rank"]
-        if checks.device == "cuda" and not node["devices"]:
-            no_gpu = f"rank {rank} sees no GPU"
-            faults.append(_fault(host, no_gpu, of_this_node=bool(most["devices"])))
-        elif (node["device"], node["devices"]) != (most["device"], most["devices"]):
-            other = f"rank {most['rank']} {most['devices']} x {most['device']}"
-            fewer = f"rank {rank} sees {node['devices']} x {node['device']}, {other}"
-            faults.append(_fault(host, fewer, of_this_node=node["devices"] < most["devices"]))
-        if node["local_rank"] == 0:
-            faults += _compare_machines(node, nodes, checks)
-    return faults
-
-
-def _compare_machines(node: dict[str, Any], nodes: list[dict[str, Any]], checks: Checks) -> list[str]:
-    faults = []
-    host, first = node["host"], nodes[0]
-    for name, version in node["versions"].items():
-        if version != first["versions"][name]:
-            faults.append(f"{host}: {name} {version}, but {first['host']} has {first['versions'][name]}")
-    for split, checksum in (node["data"] or {}).items():
-        expected = first["data"][split]
-        if checksum.startswith("error: "):
-            reason = checksum.removeprefix("error: ")
-            is_read = any(not other["data"][split].startswith("error: ") for other in nodes)
-            faults.append(_fault(host, reason, of_this_node=is_read))
-        elif not expected.startswith("error: ") and checksum != expected:
-            faults.append(f"{host}: {split} of {checks.data} is {checksum}, but {expected} on {first['host']}")
-    free = node.get("free", _FREE)
-    if isinstance(free, str):
-        is_written = any(not isinstance(other.get("free"), str) for other in nodes)
-        faults.append(_fault(host, free, of_this_node=is_written))
-    elif free < _FREE:
-        faults.append(f"{host}: {free / 2**30:.1f} GiB are free for {checks.run_dir}, less than {_FREE >> 30}")
-    skew = node["clock"] - first["clock"]
-    if abs(skew) > _SKEW:
-        faults.append(f"{host}: its clock is {skew:+.1f} s from that of {first['host']}")
-    return faults
-
-
 def _shared(run_dir: str, nodes: list[dict[str, Any]], rank: int) -> list[str]:
     """Whether every node sees a file that the first one writes."""
     import torch.distributed as dist
@@ -281,8 +202,11 @@ def _shared(run_dir: str, nodes: list[dict[str, Any]], rank: int) -> list[str]:
     dist.all_gather_object(seen, fault[0] is not None or _sees(probe, word[0]))
     if rank == 0:
         probe.unlink(missing_ok=True)
-    blind = [nodes[other]["host"] for other, sees in enumerate(seen) if not sees]
-    return [*([fault[0]] if fault[0] else []), *(f"{host}: does not share {run_dir}" for host in dict.fromkeys(blind))]
+    blind = {nodes[other]["host"] for other, sees in enumerate(seen) if not sees}
+    hosts = list(dict.fromkeys(node["host"] for node in nodes))
+    few = 2 * len(blind) < len(hosts)  # where most see nothing, the first one may have a folder of its own
+    unshared = [fault_of(host, f"does not share {run_dir}", of_this_node=few) for host in hosts if host in blind]
+    return [*([fault[0]] if fault[0] else []), *unshared]
 
 
 def _sees(probe: Path, word: str) -> bool:

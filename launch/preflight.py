@@ -10,8 +10,9 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from launch.checks import Checks, run_checks
+from launch.checks import run_checks
 from launch.cluster import CLUSTERS
+from launch.comparison import Checks
 from launch.settings import PreflightSettings
 from trainer.errors import UserError
 

@@ -1,12 +1,14 @@
 """Each fault of a machine is one line that names the node."""
 
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 
 from launch import checks
-from launch.checks import Checks, can_be_left_out, compare
+from launch.comparison import Checks, can_be_left_out, compare
 from launch.links import rounds, slow_pairs
 from tests.support.processes import TIMEOUT, start_ranks
 
@@ -76,6 +78,45 @@ def test_preflight_leaves_out_a_node_where_others_are_sound() -> None:
         assert not can_be_left_out(compare(alike, on_gpus))
     assert not can_be_left_out(compare(nodes(device="NVIDIA L4"), on_gpus))
     assert not can_be_left_out([])
+
+
+@pytest.mark.parametrize(
+    ("difference", "fault"),
+    [
+        ({"versions": {"python": "3.11.7", "torch": "2.14.0"}}, "torch 2.14.0, but most nodes have 2.15.0"),
+        ({"versions": {"python": "3.11.7", "torch": None}}, "torch None, but most nodes have 2.15.0"),
+        ({"data": {"train": "sha256:aa", "val": "sha256:cc"}}, "val of DATA is sha256:cc, but sha256:bb on most nodes"),
+        ({"clock": 1003.5}, "its clock is +3.5 s from that of most nodes"),
+        ({"clock": 996.5}, "its clock is -3.5 s from that of most nodes"),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_preflight_names_the_node_that_differs_from_most_and_leaves_it_out(
+    difference: dict[str, Any], fault: str, place: int
+) -> None:
+    """Also where it is the first one, which the others are compared with if there is no majority."""
+    of_three = [{**nodes()[0], "rank": rank, "host": f"n{rank}"} for rank in range(3)]
+    of_three[place] |= difference
+    faults = compare(of_three, CHECKS)
+    assert faults == [f"n{place}: {fault}"] and can_be_left_out(faults)
+    assert not can_be_left_out(compare(nodes(**difference), CHECKS))  # of two nodes nobody knows which
+
+
+@pytest.mark.parametrize(("blind", "is_left_out"), [([], False), ([1], True), ([1, 2], False)])
+def test_preflight_leaves_out_the_node_that_does_not_share_the_run_directory(
+    blind: list[int], is_left_out: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On rank 0 of three nodes. Where most do not see its file, the first node may be the one with a folder apart."""
+    monkeypatch.setattr(dist, "broadcast_object_list", lambda *_: None)
+    monkeypatch.setattr(
+        dist,
+        "all_gather_object",
+        lambda seen, own: seen.__setitem__(slice(None), [own, 1 not in blind, 2 not in blind]),
+    )
+    faults = checks._shared(str(tmp_path), [{"host": f"n{rank}"} for rank in range(3)], rank=0)
+    assert faults == [f"n{rank}: does not share {tmp_path}" for rank in blind]
+    assert can_be_left_out(faults) == is_left_out
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_link_that_is_slower_than_the_others_is_named() -> None:
