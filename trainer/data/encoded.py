@@ -8,8 +8,9 @@ from typing import NoReturn
 import numpy as np
 from PIL import Image
 
-from trainer.data.beton.encoded_image import decoded, plain_jpeg_size
+from trainer.data.beton.encoded_image import decoded, decoded_rows, plain_jpeg
 from trainer.data.beton.jpeg_decoder import divisor
+from trainer.data.beton.jpeg_layout import MARGIN
 from trainer.data.content import Content, Stamp, in_threads, mark_decoded, read_content
 from trainer.data.contents import Contents, Stored
 from trainer.data.crop import CropBoxes
@@ -177,18 +178,21 @@ def read_crop(
     """
     from trainer.data.beton.decoder import cut
 
-    box = crops.boxes[position].tolist()
-    shrunk = divisor(box[2], box[3], len(out)) if crops.scaled and plain_jpeg_size(encoded) else 1
-    pixels = decoded(encoded, shrunk=shrunk, buffer=buffer)
-    if pixels.shape[:2] != (-(-size[0] // shrunk), -(-size[1] // shrunk)):
-        raise BadImageError(f"it has {pixels.shape[0]} x {pixels.shape[1]} px instead of {size[0]} x {size[1]}")
+    box, layout = crops.boxes[position].tolist(), plain_jpeg(encoded)
+    shrunk = divisor(box[2], box[3], len(out)) if crops.scaled and layout else 1
+    rows = min(size[0], max(1, box[0] + box[2]) + MARGIN * shrunk)
+    pixels = decoded_rows(encoded, layout, rows=rows, shrunk=shrunk, buffer=buffer)
+    found = (layout.height, layout.width) if layout else pixels.shape[:2]
+    if found != size:
+        raise BadImageError(f"it has {found[0]} x {found[1]} px instead of {size[0]} x {size[1]}")
+    height = min(size[0], len(pixels) * shrunk)
     fill = np.array(crops.fill, np.uint8)
-    cut(pixels.reshape(-1), *size, *box, shrunk, fill, bool(crops.flips[position]), out)
+    cut(pixels.reshape(-1), height, size[1], *box, shrunk, fill, bool(crops.flips[position]), out)
 
 
 def image_size(encoded: bytes) -> tuple[int, int]:
     """Height and width in px. Raises whatever PIL raises if it is no image."""
-    if size := plain_jpeg_size(encoded):
-        return size
+    if layout := plain_jpeg(encoded):
+        return layout.height, layout.width
     with Image.open(io.BytesIO(encoded)) as opened:
         return opened.height, opened.width

@@ -1,14 +1,12 @@
 """From stored bytes to the pixels of a crop. All compiled code of the reader is in this file.
 
 FFCV's C++ library decodes JPEGs (libjpeg-turbo) and enlarges (OpenCV). Numba compiles the rest, which runs without
-Python's lock. It is one file because Numba's cache on disk compares the age of a function's own file only. portable.py
-does the same without FFCV's library.
+Python's lock. It is one file because Numba's cache on disk compares the age of a function's own file only.
 
 - A JPEG may hold restart markers, after which its entropy coder and its prediction start afresh (ITU-T T.81, E.1.4).
   Where their distance divides a row of MCUs, the image is a grid of tiles that are coded independently: the tiles under
   the crop, with their own height and width in the header and the markers renumbered, are a JPEG.
-- Shrinking is OpenCV's INTER_AREA: the same float32 products, added in the same order. But an image row on the border
-  of two crop rows is summed once, in registers.
+- Shrinking is OpenCV's INTER_AREA: its float32 products, added in its order, but a row that two crop rows share once.
 - With `scaled`, which changes pixels, libjpeg's inverse transform makes 4 x 4, 2 x 2 or 1 pixels of a block of 8 x 8:
   the smallest that leaves the crop no smaller than its target. A crop may then begin and end within a pixel.
 """
@@ -233,8 +231,7 @@ def _shrink(pixels, width, top, left, box_height, box_width, shrunk, flip, targe
     sums, totals = np.empty(3 * size, np.float32), np.empty(3 * size, np.float32)
     summed = -1  # the row whose sums are in `sums`
     for y in range(size):
-        for place in range(3 * size):
-            totals[place] = 0
+        totals[:] = 0
         for tap in range(row_taps):
             weight = row_weights[tap, y]
             if weight == 0:
@@ -286,7 +283,11 @@ def cut(pixels, height, width, top, left, box_height, box_width, shrunk, fill, f
             target.ctypes.data, size, size,
         )  # fmt: skip
         if flip:
-            target[:] = target[:, ::-1].copy()
+            for row in target:
+                for place in range(size // 2):
+                    other = size - 1 - place
+                    for channel in range(3):
+                        row[place, channel], row[other, channel] = row[other, channel], row[place, channel]
 
 
 @njit(nogil=True, cache=can_be_cached())

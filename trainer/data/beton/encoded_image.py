@@ -10,37 +10,50 @@ import numpy as np
 from PIL import Image
 
 from trainer.data.beton.jpeg_decoder import decode_jpeg
-from trainer.data.beton.jpeg_layout import END, read_layout
+from trainer.data.beton.jpeg_layout import END, JpegLayout, first_rows, read_layout
 from trainer.data.images import has_orientation, to_rgb, upright
 
 
-def decoded(
-    encoded: bytes, *, apply_exif: bool = False, shrunk: int = 1, buffer: np.ndarray | None = None
-) -> np.ndarray:
+def decoded(encoded: bytes, *, apply_exif: bool = False) -> np.ndarray:
     """uint8 RGB, shape (height, width, 3), see to_rgb. Raises whatever PIL raises for a file that is no image.
 
-    `apply_exif` turns the image as its EXIF orientation says. `shrunk`: of a plain JPEG, 2, 4 or 8 divide its sides,
-    rounded up. `buffer`: where a plain JPEG's pixels are written, if it is large enough.
+    `apply_exif` turns the image as its EXIF orientation says.
     """
     if apply_exif and has_orientation(encoded):
         return to_rgb(upright(Image.open(io.BytesIO(encoded))))
-    if size := plain_jpeg_size(encoded):
-        if buffer is not None and len(buffer) < size[0] * size[1] * 3:
+    return decoded_rows(encoded, plain_jpeg(encoded))
+
+
+def decoded_rows(
+    encoded: bytes,
+    layout: JpegLayout | None,
+    *,
+    rows: int | None = None,
+    shrunk: int = 1,
+    buffer: np.ndarray | None = None,
+) -> np.ndarray:
+    """As `decoded`, but of a plain JPEG perhaps no more than the first `rows`. The last of them may have other colours.
+
+    `layout`: what plain_jpeg returns. Of a plain JPEG, `shrunk` (2, 4 or 8) divides the sides, rounded up, and `buffer`
+    is where the pixels are written, if it is large enough.
+    """
+    if layout:
+        wanted = first_rows(encoded, layout, layout.height if rows is None else rows)
+        if buffer is not None and len(buffer) < layout.height * layout.width * 3:
             buffer = None
         try:
-            return decode_jpeg(encoded, fast=False, shrunk=shrunk, buffer=buffer)
+            return decode_jpeg(wanted, fast=False, shrunk=shrunk, buffer=buffer, strict=wanted is encoded)
         except ValueError:  # also where libjpeg only warns, which PIL ignores
             if shrunk > 1:
-                return to_rgb(_reduced(encoded, size, shrunk))
+                return to_rgb(_reduced(encoded, (layout.height, layout.width), shrunk))
     return to_rgb(Image.open(io.BytesIO(encoded)))
 
 
-def plain_jpeg_size(encoded: bytes) -> tuple[int, int] | None:
-    """Height and width of a whole JPEG of 8 bits, gray or of three colours; None for everything else."""
+def plain_jpeg(encoded: bytes) -> JpegLayout | None:
+    """The layout of a whole JPEG of 8 bits, gray or of three colours; None for everything else."""
     if not encoded.endswith(END) or not (layout := read_layout(encoded)) or not layout.plain:
         return None
-    size = layout.height, layout.width
-    return size if size[0] * size[1] <= (Image.MAX_IMAGE_PIXELS or 0) else None
+    return layout if layout.height * layout.width <= (Image.MAX_IMAGE_PIXELS or 0) else None
 
 
 def _reduced(encoded: bytes, size: tuple[int, int], shrunk: int) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+MARGIN = 1  # px around a crop: chroma of half the resolution is interpolated from the next sample
 START, END = b"\xff\xd8\xff", b"\xff\xd9"
 _BASELINE, _RESTART, _SCAN = 0xC0, 0xDD, 0xDA
 _PLAIN = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, Huffman-coded (table B.1)
@@ -23,8 +24,10 @@ class JpegLayout(NamedTuple):
     mcu_height: int
     mcu_width: int
     """px"""
+    one_scan: bool
+    """baseline, all components in one scan: its data runs from the top of the image to the bottom"""
     interval: int
-    """MCUs between restart markers; 0 unless it is one baseline scan of all components with such markers"""
+    """MCUs between restart markers; 0 where there are none, or not one scan"""
 
 
 def read_layout(jpeg: bytes | memoryview) -> JpegLayout | None:
@@ -50,11 +53,26 @@ def read_layout(jpeg: bytes | memoryview) -> JpegLayout | None:
     return None
 
 
+def first_rows(jpeg: bytes, layout: JpegLayout, rows: int) -> bytes | bytearray:
+    """The JPEG with a height of at least `rows`, the whole one where that is none less or its scans are several.
+
+    The data of the rows below is still there: a decoder warns of it once the image is complete. Its last row of pixels
+    may have colours of its own, interpolated without the row that followed.
+    """
+    height = -(-rows // layout.mcu_height) * layout.mcu_height
+    if height >= layout.height or not layout.one_scan:
+        return jpeg
+    shorter = bytearray(jpeg)
+    shorter[layout.frame + 5 : layout.frame + 7] = height.to_bytes(2, "big")
+    return shorter
+
+
 def _of_scan(jpeg: bytes | memoryview, frame: int, kind: int, scan: int, end: int, interval: int) -> JpegLayout | None:
     components = jpeg[frame + 9]
     height, width = jpeg[frame + 5] << 8 | jpeg[frame + 6], jpeg[frame + 7] << 8 | jpeg[frame + 8]
     if not height or not width:
         return None
+    one_scan = kind == _BASELINE and jpeg[scan + 4] == components
     sampling = [jpeg[frame + 11 + 3 * number] for number in range(components)] if components > 1 else [0x11]
     return JpegLayout(
         height=height,
@@ -65,5 +83,6 @@ def _of_scan(jpeg: bytes | memoryview, frame: int, kind: int, scan: int, end: in
         data=end,
         mcu_height=8 * max(1, *(value & 15 for value in sampling)) if components > 1 else 8,
         mcu_width=8 * max(1, *(value >> 4 for value in sampling)) if components > 1 else 8,
-        interval=interval if kind == _BASELINE and jpeg[scan + 4] == components else 0,
+        one_scan=one_scan,
+        interval=interval if one_scan else 0,
     )

@@ -12,9 +12,9 @@ import numpy as np
 
 from trainer.data.beton.index import BAD_JPEG, RAW, SHORT_READ
 from trainer.data.beton.jpeg_decoder import decode_jpeg, divisor
-from trainer.data.beton.jpeg_layout import read_layout
+from trainer.data.beton.jpeg_layout import MARGIN, read_layout
 
-_MARGIN, _NARROW = 1, 8  # px, see decode.py
+_NARROW = 8  # px, see decode.py
 
 cv2.setNumThreads(0)  # the loader's threads are as many as there are CPUs
 
@@ -74,7 +74,7 @@ def spliced(
     ends = _tile_ends(jpeg, layout.data, rows * columns) if row_mcus % layout.interval == 0 else None
     if ends is None:
         return whole
-    margin = _MARGIN * shrunk
+    margin = MARGIN * shrunk
     first_row, end_row = max(0, top - margin) // tile_height, (min(height, bottom + margin) - 1) // tile_height + 1
     first, end = max(0, left - margin) // tile_width, (min(width, right + margin) - 1) // tile_width + 1
     while end - first < columns and min(width, end * tile_width) - first * tile_width < _NARROW * shrunk:
