@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what is missing for `make demo` on Debian or Ubuntu: system packages, .venv, this package.
+# Installs what is missing on Debian or Ubuntu: system packages, .venv, this package with FFCV's library, which is built.
+# install.sh --wheels: nothing that is built: it needs Python with venv, and neither a compiler nor root.
 # install.sh --tests: also what `make test` needs: the optional libraries, chromium to look at TensorBoard with, Slurm.
 # Prints one line a step. What apt-get and pip print goes to install.log, and to the screen where they fail.
 set -euo pipefail
@@ -30,20 +31,26 @@ need() { # need PACKAGE COMMAND...: the package is missing unless the command su
     shift
     "$@" >/dev/null 2>&1 || missing+=("$package")
 }
-need g++ g++ --version
-need pkg-config pkg-config --version
-need libopencv-dev pkg-config --exists opencv4
-need libturbojpeg0-dev pkg-config --exists libturbojpeg
 need python3 "$PYTHON" --version
 need python3-venv "$PYTHON" -c 'import ensurepip'
-need python3-dev "$PYTHON" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'
+if [ "${1-}" = --wheels ]; then
+    extras=digits
+    what="from wheels alone (make install adds FFCV's library, which reads faster and needs a compiler)"
+else
+    what="(some minutes: FFCV is built from source)"
+    need g++ g++ --version
+    need pkg-config pkg-config --version
+    need libopencv-dev pkg-config --exists opencv4
+    need libturbojpeg0-dev pkg-config --exists libturbojpeg
+    need python3-dev "$PYTHON" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'
+fi
 
 sudo=()
 if [ "$(id -u)" -ne 0 ]; then sudo=(sudo); fi
 apt=("${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends)
 
 if ((${#missing[@]})); then
-    echo "Installing system packages that FFCV's build needs: ${missing[*]}"
+    echo "Installing missing system packages: ${missing[*]}"
     if ! command -v apt-get >/dev/null; then
         echo "error: there is no apt-get here: install the equivalents of ${missing[*]} and try again" >&2
         exit 2
@@ -77,7 +84,7 @@ fi
     echo "error: $("$PYTHON" --version) is too old: Python 3.11 or newer is needed (make PYTHON=python3.12 ...)" >&2
     exit 2
 }
-echo "Installing the package and its dependencies into .venv (some minutes: FFCV is built from source)"
+echo "Installing the package and its dependencies into .venv $what"
 pip=(.venv/bin/pip install --disable-pip-version-check)
 must "making .venv" "$PYTHON" -m venv .venv
 must "upgrading pip" "${pip[@]}" --upgrade pip

@@ -58,15 +58,19 @@ def test_shell_scripts_parse_and_stop_at_the_first_error(script: str) -> None:
 
 @pytest.mark.parametrize(
     ("options", "extras"),
-    [((), "ffcv,digits,dev"), (("--tests",), "ffcv,digits,dev,browser,imagenet,onnx,parquet,plots")],
+    [
+        ((), "ffcv,digits,dev"),
+        (("--wheels",), "digits"),
+        (("--tests",), "ffcv,digits,dev,browser,imagenet,onnx,parquet,plots"),
+    ],
 )
 def test_install_prints_one_line_and_logs_the_rest(clone: Path, options: tuple[str, ...], extras: str) -> None:
     ended = install(clone, *options)
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
-    assert [line.partition(" (")[0] for line in ended.stdout.splitlines()] == [
-        "Installing the package and its dependencies into .venv"
-    ]
+    (line,) = ended.stdout.splitlines()
+    assert line.startswith("Installing the package and its dependencies into .venv ")
+    assert ("built from source" in line, "make install" in line) == ("ffcv" in extras, "ffcv" not in extras)
     calls = (clone / "calls").read_text().splitlines()
     assert len(calls) == 2 and calls[1].endswith(f"--editable .[{extras}]")
     assert (clone / "install.log").read_text().count(BANNER) == 2
@@ -91,6 +95,13 @@ def test_install_names_missing_packages_where_there_is_no_apt_get(clone: Path) -
     ended = subprocess.run(["bash", "install.sh"], cwd=clone, env=env, capture_output=True, text=True, timeout=TIMEOUT)
     assert ended.returncode == 2
     assert ended.stderr == "error: there is no apt-get here: install the equivalents of g++ and try again\n"
+
+
+def test_install_from_wheels_needs_neither_a_compiler_nor_apt_get(clone: Path) -> None:
+    for name in ("g++", "pkg-config", "apt-get", "sudo"):
+        write(clone / "bin" / name, "#!/bin/sh\necho called >&2\nexit 1\n")
+    ended = install(clone, "--wheels")
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_install_runs_apt_get_quietly_and_shows_why_it_failed(clone: Path) -> None:

@@ -19,7 +19,7 @@ def test_readme_commands_run_as_printed_and_read_98_percent_of_the_held_out_digi
     """
     block = [line.strip() for line in (ROOT / "README.md").read_text().splitlines()[:19] if line.startswith("    ")]
     install, prepare, train, again, evaluate, compare = (shlex.split(line, comments=True) for line in block)
-    assert install[:2] == ["make", "install"]
+    assert install[:2] == ["make", "install-wheels"]
     for words in (prepare, train, again, evaluate, compare):
         assert words[:3] == ["python", "-m", "trainer"]
 
