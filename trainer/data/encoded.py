@@ -84,6 +84,8 @@ class EncodedSource:
         return self._sizes[images, 0], self._sizes[images, 1]
 
     def read(self, images: np.ndarray, crops: CropBoxes, out: np.ndarray) -> None:
+        from trainer.data.beton import decoder  # noqa: F401  # what is missing for it is no image's fault
+
         heights, widths = (values.tolist() for values in self.sizes(images))
         for position, image in enumerate(images.tolist()):
             encoded, size = self._encoded(image), (heights[position], widths[position])

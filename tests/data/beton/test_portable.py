@@ -165,3 +165,21 @@ def test_installation_without_ffcv_and_numba_writes_and_reads_the_same(
     expected = [*here["read_all"](photo_betons), *here["read_all"](photos)]
     assert len(found) == len(expected) == 6
     assert all(map(np.array_equal, found, expected))
+
+
+def test_reader_without_ffcv_and_without_opencv_says_how_to_repair_it() -> None:
+    code = (
+        GATED.replace('"ffcv"', '"ffcv", "cv2"')
+        + """
+from trainer.errors import UserError
+try:
+    import trainer.data.beton.source
+except UserError as error:
+    print(error)
+"""
+    )
+    ended = subprocess.run([sys.executable, "-c", "import sys\n" + code], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    (line,) = ended.stdout.splitlines()
+    assert line.startswith("reading without FFCV's library (No module named")
+    assert line.endswith("pip install --force-reinstall --no-deps opencv-python-headless")

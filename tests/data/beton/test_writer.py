@@ -396,5 +396,5 @@ def test_writer_without_opencv_it_says_what_to_install(tmp_path: Path) -> None:
         return write_beton(tmp_path / "train.beton", images(), RAW)
 
     kind, text = in_its_own_process(write)
-    assert kind == "UserError" and "pip install opencv-python-headless" in text
+    assert kind == "UserError" and "pip install --force-reinstall --no-deps opencv-python-headless" in text
     assert_nothing_left(tmp_path)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from trainer.data.beton.opencv import require_opencv
+
 
 def _load() -> tuple[Any, Any, str]:
     try:
@@ -9,6 +11,7 @@ def _load() -> tuple[Any, Any, str]:
 
         return compiled.decode, compiled.cut, ""
     except (ImportError, OSError) as error:  # OSError: its library lacks one that it was built with
+        require_opencv(f"reading without FFCV's library ({error})")
         from trainer.data.beton import portable
 
         return portable.decode, portable.cut, str(error)

@@ -17,6 +17,7 @@ from trainer.data.beton.images import Images
 from trainer.data.beton.journal import ROW, SKIPPED, STORED, WAITING, Journal, count_damaged
 from trainer.data.beton.jpeg import encode_jpeg
 from trainer.data.beton.manifest import Encoding
+from trainer.data.beton.opencv import require_opencv
 from trainer.data.beton.placing import CHUNK, Places, shared
 from trainer.data.images import BadImageError, reason
 from trainer.errors import UserError
@@ -48,7 +49,7 @@ class Job:
 
     def run(self, progress: Callable[[int], None]) -> None:
         """Encodes and writes all images. Whatever happens, no worker is left when this returns or raises."""
-        _require_opencv(self.path)
+        require_opencv(f"writing {self.path}")
         processes: list[BaseProcess] = []
         running: dict[Any, int] = {}  # the pipe from a worker -> its number
         masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for this process, not for theirs
@@ -219,14 +220,6 @@ class Job:
 
     def _name(self, image: int) -> str:
         return f"image {image} ({self.images.names[image]!r})" if image >= 0 else "the end"
-
-
-def _require_opencv(path: Path) -> None:
-    try:
-        import cv2
-    except (ImportError, OSError) as error:
-        raise UserError(f"writing {path} needs OpenCV ({error}): pip install opencv-python-headless") from error
-    cv2.setNumThreads(0)  # a forked process has none of its parent's threads: OpenCV would wait for them for ever
 
 
 def _whole_chunks(ends: np.ndarray) -> int:

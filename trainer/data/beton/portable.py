@@ -16,8 +16,6 @@ from trainer.data.beton.jpeg_layout import MARGIN, read_layout
 
 _NARROW = 8  # px, see decode.py
 
-cv2.setNumThreads(0)  # the loader's threads are as many as there are CPUs
-
 
 def decode(
     file: int, images: np.ndarray, stored: tuple[np.ndarray, ...], boxes: np.ndarray, flips: np.ndarray,
