@@ -11,6 +11,7 @@ import trainer.process.streams  # noqa: F401  # first: for its effect
 from launch import command_line, jobs, settings
 from launch.cluster import CLUSTERS
 from trainer import __version__
+from trainer.cli.suggestions import unknown_command
 from trainer.errors import UserError, one_line
 
 USAGE = """usage: python -m launch COMMAND ...
@@ -46,7 +47,7 @@ def main(words: Sequence[str] | None = None) -> int:
     }
     try:
         if words[0] not in commands:
-            raise UserError(f"there is no command {words[0]!r}: use {', '.join(commands)}")
+            raise UserError(unknown_command(words[0], list(commands)))
         return commands[words[0]](words[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)

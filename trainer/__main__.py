@@ -14,6 +14,7 @@ from typing import NoReturn
 import trainer.process.streams  # noqa: F401  # first: for its effect
 from trainer import __version__, settings, weights_settings
 from trainer.cli.parse import parse, parse_prepare, parse_train, parse_with_recipe
+from trainer.cli.suggestions import unknown_command
 from trainer.distributed.faulty_node import report_faulty_node
 from trainer.distributed.parent import end_process, exit_when_parent_dies
 from trainer.errors import LocalError, NodeError, SharedError, UserError
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     try:
         if argv[0] not in commands:
-            raise UserError(f"there is no command {argv[0]!r}: use {', '.join(commands)}")
+            raise UserError(unknown_command(argv[0], list(commands)))
         return commands[argv[0]](argv[1:])
     except UserError as error:
         if isinstance(error, NodeError):

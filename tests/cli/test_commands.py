@@ -1,5 +1,8 @@
 """The options of evaluate, recipes and prepare, and the one line that answers each mistake."""
 
+import os
+import pty
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +45,31 @@ def test_cli_commands_mistake_in_evaluate_is_one_line(words: list[str], answer: 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("words", [[], ["one", "--chekpoint", "best"], ["one", "--workers", "0"]])
+def test_cli_commands_mistake_at_a_terminal_has_no_colour_codes(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tyro colours its messages where stdout is a terminal, whatever stderr is."""
+    with stdout("wide"), pytest.raises(UserError) as plain:
+        evaluate(*words)
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "120")
+    controller, terminal = pty.openpty()
+    with os.fdopen(controller), os.fdopen(terminal, "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        with pytest.raises(UserError) as coloured:
+            evaluate(*words)
+        monkeypatch.undo()
+    assert str(coloured.value) == str(plain.value)
+
+
+def test_cli_commands_message_of_a_check_names_no_class_of_the_program() -> None:
+    with pytest.raises(UserError, match=r"^workers=0 is not a positive number; see python -m trainer evaluate --help"):
+        evaluate("one", "--workers", "0")
+
+
 def test_recipes_takes_words_and_no_options() -> None:
     assert parse(RecipesSettings, [], "recipes") == RecipesSettings()
     assert parse(RecipesSettings, ["resnet50", "goyal"], "recipes") == RecipesSettings(words=("resnet50", "goyal"))
@@ -74,7 +102,7 @@ def test_prepare_has_kinds_with_their_own_defaults() -> None:
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        ([], r"prepare converts folder, csv, .*, digits, not ''"),
+        ([], r"prepare converts folder, csv, .*, digits, and the kind comes first"),
         (["imagnet", "SRC", "--out", "DIR"], r"prepare converts folder, .*, not 'imagnet'"),
         (["folder", "--out", "DIR"], r"SRC folder with class folders below train/ and val/"),
         (["webdataset", "--out", "DIR"], r"SHARDS.*shards: 'train-"),

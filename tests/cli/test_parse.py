@@ -65,7 +65,7 @@ def mistakes(digits: Path, tmp_path: Path) -> dict[str, Mistake]:
         "unknown recipe": (["train", "resnet20_digit", *good[2:]], r"did you mean resnet20_digits\?"),
         "no data given": (good[:2] + good[4:], r"--data"),
         "no recipe": (["train"], r"which recipe\?"),
-        "unknown command": (["trian"], r"there is no command 'trian'"),
+        "unknown command": (["trian"], r"there is no command 'trian': did you mean train\?"),
         "run directory is a file": ([*good[:5], str(tmp_path / "a_file")], r"a_file: cannot be written"),
         "truncated beton": (with_train_file(digits, folders[0], truncate), r"train.beton"),
         "not a beton": (

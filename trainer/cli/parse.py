@@ -35,6 +35,8 @@ class Prepare(NamedTuple):
     options: PrepareOptions
 
 
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_FAILED_CHECK = re.compile(r"^Error parsing \w+: ")  # what tyro puts before the message of a ValueError of ours
 _NARROWEST = 40  # columns: tyro does not return in a window of four
 _IDENTITY = ("name", "dataset", "published")  # fields of a recipe that the command line cannot change
 
@@ -48,8 +50,9 @@ def parse_with_recipe(options: type[T], words: Sequence[str], command: str) -> t
         parse(options, ["--help"], f"{command} RECIPE", _recipe_help(options))
     if words[0].startswith("-"):
         network = words[1] if len(words) > 1 and words[0] in ("-a", "--arch", "--model", "-m") else None
-        hint = suggestions.for_unknown_recipe(network, recipe_names()) if network else None
-        raise UserError(f"the recipe comes first: {usage} {hint or f'{words[0]} ...'} ({known_recipes()})")
+        if network and (hint := suggestions.for_unknown_recipe(network, recipe_names())):
+            raise UserError(f"the recipe comes first: {usage} ... For {one_line(network)}: {hint}")
+        raise UserError(f"the recipe comes first: {usage} {words[0]} ... ({known_recipes()})")
     recipe = load_recipe(words[0])
     if recipe.fine_tuning is None and any(re.match("--fine[-_]tuning[.]", word) for word in words):
         recipe = replace(recipe, fine_tuning=FineTuning())  # its values can be given to any recipe
@@ -121,7 +124,8 @@ def parse_prepare(words: Sequence[str]) -> Prepare:
         print(f"usage: python -m trainer prepare {usage}  --out DIR, or adopt FILE ...; add --help for options")
         raise SystemExit(0)
     if kind not in KINDS:
-        raise UserError(f"prepare converts {', '.join(KINDS)}, not {kind!r}: use python -m trainer prepare folder SRC")
+        which = f"not {kind!r}" if kind else "and the kind comes first"
+        raise UserError(f"prepare converts {', '.join(KINDS)}, {which}: use python -m trainer prepare folder SRC")
     defaults = default_options(kind, words[1:])
     options: list[Any] = [
         ("out", Annotated[Path, tyro.conf.arg(help="folder to write train.beton and val.beton into")]),
@@ -188,8 +192,10 @@ def _unrecognized(message: str) -> list[str]:
 
 def _one_line(box: str) -> str:
     """The message inside the box that tyro draws around an error, with the options that tyro suggests."""
+    box = _COLOUR.sub("", box)  # tyro colours it where stdout is a terminal
     lines = [line.strip("│ ") for line in box.splitlines() if line.startswith(("│", "  "))]
     message, _, rest = re.sub(r" *(─────+|-----+) *", "\n", " ".join(lines)).strip().partition("\n")
+    message = _FAILED_CHECK.sub("", message)
     suggestions = re.findall(r"(?:^|\s)(--[\w.-]+)(?= |$)", rest.partition("Perhaps you meant:")[2].partition("\n")[0])
     if suggestions:
         return f"{message} (did you mean {' or '.join(dict.fromkeys(suggestions[:3]))}?)"

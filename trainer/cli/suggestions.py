@@ -21,6 +21,13 @@ _MOST_LISTED = 6  # names in one line
 _FEWEST_LETTERS = 4  # of a word that may name a model of a library
 
 
+def unknown_command(name: str, commands: list[str]) -> str:
+    """The message for `python -m trainer NAME`, where there is no such command."""
+    close = difflib.get_close_matches(name, commands, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"use {', '.join(commands)}"
+    return f"there is no command {name!r}: {hint}"
+
+
 def for_unknown_recipe(name: str, names: list[str]) -> str | None:
     """What to do instead of `train NAME`, where NAME is no recipe; None: nothing comes to mind."""
     wanted = re.sub(r"[^a-z0-9]", "", name.lower().rpartition("/")[2])
