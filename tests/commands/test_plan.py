@@ -295,6 +295,7 @@ def test_curve_of_goyal_has_its_papers_places() -> None:
     assert max(map(len, drawn)) <= 90
     bars = drawn[7][11:]
     assert len(bars) == WIDTH and " " not in bars  # the lowest rate is visible
+    assert max(map(len, draw(GOYAL, 156, columns=20)[:10])) == 11 + 20
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,18 @@
 """A result with its protocol, without which an accuracy cannot be compared: its record and its report."""
 
-import textwrap
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 from trainer.data.loader import Source
 from trainer.evaluation.calibration import BINS, ClassAccuracy, Details
 from trainer.evaluation.protocol import Averaging, Protocol, TrainedWeights, WeightMean, WeightsFile, coverage_text
+from trainer.process.rows import rows
 from trainer.recipe import CenterCrop, Recipe
 from trainer.recipe_file import overrides_of
 from trainer.run.init_weights import InitWeights
 from trainer.run.state import Position
 from trainer.run.teacher import Teacher
 
-_WIDTH = 110  # columns of the report
 FEW_CLASSES = 10  # top-5 of so few classes says little: it is recorded but not shown
 
 
@@ -135,7 +134,7 @@ def result(recipe: Recipe, source: Source, results: list[EvalResult], data: dict
 def report(recipe: Recipe, source: Source, results: list[EvalResult]) -> str:
     """The result as a short table, with one line for each further result."""
     first = results[0].evaluation
-    rows = [
+    named = [
         ("recipe", recipe.name),
         ("top-1", f"{first.top1:.2f} %"),
         *([("top-5", f"{first.top5:.2f} %")] if len(source.classes) > FEW_CLASSES else []),
@@ -145,24 +144,12 @@ def report(recipe: Recipe, source: Source, results: list[EvalResult]) -> str:
     ]
     for evaluated in results[1:]:
         measured = protocol(recipe, source, evaluated)
-        rows.append(("also", f"{evaluated.evaluation.top1:.2f} % top-1: {measured.text()}"))
+        named.append(("also", f"{evaluated.evaluation.top1:.2f} % top-1: {measured.text()}"))
     if changes := overrides_of(recipe):
-        rows.append(("changed", "; ".join(changes)))
+        named.append(("changed", "; ".join(changes)))
     elif recipe.published:
-        rows.append(("published", str(recipe.published)))
-    return "\n".join(_row(name, text) for name, text in rows)
-
-
-def _row(name: str, text: str) -> str:
-    """A row of at most 110 columns a line; lines after the first are indented."""
-    return textwrap.fill(
-        text,
-        _WIDTH,
-        initial_indent=f"  {name:<9} ",
-        subsequent_indent=" " * 12,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+        named.append(("published", str(recipe.published)))
+    return rows(named)
 
 
 def printable(name: str, longest: int = 24) -> str:

@@ -1,5 +1,6 @@
 """The command compare: finds finished runs, requires equal protocols, and prints one row for each recipe."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from trainer.commands.compare.comparison import (
 from trainer.commands.compare.run_record import FinishedRun, is_run, read_run
 from trainer.commands.compare.varied import by_varied_values
 from trainer.errors import UserError
+from trainer.process.rows import hanging, width
 from trainer.settings import CompareSettings
 
+VARIED = "by varied values"
 _RIGHT = {"n", "images/s", "training"}  # right-aligned columns
 
 
@@ -39,7 +42,7 @@ def compare(settings: CompareSettings) -> None:
         )
     rows, repeated = rows_of(runs)
     sections = {
-        "by varied values": by_varied_values(rows),
+        VARIED: by_varied_values(rows),
         **{f"to {top1:g} % top-1": reached(rows, top1) for top1 in settings.time_to_accuracy},
         "differences of top-1": differences(rows, settings.allow_different_protocols),
         "unlike": differing,
@@ -50,7 +53,7 @@ def compare(settings: CompareSettings) -> None:
         from trainer.commands.compare.report import write_report
 
         write_report(settings.html, rows, sections)  # before anything is printed, which may fail
-    print(as_text(rows, sections))
+    print(as_text(rows, sections, width() if sys.stdout.isatty() else None))
     if settings.html:
         print(f"wrote {settings.html}")
 
@@ -90,8 +93,12 @@ def _runs_within(folder: Path) -> list[Path]:
     return runs
 
 
-def as_text(rows: Sequence[Row], sections: dict[str, list[str]]) -> str:
-    """The comparison as plain text, fit for a pipe."""
+def as_text(rows: Sequence[Row], sections: dict[str, list[str]], columns: int | None = None) -> str:
+    """The comparison as plain text. `columns`: of the terminal, to wrap texts to; None: each is one line."""
+
+    def wrapped(first: str, text: str) -> str:
+        return hanging(first, text, columns) if columns else first + text
+
     table = [list(HEADER), *(cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in table) for column in range(len(HEADER))]
     lines = [
@@ -102,8 +109,10 @@ def as_text(rows: Sequence[Row], sections: dict[str, list[str]]) -> str:
         for line in table
     ]
     for row in rows:
-        lines += ["", f"{row.number}  {row.label}", *(f"   {what:<9}  {words}" for what, words in details(row))]
+        lines += ["", f"{row.number}  {row.label}"]
+        lines += [wrapped(f"   {what:<9}  ", words) for what, words in details(row)]
     for title, content in sections.items():
         if content:
-            lines += ["", title, *(f"   {line}" for line in content)]
+            is_table = title == VARIED
+            lines += ["", title, *(f"   {line}" if is_table else wrapped("   ", line) for line in content)]
     return "\n".join(lines)

@@ -17,6 +17,7 @@ from trainer.commands.export.torch_program import run_alone, write_program
 from trainer.commands.weights import Weights, file_sha256, load_network, run_weights
 from trainer.errors import UserError, first_line
 from trainer.evaluation.protocol import describe_crop
+from trainer.process.rows import rows
 from trainer.recipe import LibraryModel, Recipe, ResNet
 from trainer.run.directory import Run
 from trainer.weights_settings import ExportSettings
@@ -77,19 +78,19 @@ def _print_report(recipe: Recipe, settings: ExportSettings, words: str, checked:
     """Prints what was written, and what its user has to know."""
     where = "config.json has this" if settings.to == "timm" else "this is NOT in the file"
     tensors = out / TENSORS if settings.to == "timm" else out
-    rows = [
+    named = [
         ("recipe", recipe.name),
-        ("weights", words),
+        ("weights", words.removeprefix("weights ")),
         ("checked", checked),
         ("input", f"RGB in [0, 1], minus mean {recipe.mean}, divided by std {recipe.std}: {where}"),
         ("protocol", describe_crop(recipe.eval_crop)),
         ("written", f"{tensors} ({tensors.stat().st_size / 1e6:.1f} MB, sha256:{file_sha256(tensors)})"),
     ]
+    print(rows(named), flush=True)
     if settings.to != "torch-export":  # evaluate reads weights, or a program of ONNX
         resolved = quote(str(settings.run_dir / "recipe.py"))
         again = f"python -m trainer evaluate {quote(str(tensors))} --recipe {resolved} --data DIR"
-        rows.append(("again", again))
-    print("\n".join(f"  {name:<9} {text}" for name, text in rows), flush=True)
+        print(f"  again     {again}", flush=True)  # in one line, to be copied
 
 
 def torchvision_name(recipe: Recipe) -> str:

@@ -19,6 +19,7 @@ from trainer.data.resolution import resolution_at
 from trainer.errors import UserError
 from trainer.evaluation.protocol import describe_crop, short
 from trainer.evaluation.result import printable
+from trainer.process.rows import rows
 from trainer.recipe import PaddedCrop, Recipe
 from trainer.recipe_file import load_recipe
 from trainer.settings import LookSettings
@@ -42,10 +43,10 @@ def look(settings: LookSettings) -> None:
         if settings.check:
             _require_sound(source)
         found = source.contents(MEASURED)
-        rows = [*_content(source), *_sizes(found), *_storage(found)]
-        print(_table(rows), flush=True)
+        described = [*_content(source), *_sizes(found), *_storage(found)]
+        print(rows(described), flush=True)
         if settings.statistics:
-            print(_table(_statistics(source)), flush=True)
+            print(rows(_statistics(source)), flush=True)
         print("".join(f"  note      {note}\n" for note in source.notes), end="", flush=True)
         images = spread(len(loader), settings.images)
         if recipe is None:
@@ -57,7 +58,7 @@ def look(settings: LookSettings) -> None:
             mixed, shown = _mixed_row(recipe, loader, settings)
         draw_sheet([tiles, mixed] if mixed else [tiles], COLUMNS, settings.out)
     print(
-        _table([("sheet", f"{settings.out}: {len(tiles)} images, spread evenly over the data set, {shown}")]),
+        rows([("sheet", f"{settings.out}: {len(tiles)} images, spread evenly over the data set, {shown}")]),
         flush=True,
     )
 
@@ -70,7 +71,7 @@ def _require_sound(source: Source) -> None:
         bad += 1
     if bad:
         raise UserError(f"{source.name}: {bad} of {len(source.labels):,} images cannot be decoded")
-    print(_table([("checked", f"{source.name}: every image can be decoded")]), flush=True)
+    print(rows([("checked", f"{source.name}: every image can be decoded")]), flush=True)
 
 
 def spread(count: int, wanted: int) -> np.ndarray:
@@ -202,7 +203,3 @@ def _statistics(source: Source) -> list[tuple[str, str]]:
 
 def _spread(values: np.ndarray) -> str:
     return f"{values.min():,} / {np.median(values):,.10g} / {values.max():,} (min / median / max)"
-
-
-def _table(rows: list[tuple[str, str]]) -> str:
-    return "\n".join(f"  {name:<9} {text}" for name, text in rows)

@@ -15,6 +15,7 @@ from trainer.schedule import lr_of
 BLOCKS = " ▁▂▃▄▅▆▇█"
 ASCII = " .:-=+*%#"  # if the output's encoding lacks them
 WIDTH, HEIGHT = 72, 8  # characters
+MARGIN = 11  # characters left of the bars
 _SAMPLES = 1000  # points among which the peak is searched
 
 
@@ -54,28 +55,28 @@ def marks(recipe: Recipe, steps_per_epoch: int) -> list[Mark]:
     ]
 
 
-def draw(recipe: Recipe, steps_per_epoch: int, blocks: str = BLOCKS) -> list[str]:
-    """The curve as lines of at most 90 characters: bars, an axis with the marks, and a legend of the marks.
+def draw(recipe: Recipe, steps_per_epoch: int, blocks: str = BLOCKS, columns: int = WIDTH) -> list[str]:
+    """The curve as lines: bars in so many `columns`, an axis with the marks, and a legend of the marks.
 
     Each column is the rate of the first step at or after its epoch. For a step schedule the scale is logarithmic, so
     that all its steps are visible. `blocks`: nine characters, from empty to full.
     """
     total = recipe.epochs * steps_per_epoch
-    rates = [lr_of(recipe, math.ceil(column * total / WIDTH) / steps_per_epoch) for column in range(WIDTH)]
+    rates = [lr_of(recipe, math.ceil(column * total / columns) / steps_per_epoch) for column in range(columns)]
     places = marks(recipe, steps_per_epoch)
     top = max(*rates, *(mark.lr for mark in places))
     bottom = min([rate for rate in rates if rate > 0], default=0.0) if isinstance(recipe.schedule, Steps) else 0.0
     heights = [_eighths(rate, bottom, top) for rate in rates]
-    labels = [f"{top:>9.4g} ", *[" " * 10] * (HEIGHT - 2), f"{bottom:>9.4g} "]
+    labels = [f"{top:>9.4g} ", *[" " * (MARGIN - 1)] * (HEIGHT - 2), f"{bottom:>9.4g} "]
     lines = []
     for row, label in zip(reversed(range(HEIGHT)), labels, strict=True):
         lines.append(f"{label}|{''.join(blocks[min(8, max(0, height - 8 * row))] for height in heights)}".rstrip())
-    axis = ["-"] * WIDTH
+    axis = ["-"] * columns
     for mark in places:
-        axis[min(WIDTH - 1, int(mark.epoch * WIDTH / recipe.epochs))] = "^"
-    margin = " " * 11
+        axis[min(columns - 1, int(mark.epoch * columns / recipe.epochs))] = "^"
+    margin = " " * MARGIN
     lines.append(f"{margin[:-1]}+{''.join(axis)}")
-    lines.append(f"{margin}epoch 0{recipe.epochs:>{WIDTH - 7}}")
+    lines.append(f"{margin}epoch 0{recipe.epochs:>{columns - 7}}")
     lines.append(f"{margin}scale {'logarithmic' if bottom else 'linear'}; marked ^:")
     lines += [f"{margin}{mark.name:<19} epoch {mark.epoch:>8.6g}   lr {mark.lr:.4g}" for mark in places]
     return lines

@@ -28,6 +28,7 @@ from trainer.errors import counted
 from trainer.fine_tuning import apply_fine_tuning, train_mode
 from trainer.model import build_model, without_pretrained
 from trainer.optim.optimizer import audit
+from trainer.process.rows import width
 from trainer.recipe import LibraryModel, Recipe
 from trainer.recipe_file import overrides_of, recipe_names, recipe_source
 from trainer.settings import PlanSettings
@@ -48,7 +49,8 @@ def plan(recipe: Recipe, settings: PlanSettings) -> None:
     notes = warnings(recipe, facts, settings.world_size)
     _show("Warnings", [(str(number), note) for number, note in enumerate(notes, 1)] or [("", "none")])
     _show("Training", _training_rows(recipe, facts, steps))
-    _show("Learning rate", [], curve.draw(recipe, steps, _blocks()))
+    columns = min(curve.WIDTH, width() - curve.MARGIN - 2)  # 2: what indents each line
+    _show("Learning rate", [], curve.draw(recipe, steps, _blocks(), columns))
     if settings.out:
         curve.save_picture(recipe, steps, settings.out / "lr.png")
         _show("", [("picture", str(settings.out / "lr.png"))])

@@ -1,28 +1,20 @@
-"""The layout of a plan: sections of named rows, tables, numbers with units. Plain text of at most 110 columns."""
+"""The layout of a plan: sections of named rows, tables, numbers with units. Plain text."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
+
+from trainer.process.rows import rows as wrapped_rows
 
 Row = tuple[str, str]
 """(name, text)"""
-WIDTH, _NAMES = 110, 13
+_INDENT = 15  # columns
 
 
 def section(title: str, rows: Sequence[Row], drawn: Sequence[str] = ()) -> str:
     """A title, rows with hanging indents for long texts, and lines that are printed unchanged."""
     lines = ["", title] if title else []
-    for name, text in rows:
-        indent = " " * (_NAMES + 2)
-        lines += textwrap.wrap(
-            text,
-            WIDTH,
-            initial_indent=f"  {name:<{_NAMES - 1}} ",
-            subsequent_indent=indent,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
+    lines += [wrapped_rows(rows, _INDENT)] if rows else []
     return "\n".join([*lines, *(f"  {line}".rstrip() for line in drawn)])
 
 

@@ -1,0 +1,23 @@
+"""Rows of reports: wrapped to the terminal, whole in a pipe."""
+
+import pytest
+
+from trainer.process.rows import hanging, rows, width
+
+TEXT = "photos, val: 30 of 30 images, 0 duplicates; 64 px, centre crop of 0.875 x short side, one view"
+
+
+@pytest.mark.parametrize(("terminal", "wide"), [("4", 40), ("40", 40), ("80", 80), ("120", 110)])
+def test_rows_fit_the_terminal_and_lose_no_word(monkeypatch: pytest.MonkeyPatch, terminal: str, wide: int) -> None:
+    monkeypatch.setenv("COLUMNS", terminal)
+    assert width() == wide
+    lines = rows([("recipe", "mine"), ("protocol", TEXT)]).splitlines()
+    assert lines[0] == "  recipe    mine" and lines[1].startswith("  protocol  photos, val: ")
+    assert max(map(len, lines)) <= wide
+    assert all(line.startswith(" " * 12) for line in lines[2:])
+    assert " ".join(line[12:] for line in lines[1:]) == TEXT
+
+
+def test_rows_keep_a_word_that_is_too_long_whole() -> None:
+    digest = "sha256:" + 64 * "0"
+    assert digest in hanging("  written   ", f"weights.pth (44.8 MB, {digest})", 40).split("(")[1]

@@ -1,0 +1,29 @@
+"""Reports for people: rows of a name and a text, wrapped to the width of the terminal."""
+
+import shutil
+import textwrap
+from collections.abc import Iterable
+
+_WIDEST, _NARROWEST = 110, 40  # columns
+
+
+def width() -> int:
+    """Columns of a report: the terminal's, at most 110 and at least 40; 110 in a file or a pipe."""
+    return min(_WIDEST, max(_NARROWEST, shutil.get_terminal_size((_WIDEST, 24)).columns))
+
+
+def rows(named: Iterable[tuple[str, str]], indent: int = 12) -> str:
+    """The rows as text. Lines after a row's first are indented, and no word is broken."""
+    return "\n".join(hanging(f"  {name:<{indent - 3}} ", text, width()) for name, text in named)
+
+
+def hanging(first: str, text: str, columns: int) -> str:
+    """`first` and the text. Lines after the first are indented by as much as `first` takes; no word is broken."""
+    return textwrap.fill(
+        text,
+        columns,
+        initial_indent=first,
+        subsequent_indent=" " * len(first),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
