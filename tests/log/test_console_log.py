@@ -57,6 +57,31 @@ def test_terminal_shows_one_line_with_everything(tmp_path: Path, monkeypatch: py
     assert (tmp_path / "log.txt").read_text().splitlines()[1].startswith("epoch   1.30  step 13/900  loss 2.5000")
 
 
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (40, "epoch 1.3/90  ETA 0:0"),
+        (60, "epoch 1.3/90  step 13  loss 2.500  ETA 0:0"),
+        (80, "epoch 1.3/90  step 13  loss 2.500  top-1 71.20 %  ETA 0:0"),
+        (100, "epoch 1.3/90  step 13  loss 2.500  lr 0.05  top-1 71.20 %  1,234 images/s  ETA 0:0"),
+    ],
+)
+def test_terminal_line_is_never_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int, shown: str) -> None:
+    """Rich would cut it with an ellipsis, and the time left stands last."""
+    controller, terminal = pty.openpty()
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    with os.fdopen(terminal, "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        screen = ConsoleLog(tmp_path, Position(steps_per_epoch=10), total_steps=90 * 10)
+        screen.top1 = 71.2
+        screen.steps(Position(steps_per_epoch=10, epoch=1, batch=3), **STEPS, remark="  rank 1 is 20% slower")
+        screen.close()
+    printed = read_all(controller)
+    assert shown in printed
+    assert "\u2026" not in printed and "rank 1" not in printed
+
+
 @pytest.mark.slow
 def test_log_file_holds_what_was_said_of_every_start(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]

@@ -19,6 +19,7 @@ from trainer.run.state import Position
 
 _SECONDS = 10.0  # between two plain lines
 _FIRST_STEP_SECONDS = 3.0  # of silence before the first step, until a line says what is going on
+_BAR_WIDTH = 10  # columns
 _BAR_SECONDS = 0.1  # between two updates of the bar
 _LOG_EVERY = 20  # the default of --log-every: a smaller value asks for each of its lines on the console
 _FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/]+/)+([^\s/]*)")
@@ -31,7 +32,9 @@ class _Logged:
     step: int
     lr: float
     loss: float
-    speed: str
+    images_per_second: float
+    data_wait: float
+    remark: str
 
 
 class ConsoleLog:
@@ -54,7 +57,8 @@ class ConsoleLog:
         """of the last evaluation, in %; of a resumed run at first the best one"""
         self._bar: Progress | None = None
         if self._console.is_terminal:
-            self._bar = Progress(BarColumn(bar_width=10), TextColumn("{task.description}"), console=self._console)
+            columns = BarColumn(bar_width=_BAR_WIDTH), TextColumn("{task.description}")
+            self._bar = Progress(*columns, console=self._console)
             self._task = self._bar.add_task("starting", total=total_steps, completed=at.step)
             self._bar.start()
 
@@ -73,14 +77,17 @@ class ConsoleLog:
         """
         self._has_stepped.set()
         first_line = self._last is None
-        speed = f"{rate(images_per_second)} images/s  data wait {data_wait:.0%}  ETA {self._eta(at.step)}{remark}"
-        self._last = _Logged(step=at.step, lr=lr, loss=loss, speed=speed)
+        self._last = _Logged(
+            step=at.step, lr=lr, loss=loss, images_per_second=images_per_second, data_wait=data_wait, remark=remark
+        )
         if self._bar:
             self._update_bar(max(at, self._newest, key=lambda position: position.step))
         asked = self._log_every < _LOG_EVERY and at.step % self._log_every == 0
         if asked or first_line or at.step <= self._first_steps or time.monotonic() - self._line_time > _SECONDS:
             step = f"step {at.step}/{self._total_steps}"
-            self._print_line(f"epoch {at.epochs:6.2f}  {step}  loss {loss:.4f}  lr {lr:.4g}  {speed}", above_bar=asked)
+            speed = f"{rate(images_per_second)} images/s  data wait {data_wait:.0%}  ETA {self._eta(at.step)}"
+            line = f"epoch {at.epochs:6.2f}  {step}  loss {loss:.4f}  lr {lr:.4g}  {speed}{remark}"
+            self._print_line(line, above_bar=asked)
 
     def progress(self, at: Position) -> None:
         """After a step without a line: moves the bar, or prints that training advances if ten seconds have passed.
@@ -126,12 +133,18 @@ class ConsoleLog:
     def _update_bar(self, at: Position) -> None:
         assert self._bar
         self._bar_time = time.monotonic()
-        text = f"epoch {at.epochs:.1f}/{self._epochs}  step {at.step}"
-        if self._last:
-            text += f"  loss {self._last.loss:.3f}  lr {self._last.lr:.3g}"
+        # in the order of the line, with their rank: where the window is narrow, the last ones are left out
+        parts = [(0, f"epoch {at.epochs:.1f}/{self._epochs}"), (3, f"step {at.step}")]
+        if last := self._last:
+            parts += [(2, f"loss {last.loss:.3f}"), (6, f"lr {last.lr:.3g}")]
         if self.top1 is not None:
-            text += f"  top-1 {self.top1:.2f} %"
-        text += f"  {self._last.speed if self._last else f'ETA {self._eta(at.step)}'}"
+            parts.append((4, f"top-1 {self.top1:.2f} %"))
+        if last:
+            parts += [(5, f"{rate(last.images_per_second)} images/s"), (7, f"data wait {last.data_wait:.0%}")]
+        parts.append((1, f"ETA {self._eta(at.step)}"))
+        if last and last.remark:
+            parts.append((8, last.remark.strip()))
+        text = fitting(parts, self._console.width - _BAR_WIDTH - 1)
         self._bar.update(self._task, completed=at.step, description=text)
 
     def _print_line(self, line: str, *, above_bar: bool) -> None:
@@ -146,6 +159,14 @@ class ConsoleLog:
     def _eta(self, step: int) -> str:
         seconds = (time.monotonic() - self._start_time) * (self._total_steps - step) / max(1, step - self._start_step)
         return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02}:{int(seconds) % 60:02}"
+
+
+def fitting(parts: list[tuple[int, str]], columns: int) -> str:
+    """The texts of the lowest ranks, in the order of `parts`, that together take at most this many columns."""
+    kept = sorted(parts)
+    while len(kept) > 1 and len("  ".join(text for _, text in kept)) > columns:
+        kept.pop()
+    return "  ".join(text for rank, text in parts if (rank, text) in kept)
 
 
 def without_folders(text: str) -> str:
