@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import trainer.process.streams  # noqa: F401  # first: for its effect
@@ -18,6 +19,7 @@ from trainer.cli.suggestions import unknown_command
 from trainer.distributed.faulty_node import report_faulty_node
 from trainer.distributed.parent import end_process, exit_when_parent_dies
 from trainer.errors import LocalError, NodeError, SharedError, UserError
+from trainer.process.importing import announce
 from trainer.process.unforeseen import exit_code_of, print_error
 from trainer.recipe_file import recipe_source
 from trainer.run.progress import finished
@@ -142,6 +144,11 @@ def _train(argv: list[str]) -> int:
     if asks and (note := finished(options.run_dir, recipe_source(recipe), options.data_folder)):
         print(note)
         return 0
+    if alone:
+        from trainer.data.formats import find
+
+        find(options.data, "train"), find(options.data, "val")  # an error that need not wait for torch
+    announce(f"{recipe.name} on {options.data} -> {options.run_dir}")
     from trainer.errors import Stopped
     from trainer.process import compile_cache
     from trainer.train import train
@@ -167,8 +174,17 @@ def _refuse_bare_srun() -> None:
     )
 
 
+def _require_there(*paths: Path) -> None:
+    """Raises UserError for a run or a file of weights that does not exist, before torch is imported."""
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path}: there is no such run or file: give the --run-dir of a run, or a file of weights")
+
+
 def _evaluate(argv: list[str]) -> int:
     options = parse(weights_settings.EvaluateSettings, argv, "evaluate")
+    _require_there(options.weights)
+    announce(f"evaluation of {options.weights}")
     from trainer.commands.evaluate.evaluate import evaluate_weights
 
     evaluate_weights(options)
@@ -177,6 +193,8 @@ def _evaluate(argv: list[str]) -> int:
 
 def _average(argv: list[str]) -> int:
     options = parse(weights_settings.AverageSettings, argv, "average")
+    _require_there(*options.checkpoints)
+    announce(f"mean of checkpoints of {options.checkpoints[0]}")
     from trainer.commands.average import average_weights
 
     average_weights(options)
@@ -185,6 +203,8 @@ def _average(argv: list[str]) -> int:
 
 def _predict(argv: list[str]) -> int:
     options = parse(weights_settings.PredictSettings, argv, "predict")
+    _require_there(options.weights)
+    announce(f"predictions of {options.weights}")
     from trainer.commands.predict import predict_images
 
     return predict_images(options)
@@ -192,6 +212,7 @@ def _predict(argv: list[str]) -> int:
 
 def _look(argv: list[str]) -> int:
     options = parse(settings.LookSettings, argv, "look")
+    announce(f"a sheet of {options.data}")
     from trainer.commands.look.look import look
 
     look(options)
@@ -200,6 +221,7 @@ def _look(argv: list[str]) -> int:
 
 def _plan(argv: list[str]) -> int:
     recipe, options = parse_with_recipe(settings.PlanSettings, argv, "plan")
+    announce(f"plan of {recipe.name}")
     from trainer.commands.plan.plan import plan
 
     plan(recipe, options)
@@ -208,6 +230,7 @@ def _plan(argv: list[str]) -> int:
 
 def _benchmark(argv: list[str]) -> int:
     recipe, options = parse_with_recipe(settings.BenchmarkSettings, argv, "benchmark")
+    announce(f"benchmark of {recipe.name}")
     if options.fit:
         from trainer.commands.benchmark.fit import fit
 
@@ -229,6 +252,8 @@ def _compare(argv: list[str]) -> int:
 
 def _export(argv: list[str]) -> int:
     options = parse(weights_settings.ExportSettings, argv, "export")
+    _require_there(options.run_dir)
+    announce(f"export of {options.run_dir}")
     from trainer.commands.export.export import export
 
     export(options)

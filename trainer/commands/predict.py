@@ -26,6 +26,7 @@ from trainer.evaluation.imagenet import class_name, imagenet_classes
 from trainer.evaluation.protocol import describe_crop
 from trainer.evaluation.result import printable
 from trainer.precision import allow_tensor_float, autocast
+from trainer.process.rows import hanging, width
 from trainer.recipe import CenterCrop, Recipe
 from trainer.weights_settings import PredictSettings
 
@@ -46,7 +47,10 @@ def predict_images(settings: PredictSettings) -> int:
         allow_tensor_float(recipe.precision)
         trained, network = weights.networks[0]  # the one that gives the result
         model = load_network(weights, network, len(classes), world.device).eval()
-        print(*weights.notes, _protocol(weights, recipe, trained.text()), sep="\n", file=sys.stderr, flush=True)
+        protocol = _protocol(weights, recipe, trained.text())
+        if sys.stderr.isatty():
+            protocol = hanging("", protocol, width())
+        print(*weights.notes, protocol, sep="\n", file=sys.stderr, flush=True)
         with ThreadPoolExecutor(settings.workers or default_workers(world.cpu_sharers)) as threads:
             names = _names(settings.images)
             while chunk := list(islice(names, _BATCH)):
