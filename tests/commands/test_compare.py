@@ -17,7 +17,7 @@ from tests.support.made_up_runs import stop_early, write_run
 from tests.support.processes import ROOT, SUPPORT, metrics, run
 from trainer.__main__ import main
 from trainer.commands.compare.published import compared_values, not_comparable
-from trainer.commands.compare.run_record import FinishedRun, read_run
+from trainer.commands.compare.run_record import FinishedRun, Unfinished, read_run
 from trainer.recipe import EMA, SGD, CenterCrop, Recipe
 from trainer.recipe_file import load_recipe, recipe_names, recipe_source
 from trainer.run.init_weights import InitWeights
@@ -104,8 +104,19 @@ def test_compare_unfinished_runs_are_listed_and_do_not_count(tmp_path: Path, cap
     stop_early(write_run(tmp_path / "d", CIFAR, [91.4], seed=3), lines=0)
     text = told(capsys, tmp_path)
     assert "1 resnet20_he2015 2 91.20 +- 0.28" in text
-    assert f"not counted {tmp_path}/c: step 1,560 of 63,960 {tmp_path}/d: no step of 164 epochs logged yet" in text
+    c = f"{tmp_path}/c: step 1,560 of 63,960, epoch 4.00 of 164; preliminary top-1 "
+    assert f"not counted {c}" in text and f" {tmp_path}/d: no step of 164 epochs logged yet" in text
     assert "no finished run: " in refused(capsys, tmp_path / "c", tmp_path / "d")
+    alone = refused(capsys, tmp_path / "c")
+    assert f"python -m trainer train {tmp_path}/c/recipe.py --data DIR --run-dir {tmp_path}/c" in alone
+
+
+def test_compare_unfinished_run_shows_its_last_accuracy_as_preliminary(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", CIFAR, [91.0, 91.4])
+    stop_early(folder, lines=2 * CIFAR.epochs - 1)
+    found = read_run(folder)
+    assert isinstance(found, Unfinished)
+    assert found.state == "step 63,960 of 63,960, epoch 164.00 of 164; preliminary top-1 91.00 % after epoch 163"
 
 
 def test_run_started_over_does_not_count_by_its_old_result(tmp_path: Path, capsys: Captured) -> None:

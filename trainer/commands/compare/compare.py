@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 from trainer.commands.compare.comparison import (
     HEADER,
@@ -33,7 +34,8 @@ def compare(settings: CompareSettings) -> None:
     """
     runs, not_counted = read_runs(settings.runs)
     if not runs:
-        raise UserError(f"no finished run: {'; '.join(f'{folder} ({why})' for folder, why in not_counted)}")
+        listed = "; ".join(f"{folder} ({why})" for folder, why in not_counted)
+        raise UserError(f"no finished run: {listed}. {_how_to_continue([folder for folder, _ in not_counted])}")
     differing = differing_properties(runs)
     if differing and not settings.allow_different_protocols:
         raise UserError(
@@ -56,6 +58,12 @@ def compare(settings: CompareSettings) -> None:
     print(as_text(rows, sections, width() if sys.stdout.isatty() else None))
     if settings.html:
         print(f"wrote {settings.html}")
+
+
+def _how_to_continue(folders: list[Path]) -> str:
+    run = quote(str(folders[0])) if len(folders) == 1 else "RUN"
+    command = f"python -m trainer train {run}/recipe.py --data DIR --run-dir {run}"
+    return f"To continue a run, give its command again; also this continues it: {command}"
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[tuple[Path, str]]]:

@@ -117,7 +117,7 @@ def read_run(folder: Path) -> FinishedRun | Unfinished:
     if (
         not result or not evaluations or evaluations[-1]["epoch"] < recipe.epochs
     ):  # started anew, with the old result still there
-        return Unfinished(folder=folder, state=_progress(records, recipe.epochs))
+        return Unfinished(folder=folder, state=_progress(records, evaluations, recipe.epochs))
     for name, kind in _RESULT.items():
         if name == "protocol" and isinstance(result.get(name), str):
             raise UserError(
@@ -154,12 +154,17 @@ def read_run(folder: Path) -> FinishedRun | Unfinished:
     )
 
 
-def _progress(records: list[dict[str, Any]], epochs: int) -> str:
+def _progress(records: list[dict[str, Any]], evaluations: list[dict[str, Any]], epochs: int) -> str:
+    """How far a run is, and its last accuracy. Of a finished run that was started anew, these are the new records."""
     if not records:
         return f"no step of {epochs} epochs logged yet"
     step, epoch = records[-1]["step"], records[-1]["epoch"]
     steps = total_steps(step, epoch, epochs)
-    return f"step {step:,}, epoch {epoch:.3f} of {epochs}" if steps is None else f"step {step:,} of {steps:,}"
+    of_steps = "" if steps is None else f" of {steps:,}"
+    top1 = ""
+    if evaluations:
+        top1 = f"; preliminary top-1 {evaluations[-1]['top1']:.2f} % after epoch {evaluations[-1]['epoch']:g}"
+    return f"step {step:,}{of_steps}, epoch {epoch:.{3 if steps is None else 2}f} of {epochs}{top1}"
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
