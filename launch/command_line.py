@@ -106,6 +106,7 @@ def _run(
         run_dir=settings.run_dir,
         data=settings.data,
         options=tuple(train_words(settings)),
+        checks_a_file=settings.initial_weights is not None or recipe.distillation is not None,
     )
 
 

@@ -43,6 +43,8 @@ class Run:
     data: str
     options: tuple[str, ...]
     """of python -m trainer train, with run_dir and data"""
+    checks_a_file: bool = False
+    """whether the training compares a file, of its initial weights or its teacher, with that of its earlier starts"""
 
     def words(self, recipe_file: Path) -> list[str]:
         """The arguments of python -m trainer."""

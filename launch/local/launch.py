@@ -1,5 +1,6 @@
 """The launcher for this machine: torchrun over its GPUs, or several processes on its CPUs."""
 
+import ctypes
 import os
 import shlex
 import signal
@@ -107,6 +108,12 @@ class Local:
 
 
 def _gpus() -> int:
+    """The GPUs that torch may use. Its import takes seconds, and is left out where there is no driver."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        if not Path("/dev/kfd").exists():  # AMD's
+            return 0
     import torch
 
     return torch.cuda.device_count()

@@ -14,6 +14,7 @@ from launch import attempt
 from launch.disk import patiently
 from launch.local.torchrun import Ended, torchrun
 from launch.submission import Submission, start_line
+from trainer.errors import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,9 @@ class LocalRuns:
             entry = ["-u", "-m", "launch.rank", str(submission.folder), str(index), str(number), *words]
             if self.background:
                 print(start_line(number), flush=True)
+            elif sys.stderr.isatty():  # the processes are silent while they import torch
+                run = Path(submission.job.runs[index]).name
+                print(f"launch: {run}: {counted(self.processes, 'process')} to start", file=sys.stderr, flush=True)
             ended = torchrun(self.processes, entry, run_id=submission.folder.name)
             verdict = patiently(partial(self._end, submission, index, number, ended))
             if not verdict.again:

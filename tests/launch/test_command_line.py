@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from launch import jobs
 from launch.__main__ import main
 from launch.command_line import parse, parse_launch, runs_of
 from launch.habits import ANSWERS
 from launch.layout import Layout, layout_of
+from launch.local.launch import Local
 from launch.local.settings import LocalSettings
 from launch.settings import PreflightSettings, ProcessSettings
 from launch.slurm.settings import SlurmSettings
@@ -29,6 +31,30 @@ def test_options_recipes_and_words_of_the_job_are_distinguished() -> None:
     assert (options.setup, options.seeds) == (("a", "b"), (0, 1, 2))
     assert recipes == ["one", "two.py"]
     assert job == ["--data", "D", "--seed", "3"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "submitted"),
+    [
+        ("resnet20_digits", [], False),
+        ("resnet20_digits", ["--initial-weights", "a.pt"], True),
+        ("resnet50d_he2019_distilled", ["--teacher-weights", "a.pt"], True),
+    ],
+)
+def test_finished_run_with_a_file_is_left_to_the_training_to_check(
+    recipe: str,
+    options: list[str],
+    submitted: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The launcher cannot see whether the teacher's or the initial weights are still those of the run."""
+    sent: list[Any] = []
+    monkeypatch.setattr(jobs, "finished", lambda *_: "it is finished")
+    monkeypatch.setattr(Local, "submit", lambda self, options, runs: sent.extend(runs) or 0)
+    assert main(["local", "--processes", "1", recipe, *NEEDED, *options]) == 0
+    assert len(sent) == submitted
+    assert ("it is finished" in capsys.readouterr().out) != submitted
 
 
 @pytest.mark.parametrize(
