@@ -1,17 +1,25 @@
 """status and logs: what they show of a run between two lines of its log, and while it waits."""
 
 import json
+import os
+import pty
+import re
+import sys
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from launch import logs, status
+from launch.settings import StatusSettings
 from launch.state import State
 from launch.submission import START, Job, Submission, launched_runs, start_line, submission_of
 from tests.support.small_recipe import recipe
 from trainer.errors import UserError
 from trainer.recipe_file import recipe_source
-from trainer.run.progress import read_progress
+from trainer.run import live
+from trainer.run.progress import RunProgress, read_progress
 
 JOB = Job(cluster="slurm", id="17", processes=1, max_restarts_without_checkpoint=3, runs=["run"])
 
@@ -52,6 +60,73 @@ def test_progress_after_a_stop_is_that_of_the_checkpoint(tmp_path: Path) -> None
     found = read_progress(tmp_path)
     assert (found.step, found.epoch) == (7, pytest.approx(0.7))
     assert found.images_per_second == 96.0 and found.seconds_left
+
+
+def test_progress_between_two_lines_of_metrics_is_that_of_progress_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "recipe.py").write_text(recipe_source(recipe))
+    clock = iter([100.0, 102.0, 106.0, 200.0, 203.0])
+    monkeypatch.setattr(live.time, "monotonic", lambda: next(clock))
+    (tmp_path / "progress.json").write_text("{")  # of a start that was killed while it wrote
+    assert read_progress(tmp_path).live_since is None
+    file = live.LiveFile(tmp_path, recipe.global_batch_size)
+    file.after_step(1, 0.1)
+    first = read_progress(tmp_path)
+    assert (first.step, first.epoch, first.images_per_second, first.steps) == (1, 0.1, None, 10 * recipe.epochs)
+    assert first.live_since
+    file.after_step(2, 0.2)  # after 2 s: not due
+    assert read_progress(tmp_path).step == 1
+    line = {"kind": "train", "step": 2, "epoch": 0.2, "loss": 1.0, "lr": 0.1, "images_per_second": 1.0}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    file.after_step(4, 0.4)
+    assert (read_progress(tmp_path).step, read_progress(tmp_path).epoch) == (4, 0.4)
+    assert read_progress(tmp_path).images_per_second == pytest.approx(3 * recipe.global_batch_size / 6)
+    file.pause()  # an evaluation, which counts as no training
+    file.after_step(11, 1.1)
+    assert read_progress(tmp_path).step == 11
+    assert read_progress(tmp_path).images_per_second == pytest.approx(3 * recipe.global_batch_size / 6)
+    file.close()
+    assert (read_progress(tmp_path).step, read_progress(tmp_path).live_since) == (2, None)
+
+
+def test_status_says_starting_until_the_first_step_of_the_last_start() -> None:
+    began = "2026-01-01 00:00:00"
+    second = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+    assert status._is_starting([{"began": began}], RunProgress())
+    assert status._is_starting([{"began": began}], RunProgress(live_since=second - 1))  # of the start before
+    assert not status._is_starting([{"began": began}], RunProgress(live_since=second + 1))
+    assert not status._is_starting([{"began": began}], RunProgress(finished=True))
+    assert not status._is_starting([], RunProgress())
+
+
+def test_status_shows_speed_and_time_left_only_of_a_run_that_is_not_over() -> None:
+    at = RunProgress(step=6, steps=90, epoch=2.0, epochs=30, images_per_second=11.0, seconds_left=8.2)
+    assert status._progress(at, State(name="RUNNING", job="17")) == ["6/90", "2.00/30", "11", "", "8 s"]
+    assert status._progress(at, State(name="CANCELLED", job="17")) == ["6/90", "2.00/30", "", "", ""]
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_status_cuts_no_cell_in_a_narrow_window(
+    columns: int, monkeypatch: pytest.MonkeyPatch, submission: Submission, tmp_path: Path
+) -> None:
+    cells = ["runs/mine_lr=0.01", "17", "COMPLETED", "n[1-2]", "6/6", "2.00/2", "", "26.67 %", "", "1", "finished"]
+    (tmp_path / "run" / "launch.json").write_text("{}")
+    monkeypatch.setattr(status, "row", lambda _: cells)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    controller, terminal = pty.openpty()
+    with os.fdopen(terminal, "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        status.status(StatusSettings(runs=(tmp_path / "run",)))
+        monkeypatch.undo()
+    parts = []
+    with os.fdopen(controller, "rb", buffering=0) as reader, suppress(OSError):  # EIO: the end of a terminal
+        while part := reader.read(4096):
+            parts.append(part)
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", b"".join(parts).decode())
+    assert max(map(len, shown.splitlines())) <= columns
+    assert [cell for cell in cells if cell not in " ".join(shown.split())] == [], shown
 
 
 def test_logs_say_why_there_is_none_yet_and_end_with_the_run(

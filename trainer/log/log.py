@@ -29,6 +29,7 @@ from trainer.log.tensorboard_log import TensorBoardLog
 from trainer.log.throughput import Rates, StragglerDetector
 from trainer.recipe import BinaryCrossEntropy, Recipe
 from trainer.run.directory import gone
+from trainer.run.live import LiveFile
 from trainer.run.metrics_file import truncate_metrics
 from trainer.run.state import Position
 from trainer.step_metrics import Summary
@@ -62,6 +63,7 @@ class Log:
             self._tensorboard = TensorBoardLog(run_dir, recipe, at, kept, hparams)
             total_steps = recipe.epochs * at.steps_per_epoch
             self._console = ConsoleLog(run_dir, at, total_steps=total_steps, log_every=log_every)
+            self._live = LiveFile(run_dir, recipe.global_batch_size)
         except OSError as error:
             raise _cannot_be_written(run_dir, error) from error
         if damaged:
@@ -103,6 +105,7 @@ class Log:
         if self.speaks:
             with self._writing():
                 self._console.progress(at)
+                self._live.after_step(at.step, at.epochs)
 
     def evaluation(
         self, kind: str, result: Evaluation, at: Position, *, best: bool, images_per_second: float = 0.0
@@ -114,6 +117,7 @@ class Log:
         if not self.speaks:
             return
         speed = {"images_per_second": images_per_second} if images_per_second else {}
+        self._live.pause()
         self._record(kind, at, {**asdict(result), **speed})
         self._console.top1 = result.top1
         weights = {"eval_ema": "EMA ", "eval_swa": "SWA "}.get(kind, "")
@@ -157,6 +161,7 @@ class Log:
                 stack.callback(self._tensorboard.close)
                 stack.callback(self._metrics.close)
                 stack.callback(self._console.close)
+                stack.callback(self._live.close)
 
     def _require_in_place(self) -> None:
         """Raises DiskError where the folder was removed or moved: its open files could still be written to."""

@@ -8,6 +8,7 @@ from shlex import quote
 
 from trainer.errors import UserError, counted
 from trainer.recipe_file import load_recipe
+from trainer.run.live import read_live
 from trainer.run.metrics_file import read_metrics
 
 _ROUNDING = 5e-7  # of the fractional epochs in metrics.jsonl
@@ -15,7 +16,7 @@ _ROUNDING = 5e-7  # of the fractional epochs in metrics.jsonl
 
 @dataclass(frozen=True, kw_only=True)
 class RunProgress:
-    """What metrics.jsonl holds so far; None where it holds nothing yet."""
+    """What metrics.jsonl holds so far, and progress.json of the steps since; None: not known yet."""
 
     step: int = 0
     steps: int | None = None
@@ -23,11 +24,13 @@ class RunProgress:
     epoch: float = 0.0
     epochs: int | None = None
     images_per_second: float | None = None
-    """over all processes, at the last logged step"""
+    """over all processes, at the last step that is known"""
     top1: float | None = None
     """of the last evaluation, in %"""
     seconds_left: float | None = None
     """of training at that speed, without evaluations"""
+    live_since: float | None = None
+    """when the processes last wrote of a step, in seconds since 1970; None: none is training"""
     finished: bool = False
 
 
@@ -44,13 +47,14 @@ def read_progress(run_dir: Path) -> RunProgress:
     trained = [record for record in records if record["kind"] == "train"]
     evaluated = [record for record in records if record["kind"] != "train"]
     top1 = evaluated[-1]["top1"] if evaluated else None
-    if not records:
-        return RunProgress(step=_saved_step(run_dir), epochs=recipe.epochs)
-    step, epoch = records[-1]["step"], records[-1]["epoch"]
-    steps = total_steps(step, epoch, recipe.epochs)
-    if steps and (saved := _saved_step(run_dir)) > step:  # a stop saves between two lines of metrics
-        step, epoch = saved, saved * recipe.epochs / steps
+    saved, live = _saved_step(run_dir), read_live(run_dir)
     speed = trained[-1]["images_per_second"] if trained else None
+    step, epoch = (records[-1]["step"], records[-1]["epoch"]) if records else (0, 0.0)
+    if live and live.step > step:
+        step, epoch, speed = live.step, live.epoch, live.images_per_second or speed
+    steps = total_steps(step, epoch, recipe.epochs) if step else None
+    if saved > step and (steps or not step):  # a stop saves between two lines of metrics
+        step, epoch = saved, saved * recipe.epochs / steps if steps else epoch
     left = (steps - step) * recipe.global_batch_size / speed if steps and speed else None
     over = bool(evaluated) and evaluated[-1]["epoch"] >= recipe.epochs and (run_dir / "result.json").is_file()
     return RunProgress(
@@ -61,6 +65,7 @@ def read_progress(run_dir: Path) -> RunProgress:
         images_per_second=speed,
         top1=top1,
         seconds_left=left,
+        live_since=live.written if live else None,
         finished=over,
     )
 
