@@ -1,8 +1,10 @@
 """benchmark: measures what training does, derives the verdict from the rates, and reports mistakes in one line."""
 
+import itertools
 import json
 import os
 import time
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ import torch
 
 from tests.support.processes import SUPPORT, TIMEOUT, run
 from trainer.__main__ import main
-from trainer.commands.benchmark import peers
+from trainer.commands.benchmark import benchmark, peers
 from trainer.commands.benchmark.measure import Measured
 from trainer.commands.benchmark.peak import Peak, peak
 from trainer.commands.benchmark.peers import Peer, PeerError, job
@@ -28,11 +30,13 @@ from trainer.commands.benchmark.verdict import (
     smallest_useful_side,
     verdict,
 )
+from trainer.commands.benchmark.whole_epoch import epoch_line, evaluation_part, whole_epoch
 from trainer.data.formats import open_source
 from trainer.data.loader import Loader
 from trainer.data.stream import train_stream
 from trainer.data.synthetic import SyntheticSource
 from trainer.distributed import process_group
+from trainer.model import build_model
 from trainer.recipe import (
     EMA,
     SGD,
@@ -48,8 +52,8 @@ from trainer.recipe import (
 )
 from trainer.recipe_file import recipe_source
 from trainer.run.checkpoint import read
-from trainer.settings import TrainSettings
-from trainer.setup.networks import build_module
+from trainer.settings import BenchmarkSettings, TrainSettings
+from trainer.setup.networks import build_module, build_state
 from trainer.train import train
 
 RECIPE = Recipe(
@@ -70,7 +74,7 @@ RECIPE = Recipe(
     micro_batch_size=8,
     precision="bf16",
 )
-OURS = ["loader", "augmentation", "compute", "real"]  # on a CPU, where nothing is copied to a device
+OURS = ["loader", "augmentation", "compute", "real", "evaluation"]  # on a CPU, where nothing is copied to a device
 
 # ------------------------------------------------------------------------------------------------------- the verdict
 
@@ -215,6 +219,62 @@ def test_measured_step_is_the_loops(tmp_path: Path) -> None:
     assert all(torch.equal(mine, its) for mine, its in zip(ours, loops, strict=True))
 
 
+# ------------------------------------------------------------------------------------------------------- whole epochs
+
+
+def test_benchmark_whole_epoch_is_the_sum_of_its_parts() -> None:
+    """ImageNet at 1,000 images/s, evaluated at 2,500: 1,281 s, 20 s and 1 s."""
+    epoch = whole_epoch(
+        images=1_281_000, images_per_second=1000, evaluated=50_000, evaluated_per_second=2500, copy_seconds=1.0
+    )
+    assert epoch["seconds"] == {"steps": 1281.0, "evaluation": 20.0, "copy": 1.0}
+    assert epoch["images_per_second"] == pytest.approx(1_281_000 / 1302)
+    assert epoch_line(epoch) == (
+        "whole epoch: 984 images/s with evaluation and saving = 1,281,000 images / (1,281.0 s of steps + 20.0 s for "
+        "50,000 validation images + 1.00 s for the copy that is saved)"
+    )
+
+
+def test_benchmark_evaluates_each_validation_image_in_turn_with_all_networks() -> None:
+    """Full batches without end, on modules whose mode and weights stay."""
+    with (
+        process_group.world("cpu", timeout_minutes=1) as world,
+        Loader(open_source("synthetic:96", "val", num_classes=4, resolution=32), workers=1) as loader,
+    ):
+        module = build_model(RECIPE.model, 4)
+        state = build_state(RECIPE, module, world, steps_per_epoch=2)
+        networks = [*state.networks.values()]
+        before = [{name: value.clone() for name, value in network.state_dict().items()} for network in networks]
+        part = evaluation_part(RECIPE, loader, state, world)
+        assert (part.images, len(networks)) == (64, 2)
+        seen = []
+        with closing(part.batches(0)) as batches:
+            for _ in range(3):
+                batch = next(batches)
+                assert not any(network.training for network in networks)
+                part.work(batch)
+                seen += batch.samples.tolist()
+        assert seen == [*range(len(loader))] * (3 * 64 // len(loader)) + [*range(3 * 64 % len(loader))]
+        assert module.training
+    after = [network.state_dict() for network in networks]
+    assert all(map(torch.equal, *(itertools.chain(*(one.values() for one in states)) for states in (before, after))))
+
+
+def test_benchmark_without_validation_images_leaves_the_evaluation_out(photo_betons: Path, tmp_path: Path) -> None:
+    for file in photo_betons.glob("train.beton*"):
+        (tmp_path / file.name).symlink_to(file)
+    notes: list[str] = []
+    settings = BenchmarkSettings(data=str(tmp_path), device="cpu", workers=1)
+    with process_group.world("cpu", timeout_minutes=1) as world, ExitStack() as stack:
+        assert benchmark._open_evaluation(RECIPE, settings, 1, world, notes, stack) is None
+        assert len(notes) == 1 and notes[0].startswith(
+            f"the evaluation is left out: --data {tmp_path} has neither val."
+        )
+        whole = replace(settings, data=str(photo_betons))
+        assert len(benchmark._open_evaluation(RECIPE, whole, 1, world, notes, stack) or ()) == 24
+    assert len(notes) == 1
+
+
 # --------------------------------------------------------------------------------------------------------- real runs
 
 
@@ -266,6 +326,11 @@ def test_benchmark_real_run_measures_every_part_and_touches_nothing(
     headroom = rates["loader"] / rates["compute"]
     by_rule = "loader-bound" if headroom < BALANCED[0] else "compute-bound" if headroom > BALANCED[1] else "balanced"
     assert found["verdict"]["kind"] == by_rule
+    epoch = found["epoch"]
+    seconds = 64 / rates["real"] + 24 / rates["evaluation"] + epoch["seconds"]["copy"]
+    assert (epoch["images"], epoch["evaluated"]) == (64, 24) and epoch["seconds"]["copy"] > 0
+    assert epoch["images_per_second"] == pytest.approx(64 / seconds)
+    assert epoch_line(epoch) in ended.stdout.splitlines()
     assert ended.stdout.splitlines()[-1] == found["verdict"]["words"]
     assert ended.stdout.count("images/s") >= 1 and "none: the CPU is the device" in ended.stdout
     assert "note: an epoch has 8 micro-batches only" in ended.stdout

@@ -6,7 +6,8 @@ the same number of threads the sums do not depend on it either.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -79,27 +80,39 @@ def evaluate_images(
     """
     total, columns = len(loader), 6 if predictions else 4
     tables = [torch.zeros(total, columns, dtype=torch.float64, device=world.device) for _ in models]
-    batch_size = max(64, recipe.micro_batch_size)
-    batches = eval_batches(total, batch_size=batch_size, rank=world.rank, world_size=world.size)
+    batches = eval_batches(total, batch_size=evaluation_batch_size(recipe), rank=world.rank, world_size=world.size)
     crops = loader.batches(batches, eval_view(crop), crop.resolution)
     on_device = device_batches(crops, world.device, recipe.mean, recipe.std, is_ready=lambda: loader.is_ready)
     if stop_signal:
         on_device = stop_signal.watch(on_device)
     for model in models:
         share_buffers(world, model)
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    for model in models:
-        model.eval()
     right = None if right is None else right.to(world.device)
-    with torch.inference_mode(), autocast(recipe.precision, world.device):
+    with evaluation_mode(models), torch.inference_mode(), autocast(recipe.precision, world.device):
         for images, labels, indices in on_device:
             answers = None if right is None else right[indices]
             for model, table in zip(models, tables, strict=True):
-                rows = _rows(_logits(model, images, crop), labels, answers, predictions=predictions)
+                rows = evaluate_batch(model, images, labels, crop, answers, predictions=predictions)
                 table.index_add_(0, indices, rows)
-    for module, training in modes:
-        module.training = training
     return [sum_over_ranks(world, table) for table in tables]  # a row is zero on all ranks but one
+
+
+def evaluation_batch_size(recipe: Recipe) -> int:
+    """The images of a batch of each rank; the last one of all may be smaller."""
+    return max(64, recipe.micro_batch_size)
+
+
+@contextmanager
+def evaluation_mode(models: Sequence[nn.Module]) -> Iterator[None]:
+    """The models evaluate in the block; afterwards each module has its mode of before."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _logits(model: nn.Module, images: torch.Tensor, crop: CenterCrop) -> torch.Tensor:
@@ -110,8 +123,17 @@ def _logits(model: nn.Module, images: torch.Tensor, crop: CenterCrop) -> torch.T
     return logits
 
 
-def _rows(logits: torch.Tensor, labels: torch.Tensor, right: torch.Tensor | None, *, predictions: bool) -> torch.Tensor:
-    """The columns of evaluate_images for a batch: float64, shape (images, columns)."""
+def evaluate_batch(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    crop: CenterCrop,
+    right: torch.Tensor | None = None,
+    *,
+    predictions: bool = False,
+) -> torch.Tensor:
+    """The columns of evaluate_images for a batch: float64, shape (images, columns). `right`: that of these images."""
+    logits = _logits(model, images, crop)
     best = logits.topk(min(5, logits.shape[1])).indices
     hits = best == labels[:, None] if right is None else right.gather(1, best)
     losses = nn.functional.cross_entropy(logits, labels, reduction="none")

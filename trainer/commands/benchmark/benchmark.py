@@ -10,7 +10,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from statistics import median
 from time import perf_counter
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from trainer.commands.benchmark.peers import Peer, PeerError, ffcv_loader, job, 
 from trainer.commands.benchmark.repeated_step import RepeatedStep
 from trainer.commands.benchmark.report import FFCV, TORCHVISION, figures, report
 from trainer.commands.benchmark.verdict import smallest_useful_side
+from trainer.commands.benchmark.whole_epoch import evaluation_part, seconds_of_copy, whole_epoch
 from trainer.commands.plan.cost import pass_cost
 from trainer.data.augment import Augmenter
 from trainer.data.crop import train_view
@@ -59,9 +62,10 @@ def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
         torch.backends.cudnn.benchmark = True
         original = on_every_rank(world, lambda: _check(settings))
         workers = settings.workers or default_workers(world.cpu_sharers)
-        loader = stack.enter_context(on_every_rank(world, lambda: _open(recipe, settings, workers, world)))
+        loader = stack.enter_context(on_every_rank(world, lambda: _open(recipe, "train", settings, workers, world)))
         steps = steps_in_epoch(recipe, len(loader))
         notes = _notes(recipe, load, micro_batches=steps * accumulation)
+        eval_loader = _open_evaluation(recipe, settings, workers, world, notes, stack)
         recipe = replace(recipe, progressive=None)
         peers = _start_peers(recipe, settings, original, workers, stack)
 
@@ -72,6 +76,8 @@ def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
         compile_mode = "default" if settings.compile else None
         step = RepeatedStep(recipe, module, world, steps_per_epoch=steps, compile_mode=compile_mode)
         parts = _parts(recipe, loader, step, world, accumulation)
+        if eval_loader:
+            parts["evaluation"] = evaluation_part(recipe, eval_loader, step.state, world)
         _wait_for_peers(peers, world, notes)
         measured, peaks = _measure(parts, peers, recipe, settings, world, notes)
         if not world.is_main:
@@ -89,6 +95,14 @@ def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
             peak=max(peaks),
             notes=notes,
         )
+        if eval_loader:
+            found["epoch"] = whole_epoch(
+                images=steps * recipe.global_batch_size,
+                images_per_second=measured["real"].total,
+                evaluated=len(eval_loader),
+                evaluated_per_second=measured["evaluation"].total,
+                copy_seconds=median(seconds_of_copy(step.state, world) for _ in range(settings.rounds)),
+            )
         if settings.json:
             replace_text(settings.json, json.dumps(found, indent=2) + "\n")
         print(report(found), flush=True)
@@ -107,20 +121,34 @@ def _check(settings: BenchmarkSettings) -> Path | None:
     raise UserError(f"--original {settings.original} has no class folders below train/")
 
 
-def _open(recipe: Recipe, settings: BenchmarkSettings, workers: int, world: World) -> Loader:
-    """The training images. The content of a .beton is not hashed: that would write a stamp file beside it."""
-    resolution = recipe.train_crop.resolution
+def _open(
+    recipe: Recipe, split: Literal["train", "val"], settings: BenchmarkSettings, workers: int, world: World
+) -> Loader:
+    """The images of a split. The content of a .beton is not hashed: that would write a stamp file beside it."""
+    resolution = (recipe.train_crop if split == "train" else recipe.eval_crop).resolution
     source = open_source(
         str(settings.data),
-        "train",
+        split,
         num_classes=recipe.num_classes,
         resolution=resolution,
         check_content=False,
         class_order=settings.class_order,
     )
-    if isinstance(recipe.train_crop, PaddedCrop):
+    if split == "train" and isinstance(recipe.train_crop, PaddedCrop):
         check_square(source, resolution)
     return Loader(source, workers=workers, pin_memory=world.device.type == "cuda")
+
+
+def _open_evaluation(
+    recipe: Recipe, settings: BenchmarkSettings, workers: int, world: World, notes: list[str], stack: ExitStack
+) -> Loader | None:
+    """The validation images; None, and a note, where they cannot be read: the other parts do not need them."""
+    try:
+        loader = on_every_rank(world, lambda: _open(recipe, "val", settings, workers, world))
+    except UserError as error:
+        notes.append(f"the evaluation is left out: {error}")
+        return None
+    return stack.enter_context(loader)
 
 
 def _notes(recipe: Recipe, load: float, *, micro_batches: int) -> list[str]:
@@ -200,12 +228,14 @@ def _parts(recipe: Recipe, loader: Loader, step: RepeatedStep, world: World, acc
         for epoch in count(first_epoch):
             yield from train_stream(recipe, loader, world, epoch=epoch, accumulation=accumulation)
 
-    parts = {"loader": Part(batches=read, work=lambda _: None, warm_up=WARM_UP)}
+    parts = {"loader": Part(batches=read, work=lambda _: None, images=size, warm_up=WARM_UP)}
     if world.device.type == "cuda":
-        parts["copy"] = Part(batches=on_host, work=lambda images: images.to(world.device, non_blocking=True))
-    parts["augmentation"] = Part(batches=on_device, work=lambda _: None)
-    parts["compute"] = Part(batches=on_device, work=step, accumulation=accumulation)
-    parts["real"] = Part(batches=real, work=step, warm_up=WARM_UP, accumulation=accumulation)
+        parts["copy"] = Part(
+            batches=on_host, work=lambda images: images.to(world.device, non_blocking=True), images=size
+        )
+    parts["augmentation"] = Part(batches=on_device, work=lambda _: None, images=size)
+    parts["compute"] = Part(batches=on_device, work=step, images=size, accumulation=accumulation)
+    parts["real"] = Part(batches=real, work=step, images=size, warm_up=WARM_UP, accumulation=accumulation)
     return parts
 
 
@@ -218,7 +248,6 @@ def _measure(
     notes: list[str],
 ) -> tuple[dict[str, Measured], list[Peak]]:
     """Measures all rounds of all parts, peers and the device's peak in turn: what slows one slows all of them."""
-    images = recipe.micro_batch_size
 
     def say(text: str) -> None:
         if world.is_main:
@@ -228,14 +257,14 @@ def _measure(
     began = perf_counter()
     lengths = {}
     for name, part in parts.items():
-        lengths[name] = window_length(part, settings.seconds, images, world)
+        lengths[name] = window_length(part, settings.seconds, world)
         say(f"{name}: {counted(lengths[name], 'micro-batch')}, found after {perf_counter() - began:.0f} s")
     began = perf_counter()
     measured = {name: Measured() for name in [*parts, *peers]}
     peaks = []
     for round_number in range(settings.rounds):
         for name, part in parts.items():
-            rates = gather(world, window(part, lengths[name], images, round_number, world))
+            rates = gather(world, window(part, lengths[name], round_number, world))
             measured[name].images_per_second.append([rate.images_per_second for rate in rates])
             measured[name].data_wait.append([rate.data_wait for rate in rates])
         peaks.append(peak(world.device, recipe.precision))

@@ -36,6 +36,8 @@ class Part:
     """yields the micro-batches of a round without end; closed after the round, so that no thread reads ahead then"""
     work: Callable[[Any], None]
     """is called with each micro-batch"""
+    images: int
+    """of a micro-batch"""
     warm_up: int = 1
     """uncounted micro-batches before a window"""
     accumulation: int = 1
@@ -83,8 +85,8 @@ class Measured:
         }
 
 
-def window(part: Part, count: int, images: int, round_number: int, world: World) -> Rates:
-    """Measures one window of `count` micro-batches of `images` each. Returns this rank's own rates."""
+def window(part: Part, count: int, round_number: int, world: World) -> Rates:
+    """Measures one window of `count` micro-batches. Returns this rank's own rates."""
     with closing(part.batches(round_number)) as batches:
         for _ in range(part.warm_up):
             part.work(next(batches))
@@ -94,7 +96,7 @@ def window(part: Part, count: int, images: int, round_number: int, world: World)
         ends = deque[torch.cuda.Event]()
         for _ in range(count):
             part.work(throughput.wait_for(batches))
-            throughput.images += images
+            throughput.images += part.images
             if world.device.type == "cuda":
                 limit_run_ahead(ends)
         wait_for(world.device)
@@ -112,12 +114,12 @@ def limit_run_ahead(ends: deque[torch.cuda.Event]) -> None:
         ends.popleft().synchronize()
 
 
-def window_length(part: Part, seconds: float, images: int, world: World) -> int:
+def window_length(part: Part, seconds: float, world: World) -> int:
     """The micro-batches that take the slowest rank about `seconds`. Its trial windows also trigger compilation."""
     count = 1
     while True:
-        rate = min(gather(world, window(part, count, images, 0, world).images_per_second))
-        taken = count * images / rate
+        rate = min(gather(world, window(part, count, 0, world).images_per_second))
+        taken = count * part.images / rate
         if taken >= seconds / 4:
             break
         count = min(_GROWTH * count, math.ceil(count * seconds / 3 / taken))

@@ -5,6 +5,7 @@ from typing import Any
 from trainer.commands.benchmark.measure import WARM_UP, Measured
 from trainer.commands.benchmark.peak import Peak
 from trainer.commands.benchmark.verdict import Rates, smallest_useful_side, verdict
+from trainer.commands.benchmark.whole_epoch import epoch_line
 from trainer.data.loader import Source
 from trainer.errors import counted
 from trainer.recipe import Recipe
@@ -26,6 +27,7 @@ _LABELS = {
     "augmentation": "augmenting and normalising alone",
     "compute": "compute alone, with augmenting",
     "real": "real: all of it together",
+    "evaluation": "evaluating validation images",
 }
 
 
@@ -122,6 +124,7 @@ def report(found: dict[str, Any]) -> str:
         f"waiting for images {found['data_wait']:.0%} of the time{_with_augmenting(parts)}",
         f"MFU {mfu['real']:.1%}, of compute alone {mfu['compute']:.1%}: {mfu['flops_per_image'] / 1e9:.3g} GFLOP per "
         f"image, peak {mfu['peak_flops_per_second'] / 1e12:.3g} TFLOP/s ({mfu['peak']})",
+        *([epoch_line(found["epoch"])] if "epoch" in found else []),
         *(f"note: {note}" for note in found["notes"]),
         found["verdict"]["words"],
     ]
