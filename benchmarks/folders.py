@@ -4,8 +4,8 @@
 
 PHOTOS: a folder of class folders of photographs, only read. All loaders read JPEGs of at most 500 px with as many
 threads or processes as there are CPUs. In each round each reads the same number of batches in turn, while the others
-wait. CPU time is that of all threads and processes of a loader, from full queues to full queues. On a machine that is
-shared it varies less than time does.
+wait. Time is measured from when the batches are read that were ready. CPU time is that of all threads and processes of
+a loader, from full queues to full queues. On a machine that is shared it varies less than time does.
 """
 
 import contextlib
@@ -34,10 +34,10 @@ READERS: dict[str, tuple[Callable[[Job], Iterator[int]], str]] = {
     "torchvision.io and its transforms on tensors": (torchvision_io, "stored"),
     REFERENCE: (torchvision_pipeline, "stored"),
 }
-_FILLING = 12  # batches before the first that counts
+_READY = 4  # batches in the queues of either kind of loader, with 2 workers
 
 
-def main(photos: tyro.conf.Positional[Path], rounds: int = 7, batches: int = 5, repeats: int = 4) -> None:
+def main(photos: tyro.conf.Positional[Path], rounds: int = 7, batches: int = 4, repeats: int = 4) -> None:
     """Measures and prints. `repeats`: of PHOTOS."""
     with tempfile.TemporaryDirectory() as name:
         with contextlib.redirect_stdout(sys.stderr):
@@ -85,7 +85,7 @@ class _Loader:
         self._connection.send(batches)
         seconds = self._connection.recv()
         before, self._used = self._used, self._when_idle()
-        return (self._used - before) / (batches * BATCH), seconds / (batches * BATCH)
+        return (self._used - before) / ((_READY + batches) * BATCH), seconds / (batches * BATCH)
 
     def close(self) -> None:
         self._connection.close()
@@ -95,8 +95,8 @@ class _Loader:
     def _when_idle(self) -> float:
         """CPU seconds of the process and its children, once its queues are full."""
         last, quiet = -1.0, 0
-        while quiet < 3:
-            sleep(0.15)
+        while quiet < 4:
+            sleep(0.2)
             now = _cpu_seconds(self._process.pid or 0)
             quiet = quiet + 1 if now - last < 0.002 else 0
             last = now
@@ -105,12 +105,15 @@ class _Loader:
 
 def _serve(connection: Connection, read: Callable[[Job], Iterator[int]], job: Job) -> None:
     batches = read(job)
-    for _ in range(_FILLING):
+    for _ in range(3 * _READY):
         next(batches)
     connection.send(None)
     with contextlib.suppress(EOFError):
         while True:
-            count, begin = connection.recv(), perf_counter()
+            count = connection.recv()
+            for _ in range(_READY):
+                next(batches)
+            begin = perf_counter()
             for _ in range(count):
                 next(batches)
             connection.send(perf_counter() - begin)
