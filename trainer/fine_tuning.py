@@ -37,9 +37,11 @@ def apply_fine_tuning(model: nn.Module, spec: FineTuning) -> str:
         raise UserError(f"fine_tuning: all {frozen} tensors of {type(model).__name__} are frozen, nothing is trained")
     norms = sum(isinstance(module, NORMS) for module in model.modules())
     decay = f", times {spec.layer_decay:g} for each layer further down" if spec.layer_decay != 1 else ""
+    held = [f"{frozen} of {len(parameters)} tensors are frozen"] if frozen else []
+    if kept := len(_frozen_norms(model, spec)):
+        held.append(f"{kept} of {norms} norms keep their statistics")
     return (
-        f"fine-tuning: {frozen} of {len(parameters)} tensors are frozen, {len(_frozen_norms(model, spec))} of {norms} "
-        f"norms keep their statistics; {' and '.join(classifiers(model))} at the full rate, "
+        f"fine-tuning: {', '.join(held)}{'; ' if held else ''}{' and '.join(classifiers(model))} at the full rate, "
         f"other layers at {spec.backbone_lr:g} of it{decay}"
     )
 

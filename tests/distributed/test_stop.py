@@ -24,6 +24,18 @@ def test_evaluation_ends_at_the_batch_after_a_signal(number: signal.Signals) -> 
     assert stopped.value.signal is number
 
 
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_stop_signal_begins_a_new_line_on_a_terminal(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The progress bar leaves the cursor at the end of its line."""
+    written: list[bytes] = []
+    with process_group.world("cpu", 1) as world, StopSignal(world) as stop_signal:
+        monkeypatch.setattr(os, "isatty", lambda _: is_terminal)
+        monkeypatch.setattr(os, "write", lambda _, text: written.append(text))
+        stop_signal._on_signal(signal.SIGTERM, None)
+        monkeypatch.undo()
+    assert written == [is_terminal * b"\n" + b"stopping and saving after this step\n"]
+
+
 def test_evaluation_without_a_signal_sees_every_batch() -> None:
     with process_group.world("cpu", 1) as world, StopSignal(world) as stop_signal:
         assert list(stop_signal.watch(iter(range(3)))) == [0, 1, 2]

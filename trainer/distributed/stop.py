@@ -151,4 +151,5 @@ class StopSignal:
         self._signal = signal.Signals(number)
         if self._world.is_main:
             when = b"this step" if self._world.size == 1 else b"the next steps"
-            os.write(2, b"stopping and saving after %b\n" % when)  # print() is not safe in a signal handler
+            new_line = b"\n" if os.isatty(2) else b""  # after the progress bar
+            os.write(2, b"%bstopping and saving after %b\n" % (new_line, when))  # print() is not safe in a handler
