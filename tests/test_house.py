@@ -287,7 +287,8 @@ def test_listing_recipes_and_reading_a_command_line_need_no_torch() -> None:
         "from launch.__main__ import main as launch\n"
         "goyal = 'resnet50_goyal2017_8k'\n"
         "for words in ([], ['--help'], ['recipes'], ['train', '--help'], ['train', goyal, '--help'],\n"
-        "              ['train', goyal, '--optimizer.lrr', '1'], ['evaluate', '--help'], ['evaluate', 'nowhere']):\n"
+        "              ['train', goyal, '--optimizer.lrr', '1'], ['evaluate', '--help'], ['evaluate', 'nowhere'],\n"
+        "              ['evaluate', '.']):\n"
         "    try:\n"
         "        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):\n"
         "            ended = main(words)\n"
@@ -308,7 +309,8 @@ def test_listing_recipes_and_reading_a_command_line_need_no_torch() -> None:
         "train resnet50_goyal2017_8k --help -> 0",
         "train resnet50_goyal2017_8k --optimizer.lrr 1 -> 2",
         "evaluate --help -> 0",
-        "evaluate nowhere -> needs torch",
+        "evaluate nowhere -> 2",
+        "evaluate . -> needs torch",
         "launch status -> 2",
     ], ended.stderr
 
