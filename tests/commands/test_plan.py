@@ -186,7 +186,7 @@ def test_step_that_this_machine_cannot_hold_is_not_tried(capsys: pytest.CaptureF
 
 def test_plan_known_data_sets_have_their_published_sizes() -> None:
     known = {name: data_facts(load_recipe(name), None) for name in recipe_names() if name != "resnet50_finetune"}
-    assert len(known) == 81
+    assert len(known) == 83
     assert {(facts.name, facts.train.count, facts.val.count) for facts in known.values()} == {
         ("ImageNet-1k", 1_281_167, 50_000),
         ("CIFAR-10", 50_000, 10_000),
@@ -224,7 +224,7 @@ def test_plan_no_recipe_as_published_is_warned_of_on_its_own_data() -> None:
     quiet = [name for name in recipe_names() if name != "resnet50_finetune"]
     for name in quiet:
         assert warnings(load_recipe(name), data_facts(load_recipe(name), None), 1) == [], name
-    assert len(quiet) == 81
+    assert len(quiet) == 83
 
 
 @pytest.mark.parametrize(

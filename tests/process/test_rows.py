@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.process.rows import hanging, rows, width
+from trainer.process.rows import hanging, rows, rows_or_lines, width
 
 TEXT = "photos, val: 30 of 30 images, 0 duplicates; 64 px, centre crop of 0.875 x short side, one view"
 
@@ -21,3 +21,12 @@ def test_rows_fit_the_terminal_and_lose_no_word(monkeypatch: pytest.MonkeyPatch,
 def test_rows_keep_a_word_that_is_too_long_whole() -> None:
     digest = "sha256:" + 64 * "0"
     assert digest in hanging("  written   ", f"weights.pth (44.8 MB, {digest})", 40).split("(")[1]
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_rows_are_whole_lines_in_a_pipe(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: is_terminal)
+    shown = rows_or_lines([("recipe", "mine"), ("protocol", TEXT)])
+    assert shown.splitlines()[0] == "  recipe    mine"
+    assert (f"  protocol  {TEXT}" in shown) != is_terminal

@@ -1,6 +1,7 @@
 """Reports for people: rows of a name and a text, wrapped to the width of the terminal."""
 
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterable
 
@@ -15,6 +16,13 @@ def width() -> int:
 def rows(named: Iterable[tuple[str, str]], indent: int = 12) -> str:
     """The rows as text. Lines after a row's first are indented, and no word is broken."""
     return "\n".join(hanging(f"  {name:<{indent - 3}} ", text, width()) for name, text in named)
+
+
+def rows_or_lines(named: Iterable[tuple[str, str]]) -> str:
+    """The rows, each in one line where stdout is a file or a pipe, which a program may read."""
+    if sys.stdout.isatty():
+        return rows(named)
+    return "\n".join(f"  {name:<9} {text}" for name, text in named)
 
 
 def hanging(first: str, text: str, columns: int) -> str:

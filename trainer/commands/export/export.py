@@ -17,7 +17,7 @@ from trainer.commands.export.torch_program import run_alone, write_program
 from trainer.commands.weights import Weights, file_sha256, load_network, run_weights
 from trainer.errors import UserError, first_line
 from trainer.evaluation.protocol import describe_crop
-from trainer.process.rows import rows
+from trainer.process.rows import rows_or_lines
 from trainer.recipe import LibraryModel, Recipe, ResNet
 from trainer.run.directory import Run
 from trainer.weights_settings import ExportSettings
@@ -86,7 +86,7 @@ def _print_report(recipe: Recipe, settings: ExportSettings, words: str, checked:
         ("protocol", describe_crop(recipe.eval_crop)),
         ("written", f"{tensors} ({tensors.stat().st_size / 1e6:.1f} MB, sha256:{file_sha256(tensors)})"),
     ]
-    print(rows(named), flush=True)
+    print(rows_or_lines(named), flush=True)
     if settings.to != "torch-export":  # evaluate reads weights, or a program of ONNX
         resolved = quote(str(settings.run_dir / "recipe.py"))
         again = f"python -m trainer evaluate {quote(str(tensors))} --recipe {resolved} --data DIR"

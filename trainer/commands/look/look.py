@@ -19,7 +19,7 @@ from trainer.data.resolution import resolution_at
 from trainer.errors import UserError
 from trainer.evaluation.protocol import describe_crop, short
 from trainer.evaluation.result import printable
-from trainer.process.rows import rows
+from trainer.process.rows import rows_or_lines
 from trainer.recipe import PaddedCrop, Recipe
 from trainer.recipe_file import load_recipe
 from trainer.settings import LookSettings
@@ -44,9 +44,9 @@ def look(settings: LookSettings) -> None:
             _require_sound(source)
         found = source.contents(MEASURED)
         described = [*_content(source), *_sizes(found), *_storage(found)]
-        print(rows(described), flush=True)
+        print(rows_or_lines(described), flush=True)
         if settings.statistics:
-            print(rows(_statistics(source)), flush=True)
+            print(rows_or_lines(_statistics(source)), flush=True)
         print("".join(f"  note      {note}\n" for note in source.notes), end="", flush=True)
         images = spread(len(loader), settings.images)
         if recipe is None:
@@ -58,7 +58,7 @@ def look(settings: LookSettings) -> None:
             mixed, shown = _mixed_row(recipe, loader, settings)
         draw_sheet([tiles, mixed] if mixed else [tiles], COLUMNS, settings.out)
     print(
-        rows([("sheet", f"{settings.out}: {len(tiles)} images, spread evenly over the data set, {shown}")]),
+        rows_or_lines([("sheet", f"{settings.out}: {len(tiles)} images, spread evenly over the data set, {shown}")]),
         flush=True,
     )
 
@@ -71,7 +71,7 @@ def _require_sound(source: Source) -> None:
         bad += 1
     if bad:
         raise UserError(f"{source.name}: {bad} of {len(source.labels):,} images cannot be decoded")
-    print(rows([("checked", f"{source.name}: every image can be decoded")]), flush=True)
+    print(rows_or_lines([("checked", f"{source.name}: every image can be decoded")]), flush=True)
 
 
 def spread(count: int, wanted: int) -> np.ndarray:
