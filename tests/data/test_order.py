@@ -1,10 +1,14 @@
 """The same global batches, cut into the same micro-batches, on any number of processes, from any step."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from trainer.data.order import epoch_order, eval_batches, train_batches
+from tests.support.small_recipe import recipe as small
+from trainer.data.order import classes_in_window, epoch_order, eval_batches, train_batches
 from trainer.recipe import QuasiRandom
+from trainer.setup.checks import order_mistakes
 
 COUNT, MICRO, MICRO_BATCHES = 1000, 8, 12  # a global batch of 96 in 12 micro-batches
 STEPS = COUNT // (MICRO * MICRO_BATCHES)
@@ -100,6 +104,34 @@ def test_quasi_random_window_of_the_whole_file_is_the_random_order() -> None:
 def test_quasi_random_rejects_a_window_that_is_not_made_of_stretches(values: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"order\.(stretch|window)="):
         QuasiRandom(**values)
+
+
+def test_classes_in_a_window_are_those_of_the_order_itself() -> None:
+    quasi = QuasiRandom(stretch=8, window=64)
+    labels = np.repeat(np.arange(10), 96)
+
+    def share(order: np.ndarray) -> float:
+        return float(np.mean([len(np.unique(labels[window])) / 10 for window in order.reshape(-1, 64)]))
+
+    found, random = classes_in_window(labels, quasi)
+    epochs = range(40)
+    assert found == pytest.approx(
+        np.mean([share(epoch_order(0, e, 960, quasi_random=quasi)) for e in epochs]), abs=0.02
+    )
+    assert random == pytest.approx(np.mean([share(epoch_order(0, epoch, 960)) for epoch in epochs]), abs=0.02)
+    assert found < 0.65 and random > 0.98
+    assert classes_in_window(labels, QuasiRandom(stretch=8, window=960)) == (1, 1)
+
+
+def test_quasi_random_order_of_a_sorted_file_is_noted_with_a_stretch_that_mixes_the_classes() -> None:
+    labels = np.repeat(np.arange(10), 960)
+    recipe = replace(small, order=QuasiRandom(stretch=64, window=512))
+    (note,) = order_mistakes(recipe, labels)
+    assert note.startswith("a window of 512 images holds 57% of the classes, because the file is sorted by class")
+    assert "--order.stretch 8," in note
+    assert order_mistakes(replace(recipe, order=QuasiRandom(stretch=8, window=512)), labels) == []
+    assert order_mistakes(recipe, np.random.default_rng(0).permutation(labels)) == []
+    assert order_mistakes(small, labels) == []
 
 
 @pytest.mark.parametrize("repeats", [2, 3, 4])

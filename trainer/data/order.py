@@ -42,6 +42,24 @@ def _windows(seed: int, epoch: int, count: int, order: QuasiRandom) -> np.ndarra
     return np.repeat(windows, order.stretch)[:count]
 
 
+def classes_in_window(labels: np.ndarray, order: QuasiRandom) -> tuple[float, float]:
+    """The share of the classes that a window holds on average, and that as many images of a random order would hold.
+
+    `labels`: of the images as they lie in the file, shape (count,). In a file that is sorted by class, a class comes in
+    few stretches, and most windows are without it.
+    """
+    classes = int(labels.max()) + 1
+    stretches = -(-len(labels) // order.stretch)
+    pairs = np.unique(np.arange(len(labels)) // order.stretch * classes + labels)
+    holding = np.bincount(pairs % classes, minlength=classes)
+    counts = np.bincount(labels, minlength=classes)
+    if stretches * order.stretch <= order.window:
+        return 1.0, 1.0
+    found = 1 - (1 - holding / stretches) ** (order.window // order.stretch)
+    random = 1 - (1 - counts / len(labels)) ** order.window
+    return float(found[counts > 0].mean()), float(random[counts > 0].mean())
+
+
 def train_batches(
     order: np.ndarray, *, first_step: int, micro_batch_size: int, accumulation: int, rank: int, world_size: int
 ) -> Iterator[np.ndarray]:

@@ -1,7 +1,10 @@
 """What must hold before training starts: the same input on all ranks, and a recipe that fits processes and data."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
+import numpy as np
+
+from trainer.data.order import classes_in_window
 from trainer.distributed.process_group import World, require_same
 from trainer.errors import UserError, counted
 from trainer.recipe import Cosine, Recipe, Steps
@@ -59,6 +62,23 @@ def check_norm_images(recipe: Recipe, images: int, world: World) -> None:
 def slow_start(settings: TrainSettings) -> list[str]:
     """Options that delay the first step, one line each."""
     return ["--compile: the first step compiles the model, which can take minutes"] if settings.compile else []
+
+
+def order_mistakes(recipe: Recipe, labels: np.ndarray) -> list[str]:
+    """A line where the windows of a quasi-random order lack classes. `labels`: as the images lie in the file."""
+    if not recipe.order:
+        return []
+    found, random = classes_in_window(labels, recipe.order)
+    if found > 0.9 * random:
+        return []
+    enough = recipe.order
+    while enough.stretch > 1 and classes_in_window(labels, enough)[0] <= 0.99 * random:
+        smaller = next(size for size in range(enough.stretch // 2, 0, -1) if enough.window % size == 0)
+        enough = replace(enough, stretch=smaller)
+    return [
+        f"a window of {recipe.order.window} images holds {found:.0%} of the classes, because the file is sorted by "
+        f"class: accuracy suffers. Use --order.stretch {enough.stretch}, or a larger --order.window"
+    ]
 
 
 def likely_mistakes(recipe: Recipe) -> list[str]:
