@@ -178,7 +178,7 @@ def _require_there(*paths: Path) -> None:
     """Raises UserError for a run or a file of weights that does not exist, before torch is imported."""
     for path in paths:
         if not path.exists():
-            raise UserError(f"{path}: there is no such run or file: give the --run-dir of a run, or a file of weights")
+            raise UserError(f"{path} is not the folder of a run, nor a file of weights: there is nothing of this name")
 
 
 def _evaluate(argv: list[str]) -> int:
