@@ -34,7 +34,7 @@ need() { # need PACKAGE COMMAND...: the package is missing unless the command su
 need python3 "$PYTHON" --version
 need python3-venv "$PYTHON" -c 'import ensurepip'
 if [ "${1-}" = --wheels ]; then
-    extras=digits,numba
+    extras=digits
     what="from wheels alone (make install adds FFCV's library, which reads faster and needs a compiler)"
 else
     what="(some minutes: FFCV is built from source)"

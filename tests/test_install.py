@@ -60,7 +60,7 @@ def test_shell_scripts_parse_and_stop_at_the_first_error(script: str) -> None:
     ("options", "extras"),
     [
         ((), "ffcv,digits,dev"),
-        (("--wheels",), "digits,numba"),
+        (("--wheels",), "digits"),
         (("--tests",), "ffcv,digits,dev,browser,imagenet,onnx,parquet,plots"),
     ],
 )
