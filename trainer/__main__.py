@@ -147,7 +147,8 @@ def _train(argv: list[str]) -> int:
     if alone:
         from trainer.data.formats import find
 
-        find(options.data, "train"), find(options.data, "val")  # an error that need not wait for torch
+        find(options.data, "train")  # what is missing is an error that need not wait for torch
+        find(options.data, "val")
     announce(f"{recipe.name} on {options.data} -> {options.run_dir}")
     from trainer.errors import Stopped
     from trainer.process import compile_cache
