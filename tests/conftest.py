@@ -7,6 +7,7 @@ import os
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ.pop("COLUMNS", None)  # pytest-xdist's workers have 80 here, to which reports would be wrapped
 
 import signal
 from collections.abc import Callable, Iterator

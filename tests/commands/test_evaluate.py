@@ -99,7 +99,7 @@ def test_class_accuracies_and_calibration_are_those_of_the_logits(
     with Loader(open_source(str(digits), "val", num_classes=10, resolution=32), workers=1) as loader:
         batches = eval_batches(360, batch_size=64, rank=0, world_size=1)
         crops = loader.batches(batches, eval_view(recipe.eval_crop), 32)
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode():
             found = [
                 (model(images).float().softmax(1), labels)
                 for images, labels, _ in device_batches(crops, torch.device("cpu"), recipe.mean, recipe.std)
@@ -264,7 +264,7 @@ def test_checkpoint_of_a_different_version_is_read_as_a_weights_file(
     found = evaluated(words, tmp_path / "older.json")
     assert found["loss"] == record["also"][0]["loss"]
     assert (
-        f"weights of model in older.pt (sha256:{found['weights']['sha256'][:12]}); bf16; data" in found["protocol_text"]
+        f"weights of model in older.pt (sha256:{found['weights']['sha256'][:12]}); fp32; data" in found["protocol_text"]
     )
 
 

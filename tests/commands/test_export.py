@@ -264,7 +264,7 @@ def test_export_without_an_average_says_so(cifar: Path, tmp_path: Path, capsys: 
 
     write(tmp_path / "checkpoints" / "step_00000002.pt", {**state, "average": None})
     assert main(["export", str(tmp_path), "--to", "safetensors"]) == 0
-    assert "weights after 2 of 2 steps, no averaging" in capsys.readouterr().out
+    assert "  weights   after 2 of 2 steps, no averaging\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
