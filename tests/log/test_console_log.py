@@ -40,18 +40,22 @@ def read_all(controller: int) -> str:
     return b"".join(parts).decode()
 
 
-def test_terminal_shows_one_line_with_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real terminal of 200 columns."""
+def on_a_terminal(folder: Path, columns: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What a real terminal of so many columns shows of one step."""
     controller, terminal = pty.openpty()
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TERM", "xterm")
     with os.fdopen(terminal, "w") as out:
         monkeypatch.setattr(sys, "stdout", out)
-        screen = ConsoleLog(tmp_path, Position(steps_per_epoch=10), total_steps=90 * 10)
+        screen = ConsoleLog(folder, Position(steps_per_epoch=10), total_steps=90 * 10)
         screen.top1 = 71.2
         screen.steps(Position(steps_per_epoch=10, epoch=1, batch=3), **STEPS, remark="  rank 1 is 20% slower")
         screen.close()
-    shown = read_all(controller)
+    return read_all(controller)
+
+
+def test_terminal_shows_one_line_with_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = on_a_terminal(tmp_path, 200, monkeypatch)
     assert "epoch 1.3/90  step 13  loss 2.500  lr 0.05  top-1 71.20 %  1,234 images/s  data wait 7%  ETA 0:0" in shown
     assert "rank 1 is 20% slower" in shown
     assert (tmp_path / "log.txt").read_text().splitlines()[1].startswith("epoch   1.30  step 13/900  loss 2.5000")
@@ -67,17 +71,8 @@ def test_terminal_shows_one_line_with_everything(tmp_path: Path, monkeypatch: py
     ],
 )
 def test_terminal_line_is_never_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int, shown: str) -> None:
-    """Rich would cut it with an ellipsis, and the time left stands last."""
-    controller, terminal = pty.openpty()
-    monkeypatch.setenv("COLUMNS", str(columns))
-    monkeypatch.setenv("TERM", "xterm")
-    with os.fdopen(terminal, "w") as out:
-        monkeypatch.setattr(sys, "stdout", out)
-        screen = ConsoleLog(tmp_path, Position(steps_per_epoch=10), total_steps=90 * 10)
-        screen.top1 = 71.2
-        screen.steps(Position(steps_per_epoch=10, epoch=1, batch=3), **STEPS, remark="  rank 1 is 20% slower")
-        screen.close()
-    printed = read_all(controller)
+    """Rich would cut it with an ellipsis, and the time left comes last."""
+    printed = on_a_terminal(tmp_path, columns, monkeypatch)
     assert shown in printed
     assert "\u2026" not in printed and "rank 1" not in printed
 

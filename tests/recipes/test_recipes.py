@@ -305,7 +305,7 @@ def test_recipe_first_line_is_a_sentence_for_the_listing(name: str) -> None:
 
 
 def commands(name: str) -> list[list[str]]:
-    """The indented lines of a docstring, in words; a backslash continues a line."""
+    """The indented lines of a docstring, split into words. A backslash continues a line."""
     lines = docstring(name).replace("\\\n", " ").splitlines()
     return [shlex.split(line) for line in lines if line.startswith("    ")]
 

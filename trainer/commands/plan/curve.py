@@ -56,7 +56,7 @@ def marks(recipe: Recipe, steps_per_epoch: int) -> list[Mark]:
 
 
 def draw(recipe: Recipe, steps_per_epoch: int, blocks: str = BLOCKS, columns: int = WIDTH) -> list[str]:
-    """The curve as lines: bars in so many `columns`, an axis with the marks, and a legend of the marks.
+    """The curve as lines: bars, an axis with the marks, and a legend of the marks. `columns`: the number of bars.
 
     Each column is the rate of the first step at or after its epoch. For a step schedule the scale is logarithmic, so
     that all its steps are visible. `blocks`: nine characters, from empty to full.
