@@ -1,4 +1,4 @@
-"""ResNet-20 on scikit-learn's handwritten digits: the demonstration, about a minute on two CPU cores.
+"""ResNet-20 on scikit-learn's handwritten digits: the demonstration, about two minutes on two CPU cores.
 
 Our own recipe; nobody has published a result for it. The architecture is He et al. 2015, arXiv:1512.03385, section 4.2.
 Digits are drawn at 32 x 32 px; they are shifted, never flipped. Expected: at least 98 % top-1 of the 360 validation
