@@ -1,6 +1,6 @@
 """Class folders, and wheels alone, beside torchvision's reference pipeline: in time and in CPU time.
 
-    python -m benchmarks.folders PHOTOS [--rounds 7] [--batches 5]
+    python -m benchmarks.folders PHOTOS [--rounds 7] [--batches 4]
 
 PHOTOS: a folder of class folders of photographs, only read. All loaders read JPEGs of at most 500 px with as many
 threads or processes as there are CPUs. In each round each reads the same number of batches in turn, while the others

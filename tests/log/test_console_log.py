@@ -41,7 +41,7 @@ def read_all(controller: int) -> str:
 
 
 def on_a_terminal(folder: Path, columns: int, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What a real terminal of so many columns shows of one step."""
+    """What a real terminal with this number of columns shows after one step."""
     controller, terminal = pty.openpty()
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TERM", "xterm")

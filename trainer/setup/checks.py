@@ -71,10 +71,11 @@ def order_mistakes(recipe: Recipe, labels: np.ndarray) -> list[str]:
     found, random = classes_in_window(labels, recipe.order)
     if found > 0.9 * random:
         return []
-    enough = recipe.order
-    while enough.stretch > 1 and classes_in_window(labels, enough)[0] <= 0.99 * random:
+    enough, share = recipe.order, found
+    while enough.stretch > 1 and share <= 0.99 * random:
         smaller = next(size for size in range(enough.stretch // 2, 0, -1) if enough.window % size == 0)
         enough = replace(enough, stretch=smaller)
+        share, _ = classes_in_window(labels, enough)
     return [
         f"a window of {recipe.order.window} images holds {found:.0%} of the classes, because the file is sorted by "
         f"class: accuracy suffers. Use --order.stretch {enough.stretch}, or a larger --order.window"
