@@ -38,6 +38,8 @@ class Ending:
     """that the user sent"""
     cause: str | None = None
     """what else ended the processes, e.g. preempted"""
+    faulty_node: str | None = None
+    """what was wrong with a machine, which the next start leaves out"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +63,11 @@ def decide(codes: dict[int, int], ending: Ending, *, restarts_without_progress: 
     saved = ", saved" if stops else ""
     if ending.by_user:
         return Verdict(again=False, reason=f"{ending.by_user}{saved}", code=128 + ending.sent)
-    if wrong := [rank for rank, code in codes.items() if code == 2]:
+    wrong = [rank for rank, code in codes.items() if code == 2]
+    if wrong and not ending.faulty_node:  # else it may be at fault here as well: the next start tells
         return Verdict(again=False, reason=f"the input cannot be used, see the log of rank {wrong[0]}", code=2)
-    if ending.cause:
-        reason = f"{ending.cause}{saved}"
+    if because := ending.cause or ending.faulty_node:
+        reason = f"{because}{saved}"
     elif signal.SIGUSR2 in stops:  # a rank that was only asked by its peers to stop reports SIGTERM
         reason = "saved before the time limit"
     elif stops and not ending.failed:
@@ -112,8 +115,7 @@ def end(submission: Submission, index: int, number: int, ending: Ending) -> Verd
     job = submission.job
     step = newest_step(Path(job.runs[index]))
     starts = attempts(submission, index)
-    if (faulty := faulty_nodes(submission, index, number)) and not ending.by_user and not ending.cause:
-        ending = replace(ending, cause=next(iter(faulty.values())))
+    ending = replace(ending, faulty_node=next(iter(faulty_nodes(submission, index, number).values()), None))
     start = next((start for start in starts if start["number"] == number), {"number": number, "step": step})
     verdict = decide(
         rank_codes(submission, index, number),

@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from launch.comparison import Checks, NodeFault, can_be_left_out, compare, fault_of
+from launch.comparison import Checks, NodeFault, compare, fault_of, may_start_again
 from launch.links import all_reduce, bandwidths, slow_pairs
 from trainer.distributed.faulty_node import report_faulty_node
 from trainer.distributed.interface import bind_gloo
@@ -46,7 +46,7 @@ def run_checks(checks: Checks) -> list[str]:
     try:
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_WAIT)
         lines, faults = _run(checks, rank, size)
-        if can_be_left_out(faults):
+        if may_start_again(faults):
             for fault in faults:
                 if isinstance(fault, NodeFault) and fault.node == _host():
                     report_faulty_node(fault)
@@ -81,7 +81,7 @@ def quick(words: list[str]) -> int:
         faults = run_checks(checks)
         if faults and os.environ["RANK"] == "0":
             print(f"error: preflight: {faults[0]}{f', and {len(faults) - 1} more' * (len(faults) > 1)}", flush=True)
-        return EXIT_RETRY if can_be_left_out(faults) else 2 if faults else 0
+        return EXIT_RETRY if may_start_again(faults) else 2 if faults else 0
     except UnreachableError as error:
         print(f"error: preflight: {error}", flush=True)
         return EXIT_RETRY

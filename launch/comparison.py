@@ -25,7 +25,11 @@ class Checks:
     """read the data once on each node to compare it with its checksum, where that was not done before"""
 
 
-class NodeFault(str):
+class MachineFault(str):
+    """A fault that the user did not cause and need not cure: another start may go well."""
+
+
+class NodeFault(MachineFault):
     """A fault of one node, while others are sound: the job may start without it."""
 
     node: str
@@ -40,24 +44,30 @@ def fault_of(host: str, text: str, *, of_this_node: bool) -> str:
     return NodeFault(host, text) if of_this_node else f"{host}: {text}"
 
 
-def can_be_left_out(faults: list[str]) -> bool:
-    """Whether the job would have no fault without some of its nodes."""
-    return bool(faults) and all(isinstance(fault, NodeFault) for fault in faults)
+def may_start_again(faults: list[str]) -> bool:
+    """Whether another start may have no fault: without some of the nodes, or on others."""
+    return bool(faults) and all(isinstance(fault, MachineFault) for fault in faults)
 
 
 def compare(nodes: list[dict[str, Any]], checks: Checks) -> list[str]:
     """What is not the same on all processes, or not enough: one line each, naming the node."""
     faults = []
     most = max(nodes, key=lambda node: int(node["devices"]))
+    models = {f"rank {node['rank']}": node["device"] for node in nodes if node["devices"]}
+    model, whose, is_most = _expected(models) if models else ("", "", False)
     for node in nodes:
         host, rank = node["host"], node["rank"]
         if checks.device == "cuda" and not node["devices"]:
             no_gpu = f"rank {rank} sees no GPU"
             faults.append(fault_of(host, no_gpu, of_this_node=bool(most["devices"])))
-        elif (node["device"], node["devices"]) != (most["device"], most["devices"]):
+        elif node["devices"] < most["devices"]:
             other = f"rank {most['rank']} {most['devices']} x {most['device']}"
             fewer = f"rank {rank} sees {node['devices']} x {node['device']}, {other}"
-            faults.append(fault_of(host, fewer, of_this_node=node["devices"] < most["devices"]))
+            faults.append(NodeFault(host, fewer))
+        elif node["devices"] and node["device"] != model:
+            have = "have" if is_most else "has"
+            other_model = f"rank {rank} sees {node['device']}, but {whose} {have} {model}"
+            faults.append(fault_of(host, other_model, of_this_node=is_most))
     machines = [node for node in nodes if node["local_rank"] == 0]
     return [*faults, *_versions(machines), *_data(machines, checks), *_room(machines, checks), *_clocks(machines)]
 

@@ -8,8 +8,8 @@ import pytest
 import torch.distributed as dist
 
 from launch import checks
-from launch.comparison import Checks, can_be_left_out, compare
-from launch.links import rounds, slow_pairs
+from launch.comparison import Checks, NodeFault, compare, may_start_again
+from launch.links import rounds, slow_pairs, wrong_sums
 from tests.support.processes import TIMEOUT, start_ranks
 
 CHECKS = Checks(data="DATA", run_dir="RUNS")
@@ -46,10 +46,12 @@ def test_nodes_that_are_alike_have_no_fault() -> None:
         ({"free": 2**30}, "n2: 1.0 GiB are free for RUNS, less than 2"),
         ({"free": "RUNS cannot be written"}, "n2: RUNS cannot be written"),
         ({"clock": 1003.5}, "n2: its clock is +3.5 s from that of n1"),
+        ({"device": "NVIDIA L4"}, "n2: rank {rank} sees NVIDIA L4, but rank 0 has NVIDIA H200"),
     ],
 )
 def test_preflight_what_differs_is_one_line_for_the_node(difference: dict[str, Any], fault: str) -> None:
-    assert compare(nodes(**difference), CHECKS) == [fault]
+    per_rank = [fault.format(rank=rank) for rank in (2, 3)] if "{rank}" in fault else [fault]
+    assert compare(nodes(**difference), CHECKS) == per_rank
 
 
 def test_preflight_every_process_has_to_see_its_device() -> None:
@@ -61,7 +63,7 @@ def test_preflight_every_process_has_to_see_its_device() -> None:
 
 
 def test_preflight_leaves_out_a_node_where_others_are_sound() -> None:
-    """In either order; what all nodes lack, and GPUs of two kinds, are for the user to change."""
+    """In either order; what all nodes lack is for the user to change."""
     on_gpus = Checks(data="DATA", run_dir="RUNS", device="cuda")
     absent = {"train": "error: DATA is not there", "val": "error: DATA is not there"}
     for difference in (
@@ -71,13 +73,12 @@ def test_preflight_leaves_out_a_node_where_others_are_sound() -> None:
         {"free": "RUNS is not there"},
     ):
         faults = compare(nodes(**difference), on_gpus)
-        assert can_be_left_out(faults) and {fault.node for fault in faults} == {"n2"}
+        assert may_start_again(faults) and {fault.node for fault in faults} == {"n2"}
         reversed_faults = compare(nodes(**difference)[::-1], on_gpus)
-        assert can_be_left_out(reversed_faults) and {fault.node for fault in reversed_faults} == {"n2"}
+        assert may_start_again(reversed_faults) and {fault.node for fault in reversed_faults} == {"n2"}
         alike = [{**node, **difference} for node in nodes()]
-        assert not can_be_left_out(compare(alike, on_gpus))
-    assert not can_be_left_out(compare(nodes(device="NVIDIA L4"), on_gpus))
-    assert not can_be_left_out([])
+        assert not may_start_again(compare(alike, on_gpus))
+    assert not may_start_again([])
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,7 @@ def test_preflight_leaves_out_a_node_where_others_are_sound() -> None:
         ({"data": {"train": "sha256:aa", "val": "sha256:cc"}}, "val of DATA is sha256:cc, but sha256:bb on most nodes"),
         ({"clock": 1003.5}, "its clock is +3.5 s from that of most nodes"),
         ({"clock": 996.5}, "its clock is -3.5 s from that of most nodes"),
+        ({"device": "NVIDIA L4"}, "rank {place} sees NVIDIA L4, but most nodes have NVIDIA H200"),
     ],
 )
 @pytest.mark.parametrize("place", [0, 1, 2])
@@ -98,8 +100,8 @@ def test_preflight_names_the_node_that_differs_from_most_and_leaves_it_out(
     of_three = [{**nodes()[0], "rank": rank, "host": f"n{rank}"} for rank in range(3)]
     of_three[place] |= difference
     faults = compare(of_three, CHECKS)
-    assert faults == [f"n{place}: {fault}"] and can_be_left_out(faults)
-    assert not can_be_left_out(compare(nodes(**difference), CHECKS))  # of two nodes nobody knows which
+    assert faults == [f"n{place}: {fault.format(place=place)}"] and may_start_again(faults)
+    assert not may_start_again(compare(nodes(**difference), CHECKS))  # of two nodes nobody knows which
 
 
 @pytest.mark.parametrize(("blind", "is_left_out"), [([], False), ([1], True), ([1, 2], False)])
@@ -115,8 +117,19 @@ def test_preflight_leaves_out_the_node_that_does_not_share_the_run_directory(
     )
     faults = checks._shared(str(tmp_path), [{"host": f"n{rank}"} for rank in range(3)], rank=0)
     assert faults == [f"n{rank}: does not share {tmp_path}" for rank in blind]
-    assert can_be_left_out(faults) == is_left_out
+    assert may_start_again(faults) == is_left_out
     assert [*tmp_path.iterdir()] == []
+
+
+def test_preflight_leaves_out_the_node_that_got_a_wrong_sum() -> None:
+    """Where most nodes have got one, nobody knows whose fault it is; but it is no input that the user could change."""
+    hosts = ["n1", "n1", "n2", "n2", "n3", "n3"]
+    assert wrong_sums(hosts, [False] * 6) == []
+    (of_n2,) = wrong_sums(hosts, [False, False, False, True, False, False])
+    assert of_n2 == "n2: rank 3 got a wrong sum of all ranks" and isinstance(of_n2, NodeFault) and of_n2.node == "n2"
+    of_most = wrong_sums(hosts, [True, True, True, False, False, False])
+    assert of_most == [f"{host}: rank {rank} got a wrong sum of all ranks" for rank, host in enumerate(hosts[:3])]
+    assert may_start_again(of_most) and not any(isinstance(fault, NodeFault) for fault in of_most)
 
 
 def test_link_that_is_slower_than_the_others_is_named() -> None:
