@@ -53,7 +53,7 @@ def skip_what_torch_cannot_do(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(scope="module")
 def images(digits: Path) -> DeviceBatch:
     """Handwritten digits as the model sees them: few, because fp16 is slow on a CPU that has no instructions for it."""
-    with Loader(open_source(str(digits), "train", num_classes=10, resolution=32), workers=1) as loader:
+    with Loader(open_source(str(digits), "train", num_classes=10, resolution=16), workers=1) as loader:
         crops = loader.batches([np.arange(12)], eval_view(CenterCrop(resolution=32, crop_ratio=1.0)), 32)
         (batch,) = device_batches(crops, CPU, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     assert len(batch.labels.unique()) > 2

@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from tests.support.processes import SUPPORT, TIMEOUT, run
+from tests.support.processes import SUPPORT, TIMEOUT, run, run_new
 from trainer.__main__ import main
 from trainer.commands.benchmark import benchmark, peers
 from trainer.commands.benchmark.measure import Measured
@@ -299,7 +299,7 @@ def test_benchmark_real_run_measures_every_part_and_touches_nothing(
     recipe_file: str, photo_betons: Path, photos: Path, tmp_path: Path
 ) -> None:
     before = content(photo_betons)
-    ended = run(
+    ended = run_new(
         words(recipe_file, photo_betons, "--original", photos, "--json", "b.json", "--workers", 2), cwd=tmp_path
     )
     assert ended.returncode == 0, ended.stderr
@@ -383,7 +383,7 @@ def test_benchmark_images_of_a_different_size_than_a_padded_crop_are_one_line(
 ) -> None:
     small = str(SUPPORT / "small_recipe.py")
     assert main(words(small, photo_betons, "--num-classes", "4", "--global-batch-size", "32")) == 2
-    assert "train_crop.resolution=32 needs images of 32 x 32 px, but image 0 is" in capsys.readouterr().err
+    assert "train_crop.resolution=16 needs images of 16 x 16 px, but image 0 is" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------------------- peers

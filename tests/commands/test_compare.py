@@ -69,7 +69,7 @@ def test_compare_real_runs_are_lined_up_by_recipe(real: Path, capsys: Captured) 
     assert "changed optimizer.lr: 0.05 -> 0.02" in text
     assert f"1 - 2: {mean - results[2]:+.2f} points; 2 is one run: noise unknown, so no conclusion" in text
     assert f"seeds 0 ({real / 's0'}), 1 ({real / 's1'}) published none" in text
-    assert "protocol scikit-learn load_digits, val.beton: 360 of 360 images, 0 duplicates; 32 px" in text
+    assert "protocol scikit-learn load_digits, val.beton: 360 of 360 images, 0 duplicates; 16 px" in text
     assert re.search(r"hardware 1 process on \d+ cores? of .*; torch [\d.]+\S*, commit ", text)
 
 

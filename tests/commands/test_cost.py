@@ -259,7 +259,7 @@ def test_memory_adds_up() -> None:
     used = memory(replace(small, ema=EMA(decay=0.9)), model, activations=1000)
     assert used.parameters == used.gradients == used.optimizer == 4 * parameter_count(model)
     assert used.average == used.parameters + used.buffers
-    assert used.images == 4 * 16 * 3 * 32 * 32
+    assert used.images == 4 * 16 * 3 * 16 * 16
     assert used.total == 4 * used.parameters + 2 * used.buffers + used.images + 1000
 
 

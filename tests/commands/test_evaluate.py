@@ -96,7 +96,7 @@ def test_class_accuracies_and_calibration_are_those_of_the_logits(
     recipe = load_recipe(finished / "recipe.py")
     model = build_model(recipe.model, 10).eval()
     model.load_state_dict(checkpoint["average"])
-    with Loader(open_source(str(digits), "val", num_classes=10, resolution=32), workers=1) as loader:
+    with Loader(open_source(str(digits), "val", num_classes=10, resolution=16), workers=1) as loader:
         batches = eval_batches(360, batch_size=64, rank=0, world_size=1)
         crops = loader.batches(batches, eval_view(recipe.eval_crop), 32)
         with torch.inference_mode():

@@ -106,7 +106,7 @@ def test_normalisation_is_undone(photos: Path) -> None:
     source = ImageFolderSource(photos / "val")
     with Loader(source, workers=1) as loader:
         (tile,) = look.recipe_tiles(still, loader, settings, np.array([5]))
-        stored = np.empty((1, 32, 32, 3), np.uint8)
+        stored = np.empty((1, 16, 16, 3), np.uint8)
         height, width = (int(side[0]) for side in source.sizes(np.array([5])))
         side = min(height, width)
         box = np.array([[(height - side) // 2, (width - side) // 2, side, side]], np.int32)
@@ -183,7 +183,7 @@ def damaged(photos: Path, tmp_path: Path) -> str:
         (["PHOTOS", "--images", "0"], r"images=0 is not a positive number"),
         (["PHOTOS", "--images", "9999"], r"images=9999 is more than 2,000"),
         (["PHOTOS", "--recipe", "resnet20_digit"], r"did you mean resnet20_digits\?"),
-        (["PHOTOS", "--recipe", str(SMALL)], r"needs images of 32 x 32 px, but image 0 is"),
+        (["PHOTOS", "--recipe", str(SMALL)], r"needs images of 16 x 16 px, but image 0 is"),
         (["synthetic:100"], r"synthetic:100 is noise, so there is nothing to see"),
         (["no/such/folder"], r"there is no such file or folder"),
         (["no/such.beton"], r"such.beton.json is missing"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.support.processes import ROOT, SUPPORT, TIMEOUT, run
+from tests.support.processes import ROOT, SUPPORT, TIMEOUT, run_new
 from tests.support.small_recipe import recipe as small
 from trainer.__main__ import main
 from trainer.commands.plan.curve import ASCII, WIDTH, draw, marks, save_picture
@@ -87,7 +87,7 @@ def test_plan_names_the_resolved_recipe_as_python_that_runs(tmp_path: Path, caps
 def test_measured_step_takes_at_least_the_tensors_that_were_counted() -> None:
     """In a process of its own: in one that has freed memory before, the same tensors take none."""
     words = [SMALL, "--data", "synthetic:960", "--measure", "--device", "cpu", "--micro-batch-size", "96"]
-    ended = run(["plan", *words])
+    ended = run_new(["plan", *words])
     assert ended.returncode == 0, ended.stderr
     plan = ended.stdout
     together, measured = (
@@ -211,7 +211,7 @@ def test_data_that_does_not_match_the_recipe_is_reported(stored: str, request: p
     assert heights is not None and widths is not None
     notes = data_warnings(small, facts)
     assert "train in" in notes[0] and "4 classes, but num_classes=10" in notes[0]
-    assert notes[2].startswith("64 of 64 (100.0%) training images are not 32 x 32 px")
+    assert notes[2].startswith("64 of 64 (100.0%) training images are not 16 x 16 px")
     cropped = replace(small, num_classes=4, train_crop=RandomResizedCrop(resolution=100))
     few = sum(min(sides) < 100 for sides in zip(heights, widths, strict=True))
     assert 0 < few < 64

@@ -186,23 +186,23 @@ def test_process_that_ends_in_the_middle_of_an_epoch_ends(photo_betons: Path) ->
 def test_padded_crop_wants_images_of_its_own_size(photo_betons: Path) -> None:
     with (
         open_photos(photo_betons) as loader,
-        pytest.raises(UserError, match=r"needs images of 32 x 32 px, but image 0"),
+        pytest.raises(UserError, match=r"needs images of 16 x 16 px, but image 0"),
     ):
-        check_square(loader.source, PaddedCrop(resolution=32).resolution)
+        check_square(loader.source, PaddedCrop(resolution=16).resolution)
 
 
 def test_padding_reflects_the_image(digits: Path) -> None:
-    source = open_source(str(digits), "train", num_classes=10, resolution=32)
+    source = open_source(str(digits), "train", num_classes=10, resolution=16)
     order = [np.arange(64)]
     with Loader(source, workers=2) as loader:
-        (plain,) = loader.batches(order, train_view(PaddedCrop(resolution=32, padding=0), False, 0, 0), 32)
-        view = train_view(PaddedCrop(resolution=32, padding=4, padding_mode="reflect"), True, 0, 0)
-        (found,) = loader.batches(order, view, 32)
+        (plain,) = loader.batches(order, train_view(PaddedCrop(resolution=16, padding=0), False, 0, 0), 16)
+        view = train_view(PaddedCrop(resolution=16, padding=4, padding_mode="reflect"), True, 0, 0)
+        (found,) = loader.batches(order, view, 16)
     crops = view(order[0], *source.sizes(order[0]))
     assert crops.flips.any() and not crops.flips.all()
     padded = torch.nn.functional.pad(plain.images.float(), (4, 4, 4, 4), mode="reflect")
     for image, (top, left, _, _), flip, pixels in zip(padded, crops.boxes, crops.flips, found.images, strict=True):
-        expected = image[:, top + 4 : top + 36, left + 4 : left + 36]
+        expected = image[:, top + 4 : top + 20, left + 4 : left + 20]
         assert torch.equal(pixels.float(), expected.flip(2) if flip else expected)
 
 

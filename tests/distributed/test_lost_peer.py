@@ -11,7 +11,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from tests.support.processes import ROOT, TIMEOUT, start_ranks
+from tests.support.processes import ROOT, TIMEOUT
 from trainer.distributed import lost_peer
 
 pytestmark = pytest.mark.slow
@@ -63,17 +63,19 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def start_rank(rank: int, count: int, port: int, errors: Path, minutes: float = 15) -> subprocess.Popen[str]:
+def start_rank(
+    rank: int, count: int, port: int, errors: Path, minutes: float = 15, code: str = RANK
+) -> subprocess.Popen[str]:
     """One of `count` ranks of a machine, without torchrun: rank 0 hosts the store. They share a file for their errors.
 
-    `minutes`: how long it waits for the others.
+    `minutes`: how long it waits for the others. Always a new interpreter: these tests are about its end.
     """
     variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     variables |= {"MASTER_PORT": port, "TORCHELASTIC_RESTART_COUNT": 0}
     environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
     environment |= {"MASTER_ADDR": "localhost", "TORCHELASTIC_RUN_ID": "test", "PYTHONPATH": str(ROOT)}
     environment.pop("TORCHELASTIC_USE_AGENT_STORE", None)
-    command = [sys.executable, "-c", RANK, "train", str(minutes)]
+    command = [sys.executable, "-c", code, "train", str(minutes)]
     with errors.open("a") as file:
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=file, text=True)
 
@@ -165,9 +167,11 @@ def test_rank_that_outlives_the_store_ends_with_its_own_exit_code(tmp_path: Path
         "with process_group.world('cpu', 15) as world:\n"
         "    last = EndsLast() if world.rank else None\n"
     )
-    ranks = start_ranks(["-c", code], 2)
-    said = [rank.communicate(timeout=TIMEOUT)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], said
+    errors, port = tmp_path / "errors", free_port()
+    ranks = [start_rank(rank, 2, port, errors, code=code) for rank in range(2)]
+    for rank in ranks:
+        rank.communicate(timeout=TIMEOUT)
+    assert [rank.returncode for rank in ranks] == [0, 0], errors.read_text()
 
 
 def listens(port: int) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import ROOT, SUPPORT, TIMEOUT, ranks_of, start, start_ranks, wait_for_step
+from tests.support.processes import ROOT, SUPPORT, TIMEOUT, ranks_of, start_new, start_ranks, wait_for_step
 from trainer.distributed.watchdog import COMPUTING, EXCHANGING, PeerStatus, Report, find_stalled_ranks
 
 RECIPE = str(SUPPORT / "small_recipe.py")
@@ -93,7 +93,7 @@ def test_rank_that_is_stopped_is_named_and_no_rank_stays(stopped: int, digits: P
 @pytest.mark.slow
 def test_ranks_end_with_their_launcher_also_before_they_have_joined(digits: Path, tmp_path: Path) -> None:
     """kill -9 of torchrun leaves its ranks running: here one waits for a peer that never joins."""
-    launcher, ranks = start(words(digits, tmp_path), 2), list[int]()
+    launcher, ranks = start_new(words(digits, tmp_path), 2), list[int]()
     try:
         deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline and len(ranks := ranks_of(launcher)) < 2:

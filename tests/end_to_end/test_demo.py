@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import ROOT, TIMEOUT, metrics, run, start, wait_for_step
+from tests.support.processes import ROOT, TIMEOUT, metrics, run_new, start_new, wait_for_step
 
 pytestmark = pytest.mark.slow
 
@@ -23,16 +23,16 @@ def test_readme_commands_run_as_printed_and_read_98_percent_of_the_held_out_digi
     for words in (prepare, train, again, evaluate, compare):
         assert words[:3] == ["python", "-m", "trainer"]
 
-    ended = run(prepare[3:], cwd=tmp_path)
+    ended = run_new(prepare[3:], cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     run_dir = tmp_path / "runs" / "digits"
     for words, step in ((train, 20), (again, 40)):
-        with start(words[3:], cwd=tmp_path) as process:
+        with start_new(words[3:], cwd=tmp_path) as process:
             wait_for_step(process, run_dir, step)
             process.send_signal(signal.SIGTERM)
             _, err = process.communicate(timeout=TIMEOUT)
         assert process.returncode == 128 + signal.SIGTERM, err
-    ended = run(again[3:], processes=2, cwd=tmp_path)
+    ended = run_new(again[3:], processes=2, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "continued after step" in ended.stdout
     assert [record["epoch"] for record in metrics(run_dir) if record["kind"] == "eval"][-1] == 20
@@ -44,6 +44,6 @@ def test_readme_commands_run_as_printed_and_read_98_percent_of_the_held_out_digi
     assert result["changed"] == []
     assert [start["processes"] for start in result["starts"]] == [1, 1, 2]
     for words in (evaluate, compare):
-        ended = run(words[3:], cwd=tmp_path)
+        ended = run_new(words[3:], cwd=tmp_path)
         assert ended.returncode == 0, ended.stderr
     assert "resnet20_digits" in ended.stdout

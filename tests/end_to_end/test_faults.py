@@ -142,7 +142,7 @@ def own_digits(digits: Path, tmp_path: Path) -> Path:
 
 
 def evaluate_protocols(loader: Loader) -> bytes:
-    batches = loader.batches([np.arange(64), np.arange(64, 128)], whole, 32)
+    batches = loader.batches([np.arange(64), np.arange(64, 128)], whole, 16)
     return b"".join(np.ascontiguousarray(batch.images.numpy()).tobytes() for batch in batches)
 
 
@@ -155,7 +155,7 @@ def whole(samples: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> CropB
 def test_beton_that_is_written_to_while_it_is_read_is_refused(own_digits: Path) -> None:
     """Raw pixels: nothing in the image itself says that it has become another."""
     path = own_digits / "train.beton"
-    with Loader(open_source(str(own_digits), "train", num_classes=10, resolution=32), workers=1) as loader:
+    with Loader(open_source(str(own_digits), "train", num_classes=10, resolution=16), workers=1) as loader:
         source: Any = loader.source
         assert source._index.modes[5] == RAW
         evaluate_protocols(loader)
@@ -168,7 +168,7 @@ def test_beton_that_is_written_to_while_it_is_read_is_refused(own_digits: Path) 
 
 @pytest.mark.slow
 def test_beton_that_is_replaced_is_read_on_as_it_was(own_digits: Path) -> None:
-    with Loader(open_source(str(own_digits), "train", num_classes=10, resolution=32), workers=1) as loader:
+    with Loader(open_source(str(own_digits), "train", num_classes=10, resolution=16), workers=1) as loader:
         before = evaluate_protocols(loader)
         for name in ("train.beton", "train.beton.json"):  # renamed into place, as prepare does
             other = name.replace("train", "val")
@@ -232,7 +232,7 @@ def test_faults_no_bytes_of_a_jpeg_end_the_process(photo_betons: Path, tmp_path:
 
 @pytest.mark.slow
 def test_slow_storage_changes_no_pixel(own_digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Loader(open_source(str(own_digits), "train", num_classes=10, resolution=32), workers=2) as loader:
+    with Loader(open_source(str(own_digits), "train", num_classes=10, resolution=16), workers=2) as loader:
         fast = evaluate_protocols(loader)
         read = loader.source.read
         delays = iter(np.random.default_rng(0).uniform(0.0, 0.05, 100))

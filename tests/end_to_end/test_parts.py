@@ -24,8 +24,8 @@ from trainer.recipe import RandomResizedCrop
 
 recipe = replace(
     small, name="parts", epochs=1, precision="fp32", optimizer=AdamW(lr=0.01, decay_norm=False, decay_bias=False),
-    train_crop=RandomResizedCrop(resolution=32, scale=(0.5, 1.0)),
-    progressive=ProgressiveResizing(start_resolution=24, start_epoch=0, end_epoch=1, multiple=8),
+    train_crop=RandomResizedCrop(resolution=16, scale=(0.5, 1.0)),
+    progressive=ProgressiveResizing(start_resolution=8, start_epoch=0, end_epoch=1, multiple=8),
     augmentation=AugMix(), mixing=Mixing(mixup_alpha=0.2, cutmix_alpha=1.0),
     distillation=Distillation(teacher=CifarResNet(depth=8, width=2), temperature=2.0),
     clip_grad_norm=None, clip_grad_agc=0.05, swa=SWA(start_epoch=0), precise_norm_images=96,

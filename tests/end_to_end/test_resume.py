@@ -18,6 +18,8 @@ from tests.support.processes import (
     ranks_of,
     run,
     start,
+    start_new,
+    start_ranks,
     wait_for_step,
     weights,
 )
@@ -97,7 +99,7 @@ def test_resume_kill_9_at_random_steps_changes_nothing(
 def test_torchrun_starts_all_ranks_again_after_one_has_died(
     uninterrupted: dict[int, Path], digits: Path, tmp_path: Path
 ) -> None:
-    process = start(words(digits, tmp_path), 2, restarts=1)
+    process = start_new(words(digits, tmp_path), 2, restarts=1)
     wait_for_step(process, tmp_path, 4)
     os.kill(ranks_of(process)[1], signal.SIGKILL)
     out, err = process.communicate(timeout=TIMEOUT)
@@ -131,13 +133,12 @@ def test_signal_saves_says_how_to_continue_and_loses_nothing(
 def test_signal_to_one_rank_stops_all_ranks_after_the_same_step(
     uninterrupted: dict[int, Path], digits: Path, tmp_path: Path
 ) -> None:
-    process = start(words(digits, tmp_path, "--checkpoint-steps", "1000"), 2)
-    wait_for_step(process, tmp_path, 4)
-    ranks = [pid for pid in children(process.pid) if "trainer" in Path(f"/proc/{pid}/cmdline").read_text()]
-    assert len(ranks) == 2
-    os.kill(ranks[1], signal.SIGTERM)
-    out, _ = process.communicate(timeout=TIMEOUT)
-    assert "stopped and saved" in out
+    ranks = start_ranks(["-m", "trainer", *words(digits, tmp_path, "--checkpoint-steps", "1000")], 2)
+    wait_for_step(ranks[0], tmp_path, 4)
+    ranks[1].send_signal(signal.SIGTERM)
+    said = [rank.communicate(timeout=TIMEOUT) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [143, 143], said
+    assert "stopped and saved" in said[0][0]
     assert run(words(digits, tmp_path), 2).returncode == 0
     assert_same_run(tmp_path, uninterrupted[2])
 
@@ -147,7 +148,7 @@ def test_signal_in_an_evaluation_is_not_kept_waiting_for_its_end(digits: Path, t
     small = str(SUPPORT / "small_recipe.py")
     command = ["train", small, "--data", str(digits), "--run-dir", str(tmp_path), "--epochs", "1", "--no-pictures"]
     command += ["--eval-crop.resolution", "224"]
-    process = start(command, 2)
+    process = start_new(command, 2)
     saved = tmp_path / "checkpoints" / f"step_{STEPS_PER_EPOCH:08d}.pt"
     deadline = time.monotonic() + TIMEOUT
     while not saved.exists() and time.monotonic() < deadline and process.poll() is None:
@@ -196,7 +197,3 @@ def test_number_of_processes_changes_nothing_but_rounding(uninterrupted: dict[in
     ]
     assert stories[1][0] == pytest.approx(stories[0][0], rel=2e-2)
     assert stories[2][0] == pytest.approx(stories[0][0], rel=2e-2)
-
-
-def children(parent: int) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]

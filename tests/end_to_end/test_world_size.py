@@ -2,14 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.processes import ROOT, SUPPORT, TIMEOUT, run
+from tests.support.processes import SUPPORT, TIMEOUT, run, start_ranks
 from trainer.__main__ import main
 
 pytestmark = pytest.mark.slow
@@ -19,18 +17,11 @@ pytestmark = pytest.mark.slow
 def seen(digits: Path, photo_betons: Path) -> dict[int, dict[str, Any]]:
     """What rank_worker.py prints under 1, 2 and 3 processes."""
     found = {}
-    worker = str(SUPPORT / "rank_worker.py")
     for processes in (1, 2, 3):
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        ended = subprocess.run(
-            [sys.executable, *launcher, worker, str(digits), str(photo_betons)],
-            timeout=TIMEOUT,
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-        found[processes] = json.loads(ended.stdout)
+        ranks = start_ranks(["-m", "tests.support.rank_worker", str(digits), str(photo_betons)], processes)
+        said = [rank.communicate(timeout=TIMEOUT) for rank in ranks]
+        assert [rank.returncode for rank in ranks] == [0] * processes, said
+        found[processes] = json.loads(said[0][0])
     return found
 
 
@@ -82,7 +73,7 @@ def test_evaluate_command_repeats_the_result_of_the_run(
     said = " ".join(said.split())  # long rows are wrapped
     assert f"{result['top1']:.2f} %" in said
     assert f"{result['loss']:.4f}" in said
-    assert "360 of 360 images, 0 duplicates; 32 px, centre crop of 1.000 x short side, one view" in said
+    assert "360 of 360 images, 0 duplicates; 16 px, centre crop of 1.000 x short side, one view" in said
     assert "weights after 28 of 28 steps" in said
 
 

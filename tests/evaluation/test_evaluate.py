@@ -38,8 +38,8 @@ from trainer.recipe import EMA, CenterCrop
 recipe = replace(
     run_path({str(SMALL)!r})["recipe"],
     name="results",
-    eval_crop=CenterCrop(resolution=24, crop_ratio=0.875, flip_tta=True),
-    also_eval_crop=CenterCrop(resolution=32, crop_ratio=1.0),
+    eval_crop=CenterCrop(resolution=12, crop_ratio=0.875, flip_tta=True),
+    also_eval_crop=CenterCrop(resolution=16, crop_ratio=1.0),
     ema=EMA(decay=0.9),
     precise_norm_images=96,
 )
@@ -66,7 +66,7 @@ def result(finished: Path) -> dict[str, Any]:
 def test_result_is_that_of_the_averaged_weights_and_has_the_other_results_beside_it(result: dict[str, Any]) -> None:
     averaged, plain = "exponential moving average (decay 0.9 every step)", "no averaging"
     views = "24 px, centre crop of 0.875 x short side, mean logits of two views, the crop and its mirror image"
-    single = "32 px, centre crop of 1.000 x short side, one view"
+    single = "16 px, centre crop of 1.000 x short side, one view"
     expected = [(averaged, views), (averaged, single), (plain, views), (plain, single)]
     results = [result, *result["also"]]
     assert len(results) == 4
@@ -133,7 +133,7 @@ def test_running_statistics_are_those_of_the_training_images(finished: Path, dig
 
 
 def open_digits(digits: Path, split: Any = "val") -> Loader:
-    return Loader(open_source(str(digits), split, num_classes=10, resolution=32), workers=1)
+    return Loader(open_source(str(digits), split, num_classes=10, resolution=16), workers=1)
 
 
 @pytest.fixture(scope="module")

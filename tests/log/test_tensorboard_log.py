@@ -205,16 +205,16 @@ def here() -> World:
 
 @pytest.fixture(scope="module")
 def images(digits: Path) -> Loader:
-    with Loader(open_source(str(digits), "val", num_classes=10, resolution=32), workers=1) as loader:
+    with Loader(open_source(str(digits), "val", num_classes=10, resolution=16), workers=1) as loader:
         yield loader
 
 
 def test_tensorboard_log_images_that_nothing_is_done_to_look_as_they_are_stored(here: World, images: Loader) -> None:
-    recipe = replace(RECIPE, train_crop=PaddedCrop(resolution=32, padding=0), flip=False)
+    recipe = replace(RECIPE, train_crop=PaddedCrop(resolution=16, padding=0), flip=False)
     pixels, captions = augmented(recipe, images, here)
     assert len(pixels) == len(captions) == 16
-    whole = np.tile([0, 0, 32, 32], (len(images), 1)).astype(np.int32)
-    stored = np.empty((len(images), 32, 32, 3), np.uint8)
+    whole = np.tile([0, 0, 16, 16], (len(images), 1)).astype(np.int32)
+    stored = np.empty((len(images), 16, 16, 3), np.uint8)
     everything = np.arange(len(images))
     images.source.read(everything, CropBoxes(whole, np.zeros(len(images), bool)), stored)
     for picture, caption in zip(pixels, captions, strict=True):

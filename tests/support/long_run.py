@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.support.processes import LONGEST, TIMEOUT, kill, metrics, start
+from tests.support.processes import LONGEST, TIMEOUT, kill, metrics, start_new
 
 RECIPE = Path(__file__).parent / "small_recipe.py"
 
@@ -28,7 +28,7 @@ class Usage(NamedTuple):
 def usage_by_epoch(data: str, run_dir: Path, epochs: int, *options: str) -> list[Usage]:
     """Trains so many epochs, each with an evaluation and a checkpoint, and looks at the process after every one."""
     small = ["--epochs", str(epochs), "--log-every", "4", "--checkpoint-steps", "5", "--workers", "2", *options]
-    process = start(["train", str(RECIPE), "--data", data, "--run-dir", str(run_dir), *small])
+    process = start_new(["train", str(RECIPE), "--data", data, "--run-dir", str(run_dir), *small])
     found: list[Usage] = []
     deadline = time.monotonic() + LONGEST
     try:

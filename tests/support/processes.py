@@ -14,10 +14,38 @@ from typing import Any
 
 import torch
 
+from tests.support.forked import Forked
+
 TIMEOUT = 900  # seconds; only a hang takes so long, also on a busy machine
 LONGEST = 3600  # seconds of what is run by hand
 ROOT = Path(__file__).parent.parent.parent
 SUPPORT = Path(__file__).parent
+
+
+def run(words: list[str], processes: int = 1, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """`python -m trainer WORDS` in so many processes, to the end: the code of the first one that failed, or 0.
+
+    That one ends the others, as under torchrun. Fails after the time limit.
+    """
+    ranks = [start(words, cwd=cwd)] if processes == 1 else start_ranks(["-m", "trainer", *words], processes, cwd)
+    deadline, code = time.monotonic() + TIMEOUT, 0
+    while any(rank.poll() is None for rank in ranks):
+        if not code and (code := next((rank.returncode for rank in ranks if rank.returncode), 0)):
+            for rank in ranks:
+                rank.send_signal(signal.SIGTERM)
+        if time.monotonic() > deadline:
+            for rank in ranks:
+                kill(rank)
+            raise subprocess.TimeoutExpired(words, TIMEOUT)
+        time.sleep(0.01)
+    code = code or next((rank.returncode for rank in ranks if rank.returncode), 0)
+    said = [rank.communicate() for rank in ranks]
+    return subprocess.CompletedProcess(words, code, "".join(out for out, _ in said), "".join(err for _, err in said))
+
+
+def start(words: list[str], cwd: Path = ROOT) -> Forked:
+    """`python -m trainer WORDS`, in a session of its own, so that kill() reaches every process of it."""
+    return Forked(["-m", "trainer", *words], cwd, {**os.environ, "PYTHONPATH": str(ROOT)})
 
 
 def command(words: list[str], processes: int = 1, restarts: int = 0) -> list[str]:
@@ -28,19 +56,8 @@ def command(words: list[str], processes: int = 1, restarts: int = 0) -> list[str
     return [*torchrun, "--max-restarts", str(restarts), "-m", "trainer", *words]
 
 
-def run(words: list[str], processes: int = 1, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Runs to the end; kills everything and fails after the time limit."""
-    with start(words, processes, cwd) as process:
-        try:
-            out, err = process.communicate(timeout=TIMEOUT)
-        except subprocess.TimeoutExpired:
-            kill(process)
-            raise
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-
-def start(words: list[str], processes: int = 1, cwd: Path = ROOT, restarts: int = 0) -> subprocess.Popen[str]:
-    """Starts in a session of its own, so that kill() reaches every process of it."""
+def start_new(words: list[str], processes: int = 1, cwd: Path = ROOT, restarts: int = 0) -> subprocess.Popen[str]:
+    """command() in new interpreters, which take as long as they do for a user: where start() and run() do not serve."""
     return subprocess.Popen(
         command(words, processes, restarts),
         stdout=subprocess.PIPE,
@@ -52,7 +69,18 @@ def start(words: list[str], processes: int = 1, cwd: Path = ROOT, restarts: int 
     )
 
 
-def start_ranks(words: list[str], count: int) -> list[subprocess.Popen[str]]:
+def run_new(words: list[str], processes: int = 1, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """start_new() to the end; kills everything and fails after the time limit."""
+    with start_new(words, processes, cwd) as process:
+        try:
+            out, err = process.communicate(timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            kill(process)
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def start_ranks(words: list[str], count: int, cwd: Path = ROOT) -> list[Forked]:
     """`python WORDS` in `count` ranks, without torchrun, whose agent would end the others of one that fails."""
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
@@ -60,20 +88,11 @@ def start_ranks(words: list[str], count: int) -> list[subprocess.Popen[str]]:
     ranks = []
     for rank in range(count):
         variables = {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
-        ranks.append(
-            subprocess.Popen(
-                [sys.executable, *words],
-                env={**os.environ, **variables, "PYTHONPATH": str(ROOT)},
-                cwd=ROOT,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
+        ranks.append(Forked(words, cwd, {**os.environ, **variables, "PYTHONPATH": str(ROOT)}))
     return ranks
 
 
-def kill(process: subprocess.Popen[str]) -> None:
+def kill(process: subprocess.Popen[str] | Forked) -> None:
     """SIGKILL to the launcher and all ranks at once, as a power failure would. torchrun gives each a session."""
     ranks = ranks_of(process)
     with contextlib.suppress(ProcessLookupError):  # all have ended by themselves
@@ -92,7 +111,7 @@ def ranks_of(launcher: subprocess.Popen[str]) -> list[int]:
     return [int(pid) for pid in children if "trainer" in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
-def wait_for_step(process: subprocess.Popen[str], run_dir: Path, step: int) -> None:
+def wait_for_step(process: subprocess.Popen[str] | Forked, run_dir: Path, step: int) -> None:
     """Returns when metrics.jsonl has told of `step`; fails where the run ends or the time limit passes before."""
     deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline:

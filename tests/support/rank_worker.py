@@ -1,6 +1,6 @@
-"""What one rank sees and counts; test_world_size.py starts it under torchrun and compares what rank 0 prints.
+"""What one rank sees and counts; test_world_size.py starts it and compares what rank 0 prints.
 
-Usage: rank_worker.py DIGITS PHOTOS
+Usage: python -m tests.support.rank_worker DIGITS PHOTOS
 """
 
 import hashlib

@@ -75,7 +75,7 @@ def test_padded_crops_of_raw_images_are_bit_equal_to_those_of_the_class_folders(
     """Pixels that are only copied have no tolerance."""
     from PIL import Image
 
-    whole = read_all(digits, eval_view(CenterCrop(resolution=32, crop_ratio=1.0)), 32, classes=10, split="val")
+    whole = read_all(digits, eval_view(CenterCrop(resolution=16, crop_ratio=1.0)), 16, classes=10, split="val")
     labels = BetonSource(digits / "val.beton").labels
     for image, label in enumerate(labels):
         target = tmp_path / "val" / str(label) / f"{image:04}.png"
