@@ -69,7 +69,7 @@ def evaluated(words: list[str], out: Path) -> dict[str, Any]:
 def record(finished: Path) -> dict[str, Any]:
     """What evaluate writes of the run when nothing is asked for."""
     assert main(["evaluate", str(finished)]) == 0
-    content: dict[str, Any] = json.loads((finished / "evaluations" / "step_00000014_32px_1.000.json").read_text())
+    content: dict[str, Any] = json.loads((finished / "evaluations" / "step_00000014_16px_1.000.json").read_text())
     return content
 
 
@@ -83,7 +83,7 @@ def test_record_has_the_numbers_of_the_run_and_names_weights_data_and_versions(
     file = finished / "checkpoints" / record["weights"]["file"]
     assert record["weights"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert record["data"]["checksum"] == result["data"]["val"]
-    crop = {"resolution": 32, "crop_ratio": 1.0, "views": 1, "scaled_decoding": False}
+    crop = {"resolution": 16, "crop_ratio": 1.0, "views": 1, "scaled_decoding": False}
     assert {name: record["protocol"][name] for name in crop} == crop
     assert record["ran_on"]["packages"]["torch"].startswith(torch.__version__.partition("+")[0])
     assert record["ran_on"]["processes"] == 1
@@ -98,7 +98,7 @@ def test_class_accuracies_and_calibration_are_those_of_the_logits(
     model.load_state_dict(checkpoint["average"])
     with Loader(open_source(str(digits), "val", num_classes=10, resolution=16), workers=1) as loader:
         batches = eval_batches(360, batch_size=64, rank=0, world_size=1)
-        crops = loader.batches(batches, eval_view(recipe.eval_crop), 32)
+        crops = loader.batches(batches, eval_view(recipe.eval_crop), 16)
         with torch.inference_mode():
             found = [
                 (model(images).float().softmax(1), labels)
@@ -190,7 +190,7 @@ def test_evaluate_different_protocol_is_evaluated_and_stated(
 
 def test_scaled_decoding_can_be_asked_for_and_is_stated(finished: Path) -> None:
     assert main(["evaluate", str(finished), "--scaled-decoding"]) == 0
-    found = json.loads((finished / "evaluations" / "step_00000014_32px_1.000_scaled.json").read_text())
+    found = json.loads((finished / "evaluations" / "step_00000014_16px_1.000_scaled.json").read_text())
     assert ", scaled decoding, one view; " in found["protocol_text"]
     assert found["protocol"]["scaled_decoding"]
 

@@ -184,11 +184,13 @@ def test_changed_recipe_is_recorded_with_its_result_and_the_published_one_does_n
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--data", str(digits), "--run-dir", str(tmp_path), "--epochs", "1", "--seed", "3", "--model.depth", "8"]
+    options += ["--train-crop.resolution", "16"]
     assert main(["train", "resnet20_he2015", *options, "--mean", "0.5", "0.5", "0.5", "--deterministic"]) == 0
     said = capfd.readouterr().out
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["changed"] == [
         "model.depth: 20 -> 8",
+        "train_crop.resolution: 32 -> 16",
         "mean: (0.4914, 0.4822, 0.4465) -> (0.5, 0.5, 0.5)",
         "epochs: 164 -> 1",
     ]
@@ -248,7 +250,7 @@ def test_milestones_after_the_last_epoch_are_noted(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--data", str(digits), "--run-dir", str(tmp_path), "--model.depth", "8", "--epochs", "1"]
-    assert main(["train", "resnet20_he2015", *options]) == 0
+    assert main(["train", "resnet20_he2015", *options, "--train-crop.resolution", "16"]) == 0
     said = capfd.readouterr().out
     assert "note: schedule.milestones [82, 123] come after the last of 1 epoch" in said
     assert "1,437 training and 360 validation images, 11 steps x 1 epoch, 1 process on CPU, bf16" in said
