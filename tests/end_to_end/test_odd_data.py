@@ -21,7 +21,8 @@ AS_IT_IS = PrepareOptions(write_mode="raw", workers=1)
 
 
 def train_words(data: Path, run_dir: Path, *options: str) -> list[str]:
-    small = ["--num-classes", "3", "--global-batch-size", "6", "--micro-batch-size", "6", "--train-crop.resolution", "32"]
+    small = ["--num-classes", "3", "--global-batch-size", "6", "--micro-batch-size", "6"]
+    small += ["--train-crop.resolution", "32"]
     where = ["--data", str(data), "--run-dir", str(run_dir), "--workers", "1", "--no-pictures"]
     return ["train", str(SUPPORT / "small_recipe.py"), *where, *small, "--epochs", "1", *options]
 

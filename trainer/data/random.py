@@ -25,6 +25,7 @@ class RandomStream(IntEnum):
     ERASING = 6
     MIXING = 7
     STRETCHES = 8
+    STORED = 9
 
 
 def bits(seed: int, epoch: int, images: np.ndarray, draw: RandomStream, count: int = 1) -> UInt64Array:

@@ -78,7 +78,8 @@ def order_mistakes(recipe: Recipe, labels: np.ndarray) -> list[str]:
         share, _ = classes_in_window(labels, enough)
     return [
         f"a window of {recipe.order.window} images holds {found:.0%} of the classes, because the file is sorted by "
-        f"class: accuracy suffers. Use --order.stretch {enough.stretch}, or a larger --order.window"
+        f"class: accuracy suffers. Use --order.stretch {enough.stretch}, a larger --order.window, or files written "
+        f"with prepare's --shuffle"
     ]
 
 

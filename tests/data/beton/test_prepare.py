@@ -24,6 +24,7 @@ from trainer.data.beton.prepare import (
     prepare_folder,
 )
 from trainer.data.images import BadImageError, to_rgb
+from trainer.data.order import epoch_order
 from trainer.errors import UserError
 
 AS_IT_IS = PrepareOptions(write_mode="raw", max_resolution=64, workers=1)  # larger than the images of most tests
@@ -150,6 +151,39 @@ def test_prepare_broken_file_is_named_or_skipped(
     printed = capsys.readouterr().out
     assert all(f"skipped {name!r}: " in printed for name in bad)
     assert "ignored 1 file without an image's extension, '" in printed
+
+
+def test_shuffled_training_images_are_the_same_ones_in_a_random_order(pets: Path, tmp_path: Path) -> None:
+    """An own order for the file, not that of an epoch; again the same one; continued after an error as any other."""
+    plain = prepare_folder(pets, tmp_path / "plain", AS_IT_IS)
+    mixed = prepare_folder(pets, tmp_path / "mixed", replace(AS_IT_IS, shuffle=True))
+    again = prepare_folder(pets, tmp_path / "again", replace(AS_IT_IS, shuffle=True, workers=2))
+    assert mixed["train"].checksum == again["train"].checksum != plain["train"].checksum
+    assert mixed["val"] == plain["val"]
+    assert mixed["train"].source == replace(plain["train"].source, shuffled=True)
+
+    labels = {name: read_index(tmp_path / name / "train.beton").labels.tolist() for name in ("plain", "mixed")}
+    assert labels["plain"] == sorted(labels["plain"]) == sorted(labels["mixed"]) != labels["mixed"]
+    images = {name: stored(tmp_path / name / "train.beton") for name in labels}
+    pairs = {name: sorted((pixels.tobytes(), label) for pixels, label in zip(images[name], labels[name], strict=True))
+             for name in labels}  # fmt: skip
+    assert pairs["mixed"] == pairs["plain"]
+    order = [next(place for place, one in enumerate(images["plain"]) if np.array_equal(one, pixels))
+             for pixels in images["mixed"]]  # fmt: skip
+    assert order != epoch_order(0, 0, len(order)).tolist()
+
+
+def test_shuffled_file_that_was_interrupted_continues_to_the_same_bytes(pets: Path, tmp_path: Path) -> None:
+    shuffle = replace(AS_IT_IS, shuffle=True)
+    prepare_folder(pets, tmp_path / "whole", shuffle)
+    last = sorted((pets / "train" / "emu").rglob("*.*"))[-1]
+    content = last.read_bytes()
+    last.write_bytes(b"no image")
+    with pytest.raises(UserError, match=last.name):
+        prepare_folder(pets, tmp_path / "stopped", shuffle)
+    last.write_bytes(content)
+    prepare_folder(pets, tmp_path / "stopped", shuffle)
+    assert (tmp_path / "stopped" / "train.beton").read_bytes() == (tmp_path / "whole" / "train.beton").read_bytes()
 
 
 def test_defaults_are_ffcvs_for_imagenet() -> None:

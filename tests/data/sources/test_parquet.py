@@ -119,3 +119,10 @@ def test_parquet_without_pyarrow_says_what_to_install(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match=r"pip install 'shortcut-trainer\[parquet\]'"):
         prepare([str(files)], tmp_path / "out", options())
+
+
+def test_parquet_files_are_not_read_in_a_random_order(tmp_path: Path) -> None:
+    files = write(tmp_path / "train-0.parquet", rows(range(6)), FEATURES)
+    with pytest.raises(UserError, match=r"--shuffle would read a whole row group .* WebDataset shards"):
+        prepare([str(files)], tmp_path / "out", options(shuffle=True))
+    assert not (tmp_path / "out").exists()

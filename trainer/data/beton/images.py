@@ -1,11 +1,12 @@
 """Labelled images, as every source gives them to the writer."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from trainer.data.beton.manifest import DataOrigin
+from trainer.data.random import RandomStream, bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,3 +23,17 @@ class Images:
     """shared bools that load sets: whether the image has an EXIF orientation; None: that is not known"""
     stamp: Callable[[int], int] | None = None
     """a number that changes when the image's file changes; None: an interrupted file is not continued"""
+
+
+def shuffled(images: Images) -> Images:
+    """The images in a random order, the same one for as many images: a stretch of the file then holds all classes."""
+    order = np.argsort(bits(0, 0, np.arange(len(images.labels)), RandomStream.STORED)[:, 0], kind="stable")
+    stamp = images.stamp
+    return replace(
+        images,
+        labels=images.labels[order],
+        names=[images.names[image] for image in order],
+        source=replace(images.source, shuffled=True),
+        load=lambda place: images.load(int(order[place])),
+        stamp=(lambda place: stamp(int(order[place]))) if stamp else None,
+    )

@@ -24,7 +24,7 @@ from trainer.errors import UserError
 
 FORMAT_VERSION = 2  # 1 had no jpeg_tiles
 # Fields that earlier manifests of this version lack.
-ADDED = {"folder", "class_order", "exif", "exif_oriented", "held_out"}
+ADDED = {"folder", "class_order", "exif", "exif_oriented", "held_out", "shuffled"}
 WRITE_AGAIN = "write it again with: python -m trainer prepare"
 MAX_SIDE = 65500  # px, the longest side of a JPEG in libjpeg (JPEG_MAX_DIMENSION); FFCV stores sides in 16 bits
 
@@ -92,6 +92,7 @@ class DataOrigin:
     class_order: Literal["text", "numeric"] = "text"  # of class folders
     exif: Literal["ignored", "applied"] = "ignored"  # the orientation of images
     held_out: HeldOut | None = None  # None: the source has validation images of its own
+    shuffled: bool = False  # whether the images lie in a random order; False: in that of the source
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """What is prepared: class folders, CIFAR-10 and scikit-learn's digits -> OUT/train.beton and OUT/val.beton.
 
-Each is a list of labelled images in an order that depends on nothing but their names; writer.py stores it.
+Each is a list of labelled images in an order that depends on nothing but their names, or on nothing but their number
+(--shuffle); writer.py stores it.
 """
 
 import pickle
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trainer.data.beton.encoded_image import decoded
-from trainer.data.beton.images import Images
+from trainer.data.beton.images import Images, shuffled
 from trainer.data.beton.journal import Journal, file_stamp
 from trainer.data.beton.manifest import DataOrigin, Encoding, Manifest, manifest_path, read_manifest, stamp_path
 from trainer.data.beton.pixels import shrink
@@ -48,6 +49,8 @@ class PrepareOptions(Encoding):
     """of class folders. text: as torchvision's ImageFolder, 0 1 10 2; numeric: by number, 0 1 2 10"""
     apply_exif: bool = False
     """turn images as their EXIF orientation says, which FFCV and torchvision ignore"""
+    shuffle: bool = False
+    """store the training images in a random order, always the same: for recipes with a quasi-random order"""
     overwrite: bool = False
     """replace a train.beton or val.beton that is already there"""
 
@@ -187,6 +190,8 @@ def _read_batch(path: Path, num_classes: int) -> tuple[np.ndarray, np.ndarray, l
 
 def write_splits(out: Path, splits: dict[str, Images], options: PrepareOptions) -> dict[str, Manifest]:
     """Writes OUT/SPLIT.beton for each split. Raises UserError where one cannot be written or is there already."""
+    if options.shuffle:
+        splits = {split: shuffled(images) if split == "train" else images for split, images in splits.items()}
     paths = {split: out / f"{split}.beton" for split in splits}
     encoding = Encoding(**{field.name: getattr(options, field.name) for field in fields(Encoding)})
     journals = {split: journal_of(paths[split], images, encoding) for split, images in splits.items()}

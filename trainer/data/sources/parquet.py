@@ -41,6 +41,11 @@ def prepare(patterns: Sequence[str], out: Path, options: ParquetOptions) -> dict
     An image is a struct of `bytes` and `path`, or the bytes alone, or a path relative to the file. A row group at a
     time is in memory, in each process. Raises UserError for files that are not such.
     """
+    if options.shuffle:
+        raise UserError(
+            "--shuffle would read a whole row group of a parquet file for each image: leave it out, or convert the "
+            "files to WebDataset shards or class folders first"
+        )
     try:
         import pyarrow  # noqa: F401
     except ImportError as error:
