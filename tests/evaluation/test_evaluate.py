@@ -20,7 +20,7 @@ from trainer.data.formats import open_source
 from trainer.data.loader import Loader
 from trainer.distributed import process_group
 from trainer.errors import UserError
-from trainer.evaluation.evaluate import evaluate, evaluate_networks, predict
+from trainer.evaluation.evaluate import evaluate, evaluate_images, evaluate_networks, predict
 from trainer.evaluation.protocol import Averaging, Protocol, TrainedWeights, WeightsFile
 from trainer.evaluation.result import trained_weights
 from trainer.model import build_model
@@ -208,6 +208,14 @@ def test_evaluation_leaves_every_module_in_its_mode(digits: Path, untrained: tup
     with process_group.world("cpu", timeout_minutes=1) as world, open_digits(digits) as loader:
         evaluate(model, loader, recipe, world)
     assert [module for module in model.modules() if not module.training] == [frozen]
+
+
+def test_evaluation_tells_how_far_it_is(digits: Path, untrained: tuple[Recipe, nn.Module]) -> None:
+    recipe, model = untrained
+    told: list[int] = []
+    with process_group.world("cpu", timeout_minutes=1) as world, open_digits(digits) as loader:
+        evaluate_images([model], loader, recipe, world, recipe.eval_crop, on_progress=told.append)
+    assert told == [64, 128, 192, 256, 320, 360]
 
 
 def test_evaluate_words_claim_no_average_and_no_norms_that_are_not_there_yet() -> None:

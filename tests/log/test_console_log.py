@@ -61,6 +61,26 @@ def test_terminal_shows_one_line_with_everything(tmp_path: Path, monkeypatch: py
     assert (tmp_path / "log.txt").read_text().splitlines()[1].startswith("epoch   1.30  step 13/900  loss 2.5000")
 
 
+def test_evaluation_is_shown_on_the_bar_and_every_ten_seconds_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controller, terminal = pty.openpty()
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("TERM", "xterm")
+    now = [0.0]
+    monkeypatch.setattr(console_log.time, "monotonic", lambda: now[0])
+    with os.fdopen(terminal, "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        screen = ConsoleLog(tmp_path, Position(steps_per_epoch=10), total_steps=90 * 10)
+        for second in range(26):
+            now[0] = float(second)
+            screen.evaluating(50_000, 2000 * second)
+        screen.close()
+    assert "evaluating 50,000 of 50,000" in read_all(controller)
+    lines = (tmp_path / "log.txt").read_text().splitlines()[1:]
+    assert lines == ["evaluating 22,000 of 50,000  44%", "evaluating 44,000 of 50,000  88%"]
+
+
 @pytest.mark.parametrize(
     ("columns", "shown"),
     [

@@ -21,6 +21,17 @@ def test_long_task_prints_after_three_seconds_and_then_every_ten(
     ]
 
 
+def test_long_task_writes_counts_of_images_in_full(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(long_task.time, "monotonic", lambda: now[0])
+    task = LongTask("evaluating", 50_000, "images")
+    now[0] = 4.0
+    task.update(12_544)
+    assert capsys.readouterr().err == "evaluating: 12,544 of 50,000 images, about 12 s left\n"
+
+
 @pytest.mark.parametrize(
     ("seconds", "done", "text"), [(10, 5, "about 10 s left"), (100, 1, "about 15 min left"), (1, 10, "about 0 s left")]
 )

@@ -6,7 +6,7 @@ the same number of threads the sums do not depend on it either.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -49,14 +49,17 @@ def evaluate_networks(
     world: World,
     crop: CenterCrop | None = None,
     stop_signal: StopSignal | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> dict[str, Evaluation]:
     """Evaluates the centre crop of every image with each network, in one pass over the images.
 
     The networks are the modules themselves: DDP's wrapper would wait for its peers. `crop`: instead of the recipe's.
     With flip_tta, an image's logits are the mean over both views. All ranks use rank 0's buffers, and every module
-    keeps its mode. Called by all ranks together. Raises Stopped on a `stop_signal`.
+    keeps its mode. Called by all ranks together. `on_progress`: see evaluate_images. Raises Stopped on a `stop_signal`.
     """
-    tables = evaluate_images([*networks.values()], loader, recipe, world, crop or recipe.eval_crop, stop_signal)
+    tables = evaluate_images(
+        [*networks.values()], loader, recipe, world, crop or recipe.eval_crop, stop_signal, on_progress
+    )
     return {name: summarize(table) for name, table in zip(networks, tables, strict=True)}
 
 
@@ -67,6 +70,7 @@ def evaluate_images(
     world: World,
     crop: CenterCrop,
     stop_signal: StopSignal | None = None,
+    on_progress: Callable[[int], None] | None = None,
     *,
     predictions: bool = False,
     right: torch.Tensor | None = None,
@@ -75,8 +79,8 @@ def evaluate_images(
 
     Returns for each float64 of shape (images, 4) on the CPU, the same on all ranks: times seen, top-1, top-5, loss.
     With `predictions` there are two more columns: the predicted class and its softmax. `right`: bool of shape (images,
-    classes), the right classes of each image, for the two accuracies; None: its label. Raises Stopped on a
-    `stop_signal`.
+    classes), the right classes of each image, for the two accuracies; None: its label. `on_progress` is called after
+    each batch with the number of images that all ranks have taken, about. Raises Stopped on a `stop_signal`.
     """
     total, columns = len(loader), 6 if predictions else 4
     tables = [torch.zeros(total, columns, dtype=torch.float64, device=world.device) for _ in models]
@@ -89,11 +93,13 @@ def evaluate_images(
         share_buffers(world, model)
     right = None if right is None else right.to(world.device)
     with evaluation_mode(models), torch.inference_mode(), autocast(recipe.precision, world.device):
-        for images, labels, indices in on_device:
+        for number, (images, labels, indices) in enumerate(on_device, start=1):
             answers = None if right is None else right[indices]
             for model, table in zip(models, tables, strict=True):
                 rows = evaluate_batch(model, images, labels, crop, answers, predictions=predictions)
                 table.index_add_(0, indices, rows)
+            if on_progress:  # the other ranks are about as far
+                on_progress(min(number * evaluation_batch_size(recipe) * world.size, total))
     return [sum_over_ranks(world, table) for table in tables]  # a row is zero on all ranks but one
 
 
@@ -178,6 +184,7 @@ def evaluate_protocols(
     weights: dict[str, TrainedWeights],
     known: dict[str, Evaluation],
     stop_signal: StopSignal,
+    on_progress: Callable[[int], None],
 ) -> list[EvalResult]:
     """Evaluates each network at each crop of the recipe.
 
@@ -186,6 +193,6 @@ def evaluate_protocols(
     """
     results = {name: [EvalResult(known[name], recipe.eval_crop, weights[name])] for name in networks}
     if other := recipe.also_eval_crop:
-        for name, found in evaluate_networks(networks, loader, recipe, world, other, stop_signal).items():
+        for name, found in evaluate_networks(networks, loader, recipe, world, other, stop_signal, on_progress).items():
             results[name].append(EvalResult(found, other, weights[name]))
     return [result for of_network in results.values() for result in of_network]

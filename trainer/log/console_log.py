@@ -103,6 +103,15 @@ class ConsoleLog:
             step = f"step {at.step}/{self._total_steps}"
             self._print_line(f"epoch {at.epochs:6.2f}  {step}{loss}  ETA {self._eta(at.step)}", above_bar=False)
 
+    def evaluating(self, images: int, done: int) -> None:
+        """Within an evaluation: shows it on the bar, or prints a line if ten seconds have passed."""
+        now, parts = time.monotonic(), [(0, f"evaluating {done:,} of {images:,}"), (1, f"{done / images:.0%}")]
+        if self._bar and now - self._bar_time > _BAR_SECONDS:
+            self._bar_time = now
+            self._bar.update(self._task, description=fitting(parts, self._console.width - _BAR_WIDTH - 1))
+        if now - self._line_time > _SECONDS:
+            self._print_line("  ".join(text for _, text in parts), above_bar=False)
+
     def wait_for_first_step(self, compiles: str) -> None:
         """Shows from the third second on how long the first step has taken, until it is done or the log is closed.
 

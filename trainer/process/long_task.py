@@ -21,7 +21,13 @@ class LongTask:
             return
         self._next = now + EVERY
         left = time_left(now - self._start, done, self._total)
-        print(f"{self._what}: {done:,.3g} of {self._total:,.3g} {self._unit}, {left}", file=sys.stderr, flush=True)
+        print(
+            f"{self._what}: {_amount(done)} of {_amount(self._total)} {self._unit}, {left}", file=sys.stderr, flush=True
+        )
+
+
+def _amount(number: float) -> str:
+    return f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
 
 
 def time_left(seconds: float, done: float, total: float) -> str:

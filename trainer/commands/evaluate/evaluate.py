@@ -24,6 +24,7 @@ from trainer.evaluation.imagenet import imagenet_classes
 from trainer.evaluation.protocol import TrainedWeights, WeightsFile
 from trainer.evaluation.result import EvalResult, report
 from trainer.precision import allow_tensor_float, autocast
+from trainer.process.long_task import LongTask
 from trainer.recipe import CenterCrop, Recipe
 from trainer.weights_settings import EvaluateSettings
 
@@ -98,8 +99,16 @@ def _read_in_detail(
         on_every_rank(world, partial(_try_out, model, recipe, crop, world))
     results = []
     for crop in crops:
+        task = LongTask("evaluating", len(loader), "images")
         (images,) = evaluate_images(
-            [model], loader, recipe, world, crop, predictions=True, right=real.right if real else None
+            [model],
+            loader,
+            recipe,
+            world,
+            crop,
+            on_progress=task.update if world.is_main else None,
+            predictions=True,
+            right=real.right if real else None,
         )
         if real:
             evaluation = replace(summarize(images[real.right.any(dim=1)]), total=len(images))
