@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
@@ -32,7 +34,7 @@ class TrainSettings:
     """auto: cuda if there is a GPU"""
     compile: bool = False
     """torch.compile the model: the start is slower, the steps are faster"""
-    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
+    compile_mode: CompileMode = "default"
     """of torch.compile: reduce-overhead records CUDA graphs, for small micro-batches; max-autotune also tries many
     kernels, which takes minutes. Neither has been tried on a GPU yet"""
     bucket_mb: float = 25.0
@@ -67,8 +69,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         check_positive(self, "workers", "log_every", "checkpoint_steps", "keep_last_checkpoints", "profile_steps")
         check_positive(self, "bucket_mb")
-        if self.compile_mode != "default" and not self.compile:
-            raise ValueError(f"compile_mode={self.compile_mode!r} needs --compile")
+        _check_compile_mode(self)
         if self.profile_steps is not None and self.profile_steps > 100:
             raise ValueError(f"profile_steps={self.profile_steps} is more than 100: no viewer opens such a trace")
         if self.profile_from < 0:
@@ -138,11 +139,14 @@ class BenchmarkSettings:
     """auto: cuda if there is a GPU"""
     compile: bool = False
     """torch.compile the model"""
+    compile_mode: CompileMode = "default"
+    """of torch.compile, as in train"""
     json: Path | None = None
     """JSON file for the figures"""
 
     def __post_init__(self) -> None:
         check_positive(self, "workers", "rounds", "seconds")
+        _check_compile_mode(self)
         if self.fit and (self.data or self.original or self.compile):
             raise ValueError("--fit takes steps on noise, not compiled: leave out --data, --original and --compile")
         if not self.fit and self.data is None:
@@ -230,3 +234,8 @@ def check_positive(settings: object, *names: str) -> None:
         value = getattr(settings, name)
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name}={value} is not a positive number")
+
+
+def _check_compile_mode(settings: TrainSettings | BenchmarkSettings) -> None:
+    if settings.compile_mode != "default" and not settings.compile:
+        raise ValueError(f"compile_mode={settings.compile_mode!r} needs --compile")

@@ -121,6 +121,7 @@ def test_fit_step_that_fails_otherwise_is_one_line_with_its_reason(
         ([], "on which images? add --data DIR; or --fit"),
         (["--fit", "--data", "D"], "--fit takes steps on noise"),
         (["--fit", "--compile"], "leave out --data, --original and --compile"),
+        (["--data", "D", "--compile-mode", "max-autotune"], "compile_mode='max-autotune' needs --compile"),
     ],
 )
 def test_fit_mistake_is_one_line(words: list[str], answer: str, capsys: pytest.CaptureFixture[str]) -> None:

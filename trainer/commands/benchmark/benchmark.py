@@ -69,11 +69,17 @@ def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
         recipe = replace(recipe, progressive=None)
         peers = _start_peers(recipe, settings, original, workers, stack)
 
-        like_training = TrainSettings(data=settings.data, run_dir=Path(), workers=workers, compile=settings.compile)
+        like_training = TrainSettings(
+            data=settings.data,
+            run_dir=Path(),
+            workers=workers,
+            compile=settings.compile,
+            compile_mode=settings.compile_mode,
+        )
         torch.manual_seed(recipe.seed)
         module, _ = build_module(recipe, like_training, world, fresh=False)
         flops = pass_cost(recipe, module).training_flops
-        compile_mode = "default" if settings.compile else None
+        compile_mode = settings.compile_mode if settings.compile else None
         step = RepeatedStep(recipe, module, world, steps_per_epoch=steps, compile_mode=compile_mode)
         parts = _parts(recipe, loader, step, world, accumulation)
         if eval_loader:
