@@ -319,7 +319,7 @@ def test_listing_recipes_and_reading_a_command_line_need_no_torch() -> None:
 REPLACED = {
     "Told": "StepRecord", "Seen": "PeerStatus", "Standing": "RunProgress", "standing": "read_progress",
     "StepNumbers": "StepMetrics", "judge": "find_stalled_ranks", "Watch": "Watchdog", "Requests": "StopSignal",
-    "agree": "all_reduce", "settle": "warm_up_ddp_buckets", "on_record": "dump_nonfinite_step",
+    "agree": "all_reduce", "settle": "warm_up_buckets", "on_record": "dump_nonfinite_step",
     "TEMPORARY": "EXIT_RETRY", "end_with_launcher": "exit_when_parent_dies", "whole_file": "atomic_write",
     "Cuts": "CropBoxes", "cuts": "crops", "View": "CropFn", "Draw": "RandomStream", "open_anywhere": "open_dataset",
     "passport": "evaluation_record", "Reading": "EvalResult", "readings": "results", "read_all": "evaluate_protocols",

@@ -12,9 +12,9 @@ from trainer.data.mixing import mix
 from trainer.data.random import torch_seed
 from trainer.data.resolution import resolutions
 from trainer.distillation import build_distilled_loss
-from trainer.distributed import process_group
+from trainer.distributed import ddp
 from trainer.distributed.cpus import usable_cpus
-from trainer.distributed.process_group import World, gradient_sync
+from trainer.distributed.process_group import World
 from trainer.distributed.watchdog import COMPUTING, EXCHANGING
 from trainer.fine_tuning import train_mode
 from trainer.optim.clipping import build_clipping
@@ -80,10 +80,10 @@ class TrainingStep:
             threads = max(1, usable_cpus() // world.cpu_sharers)
             for network in filter(None, (state.module, teacher)):
                 compile_static(network, compile_mode, resolutions=len(resolutions(recipe)), threads=threads)
-        self._model = process_group.wrap(state.module, world, recipe.gradient_compression, bucket_mb)
+        self._model = ddp.wrap(state.module, world, recipe.gradient_compression, bucket_mb)
         train_mode(state.module, recipe.fine_tuning)
         example = torch.zeros(recipe.micro_batch_size, 3, *[recipe.train_crop.resolution] * 2, device=world.device)
-        process_group.warm_up_ddp_buckets(self._model, example.to(memory_format=torch.channels_last), recipe.precision)
+        ddp.warm_up_buckets(self._model, example.to(memory_format=torch.channels_last), recipe.precision)
 
     def __call__(self, batch: DeviceBatch, micro_step: int, enter: Callable[[str], None] = lambda _phase: None) -> None:
         """Trains on micro-batch number `micro_step` of the current step, counted from 0.
@@ -105,7 +105,7 @@ class TrainingStep:
             images, targets = self._mixed(images, targets, step=at.step, micro_batch=micro_batch)
         teacher_logits = self._teacher_logits(images)
         torch.manual_seed(torch_seed(recipe.seed, at.step, micro_batch))  # for drop path and dropout
-        with gradient_sync(self._model, is_last):
+        with ddp.gradient_sync(self._model, is_last):
             with autocast(recipe.precision, self._world.device):
                 loss = self._loss_of(self._model(images), targets, teacher_logits) / self.accumulation
             enter(EXCHANGING)

@@ -6,7 +6,6 @@ run is its tensors and its position, and a run that was stopped anywhere ends wi
 """
 
 from contextlib import ExitStack
-from functools import partial
 
 from trainer.data.stream import prepare_order, train_stream
 from trainer.distributed import process_group
@@ -49,7 +48,6 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
         profile = stack.enter_context(profiler(settings, run.folder, world, at, recipe.epochs, log.say))
         lines = LogLines(log, Cadence.of(settings.log_every, at.steps_per_epoch), state.metrics, world)
         throughput = lines.throughput
-        show_evaluated = partial(log.evaluating, len(eval_loader))
 
         def save(norms_measured: bool = False) -> None:
             lines.flush()
@@ -87,9 +85,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
                 remeasure_norms(recipe, state.networks, train_loader, world, at.epoch)
             save(norms_measured=recipe.precise_norm_images is not None)  # an interrupted evaluation loses no training
             prepare_order(recipe, train_loader, at.epoch + 1)
-            evaluations = evaluate_networks(
-                state.networks, eval_loader, recipe, world, stop_signal=stop_signal, on_progress=show_evaluated
-            )
+            evaluations = evaluate_networks(state.networks, eval_loader, recipe, world, stop_signal, log.evaluating)
             *_, final = evaluations.values()
             is_best = final.top1 > at.best_top1
             if is_best:
@@ -103,7 +99,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
         networks = dict(reversed(state.networks.items()))
         weights = {kind: ready.trained_weights(recipe, kind) for kind in networks}
         results = evaluate_protocols(
-            networks, eval_loader, recipe, world, weights, evaluations, stop_signal, show_evaluated
+            networks, eval_loader, recipe, world, weights, evaluations, stop_signal, log.evaluating
         )
         log.result(report(recipe, eval_loader.source, results), at)
         show_mistakes(log, [*state.networks.values()][-1], eval_loader, recipe, settings, world, at)

@@ -147,9 +147,9 @@ def test_resnet20_has_its_operations_by_hand() -> None:
 def test_training_is_three_forward_passes_less_the_gradient_of_the_images() -> None:
     recipe = replace(small, micro_batch_size=4)
     cost = pass_cost(recipe, network(recipe))
-    first_convolution = 2 * 32 * 32 * 16 * 3 * 9
+    first_convolution = 2 * 16 * 16 * 16 * 3 * 9
     assert cost.training_flops == 3 * cost.forward_flops - first_convolution
-    assert cost.forward_flops == forward_flops(recipe, network(recipe), 32)
+    assert cost.forward_flops == forward_flops(recipe, network(recipe), 16)
 
 
 @pytest.mark.slow
@@ -195,7 +195,7 @@ def test_cost_half_precision_halves_the_activations_and_adds_copies_of_weights_a
     assert small.precision == "fp32"
     single = pass_cost(small, model).activations
     half = pass_cost(replace(small, precision="bf16"), model).activations
-    copies = 2 * (parameter_count(model) + 16 * 3 * 32 * 32)
+    copies = 2 * (parameter_count(model) + 16 * 3 * 16 * 16)
     assert half == pytest.approx(single / 2 + copies, rel=0.002)
 
 

@@ -27,7 +27,7 @@ def open_photos(folder: Path, workers: int = 2) -> Loader:
     return Loader(open_source(str(folder), "train", num_classes=4, resolution=48), workers=workers)
 
 
-def evaluate_protocols(loader: Loader, batch_size: int, seed: int = 0, epoch: int = 0) -> dict[int, torch.Tensor]:
+def read_pixels(loader: Loader, batch_size: int, seed: int = 0, epoch: int = 0) -> dict[int, torch.Tensor]:
     """Every image as it was augmented, by its index."""
     order = np.random.default_rng(0).permutation(len(loader))
     batches = loader.batches(
@@ -40,17 +40,17 @@ def evaluate_protocols(loader: Loader, batch_size: int, seed: int = 0, epoch: in
 def test_image_is_cut_the_same_by_any_number_of_threads_in_any_batch(kind: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(kind)
     with open_photos(folder, workers=1) as one, open_photos(folder, workers=3) as three:
-        expected = evaluate_protocols(one, batch_size=16)
+        expected = read_pixels(one, batch_size=16)
         assert len(expected) == 64
         for batch_size in (1, 7, 64):
-            found = evaluate_protocols(three, batch_size)
+            found = read_pixels(three, batch_size)
             assert all(torch.equal(expected[image], found[image]) for image in expected)
 
 
 @pytest.mark.parametrize(("seed", "epoch"), [(1, 0), (0, 1)])
 def test_loader_different_seed_or_epoch_cuts_a_different_part(photo_betons: Path, seed: int, epoch: int) -> None:
     with open_photos(photo_betons) as loader:
-        first, second = evaluate_protocols(loader, 16), evaluate_protocols(loader, 16, seed, epoch)
+        first, second = read_pixels(loader, 16), read_pixels(loader, 16, seed, epoch)
         assert sum(torch.equal(first[image], second[image]) for image in first) == 0
 
 

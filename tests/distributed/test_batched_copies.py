@@ -6,27 +6,27 @@ import pytest
 import torch
 
 from tests.support.processes import TIMEOUT, start_ranks
-from trainer.distributed import process_group
+from trainer.distributed import ddp
 
 # Three steps with and without, for each way to exchange gradients; prints which of them are equal, bit for bit.
 RANK = """
 import torch
-from trainer.distributed import process_group
+from trainer.distributed import ddp, process_group
 from trainer.model import build_model
 from trainer.recipe import CifarResNet
 
 def gradients(world, copies, compression, accumulation):
     torch.manual_seed(0)
     model = build_model(CifarResNet(depth=8), 10).to(memory_format=torch.channels_last)
-    process_group._batched_copies = lambda _device: {"batched_grad_copy": copies}
-    parallel = process_group.wrap(model, world, compression, bucket_mb=0.05)
+    ddp._batched_copies = lambda _device: {"batched_grad_copy": copies}
+    parallel = ddp.wrap(model, world, compression, bucket_mb=0.05)
     assert parallel.batched_grad_copy == copies
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     torch.manual_seed(world.rank)
     seen = []
     for _ in range(3):
         for micro_step in range(accumulation):
-            with process_group.gradient_sync(parallel, micro_step == accumulation - 1):
+            with ddp.gradient_sync(parallel, micro_step == accumulation - 1):
                 parallel(torch.randn(4, 3, 8, 8)).square().mean().backward()
         seen += [parameter.grad.clone() for parameter in model.parameters()]
         optimizer.step()
@@ -41,7 +41,7 @@ with process_group.world("cpu", timeout_minutes=15) as world:
 
 
 def knows_batched_copies() -> bool:
-    return bool(process_group._batched_copies(torch.device("cuda")))
+    return bool(ddp._batched_copies(torch.device("cuda")))
 
 
 def test_batched_copies_are_for_gpus_and_for_a_torch_that_has_them() -> None:
@@ -52,9 +52,9 @@ def test_batched_copies_are_for_gpus_and_for_a_torch_that_has_them() -> None:
         def __init__(self, module: object, bucket_cap_mb: float, batched_grad_copy: bool = False) -> None: ...
 
     for parallel, expected in ((Older, {}), (Newer, {"batched_grad_copy": True})):
-        with patch.object(process_group, "DistributedDataParallel", parallel):
-            assert process_group._batched_copies(torch.device("cuda", 0)) == expected
-            assert process_group._batched_copies(torch.device("cpu")) == {}
+        with patch.object(ddp, "DistributedDataParallel", parallel):
+            assert ddp._batched_copies(torch.device("cuda", 0)) == expected
+            assert ddp._batched_copies(torch.device("cpu")) == {}
 
 
 @pytest.mark.slow

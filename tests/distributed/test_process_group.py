@@ -158,14 +158,14 @@ def test_nccl_group_is_destroyed_where_all_ranks_end_together(
 EXCHANGED = """
 import torch
 from torch import nn
-from trainer.distributed import process_group
+from trainer.distributed import ddp, process_group
 
 with process_group.world("cpu", 1) as world:
     found = []
     for compression, bucket_mb in ((None, 25.0), ("bf16", 25.0), (None, 0.001)):
         torch.manual_seed(0)
-        model = process_group.wrap(nn.Linear(40, 30), world, compression, bucket_mb)
-        process_group.warm_up_ddp_buckets(model, torch.zeros(1, 40), "fp32")
+        model = ddp.wrap(nn.Linear(40, 30), world, compression, bucket_mb)
+        ddp.warm_up_buckets(model, torch.zeros(1, 40), "fp32")
         torch.manual_seed(world.rank)
         model(torch.randn(4, 40)).square().sum().backward()
         found.append([each.grad.clone() for each in model.parameters()])

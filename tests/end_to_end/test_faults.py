@@ -141,7 +141,7 @@ def own_digits(digits: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(digits, tmp_path / "data"))
 
 
-def evaluate_protocols(loader: Loader) -> bytes:
+def read_pixels(loader: Loader) -> bytes:
     batches = loader.batches([np.arange(64), np.arange(64, 128)], whole, 16)
     return b"".join(np.ascontiguousarray(batch.images.numpy()).tobytes() for batch in batches)
 
@@ -158,23 +158,23 @@ def test_beton_that_is_written_to_while_it_is_read_is_refused(own_digits: Path) 
     with Loader(open_source(str(own_digits), "train", num_classes=10, resolution=16), workers=1) as loader:
         source: Any = loader.source
         assert source._index.modes[5] == RAW
-        evaluate_protocols(loader)
+        read_pixels(loader)
         with path.open("r+b") as file:
             file.seek(int(source._index.pointers[5]))
             file.write(b"\xff" * 100)
         with pytest.raises(LocalError, match=r"train\.beton was written to while it was read: start again"):
-            evaluate_protocols(loader)
+            read_pixels(loader)
 
 
 @pytest.mark.slow
 def test_beton_that_is_replaced_is_read_on_as_it_was(own_digits: Path) -> None:
     with Loader(open_source(str(own_digits), "train", num_classes=10, resolution=16), workers=1) as loader:
-        before = evaluate_protocols(loader)
+        before = read_pixels(loader)
         for name in ("train.beton", "train.beton.json"):  # renamed into place, as prepare does
             other = name.replace("train", "val")
             shutil.copy(own_digits / other, own_digits / f"{name}.new")
             (own_digits / f"{name}.new").rename(own_digits / name)
-        assert evaluate_protocols(loader) == before
+        assert read_pixels(loader) == before
 
 
 DAMAGE = """
@@ -233,7 +233,7 @@ def test_faults_no_bytes_of_a_jpeg_end_the_process(photo_betons: Path, tmp_path:
 @pytest.mark.slow
 def test_slow_storage_changes_no_pixel(own_digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Loader(open_source(str(own_digits), "train", num_classes=10, resolution=16), workers=2) as loader:
-        fast = evaluate_protocols(loader)
+        fast = read_pixels(loader)
         read = loader.source.read
         delays = iter(np.random.default_rng(0).uniform(0.0, 0.05, 100))
 
@@ -242,7 +242,7 @@ def test_slow_storage_changes_no_pixel(own_digits: Path, monkeypatch: pytest.Mon
             read(*given)
 
         monkeypatch.setattr(loader.source, "read", slowly)
-        assert evaluate_protocols(loader) == fast
+        assert read_pixels(loader) == fast
 
 
 # ----------------------------------------------------------------------------------------------------- processes

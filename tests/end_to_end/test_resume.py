@@ -63,7 +63,7 @@ def test_run_continued_after_any_step_ends_the_same(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Three processes are the ones whose sums depend on DDP's buckets (see distributed.warm_up_ddp_buckets).
+    """Three processes are the ones whose sums depend on DDP's buckets (see trainer.distributed.ddp.warm_up_buckets).
 
     A single one goes on in the process of the tests, whatever these have left there.
     """

@@ -65,7 +65,7 @@ def result(finished: Path) -> dict[str, Any]:
 @pytest.mark.slow
 def test_result_is_that_of_the_averaged_weights_and_has_the_other_results_beside_it(result: dict[str, Any]) -> None:
     averaged, plain = "exponential moving average (decay 0.9 every step)", "no averaging"
-    views = "24 px, centre crop of 0.875 x short side, mean logits of two views, the crop and its mirror image"
+    views = "12 px, centre crop of 0.875 x short side, mean logits of two views, the crop and its mirror image"
     single = "16 px, centre crop of 1.000 x short side, one view"
     expected = [(averaged, views), (averaged, single), (plain, views), (plain, single)]
     results = [result, *result["also"]]
@@ -212,10 +212,12 @@ def test_evaluation_leaves_every_module_in_its_mode(digits: Path, untrained: tup
 
 def test_evaluation_tells_how_far_it_is(digits: Path, untrained: tuple[Recipe, nn.Module]) -> None:
     recipe, model = untrained
-    told: list[int] = []
+    told: list[tuple[int, int]] = []
     with process_group.world("cpu", timeout_minutes=1) as world, open_digits(digits) as loader:
-        evaluate_images([model], loader, recipe, world, recipe.eval_crop, on_progress=told.append)
-    assert told == [64, 128, 192, 256, 320, 360]
+        evaluate_images(
+            [model], loader, recipe, world, recipe.eval_crop, on_progress=lambda *so_far: told.append(so_far)
+        )
+    assert told == [(done, 360) for done in (64, 128, 192, 256, 320, 360)]
 
 
 def test_evaluate_words_claim_no_average_and_no_norms_that_are_not_there_yet() -> None:

@@ -74,7 +74,7 @@ def test_evaluation_is_shown_on_the_bar_and_every_ten_seconds_in_the_log(
         screen = ConsoleLog(tmp_path, Position(steps_per_epoch=10), total_steps=90 * 10)
         for second in range(26):
             now[0] = float(second)
-            screen.evaluating(50_000, 2000 * second)
+            screen.evaluating(2000 * second, 50_000)
         screen.close()
     assert "evaluating 50,000 of 50,000" in read_all(controller)
     lines = (tmp_path / "log.txt").read_text().splitlines()[1:]

@@ -15,7 +15,7 @@ WHOLE_BATCH = """
 import copy, torch, torch.distributed as dist
 from torch import nn
 from torch.nn.functional import cross_entropy
-from trainer.distributed import process_group
+from trainer.distributed import ddp, process_group
 from trainer.model.sync_norm import sync_norms
 
 with process_group.world("cpu", 1) as world:
@@ -26,7 +26,7 @@ with process_group.world("cpu", 1) as world:
     ).to(memory_format=torch.channels_last)
     shared = copy.deepcopy(whole)
     sync_norms(shared)
-    parallel = process_group.wrap(shared, world)
+    parallel = ddp.wrap(shared, world)
     own = slice(4 * world.rank, 4 * world.rank + 4)
     for _ in range(2):
         images = 3 + 5 * torch.randn(12, 3, 9, 9)

@@ -39,7 +39,7 @@ def evaluate(
     model: nn.Module, loader: Loader, recipe: Recipe, world: World, crop: CenterCrop | None = None
 ) -> Evaluation:
     """Evaluates one network: see evaluate_networks."""
-    return evaluate_networks({"eval": model}, loader, recipe, world, crop)["eval"]
+    return evaluate_networks({"eval": model}, loader, recipe, world, crop=crop)["eval"]
 
 
 def evaluate_networks(
@@ -47,9 +47,10 @@ def evaluate_networks(
     loader: Loader,
     recipe: Recipe,
     world: World,
-    crop: CenterCrop | None = None,
     stop_signal: StopSignal | None = None,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    *,
+    crop: CenterCrop | None = None,
 ) -> dict[str, Evaluation]:
     """Evaluates the centre crop of every image with each network, in one pass over the images.
 
@@ -70,7 +71,7 @@ def evaluate_images(
     world: World,
     crop: CenterCrop,
     stop_signal: StopSignal | None = None,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
     *,
     predictions: bool = False,
     right: torch.Tensor | None = None,
@@ -80,7 +81,8 @@ def evaluate_images(
     Returns for each float64 of shape (images, 4) on the CPU, the same on all ranks: times seen, top-1, top-5, loss.
     With `predictions` there are two more columns: the predicted class and its softmax. `right`: bool of shape (images,
     classes), the right classes of each image, for the two accuracies; None: its label. `on_progress` is called after
-    each batch with the number of images that all ranks have taken, about. Raises Stopped on a `stop_signal`.
+    each batch with the number of images that all ranks have taken, about, and that of all. Raises Stopped on a
+    `stop_signal`.
     """
     total, columns = len(loader), 6 if predictions else 4
     tables = [torch.zeros(total, columns, dtype=torch.float64, device=world.device) for _ in models]
@@ -99,7 +101,7 @@ def evaluate_images(
                 rows = evaluate_batch(model, images, labels, crop, answers, predictions=predictions)
                 table.index_add_(0, indices, rows)
             if on_progress:  # the other ranks are about as far
-                on_progress(min(number * evaluation_batch_size(recipe) * world.size, total))
+                on_progress(min(number * evaluation_batch_size(recipe) * world.size, total), total)
     return [sum_over_ranks(world, table) for table in tables]  # a row is zero on all ranks but one
 
 
@@ -184,7 +186,7 @@ def evaluate_protocols(
     weights: dict[str, TrainedWeights],
     known: dict[str, Evaluation],
     stop_signal: StopSignal,
-    on_progress: Callable[[int], None],
+    on_progress: Callable[[int, int], None],
 ) -> list[EvalResult]:
     """Evaluates each network at each crop of the recipe.
 
@@ -193,6 +195,8 @@ def evaluate_protocols(
     """
     results = {name: [EvalResult(known[name], recipe.eval_crop, weights[name])] for name in networks}
     if other := recipe.also_eval_crop:
-        for name, found in evaluate_networks(networks, loader, recipe, world, other, stop_signal, on_progress).items():
+        for name, found in evaluate_networks(
+            networks, loader, recipe, world, stop_signal, on_progress, crop=other
+        ).items():
             results[name].append(EvalResult(found, other, weights[name]))
     return [result for of_network in results.values() for result in of_network]

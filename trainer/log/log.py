@@ -107,11 +107,11 @@ class Log:
                 self._console.progress(at)
                 self._live.after_step(at.step, at.epochs)
 
-    def evaluating(self, images: int, done: int) -> None:
+    def evaluating(self, done: int, total: int) -> None:
         """Shows how many of its images an evaluation has taken. Reads nothing from the device."""
         if self.speaks:
             with self._writing():
-                self._console.evaluating(images, done)
+                self._console.evaluating(done, total)
 
     def evaluation(
         self, kind: str, result: Evaluation, at: Position, *, best: bool, images_per_second: float = 0.0

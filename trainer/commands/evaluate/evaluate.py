@@ -1,6 +1,7 @@
 """The command evaluate: measures a run's weights or a file's, prints the result and writes an evaluation record."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -99,14 +100,13 @@ def _read_in_detail(
         on_every_rank(world, partial(_try_out, model, recipe, crop, world))
     results = []
     for crop in crops:
-        task = LongTask("evaluating", len(loader), "images")
         (images,) = evaluate_images(
             [model],
             loader,
             recipe,
             world,
             crop,
-            on_progress=task.update if world.is_main else None,
+            on_progress=_lines_of_progress(len(loader)) if world.is_main else None,
             predictions=True,
             right=real.right if real else None,
         )
@@ -129,6 +129,11 @@ def _read_in_detail(
             )
         )
     return results
+
+
+def _lines_of_progress(images: int) -> Callable[[int, int], None]:
+    task = LongTask("evaluating", images, "images")
+    return lambda done, _: task.update(done)
 
 
 def _find(settings: EvaluateSettings) -> Weights:
