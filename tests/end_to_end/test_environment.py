@@ -33,7 +33,7 @@ def test_run_is_ended_by_no_character_variable_or_warning(tmp_path: Path) -> Non
     run_dir = os.fsencode(tmp_path) + b"/run \xff"
     trainer: list[str | bytes] = ["-W", "error", "-m", "trainer"]
     recipe, data_name = str(SUPPORT / "small_recipe.py"), os.fsencode(data)
-    words = ["train", recipe, "--data", data_name, "--run-dir", run_dir, "--precision", "fp32", *SMALL]
+    words = ["train", recipe, "--data", data_name, "--run-dir", run_dir, "--train-crop.resolution", "32", *SMALL]
     for again in (words, ["evaluate", run_dir]):
         ended = python([*trainer, *again], **NO_UTF8, **EMPTY)
         assert ended.returncode == 0, ended.stderr.decode()

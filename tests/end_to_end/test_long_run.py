@@ -15,5 +15,6 @@ def test_memory_threads_and_open_files_stay_as_they_are(tmp_path: Path) -> None:
     settled, last = found[5], found[-2]  # the last one may be looked at while the process ends
     assert len(found) == 14
     assert last.megabytes - settled.megabytes < 16
-    assert last.threads == settled.threads
+    early, late = ([usage.threads for usage in epochs] for epochs in (found[2:6], found[-5:-1]))
+    assert min(late) <= max(early)  # a checkpoint's writer comes and goes
     assert last.files <= settled.files

@@ -16,9 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    ["trainer.train", "trainer.commands.evaluate.evaluate", "torch._dynamo", "tensorboard", "timm", "tyro"]
-)
+_CONTEXT.set_forkserver_preload(["trainer.train", "trainer.commands.evaluate.evaluate", "tensorboard", "timm", "tyro"])
 
 
 class Forked:

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from trainer.distributed.process_group import World
 from trainer.errors import SharedError, first_line
 from trainer.precision import Precision, autocast
+from trainer.process.compiler_import import eager_ddp
 
 _NEVER = 10**9  # iterations
 
@@ -30,7 +31,7 @@ def wrap(
     if world.size == 1:
         return model
     device_ids = [world.device.index] if world.device.type == "cuda" else None
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), eager_ddp():
         # torch 2.15 renames broadcast_buffers, and older ones do not know the new name
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         parallel = DistributedDataParallel(

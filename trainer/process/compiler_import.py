@@ -1,15 +1,20 @@
 """torch's compiler, torch._dynamo, is imported by those who compile: the import takes as long as torch's own.
 
-The compiler must not look into an optimizer. So the methods below import it when they are first called, ask it for a
-version of themselves that is left alone, and keep that version (torch/_compile.py, _disable_dynamo). In eager mode the
-version is the method itself, and our compiled graphs hold the network alone. If a version of torch keeps it elsewhere,
-the method imports the compiler as before. DistributedDataParallel always imports it.
+The compiler must not look into an optimizer, nor into DistributedDataParallel. So the methods below import it when they
+are first called, ask it for a version of themselves that is left alone, and keep that version (torch/_compile.py,
+_disable_dynamo). In eager mode the version is the method itself, and our compiled graphs hold the network alone. If a
+version of torch keeps it elsewhere, the method imports the compiler as before.
 """
 
+import importlib
 import inspect
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 T = TypeVar("T", bound=Optimizer)
@@ -29,7 +34,48 @@ def eager_optimizer(kind: type[T]) -> type[T]:
     (torch/optim/optimizer.py, _use_grad_for_differentiable).
     """
     for method in _LEFT_ALONE:
-        function = inspect.unwrap(method)
-        function.__dict__.setdefault("__dynamo_disable", function)
+        _leave_alone(method)
     step = torch.no_grad()(inspect.unwrap(kind.step))
     return type(kind.__name__, (kind,), {"step": step})
+
+
+@contextmanager
+def eager_ddp() -> Iterator[None]:
+    """DistributedDataParallel is built in the block without the import of torch's compiler.
+
+    Its constructor asks the compiler's configuration whether the compiler reduces the gradients. Nobody can have said
+    so before the compiler is imported. Whatever else is asked for in the block, the compiler answers itself.
+    """
+    if "torch._dynamo" in sys.modules:
+        yield
+        return
+    _leave_alone(DistributedDataParallel._inside_ddp_forward)
+    mode = _NotImported("torch._dynamo.utils", get_optimize_ddp_mode=lambda: "ddp_optimizer")  # the default
+    torch._dynamo = _NotImported("torch._dynamo", utils=mode)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        _remove_stand_in()
+
+
+class _NotImported:
+    """Stands for a module of the compiler until somebody asks for more of it than is known."""
+
+    def __init__(self, module: str, **known: object) -> None:
+        self._module = module
+        vars(self).update(known)
+
+    def __getattr__(self, name: str) -> Any:
+        _remove_stand_in()
+        return getattr(importlib.import_module(self._module), name)
+
+
+def _remove_stand_in() -> None:
+    if isinstance(vars(torch).get("_dynamo"), _NotImported):  # else the import has replaced it
+        del torch._dynamo
+
+
+def _leave_alone(method: Any) -> None:
+    """The method keeps itself as the version that the compiler leaves alone."""
+    function = inspect.unwrap(method)
+    function.__dict__.setdefault("__dynamo_disable", function)
