@@ -19,7 +19,7 @@ SILENT, BEHIND = 180.0, 1620.0  # s
 
 
 def words(data: Path, run_dir: Path, *options: str) -> list[str]:
-    long = ["--epochs", "500", "--log-every", "2", "--workers", "1", "--precision", "fp32"]
+    long = ["--epochs", "500", "--log-every", "2", "--workers", "1"]
     return ["train", RECIPE, "--data", str(data), "--run-dir", str(run_dir), *long, *options]
 
 

@@ -32,7 +32,7 @@ DOCS = ROOT / "docs" / "faults.md"
 
 
 def words(data: Path | str, run_dir: Path, *options: str) -> list[str]:
-    small = ["--epochs", "1", "--no-pictures", "--log-every", "1", "--precision", "fp32"]
+    small = ["--epochs", "1", "--no-pictures", "--log-every", "1"]
     return ["train", RECIPE, "--data", str(data), "--run-dir", str(run_dir), *small, *options]
 
 

@@ -98,7 +98,7 @@ def test_prepare_can_be_given_again_after_it_failed(tmp_path: Path) -> None:
 def test_run_directory_that_goes_away_ends_the_run_with_one_line(digits: Path, tmp_path: Path, what: str) -> None:
     run = tmp_path / "run"
     words = ["train", str(SUPPORT / "small_recipe.py"), "--data", str(digits), "--run-dir", str(run), "--epochs", "500"]
-    process = start([*words, "--log-every", "2", "--no-pictures", "--precision", "fp32"])
+    process = start([*words, "--log-every", "2", "--no-pictures"])
     wait_for_step(process, run, 2)
     run.rename(tmp_path / "elsewhere")
     if what == "removed":

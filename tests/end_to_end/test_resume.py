@@ -33,9 +33,7 @@ LAST = 2 * STEPS_PER_EPOCH
 
 
 def words(digits: Path, run_dir: Path, *options: str) -> list[str]:
-    """In fp32, which takes half as long where bf16 is emulated; test_recipe_runs.py has bf16."""
     every_step = ["--log-every", "4", "--checkpoint-steps", "1", "--keep-last-checkpoints", "100"]
-    every_step += ["--precision", "fp32"]
     return ["train", RECIPE, "--data", str(digits), "--run-dir", str(run_dir), *every_step, *options]
 
 

@@ -15,7 +15,7 @@ from tests.support.processes import ROOT, SUPPORT, TIMEOUT, assert_same_run, wai
 pytestmark = pytest.mark.slow
 
 RECIPE = SUPPORT / "small_recipe.py"
-JOB = ["--epochs", "4", "--log-every", "1", "--checkpoint-steps", "5", "--precision", "fp32"]
+JOB = ["--epochs", "4", "--log-every", "1", "--checkpoint-steps", "5"]
 
 
 def words(verb: str, run_dir: Path, data: Path, *options: str, job: list[str] = JOB) -> list[str]:

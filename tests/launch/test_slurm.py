@@ -18,7 +18,7 @@ from tests.support.slurm_cluster import Cluster, cluster, missing
 RECIPE = SUPPORT / "small_recipe.py"
 # 220 steps, which no start comes to the end of before it is ended
 BATCHES = ["--global-batch-size", "32", "--micro-batch-size", "8", "--epochs", "5"]
-JOB = [*BATCHES, "--log-every", "1", "--checkpoint-steps", "7", "--no-pictures", "--precision", "fp32"]
+JOB = [*BATCHES, "--log-every", "1", "--checkpoint-steps", "7", "--no-pictures"]
 PROCESSES = ["--nodes", "2", "--processes-per-node", "1", "--cpus-per-task", "1"]
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
@@ -187,7 +187,7 @@ def test_job_that_never_makes_progress_is_given_up_with_the_reason(
 def test_recipes_and_seeds_become_an_array_with_a_folder_for_each_run(
     slurm: Cluster, digits: Path, tmp_path: Path
 ) -> None:
-    short = ["--epochs", "1", "--log-every", "5", "--no-pictures", "--precision", "fp32"]
+    short = ["--epochs", "1", "--log-every", "5", "--no-pictures"]
     words = [
         "--seeds",
         "0",

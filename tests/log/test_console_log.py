@@ -24,7 +24,7 @@ STEPS = {"lr": 0.05, "loss": 2.5, "images_per_second": 1234.0, "data_wait": 0.07
 
 
 def words(digits: Path, run_dir: Path, *options: str) -> list[str]:
-    short = ["--epochs", "1", "--precision", "fp32"]
+    short = ["--epochs", "1"]
     return ["train", RECIPE, "--data", str(digits), "--run-dir", str(run_dir), *short, *options]
 
 

@@ -91,7 +91,7 @@ class Chaos:
         run_dir.mkdir(exist_ok=True)
         often = ["--log-every", "4", "--checkpoint-steps", str(SAVE_EVERY), "--no-pictures", "--workers", "2"]
         where = ["--data", str(self._data), "--run-dir", str(run_dir)]
-        words = ["train", str(RECIPE), *where, "--epochs", str(self._epochs), "--precision", "fp32"]
+        words = ["train", str(RECIPE), *where, "--epochs", str(self._epochs)]
         variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", MARK: self._mark}
         with (run_dir / "said.txt").open("a") as said:
             return subprocess.Popen(

@@ -14,7 +14,6 @@ recipe = replace(
     erasing=RandomErasing(probability=0.25),
     mixing=Mixing(mixup_alpha=0.2, cutmix_alpha=1.0),
     repeats=2,
-    precision="bf16",
     ema=EMA(decay=0.9),
     norm_batch_size=8,
     precise_norm_images=96,

@@ -18,5 +18,5 @@ recipe = Recipe(
     epochs=2,
     global_batch_size=96,
     micro_batch_size=16,
-    precision="fp32",
+    precision="fp32",  # bf16 takes twice as long where it is emulated; test_recipe_runs.py has it
 )
