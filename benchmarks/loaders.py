@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.table import Row, ratio_row
-from trainer.commands.benchmark.peers import Job, Peer, ffcv_loader, torchvision_pipeline
+from trainer.commands.benchmark.peers import Job, Peer, ffcv_loader, image_folder, torchvision_pipeline
 from trainer.data.beton.index import read_index
 from trainer.data.beton.prepare import PrepareOptions, prepare_folder
 from trainer.recipe import RandomResizedCrop
@@ -56,7 +56,7 @@ def torchvision_io(job: Job) -> Iterator[int]:
 
     assert isinstance(job.crop, RandomResizedCrop)
     crop = v2.RandomResizedCrop(job.crop.resolution, job.crop.scale, job.crop.ratio, antialias=True)
-    yield from _image_folder(job, [crop, v2.RandomHorizontalFlip()], load)
+    yield from image_folder(job, [crop, v2.RandomHorizontalFlip()], load)
 
 
 def pil_uint8(job: Job) -> Iterator[int]:
@@ -65,28 +65,7 @@ def pil_uint8(job: Job) -> Iterator[int]:
 
     assert isinstance(job.crop, RandomResizedCrop)
     crop = transforms.RandomResizedCrop(job.crop.resolution, job.crop.scale, job.crop.ratio)
-    yield from _image_folder(job, [crop, transforms.RandomHorizontalFlip(), transforms.PILToTensor()])
-
-
-def _image_folder(job: Job, transform: list[Any], load: Callable[[str], Any] | None = None) -> Iterator[int]:
-    from torch.utils.data import DataLoader
-    from torchvision import datasets, transforms
-
-    folder = datasets.ImageFolder(str(job.source), transforms.Compose(transform))
-    if load:
-        folder.loader = load
-    loader = DataLoader(
-        folder,
-        job.batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=job.workers,
-        persistent_workers=True,
-        multiprocessing_context="fork",
-    )
-    while True:
-        for _, labels in loader:
-            yield len(labels)
+    yield from image_folder(job, [crop, transforms.RandomHorizontalFlip(), transforms.PILToTensor()])
 
 
 def repeat_photos(photos: Path, folder: Path, repeats: int) -> None:

@@ -268,7 +268,7 @@ def test_rank_that_dies_ends_the_run_in_bounded_time(digits: Path, tmp_path: Pat
     os.kill(ranks_of(process)[1], signal.SIGKILL)
     _, said = process.communicate(timeout=TIMEOUT)
     assert process.returncode != 0
-    assert "failed (exitcode: -9) local_rank: 1" in said  # from torchrun's report
+    assert re.search(r"exitcode *: -9", said), said  # from torchrun's report, which may list rank 0's own end too
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def test_stream_never_changes() -> None:
     key = mix(mix(mix(seed) + (epoch + 1) * golden & mask) + (int(RandomStream.CROP) + 1) * golden & mask)
     expected = [mix(mix(key + image * golden & mask) + count * golden & mask) for count in (1, 2)]
     assert bits(seed, epoch, np.array([image]), RandomStream.CROP, 2).tolist() == [expected]
-    assert [int(draw) for draw in RandomStream] == [0, 1, 2, 3, 4, 5, 6, 7, 8]
+    assert [int(draw) for draw in RandomStream] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
 
 
 def test_random_every_step_and_micro_batch_has_its_own_torch_seed() -> None:

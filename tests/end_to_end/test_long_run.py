@@ -12,9 +12,8 @@ pytestmark = pytest.mark.slow
 def test_memory_threads_and_open_files_stay_as_they_are(tmp_path: Path) -> None:
     """FFCV's own loader keeps a gigabyte and a thread of every epoch that is left early."""
     found = usage_by_epoch("synthetic:480", tmp_path, 14, "--no-pictures")
-    settled, last = found[5], found[-2]  # the last one may be looked at while the process ends
     assert len(found) == 14
-    assert last.megabytes - settled.megabytes < 16
-    early, late = ([usage.threads for usage in epochs] for epochs in (found[2:6], found[-5:-1]))
-    assert min(late) <= max(early)  # a checkpoint's writer comes and goes
-    assert last.files <= settled.files
+    early, late = found[2:6], found[-5:-1]  # the last one may be looked at while the process ends
+    for what, growth in {"megabytes": 16, "threads": 0, "files": 0}.items():
+        before, after = ([getattr(usage, what) for usage in usages] for usages in (early, late))
+        assert min(after) <= max(before) + growth, what  # a checkpoint's writer, and its file, come and go

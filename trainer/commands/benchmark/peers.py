@@ -124,8 +124,7 @@ def ffcv_loader(job: Job) -> Iterator[int]:
 
 def torchvision_pipeline(job: Job) -> Iterator[int]:
     """torchvision's reference: PIL, crop, flip, ToTensor, Normalize in worker processes; float32 batches."""
-    from torch.utils.data import DataLoader
-    from torchvision import datasets, transforms
+    from torchvision import transforms
 
     if isinstance(job.crop, PaddedCrop):
         mode = job.crop.padding_mode
@@ -133,8 +132,17 @@ def torchvision_pipeline(job: Job) -> Iterator[int]:
     else:
         crop = transforms.RandomResizedCrop(job.crop.resolution, job.crop.scale, job.crop.ratio)
     flip = [transforms.RandomHorizontalFlip()] if job.flip else []
-    augment = transforms.Compose([crop, *flip, transforms.ToTensor(), transforms.Normalize(job.mean, job.std)])
-    dataset = datasets.ImageFolder(str(job.source), augment)
+    yield from image_folder(job, [crop, *flip, transforms.ToTensor(), transforms.Normalize(job.mean, job.std)])
+
+
+def image_folder(job: Job, transform: list[Any], load: Callable[[str], Any] | None = None) -> Iterator[int]:
+    """torchvision's ImageFolder in worker processes. `load`: reads a file; None: PIL does."""
+    from torch.utils.data import DataLoader
+    from torchvision import datasets, transforms
+
+    dataset = datasets.ImageFolder(str(job.source), transforms.Compose(transform))
+    if load:
+        dataset.loader = load
     if len(dataset) < job.batch_size:
         raise PeerError(f"{len(dataset)} images are less than a micro-batch of {job.batch_size}")
     loader = DataLoader(
