@@ -128,7 +128,7 @@ def test_quasi_random_order_of_a_sorted_file_is_noted_with_a_stretch_that_mixes_
     recipe = replace(small, order=QuasiRandom(stretch=64, window=512))
     (note,) = order_mistakes(recipe, labels)
     assert note.startswith("a window of 512 images holds 57% of the classes, because the file is sorted by class")
-    assert "--order.stretch 8," in note and "prepare's --shuffle" in note
+    assert "--order.stretch 8," in note and "prepare --shuffle" in note
     assert order_mistakes(replace(recipe, order=QuasiRandom(stretch=8, window=512)), labels) == []
     assert order_mistakes(recipe, np.random.default_rng(0).permutation(labels)) == []
     assert order_mistakes(small, labels) == []

@@ -15,8 +15,8 @@ class QuasiRandom:
 
     An epoch takes the stretches in random order and shuffles the images of as many stretches as fill a window. Each
     byte is then read from the disk once, in long reads. The idea is that of FFCV's OrderOption.QUASI_RANDOM (Leclerc et
-    al. 2023, arXiv:2306.12517, section 4). A batch holds images of at most window / stretch stretches: the file should
-    be written with `prepare --shuffle`. In one that is sorted by class, short stretches keep the classes mixed.
+    al. 2023, arXiv:2306.12517, section 4). In a file that is sorted by class, a window lacks classes: write it
+    with `prepare --shuffle`, or use short stretches.
     """
 
     stretch: int = 64

@@ -79,7 +79,7 @@ def order_mistakes(recipe: Recipe, labels: np.ndarray) -> list[str]:
     return [
         f"a window of {recipe.order.window} images holds {found:.0%} of the classes, because the file is sorted by "
         f"class: accuracy suffers. Use --order.stretch {enough.stretch}, a larger --order.window, or files written "
-        f"with prepare's --shuffle"
+        f"by prepare --shuffle"
     ]
 
 

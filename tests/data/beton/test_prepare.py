@@ -15,6 +15,7 @@ from trainer.data.beton import prepare
 from trainer.data.beton.index import read_index, verify
 from trainer.data.beton.manifest import read_manifest
 from trainer.data.beton.pixels import shrink
+from trainer.data.beton.placing import CHUNK
 from trainer.data.beton.prepare import (
     IMAGENET,
     SMALL_IMAGES,
@@ -154,7 +155,7 @@ def test_prepare_broken_file_is_named_or_skipped(
 
 
 def test_shuffled_training_images_are_the_same_ones_in_a_random_order(pets: Path, tmp_path: Path) -> None:
-    """An own order for the file, not that of an epoch; again the same one; continued after an error as any other."""
+    """The file has an order of its own, always the same, which is not that of an epoch."""
     plain = prepare_folder(pets, tmp_path / "plain", AS_IT_IS)
     mixed = prepare_folder(pets, tmp_path / "mixed", replace(AS_IT_IS, shuffle=True))
     again = prepare_folder(pets, tmp_path / "again", replace(AS_IT_IS, shuffle=True, workers=2))
@@ -173,16 +174,31 @@ def test_shuffled_training_images_are_the_same_ones_in_a_random_order(pets: Path
     assert order != epoch_order(0, 0, len(order)).tolist()
 
 
-def test_shuffled_file_that_was_interrupted_continues_to_the_same_bytes(pets: Path, tmp_path: Path) -> None:
+def test_shuffled_file_that_was_interrupted_continues_to_the_same_bytes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The image that cannot be read is the last one in the file, so that whole chunks are stored before it."""
+    for split, count in (("train", 3 * CHUNK), ("val", 1)):
+        (tmp_path / "src" / split / "gray").mkdir(parents=True)
+        for number in range(count):
+            exif = Image.Exif()
+            if number % 3 == 0:
+                exif[274] = 6  # EXIF's orientation
+            image = Image.new("RGB", (4, 4), (number, number, number))
+            image.save(tmp_path / "src" / split / "gray" / f"{number:02}.png", exif=exif)
     shuffle = replace(AS_IT_IS, shuffle=True)
-    prepare_folder(pets, tmp_path / "whole", shuffle)
-    last = sorted((pets / "train" / "emu").rglob("*.*"))[-1]
-    content = last.read_bytes()
+    whole = prepare_folder(tmp_path / "src", tmp_path / "whole", shuffle)["train"]
+    assert whole.exif_oriented == CHUNK
+    last = tmp_path / "src" / "train" / "gray" / f"{stored(tmp_path / 'whole' / 'train.beton')[-1][0, 0, 0]:02}.png"
+    content, times = last.read_bytes(), (last.stat().st_atime_ns, last.stat().st_mtime_ns)
     last.write_bytes(b"no image")
     with pytest.raises(UserError, match=last.name):
-        prepare_folder(pets, tmp_path / "stopped", shuffle)
+        prepare_folder(tmp_path / "src", tmp_path / "stopped", shuffle)
     last.write_bytes(content)
-    prepare_folder(pets, tmp_path / "stopped", shuffle)
+    os.utime(last, ns=times)
+    capsys.readouterr()
+    assert prepare_folder(tmp_path / "src", tmp_path / "stopped", shuffle)["train"] == whole
+    assert f"continues after {2 * CHUNK} of {3 * CHUNK} images" in capsys.readouterr().out
     assert (tmp_path / "stopped" / "train.beton").read_bytes() == (tmp_path / "whole" / "train.beton").read_bytes()
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from trainer.data.beton.manifest import DataOrigin
+from trainer.data.beton.placing import shared
 from trainer.data.random import RandomStream, bits
 
 
@@ -26,14 +27,27 @@ class Images:
 
 
 def shuffled(images: Images) -> Images:
-    """The images in a random order, the same one for as many images: a stretch of the file then holds all classes."""
+    """The images in a random order, so that a stretch of the file holds most classes.
+
+    The order depends on nothing but the number of images.
+    """
     order = np.argsort(bits(0, 0, np.arange(len(images.labels)), RandomStream.STORED)[:, 0], kind="stable")
-    stamp = images.stamp
+    stamp, known = images.stamp, images.oriented
+    oriented = None if known is None else shared(len(order), np.dtype(bool))
+
+    def load(place: int) -> np.ndarray:
+        image = int(order[place])
+        pixels = images.load(image)
+        if known is not None and oriented is not None:
+            oriented[place] = known[image]
+        return pixels
+
     return replace(
         images,
         labels=images.labels[order],
         names=[images.names[image] for image in order],
         source=replace(images.source, shuffled=True),
-        load=lambda place: images.load(int(order[place])),
+        load=load,
+        oriented=oriented,
         stamp=(lambda place: stamp(int(order[place]))) if stamp else None,
     )

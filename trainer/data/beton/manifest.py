@@ -66,7 +66,7 @@ class Encoding:
         return min(max(2 << 20, 1 << (8 * 3 * self.max_resolution**2 - 1).bit_length()), 1 << 31)
 
     def is_jpeg(self, image: int) -> bool:
-        """Whether this image, counted in the source, is stored as JPEG: the same for any number of workers.
+        """Whether the image at this place of the file is stored as JPEG: the same for any number of workers.
 
         FFCV draws it from np.random in forked workers, which all draw the same numbers.
         """
@@ -92,7 +92,7 @@ class DataOrigin:
     class_order: Literal["text", "numeric"] = "text"  # of class folders
     exif: Literal["ignored", "applied"] = "ignored"  # the orientation of images
     held_out: HeldOut | None = None  # None: the source has validation images of its own
-    shuffled: bool = False  # whether the images lie in a random order; False: in that of the source
+    shuffled: bool = False  # whether `prepare --shuffle` put the images in a random order
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """What is prepared: class folders, CIFAR-10 and scikit-learn's digits -> OUT/train.beton and OUT/val.beton.
 
-Each is a list of labelled images in an order that depends on nothing but their names, or on nothing but their number
-(--shuffle); writer.py stores it.
+Each is a list of labelled images; writer.py stores it. Their order depends on nothing but their names. --shuffle
+permutes it, always in the same way for the same number of images.
 """
 
 import pickle

@@ -43,8 +43,8 @@ def prepare(patterns: Sequence[str], out: Path, options: ParquetOptions) -> dict
     """
     if options.shuffle:
         raise UserError(
-            "--shuffle would read a whole row group of a parquet file for each image: leave it out, or convert the "
-            "files to WebDataset shards or class folders first"
+            "--shuffle would read a whole row group of a parquet file for each image: leave out --shuffle, or convert "
+            "the files to WebDataset shards or class folders first"
         )
     try:
         import pyarrow  # noqa: F401
