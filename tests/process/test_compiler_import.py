@@ -1,9 +1,10 @@
-"""A training in eager mode starts without torch's compiler, in one process or several."""
+"""What does not compile starts without torch's compiler, in one process or several."""
 
 import os
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,40 +14,56 @@ from torch.optim import SGD, AdamW, Optimizer
 from tests.support.processes import ROOT, SUPPORT, TIMEOUT
 from trainer.process.compiler_import import eager_optimizer
 
+WITHOUT_COMPILER = """
+import sys
+from trainer.__main__ import main
+code = main(sys.argv[1:])
+print("torch.optim" in sys.modules, "torch._dynamo" in sys.modules)
+sys.exit(code)
+"""
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_compiler_is_not_imported_by_training_in_eager_mode(processes: int, tmp_path: Path) -> None:
-    words = ["train", str(SUPPORT / "small_recipe.py"), "--data", "synthetic:96", "--run-dir", str(tmp_path / "run")]
-    code = (
-        "import sys\n"
-        "from trainer.__main__ import main\n"
-        "code = main(sys.argv[1:])\n"
-        "print('torch.optim' in sys.modules, 'torch._dynamo' in sys.modules)\n"
-        "sys.exit(code)\n"
-    )
+def test_compiler_is_not_imported_by_training_and_evaluation(processes: int, tmp_path: Path) -> None:
+    recipe, data, run_dir = str(SUPPORT / "small_recipe.py"), "synthetic:96", str(tmp_path / "run")
+    ranks_end(["train", recipe, "--data", data, "--run-dir", run_dir, "--no-pictures"], processes)
+    ranks_end(["evaluate", run_dir, "--data", data], processes)
+
+
+def ranks_end(words: list[str], processes: int) -> None:
+    """New interpreters run the command, each without torch's compiler."""
     with socket.create_server(("localhost", 0)) as free:
         place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
     place |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, *words, "--no-pictures"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, cwd=ROOT, env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(processes)
-    ]  # fmt: skip
-    said = [rank.communicate(timeout=TIMEOUT) for rank in ranks]
+    with ExitStack() as stack:
+        ranks = [
+            stack.enter_context(new_interpreter(WITHOUT_COMPILER, *words, RANK=rank, LOCAL_RANK=rank, **place))
+            for rank in map(str, range(processes))
+        ]
+        stack.callback(lambda: [rank.kill() for rank in ranks])
+        said = [rank.communicate(timeout=TIMEOUT) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0] * processes, said
     assert [out.splitlines()[-1] for out, _ in said] == ["True False"] * processes
 
 
-def test_whatever_the_constructor_of_ddp_asks_for_the_compiler_answers_itself() -> None:
+def new_interpreter(code: str, *words: str, **variables: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        env={**os.environ, **variables},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_stand_in_passes_other_questions_on_to_the_compiler() -> None:
     code = (
         "import sys, torch\n"
         "from trainer.process.compiler_import import eager_ddp\n"
         "with eager_ddp():\n"
         "    before = torch._dynamo.utils.get_optimize_ddp_mode()\n"
         "    assert 'torch._dynamo' not in sys.modules\n"
+        "assert '_dynamo' not in vars(torch)\n"
+        "with eager_ddp():\n"
         "    utils = torch._dynamo.utils\n"
         "    assert utils.dynamo_timed is sys.modules['torch._dynamo.utils'].dynamo_timed\n"
         "    assert torch._dynamo.config.optimize_ddp is True\n"
@@ -55,20 +72,9 @@ def test_whatever_the_constructor_of_ddp_asks_for_the_compiler_answers_itself() 
         "with eager_ddp():\n"
         "    assert torch._dynamo is sys.modules['torch._dynamo']\n"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT, cwd=ROOT)
-    assert ended.returncode == 0, ended.stderr
-
-
-def test_compiler_is_not_there_after_the_block() -> None:
-    code = (
-        "import torch\n"
-        "from trainer.process.compiler_import import eager_ddp\n"
-        "with eager_ddp():\n"
-        "    pass\n"
-        "assert '_dynamo' not in vars(torch)\n"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT, cwd=ROOT)
-    assert ended.returncode == 0, ended.stderr
+    with new_interpreter(code) as interpreter:
+        _, said = interpreter.communicate(timeout=TIMEOUT)
+    assert interpreter.returncode == 0, said
 
 
 @pytest.mark.parametrize("kind", [SGD, AdamW])

@@ -1,18 +1,24 @@
 """What is known of ImageNet-1k: its classes by WordNet id, and their names. timm ships both tables."""
 
+from __future__ import annotations
+
 import re
 from functools import cache
 from importlib.resources import files
-
-from timm.data.imagenet_info import ImageNetInfo
+from typing import TYPE_CHECKING
 
 from trainer.recipe import Recipe
+
+if TYPE_CHECKING:
+    from timm.data.imagenet_info import ImageNetInfo
 
 _WNID = re.compile(r"n\d{8}")
 
 
 @cache
 def _info() -> ImageNetInfo:
+    from timm.data.imagenet_info import ImageNetInfo  # here: timm imports torch's compiler, which takes seconds
+
     return ImageNetInfo()
 
 

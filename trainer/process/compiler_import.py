@@ -6,10 +6,9 @@ _disable_dynamo). In eager mode the version is the method itself, and our compil
 version of torch keeps it elsewhere, the method imports the compiler as before.
 """
 
-import importlib
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -49,9 +48,10 @@ def eager_ddp() -> Iterator[None]:
     if "torch._dynamo" in sys.modules:
         yield
         return
-    _leave_alone(DistributedDataParallel._inside_ddp_forward)
-    mode = _NotImported("torch._dynamo.utils", get_optimize_ddp_mode=lambda: "ddp_optimizer")  # the default
-    torch._dynamo = _NotImported("torch._dynamo", utils=mode)  # type: ignore[assignment]
+    if forward := getattr(DistributedDataParallel, "_inside_ddp_forward", None):
+        _leave_alone(forward)
+    mode = _NotImported(_utils, get_optimize_ddp_mode=lambda *_: "ddp_optimizer")  # the default
+    torch._dynamo = _NotImported(_compiler, utils=mode)  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -61,13 +61,25 @@ def eager_ddp() -> Iterator[None]:
 class _NotImported:
     """Stands for a module of the compiler until somebody asks for more of it than is known."""
 
-    def __init__(self, module: str, **known: object) -> None:
-        self._module = module
+    def __init__(self, load: Callable[[], Any], **known: object) -> None:
+        self._load = load
         vars(self).update(known)
 
     def __getattr__(self, name: str) -> Any:
         _remove_stand_in()
-        return getattr(importlib.import_module(self._module), name)
+        return getattr(self._load(), name)
+
+
+def _compiler() -> Any:
+    import torch._dynamo as compiler
+
+    return compiler
+
+
+def _utils() -> Any:
+    import torch._dynamo.utils as utils
+
+    return utils
 
 
 def _remove_stand_in() -> None:
