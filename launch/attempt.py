@@ -38,8 +38,8 @@ class Ending:
     """that the user sent"""
     cause: str | None = None
     """what else ended the processes, e.g. preempted"""
-    faulty_node: str | None = None
-    """what was wrong with a machine, which the next start leaves out"""
+    machine_fault: str | None = None
+    """what was wrong with a machine; Slurm leaves it out of the next start"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +64,9 @@ def decide(codes: dict[int, int], ending: Ending, *, restarts_without_progress: 
     if ending.by_user:
         return Verdict(again=False, reason=f"{ending.by_user}{saved}", code=128 + ending.sent)
     wrong = [rank for rank, code in codes.items() if code == 2]
-    if wrong and not ending.faulty_node:  # else it may be at fault here as well: the next start tells
+    if wrong and not ending.machine_fault:  # a faulty machine can make a rank reject good input
         return Verdict(again=False, reason=f"the input cannot be used, see the log of rank {wrong[0]}", code=2)
-    if because := ending.cause or ending.faulty_node:
+    if because := ending.cause or ending.machine_fault:
         reason = f"{because}{saved}"
     elif signal.SIGUSR2 in stops:  # a rank that was only asked by its peers to stop reports SIGTERM
         reason = "saved before the time limit"
@@ -115,7 +115,7 @@ def end(submission: Submission, index: int, number: int, ending: Ending) -> Verd
     job = submission.job
     step = newest_step(Path(job.runs[index]))
     starts = attempts(submission, index)
-    ending = replace(ending, faulty_node=next(iter(faulty_nodes(submission, index, number).values()), None))
+    ending = replace(ending, machine_fault=next(iter(faulty_nodes(submission, index, number).values()), None))
     start = next((start for start in starts if start["number"] == number), {"number": number, "step": step})
     verdict = decide(
         rank_codes(submission, index, number),

@@ -64,7 +64,7 @@ def run_checks(checks: Checks) -> list[str]:
 def quick(words: list[str]) -> int:
     """The short form, at the start of a job that is about to train with these words.
 
-    Returns the exit code: 0; 2 for faults; 75 where other nodes may be sound, or processes did not meet.
+    Returns the exit code: 0; 2 for faults; 75 where another start may go well, or processes did not meet.
 
     In a job's process, with torchrun's variables set. The port after the job's own is free for it: see attempt.py.
     """

@@ -26,7 +26,7 @@ def all_reduce(device: Any, nodes: list[dict[str, Any]], group: Any) -> list[str
 
 
 def wrong_sums(hosts: list[str], wrong: list[bool]) -> list[str]:
-    """A line for each rank that got one. Where most nodes have one, any of them may have made it."""
+    """A fault for each rank with a wrong sum: its node's, if fewer than half of the nodes have one; else nobody's."""
     few = 2 * len({host for host, is_wrong in zip(hosts, wrong, strict=True) if is_wrong}) < len(set(hosts))
     faults: list[str] = []
     for rank, (host, is_wrong) in enumerate(zip(hosts, wrong, strict=True)):

@@ -47,10 +47,10 @@ STRAY = "{} to the processes, saved; the run continues because nobody cancelled 
 
 
 def ending(
-    by_user: str | None = None, cause: str | None = None, failed: bool = False, faulty_node: str | None = None
+    by_user: str | None = None, cause: str | None = None, failed: bool = False, machine_fault: str | None = None
 ) -> Ending:
     summary = "srun ended with 137"
-    return Ending(summary=summary, by_user=by_user, cause=cause, failed=failed, faulty_node=faulty_node)
+    return Ending(summary=summary, by_user=by_user, cause=cause, failed=failed, machine_fault=machine_fault)
 
 
 @pytest.mark.parametrize(
@@ -58,9 +58,15 @@ def ending(
     [
         ({0: 2, 1: 75}, ending(), False, "the input cannot be used, see the log of rank 0", 2),
         ({3: 2, 0: 75}, ending(), False, "the input cannot be used, see the log of rank 3", 2),
-        ({3: 2, 0: 75}, ending(faulty_node="n7: a GPU is gone"), True, "n7: a GPU is gone", 0),
-        ({3: 2}, ending(by_user="cancelled by scancel", faulty_node="n7"), False, "cancelled by scancel", 143),
-        ({0: 143}, ending(cause="preempted", faulty_node="n7: a GPU is gone"), True, "preempted, saved", 0),
+        ({3: 2, 0: 75}, ending(machine_fault="n7: a GPU is gone"), True, "n7: a GPU is gone", 0),
+        (
+            {3: 2},
+            ending(by_user="cancelled by scancel", machine_fault="n7: a GPU is gone"),
+            False,
+            "cancelled by scancel",
+            143,
+        ),
+        ({0: 143}, ending(cause="preempted", machine_fault="n7: a GPU is gone"), True, "preempted, saved", 0),
         ({0: 140}, ending(), True, "saved before the time limit", 0),
         ({0: 143, 1: 140}, ending(), True, "saved before the time limit", 0),  # rank 0 heard of it from its peer first
         ({0: 141}, ending(), True, "rank 0 ended with 141", 0),
