@@ -11,7 +11,6 @@ os.environ.pop("COLUMNS", None)  # pytest-xdist's workers have 80 here, to which
 
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,18 +61,15 @@ def nothing_left() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """scikit-learn's digits as train.beton (1,437 images) and val.beton (360), at 16 px.
-
-    At 32 px, as `prepare digits` writes them, the small recipe's steps take four times as long.
-    """
-    from trainer.data.beton.prepare import SMALL_IMAGES, prepare_digits
+    """What the small recipe trains on: see prepare_small_digits."""
+    from tests.support.small_digits import prepare_small_digits
     from trainer.data.crop import eval_view
     from trainer.data.formats import open_source
     from trainer.data.loader import Loader
     from trainer.recipe import CenterCrop
 
     folder = tmp_path_factory.mktemp("digits")
-    prepare_digits(folder, replace(SMALL_IMAGES, max_resolution=16))
+    prepare_small_digits(folder)
     with Loader(open_source(str(folder), "val", num_classes=10, resolution=16), workers=1) as loader:
         # Numba compiles what reads it here, once: processes that start together would each compile it for themselves
         list(loader.batches([np.arange(1)], eval_view(CenterCrop(resolution=16, crop_ratio=1.0)), 16))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import ROOT, SUPPORT, TIMEOUT, ranks_of, run, start_new, wait_for_step
+from tests.support.processes import ROOT, SUPPORT, TIMEOUT, ranks_of, run, run_new, start_new, wait_for_step
 from trainer.__main__ import main
 from trainer.settings import TrainSettings
 from trainer.setup.checks import slow_start
@@ -164,8 +164,19 @@ def test_number_of_processes_that_does_not_fit_names_those_that_do(digits: Path,
 
 
 @pytest.mark.slow
+def test_torchrun_lets_rank_0_say_what_is_wrong(digits: Path, tmp_path: Path) -> None:
+    """It ends all ranks as soon as one has exited: the silent ones wait for rank 0."""
+    words, answer = mistakes(digits, tmp_path)["wrong class count"]
+    ended = run_new(words, processes=2)
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert re.search(answer, line), line
+    first = re.search(r"Root Cause .*?rank +: (\d+).*?exitcode +: (-?\d+)", ended.stderr, re.DOTALL)
+    assert first and first.groups() == ("0", "2"), ended.stderr
+
+
+@pytest.mark.slow
 def test_cli_one_process_from_the_shell_exits_with_2(tmp_path: Path) -> None:
-    ended = run(["train", RECIPE, "--data", str(tmp_path), "--run-dir", str(tmp_path / "run")])
+    ended = run_new(["train", RECIPE, "--data", str(tmp_path), "--run-dir", str(tmp_path / "run")])
     assert ended.returncode == 2
     assert re.fullmatch(r"error: [^\n]+\n", ended.stderr)
 

@@ -120,7 +120,8 @@ def test_fit_step_that_fails_otherwise_is_one_line_with_its_reason(
     [
         ([], "on which images? add --data DIR; or --fit"),
         (["--fit", "--data", "D"], "--fit takes steps on noise"),
-        (["--fit", "--compile"], "leave out --data, --original and --compile"),
+        (["--fit", "--compile"], "leave out --data, --original, --compile and --compile-mode"),
+        (["--fit", "--compile-mode", "max-autotune"], "leave out --data, --original, --compile and --compile-mode"),
         (["--data", "D", "--compile-mode", "max-autotune"], "compile_mode='max-autotune' needs --compile"),
     ],
 )

@@ -1,6 +1,7 @@
 """What a run takes of the machine does not grow from epoch to epoch; long_run.py looks at 200 of them."""
 
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -14,6 +15,8 @@ def test_memory_threads_and_open_files_stay_as_they_are(tmp_path: Path) -> None:
     found = usage_by_epoch("synthetic:480", tmp_path, 14, "--no-pictures")
     assert len(found) == 14
     early, late = found[2:6], found[-5:-1]  # the last one may be looked at while the process ends
-    for what, growth in {"megabytes": 16, "threads": 0, "files": 0}.items():
-        before, after = ([getattr(usage, what) for usage in usages] for usages in (early, late))
-        assert min(after) <= max(before) + growth, what  # a checkpoint's writer, and its file, come and go
+    before, after = (median(usage.megabytes for usage in usages) for usages in (early, late))
+    assert after - before < 16  # within 7 epochs
+    for what in ("threads", "files"):
+        before, after = ({getattr(usage, what) for usage in usages} for usages in (early, late))
+        assert min(after) <= max(before), what  # a checkpoint's writer, and its file, come and go

@@ -1,9 +1,12 @@
-"""Python in processes that need not import torch, which takes 5 to 8 s of CPU: forks of one that has imported it.
+"""Python in processes that need not import torch, which takes seconds: forks of one that has imported it.
 
-In everything else they are like new interpreters. multiprocessing's fork server makes them.
+multiprocessing's fork server makes them. Where the difference matters, start_new (processes.py) makes new interpreters:
+a module that reads a variable when it is imported sees the fork server's here; exit handlers run before other threads
+have ended; torchrun's own variables are missing.
 """
 
 import atexit
+import contextlib
 import multiprocessing
 import os
 import runpy
@@ -12,11 +15,20 @@ import subprocess
 import sys
 import tempfile
 import types
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["trainer.train", "trainer.commands.evaluate.evaluate", "tensorboard", "timm", "tyro"])
+_CONTEXT.set_forkserver_preload(["trainer.train", "trainer.commands.evaluate.evaluate", "tensorboard", "tyro"])
+_running: "weakref.WeakSet[Forked]" = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    """What failed tests have left; multiprocessing, whose own exit handler comes later, would wait for its end."""
+    for process in [*_running]:
+        process.kill()
 
 
 class Forked:
@@ -32,6 +44,7 @@ class Forked:
         self._process = _CONTEXT.Process(target=_run, args=(words, cwd, dict(env), *self._said))
         self._process.start()
         self.pid = self._process.pid or 0
+        _running.add(self)
 
     @property
     def returncode(self) -> int | None:
@@ -52,8 +65,9 @@ class Forked:
         return out, err
 
     def send_signal(self, number: signal.Signals) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, number)
+        with contextlib.suppress(ProcessLookupError):  # it may have ended before its exit code is here
+            if self.poll() is None:
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)

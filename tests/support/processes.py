@@ -23,16 +23,21 @@ SUPPORT = Path(__file__).parent
 
 
 def run(words: list[str], processes: int = 1, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """`python -m trainer WORDS` in so many processes, to the end: the code of the first one that failed, or 0.
+    """`python -m trainer WORDS` in so many processes, to the end: 0, or the code of one that failed before the others.
 
-    That one ends the others, as under torchrun. Fails after the time limit.
+    A failure ends the other processes, as torchrun does: SIGTERM, and SIGKILL after 30 s. Fails after the time limit.
     """
     ranks = [start(words, cwd=cwd)] if processes == 1 else start_ranks(["-m", "trainer", *words], processes, cwd)
     deadline, code = time.monotonic() + TIMEOUT, 0
+    patience = deadline
     while any(rank.poll() is None for rank in ranks):
         if not code and (code := next((rank.returncode for rank in ranks if rank.returncode), 0)):
+            patience = time.monotonic() + 30
             for rank in ranks:
                 rank.send_signal(signal.SIGTERM)
+        if time.monotonic() > patience:
+            for rank in ranks:
+                rank.kill()
         if time.monotonic() > deadline:
             for rank in ranks:
                 kill(rank)
@@ -97,18 +102,23 @@ def kill(process: subprocess.Popen[str] | Forked) -> None:
     ranks = ranks_of(process)
     with contextlib.suppress(ProcessLookupError):  # all have ended by themselves
         os.killpg(process.pid, signal.SIGKILL)
+    process.kill()  # a fork that has no group yet
     for rank in ranks:
         with contextlib.suppress(ProcessLookupError):
             os.kill(rank, signal.SIGKILL)
-    process.wait()
+    process.wait(TIMEOUT)
 
 
-def ranks_of(launcher: subprocess.Popen[str]) -> list[int]:
+def ranks_of(launcher: subprocess.Popen[str] | Forked) -> list[int]:
     """The process ids of torchrun's ranks, in their order; none where it has ended, or has not come so far."""
     if launcher.poll() is not None:
         return []
-    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
-    return [int(pid) for pid in children if "trainer" in Path(f"/proc/{pid}/cmdline").read_text()]
+    ranks = []
+    with contextlib.suppress(OSError):  # they end meanwhile
+        for pid in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split():
+            if "trainer" in Path(f"/proc/{pid}/cmdline").read_text():
+                ranks.append(int(pid))
+    return ranks
 
 
 def wait_for_step(process: subprocess.Popen[str] | Forked, run_dir: Path, step: int) -> None:
