@@ -146,9 +146,11 @@ class BenchmarkSettings:
 
     def __post_init__(self) -> None:
         check_positive(self, "workers", "rounds", "seconds")
+        if self.fit and (self.data or self.original or self.compile or self.compile_mode != "default"):
+            raise ValueError(
+                "--fit takes steps on noise, not compiled: leave out --data, --original, --compile and --compile-mode"
+            )
         _check_compile_mode(self)
-        if self.fit and (self.data or self.original or self.compile):
-            raise ValueError("--fit takes steps on noise, not compiled: leave out --data, --original and --compile")
         if not self.fit and self.data is None:
             raise ValueError("on which images? add --data DIR; or --fit, which needs none")
 

@@ -104,9 +104,9 @@ class ConsoleLog:
             self._print_line(f"epoch {at.epochs:6.2f}  {step}{loss}  ETA {self._eta(at.step)}", above_bar=False)
 
     def evaluating(self, done: int, total: int) -> None:
-        """Within an evaluation: shows it on the bar, or prints a line if ten seconds have passed."""
+        """Within an evaluation: shows it on the bar, and prints a line if ten seconds have passed."""
         now, parts = time.monotonic(), [(0, f"evaluating {done:,} of {total:,}"), (1, f"{done / total:.0%}")]
-        if self._bar and now - self._bar_time > _BAR_SECONDS:
+        if self._bar and (now - self._bar_time > _BAR_SECONDS or done == total):
             self._bar_time = now
             self._bar.update(self._task, description=fitting(parts, self._console.width - _BAR_WIDTH - 1))
         if now - self._line_time > _SECONDS:
