@@ -61,15 +61,15 @@ def nothing_left() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the small recipe trains on: see prepare_small_digits."""
-    from tests.support.small_digits import prepare_small_digits
+    """scikit-learn's digits as train.beton (1,437 images) and val.beton (360), at 16 px."""
+    from trainer.data.beton.prepare import prepare_digits
     from trainer.data.crop import eval_view
     from trainer.data.formats import open_source
     from trainer.data.loader import Loader
     from trainer.recipe import CenterCrop
 
     folder = tmp_path_factory.mktemp("digits")
-    prepare_small_digits(folder)
+    prepare_digits(folder)
     with Loader(open_source(str(folder), "val", num_classes=10, resolution=16), workers=1) as loader:
         # Numba compiles what reads it here, once: processes that start together would each compile it for themselves
         list(loader.batches([np.arange(1)], eval_view(CenterCrop(resolution=16, crop_ratio=1.0)), 16))

@@ -167,7 +167,7 @@ MISTAKES = {
     "rate that is no number": (["--optimizer.lr", "nan"], r"optimizer\.lr=nan is negative or not a number"),
     "momentum of 1": (["--optimizer.momentum", "1"], r"optimizer\.momentum=1\.0 is not within \[0, 1\)"),
     "depth": (["--model.depth", "21"], r"model\.depth=21 is not 6n \+ 2: the CIFAR family has 20, 32, 44"),
-    "padding": (["--train-crop.padding", "32"], r"train_crop\.padding=32 is not within 0 and resolution=32"),
+    "padding": (["--train-crop.padding", "16"], r"train_crop\.padding=16 is not within 0 and resolution=16"),
     "crop ratio": (["--eval-crop.crop-ratio", "1.5"], r"eval_crop\.crop_ratio=1\.5 is not within \(0, 1\]"),
     "warmup": (["--schedule.warmup.epochs", "-1"], r"schedule\.warmup\.epochs=-1\.0 is negative or not a number"),
     "clipping at 0": (["--clip-grad-norm", "0"], r"clip_grad_norm=0\.0 is not positive; None switches clipping off"),
@@ -239,7 +239,7 @@ def test_cli_train_mistake_is_printed_once_per_machine_and_exits_with_2(
             "resnet50_goyal2017_8k",
             {"optimizer.lr": "3.2", "schedule.milestones": "30 60 80", "global-batch-size": "8192", "epochs": "90"},
         ),
-        ("resnet20_digits", {"optimizer.weight-decay": "0.0005", "train-crop.padding": "4", "precision": "fp32"}),
+        ("resnet20_digits", {"optimizer.weight-decay": "0.0005", "train-crop.padding": "2", "precision": "fp32"}),
     ],
 )
 @ON_ANY_SCREEN

@@ -64,8 +64,8 @@ def test_plan_of_the_digits_says_what_training_would_do(
     assert row(plan, "steps") == "14 x 20 epochs = 280"
     assert row(plan, "images") == "26,880 in all; 93 are left out of each epoch"
     assert row(plan, "parameters") == "269,722, all of them trained"
-    assert row(plan, "forward") == "81.1 MFLOPs per image at 32 px, 40.6 MMACs"
-    assert row(plan, "whole run").startswith(in_flops(26_880 * (3 * 81_102_080 - 2 * 32 * 32 * 16 * 27)))
+    assert row(plan, "forward") == "20.3 MFLOPs per image at 16 px, 10.1 MMACs"
+    assert row(plan, "whole run").startswith(in_flops(26_880 * (3 * 20_276_480 - 2 * 16 * 16 * 16 * 27)))
     sizes = [(digits / f"{split}.beton").stat().st_size for split in ("train", "val")]
     assert row(plan, ".beton") == f"{in_bytes(sizes[0])} for training, {in_bytes(sizes[1])} for validation"
     assert "The resolved recipe" not in plan

@@ -24,8 +24,8 @@ DIGITS = Paper(
     images=1_437,
     classes=10,
     sees=Images(
-        train_crop=PaddedCrop(resolution=32, padding=4, fill=(0, 0, 0)),
-        eval_crop=centre(32, 32),
+        train_crop=PaddedCrop(resolution=16, padding=2, fill=(0, 0, 0)),
+        eval_crop=centre(16, 16),
         flip=False,
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),

@@ -258,11 +258,11 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=4)
     options = parser.parse_args()
-    from tests.support.small_digits import prepare_small_digits
+    from trainer.data.beton.prepare import prepare_digits
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare_small_digits(folder / "data")
+        prepare_digits(folder / "data")
         chaos = Chaos(folder, folder / "data", **vars(options))
         began = time.monotonic()
         chaos.run()

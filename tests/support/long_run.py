@@ -54,10 +54,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--epochs", type=int, default=200)
     epochs = parser.parse_args().epochs
-    from tests.support.small_digits import prepare_small_digits
+    from trainer.data.beton.prepare import prepare_digits
 
     with tempfile.TemporaryDirectory() as folder:
-        prepare_small_digits(Path(folder) / "data")
+        prepare_digits(Path(folder) / "data")
         found = usage_by_epoch(str(Path(folder) / "data"), Path(folder) / "run", epochs)
     for epoch in sorted({1, 2, 5, *range(10, epochs, 10), len(found)}):
         if epoch <= len(found):

@@ -34,7 +34,7 @@ def main(digits: str, photos: str) -> None:
         if not world.is_main:  # each rank has run its own statistics away from rank 0's
             for buffer in model.buffers():
                 buffer.add_(world.rank)
-        with Loader(open_source(digits, "val", num_classes=10, resolution=32), workers=1) as loader:
+        with Loader(open_source(digits, "val", num_classes=10, resolution=16), workers=1) as loader:
             evaluation = evaluate(model, loader, recipe, world)
         shares: list[dict[str, str]] = [{}] * world.size
         dist.all_gather_object(shares, seen)

@@ -430,14 +430,14 @@ def test_digits_are_all_there(tmp_path: Path) -> None:
     assert manifests["train"].count == 1437 and manifests["val"].count == 360
     assert manifests["train"].classes == [str(digit) for digit in range(10)]
     sizes = manifests["val"].sizes
-    assert (sizes.min_height, sizes.max_height, sizes.min_width, sizes.max_width) == (32, 32, 32, 32)
+    assert (sizes.min_height, sizes.max_height, sizes.min_width, sizes.max_width) == (16, 16, 16, 16)
     validation, train = iter(stored(tmp_path / "val.beton")), iter(stored(tmp_path / "train.beton"))
     labels = {split: iter(read_index(tmp_path / f"{split}.beton").labels.tolist()) for split in ("val", "train")}
     for number, original in enumerate(digits.images):
         image = next(validation if number % 5 == 0 else train)
         assert next(labels["val" if number % 5 == 0 else "train"]) == digits.target[number]
-        assert np.array_equal(np.round(image[::4, ::4, 0] * (16 / 255)), original), "nothing is lost"
-        assert np.array_equal(image, np.kron(image[::4, ::4, :1], np.ones((4, 4, 3), np.uint8)))
+        assert np.array_equal(np.round(image[::2, ::2, 0] * (16 / 255)), original), "nothing is lost"
+        assert np.array_equal(image, np.kron(image[::2, ::2, :1], np.ones((2, 2, 3), np.uint8)))
 
 
 @pytest.mark.slow
@@ -448,5 +448,5 @@ def test_progress_is_a_plain_line_where_there_is_no_terminal(
     prepare_digits(tmp_path, replace(SMALL_IMAGES, workers=2))
     out, err = capfd.readouterr()
     assert "train.beton: 1,437 of 1,437 images, " in out and "images/s" in out
-    assert "train.beton: 1,437 images of 10 classes, up to 32 x 32 px" in out
+    assert "train.beton: 1,437 images of 10 classes, up to 16 x 16 px" in out
     assert "\x1b" not in out + err and "\r" not in out + err

@@ -62,7 +62,7 @@ class PrepareOptions(Encoding):
 
 IMAGENET = PrepareOptions()
 SMALL_IMAGES = PrepareOptions(write_mode="raw", max_resolution=32)
-"""CIFAR-10 and digits, 32 x 32 px: pixels as they are, 3 kB an image"""
+"""CIFAR-10 and digits: pixels as they are, up to 3 kB an image"""
 
 
 def prepare_folder(
@@ -114,7 +114,7 @@ def prepare_cifar10(src: Path, out: Path, options: PrepareOptions = SMALL_IMAGES
 
 
 def prepare_digits(out: Path, options: PrepareOptions = SMALL_IMAGES) -> dict[str, Manifest]:
-    """scikit-learn's 1,797 handwritten digits of 8 x 8 px, each pixel drawn as 4 x 4: nothing is interpolated or lost.
+    """scikit-learn's 1,797 handwritten digits of 8 x 8 px, each pixel drawn as 2 x 2: nothing is interpolated or lost.
 
     Every fifth image, from the first on, is for validation (360), the others are for training (1,437).
     """
@@ -124,7 +124,7 @@ def prepare_digits(out: Path, options: PrepareOptions = SMALL_IMAGES) -> dict[st
         raise UserError(f"digits needs scikit-learn: pip install 'shortcut-trainer[digits]' ({error})") from error
     digits = load_digits()
     gray = np.round(digits.images * (255 / 16)).astype(np.uint8)  # from 0 to 16
-    pixels = np.repeat(gray.repeat(4, axis=1).repeat(4, axis=2)[..., None], 3, axis=3)
+    pixels = np.repeat(gray.repeat(2, axis=1).repeat(2, axis=2)[..., None], 3, axis=3)
     origin = DataOrigin(kind="digits", name="scikit-learn load_digits")
     splits = {}
     for split, is_val in (("val", True), ("train", False)):
