@@ -88,4 +88,6 @@ echo "Installing the package and its dependencies into .venv $what"
 pip=(.venv/bin/pip install --disable-pip-version-check)
 must "making .venv" "$PYTHON" -m venv .venv
 must "upgrading pip" "${pip[@]}" --upgrade pip
+# pip would compile all 10,000 modules, one after another; Python compiles those that are imported, and keeps them
+if [ -z "${PYTHONDONTWRITEBYTECODE-}" ]; then pip+=(--no-compile); fi
 must "installing with pip" "${pip[@]}" --editable ".[$extras]"

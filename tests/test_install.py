@@ -76,6 +76,15 @@ def test_install_prints_one_line_and_logs_the_rest(clone: Path, options: tuple[s
     assert (clone / "install.log").read_text().count(BANNER) == 2
 
 
+@pytest.mark.parametrize(("variable", "compiles"), [("", False), ("1", True)])
+def test_install_compiles_modules_where_python_would_not(
+    variable: str, compiles: bool, clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", variable)
+    assert install(clone, "--wheels").returncode == 0
+    assert ("--no-compile" not in (clone / "calls").read_text()) == compiles
+
+
 def test_install_shows_the_output_of_a_pip_that_fails(clone: Path) -> None:
     (clone / "pip-fails").touch()
     ended = install(clone)
