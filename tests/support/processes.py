@@ -23,9 +23,9 @@ SUPPORT = Path(__file__).parent
 
 
 def run(words: list[str], processes: int = 1, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """`python -m trainer WORDS` in so many processes, to the end: 0, or the code of one that failed before the others.
+    """Runs `python -m trainer WORDS` in several processes, and returns 0 or the code of the first that failed.
 
-    A failure ends the other processes, as torchrun does: SIGTERM, and SIGKILL after 30 s. Fails after the time limit.
+    A failure ends the others, as under torchrun: by SIGTERM, and by SIGKILL after 30 s. Fails after the time limit.
     """
     ranks = [start(words, cwd=cwd)] if processes == 1 else start_ranks(["-m", "trainer", *words], processes, cwd)
     deadline, code = time.monotonic() + TIMEOUT, 0

@@ -70,11 +70,9 @@ def reduced(recipe: Recipe) -> Recipe:
         small["model"] = replace(recipe.model, depth=10, width=1)
     elif isinstance(recipe.model, LibraryModel):
         small["model"] = replace(recipe.model, name="torchvision/resnet18", pretrained=False)
-    if not isinstance(recipe.train_crop, PaddedCrop):
-        crop = replace(recipe.train_crop, resolution=32)
-        if isinstance(crop, vocabulary.ScaleJitterCrop):
-            crop = replace(crop, short_side=(36, 64))
-        small["train_crop"] = crop
+    small["train_crop"] = replace(recipe.train_crop, resolution=32)
+    if isinstance(recipe.train_crop, vocabulary.ScaleJitterCrop):
+        small["train_crop"] = replace(recipe.train_crop, resolution=32, short_side=(36, 64))
     small["eval_crop"] = replace(recipe.eval_crop, resolution=32)
     if recipe.also_eval_crop:
         small["also_eval_crop"] = replace(recipe.also_eval_crop, resolution=24)

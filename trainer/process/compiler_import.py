@@ -59,7 +59,7 @@ def eager_ddp() -> Iterator[None]:
 
 
 class _NotImported:
-    """Stands for a module of the compiler until somebody asks for more of it than is known."""
+    """A module of the compiler that is imported when an attribute is read that is not known here."""
 
     def __init__(self, load: Callable[[], Any], **known: object) -> None:
         self._load = load
