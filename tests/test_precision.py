@@ -21,7 +21,7 @@ from trainer.loss import build_loss
 from trainer.model import build_model
 from trainer.optim.optimizer import build_optimizer
 from trainer.precision import Precision, allow_tensor_float, autocast, build_scaler, emulation_note
-from trainer.recipe import SGD, CenterCrop, CifarResNet, Constant, CrossEntropy, LibraryModel, Recipe
+from trainer.recipe import SGD, CenterCrop, CifarResNet, Constant, CrossEntropy, LibraryModel, PaddedCrop, Recipe
 from trainer.recipe_file import load_recipe
 from trainer.run.checkpoint import Checkpoints, read, write
 from trainer.settings import TrainSettings
@@ -326,6 +326,8 @@ def test_precision_four_micro_batches_make_the_step_of_their_mean(tmp_path: Path
     whole = replace(
         one_step("fp32", None),
         model=LibraryModel(name="timm/convnext_atto"),
+        train_crop=PaddedCrop(resolution=32),
+        eval_crop=CenterCrop(resolution=32, crop_ratio=1.0),
         loss=CrossEntropy(label_smoothing=0.1),
         optimizer=SGD(lr=0.05, nesterov=True),
         epochs=2,
