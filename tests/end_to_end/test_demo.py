@@ -1,4 +1,4 @@
-"""What `make demo` and the README's first screen promise: 98 % top-1 of the held-out digits in a minute or two."""
+"""What `make demo` and the README's first screen promise: 98 % top-1 of the held-out digits in a minute."""
 
 import json
 import shlex
