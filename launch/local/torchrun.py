@@ -8,10 +8,12 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from signal import Signals
 
 from trainer.distributed.cpus import usable_cpus
+from trainer.errors import EXIT_RETRY
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2)
 _PATIENCE = "600"  # s that it waits, after a signal, for the processes to save
@@ -54,11 +56,21 @@ def torchrun(processes: int, entry: list[str], run_id: str) -> Ended:
     except SignalException as error:
         return Ended(words=f"stopped by {error.sigval.name}", signal=error.sigval)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        code = int(failure.exitcode)
+        rank, code = first_failure(
+            {rank: (failure.timestamp, failure.exitcode) for rank, failure in error.failures.items()}
+        )
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         return Ended(words=f"rank {rank} {how}", code=code)
     finally:
         for number, handler in before.items():  # it leaves its own ones, which raise
             signal.signal(number, handler)
     return Ended()
+
+
+def first_failure(failures: Mapping[int, tuple[int, int]]) -> tuple[int, int]:
+    """Rank and code of the process that failed first. `failures`: time and code of those that torchrun found together.
+
+    Processes that have lost a peer end with EXIT_RETRY, so one that ended otherwise comes before them.
+    """
+    rank = min(failures, key=lambda rank: (failures[rank][1] == EXIT_RETRY, failures[rank][0]))
+    return rank, failures[rank][1]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.local.torchrun import first_failure
 from tests.support.processes import ROOT, SUPPORT, TIMEOUT, assert_same_run, wait_for_step
 
 pytestmark = pytest.mark.slow
@@ -93,6 +94,20 @@ def test_sigterm_to_a_rank_alone_is_followed_by_a_new_start_and_the_same_weights
     assert "SIGTERM to the processes, saved; the run continues because nobody cancelled its job: starting again" in err
     assert [start["again"] for start in attempts(tmp_path)] == [True, False]
     assert_same_run(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize(
+    ("failures", "first"),
+    [
+        ({1: (7, 75), 2: (7, -9), 3: (7, 75)}, (2, -9)),
+        ({1: (7, 75), 2: (8, 1)}, (2, 1)),
+        ({2: (7, 1), 1: (8, -9)}, (2, 1)),
+        ({0: (8, 75), 1: (7, 75)}, (1, 75)),
+    ],
+)
+def test_rank_that_lost_a_peer_is_not_the_cause(failures: dict[int, tuple[int, int]], first: tuple[int, int]) -> None:
+    """Codes of ranks that torchrun finds at the same time, and when they ended."""
+    assert first_failure(failures) == first
 
 
 def test_lost_rank_is_reported_by_one_line_and_no_rank_is_left(digits: Path, tmp_path: Path) -> None:
