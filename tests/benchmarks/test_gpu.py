@@ -64,7 +64,8 @@ def test_gpu_benchmark_one_command_measures_loader_step_peers_and_roofline(photo
     assert limit["by_flops"] > max(rates["ours, synthetic"])
     assert figures["waits"] == dict.fromkeys(STEPS)
     profile = figures["profile"]["ours"]
-    assert any("conv" in kernel["name"] for kernel in profile["kernels"])  # which one depends on the CPU
+    by_cpu = {"aten::convolution_backward", "aten::_slow_conv2d_backward"}  # the second without AVX-512, in bf16
+    assert by_cpu & {kernel["name"] for kernel in profile["kernels"]}
     assert ended.stdout.endswith(f"{report(figures)}\n")
     assert "NOT A GPU" in ended.stdout
     assert "real / synthetic: " in ended.stdout

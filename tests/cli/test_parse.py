@@ -279,7 +279,8 @@ def test_rank_that_dies_ends_the_run_in_bounded_time(digits: Path, tmp_path: Pat
     os.kill(ranks_of(process)[1], signal.SIGKILL)
     _, said = process.communicate(timeout=TIMEOUT)
     assert process.returncode != 0
-    assert re.search(r"exitcode *: -9", said), said  # from torchrun's report, which may list rank 0's own end too
+    # from torchrun's report, which may list rank 0's own end too
+    assert re.search(r"rank +: 1 \(local_rank: 1\)\s+exitcode +: -9", said), said
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """What does not compile starts without torch's compiler, in one process or several."""
 
 import os
-import socket
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -11,7 +10,7 @@ import pytest
 import torch
 from torch.optim import SGD, AdamW, Optimizer
 
-from tests.support.processes import ROOT, SUPPORT, TIMEOUT
+from tests.support.processes import ROOT, SUPPORT, TIMEOUT, rank_variables
 from trainer.process.compiler_import import eager_optimizer
 
 WITHOUT_COMPILER = """
@@ -33,13 +32,10 @@ def test_compiler_is_not_imported_by_training_and_evaluation(processes: int, tmp
 
 def ranks_end(words: list[str], processes: int) -> None:
     """New interpreters run the command, each without torch's compiler."""
-    with socket.create_server(("localhost", 0)) as free:
-        place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
-    place |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
     with ExitStack() as stack:
         ranks = [
-            stack.enter_context(new_interpreter(WITHOUT_COMPILER, *words, RANK=rank, LOCAL_RANK=rank, **place))
-            for rank in map(str, range(processes))
+            stack.enter_context(new_interpreter(WITHOUT_COMPILER, *words, **variables))
+            for variables in rank_variables(processes)
         ]
         stack.callback(lambda: [rank.kill() for rank in ranks])
         said = [rank.communicate(timeout=TIMEOUT) for rank in ranks]

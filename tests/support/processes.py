@@ -87,14 +87,20 @@ def run_new(words: list[str], processes: int = 1, cwd: Path = ROOT) -> subproces
 
 def start_ranks(words: list[str], count: int, cwd: Path = ROOT) -> list[Forked]:
     """`python WORDS` in `count` ranks, without torchrun, whose agent would end the others of one that fails."""
+    return [
+        Forked(words, cwd, {**os.environ, **variables, "PYTHONPATH": str(ROOT)}) for variables in rank_variables(count)
+    ]
+
+
+def rank_variables(count: int) -> list[dict[str, str]]:
+    """torchrun's variables for each of `count` ranks on this machine, which meet at a free port."""
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    ranks = []
-    for rank in range(count):
-        variables = {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
-        ranks.append(Forked(words, cwd, {**os.environ, **variables, "PYTHONPATH": str(ROOT)}))
-    return ranks
+    return [
+        {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
+        for rank in range(count)
+    ]
 
 
 def kill(process: subprocess.Popen[str] | Forked) -> None:
