@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.comparison import Checks, NodeFault, compare, fault_of, may_start_again
-from launch.links import all_reduce, bandwidths, slow_pairs
+from launch.links import all_reduce, bandwidths, slow_links
 from trainer.distributed.faulty_node import report_faulty_node
 from trainer.distributed.interface import bind_gloo
 from trainer.errors import EXIT_RETRY, UnreachableError, UserError, first_line
@@ -118,7 +118,7 @@ def _run(checks: Checks, rank: int, size: int) -> tuple[list[str], list[str]]:
     if checks.bandwidth and not faults:
         for speeds in bandwidths(device, nodes, group, inside=device.type == "cuda"):
             lines += [f"{first} - {second}: {speed / 1e9:.2f} GB/s" for (first, second), speed in speeds.items()]
-            faults += slow_pairs(speeds)
+            faults += slow_links(speeds)
     return lines, faults
 
 

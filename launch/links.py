@@ -8,7 +8,7 @@ from typing import Any
 from launch.comparison import MachineFault, NodeFault
 
 _MESSAGE = 2**24  # bytes sent from node to node
-_SLOW = 0.5  # of the median bandwidth: a pair of nodes below it is named
+_SLOW = 0.5  # of the usual bandwidth: what is below it is named
 
 
 def all_reduce(device: Any, nodes: list[dict[str, Any]], group: Any) -> list[str]:
@@ -65,7 +65,7 @@ def bandwidths(
         if hosts[0] != hosts[1]:
             between[hosts] = speed
         else:
-            within[f"{hosts[0]}: rank {first}", f"rank {second}"] = speed
+            within[f"{hosts[0]}: rank {first}", f"{hosts[0]}: rank {second}"] = speed
     return between, within
 
 
@@ -80,15 +80,32 @@ def rounds(members: Sequence[int]) -> list[list[tuple[int, int]]]:
     return found
 
 
-def slow_pairs(speeds: dict[tuple[str, str], float]) -> list[str]:
-    if len(speeds) < 3:
+def slow_links(speeds: dict[tuple[str, str], float]) -> list[str]:
+    """A fault for each node, or rank of a node ("NODE: rank R"), that is slow with all others; else for a slow pair.
+
+    What is slow with all others is slow itself: its fastest pair shows it. A slow pair of two that are fast with
+    others is the fault of what lies between them.
+    """
+    fastest: dict[str, float] = {}
+    for pair, speed in speeds.items():
+        for name in pair:
+            fastest[name] = max(speed, fastest.get(name, 0.0))
+    if len(fastest) < 3:
         return []  # no telling which one is slow
-    median = statistics.median(speeds.values())
-    return [
-        f"{first} - {second}: {speed / 1e9:.2f} GB/s, less than half of the median {median / 1e9:.2f}"
+    usual = statistics.median(fastest.values())
+    than = f"less than half of the usual {usual / 1e9:.2f}"
+    slow = [name for name, speed in fastest.items() if speed < _SLOW * usual]
+    faults: list[str] = []
+    for node, _, rank in (name.partition(": ") for name in slow):
+        speed = fastest[f"{node}: {rank}" if rank else node]
+        text = f"at most {speed / 1e9:.2f} GB/s with any other, {than}"
+        faults.append(NodeFault(node, f"{rank}: {text}" if rank else text))
+    faults += [
+        MachineFault(f"{first} - {second}: {speed / 1e9:.2f} GB/s, {than}")
         for (first, second), speed in speeds.items()
-        if speed < _SLOW * median
+        if speed < _SLOW * usual and not {first, second} & {*slow}
     ]
+    return faults
 
 
 def _ping(message: Any, sends_first: bool, peer: int, group: Any) -> float:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from launch import checks
 from launch.comparison import Checks, NodeFault, compare, may_start_again
-from launch.links import rounds, slow_pairs, wrong_sums
+from launch.links import rounds, slow_links, wrong_sums
 from tests.support.processes import TIMEOUT, start_ranks
 
 CHECKS = Checks(data="DATA", run_dir="RUNS")
@@ -134,8 +134,27 @@ def test_preflight_leaves_out_the_node_that_got_a_wrong_sum() -> None:
 
 def test_link_that_is_slower_than_the_others_is_named() -> None:
     speeds = {("n1", "n2"): 10e9, ("n1", "n3"): 2e9, ("n2", "n3"): 11e9}
-    assert slow_pairs(speeds) == ["n1 - n3: 2.00 GB/s, less than half of the median 10.00"]
-    assert slow_pairs({("n1", "n2"): 1.0}) == []
+    assert slow_links(speeds) == ["n1 - n3: 2.00 GB/s, less than half of the usual 11.00"]
+    assert slow_links({("n1", "n2"): 1.0}) == []
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 8])
+def test_node_that_is_slow_with_all_others_is_blamed_alone(count: int) -> None:
+    names = [f"n{number}" for number in range(count)]
+    speeds = {pair: 1e9 if "n1" in pair else 10e9 for pair in combinations(names, 2)}
+    (fault,) = slow_links(speeds)
+    assert isinstance(fault, NodeFault) and fault.node == "n1"
+    assert fault == "n1: at most 1.00 GB/s with any other, less than half of the usual 10.00"
+
+
+def test_gpu_that_is_slow_with_its_neighbours_is_blamed_on_its_node() -> None:
+    speeds = {
+        (f"n{node}: rank {a}", f"n{node}: rank {b}"): 50e9 for node in (1, 2) for a, b in combinations(range(4), 2)
+    }
+    speeds |= {pair: 5e9 for pair in speeds if "n2: rank 3" in pair}
+    (fault,) = slow_links(speeds)
+    assert isinstance(fault, NodeFault) and fault.node == "n2"
+    assert fault == "n2: rank 3: at most 5.00 GB/s with any other, less than half of the usual 50.00"
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 8, 9, 128])
@@ -164,7 +183,7 @@ def test_preflight_measures_pairs_of_nodes_and_pairs_inside_them() -> None:
     ranks = start_ranks(["-c", script], 4)
     said = [rank.communicate(timeout=TIMEOUT) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0] * 4, said
-    inside = [("n0: rank 0", "rank 1"), ("n1: rank 2", "rank 3")]
+    inside = [("n0: rank 0", "n0: rank 1"), ("n1: rank 2", "n1: rank 3")]
     assert {out.strip() for out, _ in said} == {f"{[[('n0', 'n1')], inside]} True"}
 
 
