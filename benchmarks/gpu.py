@@ -65,6 +65,8 @@ class GpuSettings:
     batch: int = 256
     resolution: int = 224
     depth: Literal[18, 34, 50, 101, 152] = 50
+    precision: Literal["bf16", "tf32", "fp32"] = "bf16"
+    """of all three steps; fp16, which timm's and torchvision's need a scaler for, is a variant of ours"""
     seconds: float = 4.0
     """length of one measurement"""
     rounds: int = 5
@@ -103,7 +105,7 @@ def _open(settings: GpuSettings, record: Record, world: World, stack: ExitStack)
     workers = settings.workers or usable_cpus()
     hardware = environment(world, TrainSettings(data="", run_dir=Path(), workers=workers))
     record.found |= {
-        "what": f"ResNet-{settings.depth}, {settings.resolution} px, batch {settings.batch}, bf16",
+        "what": f"ResNet-{settings.depth}, {settings.resolution} px, batch {settings.batch}, {settings.precision}",
         "seconds": settings.seconds,
         "workers": workers,
         "hardware": hardware,
@@ -132,7 +134,7 @@ def _recipe(settings: GpuSettings, num_classes: int) -> Recipe:
         micro_batch_size=settings.batch,
         norm_batch_size=None,
         precise_norm_images=None,
-        precision="bf16",
+        precision=settings.precision,
     )
 
 

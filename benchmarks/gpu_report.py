@@ -57,7 +57,7 @@ def _targets(middle: dict[str, float]) -> list[str]:
 
 
 def _variants(variants: dict[str, dict[str, float]], ours: float | None) -> list[str]:
-    """Beside our own step in bf16 and eager mode, both on synthetic images."""
+    """Beside our own step in eager mode, both on synthetic images."""
     if not variants:
         return []
     lines = ["", "| our step, with | images/s, n = 1 | of the plain one | GB |", "|---|---|---|---|"]

@@ -9,6 +9,7 @@ from trainer.commands.benchmark.repeated_step import RepeatedStep
 from trainer.data.device import DeviceBatch
 from trainer.distributed.process_group import World
 from trainer.model import build_model
+from trainer.precision import autocast
 from trainer.recipe import Recipe, ResNet
 
 Step = Callable[[DeviceBatch], None]
@@ -26,7 +27,7 @@ def ours(recipe: Recipe, world: World, compile_mode: str | None = None) -> Step:
 
 
 def timms(recipe: Recipe, world: World, compiled: bool = False) -> Step:
-    """What timm 1.0's train.py does with --channels-last --amp --amp-dtype bfloat16 (and --torchcompile).
+    """What timm 1.0's train.py does with --channels-last, --amp-dtype bfloat16 in bf16, and --torchcompile.
 
     Its own SGD, zero_grad at the end. The loss is never read, in its favour where its release reads it in every step.
     """
@@ -41,7 +42,7 @@ def timms(recipe: Recipe, world: World, compiled: bool = False) -> Step:
         model.compile()
 
     def step(batch: DeviceBatch) -> None:
-        with torch.autocast(world.device.type, torch.bfloat16):
+        with autocast(recipe.precision, world.device):
             loss = nn.functional.cross_entropy(model(batch.images), batch.labels)
         loss.backward()
         optimizer.step()
@@ -53,7 +54,7 @@ def timms(recipe: Recipe, world: World, compiled: bool = False) -> Step:
 def torchvisions(recipe: Recipe, world: World) -> Step:
     """What torchvision 0.2x's references/classification/train.py does: contiguous, loss and accuracies read each step.
 
-    In bf16 like the others, where its --amp is fp16 with a scaler; it has no option for torch.compile.
+    In the precision of the others, where its --amp is fp16 with a scaler; it has no option for torch.compile.
     """
     from torchvision import models
 
@@ -63,7 +64,7 @@ def torchvisions(recipe: Recipe, world: World) -> Step:
 
     def step(batch: DeviceBatch) -> None:
         images = batch.images.contiguous()
-        with torch.autocast(world.device.type, torch.bfloat16):
+        with autocast(recipe.precision, world.device):
             output = model(images)
             loss = nn.functional.cross_entropy(output, batch.labels)
         optimizer.zero_grad()

@@ -15,11 +15,11 @@ class Variant(NamedTuple):
 
 
 def variants(recipe: Recipe) -> dict[str, Variant]:
-    """By name, the most valuable first: the time may be up before the last. `recipe`: in bf16, with SGD."""
+    """By name, the most valuable first: the time may be up before the last. `recipe`: with SGD."""
     size = recipe.micro_batch_size
     small, half = (_with_batch(recipe, max(2, size // part)) for part in (8, 2))
     group = gcd(size, small.micro_batch_size)
-    return {
+    found = {
         f"{small.micro_batch_size} images": Variant(small),
         "tf32": Variant(replace(recipe, precision="tf32")),
         "fp16": Variant(replace(recipe, precision="fp16")),
@@ -28,10 +28,13 @@ def variants(recipe: Recipe) -> dict[str, Variant]:
         "EMA": Variant(replace(recipe, ema=EMA(decay=0.999))),
         f"norms over {group} images": Variant(replace(recipe, norm_batch_size=group)),
         "fp32": Variant(replace(recipe, precision="fp32")),
+        "bf16": Variant(replace(recipe, precision="bf16")),
         f"{half.micro_batch_size} images": Variant(half),
         "ResNet-18": Variant(replace(recipe, model=ResNet(depth=18))),
         f"{small.micro_batch_size} images, compiled": Variant(small, "default"),
     }
+    del found[recipe.precision]
+    return found
 
 
 def _with_batch(recipe: Recipe, images: int) -> Recipe:

@@ -1,6 +1,6 @@
 """benchmarks/gpu.py on a CPU: what it measures is there and what it found survives, so that a GPU's minutes count.
 
-torch.compile is left out: it takes minutes here.
+torch.compile is left out, and bf16 is only a variant: they take minutes here.
 """
 
 import json
@@ -40,7 +40,7 @@ STEPS = ("ours", "timm's step", "torchvision's step")
 def test_gpu_benchmark_one_command_measures_loader_step_peers_and_roofline(photo_betons: Path, tmp_path: Path) -> None:
     found = tmp_path / "found.json"
     words = ["--data", photo_betons, "--device", "cpu", "--depth", 18, "--resolution", 32, "--batch", 4, "--seconds",
-             0.05, "--rounds", 2, "--workers", 2, "--no-compile", "--json", found]  # fmt: skip
+             0.05, "--rounds", 2, "--workers", 2, "--no-compile", "--precision", "fp32", "--json", found]  # fmt: skip
     ended = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu", *map(str, words)],
         cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -57,15 +57,14 @@ def test_gpu_benchmark_one_command_measures_loader_step_peers_and_roofline(photo
         *(f"{step}, synthetic" for step in STEPS[1:]),
     ]
     assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in rates.values())
-    assert figures["variants"].keys() >= {"2 images", "tf32", "fp16", "fp32", "LAMB", "EMA", "ResNet-18"}
+    assert figures["variants"].keys() >= {"2 images", "tf32", "fp16", "bf16", "LAMB", "EMA", "ResNet-18"}
     assert min(each["images_per_second"] for each in figures["variants"].values()) > 0
     limit = figures["roofline"]
     assert limit["by_fused"] > limit["by_bytes"] > 0
     assert limit["by_flops"] > max(rates["ours, synthetic"])
     assert figures["waits"] == dict.fromkeys(STEPS)
     profile = figures["profile"]["ours"]
-    by_cpu = {"aten::convolution_backward", "aten::_slow_conv2d_backward"}  # the second without AVX-512, in bf16
-    assert by_cpu & {kernel["name"] for kernel in profile["kernels"]}
+    assert "aten::convolution_backward" in {kernel["name"] for kernel in profile["kernels"]}
     assert ended.stdout.endswith(f"{report(figures)}\n")
     assert "NOT A GPU" in ended.stdout
     assert "real / synthetic: " in ended.stdout
@@ -122,7 +121,9 @@ def test_gpu_benchmark_variants_are_recipes_that_differ_in_what_they_say(batch: 
     recipe = replace(load_recipe("resnet50_nvidia_90ep"), global_batch_size=batch, micro_batch_size=batch, ema=None)
     found = variants(recipe)
     assert len(found) == 11
-    assert found["tf32"].recipe.precision == "tf32"
+    assert {found[precision].recipe.precision for precision in ("tf32", "fp16", "fp32")} == {"tf32", "fp16", "fp32"}
+    in_fp32 = variants(replace(recipe, precision="fp32"))
+    assert "fp32" not in in_fp32 and in_fp32["bf16"].recipe.precision == "bf16"
     assert {variant.compile_mode for variant in found.values()} == {None, "default", "reduce-overhead"}
     assert min(variant.recipe.micro_batch_size for variant in found.values()) == max(2, batch // 8)
     assert all(variant.recipe != recipe for variant in found.values())
