@@ -14,6 +14,7 @@ several runs may share the work. The table has the mean and standard deviation o
 import json
 import multiprocessing
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ import tyro
 from benchmarks.fidelity_peers import timm_training, torchvision_training
 from benchmarks.table import in_a_process
 from trainer.commands.compare.statistics import difference, mean_of
+from trainer.errors import UserError
 from trainer.recipe import SGD, CenterCrop, CrossEntropy, RandomResizedCrop, Recipe, ResNet, Steps
 
 OURS = "ours"
@@ -42,14 +44,17 @@ def main(
     seeds: tuple[int, ...] = (0, 1, 2),
     only: tuple[str, ...] = (),
 ) -> None:
-    """Trains what FILE lacks and prints the table.
+    """Trains what FILE lacks and prints the table. Raises UserError for names and folders that are not there.
 
     `beton`: folder with train.beton and val.beton of the same images, for one more row; `only`: names of rows.
     """
-    recipe = fidelity_recipe(resolution, epochs, classes=len(list((data / "train").glob("*/"))))
+    classes = len(list((data / "train").glob("*/")))
+    if not classes:
+        raise UserError(f"{data} has no class folders below train/")
+    recipe = fidelity_recipe(resolution, epochs, classes)
     trainings = trainings_of(recipe, data, beton)
     if unknown := set(only) - set(trainings):
-        raise SystemExit(f"no training is called {', '.join(sorted(unknown))}; there are {', '.join(trainings)}")
+        raise UserError(f"no training is called {', '.join(sorted(unknown))}; there are {', '.join(trainings)}")
     for seed in seeds:
         for name in only or trainings:
             key = {"training": name, "resolution": resolution, "epochs": epochs, "seed": seed}
@@ -71,7 +76,7 @@ def fidelity_recipe(resolution: int, epochs: int, classes: int) -> Recipe:
         eval_crop=CenterCrop(resolution=resolution, crop_ratio=1.0),
         loss=CrossEntropy(),
         optimizer=SGD(lr=0.05, momentum=0.9, weight_decay=5e-4),
-        schedule=Steps(milestones=(float(epochs - max(1, epochs // 3)),)),
+        schedule=Steps(milestones=(float(epochs - epochs // 3),)),
         epochs=epochs,
         global_batch_size=64,
         micro_batch_size=64,
@@ -149,4 +154,8 @@ def table(found: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    try:
+        tyro.cli(main)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
