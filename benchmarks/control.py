@@ -1,6 +1,6 @@
 """What the ranks' control costs in each step: messages around the ring, or rank 0's horizon in the store. On CPUs.
 
-    python -m benchmarks.control [--ranks 2 4 8 16] [--step-ms 10] [--rounds 5]
+    python -m benchmarks.control [--ranks 2 4 8 16] [--step-ms 10] [--rounds 5] [--delay-ms 0.5]
 
 A step is a pause, as a GPU's is for its host. Its control is a look for requests to save or stop, and a line of metrics
 after every 20 steps. "ring": an all-reduce of one number in each step, read one step later, and sums that are read at
@@ -13,13 +13,15 @@ import os
 import socket
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
 import torch
 import torch.distributed as dist
 
+from benchmarks.delayed_network import address, delayed_network, enter
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World, start_sum, sum_over_ranks
 from trainer.distributed.stop import StopSignal
@@ -87,10 +89,16 @@ def measure(world: World, steps: int, pause: float, rounds: int) -> dict[str, li
     return found
 
 
-def rank_process(rank: int, size: int, port: int, steps: int, pause: float, rounds: int, out: Connection) -> None:
-    """One rank, in a process of its own."""
-    shared = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()})
+def rank_process(
+    rank: int, size: int, machine: str | None, port: int, steps: int, pause: float, rounds: int, out: Connection
+) -> None:
+    """One rank, in a process of its own. `machine`: a network namespace of its own; None: all are on this machine."""
+    here = {"MASTER_ADDR": "127.0.0.1", "LOCAL_WORLD_SIZE": size, "LOCAL_RANK": rank}
+    if machine:
+        enter(machine)
+        here = {"MASTER_ADDR": address(0), "LOCAL_WORLD_SIZE": 1, "LOCAL_RANK": 0}
+    here |= {"WORLD_SIZE": size, "RANK": rank, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in here.items()})
     torch.set_num_threads(1)
     with process_group.world("cpu", 5) as world:
         found = measure(world, steps, pause, rounds)
@@ -104,20 +112,34 @@ def main() -> None:
     parser.add_argument("--step-ms", type=float, default=10.0)
     parser.add_argument("--steps", type=int, default=100, help="of a window")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--delay-ms", type=float, help="of a message from one rank's machine to another's")
     options = parser.parse_args()
-    context = get_context("fork")  # torch is imported once
     print("| ranks | ring, ms per step | store | CPU: ring | CPU: store |\n|---|---|---|---|---|", flush=True)
     for size in options.ranks:
-        receiver, sender = context.Pipe(duplex=False)
-        given = (size, free_port(), options.steps, options.step_ms / 1000, options.rounds, sender)
-        ranks = [context.Process(target=rank_process, args=(rank, *given)) for rank in range(size)]
-        for process in ranks:
-            process.start()
-        found = receiver.recv()
-        for process in ranks:
-            process.join()
+        network: AbstractContextManager[Sequence[str | None]] = nullcontext([None] * size)
+        if options.delay_ms is not None:
+            network = delayed_network(size, options.delay_ms / 1000)
+        with network as machines:
+            found = run(machines, options.steps, options.step_ms / 1000, options.rounds)
         print(row(size, found), flush=True)
         print(json.dumps({"ranks": size, **found}), flush=True)
+
+
+def run(machines: Sequence[str | None], steps: int, pause: float, rounds: int) -> dict[str, list[list[float]]]:
+    """What rank 0 measures, of one rank on each machine."""
+    context = get_context("fork")  # torch is imported once
+    receiver, sender = context.Pipe(duplex=False)
+    given = (free_port(), steps, pause, rounds, sender)
+    ranks = [
+        context.Process(target=rank_process, args=(rank, len(machines), machine, *given))
+        for rank, machine in enumerate(machines)
+    ]
+    for process in ranks:
+        process.start()
+    found: dict[str, list[list[float]]] = receiver.recv()
+    for process in ranks:
+        process.join()
+    return found
 
 
 def free_port() -> int:
