@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from trainer.commands.benchmark.peak import Peak, peak, wait_for
 from trainer.commands.plan.cost import pass_cost
 from trainer.loss import build_loss
-from trainer.precision import autocast
+from trainer.precision import Precision, autocast
 from trainer.recipe import Recipe
 
 IMAGES = 8  # that are counted: bytes grow with their number but for the weights, which are counted once
@@ -93,16 +93,25 @@ def roofline(recipe: Recipe, module: nn.Module, device: torch.device) -> Rooflin
         loss.backward()
     module.zero_grad(set_to_none=True)
     weights = sum(parameter.numel() for parameter in module.parameters())
-    # of each weight: cast (4 + 2 bytes), read in both passes (2 + 2), its gradient written, cast and read (2 + 2 + 4)
+    of_weights, in_products = _bytes_of_a_weight(recipe.precision)
     found: Peak = peak(device, recipe.precision)
     return Roofline(
         flops_per_image=pass_cost(recipe, module).training_flops,
-        bytes_per_image=(traffic.all - 18 * weights) / IMAGES,
-        fused_bytes_per_image=(traffic.products - 6 * weights) / IMAGES,
+        bytes_per_image=(traffic.all - of_weights * weights) / IMAGES,
+        fused_bytes_per_image=(traffic.products - in_products * weights) / IMAGES,
         peak_flops=found.flops_per_second,
         peak_source=found.source,
         bandwidth=_bandwidth(device),
     )
+
+
+def _bytes_of_a_weight(precision: Precision) -> tuple[int, int]:
+    """In forward and backward pass: of all operations, and of the products among them.
+
+    The products read it in both passes and write its gradient. In 16 bits it is cast before (4 + 2), and its gradient
+    after (2 + 4).
+    """
+    return (18, 6) if precision in ("bf16", "fp16") else (12, 12)
 
 
 def _bandwidth(device: torch.device) -> float:

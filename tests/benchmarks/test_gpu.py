@@ -26,11 +26,12 @@ from benchmarks.gpu_look import waits
 from benchmarks.gpu_record import Record
 from benchmarks.gpu_report import report
 from benchmarks.gpu_variants import variants
-from benchmarks.roofline import _Traffic
+from benchmarks.roofline import _bytes_of_a_weight, _Traffic
 from tests.support.processes import ROOT, TIMEOUT
 from trainer.commands.benchmark.measure import AHEAD
 from trainer.data.crop import CropBoxes
 from trainer.data.formats import open_beton
+from trainer.precision import autocast
 from trainer.recipe_file import load_recipe
 
 STEPS = ("ours", "timm's step", "torchvision's step")
@@ -111,7 +112,7 @@ def test_report_of_a_part_is_a_report() -> None:
     assert "| 32 images | 1,050 |  | 4.3 |" in said
     beside = {**FOUND["images_per_second"], "ours, synthetic": [2100.0]}
     assert "| 32 images | 1,050 | 0.50 | 4.3 |" in report({**FOUND, "images_per_second": beside})
-    nothing = {name: {} for name in ("images_per_second", "failed", "compiled", "waits", "profile")}
+    nothing: dict[str, Any] = {name: {} for name in ("images_per_second", "failed", "compiled", "waits", "profile")}
     assert "| what | images/s (range) | n |" in report({**FOUND, **nothing, "roofline": None})
     assert report(nothing) == "nothing was measured"
 
@@ -227,6 +228,22 @@ def test_bytes_of_an_operation_are_its_inputs_and_outputs() -> None:
     convolution = 4 * (2 * 4 * 100 + 8 * 4 + 2 * 8 * 100)
     assert traffic.products == convolution
     assert traffic.all == convolution + 2 * 4 * 2 * 8 * 100
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_bytes_of_the_weights_are_those_that_do_not_grow_with_the_images(precision: Any) -> None:
+    """Of a linear layer: what twice the images move is twice what one times moves, but for the weights."""
+    layer, device = nn.Linear(300, 200, bias=False), torch.device("cpu")
+    moved = []
+    for images in (8, 16):
+        with _Traffic() as traffic:
+            with autocast(precision, device):
+                loss = layer(torch.ones(images, 300, requires_grad=True)).sum()
+            loss.backward()
+        layer.zero_grad(set_to_none=True)
+        moved.append((traffic.all, traffic.products))
+    for once, twice, of_a_weight in zip(*moved, _bytes_of_a_weight(precision), strict=True):
+        assert 2 * once - twice == pytest.approx(of_a_weight * 300 * 200, rel=0.01)
 
 
 def test_gpu_benchmark_what_is_changed_in_place_is_read_and_written() -> None:

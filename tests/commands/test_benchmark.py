@@ -72,7 +72,7 @@ RECIPE = Recipe(
     epochs=2,
     global_batch_size=32,
     micro_batch_size=8,
-    precision="bf16",
+    precision="fp32",
 )
 OURS = ["loader", "augmentation", "compute", "real", "evaluation"]  # on a CPU, where nothing is copied to a device
 

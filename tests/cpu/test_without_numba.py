@@ -39,7 +39,7 @@ def train(recipe: str, run_dir: Path, *options: str) -> subprocess.CompletedProc
         ("resnet20_he2015", []),
         (
             "resnet18_he2015",
-            ["--train-crop.resolution", "64", "--eval-crop.resolution", "64", "--precise-norm-images", "None"],
+            ["--train-crop.resolution", "32", "--eval-crop.resolution", "32", "--precise-norm-images", "None"],
         ),
     ],
 )

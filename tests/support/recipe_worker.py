@@ -118,6 +118,7 @@ def main(photos: str, small_images: str, initial_weights: str, out: str) -> None
             workers=1,
             log_every=1,
             checkpoint_steps=1,
+            pictures=False,
         )
         start(recipe, settings, next(starts))
         one = stopped.setdefault(str(code_paths(recipe)), name)
@@ -150,7 +151,6 @@ def told(whole: Path) -> dict[str, Any]:
     return {
         "steps": [record["step"] for record in story if record["kind"] == "train"],
         "kinds": sorted({record["kind"] for record in story}),
-        "tensors": len(weights(whole)),
         "results": 1 + len(json.loads((whole / "result.json").read_text())["also"]),
     }
 
@@ -159,6 +159,7 @@ def compared(whole: Path, stopped: Path) -> dict[str, Any]:
     """What differs."""
     first, second = weights(whole), weights(stopped)
     return {
+        "tensors": len(first),
         "different": [key for key in first if key not in second or not first[key].equal(second[key])],
         "same_story": metrics(whole) == metrics(stopped),
         "continued": len(json.loads((stopped / "result.json").read_text())["starts"]),
