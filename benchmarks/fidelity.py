@@ -114,6 +114,8 @@ def measure(training: Callable[[int], float], seed: int) -> dict[str, Any]:
     """In a process of its own: the result and what it took."""
     import torch
 
+    from trainer.run.commit import commit
+
     multiprocessing.set_start_method("fork", force=True)  # of DataLoader's workers, as in a script
     torch.set_num_threads(1)
     began = time.monotonic()
@@ -124,6 +126,7 @@ def measure(training: Callable[[int], float], seed: int) -> dict[str, Any]:
         "seconds": time.monotonic() - began,
         "cpu_seconds": used.user + used.system + used.children_user + used.children_system,
         "load": os.getloadavg()[0],
+        "commit": commit(),
     }
 
 

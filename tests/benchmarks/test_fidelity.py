@@ -25,7 +25,7 @@ def test_peers_train_once_each_and_what_is_there_is_not_trained_again(photos: Pa
     assert ended.returncode == 0, ended.stderr
     found = [json.loads(line) for line in out.read_text().splitlines()]
     assert [(each["training"], each["seed"]) for each in found] == [("torchvision", 0), ("timm", 0)]
-    assert all(0 <= each["top1"] <= 100 and each["cpu_seconds"] > 0 for each in found)
+    assert all(0 <= each["top1"] <= 100 and each["cpu_seconds"] > 0 and "commit" in each for each in found)
     again = run(*words)
     assert again.returncode == 0 and out.read_text().count("\n") == 2
     assert again.stdout == f"{table(found)}\n"
