@@ -6,9 +6,9 @@
 DATA: class folders below train/ and val/. ResNet-18 as torchvision starts it; SGD with 0.05, a tenth of it in the last
 third of the epochs; momentum 0.9, weight decay 5e-4 on all parameters, batches of 64, random crops of 8 to 100 % of the
 area, flips, fp32. The central square is evaluated. Each training is a process of its own with one thread of torch and
-one that reads images. It adds a line to FILE; those that FILE has are not run again, so an interrupted run goes on, and
-several runs may share the work. The table has the mean and standard deviation of top-1, the difference to ours with its
-95 % interval (Welch), and CPU seconds, evaluations included.
+one that reads images. It adds a line to FILE. What FILE has is not trained again, so an interrupted run can continue,
+and several runs may share the work. The table has the mean and standard deviation of top-1, the difference to ours with
+its 95 % interval (Welch), and CPU seconds, evaluations included.
 """
 
 import json
