@@ -19,7 +19,6 @@ def timm_training(recipe: Recipe, data: Path, seed: int, interpolation: str = "b
     import timm
     from timm.data import create_dataset, create_loader  # type: ignore[attr-defined]
     from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
-    from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
 
     torch.manual_seed(seed)
     crop, sgd, schedule = _parts(recipe)
@@ -47,15 +46,26 @@ def timm_training(recipe: Recipe, data: Path, seed: int, interpolation: str = "b
     optimizer = create_optimizer_v2(
         model, opt="momentum", lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay, filter_bias_and_bn=False
     )  # timm's "sgd" has Nesterov's momentum
-    scheduler, _ = create_scheduler_v2(
-        optimizer, "multistep", num_epochs=recipe.epochs, decay_milestones=[int(at) for at in schedule.milestones],
-        decay_rate=schedule.factor,
-    )  # fmt: skip
+    scheduler = timm_scheduler(optimizer, schedule, recipe.epochs)
     train_loader = loader("train", is_training=True)
     for epoch in range(recipe.epochs):
         scheduler.step(epoch)
         _epoch(model, train_loader, optimizer)
     return _top1(model, loader("validation", is_training=False))
+
+
+def timm_scheduler(optimizer: torch.optim.Optimizer, schedule: Steps, epochs: int) -> Any:
+    """Call step(epoch) before each epoch, counted from 0.
+
+    In timm a milestone of N drops the rate of epoch N - 1 (timm/scheduler/multistep_lr.py).
+    """
+    from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
+
+    milestones = [int(at) + 1 for at in schedule.milestones]
+    made, _ = create_scheduler_v2(
+        optimizer, "multistep", num_epochs=epochs, decay_milestones=milestones, decay_rate=schedule.factor
+    )
+    return made
 
 
 def torchvision_training(recipe: Recipe, data: Path, seed: int, interpolation: str = "bilinear") -> float:

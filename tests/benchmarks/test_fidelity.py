@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.fidelity import fidelity_recipe, table, trainings_of
+from benchmarks.fidelity_peers import timm_scheduler
 from tests.support.processes import ROOT, TIMEOUT
+from trainer.recipe import Steps
 from trainer.schedule import lr_of
 
 
@@ -44,8 +47,16 @@ def test_training_or_folder_that_there_is_not_is_one_line(photos: Path, tmp_path
 
 @pytest.mark.parametrize(("epochs", "rates"), [(1, [0.05]), (3, [0.05, 0.05, 0.005]), (5, [0.05] * 4 + [0.005])])
 def test_rate_drops_for_the_last_third(epochs: int, rates: list[float]) -> None:
+    """By ours and by timm's scheduler."""
     recipe = fidelity_recipe(128, epochs, 10)
     assert [lr_of(recipe, epoch) for epoch in range(epochs)] == pytest.approx(rates)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], recipe.optimizer.lr)
+    assert isinstance(recipe.schedule, Steps)
+    scheduler, found = timm_scheduler(optimizer, recipe.schedule, epochs), []
+    for epoch in range(epochs):
+        scheduler.step(epoch)
+        found.append(optimizer.param_groups[0]["lr"])
+    assert found == pytest.approx(rates)
 
 
 def test_table_has_the_interval_of_welch() -> None:
