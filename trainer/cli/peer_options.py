@@ -76,6 +76,7 @@ ANSWERS = {
     # schedule
     "schedule": f"schedule=Cosine(), Steps(...), Linear() or Constant() {_IN_RECIPE}",
     "milestones": "--schedule.milestones 30 60 80 of Steps, in epochs",
+    "early_milestones": "--schedule.milestones of Steps, each one less: timm's 30 is in effect from epoch 29",
     "factor": "--schedule.factor of Steps",
     "min_lr": "--schedule.final-lr of Cosine and Linear",
     "warmup_epochs": "--schedule.warmup.epochs",

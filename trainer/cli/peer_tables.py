@@ -20,7 +20,8 @@ TIMM = {
     "schedule_details": "--warmup-prefix, --lr-noise, --lr-noise-pct, --lr-noise-std, --lr-cycle-mul, "
     "--lr-cycle-decay, --lr-cycle-limit, --lr-k-decay, --cooldown-epochs, --patience-epochs",
     "warmup_lr": "--warmup-lr", "min_lr": "--min-lr", "epochs": "--epochs", "repeats": "--epoch-repeats, --aug-repeats",
-    "start_epoch": "--start-epoch", "milestones": "--decay-milestones, --decay-epochs",
+    "start_epoch": "--start-epoch", "milestones": "--decay-epochs",
+    "early_milestones": "--decay-milestones",
     "warmup_epochs": "--warmup-epochs", "factor": "--decay-rate, --dr", "no_aug": "--no-aug", "scale": "--scale",
     "ratio": "--ratio", "flip": "--hflip", "vflip": "--vflip", "color": "--color-jitter",
     "augment": "--aa, --aug-splits, --jsd-loss", "loss": "--bce-loss",
