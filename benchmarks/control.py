@@ -10,7 +10,6 @@ once. "store": trainer's own. Each round has a window of pauses alone, of the ri
 import argparse
 import json
 import os
-import shutil
 import socket
 import statistics
 import time
@@ -18,12 +17,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from benchmarks.delayed_network import address, delayed_network, enter
+from benchmarks.delayed_network import address, delayed_network, enter, is_possible
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World, start_sum, sum_over_ranks
 from trainer.distributed.stop import StopSignal
@@ -116,7 +114,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--delay-ms", type=float, help="of a message from one rank's machine to another's")
     options = parser.parse_args()
-    if options.delay_ms is not None and (os.geteuid() or not shutil.which("ip") or not Path("/dev/net/tun").exists()):
+    if options.delay_ms is not None and not is_possible():
         parser.error("--delay-ms makes network namespaces: it needs root, the command `ip` and /dev/net/tun")
     print("| ranks | ring, ms per step | store | CPU: ring | CPU: store |\n|---|---|---|---|---|", flush=True)
     for size in options.ranks:

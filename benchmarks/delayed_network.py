@@ -7,6 +7,7 @@ import ctypes
 import fcntl
 import os
 import select
+import shutil
 import struct
 import subprocess
 import time
@@ -20,6 +21,11 @@ from pathlib import Path
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x0002, 0x1000  # linux/if_tun.h
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 _DEVICE = "cable"
+
+
+def is_possible() -> bool:
+    """Whether this process may make namespaces and devices."""
+    return os.geteuid() == 0 and shutil.which("ip") is not None and Path("/dev/net/tun").exists()
 
 
 def address(machine: int) -> str:
@@ -54,9 +60,9 @@ def delayed_network(machines: int, delay: float) -> Iterator[list[str]]:
         yield names
 
 
-def enter(namespace: str | Path) -> None:
+def enter(namespace: str) -> None:
     """Moves this thread, and those that it starts, into a namespace (setns(2)). Raises OSError."""
-    path = Path("/run/netns") / namespace
+    path = Path("/run/netns", namespace)
     with path.open() as file:
         if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), _CLONE_NEWNET):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from trainer.recipe import SGD, CenterCrop, RandomResizedCrop, Recipe, Steps
 
 
-def timm_training(recipe: Recipe, data: Path, seed: int, interpolation: str = "bilinear") -> float:
+def timm_training(recipe: Recipe, data: Path, seed: int) -> float:
     """Top-1 in per cent, as timm's train.py has it: its reader, transforms, optimizer and schedule."""
     import timm
     from timm.data import create_dataset, create_loader  # type: ignore[attr-defined]
@@ -35,7 +35,7 @@ def timm_training(recipe: Recipe, data: Path, seed: int, interpolation: str = "b
             ratio=crop.ratio,
             hflip=0.5,
             color_jitter=0.0,
-            interpolation=interpolation,
+            interpolation="bilinear",
             crop_pct=1.0,
             mean=recipe.mean,
             std=recipe.std,

@@ -96,9 +96,9 @@ def slow_links(speeds: dict[tuple[str, str], float]) -> list[str]:
     than = f"less than half of the usual {usual / 1e9:.2f}"
     slow = [name for name, speed in fastest.items() if speed < _SLOW * usual]
     faults: list[str] = []
-    for node, _, rank in (name.partition(": ") for name in slow):
-        speed = fastest[f"{node}: {rank}" if rank else node]
-        text = f"at most {speed / 1e9:.2f} GB/s with any other, {than}"
+    for name in slow:
+        node, _, rank = name.partition(": ")
+        text = f"at most {fastest[name] / 1e9:.2f} GB/s with any other, {than}"
         faults.append(NodeFault(node, f"{rank}: {text}" if rank else text))
     faults += [
         MachineFault(f"{first} - {second}: {speed / 1e9:.2f} GB/s, {than}")

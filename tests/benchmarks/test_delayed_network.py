@@ -1,7 +1,6 @@
 """benchmarks/delayed_network.py: what is sent arrives, and no sooner than said."""
 
 import os
-import shutil
 import socket
 import time
 from multiprocessing import get_context
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.delayed_network import address, delayed_network, enter
+from benchmarks.delayed_network import address, delayed_network, enter, is_possible
 from tests.support.processes import TIMEOUT
 
 DELAY = 0.02  # s
@@ -47,7 +46,7 @@ def ask(machine: str, port: int, result: Connection) -> None:
 
 @pytest.mark.slow
 def test_messages_between_machines_take_the_delay_each_way_and_arrive_as_they_were() -> None:
-    if os.geteuid() or not shutil.which("ip") or not Path("/dev/net/tun").exists():
+    if not is_possible():
         pytest.skip("needs root and TAP devices")
     context = get_context("fork")
     ports, port = context.Pipe(duplex=False)

@@ -16,7 +16,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 import trainer.setup.prepare as setup
 from tests.support.processes import metrics, weights
@@ -118,22 +118,25 @@ def main(photos: str, small_images: str, initial_weights: str, out: str) -> None
             workers=1,
             log_every=1,
             checkpoint_steps=1,
-            pictures=False,
         )
         start(recipe, settings, next(starts))
         one = stopped.setdefault(str(code_paths(recipe)), name)
         if one != name:
             if is_main:
-                print(json.dumps({"name": name, "as": one, **told(folder / "whole")}), flush=True)
+                print(
+                    json.dumps({"name": name, "as": one, **told(folder / "whole", weights(folder / "whole"))}),
+                    flush=True,
+                )
                 shutil.rmtree(folder)
             continue
         if is_main:  # as if it had been killed after the first step
             shutil.copytree(folder / "whole", folder / "stopped")
             for file in (folder / "stopped" / "checkpoints").glob("*00000002.pt*"):
                 file.unlink()
-        start(recipe, replace(settings, run_dir=folder / "stopped"), next(starts))
+        start(recipe, replace(settings, run_dir=folder / "stopped", pictures=False), next(starts))
         if is_main:
-            found = {**told(folder / "whole"), **compared(folder / "whole", folder / "stopped")}
+            whole = weights(folder / "whole")
+            found = {**told(folder / "whole", whole), **compared(folder / "whole", whole, folder / "stopped")}
             print(json.dumps({"name": name, "as": name, **found}), flush=True)
             shutil.rmtree(folder)
 
@@ -145,21 +148,21 @@ def start(recipe: Recipe, settings: TrainSettings, number: int) -> None:
     print(said.getvalue(), file=sys.stderr)
 
 
-def told(whole: Path) -> dict[str, Any]:
+def told(whole: Path, trained: dict[str, Tensor]) -> dict[str, Any]:
     """That something was trained."""
     story = metrics(whole)
     return {
         "steps": [record["step"] for record in story if record["kind"] == "train"],
+        "tensors": len(trained),
         "kinds": sorted({record["kind"] for record in story}),
         "results": 1 + len(json.loads((whole / "result.json").read_text())["also"]),
     }
 
 
-def compared(whole: Path, stopped: Path) -> dict[str, Any]:
-    """What differs."""
-    first, second = weights(whole), weights(stopped)
+def compared(whole: Path, first: dict[str, Tensor], stopped: Path) -> dict[str, Any]:
+    """What differs. `first`: the weights of `whole`."""
+    second = weights(stopped)
     return {
-        "tensors": len(first),
         "different": [key for key in first if key not in second or not first[key].equal(second[key])],
         "same_story": metrics(whole) == metrics(stopped),
         "continued": len(json.loads((stopped / "result.json").read_text())["starts"]),
