@@ -27,7 +27,7 @@ from benchmarks.gpu_look import compiled_so_far, profiled, waits
 from benchmarks.gpu_record import Record
 from benchmarks.gpu_report import report
 from benchmarks.gpu_steps import Step, module, ours, timms, torchvisions
-from benchmarks.gpu_variants import variants
+from benchmarks.gpu_variants import Variant, variants
 from benchmarks.loaders import repeat_photos
 from benchmarks.roofline import roofline
 from trainer.commands.benchmark.measure import limit_run_ahead
@@ -149,12 +149,15 @@ class Measurement:
             "ours": partial(ours, recipe, world),
             "timm's step": partial(timms, recipe, world),
             "torchvision's step": partial(torchvisions, recipe, world),
+            "ours, one CUDA graph": partial(ours, recipe, world, cuda_graph=True),
             "ours, compiled": partial(ours, recipe, world, "default"),
             "ours, compiled, CUDA graphs": partial(ours, recipe, world, "reduce-overhead"),
             "timm's step, compiled": partial(timms, recipe, world, compiled=True),
         }
         if not settings.compile:
             self._builders = {name: build for name, build in self._builders.items() if "compiled" not in name}
+        if self._device.type != "cuda":
+            del self._builders["ours, one CUDA graph"]
         self._steps: dict[str, Step] = {}
 
     def round(self) -> None:
@@ -170,15 +173,16 @@ class Measurement:
     def variants(self) -> None:
         """Our step once with each of the variants, on synthetic images. Each is freed before the next."""
         record = self._record
-        for name, (recipe, compile_mode) in variants(self._recipe).items():
-            needed = 2 * self._settings.seconds + PROFILE_SECONDS + (COMPILE_SECONDS if compile_mode else 0)
-            if compile_mode and not self._settings.compile:
+        for name, variant in variants(self._recipe).items():
+            compiled = variant.compile_mode is not None
+            needed = 2 * self._settings.seconds + PROFILE_SECONDS + (COMPILE_SECONDS if compiled else 0)
+            if (compiled and not self._settings.compile) or (variant.cuda_graph and self._device.type != "cuda"):
                 continue
             if record.seconds_left < needed:
                 record.say(f"{name}: not begun, {record.seconds_left:.0f} s are left")
                 continue
             try:
-                record.found["variants"][name] = self._variant(recipe, compile_mode)
+                record.found["variants"][name] = self._variant(variant)
                 record.say(f"{name}: {record.found['variants'][name]['images_per_second']:,.0f} images/s")
             except Exception as error:
                 record.failed(name, error)
@@ -186,22 +190,23 @@ class Measurement:
             self._free()
         allow_tensor_float(self._recipe.precision)
 
-    def _variant(self, recipe: Recipe, compile_mode: str | None) -> dict[str, float]:
+    def _variant(self, variant: Variant) -> dict[str, float]:
         """Images per second, and the most memory that was allocated, in GB."""
+        recipe = variant.recipe
         allow_tensor_float(recipe.precision)
         on_gpu = self._device.type == "cuda"
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(self._device)
-        step = ours(recipe, self._world, compile_mode)
+        step = ours(recipe, self._world, variant.compile_mode, variant.cuda_graph)
         with self._warm(step, Batches(recipe, self._loader, self._world).synthetic) as stream:
             rate = recipe.micro_batch_size * per_second(step, stream, self._device, self._settings.seconds)
         allocated = torch.cuda.max_memory_allocated(self._device) if on_gpu else 0
         return {"images_per_second": rate, "gb": allocated / 1e9}
 
     def profile(self) -> None:
-        """After all rates: what comes after a profiler may be slower. CUDA graphs have the compiled step's kernels."""
+        """After all rates: what comes after a profiler may be slower. CUDA graphs have no other kernels."""
         for name, step in self._steps.items():
-            if name.startswith("ours") and "graphs" not in name:
+            if name.startswith("ours") and "graph" not in name:
                 try:
                     with self._warm(step, self._batches.real) as batches:
                         self._record.found["profile"][name] = profiled(step, batches, self._device)

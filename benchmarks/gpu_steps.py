@@ -21,9 +21,19 @@ def module(recipe: Recipe, device: torch.device) -> nn.Module:
     return _on(device, build_model(recipe.model, recipe.num_classes), torch.channels_last)
 
 
-def ours(recipe: Recipe, world: World, compile_mode: str | None = None) -> Step:
-    """The recipe's own step, as train.py has it: channels-last, autocast, fused SGD. `compile_mode`: None for eager."""
-    return RepeatedStep(recipe, module(recipe, world.device), world, steps_per_epoch=10_000, compile_mode=compile_mode)
+def ours(recipe: Recipe, world: World, compile_mode: str | None = None, cuda_graph: bool = False) -> Step:
+    """The recipe's own step, as train.py has it: channels-last, autocast, fused SGD. `compile_mode`: None for eager.
+
+    `cuda_graph`: with all of it in one.
+    """
+    return RepeatedStep(
+        recipe,
+        module(recipe, world.device),
+        world,
+        steps_per_epoch=10_000,
+        compile_mode=compile_mode,
+        cuda_graph=cuda_graph,
+    )
 
 
 def timms(recipe: Recipe, world: World, compiled: bool = False) -> Step:

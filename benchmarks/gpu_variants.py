@@ -8,10 +8,11 @@ from trainer.recipe import EMA, LAMB, Recipe, ResNet
 
 
 class Variant(NamedTuple):
-    """A recipe, and the mode of torch.compile; None: eager."""
+    """A recipe; the mode of torch.compile, None for eager; and whether the whole step is one CUDA graph."""
 
     recipe: Recipe
     compile_mode: str | None = None
+    cuda_graph: bool = False
 
 
 def variants(recipe: Recipe) -> dict[str, Variant]:
@@ -21,6 +22,7 @@ def variants(recipe: Recipe) -> dict[str, Variant]:
     group = gcd(size, small.micro_batch_size)
     found = {
         f"{small.micro_batch_size} images": Variant(small),
+        f"{small.micro_batch_size} images, one CUDA graph": Variant(small, cuda_graph=True),
         "tf32": Variant(replace(recipe, precision="tf32")),
         "fp16": Variant(replace(recipe, precision="fp16")),
         f"{small.micro_batch_size} images, compiled, CUDA graphs": Variant(small, "reduce-overhead"),

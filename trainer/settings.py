@@ -37,6 +37,10 @@ class TrainSettings:
     compile_mode: CompileMode = "default"
     """of torch.compile: reduce-overhead records CUDA graphs, for small micro-batches; max-autotune also tries many
     kernels, which takes minutes. Neither has been tried on a GPU yet"""
+    cuda_graph: bool = False
+    """record the whole optimizer step as a CUDA graph, check a replay against the plain step, and replay it from there
+    on. For small micro-batches, in bf16, tf32 or fp32, with SGD or AdamW, without accumulation. It has not been tried
+    on a GPU yet"""
     bucket_mb: float = 25.0
     """MiB of gradients in one message between processes; PyTorch's default. Larger ones suit slow networks"""
     cpu_kernels: bool = True
@@ -69,7 +73,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         check_positive(self, "workers", "log_every", "checkpoint_steps", "keep_last_checkpoints", "profile_steps")
         check_positive(self, "bucket_mb")
-        _check_compile_mode(self)
+        _check_graphs(self)
         if self.profile_steps is not None and self.profile_steps > 100:
             raise ValueError(f"profile_steps={self.profile_steps} is more than 100: no viewer opens such a trace")
         if self.profile_from < 0:
@@ -141,16 +145,20 @@ class BenchmarkSettings:
     """torch.compile the model"""
     compile_mode: CompileMode = "default"
     """of torch.compile, as in train"""
+    cuda_graph: bool = False
+    """record the whole step as a CUDA graph, as in train"""
     json: Path | None = None
     """JSON file for the figures"""
 
     def __post_init__(self) -> None:
         check_positive(self, "workers", "rounds", "seconds")
-        if self.fit and (self.data or self.original or self.compile or self.compile_mode != "default"):
+        compiled = self.compile or self.compile_mode != "default" or self.cuda_graph
+        if self.fit and (self.data or self.original or compiled):
             raise ValueError(
-                "--fit takes steps on noise, not compiled: leave out --data, --original, --compile and --compile-mode"
+                "--fit takes plain steps on noise: leave out --data, --original, --compile, --compile-mode and "
+                "--cuda-graph"
             )
-        _check_compile_mode(self)
+        _check_graphs(self)
         if not self.fit and self.data is None:
             raise ValueError("on which images? add --data DIR; or --fit, which needs none")
 
@@ -238,6 +246,8 @@ def check_positive(settings: object, *names: str) -> None:
             raise ValueError(f"{name}={value} is not a positive number")
 
 
-def _check_compile_mode(settings: TrainSettings | BenchmarkSettings) -> None:
+def _check_graphs(settings: TrainSettings | BenchmarkSettings) -> None:
     if settings.compile_mode != "default" and not settings.compile:
         raise ValueError(f"compile_mode={settings.compile_mode!r} needs --compile")
+    if settings.compile_mode == "reduce-overhead" and settings.cuda_graph:
+        raise ValueError("compile_mode='reduce-overhead' records CUDA graphs of its own: choose it or --cuda-graph")

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from trainer.cuda_graph import DDP_WARM_UP, WARM_UP, Computed, RecordedStep, cuda_recorder, leave_default_stream
 from trainer.data.device import DeviceBatch
 from trainer.data.mixing import mix
 from trainer.data.random import torch_seed
@@ -56,14 +57,15 @@ class TrainingStep:
         accumulation: int,
         teacher: nn.Module | None = None,
         compile_mode: str | None = None,
+        cuda_graph: bool = False,
         bucket_mb: float = 25.0,
     ) -> None:
         """Puts the network of `state` into training mode, on all ranks together.
 
         `accumulation`: micro-batches of each process in one step. `teacher`: that of recipe.distillation, on the
-        device, frozen and in evaluation mode. `compile_mode`: that of torch.compile, None for eager mode. `bucket_mb`:
-        MiB of gradients in one message between processes. Raises SharedError where the network cannot run a
-        micro-batch.
+        device, frozen and in evaluation mode. `compile_mode`: that of torch.compile, None for eager mode.
+        `cuda_graph`: record the step and replay it; check_recordable says where. `bucket_mb`: MiB of gradients in one
+        message between processes. Raises SharedError where the network cannot run a micro-batch.
         """
         self.accumulation = accumulation
         self.lr = 0.0
@@ -76,6 +78,8 @@ class TrainingStep:
         self._mixed = partial(mix, mixing, num_classes=classes, seed=recipe.seed) if mixing else None
         self._clip = build_clipping(recipe, state.module)
         self._one = torch.ones((), device=world.device)
+        if cuda_graph:
+            leave_default_stream(world.device)
         if compile_mode is not None:  # before DDP, whose own forward pass breaks the graph
             threads = max(1, usable_cpus() // world.cpu_sharers)
             for network in filter(None, (state.module, teacher)):
@@ -84,6 +88,10 @@ class TrainingStep:
         train_mode(state.module, recipe.fine_tuning)
         example = torch.zeros(recipe.micro_batch_size, 3, *[recipe.train_crop.resolution] * 2, device=world.device)
         ddp.warm_up_buckets(self._model, example.to(memory_format=torch.channels_last), recipe.precision)
+        self._recorded = None
+        if cuda_graph:
+            warm_up = WARM_UP if world.size == 1 else DDP_WARM_UP
+            self._recorded = RecordedStep(self._whole_step, state, cuda_recorder(), warm_up=warm_up)
 
     def __call__(self, batch: DeviceBatch, micro_step: int, enter: Callable[[str], None] = lambda _phase: None) -> None:
         """Trains on micro-batch number `micro_step` of the current step, counted from 0.
@@ -103,16 +111,45 @@ class TrainingStep:
         micro_batch = self._world.rank * self.accumulation + micro_step
         if self._mixed:
             images, targets = self._mixed(images, targets, step=at.step, micro_batch=micro_batch)
-        teacher_logits = self._teacher_logits(images)
-        torch.manual_seed(torch_seed(recipe.seed, at.step, micro_batch))  # for drop path and dropout
-        with ddp.gradient_sync(self._model, is_last):
-            with autocast(recipe.precision, self._world.device):
-                loss = self._loss_of(self._model(images), targets, teacher_logits) / self.accumulation
+        seed = torch_seed(recipe.seed, at.step, micro_batch)  # for drop path and dropout
+        if self._recorded:
             enter(EXCHANGING)
-            state.scaler.scale(loss).backward()
+            loss, *update = self._recorded(images, targets, seed)
+        else:
+            torch.manual_seed(seed)
+            loss = self._accumulate(images, targets, is_last, enter)
+            update = list(self._update_weights()) if is_last else []
         state.metrics.add_loss(at.step, loss)
         if is_last:
-            self._update_weights()
+            state.metrics.add_gradient(at.step, *update)
+            at.batch += 1
+            if state.average:
+                state.average.update(state.module, at.step, at.epochs)
+            collect_garbage(at.step)
+
+    def _whole_step(self, images: torch.Tensor, targets: torch.Tensor) -> Computed:
+        """All that a CUDA graph can record, of a step of one micro-batch."""
+        loss = self._accumulate(images, targets, is_last=True)
+        return Computed(loss, *self._update_weights())
+
+    def _accumulate(
+        self,
+        images: torch.Tensor,
+        targets: torch.Tensor,
+        is_last: bool,
+        enter: Callable[[str], None] = lambda _phase: None,
+    ) -> torch.Tensor:
+        """Adds a micro-batch's gradient, exchanged between the ranks with the last one; returns its share of the loss.
+
+        `targets` are those of mixed images, if the recipe mixes any.
+        """
+        teacher_logits = self._teacher_logits(images)
+        with ddp.gradient_sync(self._model, is_last):
+            with autocast(self._recipe.precision, self._world.device):
+                loss = self._loss_of(self._model(images), targets, teacher_logits) / self.accumulation
+            enter(EXCHANGING)
+            self._state.scaler.scale(loss).backward()
+        return loss.detach()
 
     def _teacher_logits(self, images: torch.Tensor) -> torch.Tensor | None:
         """What the teacher answers for images that are already mixed; None without one."""
@@ -122,14 +159,12 @@ class TrainingStep:
             logits: torch.Tensor = self._teacher(images)
         return logits
 
-    def _update_weights(self) -> None:
-        state, at = self._state, self._state.position
-        state.scaler.unscale_(state.optimizer)
-        state.metrics.add_gradient(at.step, self._clip(), scale=state.scaler.scale(self._one))
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.optimizer.zero_grad(set_to_none=True)
-        at.batch += 1
-        if state.average:
-            state.average.update(state.module, at.step, at.epochs)
-        collect_garbage(at.step)
+    def _update_weights(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Takes the optimizer's step; returns the norm of the gradient before clipping, and the loss scale."""
+        optimizer, scaler = self._state.optimizer, self._state.scaler
+        scaler.unscale_(optimizer)
+        norm, scale = self._clip(), scaler.scale(self._one)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        return norm, scale

@@ -121,7 +121,7 @@ def test_report_of_a_part_is_a_report() -> None:
 def test_gpu_benchmark_variants_are_recipes_that_differ_in_what_they_say(batch: int) -> None:
     recipe = replace(load_recipe("resnet50_nvidia_90ep"), global_batch_size=batch, micro_batch_size=batch, ema=None)
     found = variants(recipe)
-    assert len(found) == 11
+    assert len(found) == 12
     assert {found[precision].recipe.precision for precision in ("tf32", "fp16", "fp32")} == {"tf32", "fp16", "fp32"}
     in_fp32 = variants(replace(recipe, precision="fp32"))
     assert "fp32" not in in_fp32 and in_fp32["bf16"].recipe.precision == "bf16"

@@ -119,9 +119,12 @@ def test_fit_step_that_fails_otherwise_is_one_line_with_its_reason(
     ("words", "answer"),
     [
         ([], "on which images? add --data DIR; or --fit"),
-        (["--fit", "--data", "D"], "--fit takes steps on noise"),
-        (["--fit", "--compile"], "leave out --data, --original, --compile and --compile-mode"),
-        (["--fit", "--compile-mode", "max-autotune"], "leave out --data, --original, --compile and --compile-mode"),
+        (["--fit", "--data", "D"], "--fit takes plain steps on noise"),
+        (["--fit", "--compile"], "leave out --data, --original, --compile, --compile-mode and --cuda-graph"),
+        (
+            ["--fit", "--compile-mode", "max-autotune"],
+            "leave out --data, --original, --compile, --compile-mode and --cuda-graph",
+        ),
         (["--data", "D", "--compile-mode", "max-autotune"], "compile_mode='max-autotune' needs --compile"),
     ],
 )

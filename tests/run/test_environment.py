@@ -52,3 +52,10 @@ def test_environment_has_the_libraries_of_a_gpu_and_names_what_changed(monkeypat
 def test_environment_of_a_cpu_has_no_gpu() -> None:
     here = environment(world(torch.device("cpu")), SETTINGS)
     assert [here[name] for name in ("gpu", "cuda", "cudnn", "nccl", "driver")] == [None] * 5
+
+
+def test_environment_says_nothing_of_what_an_older_version_did_not_record() -> None:
+    here = environment(world(torch.device("cpu")), SETTINGS)
+    older = {name: value for name, value in here.items() if name != "cuda_graph"}
+    assert changed_rounding([older], here) == []
+    assert changed_rounding([here | {"cuda_graph": True}], here)[0].endswith("cuda_graph True -> False")

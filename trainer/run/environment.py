@@ -34,6 +34,7 @@ def environment(world: World, settings: TrainSettings, cpu_kernels: Mapping[str,
         "torch_threads": torch.get_num_threads(),
         **_gpu(world.device),
         "compile": settings.compile_mode if settings.compile else False,
+        "cuda_graph": settings.cuda_graph,
         "cpu_kernels": dict(cpu_kernels or {}),
         "deterministic": settings.deterministic,
     }
@@ -62,7 +63,10 @@ def driver_version(file: Path = Path("/proc/driver/nvidia/version")) -> str | No
 
 
 def changed_rounding(starts: list[dict[str, Any]], here: dict[str, Any]) -> list[str]:
-    """A note where a run continues in an environment whose rounding may differ; else nothing."""
+    """A note where a run continues in an environment whose rounding may differ; else nothing.
+
+    What an older version of the trainer did not record counts as unchanged.
+    """
     hardware = ("cpu", "gpu", "processes", "torch_threads")
     counted = (
         "python",
@@ -73,13 +77,14 @@ def changed_rounding(starts: list[dict[str, Any]], here: dict[str, Any]) -> list
         "driver",
         *hardware,
         "compile",
+        "cuda_graph",
         "cpu_kernels",
         "deterministic",
     )
     changes = [
-        f"{name} {starts[-1].get(name)} -> {here[name]}"
+        f"{name} {earlier} -> {here[name]}"
         for name in counted
-        if starts and starts[-1].get(name) != here[name]
+        if starts and (earlier := starts[-1].get(name, here[name])) != here[name]
     ]
     return (
         [f"same data order; numerics may differ from the earlier part of this run: {', '.join(changes)}"]

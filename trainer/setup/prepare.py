@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from trainer.cpu.accelerate import replaced
+from trainer.cuda_graph import check_recordable
 from trainer.data.listing import class_order_of
 from trainer.data.loader import Loader
 from trainer.distributed.process_group import World, on_all_ranks, on_every_rank, on_main_rank, require_same
@@ -101,6 +102,8 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
     """
     require_same_everywhere(recipe, settings, world)
     accumulation = accumulation_steps(recipe, world)
+    if settings.cuda_graph:
+        check_recordable(recipe, world)
     allow_tensor_float(recipe.precision)
     train_loader, eval_loader = open_loaders(recipe, settings, world, stack)
     steps_per_epoch = steps_in_epoch(recipe, len(train_loader))
@@ -134,6 +137,7 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
         accumulation=accumulation,
         teacher=teacher,
         compile_mode=compile_mode,
+        cuda_graph=settings.cuda_graph,
         bucket_mb=settings.bucket_mb,
     )
     stack.enter_context(collected_by_steps())

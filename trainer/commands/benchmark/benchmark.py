@@ -26,6 +26,7 @@ from trainer.commands.benchmark.report import FFCV, TORCHVISION, figures, report
 from trainer.commands.benchmark.verdict import smallest_useful_side
 from trainer.commands.benchmark.whole_epoch import evaluation_part, seconds_of_copy, whole_epoch
 from trainer.commands.plan.cost import pass_cost
+from trainer.cuda_graph import check_recordable
 from trainer.data.augment import Augmenter
 from trainer.data.crop import train_view
 from trainer.data.device import DeviceBatch, device_batches
@@ -58,6 +59,8 @@ def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
         world = stack.enter_context(process_group.world(settings.device, timeout_minutes=30))
         require_same(world, "recipe", recipe_source(recipe))
         accumulation = accumulation_steps(recipe, world)
+        if settings.cuda_graph:
+            check_recordable(recipe, world)
         allow_tensor_float(recipe.precision)
         torch.backends.cudnn.benchmark = True
         original = on_every_rank(world, lambda: _check(settings))
@@ -75,12 +78,20 @@ def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
             workers=workers,
             compile=settings.compile,
             compile_mode=settings.compile_mode,
+            cuda_graph=settings.cuda_graph,
         )
         torch.manual_seed(recipe.seed)
         module, _ = build_module(recipe, like_training, world, fresh=False)
         flops = pass_cost(recipe, module).training_flops
         compile_mode = settings.compile_mode if settings.compile else None
-        step = RepeatedStep(recipe, module, world, steps_per_epoch=steps, compile_mode=compile_mode)
+        step = RepeatedStep(
+            recipe,
+            module,
+            world,
+            steps_per_epoch=steps,
+            compile_mode=compile_mode,
+            cuda_graph=settings.cuda_graph,
+        )
         parts = _parts(recipe, loader, step, world, accumulation)
         if eval_loader:
             parts["evaluation"] = evaluation_part(recipe, eval_loader, step.state, world)

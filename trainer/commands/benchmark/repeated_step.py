@@ -26,13 +26,22 @@ class RepeatedStep:
         *,
         steps_per_epoch: int,
         compile_mode: str | None = None,
+        cuda_graph: bool = False,
     ) -> None:
-        """`module`: on its device. `compile_mode`: None for eager mode, or that of torch.compile."""
+        """`module`: on its device. `compile_mode`: None for eager mode, or that of torch.compile. `cuda_graph`: see
+        check_recordable.
+        """
         accumulation = recipe.accumulation(world.size)
         self.state = build_state(recipe, module, world, steps_per_epoch=steps_per_epoch)
         teacher = untrained_teacher(recipe, world.device)
         self._step = TrainingStep(
-            recipe, self.state, world, accumulation=accumulation, teacher=teacher, compile_mode=compile_mode
+            recipe,
+            self.state,
+            world,
+            accumulation=accumulation,
+            teacher=teacher,
+            compile_mode=compile_mode,
+            cuda_graph=cuda_graph,
         )
         self._micro_steps = cycle(range(accumulation))
         self._epochs = recipe.epochs
