@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["trainer.train", "trainer.commands.evaluate.evaluate", "tensorboard", "tyro"])
+_CONTEXT.set_forkserver_preload(["trainer.train", "trainer.commands.evaluate.evaluate", "tensorboard", "timm", "tyro"])
 _running: "weakref.WeakSet[Forked]" = weakref.WeakSet()
 
 

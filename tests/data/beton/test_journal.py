@@ -17,6 +17,7 @@ from PIL import Image
 from tests.data.beton.test_writer import RAW, alive, images, pixels
 from tests.support.processes import TIMEOUT
 from trainer.data.beton.images import Images
+from trainer.data.beton.journal import _HEADER, ROW, STORED
 from trainer.data.beton.manifest import Encoding
 from trainer.data.beton.prepare import PrepareOptions, prepare_folder
 from trainer.data.beton.writer import write_beton
@@ -58,13 +59,25 @@ def whole(tmp_path: Path) -> bytes:
 
 @pytest.fixture
 def stopped(tmp_path: Path, whole: bytes) -> Path:
-    """What a start leaves that met a bad image."""
+    """What a start leaves that met a bad image, after it had stored the first ones."""
     path = tmp_path / "train.beton"
+
+    def wait_and_raise_at_bad(image: int) -> None:
+        while image == BAD and not first_is_stored(path):
+            time.sleep(0.001)
+        raise_at_bad(image)
+
     with pytest.raises(UserError, match=f"image {BAD} "):
-        write_beton(path, stamped(counted(tmp_path / "first", raise_at_bad)), HALF, workers=2)
+        write_beton(path, stamped(counted(tmp_path / "first", wait_and_raise_at_bad)), HALF, workers=2)
     names = sorted(entry.name for entry in tmp_path.glob("train*"))
     assert names == ["train.beton.partial", "train.beton.unfinished"]
     return path
+
+
+def first_is_stored(path: Path) -> bool:
+    """Whether the journal of the file at `path` says so. The other worker may be slow."""
+    content = path.with_name(path.name + ".unfinished").read_bytes()
+    return bool(np.frombuffer(content, ROW, 1, _HEADER.itemsize)["state"] == STORED)
 
 
 def loaded(folder: Path) -> set[int]:
