@@ -1,24 +1,33 @@
 """The step as a CUDA graph, by a recorder that does on a CPU what CUDA does on a GPU, beside the plain step."""
 
-import inspect
+import itertools
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import MagicMock, call, create_autospec
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.support.forked import Forked
 from tests.support.processes import TIMEOUT, start_ranks
 from tests.support.recorded_run import NEVER, RECIPE, REPLAYS, Run, different
 from trainer import cuda_graph
 from trainer.__main__ import main
-from trainer.cuda_graph import WARM_UP, check_recordable
-from trainer.data.device import DeviceBatch
+from trainer.cuda_graph import (
+    WARM_UP,
+    Computed,
+    _difference,
+    check_recordable,
+    cuda_recorder,
+    leave_default_stream,
+)
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World
-from trainer.errors import LocalError, UserError
+from trainer.errors import SharedError, UserError
 from trainer.recipe import LAMB, SGD, AdamW
 from trainer.settings import BenchmarkSettings, TrainSettings
 
@@ -46,22 +55,49 @@ def test_cuda_graph_of_a_step_is_the_plain_step_bit_for_bit(optimizer: SGD | Ada
 
 @pytest.mark.slow
 def test_cuda_graph_with_ddp_is_the_plain_step_bit_for_bit() -> None:
-    ranks = start_ranks(["-m", "tests.support.recorded_run"], 2)
-    said, _ = ranks[0].communicate(timeout=TIMEOUT)
+    (said, _), _ = ended(start_ranks(["-m", "tests.support.recorded_run"], 2))
     assert said.strip() == f"[{REPLAYS}, {REPLAYS}] replays, different: [], same on all ranks: True"
 
 
-@pytest.mark.parametrize(
-    "fault", ["aten.bernoulli_", "aten.native_batch_norm.", "aten._fused_sgd_", "the learning rate as a number"]
-)
+@pytest.mark.slow
+def test_cuda_graph_that_is_wrong_on_one_rank_ends_all_ranks_together() -> None:
+    """The recording of rank 0 is right, and it says the same."""
+    (said, _), (other, _) = ended(start_ranks(["-m", "tests.support.recorded_run", "aten.native_batch_norm."], 2))
+    assert said == other
+    assert "the CUDA graph of the step differs from the plain step in " in said
+
+
+def ended(ranks: list[Forked]) -> list[tuple[str, str]]:
+    said = [rank.communicate(timeout=TIMEOUT) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0] * len(ranks), said
+    return said
+
+
+FAULTS = [
+    (SGD, "aten.bernoulli_"),
+    (SGD, "aten.native_batch_norm."),
+    (SGD, "aten._fused_sgd_"),
+    (AdamW, "aten._fused_adamw_"),
+    (SGD, "learning rate"),
+    (AdamW, "learning rate"),
+    (SGD, "images"),
+]
+
+
+@pytest.mark.parametrize(("optimizer", "fault"), FAULTS)
 def test_cuda_graph_check_finds_what_a_recording_lacks(
-    fault: str, world: World, monkeypatch: pytest.MonkeyPatch
+    optimizer: type[SGD | AdamW], fault: str, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if fault.startswith("the"):
+    without = fault if fault.startswith("aten") else ""
+    if fault == "learning rate":  # is a number in the recording
         monkeypatch.setattr(cuda_graph, "_rates_on_device", lambda _optimizer, _rates: nullcontext())
-        fault = ""
-    run = Run(world, without=fault)
-    with pytest.raises(LocalError, match=r"differs from the plain step b.+ in its .+: leave out --cuda-graph"):
+    run = Run(world, replace(RECIPE, optimizer=optimizer(lr=0.01)), without=without)
+    if fault == "images":  # are always the same in the recording, which is one call more than the plain steps
+        recorded = run.step._recorded
+        assert recorded
+        plain, calls, same = recorded._plain, itertools.count(), torch.ones(8, 3, 16, 16)
+        recorded._plain = lambda images, targets: plain(same if next(calls) == WARM_UP else images, targets)
+    with pytest.raises(SharedError, match=r"differs from the plain step in .+: leave out --cuda-graph"):
         run.train()
     assert run.state.position.step == WARM_UP
 
@@ -76,20 +112,55 @@ def test_cuda_graph_of_a_step_that_reads_a_value_is_refused(world: World) -> Non
         return norm
 
     run.step._clip = reading_clip
-    with pytest.raises(LocalError, match=r"cannot be a CUDA graph: operation not permitted .* leave out --cuda-graph"):
+    with pytest.raises(SharedError, match=r"cannot be a CUDA graph: operation not permitted .* leave out --cuda-graph"):
         run.train()
 
 
-def test_cuda_graph_is_not_blamed_for_a_loss_that_is_not_finite(world: World) -> None:
+def test_cuda_graph_is_not_blamed_for_a_loss_that_is_not_finite_and_compared_at_the_next_step(world: World) -> None:
     run = Run(world)
-    images = torch.full((8, 3, 16, 16), torch.inf).to(memory_format=torch.channels_last)
-    for _ in range(WARM_UP + 1):
-        run.step(DeviceBatch(images, torch.zeros(8, dtype=torch.int64), torch.arange(8)), 0)
-    assert run.state.position.step == WARM_UP + 1
+    recorded = run.step._recorded
+    assert recorded
+    batches = [torch.randn(8, 3, 16, 16).to(memory_format=torch.channels_last) for _ in range(WARM_UP)]
+    targets = torch.full((8, 10), 0.1)
+    for images in batches:
+        recorded(images, targets, seed=0)
+    (recording,) = recorded._recordings.values()
+    before = run.state.save()["model"]
+    assert not recorded._check(recording, torch.full_like(batches[0], torch.inf), targets, seed=0)
+    assert not different(run.state.save()["model"], before)
+    assert recorded._check(recording, batches[0], targets, seed=0)
 
 
-def test_cuda_graph_recorder_calls_torch_as_this_torch_has_it() -> None:
-    inspect.signature(torch.cuda.graph).bind(None, None, None, capture_error_mode="thread_local")
+def test_cuda_graph_whose_replay_is_not_finite_is_not_the_plain_step() -> None:
+    one, nothing, wrong = [torch.ones(3)], [torch.zeros(3)], [torch.tensor([1.0, torch.nan, 1.0])]
+    assert _difference(nothing, one, wrong) == math.inf
+    assert math.isnan(_difference(nothing, wrong, one))
+    assert _difference(nothing, nothing, one) == math.inf
+    assert _difference(nothing, nothing, nothing) == 0.0
+    assert _difference(None, one, [torch.full((3,), 1.5)]) == 0.5
+
+
+def test_cuda_graph_is_recorded_on_the_current_stream_into_one_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No GPU is here to record anything; the arguments are those of the installed torch."""
+    recording = create_autospec(torch.cuda.graph)
+    for name in ("CUDAGraph", "Stream", "current_stream", "graph_pool_handle", "set_stream"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+    leave_default_stream.cache_clear()
+    leave_default_stream(torch.device("cuda", 0))
+    torch.cuda.set_stream.assert_called_once_with(torch.cuda.Stream.return_value)  # type: ignore[attr-defined]
+    leave_default_stream.cache_clear()
+    record, computed = cuda_recorder(), Computed(*torch.ones(3))
+    assert [record(lambda: computed) for _ in range(2)] == [(torch.cuda.CUDAGraph.return_value, computed)] * 2  # type: ignore[attr-defined]
+    pool, stream = torch.cuda.graph_pool_handle.return_value, torch.cuda.current_stream.return_value  # type: ignore[attr-defined]
+    once = call(torch.cuda.CUDAGraph.return_value, pool, stream, capture_error_mode="thread_local")  # type: ignore[attr-defined]
+    assert recording.call_args_list == [once] * 2
+
+
+def test_cuda_graph_is_freed_at_the_end(world: World) -> None:
+    run = Run(world).train()
+    run.step.close()
+    assert all(not recording.operations for recording in run.recordings)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +187,7 @@ def test_cuda_graph_without_a_gpu_is_one_line(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_cuda_graph_is_not_recorded_twice() -> None:
-    with pytest.raises(ValueError, match="records CUDA graphs of its own: choose it or --cuda-graph"):
-        BenchmarkSettings(data="d", compile=True, compile_mode="reduce-overhead", cuda_graph=True)
+    for mode in ("reduce-overhead", "max-autotune"):
+        with pytest.raises(ValueError, match="has CUDA graphs of its own: choose it or --cuda-graph"):
+            BenchmarkSettings(data="d", compile=True, compile_mode=mode, cuda_graph=True)  # type: ignore[arg-type]
     assert TrainSettings(data="d", run_dir="r", compile=True, cuda_graph=True).cuda_graph  # type: ignore[arg-type]

@@ -129,6 +129,9 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
     os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
+# In such segments NCCL may not register the buffers of CUDA graphs: Megatron-LM saw illegal memory accesses.
+os.environ.setdefault("NCCL_GRAPH_REGISTER", "0")
+
 # Python's garbage collector runs after every 700 new objects: 830 times while torch and its optimizers are imported.
 # After every 10,000 objects it runs 72 times. docs/experiments.md has the time that this saves.
 gc.set_threshold(10_000)

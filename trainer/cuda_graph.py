@@ -1,9 +1,9 @@
 """The whole optimizer step as a CUDA graph: one launch instead of a thousand, where micro-batches are small.
 
-The first steps with images of each size are plain. Then one is recorded, the recording is compared with the plain step,
-and from there on it is replayed. A recording has addresses and constants: a step's images, targets and learning rates
-are copied to where it reads them. Its random numbers follow the seed of each replay. See "CUDA Graphs" in PyTorch's
-notes on CUDA semantics.
+The first steps with images of each size are plain. Then the step is recorded, a replay is compared with a plain step,
+and from there on each step is a replay. A recording holds addresses and constants, so images, targets and learning
+rates are copied to where it reads them. Its random numbers follow the seed of each replay. See "CUDA Graphs" in
+PyTorch's notes on CUDA semantics.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from trainer.distributed.process_group import World
-from trainer.errors import LocalError, UserError, first_line
+from trainer.distributed.process_group import World, on_all_ranks, on_every_rank
+from trainer.errors import UserError, first_line
 from trainer.recipe import SGD, AdamW, Recipe
 from trainer.run.state import TrainingState
 
@@ -37,8 +37,16 @@ class Computed(NamedTuple):
     loss_scale: Tensor
 
 
-Recorder = Callable[[Callable[[], Computed]], tuple[Callable[[], None], Computed]]
-"""Records a function. Returns what replays it, and its result, which every replay writes anew."""
+class Graph(Protocol):
+    """A torch.cuda.CUDAGraph that has recorded something."""
+
+    def replay(self) -> None: ...
+
+    def reset(self) -> None: ...
+
+
+Recorder = Callable[[Callable[[], Computed]], tuple[Graph, Computed]]
+"""Records a function. Returns the graph, and the function's result, which every replay writes anew."""
 
 
 def check_recordable(recipe: Recipe, world: World) -> None:
@@ -63,8 +71,8 @@ def check_recordable(recipe: Recipe, world: World) -> None:
 def leave_default_stream(device: torch.device) -> None:
     """Gives this thread a stream of its own, for the rest of the process.
 
-    Gradients are accumulated on the stream on which the backward pass first met their parameters. On the default one
-    they could not be recorded.
+    Autograd accumulates a gradient on the stream that was current when its parameter was first used, here or by DDP's
+    constructor. Work on the default stream cannot be recorded.
     """
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
@@ -75,12 +83,12 @@ def cuda_recorder() -> Recorder:
     """Records on the current stream. All recordings share their memory, because only one runs at a time."""
     pool = torch.cuda.graph_pool_handle()
 
-    def record(step: Callable[[], Computed]) -> tuple[Callable[[], None], Computed]:
+    def record(step: Callable[[], Computed]) -> tuple[Graph, Computed]:
         graph = torch.cuda.CUDAGraph()
         # thread_local: NCCL's watchdog and the threads that pin images go on meanwhile
         with torch.cuda.graph(graph, pool, torch.cuda.current_stream(), capture_error_mode="thread_local"):
             computed = step()
-        return graph.replay, computed
+        return graph, computed
 
     return record
 
@@ -92,13 +100,13 @@ _Size = tuple[torch.Size, torch.Size]  # of images and targets
 class _Recording:
     images: Tensor
     targets: Tensor
-    replay: Callable[[], None]
+    graph: Graph
     computed: Computed
     is_checked: bool = False
 
 
 class RecordedStep:
-    """Takes a plain step at first, and then replays it. All ranks call it together.
+    """Runs the step plainly at first, then replays a recording of it. All ranks call it together.
 
     It reads nothing from the device, except once for each size of the images, when it compares a replay with the plain
     step.
@@ -108,6 +116,7 @@ class RecordedStep:
         self,
         plain: Callable[[Tensor, Tensor], Computed],
         state: TrainingState,
+        world: World,
         record: Recorder,
         *,
         warm_up: int,
@@ -116,17 +125,18 @@ class RecordedStep:
 
         `warm_up`: plain steps before a recording.
         """
-        self._plain, self._state, self._record, self._warm_up = plain, state, record, warm_up
+        self._plain, self._state, self._world = plain, state, world
+        self._record, self._warm_up = record, warm_up
         self._groups = state.optimizer.param_groups
-        device = next(state.module.parameters()).device
-        self._rates = [torch.zeros((), device=device) for _ in self._groups]  # float32, as the fused kernels read them
+        # float32, as the fused kernels read them
+        self._rates = [torch.zeros((), device=world.device) for _ in self._groups]
         self._plain_steps: dict[_Size, int] = {}
         self._recordings: dict[_Size, _Recording] = {}
 
     def __call__(self, images: Tensor, targets: Tensor, seed: int) -> Computed:
         """Updates the weights by the groups' "lr". `seed`: of drop path and dropout.
 
-        Raises LocalError where the step cannot be recorded, or where its replay differs from the plain step.
+        Raises SharedError where the step cannot be recorded, or where a replay differs from the plain step.
         """
         for group in self._groups:
             group["lr"] = torch.tensor(group["lr"]).item()  # the plain step rounds as the recorded one does
@@ -134,38 +144,52 @@ class RecordedStep:
         size = images.shape, targets.shape
         if recording := self._recordings.get(size):
             if not recording.is_checked:
-                self._check(recording, images, targets, seed)
+                checked = on_every_rank(self._world, lambda: self._check(recording, images, targets, seed))
+                recording.is_checked = on_all_ranks(self._world, checked)
+                torch.manual_seed(seed)
             return self._replay(recording, images, targets)
         computed = self._plain(images, targets)
         self._plain_steps[size] = self._plain_steps.get(size, 0) + 1
         if self._plain_steps[size] == self._warm_up:
-            self._recordings[size] = self._recorded(images, targets)
+            self._recordings[size] = on_every_rank(self._world, lambda: self._recorded(images, targets))
         return computed
+
+    def close(self) -> None:
+        """Frees the recordings. NCCL's communicators cannot end before the graphs that use them."""
+        if self._world.device.type == "cuda":
+            torch.cuda.synchronize(self._world.device)
+        for recording in self._recordings.values():
+            recording.graph.reset()
+        self._recordings.clear()
 
     def _recorded(self, images: Tensor, targets: Tensor) -> _Recording:
         images, targets = images.clone(), targets.clone()
         try:
             with _rates_on_device(self._state.optimizer, self._rates):
-                replay, computed = self._record(lambda: self._plain(images, targets))
-        except torch.OutOfMemoryError:
-            raise
+                graph, computed = self._record(lambda: self._plain(images, targets))
         except RuntimeError as error:
-            raise LocalError(f"the step cannot be a CUDA graph: {first_line(error)}: leave out --cuda-graph") from error
-        return _Recording(images, targets, replay, computed)
+            cause: BaseException = error
+            while cause.__context__:  # torch ends the recording, which fails too
+                cause = cause.__context__
+            if isinstance(cause, torch.OutOfMemoryError):
+                raise cause from None
+            raise UserError(f"the step cannot be a CUDA graph: {first_line(cause)}: leave out --cuda-graph") from error
+        return _Recording(images, targets, graph, computed)
 
     def _replay(self, recording: _Recording, images: Tensor, targets: Tensor) -> Computed:
         recording.images.copy_(images)
         recording.targets.copy_(targets)
         for rate, group in zip(self._rates, self._groups, strict=True):
             rate.fill_(group["lr"])
-        recording.replay()
+        recording.graph.replay()
         return recording.computed
 
-    def _check(self, recording: _Recording, images: Tensor, targets: Tensor, seed: int) -> None:
+    def _check(self, recording: _Recording, images: Tensor, targets: Tensor, seed: int) -> bool:
         """Takes a step plainly and by a replay, from the same state, and leaves the state as it was.
 
         Batch, seed and learning rate are others than at the recording, so that one of them that was recorded as a
-        constant is noticed. Where the plain step is not finite, the next one is compared instead.
+        constant is noticed. False where the plain step is not finite, so that the next one has to be compared. Raises
+        UserError where they differ.
         """
         before, rates = self._snapshot(), [group["lr"] for group in self._groups]
         for group in self._groups:
@@ -175,25 +199,25 @@ class RecordedStep:
         for step in steps:
             torch.manual_seed(seed)
             computed = step(images, targets)
-            outcomes.append({**self._snapshot(), "loss and gradient norm": [part.clone() for part in computed]})
+            told = {name: [value.clone()] for name, value in computed._asdict().items()}
+            outcomes.append(self._snapshot() | told)
             self._restore(before)
         for group, rate in zip(self._groups, rates, strict=True):
             group["lr"] = rate
-        torch.manual_seed(seed)
 
         plain, replayed = outcomes
         differences = {kind: _difference(before.get(kind), plain[kind], replayed[kind]) for kind in plain}
         if any(map(math.isnan, differences.values())):
-            return
+            return False
         kind = max(differences, key=differences.__getitem__)
         if differences[kind] > TOLERANCE:
-            size = f"by {differences[kind]:.0%}" if math.isfinite(differences[kind]) else "beyond measure"
-            raise LocalError(
-                f"the CUDA graph of the step differs from the plain step {size} in its {kind}: leave out --cuda-graph"
+            size = f" by {differences[kind]:.0%}" if math.isfinite(differences[kind]) else ""
+            raise UserError(
+                f"the CUDA graph of the step differs from the plain step in {kind}{size}: leave out --cuda-graph"
             )
-        recording.is_checked = True
         if images.is_cuda:
             torch.cuda.empty_cache()  # of the plain step's activations: the recording has memory of its own
+        return True
 
     def _snapshot(self) -> dict[str, list[Tensor]]:
         return {kind: [tensor.clone() for tensor in tensors] for kind, tensors in self._tensors().items()}
@@ -205,14 +229,16 @@ class RecordedStep:
                 tensor.copy_(saved)
 
     def _tensors(self) -> dict[str, list[Tensor]]:
-        """What a step changes, by kind."""
+        """What a step changes, by kind: weights, running_mean, momentum_buffer and so on."""
         module, optimizer = self._state.module, self._state.optimizer
-        kept = [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
-        return {
-            "weights": [parameter.detach() for parameter in module.parameters()],
-            "statistics": list(module.buffers()),
-            "optimizer state": kept,
-        }
+        found = {"weights": [parameter.detach() for parameter in module.parameters()]}
+        for name, buffer in module.named_buffers():
+            found.setdefault(name.rpartition(".")[2], []).append(buffer)
+        for kept in optimizer.state.values():
+            for name, value in kept.items():
+                if isinstance(value, Tensor):
+                    found.setdefault(name, []).append(value)
+        return found
 
 
 @contextmanager
@@ -234,11 +260,15 @@ def _rates_on_device(optimizer: torch.optim.Optimizer, rates: list[Tensor]) -> I
 def _difference(before: list[Tensor] | None, expected: list[Tensor], found: list[Tensor]) -> float:
     """How far `found` is from `expected`, relative to how far that is from `before`, or from zero without one.
 
-    NaN where `expected` is not finite.
+    NaN where `expected` is not finite, infinity where only `found` is not.
     """
     start = before or [torch.zeros_like(tensor) for tensor in expected]
     apart, changed = (
         math.hypot(*((a.double() - b.double()).norm().item() for a, b in zip(one, other, strict=True)))
         for one, other in ((found, expected), (expected, start))
     )
+    if not math.isfinite(changed):
+        return math.nan
+    if math.isnan(apart):
+        return math.inf
     return apart / changed if changed else 0.0 if not apart else math.inf

@@ -249,5 +249,7 @@ def check_positive(settings: object, *names: str) -> None:
 def _check_graphs(settings: TrainSettings | BenchmarkSettings) -> None:
     if settings.compile_mode != "default" and not settings.compile:
         raise ValueError(f"compile_mode={settings.compile_mode!r} needs --compile")
-    if settings.compile_mode == "reduce-overhead" and settings.cuda_graph:
-        raise ValueError("compile_mode='reduce-overhead' records CUDA graphs of its own: choose it or --cuda-graph")
+    if settings.compile_mode != "default" and settings.cuda_graph:
+        raise ValueError(
+            f"compile_mode={settings.compile_mode!r} has CUDA graphs of its own: choose it or --cuda-graph"
+        )

@@ -91,7 +91,7 @@ class TrainingStep:
         self._recorded = None
         if cuda_graph:
             warm_up = WARM_UP if world.size == 1 else DDP_WARM_UP
-            self._recorded = RecordedStep(self._whole_step, state, cuda_recorder(), warm_up=warm_up)
+            self._recorded = RecordedStep(self._whole_step, state, world, cuda_recorder(), warm_up=warm_up)
 
     def __call__(self, batch: DeviceBatch, micro_step: int, enter: Callable[[str], None] = lambda _phase: None) -> None:
         """Trains on micro-batch number `micro_step` of the current step, counted from 0.
@@ -126,6 +126,11 @@ class TrainingStep:
             if state.average:
                 state.average.update(state.module, at.step, at.epochs)
             collect_garbage(at.step)
+
+    def close(self) -> None:
+        """Frees a recorded step. Called before the process group ends, for which NCCL waits as long as there is one."""
+        if self._recorded:
+            self._recorded.close()
 
     def _whole_step(self, images: torch.Tensor, targets: torch.Tensor) -> Computed:
         """All that a CUDA graph can record, of a step of one micro-batch."""

@@ -56,7 +56,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
 
         def enter(phase: str) -> None:
             watchdog.at(at.step, phase)
-            if phase == EXCHANGING:
+            if phase == EXCHANGING and not settings.cuda_graph:  # in a graph no forward pass can be told apart
                 throughput.forward_done()
 
         stop_signal.begin(at.step)

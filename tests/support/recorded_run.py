@@ -1,21 +1,23 @@
 """Steps of a recipe, recorded as a CUDA graph would be and replayed, beside the same steps without.
 
-Usage: python -m tests.support.recorded_run: compares both on several ranks.
+Usage: python -m tests.support.recorded_run [FAULT]: compares both on several ranks.
 """
 
+import sys
 from dataclasses import replace
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
-from tests.support.recorder import recorder
+from tests.support.recorder import Recording, recorder
 from tests.support.small_recipe import recipe as small
 from trainer import step
 from trainer.cuda_graph import WARM_UP
 from trainer.data.device import DeviceBatch
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World, gather
+from trainer.errors import SharedError
 from trainer.model import build_model
 from trainer.recipe import EMA, SGD, CifarResNet, Cosine, Mixing, Recipe, Warmup
 from trainer.setup.networks import build_state
@@ -48,20 +50,21 @@ class Run:
         module = build_model(recipe.model, recipe.num_classes)
         module.fc = nn.Sequential(nn.Dropout(0.5), module.fc)
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.world, self.replays = world, 0
+        self.world = world
+        self.recordings: list[Recording] = []
         self.state = build_state(recipe, module, world, steps_per_epoch=10, log_every=len(SIZES))
-
-        def count() -> None:
-            self.replays += 1
-
         with patch.multiple(
             step,
             leave_default_stream=lambda _device: None,
-            cuda_recorder=lambda: recorder(self.changed, count, without),
+            cuda_recorder=lambda: recorder(self.changed, self.recordings, without),
             WARM_UP=warm_up,
             DDP_WARM_UP=warm_up,
         ):
             self.step = TrainingStep(recipe, self.state, world, accumulation=1, cuda_graph=graph)
+
+    @property
+    def replays(self) -> int:
+        return sum(recording.replays for recording in self.recordings)
 
     def changed(self) -> list[Tensor]:
         kept = [tensor for values in self.state.optimizer.state.values() for tensor in values.values()]
@@ -85,10 +88,16 @@ def different(found: object, expected: object, name: str = "") -> list[str]:
     return [] if found == expected else [name]
 
 
-def main() -> None:
-    """Prints the replays of every rank, and what is different, also from rank to rank."""
+def main(fault: str = "") -> None:
+    """Prints the replays of every rank, and what is different, also from rank to rank. `fault`: of rank 1 alone."""
     with process_group.world("cpu", timeout_minutes=15) as world:
         recipe = replace(RECIPE, global_batch_size=8 * world.size)
+        if fault:
+            try:
+                Run(world, recipe, without=fault if world.rank == 1 else "").train()
+            except SharedError as error:
+                print(error)
+            return
         recorded, plain = (Run(world, recipe, warm_up=warm_up).train() for warm_up in (WARM_UP, NEVER))
         wrong = different(recorded.state.save(), plain.state.save())
         weights = gather([weight.tolist() for weight in recorded.state.module.parameters()], world.size, world.gloo)
@@ -98,4 +107,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

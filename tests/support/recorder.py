@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from trainer.cuda_graph import Computed
+from trainer.cuda_graph import Computed, Recorder
 
 
 class Operation(NamedTuple):
@@ -28,6 +28,7 @@ class Recording(TorchDispatchMode):  # type: ignore[misc]  # torch has no types 
     def __init__(self) -> None:
         super().__init__()
         self.operations: list[Operation] = []
+        self.replays = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
@@ -36,8 +37,13 @@ class Recording(TorchDispatchMode):  # type: ignore[misc]  # torch has no types 
         self.operations.append(Operation(func, args, kwargs or {}, tree_leaves(result)))
         return result
 
+    def reset(self) -> None:
+        self.operations.clear()
+
     @torch.no_grad()
     def replay(self) -> None:
+        assert self.operations, "there is nothing to replay"
+        self.replays += 1
         for function, args, kwargs, places in self.operations:
             for place, result in zip(places, tree_leaves(function(*args, **kwargs)), strict=True):
                 if isinstance(place, torch.Tensor) and place.data_ptr() != result.data_ptr():
@@ -46,15 +52,14 @@ class Recording(TorchDispatchMode):  # type: ignore[misc]  # torch has no types 
                     dist.Work.unbox(result).wait()  # an exchange between ranks
 
 
-def recorder(
-    changed: Callable[[], list[torch.Tensor]], replayed: Callable[[], None], without: str = ""
-) -> Callable[[Callable[[], Computed]], tuple[Callable[[], None], Computed]]:
+def recorder(changed: Callable[[], list[torch.Tensor]], recordings: list[Recording], without: str = "") -> Recorder:
     """A Recorder of trainer.cuda_graph. `changed`: the tensors that a recording must not change.
 
-    `replayed` is called at each replay. `without`: a fault, the name of an operation that is not done again.
+    `recordings`: the list that gets each recording. `without`: a fault, the name of an operation that is not done
+    again.
     """
 
-    def record(step: Callable[[], Computed]) -> tuple[Callable[[], None], Computed]:
+    def record(step: Callable[[], Computed]) -> tuple[Recording, Computed]:
         before = [tensor.clone() for tensor in changed()]
         recording = Recording()
         with recording:
@@ -66,11 +71,7 @@ def recorder(
             kept = [each for each in recording.operations if without not in str(each.function)]
             assert len(kept) < len(recording.operations)
             recording.operations = kept
-
-        def replay() -> None:
-            replayed()
-            recording.replay()
-
-        return replay, computed
+        recordings.append(recording)
+        return recording, computed
 
     return record

@@ -140,6 +140,7 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
         cuda_graph=settings.cuda_graph,
         bucket_mb=settings.bucket_mb,
     )
+    stack.callback(step.close)
     stack.enter_context(collected_by_steps())
     return Prepared(
         world=world,

@@ -92,6 +92,7 @@ def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
             compile_mode=compile_mode,
             cuda_graph=settings.cuda_graph,
         )
+        stack.callback(step.close)
         parts = _parts(recipe, loader, step, world, accumulation)
         if eval_loader:
             parts["evaluation"] = evaluation_part(recipe, eval_loader, step.state, world)

@@ -46,6 +46,10 @@ class RepeatedStep:
         self._micro_steps = cycle(range(accumulation))
         self._epochs = recipe.epochs
 
+    def close(self) -> None:
+        """See TrainingStep.close."""
+        self._step.close()
+
     def __call__(self, batch: DeviceBatch) -> None:
         """Trains on the next micro-batch. Called by all ranks together."""
         self._step(batch, next(self._micro_steps))
