@@ -26,7 +26,7 @@ from trainer.run.state import TrainingState
 WARM_UP, DDP_WARM_UP = 3, 11
 """plain steps before a recording (PyTorch's notes); cuDNN chooses its kernels in the first of them"""
 TOLERANCE = 0.05
-"""how far a replay's update may be from the plain one, relative to its size; atomic sums differ by less"""
+"""how far a replay may be from the plain step, relative to the change; kernels with atomic sums are not exact"""
 
 
 class Computed(NamedTuple):

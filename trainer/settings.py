@@ -38,9 +38,8 @@ class TrainSettings:
     """of torch.compile: reduce-overhead records CUDA graphs, for small micro-batches; max-autotune also tries many
     kernels, which takes minutes. Neither has been tried on a GPU yet"""
     cuda_graph: bool = False
-    """record the whole optimizer step as a CUDA graph, check a replay against the plain step, and replay it from there
-    on. For small micro-batches, in bf16, tf32 or fp32, with SGD or AdamW, without accumulation. It has not been tried
-    on a GPU yet"""
+    """record the whole step as a CUDA graph, compare a replay with the plain step, then replay it. For small
+    micro-batches; needs bf16, tf32 or fp32, SGD or AdamW, and no accumulation. Not tried on a GPU yet"""
     bucket_mb: float = 25.0
     """MiB of gradients in one message between processes; PyTorch's default. Larger ones suit slow networks"""
     cpu_kernels: bool = True

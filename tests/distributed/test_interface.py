@@ -49,8 +49,11 @@ def test_gloo_is_bound_unless_the_user_has_chosen(chosen: str | None, monkeypatc
 
 
 @pytest.fixture
-def two_machines() -> Iterator[list[str]]:
-    """Two network namespaces with a cable between them, and no address of this host: 10.213.7.1 and 10.213.7.2."""
+def two_machines(request: pytest.FixtureRequest) -> Iterator[list[str]]:
+    """Two network namespaces with a cable between them, and no address of this host.
+
+    10.213.7.1 and 10.213.7.2, or fd00:213::1 and fd00:213::2.
+    """
     names = [f"trainer{os.getpid()}{end}" for end in "ab"]
     if os.geteuid() or not shutil.which("ip") or subprocess.run(["ip", "netns", "add", names[0]]).returncode:
         pytest.skip("needs root and network namespaces")
@@ -58,7 +61,8 @@ def two_machines() -> Iterator[list[str]]:
         ip("netns", "add", names[1])
         ip("-n", names[0], "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", names[1])
         for number, name in enumerate(names, 1):
-            ip("-n", name, "addr", "add", f"10.213.7.{number}/24", "dev", "cable")
+            at_once = ["nodad"] if ":" in request.param else []  # IPv6 would first ask whether another has the address
+            ip("-n", name, "addr", "add", request.param.format(number), "dev", "cable", *at_once)
             for interface in ("lo", "cable"):
                 ip("-n", name, "link", "set", interface, "up")
         yield names
@@ -72,7 +76,11 @@ def ip(*words: str) -> None:
 
 
 @pytest.mark.slow
-def test_ranks_on_two_machines_meet_whatever_their_host_names_resolve_to(two_machines: list[str]) -> None:
+@pytest.mark.parametrize("two_machines", ["10.213.7.{}/24", "fd00:213::{}/64"], indirect=True)
+def test_ranks_on_two_machines_meet_whatever_their_host_names_resolve_to(
+    two_machines: list[str], request: pytest.FixtureRequest
+) -> None:
+    first = request.node.callspec.params["two_machines"].format(1).partition("/")[0]
     script = (
         "import os, torch, torch.distributed as dist\n"
         "from trainer.distributed import process_group\n"
@@ -85,7 +93,7 @@ def test_ranks_on_two_machines_meet_whatever_their_host_names_resolve_to(two_mac
     ranks = [
         subprocess.Popen(
             ["ip", "netns", "exec", name, sys.executable, "-c", script],
-            env={**os.environ, **shared, "RANK": str(rank), "MASTER_ADDR": "10.213.7.1", "PYTHONPATH": str(ROOT)},
+            env={**os.environ, **shared, "RANK": str(rank), "MASTER_ADDR": first, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

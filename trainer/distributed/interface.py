@@ -3,13 +3,17 @@
 Debian and Ubuntu give the host's own name the address 127.0.1.1 in /etc/hosts, which no other machine can reach.
 """
 
+import contextlib
 import fcntl
+import ipaddress
 import os
 import socket
 import struct
+from pathlib import Path
 
 _SIOCGIFADDR = 0x8915  # linux/sockios.h
-_ELSEWHERE = "192.0.2.1"  # TEST-NET-1 of RFC 5737: on no machine
+_ELSEWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}  # for documents (RFC 5737, 3849): nowhere
+_IPV6_ADDRESSES = Path("/proc/net/if_inet6")
 _NAME = "GLOO_SOCKET_IFNAME"
 
 
@@ -20,26 +24,35 @@ def bind_gloo() -> None:
 
 
 def interface_to(host: str) -> str | None:
-    """The name of the interface whose IPv4 address packets to `host` leave from; None where that is not known.
+    """The name of the interface whose address packets to `host` leave from; None where that is not known.
 
     On the host itself, where only the loopback interface reaches it: that of the default route.
     """
-    for destination in (host, _ELSEWHERE):
+    try:
+        family, *_, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+    except OSError:
+        return None
+    for destination in (address, (_ELSEWHERE[family], 9)):
         try:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-                probe.connect((destination, 9))  # chooses a route and sends nothing
-                own = probe.getsockname()[0]
-                if not own.startswith("127."):
-                    return next((name for _, name in socket.if_nameindex() if _address(probe, name) == own), None)
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect(destination)  # chooses a route and sends nothing
+                own = ipaddress.ip_address(probe.getsockname()[0].partition("%")[0])
         except OSError:
             return None
+        if not own.is_loopback:
+            return next((name for _, name in socket.if_nameindex() if own in _addresses(name)), None)
     return None
 
 
-def _address(probe: socket.socket, interface: str) -> str | None:
-    """The IPv4 address of an interface."""
-    try:
-        found = fcntl.ioctl(probe, _SIOCGIFADDR, struct.pack("256s", interface.encode()))
-    except OSError:  # it has none
-        return None
-    return socket.inet_ntoa(found[20:24])
+def _addresses(interface: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """The addresses of an interface: the first one of IPv4, and all of IPv6."""
+    found: list[ipaddress.IPv4Address | ipaddress.IPv6Address] = []
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # it may have none
+        answer = fcntl.ioctl(probe, _SIOCGIFADDR, struct.pack("256s", interface.encode()))
+        found.append(ipaddress.IPv4Address(answer[20:24]))
+    with contextlib.suppress(OSError):  # of a kernel without IPv6
+        for line in _IPV6_ADDRESSES.read_text(encoding="utf-8").splitlines():
+            digits, *_, name = line.split()
+            if name == interface:
+                found.append(ipaddress.IPv6Address(bytes.fromhex(digits)))
+    return found
