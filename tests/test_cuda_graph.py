@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from tests.support.forked import Forked
-from tests.support.processes import TIMEOUT, start_ranks
-from tests.support.recorded_run import NEVER, RECIPE, REPLAYS, Run, different
+from tests.support.processes import TIMEOUT, different, start_ranks
+from tests.support.recorded_run import NEVER, RECIPE, REPLAYS, Run
 from trainer import cuda_graph
 from trainer.__main__ import main
 from trainer.cuda_graph import (
@@ -44,8 +44,8 @@ def test_cuda_graph_of_a_step_is_the_plain_step_bit_for_bit(optimizer: SGD | Ada
     recipe = replace(RECIPE, optimizer=optimizer)
     recorded = Run(world, recipe).train()
     assert recorded.replays == REPLAYS
+    assert not different(recorded.saved(), Run(world, recipe, warm_up=NEVER).train().saved())
     found = recorded.state.save()
-    assert not different(found, Run(world, recipe, warm_up=NEVER).train().state.save())
     plain = Run(world, recipe, graph=False).train().state.save()  # whose rates are float64
     torch.testing.assert_close(found["model"], plain["model"], rtol=1e-3, atol=1e-4)
     groups, plain_groups = found["optimizer"]["param_groups"], plain["optimizer"]["param_groups"]
@@ -125,9 +125,9 @@ def test_cuda_graph_is_not_blamed_for_a_loss_that_is_not_finite_and_compared_at_
     for images in batches:
         recorded(images, targets, seed=0)
     (recording,) = recorded._recordings.values()
-    before = run.state.save()["model"]
+    before = run.saved()
     assert not recorded._check(recording, torch.full_like(batches[0], torch.inf), targets, seed=0)
-    assert not different(run.state.save()["model"], before)
+    assert not different(run.saved(), before)
     assert recorded._check(recording, batches[0], targets, seed=0)
 
 

@@ -159,17 +159,17 @@ def metrics(run_dir: Path, whole: bool = True) -> list[dict[str, Any]]:
 def weights(run_dir: Path) -> dict[str, torch.Tensor]:
     """All of the newest checkpoint, flat: model, average, optimizer, scaler, position, losses."""
     newest = max((run_dir / "checkpoints").glob("step_*.pt"))
-    return dict(_flat(torch.load(newest, weights_only=True)))
+    return dict(flat(torch.load(newest, weights_only=True)))
 
 
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+def flat(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor and number within dictionaries and lists, by its path; words and None as they are written."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _flat(inner, f"{name}/{key}")
+            yield from flat(inner, f"{name}/{key}")
     elif isinstance(value, list | tuple):
         for number, inner in enumerate(value):
-            yield from _flat(inner, f"{name}/{number}")
+            yield from flat(inner, f"{name}/{number}")
     elif isinstance(value, str) or value is None:
         yield f"{name} {value}", torch.tensor(0)
     else:
@@ -178,8 +178,11 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
 
 def assert_same_run(first: Path, second: Path) -> None:
     """Bit-equal weights and momenta, and the same story."""
-    ours, theirs = weights(first), weights(second)
-    assert ours.keys() == theirs.keys()
-    different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
-    assert not different
+    assert not different(weights(first), weights(second))
     assert metrics(first) == metrics(second)
+
+
+def different(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> list[str]:
+    """The names of what is not bit-equal in two checkpoints that have the same names."""
+    assert first.keys() == second.keys()
+    return [name for name in first if not torch.equal(first[name], second[name])]

@@ -10,6 +10,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
+from tests.support.processes import different, flat
 from tests.support.recorder import Recording, recorder
 from tests.support.small_recipe import recipe as small
 from trainer import step
@@ -70,22 +71,16 @@ class Run:
         kept = [tensor for values in self.state.optimizer.state.values() for tensor in values.values()]
         return [*self.state.module.parameters(), *self.state.module.buffers(), *kept]
 
+    def saved(self) -> dict[str, Tensor]:
+        """A copy of the checkpoint, flat."""
+        return {name: tensor.clone() for name, tensor in flat(self.state.save())}
+
     def train(self) -> "Run":
         generator = torch.Generator().manual_seed(self.world.rank)
         for size in SIZES:
             images = torch.randn(8, 3, size, size, generator=generator).to(memory_format=torch.channels_last)
             self.step(DeviceBatch(images, torch.randint(10, (8,), generator=generator), torch.arange(8)), 0)
         return self
-
-
-def different(found: object, expected: object, name: str = "") -> list[str]:
-    """The places in two checkpoints where they differ."""
-    if isinstance(found, Tensor):
-        return [] if torch.equal(found, expected) else [name]  # type: ignore[arg-type]
-    if isinstance(found, dict):
-        assert isinstance(expected, dict) and list(found) == list(expected)
-        return [each for key in found for each in different(found[key], expected[key], f"{name}.{key}")]
-    return [] if found == expected else [name]
 
 
 def main(fault: str = "") -> None:
@@ -99,7 +94,7 @@ def main(fault: str = "") -> None:
                 print(error)
             return
         recorded, plain = (Run(world, recipe, warm_up=warm_up).train() for warm_up in (WARM_UP, NEVER))
-        wrong = different(recorded.state.save(), plain.state.save())
+        wrong = different(recorded.saved(), plain.saved())
         weights = gather([weight.tolist() for weight in recorded.state.module.parameters()], world.size, world.gloo)
         replays = gather(recorded.replays, world.size, world.gloo)
         if world.is_main:
