@@ -61,8 +61,11 @@ def two_machines(request: pytest.FixtureRequest) -> Iterator[list[str]]:
         ip("netns", "add", names[1])
         ip("-n", names[0], "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", names[1])
         for number, name in enumerate(names, 1):
-            at_once = ["nodad"] if ":" in request.param else []  # IPv6 would first ask whether another has the address
-            ip("-n", name, "addr", "add", request.param.format(number), "dev", "cable", *at_once)
+            is_ipv6 = ":" in request.param
+            at_once = ["nodad"] if is_ipv6 else []  # it would first ask whether another has the address
+            words = ["ip", "-n", name, "addr", "add", request.param.format(number), "dev", "cable", *at_once]
+            if subprocess.run(words, check=not is_ipv6).returncode:
+                pytest.skip("needs IPv6")
             for interface in ("lo", "cable"):
                 ip("-n", name, "link", "set", interface, "up")
         yield names
