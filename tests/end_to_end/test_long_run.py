@@ -19,4 +19,6 @@ def test_memory_threads_and_open_files_stay_as_they_are(tmp_path: Path) -> None:
     assert after - before < 16  # within 7 epochs
     for what in ("threads", "files"):
         before, after = ({getattr(usage, what) for usage in usages} for usages in (early, late))
-        assert min(after) <= max(before), what  # a checkpoint's writer, and its file, come and go
+        # A checkpoint's writer and its file come and go, and a pool starts a thread when it first needs one more.
+        # A leak of one per epoch would show as at least 4: the two groups lie that many epochs apart.
+        assert min(after) - max(before) <= 2, what
