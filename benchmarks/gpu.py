@@ -39,7 +39,7 @@ from trainer.distributed import process_group
 from trainer.distributed.cpus import usable_cpus
 from trainer.distributed.process_group import World
 from trainer.errors import UserError
-from trainer.precision import allow_tensor_float
+from trainer.precision import set_tf32
 from trainer.recipe import RandomResizedCrop, Recipe, ResNet
 from trainer.recipe_file import load_recipe
 from trainer.run.environment import environment
@@ -88,7 +88,7 @@ def main(settings: GpuSettings) -> None:
         world = stack.enter_context(process_group.world(settings.device, timeout_minutes=30))
         loader = _open(settings, record, world, stack)
         recipe = _recipe(settings, max(CLASSES, len(loader.source.classes)))
-        allow_tensor_float(recipe.precision)
+        set_tf32(recipe.precision)
         record.note("roofline", lambda: roofline(recipe, module(recipe, world.device), world.device).as_json())
         torch.backends.cudnn.benchmark = True  # as all three have it
         measurement = Measurement(settings, record, recipe, loader, world)
@@ -189,12 +189,12 @@ class Measurement:
                 record.failed(name, error)
                 error.__traceback__ = None
             self._free()
-        allow_tensor_float(self._recipe.precision)
+        set_tf32(self._recipe.precision)
 
     def _variant(self, variant: Variant) -> dict[str, float]:
         """Images per second, and the most memory that was allocated, in GB."""
         recipe = variant.recipe
-        allow_tensor_float(recipe.precision)
+        set_tf32(recipe.precision)
         on_gpu = self._device.type == "cuda"
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(self._device)

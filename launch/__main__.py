@@ -1,7 +1,5 @@
 """The entry point: python -m launch COMMAND, and how each command reports mistakes."""
 
-import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,6 +11,7 @@ from launch.cluster import CLUSTERS
 from trainer import __version__
 from trainer.cli.suggestions import unknown_command
 from trainer.errors import UserError, one_line
+from trainer.process.unforeseen import after_broken_pipe
 
 USAGE = """usage: python -m launch COMMAND ...
 
@@ -30,7 +29,11 @@ python -m launch COMMAND --help shows the options of one command."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit code: 0, 2 for input that cannot be used, 128 + n after signal n."""
+    """Runs one command and returns the exit code.
+
+    0; 1 where a local run was given up, or preflight found faults; 2 for input that cannot be used; 128 + n after
+    signal n.
+    """
     words = list(sys.argv[1:] if words is None else words)
     if not words or words[0] in ("-h", "--help"):
         print(_usage())
@@ -52,29 +55,23 @@ def main(words: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
+    except BrokenPipeError:
+        return after_broken_pipe()
     except OSError as error:
-        if error.filename is None or isinstance(error, BrokenPipeError):
-            return _without_a_file(error)
+        if error.filename is None:
+            raise
         print(f"error: {one_line(f'{error.filename}: {error.strerror}')}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         return 130
 
 
-def _without_a_file(error: OSError) -> int:
-    """The exit code where the reader closed the pipe. Any other error is raised again."""
-    if not isinstance(error, BrokenPipeError):
-        raise error
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more when it ends
-    return 128 + signal.SIGPIPE
-
-
 def _usage() -> str:
-    launchers = [
-        f"  {f'{name} [OPTIONS] RECIPE ...':<36} {(cluster.settings.__doc__ or '').splitlines()[0]}"
-        for name, cluster in sorted(CLUSTERS.items())
-    ]
-    return USAGE.format(launchers="\n".join(launchers))
+    lines = []
+    for name, cluster in sorted(CLUSTERS.items()):
+        does = (cluster.settings.__doc__ or "").splitlines()[0].rstrip(".")
+        lines.append(f"  {f'{name} [OPTIONS] RECIPE ...':<36} {does[:1].lower()}{does[1:]}")
+    return USAGE.format(launchers="\n".join(lines))
 
 
 def _status(words: list[str]) -> int:

@@ -5,7 +5,6 @@ A launcher calls begin() before the processes of a start and end() after them. W
 
 import json
 import os
-import re
 import signal
 import socket
 import time
@@ -16,10 +15,10 @@ from typing import Any
 from launch.submission import Submission, now
 from trainer.atomic import replace_text
 from trainer.errors import EXIT_RETRY, UserError
+from trainer.run.progress import newest_step
 
 _PORTS = range(10_000, 32_000)  # below those that systems assign by themselves
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # after which a rank saves and ends
-_CHECKPOINT = re.compile(r"step_(\d+)\.pt")
 _LOGS = 2**18  # bytes of room beside a checkpoint
 CANCELLED = "cancelled by python -m launch cancel"
 
@@ -35,7 +34,7 @@ class Ending:
     by_user: str | None = None
     """how the user ended the run; None where he did not, and where nobody knows"""
     sent: signal.Signals = signal.SIGTERM
-    """that the user sent"""
+    """the signal that the user sent"""
     cause: str | None = None
     """what else ended the processes, e.g. preempted"""
     machine_fault: str | None = None
@@ -144,10 +143,14 @@ def rank_codes(submission: Submission, index: int, number: int) -> dict[int, int
     }
 
 
+def node_name() -> str:
+    """Of this machine, as Slurm calls it."""
+    return os.environ.get("NODE_NAME") or socket.gethostname()
+
+
 def faulty_node_file(submission: Submission, index: int, number: int) -> Path:
     """Where a rank of that start reports that this machine is at fault: trainer/distributed/faulty_node.py."""
-    node = os.environ.get("NODE_NAME") or socket.gethostname()
-    return submission.attempts(index) / f"{number:03}.faulty.{node}"
+    return submission.attempts(index) / f"{number:03}.faulty.{node_name()}"
 
 
 def faulty_nodes(submission: Submission, index: int, number: int) -> dict[str, str]:
@@ -160,12 +163,6 @@ def attempts(submission: Submission, index: int) -> list[dict[str, Any]]:
     """The starts of a run so far: number, began, step, nodes, port, and after the end ended, seconds, reason, again."""
     files = sorted(submission.attempts(index).glob("*.json"))
     return sorted((json.loads(file.read_text(encoding="utf-8")) for file in files), key=lambda start: start["number"])
-
-
-def newest_step(run_dir: Path) -> int:
-    """The step of the newest checkpoint, by its name; 0 where there is none."""
-    names = (_CHECKPOINT.fullmatch(path.name) for path in (run_dir / "checkpoints").glob("step_*.pt"))
-    return max((int(match[1]) for match in names if match), default=0)
 
 
 def require_room(run_dir: Path, otherwise: Path) -> None:

@@ -4,12 +4,12 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import socket
 import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from launch.attempt import node_name
 from launch.comparison import Checks, NodeFault, compare, fault_of, may_start_again
 from launch.links import all_reduce, bandwidths, slow_links
 from trainer.distributed.faulty_node import report_faulty_node
@@ -28,7 +28,7 @@ def run_checks(checks: Checks) -> list[str]:
     import torch.distributed as dist
 
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    where = f"node {_host()}, rank {rank}"
+    where = f"node {node_name()}, rank {rank}"
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     if size > int(os.environ["LOCAL_WORLD_SIZE"]):
         bind_gloo()
@@ -48,7 +48,7 @@ def run_checks(checks: Checks) -> list[str]:
         lines, faults = _run(checks, rank, size)
         if may_start_again(faults):
             for fault in faults:
-                if isinstance(fault, NodeFault) and fault.node == _host():
+                if isinstance(fault, NodeFault) and fault.node == node_name():
                     report_faulty_node(fault)
         if rank == 0:
             for line in [*lines, *(f"fault: {fault}" for fault in faults)]:
@@ -98,7 +98,7 @@ def _run(checks: Checks, rank: int, size: int) -> tuple[list[str], list[str]]:
     import torch
     import torch.distributed as dist
 
-    here = {"rank": rank, "host": _host(), "local_rank": int(os.environ["LOCAL_RANK"]), **_facts(checks)}
+    here = {"rank": rank, "host": node_name(), "local_rank": int(os.environ["LOCAL_RANK"]), **_facts(checks)}
     dist.barrier()
     here["clock"] = time.time()
     nodes: list[dict[str, Any]] = [{} for _ in range(size)]
@@ -124,7 +124,7 @@ def _run(checks: Checks, rank: int, size: int) -> tuple[list[str], list[str]]:
 
 def _missing(store: Any, rank: int, size: int) -> list[int]:
     """The ranks that have not come, as rank 0 sees it; the others only report that they have."""
-    store.set(f"here/{rank}", _host())
+    store.set(f"here/{rank}", node_name())
     if rank:
         return []
     deadline = time.monotonic() + _WAIT.total_seconds()
@@ -232,7 +232,3 @@ def _describe(nodes: list[dict[str, Any]]) -> list[str]:
         named = f"ranks {ranks[0]}-{ranks[-1]}" if len(ranks) > 1 else f"rank {ranks[0]}"
         lines.append(f"{host}: {named}, {device}, {versions}")
     return lines
-
-
-def _host() -> str:
-    return os.environ.get("NODE_NAME") or socket.gethostname()

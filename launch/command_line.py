@@ -17,13 +17,14 @@ from trainer.cli.parse import parse as parse_options
 from trainer.cli.parse import parse_train, train_words
 from trainer.errors import UserError
 from trainer.recipe_file import known_recipes, recipe_source
+from trainer.run.progress import names_a_file
 from trainer.settings import TrainSettings
 
 T = TypeVar("T")
 Launcher = TypeVar("Launcher", bound=LaunchSettings)
 
 
-def parse(command: type[T], words: Sequence[str], name: str) -> T:
+def parse(command: type[T], words: Sequence[str], name: str, description: str | None = None) -> T:
     """The options of a command; they override those of the cluster's file. Raises UserError with one line."""
     from_file = []
     if issubclass(command, ProcessSettings):
@@ -32,7 +33,7 @@ def parse(command: type[T], words: Sequence[str], name: str) -> T:
         launchers = [cluster.settings for cluster in CLUSTERS.values() if issubclass(cluster.settings, ProcessSettings)]
         from_file = words_of(command, list(launchers), Path(chosen[-1]) if chosen else None)
     try:
-        return parse_options(command, [*from_file, *words], name, program="launch")
+        return parse_options(command, [*from_file, *words], name, description, program="launch")
     except UserError as error:
         raise answered(error) from error
 
@@ -41,9 +42,7 @@ def parse_launch(command: type[Launcher], words: Sequence[str], name: str) -> tu
     """-> the launcher's options, the recipes' names, the words of the job."""
     usage = f"python -m launch {name} [OPTIONS] RECIPE [RECIPE ...] --data DIR --run-dir DIR"
     before, recipes, after = _split(command, words)
-    if {"-h", "--help"} & set(before):
-        print(f"usage: {usage} [--optimizer.lr 1.6 ...]\n")
-    options = parse(command, before, name)
+    options = parse(command, before, name, f"{command.__doc__} The whole command: {usage} [--optimizer.lr 1.6 ...]")
     if not recipes:
         raise UserError(f"which recipe? {usage} ({known_recipes()})")
     return options, recipes, after
@@ -60,7 +59,7 @@ def runs_of(
         if any(word == option or word.startswith(f"{option}=") for word in words):
             raise UserError(f"{option} is the launcher's: write it before the recipe's name")
     if seeds and any(word == "--seed" or word.startswith("--seed=") for word in words):
-        raise UserError("--seeds for the launcher and --seed for the job: use one of both")
+        raise UserError("--seeds for the launcher and --seed for the job: use only one of them")
     chosen = combinations(vary, words)
     of_train = {field.name for field in fields(TrainSettings)}
     if of_recipe := [value.setting for value in chosen[0] if value.setting not in of_train]:
@@ -106,7 +105,7 @@ def _run(
         run_dir=settings.run_dir,
         data=settings.data,
         options=tuple(train_words(settings)),
-        checks_a_file=settings.initial_weights is not None or recipe.distillation is not None,
+        names_a_file=names_a_file(recipe, settings),
     )
 
 

@@ -29,7 +29,7 @@ def launch(name: str, words: list[str]) -> int:
     if options.plan:
         return _plan(cluster, options, runs, processes)
     refuse_running(runs)
-    notes = {run.name: None if run.checks_a_file else finished(run.run_dir, run.recipe) for run in runs}
+    notes = {run.name: None if run.names_a_file else finished(run.run_dir, run.recipe) for run in runs}
     for note in filter(None, notes.values()):
         print(note)
     unfinished = [run for run in runs if notes[run.name] is None]

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from trainer.settings import check_positive, one_or_more
+
 Repeated = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
 
@@ -26,8 +28,11 @@ class ProcessSettings:
     cpus_per_task: int | None = None
     """CPUs of each process, for the threads that read images; None: the node's CPUs over its GPUs or processes"""
     partition: str | None = None
+    """Slurm's partition; None: its default"""
     account: str | None = None
+    """Slurm's account to charge; None: its default"""
     qos: str | None = None
+    """Slurm's quality of service; None: its default"""
     constraint: str | None = None
     """features that nodes must have"""
     mem: str | None = None
@@ -37,14 +42,15 @@ class ProcessSettings:
     nodelist: str | None = None
     """nodes to use"""
     reservation: str | None = None
+    """Slurm's reservation to run in"""
     setup: Repeated = ()
-    """a shell line for the first node before the processes start, e.g. 'export NCCL_SOCKET_IFNAME=ib0'; repeatable"""
+    """a shell line for the first node before the processes start, e.g. 'export NCCL_SOCKET_IFNAME=ib0'"""
     container: str | None = None
     """the command before python in each process, e.g. 'apptainer exec --nv image.sif'"""
     python: str | None = None
     """the Python of the nodes, or of the container; None: the one that runs this command"""
     srun: Repeated = ()
-    """a further argument of srun, e.g. --srun=--container-image=image.sqsh; repeatable"""
+    """a further argument of srun, e.g. --srun=--container-image=image.sqsh"""
     cluster: Path | None = None
     """TOML file with these settings for a cluster; None: launch.toml of this folder, where there is one"""
 
@@ -61,7 +67,7 @@ class LaunchSettings:
     seeds: tuple[int, ...] = ()
     """one run for each of these seeds"""
     vary: Repeated = ()
-    """values of a setting, one run for each: optimizer.lr=0.05,0.1,0.2. Repeatable: then a run for each combination"""
+    """values of a setting, one run for each: optimizer.lr=0.05,0.1,0.2; given twice: a run for each combination"""
     max_restarts_without_checkpoint: int = 5
     """starts in a row without a new checkpoint, after which a run is given up"""
     plan: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -77,7 +83,7 @@ class LaunchSettings:
 class StatusSettings:
     """Show state, step, speed, accuracy, time left and starts of launched runs, with reasons."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN ...]")] = ()
     """folders of runs, or folders that hold them; none: this folder"""
 
 
@@ -85,7 +91,7 @@ class StatusSettings:
 class LogsSettings:
     """Print what a run's processes wrote, of all its starts."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """folder of the run"""
     rank: int = 0
     """which process"""
@@ -97,7 +103,7 @@ class LogsSettings:
 class CancelSettings:
     """Stop launched runs. They save first; launching them again continues from there."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, one_or_more("RUN")]
     """folders of runs"""
 
 
@@ -115,10 +121,3 @@ class PreflightSettings(ProcessSettings):
     """which launcher's machines: slurm, local, or auto for Slurm where it answers"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: cuda where there is a GPU"""
-
-
-def check_positive(settings: object, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and value <= 0:
-            raise ValueError(f"{name}={value} is not a positive number")

@@ -69,7 +69,7 @@ def _is_starting(starts: list[dict[str, Any]], at: RunProgress) -> bool:
     if not starts or at.finished:
         return False
     began = datetime.strptime(starts[-1]["began"], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
-    return at.live_since is None or at.live_since < began.timestamp()
+    return at.last_written is None or at.last_written < began.timestamp()
 
 
 def _progress(at: RunProgress, state: State) -> list[str]:

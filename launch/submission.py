@@ -43,7 +43,7 @@ class Run:
     data: str
     options: tuple[str, ...]
     """of python -m trainer train, with run_dir and data"""
-    checks_a_file: bool = False
+    names_a_file: bool = False
     """whether the training compares a file, of its initial weights or its teacher, with that of its earlier starts"""
 
     def words(self, recipe_file: Path) -> list[str]:
@@ -116,7 +116,7 @@ class Submission:
             shutil.rmtree(code)
 
     def mark_cancelled(self, index: int) -> None:
-        """Has run number `index` not started again. Raises UserError where the mark cannot be written."""
+        """Prevents run number `index` from starting again. Raises UserError where the mark cannot be written."""
         try:
             replace_text(self.attempts(index) / "cancelled", now())
         except OSError as error:

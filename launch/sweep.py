@@ -49,7 +49,7 @@ def combinations(vary: tuple[str, ...], given: list[str]) -> list[tuple[Value, .
             raise UserError(f"--vary {name} is given twice: list all its values in one, {name}=VALUE,VALUE")
         if any(_setting(word) == name for word in given if word.startswith("--")):
             raise UserError(
-                f"--vary {name} for the launcher and --{name.replace('_', '-')} for the job: use one of both"
+                f"--vary {name} for the launcher and --{name.replace('_', '-')} for the job: use only one of them"
             )
     return list(itertools.product(*settings))
 

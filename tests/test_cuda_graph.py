@@ -28,7 +28,7 @@ from trainer.cuda_graph import (
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World
 from trainer.errors import SharedError, UserError
-from trainer.recipe import LAMB, SGD, AdamW
+from trainer.recipe import LAMB, SGD, AdamW, DecoupledSGD
 from trainer.settings import BenchmarkSettings, TrainSettings
 
 
@@ -168,6 +168,7 @@ def test_cuda_graph_is_freed_at_the_end(world: World) -> None:
     [
         ({"precision": "fp16"}, "cuda_graph: fp16 decides after each step"),
         ({"optimizer": LAMB(lr=0.01)}, "cuda_graph: LAMB computes with its learning rate on the host"),
+        ({"optimizer": DecoupledSGD(lr=0.1)}, "cuda_graph: DecoupledSGD computes with its learning rate on the host"),
         ({"global_batch_size": 32}, "cuda_graph: a step of 4 micro-batches .* use a micro_batch_size of 32"),
     ],
 )

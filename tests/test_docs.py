@@ -5,8 +5,12 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import dedent
+from typing import Any
 
 import pytest
+import torch
+from torchvision.models import resnet18
 
 from launch import command_line
 from launch.local.settings import LocalSettings
@@ -16,7 +20,7 @@ from tests.support.processes import ROOT
 from trainer import settings, weights_settings
 from trainer.cli.parse import parse, parse_prepare, parse_train, parse_with_recipe
 from trainer.errors import UserError
-from trainer.recipe_file import load_recipe, measured, recipe_names
+from trainer.recipe_file import load_recipe, measured, recipe_names, recipe_source
 
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -148,6 +152,21 @@ def test_printed_recipe_is_a_recipe(tmp_path: Path) -> None:
     file.write_text(own_recipe())
     recipe = load_recipe(str(file))
     assert (recipe.name, recipe.epochs, recipe.published) == ("my_recipe", 30, None)
+
+
+def test_printed_python_loads_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"(?:^(?:    .*)?\n)+", (ROOT / "docs" / "exporting.md").read_text(), re.MULTILINE)
+    of_torchvision, of_recipe = (dedent(block) for block in blocks if "import" in block)
+    trained = resnet18().state_dict()
+    (tmp_path / "RUN" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "RUN" / "recipe.py").write_text(recipe_source(load_recipe("resnet18_torchvision_v1")))
+    torch.save({"model": trained, "average": None}, tmp_path / "RUN" / "checkpoints" / "best.pt")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(of_torchvision, names)
+    assert torch.equal(names["model"].fc.weight, trained["fc.weight"])
+    exec(of_recipe, names)
+    names["model"].load_state_dict(trained)
 
 
 def test_printed_extras_and_targets_exist() -> None:

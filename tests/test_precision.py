@@ -20,7 +20,7 @@ from trainer.data.loader import Loader
 from trainer.loss import build_loss
 from trainer.model import build_model
 from trainer.optim.optimizer import build_optimizer
-from trainer.precision import Precision, allow_tensor_float, autocast, build_scaler, emulation_note
+from trainer.precision import Precision, autocast, build_scaler, emulation_note, set_tf32
 from trainer.recipe import SGD, CenterCrop, CifarResNet, Constant, CrossEntropy, LibraryModel, PaddedCrop, Recipe
 from trainer.recipe_file import load_recipe
 from trainer.run.checkpoint import Checkpoints, read, write
@@ -88,7 +88,7 @@ def test_precision_fp32_is_exact_and_tf32_is_tf32_everywhere(
 ) -> None:
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     try:
-        allow_tensor_float(precision)
+        set_tf32(precision)
         assert torch.backends.cudnn.allow_tf32 == convolutions
         assert torch.backends.cuda.matmul.allow_tf32 == products
     finally:

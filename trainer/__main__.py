@@ -22,7 +22,7 @@ from trainer.errors import LocalError, NodeError, SharedError, UserError
 from trainer.process.importing import announce
 from trainer.process.unforeseen import exit_code_of, print_error
 from trainer.recipe_file import recipe_source
-from trainer.run.progress import finished
+from trainer.run.progress import finished, names_a_file
 
 USAGE = """usage: python -m trainer COMMAND ...
 
@@ -143,8 +143,8 @@ def _train(argv: list[str]) -> int:
     recipe, options = parse_train(argv)
     _refuse_bare_srun()
     alone = os.environ.get("WORLD_SIZE", "1") == "1"  # several processes have to agree: they do in trainer/train.py
-    asks = alone and not options.initial_weights and not recipe.distillation  # a file named now is to be checked
-    if asks and (note := finished(options.run_dir, recipe_source(recipe), options.data_folder)):
+    may_be_finished = alone and not names_a_file(recipe, options)
+    if may_be_finished and (note := finished(options.run_dir, recipe_source(recipe), options.data_folder)):
         print(note)
         return 0
     if alone:

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from trainer.distributed.process_group import World, on_all_ranks, on_every_rank
+from trainer.distributed.process_group import World, on_every_rank, true_on_all_ranks
 from trainer.errors import UserError, first_line
 from trainer.recipe import SGD, AdamW, Recipe
 from trainer.run.state import TrainingState
@@ -55,7 +55,7 @@ def check_recordable(recipe: Recipe, world: World) -> None:
         raise UserError(f"cuda_graph needs a GPU, and this trains on {world.device.type}: leave out --cuda-graph")
     if recipe.precision == "fp16":
         raise UserError("cuda_graph: fp16 decides after each step whether to update: use bf16, or no --cuda-graph")
-    if not isinstance(recipe.optimizer, SGD | AdamW):
+    if type(recipe.optimizer) not in (SGD, AdamW):  # DecoupledSGD is an SGD to Python, and another optimizer
         name = type(recipe.optimizer).__name__
         raise UserError(
             f"cuda_graph: {name} computes with its learning rate on the host: use SGD or AdamW, or no --cuda-graph"
@@ -145,7 +145,7 @@ class RecordedStep:
         if recording := self._recordings.get(size):
             if not recording.is_checked:
                 checked = on_every_rank(self._world, lambda: self._check(recording, images, targets, seed))
-                recording.is_checked = on_all_ranks(self._world, checked)
+                recording.is_checked = true_on_all_ranks(self._world, checked)
                 torch.manual_seed(seed)
             return self._replay(recording, images, targets)
         computed = self._plain(images, targets)
@@ -199,8 +199,8 @@ class RecordedStep:
         for step in steps:
             torch.manual_seed(seed)
             computed = step(images, targets)
-            told = {name: [value.clone()] for name, value in computed._asdict().items()}
-            outcomes.append(self._snapshot() | told)
+            outputs = {name: [value.clone()] for name, value in computed._asdict().items()}
+            outcomes.append(self._snapshot() | outputs)
             self._restore(before)
         for group, rate in zip(self._groups, rates, strict=True):
             group["lr"] = rate

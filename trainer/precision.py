@@ -14,8 +14,8 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=_DTYPES[precision], enabled=precision in ("bf16", "fp16"))
 
 
-def allow_tensor_float(precision: Precision) -> None:
-    """fp32 is fp32: torch would let convolutions on a GPU round their inputs to TF32's 10 bits. tf32 is TF32 in all."""
+def set_tf32(precision: Precision) -> None:
+    """Turns TF32 off for fp32, on for tf32, and on for convolutions alone otherwise, as torch has it."""
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
+
+
+def one_or_more(metavar: str) -> Any:
+    """How --help shows a positional argument of several words. tyro accepts none at all; the settings refuse that."""
+    return tyro.conf.arg(metavar=f"{metavar} ...", help_behavior_hint="(required)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,11 +22,11 @@ class TrainSettings:
     """Train a recipe. Give the same command again to resume a stopped run; it ends with the same weights."""
 
     data: str
-    """folder with train.beton and val.beton, or with class folders below train/ and val/; or synthetic:COUNT"""
+    """folder with train.beton and val.beton, class folders or WebDataset shards; or synthetic:COUNT"""
     run_dir: Path
     """folder for recipe, checkpoints, metrics and TensorBoard events; a run with a checkpoint is resumed"""
     class_order: Literal["text", "numeric"] | None = None
-    """of class folders. text: 0, 1, 10, 2, as torchvision; numeric: 0, 1, 2, 10; None: text"""
+    """order of class folders; text: 0, 1, 10, 2, as torchvision; numeric: 0, 1, 2, 10; None: text"""
     initial_weights: Path | None = None
     """weights file (torch.save's or safetensors', e.g. torchvision's) to start from; None: the recipe's own start"""
     weights_key: str | None = None
@@ -29,13 +34,13 @@ class TrainSettings:
     teacher_weights: Path | None = None
     """weights file of the recipe's teacher; None: there is no teacher, or its library publishes its weights"""
     workers: int | None = None
-    """threads that read images, per process; None: the machine's CPUs divided by its processes"""
+    """threads that read images, per process; None: the CPUs of the process, less one where it has four or more"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: cuda if there is a GPU"""
     compile: bool = False
     """torch.compile the model: the start is slower, the steps are faster"""
     compile_mode: CompileMode = "default"
-    """of torch.compile: reduce-overhead records CUDA graphs, for small micro-batches; max-autotune also tries many
+    """mode of torch.compile; reduce-overhead records CUDA graphs, for small micro-batches; max-autotune also tries many
     kernels, which takes minutes. Neither has been tried on a GPU yet"""
     cuda_graph: bool = False
     """record the whole step as a CUDA graph, compare a replay with the plain step, then replay it. For small
@@ -125,9 +130,9 @@ class BenchmarkSettings:
     """Measure the loader, the computation, the copy and real training in turn; print what limits training."""
 
     data: str | None = None
-    """folder with train.beton, or with class folders below train/; needed, except with --fit"""
+    """folder with train.beton, class folders or WebDataset shards; needed, except with --fit"""
     class_order: Literal["text", "numeric"] | None = None
-    """of class folders. text: 0, 1, 10, 2, as torchvision; numeric: 0, 1, 2, 10; None: text"""
+    """order of class folders; text: 0, 1, 10, 2, as torchvision; numeric: 0, 1, 2, 10; None: text"""
     fit: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """find the largest micro-batch of this device by real steps on noise, and the accumulation that follows"""
     seconds: float = 5.0
@@ -137,13 +142,13 @@ class BenchmarkSettings:
     original: str | None = None
     """folder of the original images, with class folders below train/, to compare with torchvision; None: skip it"""
     workers: int | None = None
-    """threads that read images; None: all CPUs that this process may use"""
+    """threads that read images; None: the CPUs of the process, less one where it has four or more"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: cuda if there is a GPU"""
     compile: bool = False
     """torch.compile the model"""
     compile_mode: CompileMode = "default"
-    """of torch.compile, as in train"""
+    """mode of torch.compile, as in train"""
     cuda_graph: bool = False
     """record the whole step as a CUDA graph, as in train"""
     json: Path | None = None
@@ -166,7 +171,7 @@ class BenchmarkSettings:
 class CompareSettings:
     """Compare finished runs by recipe: mean and deviation over seeds, published result, time and images needed."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, one_or_more("RUN")]
     """folders of runs, or folders that contain runs, at most one level deeper"""
     html: Path | None = None
     """file for a self-contained HTML report with curves"""
@@ -187,9 +192,8 @@ class CompareSettings:
 class LookSettings:
     """Show what is in a data set: a sheet of images, their sizes, and the number of images per class."""
 
-    data: Annotated[str, tyro.conf.Positional]
-    """folder with train.beton and val.beton, or with class folders below train/ and val/; or one .beton file; or one
-    folder of class folders"""
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+    """folder with train.beton and val.beton, class folders or WebDataset shards; or one .beton file"""
     recipe: str | None = None
     """show the images as this recipe trains on them, or with --split val as it evaluates them; None: uncropped"""
     split: Literal["train", "val"] = "train"
@@ -197,7 +201,7 @@ class LookSettings:
     check: bool = False
     """also decode every image of the split, and list those that cannot be decoded"""
     class_order: Literal["text", "numeric"] | None = None
-    """of class folders. text: 0, 1, 10, 2, as torchvision; numeric: 0, 1, 2, 10; None: text"""
+    """order of class folders; text: 0, 1, 10, 2, as torchvision; numeric: 0, 1, 2, 10; None: text"""
     images: int = 48
     """number of images on the sheet"""
     statistics: bool = False
@@ -217,7 +221,7 @@ class LookSettings:
 class AdoptSettings:
     """Check files that FFCV's own writer made, and write their manifests beside them. The files are not changed."""
 
-    files: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    files: Annotated[tuple[Path, ...], tyro.conf.Positional, one_or_more("FILE")]
     """.beton or .ffcv files with a field of images and one of integers, under any names"""
     classes: Path
     """names of the classes in the order of the labels: a text file, one a line, or a folder of class folders"""

@@ -45,7 +45,8 @@ class TrainingStep:
     """A recipe's optimizer step, called with one micro-batch at a time.
 
     The last micro-batch of a step updates the weights and their average, and advances the position. All ranks call it
-    together. It reads nothing from the device; only fp16's scaler does, for timm's optimizers.
+    together. It reads nothing from the device, but for some of timm's optimizers (optim.build_optimizer) and the one
+    check of a CUDA graph.
     """
 
     def __init__(
@@ -133,7 +134,7 @@ class TrainingStep:
             self._recorded.close()
 
     def _whole_step(self, images: torch.Tensor, targets: torch.Tensor) -> Computed:
-        """All that a CUDA graph can record, of a step of one micro-batch."""
+        """The part of a step of one micro-batch that a CUDA graph can record."""
         loss = self._accumulate(images, targets, is_last=True)
         return Computed(loss, *self._update_weights())
 

@@ -1,8 +1,9 @@
 """The training loop: when to step, log, save, evaluate and stop.
 
-Nothing on the device is read inside a step, except by fp16's scaler for timm's optimizers: losses stay there until they
-are logged. Every random choice is a function of (seed, epoch, sample) or (seed, step, micro-batch). So the state of a
-run is its tensors and its position, and a run that was stopped anywhere ends with the same weights as one that was not.
+A step reads nothing from the device, but for some of timm's optimizers (optim.build_optimizer) and the one check of a
+CUDA graph: losses stay there until they are logged. Every random choice is a function of (seed, epoch, sample) or
+(seed, step, micro-batch). So the state of a run is its tensors and its position, and a run that was stopped anywhere
+ends with the same weights as one that was not.
 """
 
 from contextlib import ExitStack
@@ -37,7 +38,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
         ready = prepare(recipe, settings, world, stack)
         run, state, step, at = ready.run, ready.state, ready.step, ready.state.position
         train_loader, eval_loader = ready.train_loader, ready.eval_loader
-        if ready.is_finished(recipe):
+        if ready.report_if_finished(recipe):
             return
         watchdog.follow(train_loader, eval_loader)
         log = stack.enter_context(Log(run.folder, world, at, recipe, settings.log_every, settings.hparams))

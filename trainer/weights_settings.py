@@ -8,14 +8,14 @@ from typing import Annotated, Literal
 
 import tyro
 
-from trainer.settings import check_positive
+from trainer.settings import check_positive, one_or_more
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
     """Evaluate the weights of a run or a file. Each validation image is counted once."""
 
-    weights: Annotated[Path, tyro.conf.Positional]
+    weights: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|FILE")]
     """folder of a run, or a file: a checkpoint of this trainer, any .pt, .pth or .safetensors, or .onnx"""
     recipe: str | None = None
     """recipe with the network and the evaluation crop, for a file that is not of a run; a run has its own"""
@@ -25,7 +25,7 @@ class EvaluateSettings:
     """folder as for train, a .beton file or a folder of class folders; None: the data of the run. Its classes may be a
     part of the network's, as ImageNet-A's: then the logits are restricted to them"""
     class_order: Literal["text", "numeric"] | None = None
-    """of class folders. text: 0, 1, 10, 2, as torchvision; numeric: 0, 1, 2, 10; None: text, or the order of the run"""
+    """order of class folders; text: 0, 1, 10, 2, as torchvision; numeric: 0, 1, 2, 10; None: the run's, else text"""
     real: Path | None = None
     """JSON file with several right classes an image (ReaL, Beyer et al. 2020), or timm for the table it ships for
     ImageNet; None: the label of the image"""
@@ -47,7 +47,7 @@ class EvaluateSettings:
     out: Path | None = None
     """JSON file for the result and its protocol; None: in RUN/evaluations/ for a run, else beside the weights"""
     workers: int | None = None
-    """threads that read images, per process; None: the machine's CPUs divided by its processes"""
+    """threads that read images, per process; None: the CPUs of the process, less one where it has four or more"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: cuda if there is a GPU"""
 
@@ -65,7 +65,7 @@ class EvaluateSettings:
 class AverageSettings:
     """Average the weights of several checkpoints, measure the norms anew, save the mean and evaluate it."""
 
-    checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional, one_or_more("RUN|FILE")]
     """folder of a run, or two or more checkpoint files of one network"""
     last: int = 5
     """number of checkpoints of a run, its newest ones"""
@@ -78,7 +78,7 @@ class AverageSettings:
     out: Path | None = None
     """file for the mean, ends in .pt; None: RUN/checkpoints/average.pt, which --checkpoint average then means"""
     workers: int | None = None
-    """threads that read images, per process; None: the machine's CPUs divided by its processes"""
+    """threads that read images, per process; None: the CPUs of the process, less one where it has four or more"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: cuda if there is a GPU"""
 
@@ -94,9 +94,9 @@ class AverageSettings:
 class PredictSettings:
     """Name the most probable classes of images, with the weights of a run or a file, as its evaluation sees them."""
 
-    weights: Annotated[Path, tyro.conf.Positional]
+    weights: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|FILE")]
     """folder of a run, or a file as for evaluate"""
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, one_or_more("IMAGE")]
     """image files, folders of them at any depth, or - for file names on standard input, one a line"""
     recipe: str | None = None
     """recipe with the network and the evaluation crop, for a file that is not of a run; a run has its own"""
@@ -109,7 +109,7 @@ class PredictSettings:
     checkpoint: Literal["newest", "best", "average"] = "newest"
     """best: highest top-1 of all epochs; average: what the command average wrote"""
     workers: int | None = None
-    """threads that read images; None: the machine's CPUs"""
+    """threads that read images; None: the CPUs of the process, less one where it has four or more"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: cuda if there is a GPU"""
 
@@ -123,7 +123,7 @@ class PredictSettings:
 class ExportSettings:
     """Export the weights of a run in a common format, and verify the file."""
 
-    run_dir: Annotated[Path, tyro.conf.Positional]
+    run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """folder of the run"""
     to: Literal["torchvision", "timm", "onnx", "safetensors", "torch-export"]
     """torchvision: a state_dict that torchvision loads; timm: a folder for timm.create_model("local-dir:FOLDER",

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import tyro
 
-from launch.settings import LaunchSettings, check_positive
+from launch.settings import LaunchSettings
+from trainer.settings import check_positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalSettings(LaunchSettings):
-    """train on this machine: torchrun over its GPUs, restarted after a crash"""
+    """Train on this machine: torchrun over its GPUs, restarted after a crash."""
 
     processes: int | None = None
     """number of processes; None: one for each GPU, or 1 where there is none"""

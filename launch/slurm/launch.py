@@ -42,7 +42,7 @@ class Slurm:
             lines.append(f"# with the settings of {file}")
         lines.append(script.script(options, layout, submission, _name(runs), len(runs)))
         if has_slurm():
-            said = script.refusal(options, layout, submission, _name(runs), len(runs))
+            said = script.dry_run(options, layout, submission, _name(runs), len(runs))
             lines.append(f"# sbatch --test-only: {said}\n")
         return "\n".join(lines)
 

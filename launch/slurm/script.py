@@ -45,7 +45,7 @@ def submit(
     return str(jobs[0].job_id).partition("_")[0]
 
 
-def refusal(options: SlurmSettings, layout: Layout, submission: Submission, name: str, count: int) -> str:
+def dry_run(options: SlurmSettings, layout: Layout, submission: Submission, name: str, count: int) -> str:
     """What `sbatch --test-only` says of the script: when it would start, or why it could not."""
     text = script(options, layout, submission, name, count)
     with clean_environment():

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from launch.settings import LaunchSettings, ProcessSettings, Repeated, check_positive
+from launch.settings import LaunchSettings, ProcessSettings, Repeated
 from launch.slurm.partition import gpus_of
 from launch.slurm.time import minutes_of
+from trainer.settings import check_positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmSettings(ProcessSettings, LaunchSettings):
-    """submit training to a Slurm cluster, requeued until it has finished"""
+    """Submit training to a Slurm cluster, requeued until it has finished."""
 
     time: str = "24:00:00"
     """time limit of one start: minutes, HH:MM:SS or DAYS-HH:MM:SS; the run continues in the next start"""
@@ -20,10 +21,11 @@ class SlurmSettings(ProcessSettings, LaunchSettings):
     mail_type: str | None = None
     """when Slurm writes a mail, e.g. END,FAIL"""
     mail_user: str | None = None
+    """address of the mail; None: the user's"""
     dependency: str | None = None
     """jobs to wait for, e.g. afterok:1234"""
     sbatch: Repeated = ()
-    """a further line of the job, e.g. --sbatch "licenses=disk:1"; repeatable"""
+    """a further line of the job, e.g. --sbatch licenses=disk:1"""
     at_once: int | None = None
     """elements of an array that run at the same time; None: all"""
     name: str | None = None
@@ -40,7 +42,7 @@ class SlurmSettings(ProcessSettings, LaunchSettings):
         LaunchSettings.__post_init__(self)
         check_positive(self, "at_once", "signal_seconds", "timeout_minutes")
         if self.gres is not None and self.gpus_per_node not in (None, gpus_of(self.gres)):
-            raise ValueError(f"gres={self.gres} and gpus_per_node={self.gpus_per_node} differ: use one of both")
+            raise ValueError(f"gres={self.gres} and gpus_per_node={self.gpus_per_node} differ: use only one of them")
         limit = 60 * minutes_of(self.time)
         # Slurm signals up to a minute early; torch and the data take a minute to open
         needed = self.signal_seconds + 60 + 60

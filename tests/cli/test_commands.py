@@ -30,7 +30,7 @@ def test_evaluate_takes_a_run_and_what_to_evaluate() -> None:
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        ([], r"Missing from python -m trainer evaluate: PATH folder of a run, or a file"),
+        ([], r"Missing from python -m trainer evaluate: RUN\|FILE folder of a run, or a file"),
         (["one", "two"], r"Unrecognized options: two"),
         (["one", "--chekpoint", "best"], r"--chekpoint.*did you mean --checkpoint"),
         (["one", "--checkpoint", "last"], r"'last'.*'newest', 'best'"),
@@ -109,6 +109,7 @@ def test_prepare_has_kinds_with_their_own_defaults() -> None:
         (["csv", "a.csv", "--out", "D", "--val", "b.csv", "--val-fraction", "0.1"], r"give one of them"),
         (["folder", "SRC"], r"--out PATH folder to write train\.beton and val\.beton into"),
         (["digits", "SRC", "--out", "DIR"], r"Unrecognized options: SRC"),
+        (["csv", "a.csv", "--out", "DIR", "--class-order", "numeric"], r"Unrecognized options: --class-order, numeric"),
         (["folder", "SRC", "--out", "DIR", "--jpeg-qualty", "9"], r"did you mean --jpeg-quality"),
         (["folder", "SRC", "--out", "DIR", "--jpeg-quality", "0"], r"jpeg_quality=0 is not 1 to 100"),
         (["folder", "SRC", "--out", "DIR", "--write-mode", "smart"], r"'smart'.*'jpg', 'raw', 'proportion'"),

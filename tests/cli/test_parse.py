@@ -308,6 +308,17 @@ def test_help_exits_with_0(capsys: pytest.CaptureFixture[str]) -> None:
     assert "recipes" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", ["average", "compare", "predict", "look", "prepare parquet", "prepare adopt"])
+def test_help_says_of_every_needed_argument_that_it_is_required(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    positional = capsys.readouterr().out.partition("positional arguments")[2].partition("options")[0]
+    assert "(required)" in positional and "(default: )" not in positional
+
+
 @pytest.mark.slow
 def test_list_of_recipes_is_the_ledger(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes"]) == 0

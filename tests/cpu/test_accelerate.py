@@ -21,7 +21,6 @@ from trainer.model import build_model
 from trainer.model.block import Block
 from trainer.setup.networks import move_to_device
 
-Spec = recipe.ResNet | recipe.CifarResNet | recipe.WideResNet | recipe.LibraryModel
 FUSED = "_NormReluBackward"
 
 
@@ -29,7 +28,7 @@ def resnet(depth: int, **settings: Any) -> recipe.ResNet:
     return recipe.ResNet(depth=cast(Any, depth), **{"stem": "cifar", **settings})
 
 
-MODELS: dict[str, Spec] = {
+MODELS: dict[str, recipe.Model] = {
     **{f"ResNet-{depth}": resnet(depth) for depth in (18, 34, 50)},
     **{f"CIFAR ResNet-{depth}": recipe.CifarResNet(depth=depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
     "ResNet-18, ImageNet's stem": resnet(18, stem="imagenet"),
@@ -50,7 +49,7 @@ MODELS: dict[str, Spec] = {
 }
 
 
-def build(spec: Spec, norm_batch_size: int | None = None) -> nn.Module:
+def build(spec: recipe.Model, norm_batch_size: int | None = None) -> nn.Module:
     torch.manual_seed(0)
     return build_model(spec, 10, norm_batch_size).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
@@ -168,7 +167,7 @@ def test_accelerated_model_computes_what_the_plain_one_does(name: str, monkeypat
     ],
 )
 def test_accelerate_what_is_replaced_is_counted_and_in_the_line_for_the_log(
-    spec: Spec, expected: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    spec: recipe.Model, expected: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend_matrix_units(monkeypatch)
     model = build(spec)
@@ -198,7 +197,7 @@ def test_library_model_has_the_fused_norms(name: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("spec", [recipe.CifarResNet(depth=8), recipe.LibraryModel(name="torchvision/resnet18")])
-def test_parameters_names_hooks_and_attributes_stay(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parameters_names_hooks_and_attributes_stay(spec: recipe.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_matrix_units(monkeypatch)
     model, calls = build(spec), Counter[str]()
     for name, module in model.named_modules():

@@ -17,7 +17,6 @@ from launch.attempt import (
     faulty_node_file,
     faulty_nodes,
     free_port,
-    newest_step,
     note_rank,
     rank_codes,
     require_room,
@@ -28,6 +27,7 @@ from launch.submission import Job, Submission
 from tests.support.processes import ROOT
 from trainer.atomic import atomic_write
 from trainer.errors import UserError
+from trainer.run.progress import newest_step
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def test_gres_names_the_number_of_gpus_or_is_refused() -> None:
     assert [gpus_of(gres) for gres in ("gpu", "gpu:4", "gpu:a100", "gpu:a100:8")] == [1, 4, 1, 8]
     with pytest.raises(ValueError, match="is not gpu, gpu:COUNT or gpu:KIND:COUNT"):
         gpus_of("gpu:8,disk:1")
-    with pytest.raises(ValueError, match="differ: use one of both"):
+    with pytest.raises(ValueError, match="differ: use only one of them"):
         SlurmSettings(gres="gpu:8", gpus_per_node=4)
 
 

@@ -69,12 +69,12 @@ def test_progress_between_two_lines_of_metrics_is_that_of_progress_json(
     clock = iter([100.0, 102.0, 106.0, 200.0, 203.0])
     monkeypatch.setattr(live.time, "monotonic", lambda: next(clock))
     (tmp_path / "progress.json").write_text("{")  # of a start that was killed while it wrote
-    assert read_progress(tmp_path).live_since is None
+    assert read_progress(tmp_path).last_written is None
     file = live.LiveFile(tmp_path, recipe.global_batch_size)
     file.after_step(1, 0.1)
     first = read_progress(tmp_path)
     assert (first.step, first.epoch, first.images_per_second, first.steps) == (1, 0.1, None, 10 * recipe.epochs)
-    assert first.live_since
+    assert first.last_written
     file.after_step(2, 0.2)  # after 2 s: not due
     assert read_progress(tmp_path).step == 1
     line = {"kind": "train", "step": 2, "epoch": 0.2, "loss": 1.0, "lr": 0.1, "images_per_second": 1.0}
@@ -87,15 +87,15 @@ def test_progress_between_two_lines_of_metrics_is_that_of_progress_json(
     assert read_progress(tmp_path).step == 11
     assert read_progress(tmp_path).images_per_second == pytest.approx(3 * recipe.global_batch_size / 6)
     file.close()
-    assert (read_progress(tmp_path).step, read_progress(tmp_path).live_since) == (2, None)
+    assert (read_progress(tmp_path).step, read_progress(tmp_path).last_written) == (2, None)
 
 
 def test_status_says_starting_until_the_first_step_of_the_last_start() -> None:
     began = "2026-01-01 00:00:00"
     second = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
     assert status._is_starting([{"began": began}], RunProgress())
-    assert status._is_starting([{"began": began}], RunProgress(live_since=second - 1))  # of the start before
-    assert not status._is_starting([{"began": began}], RunProgress(live_since=second + 1))
+    assert status._is_starting([{"began": began}], RunProgress(last_written=second - 1))  # of the start before
+    assert not status._is_starting([{"began": began}], RunProgress(last_written=second + 1))
     assert not status._is_starting([{"began": began}], RunProgress(finished=True))
     assert not status._is_starting([], RunProgress())
 

@@ -19,7 +19,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 if not CHROMIUM:
     pytest.skip("no chromium: apt-get install --no-install-recommends chromium", allow_module_level=True)
-playwright = pytest.importorskip("playwright.sync_api", reason="pip install 'shortcut-trainer[browser]'")
+playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 pytestmark = pytest.mark.browser
 
 

@@ -9,12 +9,12 @@ import torch
 from trainer import recipe
 from trainer.errors import UserError
 from trainer.model import build_model, load_initial_weights
-from trainer.model.identify import Spec, advice, network_of
+from trainer.model.identify import advice, network_of
 
 RESNET50 = recipe.LibraryModel(name="torchvision/resnet50")
 
 
-def meta_state(spec: Spec, classes: int = 7) -> dict[str, torch.Tensor]:
+def meta_state(spec: recipe.Model, classes: int = 7) -> dict[str, torch.Tensor]:
     with torch.device("meta"):
         return build_model(spec, classes).state_dict()
 
@@ -59,7 +59,9 @@ def meta_state(spec: Spec, classes: int = 7) -> dict[str, torch.Tensor]:
         ),
     ],
 )
-def test_advice_names_the_network_of_a_file_and_the_option_for_it(file: Spec, asked: Spec, said: str) -> None:
+def test_advice_names_the_network_of_a_file_and_the_option_for_it(
+    file: recipe.Model, asked: recipe.Model, said: str
+) -> None:
     assert advice(meta_state(file), asked) == said
 
 

@@ -127,19 +127,22 @@ def parse_prepare(words: Sequence[str]) -> Prepare:
         which = f"not {kind!r}" if kind else "and the kind comes first"
         raise UserError(f"prepare converts {', '.join(KINDS)}, {which}: use python -m trainer prepare folder SRC")
     defaults = default_options(kind, words[1:])
+    fixed = tyro.conf.Fixed, tyro.conf.SuppressFixed
+    left_out = [(name, Annotated[Any, *fixed], getattr(defaults, name)) for name in KINDS[kind].without]
+    known = make_dataclass("Options", left_out, bases=(type(defaults),), frozen=True, kw_only=True)
     options: list[Any] = [
         ("out", Annotated[Path, tyro.conf.arg(help="folder to write train.beton and val.beton into")]),
-        ("options", Annotated[type(defaults), tyro.conf.arg(name="")], defaults),
+        ("options", Annotated[known, tyro.conf.arg(name="")], known(**_shallow(defaults))),
     ]
     if KINDS[kind].argument:
-        argument = tyro.conf.arg(help=KINDS[kind].help, metavar=KINDS[kind].argument)
+        argument = tyro.conf.arg(help=KINDS[kind].help, metavar=KINDS[kind].argument, help_behavior_hint="(required)")
         options.insert(0, ("source", Annotated[KINDS[kind].type, tyro.conf.Positional, argument]))
     prepare = make_dataclass("Prepare", options, kw_only=True)
-    parsed: Any = parse(prepare, words[1:], f"prepare {kind}", f"Write {kind} images as .beton files.")
+    parsed: Any = parse(prepare, words[1:], f"prepare {kind}", f"Convert {KINDS[kind].images} to .beton files.")
     source = getattr(parsed, "source", None)
     if source == ():  # tyro takes none for an answer
         raise UserError(f"Missing from python -m trainer prepare {kind}: {KINDS[kind].argument} {KINDS[kind].help}")
-    return Prepare(kind, source, parsed.out, parsed.options)
+    return Prepare(kind, source, parsed.out, type(defaults)(**_shallow(parsed.options)))
 
 
 def parse(
@@ -202,8 +205,8 @@ def _one_line(box: str) -> str:
     return message or box.strip()
 
 
-def _shallow(recipe: Recipe) -> dict[str, Any]:
-    return {field.name: getattr(recipe, field.name) for field in fields(Recipe)}
+def _shallow(settings: Any) -> dict[str, Any]:
+    return {field.name: getattr(settings, field.name) for field in fields(settings)}
 
 
 def _recipe_help(options: type) -> str:

@@ -18,7 +18,7 @@ from trainer.errors import UserError
 from trainer.evaluation.protocol import TrainedWeights
 from trainer.model.norm import split_norms
 from trainer.precise_bn import remeasure_norms
-from trainer.precision import allow_tensor_float
+from trainer.precision import set_tf32
 from trainer.recipe import PaddedCrop, Recipe
 from trainer.run import checkpoint
 from trainer.run.checkpoint import CheckpointContent, MeanOf, checked
@@ -54,7 +54,7 @@ def average_weights(settings: AverageSettings) -> None:
         require_same(world, "checkpoints", " ".join(member.weights.sha256 for member in members))
         first, newest = members[0].weights, max(members, key=lambda member: member.epoch)
         recipe = replace(first.recipe, num_classes=len(newest.content["classes"]))
-        allow_tensor_float(recipe.precision)
+        set_tf32(recipe.precision)
         mean = on_every_rank(world, lambda: mean_state([member.state for member in members]))
         network = on_every_rank(world, lambda: load_network(first, mean, recipe.num_classes, world.device))
         images = 0

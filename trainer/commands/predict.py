@@ -25,7 +25,7 @@ from trainer.errors import UserError, first_line, one_line
 from trainer.evaluation.imagenet import class_name, imagenet_classes
 from trainer.evaluation.protocol import describe_crop
 from trainer.evaluation.result import printable
-from trainer.precision import allow_tensor_float, autocast
+from trainer.precision import autocast, set_tf32
 from trainer.process.rows import hanging, width
 from trainer.recipe import CenterCrop, Recipe
 from trainer.weights_settings import PredictSettings
@@ -44,7 +44,7 @@ def predict_images(settings: PredictSettings) -> int:
     classes = weights.classes or imagenet_classes(recipe) or [f"class {index}" for index in range(recipe.num_classes)]
     found, failed = 0, 0
     with process_group.world(settings.device, timeout_minutes=30) as world:
-        allow_tensor_float(recipe.precision)
+        set_tf32(recipe.precision)
         trained, network = weights.networks[0]  # the one that gives the result
         model = load_network(weights, network, len(classes), world.device).eval()
         protocol = _protocol(weights, recipe, trained.text())

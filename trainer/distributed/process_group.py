@@ -166,7 +166,7 @@ def on_main_rank(world: World, action: Callable[[], object]) -> None:
     on_every_rank(world, lambda: action() if world.is_main else None)
 
 
-def on_all_ranks(world: World, value: bool) -> bool:
+def true_on_all_ranks(world: World, value: bool) -> bool:
     """Whether `value` is true on every rank."""
     return all(gather(value, world.size, world.gloo))
 

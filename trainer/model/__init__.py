@@ -1,8 +1,8 @@
 """The model factory: our own families, torchvision's and timm's models, and initial weights. All plain PyTorch.
 
 Reading order: block.py (the two residual blocks), resnet.py, cifar.py, preactivation.py, squeeze_excitation.py,
-blur.py, norm.py, sync_norm.py, library.py, weights.py, identify.py. On CPUs trainer/cpu makes a built model faster from
-outside.
+blur.py, norm.py, sync_norm.py, library.py, weights.py, weights_file.py, identify.py. On CPUs trainer/cpu makes a built
+model faster from outside.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ from trainer.model.weights import load_initial_weights
 
 __all__ = ["build_model", "load_initial_weights", "without_pretrained"]
 
-Spec = recipe.ResNet | recipe.CifarResNet | recipe.WideResNet | recipe.LibraryModel
-
 
 def build_model(
-    spec: Spec, num_classes: int, norm_batch_size: int | None = None, *, sync_norm: bool = False
+    spec: recipe.Model, num_classes: int, norm_batch_size: int | None = None, *, sync_norm: bool = False
 ) -> nn.Module:
     """The network that `spec` describes: float32, on the default device, in training mode.
 
@@ -54,6 +52,6 @@ def build_model(
     return model
 
 
-def without_pretrained(spec: Spec) -> Spec:
+def without_pretrained(spec: recipe.Model) -> recipe.Model:
     """The same network without pretrained weights to download: its weights are about to come from a checkpoint."""
     return replace(spec, pretrained=False) if isinstance(spec, recipe.LibraryModel) else spec

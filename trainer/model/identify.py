@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from trainer import recipe
 from trainer.model.cifar import CifarResNet
 
-Spec = recipe.Model
 _TIMM_MODULES = ("resnet", "res2net", "resnest", "sknet")  # also ResNeXt, SE, ECA, wide, and those with a deep stem
 _FAMILIES = ("resnet", "resnext", "wide_resnet")  # of torchvision, whose names timm and our own networks use as well
 _COUNTS = "num_batches_tracked"  # norms count batches since PyTorch 0.4.1
@@ -81,7 +80,7 @@ def _shapes_in_timm(name: str, classes: int) -> dict[str, torch.Size]:
         return _shapes(timm.create_model(name, num_classes=classes))
 
 
-def advice(state: Mapping[str, Tensor], spec: Spec | None) -> str:
+def advice(state: Mapping[str, Tensor], spec: recipe.Model | None) -> str:
     """A sentence about the network of a file, with what to use in place of `spec`; empty where it is not known."""
     found = network_of(state)
     match found:

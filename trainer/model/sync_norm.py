@@ -19,8 +19,8 @@ class SyncNorm(nn.BatchNorm2d):
     """A BatchNorm2d that while training normalises by the statistics of all ranks' inputs together.
 
     [N, C, H, W] -> [N, C, H, W], in the memory format of the input. All ranks call it together, with the same N: two
-    all-reduces of C numbers each, one in the forward and one in the backward pass. The running statistics are the same
-    on all ranks. In evaluation, and with one process, it is BatchNorm2d.
+    all-reduces of 2 C numbers each, one in the forward and one in the backward pass. The running statistics are the
+    same on all ranks. In evaluation, and with one process, it is BatchNorm2d.
     """
 
     def forward(self, input: Tensor) -> Tensor:

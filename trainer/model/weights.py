@@ -7,12 +7,13 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from trainer import recipe
 from trainer.errors import UserError, one_line
-from trainer.model.identify import Spec, advice
+from trainer.model.identify import advice
 from trainer.model.weights_file import read_weights_file, state_dict_in
 
 
-def load_initial_weights(model: nn.Module, file: Path, key: str | None = None, spec: Spec | None = None) -> str:
+def load_initial_weights(model: nn.Module, file: Path, key: str | None = None, spec: recipe.Model | None = None) -> str:
     """Copy the weights of `file` into `model`, all of them or none, and return a sentence for the log.
 
     The file is a state_dict or a checkpoint with one, of torch.save or safetensors; no code in it is run. `key` says

@@ -1,4 +1,4 @@
-"""Weights files as people have them: known by their content, never by their name, and no code in them is run."""
+"""Weights files as people have them: known by their content, not by their name, and no code in them is run."""
 
 from __future__ import annotations
 

@@ -35,8 +35,7 @@ def print_error(text: str) -> None:
 def exit_code_of(error: Exception) -> int:
     """Prints what the user can use of the error and returns the exit code. Any other error is raised again."""
     if isinstance(error, BrokenPipeError):  # the reader closed the pipe, e.g. `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python prints another error at its exit
-        return 128 + signal.SIGPIPE
+        return after_broken_pipe()
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         print_error(f"{error.filename or 'a file of the run'}: {error.strerror}: {MAKE_ROOM}")
         return EXIT_RETRY
@@ -60,6 +59,12 @@ def exit_code_of(error: Exception) -> int:
         print_error(f"{reason}: leave this node out, or restart it")
         return EXIT_RETRY
     raise error
+
+
+def after_broken_pipe() -> int:
+    """The exit code of a process whose reader closed the pipe, which from now on writes to nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python prints another error at its exit
+    return 128 + signal.SIGPIPE
 
 
 def _communication_failure(error: Exception) -> str:

@@ -5,8 +5,8 @@ fractional; images are counted per optimizer step. Nothing is derived behind the
 does not move the learning rate. Standard library only, so that recipes can be listed and checked without torch.
 
 Reading order: recipe.py (the whole), model.py, order.py, crop.py, augmentation.py, loss.py, distillation.py,
-optimizer.py, schedule.py, ema.py, fine_tuning.py. Each file ends with the union of its kinds and lists in `__all__`
-what a recipe imports.
+optimizer.py, schedule.py, ema.py, fine_tuning.py. Each lists in `__all__` what a recipe imports. Where there are
+several kinds of a part, the file ends with their union. check.py and datasets.py serve the others.
 """
 # ruff: noqa: F403
 

@@ -91,9 +91,8 @@ class Recipe:
     mixing: Mixing | None = None
     """mixup and cutmix"""
     repeats: int = 1
-    """how often an image comes in an epoch, each time with draws of its own and in another micro-batch, where there
-    are as many; an epoch then holds one in so many images (repeated augmentation, Hoffer et al. 2019,
-    arXiv:1901.09335)"""
+    """times that each image of an epoch appears in it, augmented anew and, where possible, in different micro-batches;
+    an epoch then has 1/repeats of the images (repeated augmentation, Hoffer et al. 2019, arXiv:1901.09335)"""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """subtracted from the RGB values, which are in [0, 1]"""
     std: tuple[float, float, float] = IMAGENET_STD
@@ -102,7 +101,7 @@ class Recipe:
     eval_crop: CenterCrop
     """how the result is measured, after every epoch"""
     also_eval_crop: CenterCrop | None = None
-    """a second reading of the final weights, beside the result"""
+    """a second evaluation of the final weights, beside the result"""
 
     loss: Loss = field(default_factory=CrossEntropy)
     distillation: Distillation | None = None
@@ -117,7 +116,7 @@ class Recipe:
     """largest ratio of the gradient's norm to the weights' norm, for each output unit of each layer but the classifier
     (adaptive gradient clipping, Brock et al. 2021, arXiv:2102.06171, section 4); None: off"""
     ema: EMA | None = None
-    """average of the weights over time; None: the result is that of the last weights"""
+    """average of the weights over time; None, and no `swa`: the result is that of the last weights"""
     swa: SWA | None = None
     """mean of the weights after several epochs, in place of `ema`"""
     fine_tuning: FineTuning | None = None
@@ -152,17 +151,23 @@ class Recipe:
         _check_multiple(self, "global_batch_size", "micro_batch_size")
         if self.norm_batch_size is not None:
             if self.sync_norm:
-                raise ValueError("sync_norm is for more images per norm and norm_batch_size for fewer: use one of both")
+                raise ValueError(
+                    "sync_norm is for more images per norm and norm_batch_size for fewer: use only one of them"
+                )
             _check_multiple(self, "micro_batch_size", "norm_batch_size")
         frozen_norms = self.fine_tuning and self.fine_tuning.keeps_statistics
         if self.ema and self.swa:
-            raise ValueError("ema and swa are two averages of the weights, and the result is of one: use one of both")
+            raise ValueError(
+                "ema and swa are two averages of the weights, and the result is of one: use only one of them"
+            )
         if self.swa and self.precise_norm_images is None and not frozen_norms:
             raise ValueError("swa needs norms of its own: set precise_norm_images, e.g. to 64 * micro_batch_size")
         if self.precise_norm_images is not None:
             _check_multiple(self, "precise_norm_images", "micro_batch_size")
             if frozen_norms:
-                raise ValueError("precise_norm_images measures the statistics that fine_tuning keeps: use one of both")
+                raise ValueError(
+                    "precise_norm_images measures the statistics that fine_tuning keeps: use only one of them"
+                )
         if not all(value > 0 for value in self.std):
             raise ValueError(f"std={self.std} has a value that is not positive")
         _check_clipping(self)

@@ -31,13 +31,13 @@ class TrainingContent(TypedDict):
     """fields of trainer.run.state.Position"""
     model: dict[str, Tensor]
     average: dict[str, Tensor] | None
-    """the averaged network; None: no EMA"""
+    """the averaged network; None: neither EMA nor SWA"""
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
     metrics: Tensor
-    """metrics of the steps since the last logged one, summed over all ranks"""
+    """the ring buffer of StepMetrics, summed over all ranks"""
     metrics_from: int
-    """the first step that `metrics` covers"""
+    """the first step that `metrics` knows of"""
 
 
 class RunIdentity(TypedDict):

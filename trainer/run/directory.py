@@ -1,6 +1,7 @@
 """The run directory: the recipe it belongs to, the hardware of each start, the result.
 
-recipe.py  starts.json  metrics.jsonl  result.json  checkpoints/  events.out.tfevents.* (TensorBoard)
+recipe.py  starts.json  metrics.jsonl  result.json  log.txt  checkpoints/  events.out.tfevents.* (TensorBoard)
+progress.json (while it trains)  not_finite.json (after a number that is not finite)
 """
 
 import contextlib
@@ -22,8 +23,8 @@ from trainer.run.background import BackgroundWriter, copied
 from trainer.run.checkpoint import CheckpointContent, Checkpoints
 from trainer.run.progress import how_to_train_longer
 
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)  # that may pass by themselves
-_ROOM_HELPS = (*_DISK_ERRORS, errno.EROFS, errno.EACCES, errno.EPERM)
+_MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
+_ROOM_HELPS = (*_MAY_PASS, errno.EROFS, errno.EACCES, errno.EPERM)
 _OF_A_CLAIM = {".lock", ".owner", "recipe.py"}  # the files that claim() writes
 
 
@@ -116,7 +117,7 @@ class Run:
                 raise UserError(message) from error
         except OSError as error:
             if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):  # a file system without locks
-                kind = DiskError if error.errno in _DISK_ERRORS else UserError
+                kind = DiskError if error.errno in _MAY_PASS else UserError
                 remedy = MAKE_ROOM if error.errno in _ROOM_HELPS else "use another --run-dir"
                 raise kind(f"{self.folder}: cannot be written: {error.strerror}: {remedy}") from error
         if not self.checkpoints.exist:  # left by a start that saved no checkpoint

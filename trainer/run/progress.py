@@ -7,9 +7,11 @@ from pathlib import Path
 from shlex import quote
 
 from trainer.errors import UserError, counted
+from trainer.recipe import Recipe
 from trainer.recipe_file import load_recipe
 from trainer.run.live import read_live
 from trainer.run.metrics_file import read_metrics
+from trainer.settings import TrainSettings
 
 _ROUNDING = 5e-7  # of the fractional epochs in metrics.jsonl
 
@@ -29,7 +31,7 @@ class RunProgress:
     """of the last evaluation, in %"""
     seconds_left: float | None = None
     """of training at that speed, without evaluations"""
-    live_since: float | None = None
+    last_written: float | None = None
     """when the processes last wrote of a step, in seconds since 1970; None: none is training"""
     finished: bool = False
 
@@ -47,7 +49,7 @@ def read_progress(run_dir: Path) -> RunProgress:
     trained = [record for record in records if record["kind"] == "train"]
     evaluated = [record for record in records if record["kind"] != "train"]
     top1 = evaluated[-1]["top1"] if evaluated else None
-    saved, live = _saved_step(run_dir), read_live(run_dir)
+    saved, live = newest_step(run_dir), read_live(run_dir)
     speed = trained[-1]["images_per_second"] if trained else None
     step, epoch = (records[-1]["step"], records[-1]["epoch"]) if records else (0, 0.0)
     if live and live.step > step:
@@ -65,15 +67,20 @@ def read_progress(run_dir: Path) -> RunProgress:
         images_per_second=speed,
         top1=top1,
         seconds_left=left,
-        live_since=live.written if live else None,
+        last_written=live.written if live else None,
         finished=over,
     )
 
 
-def _saved_step(run_dir: Path) -> int:
+def newest_step(run_dir: Path) -> int:
     """The step of the newest checkpoint; 0: there is none."""
     names = [path.stem.removeprefix("step_") for path in (run_dir / "checkpoints").glob("step_*.pt")]
     return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def names_a_file(recipe: Recipe, settings: TrainSettings) -> bool:
+    """Whether a training starts from a file of weights, or has a teacher: it is compared with that of the run."""
+    return settings.initial_weights is not None or recipe.distillation is not None
 
 
 def finished(run_dir: Path, recipe_source: str, data: str | None = None) -> str | None:

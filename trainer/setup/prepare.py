@@ -13,12 +13,12 @@ from trainer.cpu.accelerate import replaced
 from trainer.cuda_graph import check_recordable
 from trainer.data.listing import class_order_of
 from trainer.data.loader import Loader
-from trainer.distributed.process_group import World, on_all_ranks, on_every_rank, on_main_rank, require_same
+from trainer.distributed.process_group import World, on_every_rank, on_main_rank, require_same, true_on_all_ranks
 from trainer.distributed.same_weights import require_same_weights
 from trainer.errors import UserError, counted
 from trainer.evaluation.protocol import TrainedWeights, short
 from trainer.evaluation.result import trained_weights
-from trainer.precision import allow_tensor_float, emulation_note
+from trainer.precision import emulation_note, set_tf32
 from trainer.process.garbage import collected_by_steps
 from trainer.recipe import LibraryModel, Recipe
 from trainer.recipe_file import recipe_source
@@ -75,10 +75,10 @@ class Prepared:
         require_same_weights(self.world, weights, self.state.position.step)
         return {**self.state.save(), **self.identity, "norms_measured": norms_measured}
 
-    def is_finished(self, recipe: Recipe) -> bool:
+    def report_if_finished(self, recipe: Recipe) -> bool:
         """Whether the run needs no more training, which rank 0 then prints. Called by all ranks together."""
         note = finished(self.run.folder, recipe_source(recipe))
-        everywhere = on_all_ranks(self.world, note is not None)
+        everywhere = true_on_all_ranks(self.world, note is not None)
         if everywhere and self.world.is_main:
             print(note)
         return everywhere
@@ -104,7 +104,7 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
     accumulation = accumulation_steps(recipe, world)
     if settings.cuda_graph:
         check_recordable(recipe, world)
-    allow_tensor_float(recipe.precision)
+    set_tf32(recipe.precision)
     train_loader, eval_loader = open_loaders(recipe, settings, world, stack)
     steps_per_epoch = steps_in_epoch(recipe, len(train_loader))
     check_norm_images(recipe, len(train_loader), world)

@@ -117,7 +117,7 @@ def test_parquet_without_pyarrow_says_what_to_install(
     files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UserError, match=r"pip install 'shortcut-trainer\[parquet\]'"):
+    with pytest.raises(UserError, match=r"pip install pyarrow"):
         prepare([str(files)], tmp_path / "out", options())
 
 

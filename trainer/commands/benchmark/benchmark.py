@@ -37,7 +37,7 @@ from trainer.data.stream import train_stream
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World, on_every_rank, require_same
 from trainer.errors import SharedError, UserError, counted
-from trainer.precision import allow_tensor_float
+from trainer.precision import set_tf32
 from trainer.recipe import PaddedCrop, Recipe
 from trainer.recipe_file import recipe_source
 from trainer.settings import BenchmarkSettings, TrainSettings
@@ -61,7 +61,7 @@ def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
         accumulation = accumulation_steps(recipe, world)
         if settings.cuda_graph:
             check_recordable(recipe, world)
-        allow_tensor_float(recipe.precision)
+        set_tf32(recipe.precision)
         torch.backends.cudnn.benchmark = True
         original = on_every_rank(world, lambda: _check(settings))
         workers = settings.workers or default_workers(world.cpu_sharers)

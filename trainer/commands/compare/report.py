@@ -57,7 +57,7 @@ def write_report(path: Path, rows: Sequence[Row], sections: dict[str, list[str]]
     try:
         figure = _figure(rows)
     except ImportError as error:
-        raise UserError(f"--html needs plotly: pip install 'shortcut-trainer[plots]' ({error})") from error
+        raise UserError(f"--html needs plotly: pip install plotly ({error})") from error
     title = f"Comparison of {sum(len(row.runs) for row in rows)} runs"
     body = [
         f"<h1>{title}</h1>",

@@ -24,7 +24,7 @@ from trainer.evaluation.evaluate import evaluate_images, summarize
 from trainer.evaluation.imagenet import imagenet_classes
 from trainer.evaluation.protocol import TrainedWeights, WeightsFile
 from trainer.evaluation.result import EvalResult, report
-from trainer.precision import allow_tensor_float, autocast
+from trainer.precision import autocast, set_tf32
 from trainer.process.long_task import LongTask
 from trainer.recipe import CenterCrop, Recipe
 from trainer.weights_settings import EvaluateSettings
@@ -44,7 +44,7 @@ def evaluate_in(world: World, settings: EvaluateSettings) -> None:
     if world.is_main and weights.notes:
         print(*weights.notes, sep="\n", file=sys.stderr)
     recipe = on_every_rank(world, lambda: _at_protocol(weights, settings))
-    allow_tensor_float(recipe.precision)
+    set_tf32(recipe.precision)
     with on_every_rank(world, lambda: _open_data(weights, recipe, settings, world)) as loader:
         answers = on_every_rank(world, lambda: _answers(weights, recipe, loader, settings))
         recipe = replace(recipe, num_classes=answers.network_classes)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from trainer.errors import UserError, first_line
 
-INSTALL = "pip install 'shortcut-trainer[onnx]'"
+INSTALL = "pip install onnx onnxscript onnxruntime"
 
 
 class OnnxNetwork(nn.Module):

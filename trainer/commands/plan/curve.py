@@ -87,7 +87,7 @@ def save_picture(recipe: Recipe, steps_per_epoch: int, path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UserError(f"{path} needs matplotlib: pip install 'shortcut-trainer[plots]', or no --out") from error
+        raise UserError(f"{path} needs matplotlib: pip install matplotlib, or no --out") from error
     total, places = recipe.epochs * steps_per_epoch, marks(recipe, steps_per_epoch)
     sampled = [step / steps_per_epoch for step in range(0, total, max(1, total // 2000))]
     epochs = sorted({*sampled, *(mark.epoch for mark in places)})

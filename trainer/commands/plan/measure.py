@@ -11,7 +11,7 @@ from trainer.data.device import DeviceBatch
 from trainer.distillation import untrained_teacher
 from trainer.distributed import process_group
 from trainer.errors import UserError
-from trainer.precision import allow_tensor_float
+from trainer.precision import set_tf32
 from trainer.recipe import Recipe
 from trainer.settings import TrainSettings
 from trainer.setup.networks import build_module, build_state
@@ -36,7 +36,7 @@ def measured_bytes(recipe: Recipe, device: torch.device, accumulation: int, expe
     UserError where this machine has less than `expected` bytes, or no /proc.
     """
     _check_room(device, expected)
-    allow_tensor_float(recipe.precision)
+    set_tf32(recipe.precision)
     like_training = TrainSettings(data="", run_dir=Path())
     with process_group.world(device.type, timeout_minutes=30) as world:
         before = _start(world.device)

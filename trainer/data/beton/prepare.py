@@ -121,7 +121,7 @@ def prepare_digits(out: Path, options: PrepareOptions = SMALL_IMAGES) -> dict[st
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise UserError(f"digits needs scikit-learn: pip install 'shortcut-trainer[digits]' ({error})") from error
+        raise UserError(f"digits needs scikit-learn: pip install scikit-learn ({error})") from error
     digits = load_digits()
     gray = np.round(digits.images * (255 / 16)).astype(np.uint8)  # from 0 to 16
     pixels = np.repeat(gray.repeat(2, axis=1).repeat(2, axis=2)[..., None], 3, axis=3)

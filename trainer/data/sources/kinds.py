@@ -14,41 +14,50 @@ from trainer.data.sources.options import FilesOptions, SplitOptions
 class Kind:
     """What a kind of source looks like on the command line."""
 
+    images: str  # as the help calls them
     argument: str  # its name in the usage; empty: it has none
     type: Any  # of the argument
     help: str
     options: PrepareOptions  # the defaults
     prepare: Callable[[Any, Path, Any], object]  # called with argument, folder to write into, options
+    without: tuple[str, ...] = ()  # options that say nothing about such a source
 
+
+_NO_FOLDERS = ("class_order",)
 
 KINDS = {
     "folder": Kind(
-        "SRC", Path, "folder with class folders below train/ and val/ (or validation/, or test/); with --val-fraction: "
-        "below train/ only, or class folders themselves", SplitOptions(), folder.prepare,
+        "class folders", "SRC", Path, "folder with class folders below train/ and val/ (validation/, valid/, test/); "
+        "with --val-fraction: below train/ only, or class folders themselves", SplitOptions(), folder.prepare,
     ),
     "csv": Kind(
-        "FILE", Path, "CSV or TSV file with a path and a label on each line", csv_list.CsvOptions(), csv_list.prepare,
+        "the images of a CSV or TSV list", "FILE", Path, "CSV or TSV file with a path and a label on each line",
+        csv_list.CsvOptions(), csv_list.prepare, _NO_FOLDERS,
     ),
     "imagenet": Kind(
-        "SRC", Path, "folder with ImageNet's official files as they are downloaded", IMAGENET, imagenet.prepare,
+        "ImageNet", "SRC", Path, "folder with ImageNet's official files as they are downloaded", IMAGENET,
+        imagenet.prepare,
     ),
     "webdataset": Kind(
-        "SHARDS", tuple[str, ...], "shards: 'train-{000..123}.tar', other patterns, or a folder", FilesOptions(),
-        webdataset.prepare,
+        "WebDataset shards", "SHARDS", tuple[str, ...], "shards: 'train-{000..123}.tar', other patterns, or a folder",
+        FilesOptions(), webdataset.prepare, _NO_FOLDERS,
     ),
     "parquet": Kind(
-        "FILES", tuple[str, ...], "parquet files: 'train-*.parquet', other patterns, or a folder",
-        parquet.ParquetOptions(), parquet.prepare,
+        "parquet files", "FILES", tuple[str, ...], "parquet files: 'train-*.parquet', other patterns, or a folder",
+        parquet.ParquetOptions(), parquet.prepare, _NO_FOLDERS,
     ),
     "torchvision": Kind(
-        "NAME", str, "class of torchvision.datasets, such as Food101",
-        torchvision_set.TorchvisionOptions(), torchvision_set.prepare,
+        "a data set of torchvision", "NAME", str, "class of torchvision.datasets, such as Food101",
+        torchvision_set.TorchvisionOptions(), torchvision_set.prepare, _NO_FOLDERS,
     ),
     "cifar10": Kind(
-        "SRC", Path, "CIFAR-10's folder of Python batches, or class folders below train/ and test/", SMALL_IMAGES,
-        prepare_cifar10,
+        "CIFAR-10", "SRC", Path, "CIFAR-10's folder of Python batches, or class folders below train/ and test/",
+        SMALL_IMAGES, prepare_cifar10,
     ),
-    "digits": Kind("", None, "", SMALL_IMAGES, lambda source, out, options: prepare_digits(out, options)),
+    "digits": Kind(
+        "scikit-learn's handwritten digits", "", None, "", SMALL_IMAGES,
+        lambda source, out, options: prepare_digits(out, options), _NO_FOLDERS,
+    ),
 }  # fmt: skip
 
 

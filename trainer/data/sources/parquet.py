@@ -49,7 +49,7 @@ def prepare(patterns: Sequence[str], out: Path, options: ParquetOptions) -> dict
     try:
         import pyarrow  # noqa: F401
     except ImportError as error:
-        raise UserError(f"parquet needs pyarrow: pip install 'shortcut-trainer[parquet]' ({error})") from error
+        raise UserError(f"parquet needs pyarrow: pip install pyarrow ({error})") from error
     train_files, val_files = split_files(patterns, ".parquet", options)
     columns = _columns(train_files[0], options)
     found = [_Rows(files, columns) for files in (train_files, val_files) if files]

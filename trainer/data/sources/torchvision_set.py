@@ -48,7 +48,7 @@ class TorchvisionOptions(SplitOptions):
     """How to store the images, and where they are."""
 
     root: Path | None = None
-    """folder that torchvision has downloaded the data set into; it must be given"""
+    """folder that torchvision has downloaded the data set into (required)"""
 
 
 def prepare(name: str, out: Path, options: TorchvisionOptions) -> dict[str, Manifest]:
