@@ -15,6 +15,7 @@ from launch.links import all_reduce, bandwidths, slow_links
 from trainer.distributed.faulty_node import report_faulty_node
 from trainer.distributed.interface import bind_gloo
 from trainer.errors import EXIT_RETRY, UnreachableError, UserError, first_line
+from trainer.process.limits import raise_open_file_limit
 
 _PACKAGES = ("torch", "torchvision", "ffcv", "numpy", "timm")
 _WAIT = timedelta(seconds=120)  # for processes to meet, and for each of their exchanges
@@ -25,6 +26,7 @@ def run_checks(checks: Checks) -> list[str]:
 
     Returns the faults, the same on all ranks. Raises UnreachableError, naming node and rank.
     """
+    raise_open_file_limit()
     import torch.distributed as dist
 
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])

@@ -21,6 +21,7 @@ from trainer.cuda_graph import (
     WARM_UP,
     Computed,
     _difference,
+    check_compile_mode,
     check_recordable,
     cuda_recorder,
     leave_default_stream,
@@ -177,6 +178,36 @@ def test_cuda_graph_refuses_recipes_that_it_cannot_record(change: dict[str, obje
     check_recordable(RECIPE, on_gpu)
     with pytest.raises(UserError, match=said):
         check_recordable(replace(RECIPE, **change), on_gpu)  # type: ignore[arg-type]
+
+
+def test_graphs_of_torch_compile_are_refused_where_they_would_lose_gradients(world: World) -> None:
+    on_gpu = replace(world, device=torch.device("cuda", 0))
+    of_four = replace(RECIPE, global_batch_size=32)
+    with pytest.raises(UserError, match=r"'max-autotune' cannot add up the gradients of 4 micro-batches: use .* of 32"):
+        check_compile_mode(of_four, on_gpu, "max-autotune")
+    check_compile_mode(RECIPE, on_gpu, "max-autotune")
+    check_compile_mode(of_four, on_gpu, "default")
+    check_compile_mode(of_four, world, "max-autotune")
+
+
+def test_cuda_graph_that_does_not_fit_into_memory_says_so_and_what_to_leave_out(world: World) -> None:
+    run = Run(world)
+    recorded = run.step._recorded
+    assert recorded
+    at_fault = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    def full(*_given: object) -> Computed:
+        raise at_fault
+
+    recorded._record = full  # type: ignore[assignment]
+    with pytest.raises(SharedError, match=r"out of GPU memory, .*: leave out --cuda-graph, or .*: CUDA out of memory"):
+        run.train()
+    run = Run(world)
+    recorded = run.step._recorded
+    assert recorded
+    recorded._replay = full  # type: ignore[assignment, method-assign]
+    with pytest.raises(SharedError, match=r"out of GPU memory, .*: leave out --cuda-graph, or .*: CUDA out of memory"):
+        run.train()
 
 
 def test_cuda_graph_without_a_gpu_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -144,6 +144,29 @@ def test_distilled_step_is_a_plain_loop_bit_for_bit(world: World) -> None:
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in teacher.parameters())
 
 
+def test_students_network_may_overwrite_what_the_teachers_has_returned(world: World) -> None:
+    """As networks do whose CUDA graphs torch.compile has made: they share their memory."""
+
+    class Shared(torch.nn.Module):
+        answer = torch.zeros(8, 10)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.answer.copy_(images.flatten(1)[:, :10])
+
+    def overwrite(*_given: object) -> None:
+        Shared.answer.fill_(9.0)
+
+    losses = []
+    for overwrites in (False, True):
+        module = network()
+        if overwrites:
+            module.register_forward_pre_hook(overwrite)
+        state = build_state(DISTILLED, module, world, steps_per_epoch=10)
+        step = TrainingStep(DISTILLED, state, world, accumulation=ACCUMULATION, teacher=Shared())
+        losses.append(step._accumulate(micro_batches(1)[0].images, torch.full((8, 10), 0.1), is_last=False))
+    assert torch.equal(*losses)
+
+
 def test_step_without_its_teacher_is_refused(world: World) -> None:
     state = build_state(DISTILLED, network(), world, steps_per_epoch=10)
     with pytest.raises(ValueError, match="if and only if"):

@@ -1,9 +1,7 @@
 """The command line's entry point: runs python -m trainer COMMAND and turns errors into messages and exit codes."""
 
-import contextlib
 import gc
 import os
-import resource
 import sys
 import threading
 import time
@@ -12,7 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-import trainer.process.streams  # noqa: F401  # first: for its effect
+import trainer.process.library_defaults  # first: for their effect
+import trainer.process.streams  # noqa: F401
 from trainer import __version__, settings, weights_settings
 from trainer.cli.parse import parse, parse_prepare, parse_train, parse_with_recipe
 from trainer.cli.suggestions import unknown_command
@@ -20,6 +19,7 @@ from trainer.distributed.faulty_node import report_faulty_node
 from trainer.distributed.parent import end_process, exit_when_parent_dies
 from trainer.errors import LocalError, NodeError, SharedError, UserError
 from trainer.process.importing import announce
+from trainer.process.limits import raise_open_file_limit
 from trainer.process.unforeseen import exit_code_of, print_error
 from trainer.recipe_file import recipe_source
 from trainer.run.progress import finished, names_a_file
@@ -58,7 +58,7 @@ _EXIT_DELAY = 10.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code: 0; 2 for invalid input; 128 + n after signal n."""
     exit_when_parent_dies()
-    _raise_open_file_limit()
+    raise_open_file_limit()
     os.umask(os.umask(0o022) | 0o002)  # nothing we write may be world-writable, whatever the system's umask is
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
@@ -98,13 +98,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_code_of(error)
 
 
-def _raise_open_file_limit() -> None:
-    """To the hard limit. Gloo connects every rank with every other, so the usual 1,024 files allow about 300 ranks."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # some systems refuse an infinite limit
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def _should_print(error: UserError) -> bool:
     """Whether this rank prints the error: each one its own LocalError, rank 0 a shared one, else one rank per node."""
     if isinstance(error, LocalError):
@@ -117,20 +110,6 @@ def _on_thread_error(thread: threading.ExceptHookArgs) -> None:
     if not issubclass(thread.exc_type, OSError):
         threading.__excepthook__(thread)
 
-
-# OpenMP threads on a CPU wait for each other by spinning. Where loader threads or other processes need the cores as
-# well, spinning slows all of them down: with one busy neighbour on two cores we measured 15 images/s instead of 655.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-# torch's own warnings of a lost peer are C++ stack traces, one from each rank. Errors are still shown.
-os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-
-# Images of several resolutions leave blocks of many sizes in a GPU's memory. Segments that grow keep it in one piece.
-if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
-    os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
-
-# In such segments NCCL may not register the buffers of CUDA graphs: Megatron-LM saw illegal memory accesses.
-os.environ.setdefault("NCCL_GRAPH_REGISTER", "0")
 
 # Python's garbage collector runs after every 700 new objects: 830 times while torch and its optimizers are imported.
 # After every 10,000 objects it runs 72 times. docs/experiments.md has the time that this saves.

@@ -22,6 +22,7 @@ from trainer.distributed.process_group import World, on_every_rank, true_on_all_
 from trainer.errors import UserError, first_line
 from trainer.recipe import SGD, AdamW, Recipe
 from trainer.run.state import TrainingState
+from trainer.settings import CompileMode
 
 WARM_UP, DDP_WARM_UP = 3, 11
 """plain steps before a recording (PyTorch's notes); cuDNN chooses its kernels in the first of them"""
@@ -64,6 +65,20 @@ def check_recordable(recipe: Recipe, world: World) -> None:
         raise UserError(
             f"cuda_graph: a step of {accumulation} micro-batches is not one graph: use a micro_batch_size of "
             f"{recipe.global_batch_size // world.size}, or no --cuda-graph"
+        )
+
+
+def check_compile_mode(recipe: Recipe, world: World, mode: CompileMode) -> None:
+    """Raises UserError where the CUDA graphs that torch.compile makes in this mode would lose gradients.
+
+    Each forward pass frees what the passes before it have returned, the gradients too (torch 2.14,
+    torch/_inductor/cudagraph_trees.py, format_dealloc_msg). On a CPU there are no such graphs.
+    """
+    accumulation = recipe.accumulation(world.size)
+    if mode != "default" and accumulation > 1 and world.device.type == "cuda":
+        raise UserError(
+            f"compile_mode={mode!r} cannot add up the gradients of {accumulation} micro-batches: use a "
+            f"micro_batch_size of {recipe.global_batch_size // world.size}, or --compile-mode default"
         )
 
 
@@ -172,7 +187,7 @@ class RecordedStep:
             while cause.__context__:  # torch ends the recording, which fails too
                 cause = cause.__context__
             if isinstance(cause, torch.OutOfMemoryError):
-                raise cause from None
+                raise _out_of_memory(cause) from error
             raise UserError(f"the step cannot be a CUDA graph: {first_line(cause)}: leave out --cuda-graph") from error
         return _Recording(images, targets, graph, computed)
 
@@ -198,7 +213,10 @@ class RecordedStep:
         outcomes = []
         for step in steps:
             torch.manual_seed(seed)
-            computed = step(images, targets)
+            try:
+                computed = step(images, targets)
+            except torch.OutOfMemoryError as error:
+                raise _out_of_memory(error) from error
             outputs = {name: [value.clone()] for name, value in computed._asdict().items()}
             outcomes.append(self._snapshot() | outputs)
             self._restore(before)
@@ -239,6 +257,13 @@ class RecordedStep:
                 if isinstance(value, Tensor):
                     found.setdefault(name, []).append(value)
         return found
+
+
+def _out_of_memory(error: Exception) -> UserError:
+    return UserError(
+        f"out of GPU memory, of which a CUDA graph needs its own beside that of the plain step: leave out "
+        f"--cuda-graph, or train with more processes: {first_line(error)}"
+    )
 
 
 @contextmanager

@@ -50,8 +50,8 @@ class TrainSettings:
     cpu_kernels: bool = True
     """on CPUs in bf16, train with our own kernels, which are faster than PyTorch's; --compile leaves them out"""
     deterministic: bool = False
-    """use deterministic kernels only, for bit-identical runs on a GPU; a CPU is always deterministic. On several GPUs
-    set NCCL_ALGO=Ring as well: NCCL otherwise chooses the order of its sums"""
+    """use deterministic kernels only, and NCCL_ALGO=Ring unless it is set, for bit-identical runs on GPUs; a CPU is
+    always deterministic"""
     log_every: int = 20
     """largest number of steps between two lines of metrics; the first steps and short epochs have more. Below 20, each
     line is printed; otherwise one every ten seconds"""

@@ -14,7 +14,6 @@ from trainer.data.random import torch_seed
 from trainer.data.resolution import resolutions
 from trainer.distillation import build_distilled_loss
 from trainer.distributed import ddp
-from trainer.distributed.cpus import usable_cpus
 from trainer.distributed.process_group import World
 from trainer.distributed.watchdog import COMPUTING, EXCHANGING
 from trainer.fine_tuning import train_mode
@@ -35,9 +34,11 @@ def compile_static(module: nn.Module, mode: str, *, resolutions: int, threads: i
     its recompilations it would go back to eager mode.
     """
     import torch._dynamo  # takes a second
+    import torch._inductor.config  # has read the environment by now
 
     torch._dynamo.config.recompile_limit = resolutions + _SPARE_GRAPHS
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(threads))
+    if "TORCHINDUCTOR_COMPILE_THREADS" not in os.environ:
+        torch._inductor.config.compile_threads = threads
     module.compile(mode=mode, dynamic=False)
 
 
@@ -82,9 +83,8 @@ class TrainingStep:
         if cuda_graph:
             leave_default_stream(world.device)
         if compile_mode is not None:  # before DDP, whose own forward pass breaks the graph
-            threads = max(1, usable_cpus() // world.cpu_sharers)
             for network in filter(None, (state.module, teacher)):
-                compile_static(network, compile_mode, resolutions=len(resolutions(recipe)), threads=threads)
+                compile_static(network, compile_mode, resolutions=len(resolutions(recipe)), threads=world.cpus)
         self._model = ddp.wrap(state.module, world, recipe.gradient_compression, bucket_mb)
         train_mode(state.module, recipe.fine_tuning)
         example = torch.zeros(recipe.micro_batch_size, 3, *[recipe.train_crop.resolution] * 2, device=world.device)
@@ -163,7 +163,7 @@ class TrainingStep:
             return None
         with torch.no_grad(), autocast(self._recipe.precision, self._world.device):
             logits: torch.Tensor = self._teacher(images)
-        return logits
+        return logits.clone()  # with its own CUDA graphs, torch.compile frees what an earlier network has returned
 
     def _update_weights(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Takes the optimizer's step; returns the norm of the gradient before clipping, and the loss scale."""

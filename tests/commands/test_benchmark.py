@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -389,16 +390,22 @@ def test_benchmark_images_of_a_different_size_than_a_padded_crop_are_one_line(
 # ------------------------------------------------------------------------------------------------------------- peers
 
 
+def tells_its_gpus(_job: object) -> Iterator[int]:
+    raise ValueError(f"GPUs: {os.environ.get('CUDA_VISIBLE_DEVICES')!r}")
+
+
 @pytest.mark.slow
 def test_peer_that_fails_ends_or_hangs_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "START_SECONDS", float(TIMEOUT))
     ends: Any = os._exit
     sleeps: Any = time.sleep
-    for read_images, argument, message in (
+    cases: list[tuple[Any, Any, str]] = [
         (ends, 3, r"its process ended \(exit code 3\)"),
         (int, "no number", "invalid literal for int"),
-    ):
-        peer = Peer(read_images, argument)  # type: ignore[arg-type]
+        (tells_its_gpus, None, "GPUs: ''"),  # FFCV's Loader would open the first one in every rank
+    ]
+    for read_images, argument, message in cases:
+        peer = Peer(read_images, argument)
         with pytest.raises(PeerError, match=message):
             peer.wait_until_ready()
         peer.close()

@@ -13,8 +13,8 @@ import torch
 
 from tests.support.processes import ROOT, TIMEOUT
 from trainer.data.loader import default_workers
-from trainer.distributed.affinity import Place, bindings, cpus_of_gpu, processes_sharing
-from trainer.distributed.cpus import cgroup_quota, usable_cpus
+from trainer.distributed.affinity import Place, bindings, cpus_of_gpu, cpus_per_rank
+from trainer.distributed.cpus import Quota, cgroup_quota, usable_cpus
 
 
 def groups(tmp_path: Path, limits: dict[str, str], own: str) -> tuple[Path, Path]:
@@ -40,7 +40,8 @@ def groups(tmp_path: Path, limits: dict[str, str], own: str) -> tuple[Path, Path
 def test_cgroup_quota_is_the_smallest_of_the_group_and_its_parents(
     limits: dict[str, str], quota: float | None, tmp_path: Path
 ) -> None:
-    assert cgroup_quota(*groups(tmp_path, limits, "/job/step")) == quota
+    found = cgroup_quota(*groups(tmp_path, limits, "/job/step"))
+    assert (found and found.cpus) == quota
 
 
 def test_cgroup_quota_is_none_without_control_groups_of_cpus(tmp_path: Path) -> None:
@@ -56,7 +57,8 @@ def test_cgroup_quota_of_version_1_is_that_of_its_cpu_controller(tmp_path: Path)
     (group / "cpu.cfs_period_us").write_text("100000\n")
     for quota, expected in (("250000\n", 2.5), ("-1\n", None)):
         (group / "cpu.cfs_quota_us").write_text(quota)
-        assert cgroup_quota(tmp_path / "self", tmp_path) == expected
+        found = cgroup_quota(tmp_path / "self", tmp_path)
+        assert (found and found.cpus) == expected
 
 
 @pytest.mark.parametrize(("quota", "cpus"), [(None, 24), (0.5, 1), (15.5, 16), (192.0, 24)])
@@ -64,12 +66,13 @@ def test_usable_cpus_are_those_of_the_affinity_or_the_quota(
     quota: float | None, cpus: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(24)))
-    monkeypatch.setattr("trainer.distributed.cpus.cgroup_quota", lambda: quota)
+    limit = None if quota is None else Quota(quota, Path("job"))
+    monkeypatch.setattr("trainer.distributed.cpus.cgroup_quota", lambda: limit)
     assert usable_cpus() == cpus
 
 
-def on(host: str, cpus: Iterable[int], near: Iterable[int] | None = None) -> Place:
-    return Place(host, [*cpus], [*(cpus if near is None else near)])
+def on(host: str, cpus: Iterable[int], near: Iterable[int] | None = None, quota: Quota | None = None) -> Place:
+    return Place(host, [*cpus], [*(cpus if near is None else near)], quota)
 
 
 def test_ranks_are_bound_near_their_gpus_where_that_leaves_no_cpu_idle() -> None:
@@ -77,7 +80,7 @@ def test_ranks_are_bound_near_their_gpus_where_that_leaves_no_cpu_idle() -> None
     sockets = range(56), range(56, 112)
     eight = [on("node1", range(112), sockets[rank // 4]) for rank in range(8)]
     assert [bound.cpus for bound in bindings(eight)] == [[*sockets[rank // 4]] for rank in range(8)]
-    assert processes_sharing(bindings(eight)[5], bindings(eight)) == 4
+    assert cpus_per_rank(bindings(eight)[5], bindings(eight)) == 14
     for few in (eight[:1], eight[:4], [*eight[:4], on("node2", range(112), sockets[1])]):
         assert bindings(few) == few
     already = [on("node1", range(14 * rank, 14 * rank + 14)) for rank in range(8)]
@@ -106,7 +109,7 @@ def test_bound_process_runs_on_its_cpus_with_the_threads_that_it_starts() -> Non
     script = (
         "import os, threading\n"
         "from trainer.distributed.affinity import Place, bind\n"
-        f"bind(Place('n', {first}, {first}))\n"
+        f"bind(Place('n', {first}, {first}, None))\n"
         "thread = threading.Thread(target=lambda: print(os.sched_getaffinity(0)))\n"
         "thread.start()\n"
     )
@@ -115,22 +118,28 @@ def test_bound_process_runs_on_its_cpus_with_the_threads_that_it_starts() -> Non
     assert ended.stdout.strip() == str({*first})
 
 
-def test_default_workers_divide_cpus_among_the_processes_that_share_them_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpus_are_divided_among_the_ranks_that_share_them_only() -> None:
     """Eight ranks on a node of 112 CPUs: unbound they share all; bound to 14 CPUs each they share none."""
-    monkeypatch.setattr("trainer.distributed.cpus.cgroup_quota", lambda: None)
     unbound = [on("node1", range(112))] * 8 + [on("node2", range(112))] * 8
     bound = [on("node1", range(14 * rank, 14 * rank + 14)) for rank in range(8)]
     for ranks in (unbound, bound):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _pid, ranks=ranks: set(ranks[3].cpus))
-        assert default_workers(processes_sharing(ranks[3], ranks)) == 13  # and one for the main thread
+        assert cpus_per_rank(ranks[3], ranks) == 14
+
+
+def test_quota_is_divided_among_the_ranks_of_its_group_also_where_their_cpus_differ() -> None:
+    """A container of 64 CPUs on a machine of 128: eight ranks, four bound to each socket, have eight each."""
+    container, sockets = Quota(64.0, Path("pod")), (range(64), range(64, 128))
+    eight = [on("node1", range(128), sockets[rank // 4], container) for rank in range(8)]
+    assert [cpus_per_rank(own, bindings(eight)) for own in bindings(eight)] == [8] * 8
+    of_their_own = [own._replace(quota=Quota(12.5, Path(f"task{rank}"))) for rank, own in enumerate(bindings(eight))]
+    assert cpus_per_rank(of_their_own[0], of_their_own) == 13
+    crowded = [on("node1", range(4), quota=Quota(2.0, Path("pod")))] * 8
+    assert cpus_per_rank(crowded[0], crowded) == 1
 
 
 @pytest.mark.parametrize(("cpus", "threads"), [(1, 1), (2, 2), (3, 3), (4, 3), (16, 15)])
-def test_default_workers_leave_one_of_four_cpus_to_the_main_thread(
-    cpus: int, threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("trainer.data.loader.usable_cpus", lambda: cpus)
-    assert default_workers(1) == threads
+def test_default_workers_leave_one_of_four_cpus_to_the_main_thread(cpus: int, threads: int) -> None:
+    assert default_workers(cpus) == threads
 
 
 def usable_in(*prefix: str) -> int:

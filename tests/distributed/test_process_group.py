@@ -3,6 +3,7 @@
 import resource
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -11,7 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from tests.support.processes import TIMEOUT, start_ranks
+from launch.checks import run_checks
+from launch.comparison import Checks
+from tests.support.processes import TIMEOUT, rank_variables, start_ranks
 from trainer.__main__ import main
 from trainer.distributed import faulty_node, process_group
 from trainer.distributed.process_group import World, gpu_index, refuse_shared_gpus, share_buffers
@@ -106,11 +109,18 @@ def test_broken_gpu_is_one_line_and_its_node_is_reported(
         exit_code_of(torch.AcceleratorError("CUDA error: an illegal memory access was encountered" + more))
 
 
-def test_main_raises_the_limit_of_open_files(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "entry", [lambda: main(["recipes", "digits"]), lambda: run_checks(Checks(data=None, run_dir=None, device="cpu"))]
+)
+def test_limit_of_open_files_is_raised_by_training_and_by_its_checks(
+    entry: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in rank_variables(1)[0].items():
+        monkeypatch.setenv(name, value)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
-        assert main(["recipes", "digits"]) == 0
+        entry()
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -245,10 +245,11 @@ def test_step_has_a_graph_for_each_resolution_of_its_images_and_none_for_all(mon
     module = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1))
     compile_really = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda self, **given: compile_really(self, backend=backend, **given))
-    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")  # the environment is restored after the test
+    monkeypatch.delenv("TORCHINDUCTOR_COMPILE_THREADS", raising=False)
     sizes = range(16, 16 + 12)
-    with torch._dynamo.config.patch(recompile_limit=8):
-        compile_static(module, "default", resolutions=len(sizes), threads=1)
+    with torch._dynamo.config.patch(recompile_limit=8), torch._inductor.config.patch(compile_threads=1):
+        compile_static(module, "default", resolutions=len(sizes), threads=3)
+        assert torch._inductor.config.compile_threads == 3
         for _ in range(2):
             for size in sizes:
                 module(torch.zeros(1, 3, size, size))

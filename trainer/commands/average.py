@@ -186,5 +186,5 @@ def _open_training_images(recipe: Recipe, newest: Member, settings: AverageSetti
     if source.classes != classes:
         source.close()
         raise UserError(f"{data} has other classes than the checkpoints: add --data DIR")
-    workers = settings.workers or default_workers(world.cpu_sharers)
+    workers = settings.workers or default_workers(world.cpus)
     return Loader(source, workers=workers, pin_memory=world.device.type == "cuda")

@@ -51,7 +51,7 @@ def predict_images(settings: PredictSettings) -> int:
         if sys.stderr.isatty():
             protocol = hanging("", protocol, width())
         print(*weights.notes, protocol, sep="\n", file=sys.stderr, flush=True)
-        with ThreadPoolExecutor(settings.workers or default_workers(world.cpu_sharers)) as threads:
+        with ThreadPoolExecutor(settings.workers or default_workers(world.cpus)) as threads:
             names = _names(settings.images)
             while chunk := list(islice(names, _BATCH)):
                 read = list(threads.map(lambda path: _read(path, recipe.eval_crop), chunk))

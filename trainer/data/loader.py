@@ -18,7 +18,6 @@ import torch
 from trainer.data.contents import Contents
 from trainer.data.crop import CropBoxes, CropFn, reflect_edges
 from trainer.data.read_ahead import reading_ahead
-from trainer.distributed.cpus import usable_cpus
 from trainer.errors import UserError
 
 _ROOM_FROM = 4  # CPUs
@@ -157,13 +156,12 @@ class Loader:
         return batch
 
 
-def default_workers(cpu_sharers: int) -> int:
-    """Threads for each loader: the CPUs this process may use, shared by the processes that have the same ones.
+def default_workers(cpus: int) -> int:
+    """Threads for each loader of a process with so many CPUs, of which one stays free from four on.
 
-    Of four or more CPUs one stays free for the thread that launches the steps.
+    That one is for the thread that launches the steps.
     """
-    own = max(1, usable_cpus() // cpu_sharers)
-    return own if own < _ROOM_FROM else own - 1
+    return cpus if cpus < _ROOM_FROM else cpus - 1
 
 
 def check_square(source: Source, resolution: int) -> None:

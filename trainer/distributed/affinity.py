@@ -1,11 +1,14 @@
-"""Which CPUs each rank runs on: those near its GPU, where that leaves none idle, and who shares them."""
+"""Which CPUs each rank runs on: those near its GPU, where that leaves none idle, and how many are its own."""
 
+import math
 import os
 import socket
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+
+from trainer.distributed.cpus import Quota, cgroup_quota
 
 
 class Place(NamedTuple):
@@ -16,13 +19,15 @@ class Place(NamedTuple):
     """of its affinity"""
     near: list[int]
     """those of them that are in the NUMA node of its GPU; all of them without one"""
+    quota: Quota | None
+    """of its control group"""
 
 
 def place_of(device: torch.device) -> Place:
     """That of this process, whose device this is."""
     cpus = sorted(os.sched_getaffinity(0))
     near = cpus if device.type == "cpu" else sorted(cpus_of_gpu(device) & {*cpus})
-    return Place(socket.gethostname(), cpus, near or cpus)
+    return Place(socket.gethostname(), cpus, near or cpus, cgroup_quota())
 
 
 def cpus_of_gpu(device: torch.device, devices: Path = Path("/sys/bus/pci/devices")) -> set[int]:
@@ -54,6 +59,13 @@ def bind(own: Place) -> None:
         os.sched_setaffinity(0, own.cpus)
 
 
-def processes_sharing(own: Place, places: list[Place]) -> int:
-    """How many ranks have this host name and these CPUs: a launcher may bind each process to CPUs of its own."""
-    return sum((other.host, other.cpus) == (own.host, own.cpus) for other in places)
+def cpus_per_rank(own: Place, places: list[Place]) -> int:
+    """CPUs for the threads of one rank. CPUs and quota are divided by the ranks of the host that have the same ones.
+
+    A launcher may bind each process to CPUs of its own, and then all of them may still have one quota.
+    """
+    on_host = [other for other in places if other.host == own.host]
+    cpus = len(own.cpus) // sum(other.cpus == own.cpus for other in on_host)
+    if own.quota is not None:
+        cpus = min(cpus, math.ceil(own.quota.cpus) // sum(other.quota == own.quota for other in on_host))
+    return max(1, cpus)

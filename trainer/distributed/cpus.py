@@ -5,18 +5,26 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 _CGROUP, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+
+
+class Quota(NamedTuple):
+    """What a control group may use."""
+
+    cpus: float
+    group: Path
 
 
 def usable_cpus() -> int:
     """CPUs that this process may use: those of its affinity, or fewer where a control group has a smaller quota."""
     cpus, quota = len(os.sched_getaffinity(0)), cgroup_quota()
-    return cpus if quota is None else max(1, min(cpus, math.ceil(quota)))
+    return cpus if quota is None else max(1, min(cpus, math.ceil(quota.cpus)))
 
 
-def cgroup_quota(cgroup: Path = _CGROUP, root: Path = _CGROUPS) -> float | None:
-    """The smallest quota of the process's control group and its parents, in CPUs; None for no limit.
+def cgroup_quota(cgroup: Path = _CGROUP, root: Path = _CGROUPS) -> Quota | None:
+    """The smallest quota of the process's control group and its parents; None for no limit.
 
     Version 2 has it in `cpu.max`; version 1, still on many clusters, in `cpu.cfs_quota_us` and `cpu.cfs_period_us`.
     """
@@ -33,16 +41,17 @@ def cgroup_quota(cgroup: Path = _CGROUP, root: Path = _CGROUPS) -> float | None:
     return min(limits, default=None)
 
 
-def _limits(root: Path, name: str, quota: Callable[[Path], float | None]) -> list[float]:
+def _limits(root: Path, name: str, quota: Callable[[Path], float | None]) -> list[Quota]:
     """The quotas of the group with this name and of its parents."""
     folder = root / name.lstrip("/")
     limits = []
     for path in (folder, *folder.parents):
         with contextlib.suppress(OSError, ValueError):  # no such group here, as in a container
-            limits.append(quota(path))
+            if (cpus := quota(path)) is not None:
+                limits.append(Quota(cpus, path))
         if path == root:
             break
-    return [limit for limit in limits if limit is not None]
+    return limits
 
 
 def _quota_v2(group: Path) -> float | None:

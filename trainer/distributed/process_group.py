@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import zip_longest
 from typing import Any, TypeVar
@@ -19,7 +19,8 @@ import torch.distributed as dist
 from torch import nn
 
 from trainer.distributed import lost_peer
-from trainer.distributed.affinity import bind, bindings, place_of, processes_sharing
+from trainer.distributed.affinity import bind, bindings, cpus_per_rank, place_of
+from trainer.distributed.cpus import usable_cpus
 from trainer.distributed.interface import bind_gloo
 from trainer.errors import NodeError, SharedError, Stopped, UnreachableError, UserError, first_line
 from trainer.process.variables import place_in_run, whole_number
@@ -37,7 +38,7 @@ class World:
     local_size: int  # processes on this machine
     device: torch.device
     gloo: dist.ProcessGroup
-    cpu_sharers: int = 1  # processes with the same CPUs, this one included
+    cpus: int = field(default_factory=usable_cpus)  # for the threads of this process
 
     @property
     def is_main(self) -> bool:
@@ -83,7 +84,7 @@ def world(device: str, timeout_minutes: float) -> Iterator[World]:
             local_size=local_size,
             device=here,
             gloo=gloo,
-            cpu_sharers=processes_sharing(places[rank], places),
+            cpus=cpus_per_rank(places[rank], places),
         )
     except BaseException as error:
         lost_peer.leave()

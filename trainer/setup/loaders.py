@@ -23,7 +23,7 @@ def open_loaders(recipe: Recipe, settings: TrainSettings, world: World, stack: E
             check_content=world.local_rank == 0,  # compares the file's content with its checksum
             class_order=settings.class_order,
         )
-        workers = settings.workers or default_workers(world.cpu_sharers)
+        workers = settings.workers or default_workers(world.cpus)
         return stack.enter_context(Loader(source, workers=workers, pin_memory=world.device.type == "cuda"))
 
     def open_both() -> tuple[Loader, Loader]:

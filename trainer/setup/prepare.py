@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from trainer.cpu.accelerate import replaced
-from trainer.cuda_graph import check_recordable
+from trainer.cuda_graph import check_compile_mode, check_recordable
 from trainer.data.listing import class_order_of
 from trainer.data.loader import Loader
 from trainer.distributed.process_group import World, on_every_rank, on_main_rank, require_same, true_on_all_ranks
@@ -104,7 +104,9 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
     accumulation = accumulation_steps(recipe, world)
     if settings.cuda_graph:
         check_recordable(recipe, world)
+    check_compile_mode(recipe, world, settings.compile_mode)
     set_tf32(recipe.precision)
+    choose_kernels(deterministic=settings.deterministic)
     train_loader, eval_loader = open_loaders(recipe, settings, world, stack)
     steps_per_epoch = steps_in_epoch(recipe, len(train_loader))
     check_norm_images(recipe, len(train_loader), world)
@@ -121,7 +123,6 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
     checkpoint = newest_checkpoint(run, identity, world)
     if checkpoint:
         identity["init_weights"] = checkpoint["init_weights"]
-    choose_kernels(deterministic=settings.deterministic)
     torch.manual_seed(recipe.seed)  # the same initialisation on every rank
     module, notes = build_module(recipe, settings, world, fresh=checkpoint is None)
     state = build_state(recipe, module, world, steps_per_epoch=steps_per_epoch, log_every=settings.log_every)
@@ -166,12 +167,13 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
 
 
 def choose_kernels(*, deterministic: bool) -> None:
-    """Deterministic kernels only, or the fastest ones. Before the first matrix product of the process."""
+    """Deterministic kernels only, or the fastest ones. Before the first matrix product and the first sum of NCCL."""
     if deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports a part of torch's compiler
         torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch before 2.10 requires it
+        os.environ.setdefault("NCCL_ALGO", "Ring")  # which sums in one order; read at the first exchange
         # it would fill the memory of each batch before decoding
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 

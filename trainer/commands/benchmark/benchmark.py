@@ -26,7 +26,7 @@ from trainer.commands.benchmark.report import FFCV, TORCHVISION, figures, report
 from trainer.commands.benchmark.verdict import smallest_useful_side
 from trainer.commands.benchmark.whole_epoch import evaluation_part, seconds_of_copy, whole_epoch
 from trainer.commands.plan.cost import pass_cost
-from trainer.cuda_graph import check_recordable
+from trainer.cuda_graph import check_compile_mode, check_recordable
 from trainer.data.augment import Augmenter
 from trainer.data.crop import train_view
 from trainer.data.device import DeviceBatch, device_batches
@@ -61,10 +61,11 @@ def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
         accumulation = accumulation_steps(recipe, world)
         if settings.cuda_graph:
             check_recordable(recipe, world)
+        check_compile_mode(recipe, world, settings.compile_mode)
         set_tf32(recipe.precision)
         torch.backends.cudnn.benchmark = True
         original = on_every_rank(world, lambda: _check(settings))
-        workers = settings.workers or default_workers(world.cpu_sharers)
+        workers = settings.workers or default_workers(world.cpus)
         loader = stack.enter_context(on_every_rank(world, lambda: _open(recipe, "train", settings, workers, world)))
         steps = steps_in_epoch(recipe, len(loader))
         notes = _notes(recipe, load, micro_batches=steps * accumulation)
@@ -107,7 +108,7 @@ def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
             start_record(world, like_training, module),
             seconds=settings.seconds,
             workers=workers,
-            cpus=default_workers(world.cpu_sharers),
+            cpus=default_workers(world.cpus),
             stored_side=_stored_side(recipe, settings, loader),
             flops=flops,
             peak=max(peaks),

@@ -164,6 +164,7 @@ def _serve(connection: Connection, read: Callable[[Job], Iterator[int]], job: Jo
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, 1)  # FFCV prints warnings about its own internals, also at exit
     os.dup2(devnull, 2)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # FFCV's Loader would open GPU 0, from each rank
     try:
         batches = read(job)
         ahead = max(_AHEAD + 2, 2 * job.workers)  # batches that may have been read before the measurement

@@ -22,7 +22,7 @@ class RestrictedNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network(images)
-        return logits[:, self.positions.to(logits.device)]
+        return logits[:, self.positions]
 
 
 def is_part_of(found: list[str], known: list[str]) -> bool:

@@ -94,7 +94,7 @@ def _read_in_detail(
     model = on_every_rank(world, lambda: load_network(weights, network, recipe.num_classes, world.device))
     real, positions = answers.real, answers.positions
     if positions is not None:
-        model = RestrictedNetwork(model, positions)
+        model = RestrictedNetwork(model, positions).to(world.device)
     crops = [recipe.eval_crop, *([recipe.also_eval_crop] if recipe.also_eval_crop else [])]
     for crop in crops:
         on_every_rank(world, partial(_try_out, model, recipe, crop, world))
@@ -178,7 +178,7 @@ def _open_data(weights: Weights, recipe: Recipe, settings: EvaluateSettings, wor
         class_order=settings.class_order,
         like=_known_classes(weights),
     )
-    workers = settings.workers or default_workers(world.cpu_sharers)
+    workers = settings.workers or default_workers(world.cpus)
     return Loader(source, workers=workers, pin_memory=world.device.type == "cuda")
 
 

@@ -52,7 +52,7 @@ def _open(file: Path) -> tuple[Any, str]:
         raise UserError(f"{file} needs onnxruntime: {INSTALL} ({error})") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # see OMP_WAIT_POLICY in __main__.py
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # see process/library_defaults.py
     options.log_severity_level = 3  # errors only: onnxruntime raises them too
     try:
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
