@@ -22,6 +22,7 @@ from trainer.atomic import replace_text
 from trainer.data.images import has_orientation
 from trainer.distributed.cpus import usable_cpus
 from trainer.errors import UserError
+from trainer.process.variables import cache_folder
 
 T = TypeVar("T")
 CHUNK = 64  # images that a thread takes at a time
@@ -76,14 +77,6 @@ class Stamp:
         place = hashlib.sha256(os.fsencode(self.path.absolute())).hexdigest()[:32]
         cache = cache_folder()
         return [self.path, *([cache / "verified" / f"{place}.json"] if cache else [])]
-
-
-def cache_folder() -> Path | None:
-    """The user's folder for what can be made again; None where there is no home, as for a container's bare uid."""
-    if given := os.environ.get("XDG_CACHE_HOME"):
-        return Path(given) / "shortcut-trainer"
-    home = Path(os.path.expanduser("~"))  # unlike Path.home(), it does not raise for a user without an entry
-    return home / ".cache" / "shortcut-trainer" if home.is_absolute() and home != Path("/") else None
 
 
 def read_content(stamp: Stamp, labels: np.ndarray, read: Callable[[int], bytes], what: str) -> Content:

@@ -11,7 +11,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from trainer.data.content import cache_folder
+from trainer.process.variables import cache_folder
 
 _CODE = Path(__file__).parents[1] / "data" / "beton" / "__pycache__"
 _offered: list[Path] = []

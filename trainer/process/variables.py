@@ -1,6 +1,7 @@
 """Environment variables as input: what a launcher or a user has set may be empty or wrong."""
 
 import os
+from pathlib import Path
 
 from trainer.errors import UserError
 
@@ -31,3 +32,11 @@ def place_in_run() -> tuple[int, int, int, int]:
     if size > 1 and (missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]):
         raise UserError(f"WORLD_SIZE is {size}, but {missing[0]} is not set: unset WORLD_SIZE, or use torchrun")
     return rank, size, local_rank, local_size
+
+
+def cache_folder() -> Path | None:
+    """The user's folder for what can be made again; None where there is no home, as for a container's bare uid."""
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given) / "shortcut-trainer"
+    home = Path(os.path.expanduser("~"))  # unlike Path.home(), it does not raise for a user without an entry
+    return home / ".cache" / "shortcut-trainer" if home.is_absolute() and home != Path("/") else None
