@@ -157,10 +157,7 @@ class Loader:
 
 
 def default_workers(cpus: int) -> int:
-    """Threads for each loader of a process with so many CPUs, of which one stays free from four on.
-
-    That one is for the thread that launches the steps.
-    """
+    """Threads of a loader in a process with so many CPUs. From four on, one stays free to launch the steps."""
     return cpus if cpus < _ROOM_FROM else cpus - 1
 
 
