@@ -15,7 +15,7 @@ from typing import Any
 from launch.submission import Submission, now
 from trainer.atomic import replace_text
 from trainer.errors import EXIT_RETRY, UserError
-from trainer.run.progress import newest_step
+from trainer.run.checkpoint_names import newest_step
 
 _PORTS = range(10_000, 32_000)  # below those that systems assign by themselves
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # after which a rank saves and ends

@@ -27,7 +27,7 @@ from launch.submission import Job, Submission
 from tests.support.processes import ROOT
 from trainer.atomic import atomic_write
 from trainer.errors import UserError
-from trainer.run.progress import newest_step
+from trainer.run.checkpoint_names import newest_step
 
 
 @pytest.fixture

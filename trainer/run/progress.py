@@ -9,6 +9,7 @@ from shlex import quote
 from trainer.errors import UserError, counted
 from trainer.recipe import Recipe
 from trainer.recipe_file import load_recipe
+from trainer.run.checkpoint_names import newest_step
 from trainer.run.live import read_live
 from trainer.run.metrics_file import read_metrics
 from trainer.settings import TrainSettings
@@ -70,12 +71,6 @@ def read_progress(run_dir: Path) -> RunProgress:
         last_written=live.written if live else None,
         finished=over,
     )
-
-
-def newest_step(run_dir: Path) -> int:
-    """The step of the newest checkpoint; 0: there is none."""
-    names = [path.stem.removeprefix("step_") for path in (run_dir / "checkpoints").glob("step_*.pt")]
-    return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def names_a_file(recipe: Recipe, settings: TrainSettings) -> bool:
