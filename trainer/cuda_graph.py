@@ -56,7 +56,7 @@ def check_recordable(recipe: Recipe, world: World) -> None:
         raise UserError(f"cuda_graph needs a GPU, and this trains on {world.device.type}: leave out --cuda-graph")
     if recipe.precision == "fp16":
         raise UserError("cuda_graph: fp16 decides after each step whether to update: use bf16, or no --cuda-graph")
-    if type(recipe.optimizer) not in (SGD, AdamW):  # DecoupledSGD is an SGD to Python, and another optimizer
+    if type(recipe.optimizer) not in (SGD, AdamW):  # DecoupledSGD, a subclass of SGD, is timm's
         name = type(recipe.optimizer).__name__
         raise UserError(
             f"cuda_graph: {name} computes with its learning rate on the host: use SGD or AdamW, or no --cuda-graph"
@@ -261,7 +261,7 @@ class RecordedStep:
 
 def _out_of_memory(error: Exception) -> UserError:
     return UserError(
-        f"out of GPU memory, of which a CUDA graph needs its own beside that of the plain step: leave out "
+        f"out of GPU memory, because a CUDA graph needs memory besides the plain step's: leave out "
         f"--cuda-graph, or train with more processes: {first_line(error)}"
     )
 

@@ -34,7 +34,7 @@ class TrainSettings:
     teacher_weights: Path | None = None
     """weights file of the recipe's teacher; None: there is no teacher, or its library publishes its weights"""
     workers: int | None = None
-    """threads that read images, per process; None: the CPUs of the process, less one where it has four or more"""
+    """threads that read images, per process; None: one per CPU of the process, one fewer with four or more"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: cuda if there is a GPU"""
     compile: bool = False
@@ -142,7 +142,7 @@ class BenchmarkSettings:
     original: str | None = None
     """folder of the original images, with class folders below train/, to compare with torchvision; None: skip it"""
     workers: int | None = None
-    """threads that read images; None: the CPUs of the process, less one where it has four or more"""
+    """threads that read images; None: one per CPU of the process, one fewer with four or more"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: cuda if there is a GPU"""
     compile: bool = False

@@ -163,7 +163,7 @@ class TrainingStep:
             return None
         with torch.no_grad(), autocast(self._recipe.precision, self._world.device):
             logits: torch.Tensor = self._teacher(images)
-        return logits.clone()  # with its own CUDA graphs, torch.compile frees what an earlier network has returned
+        return logits.clone()  # torch.compile's CUDA graphs would free them before the loss reads them
 
     def _update_weights(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Takes the optimizer's step; returns the norm of the gradient before clipping, and the loss scale."""

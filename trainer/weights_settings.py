@@ -47,7 +47,7 @@ class EvaluateSettings:
     out: Path | None = None
     """JSON file for the result and its protocol; None: in RUN/evaluations/ for a run, else beside the weights"""
     workers: int | None = None
-    """threads that read images, per process; None: the CPUs of the process, less one where it has four or more"""
+    """threads that read images, per process; None: one per CPU of the process, one fewer with four or more"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: cuda if there is a GPU"""
 
@@ -78,7 +78,7 @@ class AverageSettings:
     out: Path | None = None
     """file for the mean, ends in .pt; None: RUN/checkpoints/average.pt, which --checkpoint average then means"""
     workers: int | None = None
-    """threads that read images, per process; None: the CPUs of the process, less one where it has four or more"""
+    """threads that read images, per process; None: one per CPU of the process, one fewer with four or more"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: cuda if there is a GPU"""
 
@@ -109,7 +109,7 @@ class PredictSettings:
     checkpoint: Literal["newest", "best", "average"] = "newest"
     """best: highest top-1 of all epochs; average: what the command average wrote"""
     workers: int | None = None
-    """threads that read images; None: the CPUs of the process, less one where it has four or more"""
+    """threads that read images; None: one per CPU of the process, one fewer with four or more"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: cuda if there is a GPU"""
 

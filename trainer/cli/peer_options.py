@@ -18,7 +18,7 @@ ANSWERS = {
     "data_fields": f"{_NONE}images are RGB, and their classes are folders or those of the .beton",
     "subset": f"{_NONE}an epoch is all images; give --data a smaller folder",
     "classes": "--num-classes",
-    "workers": "--workers: threads per process; by default the CPUs of the process, less one where it has four or more",
+    "workers": "--workers: threads per process; by default one per CPU of the process, one fewer with four or more",
     "loader": f"{_NONE}images are always prefetched and pinned",
     "worker_seeds": f"{_NONE}each random choice is a function of (seed, epoch, image), whichever worker makes it",
     "transforms": f"{_NONE}crops are made on the CPU, all other augmentation on the device",

@@ -157,7 +157,7 @@ class Loader:
 
 
 def default_workers(cpus: int) -> int:
-    """Threads of a loader in a process with so many CPUs. From four on, one stays free to launch the steps."""
+    """Number of reader threads for a process with `cpus` CPUs. With four or more, the main thread keeps one."""
     return cpus if cpus < _ROOM_FROM else cpus - 1
 
 

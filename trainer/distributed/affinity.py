@@ -60,7 +60,7 @@ def bind(own: Place) -> None:
 
 
 def cpus_per_rank(own: Place, places: list[Place]) -> int:
-    """CPUs for the threads of one rank. CPUs and quota are divided by the ranks of the host that have the same ones.
+    """CPUs for one rank's threads: its CPUs and its quota, each divided by the ranks of the host that share it.
 
     A launcher may bind each process to CPUs of its own, and then all of them may still have one quota.
     """

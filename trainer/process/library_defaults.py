@@ -1,4 +1,4 @@
-"""Variables that OpenMP, torch and NCCL read when they start, where the user has not set them.
+"""Defaults of environment variables that OpenMP, torch and NCCL read when they start.
 
 Imported for its effect, before torch, by what trains or measures training.
 """

@@ -1,4 +1,4 @@
-"""Checkpoints by the names of their files. Standard library only: the script of a Slurm job has no package."""
+"""Checkpoints by the names of their files. Standard library only: a Slurm job's script runs without packages."""
 
 import re
 from pathlib import Path

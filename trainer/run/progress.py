@@ -74,7 +74,7 @@ def read_progress(run_dir: Path) -> RunProgress:
 
 
 def names_a_file(recipe: Recipe, settings: TrainSettings) -> bool:
-    """Whether a training starts from a file of weights, or has a teacher: it is compared with that of the run."""
+    """Whether training needs initial or teacher weights, which have to be checked against those of the run."""
     return settings.initial_weights is not None or recipe.distillation is not None
 
 

@@ -14,13 +14,13 @@ from trainer.data.sources.options import FilesOptions, SplitOptions
 class Kind:
     """What a kind of source looks like on the command line."""
 
-    images: str  # as the help calls them
+    images: str  # what --help says is converted
     argument: str  # its name in the usage; empty: it has none
     type: Any  # of the argument
     help: str
     options: PrepareOptions  # the defaults
     prepare: Callable[[Any, Path, Any], object]  # called with argument, folder to write into, options
-    without: tuple[str, ...] = ()  # options that say nothing about such a source
+    without: tuple[str, ...] = ()  # options that do not apply to it
 
 
 _NO_FOLDERS = ("class_order",)
