@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from tests.support.processes import ROOT, SUPPORT, TIMEOUT, ranks_of, run, run_new, start_new, wait_for_step
 from trainer.__main__ import main
+from trainer.cli.parse import parse
 from trainer.settings import TrainSettings
 from trainer.setup.checks import slow_start
 
@@ -317,6 +318,21 @@ def test_help_says_of_every_needed_argument_that_it_is_required(
         main([*command.split(), "--help"])
     positional = capsys.readouterr().out.partition("positional arguments")[2].partition("options")[0]
     assert "(required)" in positional and "(default: )" not in positional
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """Options with a text of two lines."""
+
+    number: int = 0
+    """the first line
+    and the second"""
+
+
+def test_help_breaks_no_line_where_the_docstring_does(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(Described, ["--help"], "described")
+    assert "the first line and the second (default: 0)" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -60,8 +60,7 @@ class Chaos:
             self._compare(run_dir, untouched)
             self.runs += 1
             shutil.rmtree(run_dir)
-        left = _shared_memory() - shared_memory
-        assert not left, f"left in shared memory: {left}"
+        self._wait_for_shared_memory(shared_memory)
 
     def _disturb(self, run_dir: Path) -> None:
         """Starts the run and kills it, again and again, until it has ended or was killed often enough."""
@@ -119,6 +118,14 @@ class Chaos:
                 raise AssertionError(f"left behind after {TIMEOUT} s: {left}")
             time.sleep(0.05)
         self.slowest_end = max(self.slowest_end, time.monotonic() - began)
+
+    def _wait_for_shared_memory(self, before: set[str]) -> None:
+        """What the killed processes left would stay for ever; what other programs are about to open or remove goes."""
+        left, began = _shared_memory() - before, time.monotonic()
+        while left:
+            assert time.monotonic() - began < TIMEOUT, f"left in shared memory: {left}"
+            time.sleep(0.05)
+            left &= _shared_memory()
 
     def _processes_left(self) -> dict[int, str]:
         found = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import os
 import re
@@ -156,7 +157,7 @@ def parse(
     """Parses the options of one command into its dataclass. Raises UserError with one line for any mistake."""
     printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(printed), _wide_enough():
+        with contextlib.redirect_stderr(printed), _wide_enough(), _lines_joined(words):
             return tyro.cli(
                 options,
                 args=list(words),
@@ -185,6 +186,29 @@ def _wide_enough() -> Iterator[None]:
             os.environ.pop("COLUMNS", None)
         else:
             os.environ["COLUMNS"] = given
+
+
+@contextlib.contextmanager
+def _lines_joined(words: Sequence[str]) -> Iterator[None]:
+    """Help texts have no line breaks but those between paragraphs.
+
+    docstring_parser, which tyro asks for the docstring of a field, keeps the indentation of its lines
+    (docstring_parser 0.18, attrdoc.py), and tyro keeps the breaks before indented lines.
+    """
+    if not {"-h", "--help"} & set(words):
+        yield
+        return
+    from docstring_parser import attrdoc
+
+    def unindented(node: Any) -> Any:
+        return inspect.cleandoc(node.value) if isinstance(node.value, str) else node.value
+
+    as_it_is = attrdoc.ast_get_constant_value
+    attrdoc.ast_get_constant_value = unindented
+    try:
+        yield
+    finally:
+        attrdoc.ast_get_constant_value = as_it_is
 
 
 def _unrecognized(message: str) -> list[str]:

@@ -4,6 +4,7 @@ Each failing write runs in a process of its own with a time limit, so that a han
 may be left afterwards.
 """
 
+import contextlib
 import errno
 import io
 import multiprocessing
@@ -99,7 +100,12 @@ def alive(group: int | None) -> bool:
 def segments_left() -> list[str]:
     """Shared memory of the size that FFCV takes for COUNT images."""
     sizes = (COUNT * beton_index.METADATA.itemsize, 300 * beton_index.METADATA.itemsize)
-    return [entry.name for entry in os.scandir("/dev/shm") if entry.is_file() and entry.stat().st_size in sizes]
+    found = []
+    for entry in os.scandir("/dev/shm"):
+        with contextlib.suppress(FileNotFoundError):  # another program's, which has just removed it
+            if entry.stat().st_size in sizes:
+                found.append(entry.name)
+    return found
 
 
 def assert_nothing_left(folder: Path) -> None:
