@@ -84,6 +84,16 @@ def test_encoded_scaled_crop_is_that_of_the_whole_image_bit_for_bit(
     assert np.array_equal(crop_of(STORED[kind], box, side, scaled=True), expected)
 
 
+@pytest.mark.parametrize("shrunk", [2, 4, 8])
+def test_encoded_jpeg_of_which_libjpeg_warns_is_shrunk_to_the_same_pixels(shrunk: int) -> None:
+    stored = STORED["4:2:0"]
+    warned = stored[:-2] + bytes(9) + stored[-2:]  # bytes between the last scan and the end
+    layout = plain_jpeg(warned)
+    assert layout
+    pixels = decoded_rows(warned, layout, shrunk=shrunk)
+    assert np.array_equal(pixels, decoded_rows(stored, plain_jpeg(stored), shrunk=shrunk))
+
+
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(top=st.integers(-90, 110), left=st.integers(-90, 160))
 def test_encoded_box_beyond_the_image_is_filled(top: int, left: int) -> None:

@@ -107,6 +107,8 @@ def test_webdataset_classes_are_named_by_a_file_beside_the_shards(tmp_path: Path
     assert WebDatasetSource((shard,)).classes == ["0", "1"]
     (tmp_path / "classes.txt").write_text("cat\ndog\nfox\n")
     assert WebDatasetSource((shard,)).classes == ["cat", "dog", "fox"]
+    (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfcat\r\n dog\r\n\r\n")  # as an editor of Windows writes it
+    assert WebDatasetSource((shard,)).classes == ["cat", "dog"]
     (tmp_path / "classes.txt").write_text("cat\n")
     with pytest.raises(UserError, match=r"classes\.txt has 1 lines, but labels go up to 1"):
         WebDatasetSource((shard,))
@@ -114,6 +116,15 @@ def test_webdataset_classes_are_named_by_a_file_beside_the_shards(tmp_path: Path
 
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-12_000])
+
+
+SMALL = [file for key in "345" for file in ((f"{key}.jpg", b"image"), (f"{key}.cls", b"0"))]  # 1,024 bytes a file
+
+
+def change_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[2048] ^= 1  # of the header of 4.jpg
+    path.write_bytes(content)
 
 
 REFUSED: dict[str, tuple[list[File], str, Callable[[Path], object] | None, str]] = {
@@ -129,6 +140,37 @@ REFUSED: dict[str, tuple[list[File], str, Callable[[Path], object] | None, str]]
     "a label in words": ([("7.jpg", jpeg()), ("7.cls", b"cat")], "w", None, r"7\.cls holds b'cat': write the number"),
     "compressed": ([("7.jpg", jpeg()), ("7.cls", b"0")], "w:gz", None, r"is not an uncompressed tar file"),
     "truncated": ([("7.cls", b"0"), ("7.jpg", bytes(20_000))], "w", truncate, r"truncated|is damaged"),
+    "damaged header": (SMALL, "w", change_bit, r"is damaged, .* at byte 2,048"),
+    "zeros in place of a sample": (
+        SMALL,
+        "w",
+        lambda path: path.write_bytes(path.read_bytes()[:2048] + bytes(2048) + path.read_bytes()[4096:]),
+        r"is damaged, .* at byte 2,048",
+    ),
+    "cut between two samples": (
+        SMALL,
+        "w",
+        lambda path: path.write_bytes(path.read_bytes()[:4096]),
+        r"truncated: it ends at byte 4,096",
+    ),
+    "cut in a header": (
+        SMALL,
+        "w",
+        lambda path: path.write_bytes(path.read_bytes()[:4200]),
+        r"truncated: it ends at byte 4,096",
+    ),
+    "two in one file": (
+        SMALL,
+        "w",
+        lambda path: path.write_bytes(2 * path.read_bytes()),
+        r"or several archives in one file",
+    ),
+    "a label that is no class": (
+        [("7.jpg", jpeg()), ("7.cls", b"99999999999999999999")],
+        "w",
+        None,
+        r"write the number of the class, from 0 to",
+    ),
     "no tar": ([], "w", lambda path: path.write_bytes(b"no tar" * 200), r"is not an uncompressed tar file"),
     "empty": ([], "w", None, r"1 shard without an image"),
 }

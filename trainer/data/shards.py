@@ -7,12 +7,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+from trainer.data.archive import require_end
 from trainer.data.images import reason
 from trainer.data.listing import composed
 from trainer.errors import UserError
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm")  # extensions
 LABEL = "cls"  # a number from 0, as text
+MOST_CLASSES = 1_000_000  # a larger number is no class
 CLASSES = "classes.txt"  # beside the shards, not required: one name a line
 
 
@@ -31,15 +33,12 @@ def read_samples(number: int, shard: Path) -> Iterator[Sample]:
     seen: set[str] = set()
     try:
         with tarfile.open(shard, "r:") as tar, open(shard, "rb") as file:
-            length = os.fstat(file.fileno()).st_size
             files = (member for member in tar if member.isfile() and _is_part(member.name))
             for key, members in groupby(files, key=lambda member: _key(member.name)):
                 if key in seen:
                     raise UserError(f"{shard}: the files of sample {key} do not lie side by side: sort the shard")
                 seen.add(key)
                 parts = list(members)
-                if parts[-1].offset_data + parts[-1].size > length:
-                    raise UserError(f"{shard} is truncated: {parts[-1].name} would end after its last byte, {length}")
                 images = [part for part in parts if _extension(part.name) != LABEL]
                 labels = [part for part in parts if _extension(part.name) == LABEL]
                 if (len(images), len(labels)) != (1, 1):
@@ -51,6 +50,7 @@ def read_samples(number: int, shard: Path) -> Iterator[Sample]:
                 label = _label(shard, labels[0].name, text)
                 encoding = _extension(images[0].name)
                 yield Sample(number, key, encoding, images[0].offset_data, images[0].size, label)
+            require_end(tar, shard, "write it again")
     except tarfile.TarError as error:
         raise UserError(f"{shard} is not an uncompressed tar file, or is damaged: {error}") from error
     except OSError as error:
@@ -73,18 +73,28 @@ def _extension(name: str) -> str:
 
 
 def _label(shard: Path, name: str, text: bytes) -> int:
-    if not text.strip().isdigit():
-        raise UserError(f"{shard}: {name} holds {text[:32]!r}: write the number of the class, from 0")
+    if not text.strip().isdigit() or int(text) >= MOST_CLASSES:
+        raise UserError(
+            f"{shard}: {name} holds {text[:32]!r}: write the number of the class, from 0 to {MOST_CLASSES - 1:,}"
+        )
     return int(text)
 
 
 def read_classes(path: Path, count: int) -> list[str]:
+    """The names of at least `count` classes; their numbers where there is no such file."""
     if not path.exists():
         return [str(label) for label in range(count)]
     try:
-        names = [composed(name) for name in path.read_text(encoding="utf-8").splitlines()]
+        names = read_names(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({reason(error)}): write one name a line, in UTF-8") from error
     if len(names) < count:
         raise UserError(f"{path} has {len(names)} lines, but labels go up to {count - 1}: write one name a line")
     return names
+
+
+def read_names(path: Path) -> list[str]:
+    """The lines of a text file, without spaces around them and without empty ones. Raises OSError, and ValueError for
+    what is not UTF-8."""
+    lines = path.read_text(encoding="utf-8-sig").splitlines()  # programs of Windows begin with a byte-order mark
+    return [composed(line.strip()) for line in lines if line.strip()]

@@ -181,6 +181,13 @@ def test_imagenet_incomplete_download_is_named(downloads: Path, tmp_path: Path) 
     says("and not one tar file for each class")
     (downloads / TRAIN).write_bytes(tar_of({f"{wnid}.tar": tar_of(train_images()[wnid]) for wnid in WNIDS[:2]}))
     says("1 classes have validation images and no training images, such as n02119789")
+    tars = {f"{wnid}.tar": tar_of(train_images()[wnid]) for wnid in WNIDS}
+    whole = tars[f"{WNIDS[1]}.tar"]
+    with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
+        second = tar.getmembers()[1].offset
+    tars[f"{WNIDS[1]}.tar"] = whole[:second] + b"?" + whole[second + 1 :]
+    (downloads / TRAIN).write_bytes(tar_of(tars))
+    says(f"{TRAIN}, {WNIDS[1]}.tar is damaged, .* at byte {second:,} .*download it again")
     (downloads / TRAIN).write_bytes(train)
     (downloads / VAL).write_bytes(tar_of(dict(list(val_images().items())[1:])))
     says(f"{VAL} holds 6 files, and not the 7 images ILSVRC2012_val_00000001.JPEG to 00000007")

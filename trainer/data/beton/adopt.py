@@ -11,7 +11,8 @@ from trainer.data.content import in_threads
 from trainer.data.crop import eval_view
 from trainer.data.formats import open_beton
 from trainer.data.images import reason
-from trainer.data.listing import class_order_note, composed, list_class_folders
+from trainer.data.listing import class_order_note, list_class_folders
+from trainer.data.shards import read_names
 from trainer.errors import LocalError, UserError
 from trainer.recipe import CenterCrop
 from trainer.settings import AdoptSettings
@@ -40,7 +41,7 @@ def class_names(source: Path) -> list[str]:
     if source.is_dir():
         return list_class_folders(source).classes
     try:
-        names = [composed(line.strip()) for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = read_names(source)
     except (OSError, ValueError) as error:
         raise UserError(
             f"--classes {source} cannot be read ({reason(error)}): give a text file with one name a line, or the "

@@ -45,7 +45,7 @@ def decoded_rows(
             return decode_jpeg(wanted, fast=False, shrunk=shrunk, buffer=buffer, strict=wanted is encoded)
         except ValueError:  # also where libjpeg only warns, which PIL ignores
             if shrunk > 1:
-                return to_rgb(_reduced(encoded, (layout.height, layout.width), shrunk))
+                return to_rgb(_reduced(encoded, layout, shrunk))
     return to_rgb(Image.open(io.BytesIO(encoded)))
 
 
@@ -56,7 +56,8 @@ def plain_jpeg(encoded: bytes) -> JpegLayout | None:
     return layout if layout.height * layout.width <= (Image.MAX_IMAGE_PIXELS or 0) else None
 
 
-def _reduced(encoded: bytes, size: tuple[int, int], shrunk: int) -> Image.Image:
+def _reduced(encoded: bytes, layout: JpegLayout, shrunk: int) -> Image.Image:
     opened = Image.open(io.BytesIO(encoded))
-    opened.draft(None, (-(-size[1] // shrunk), -(-size[0] // shrunk)))  # type: ignore[arg-type]
+    # PIL divides the sides by the wanted ones and takes the largest of 8, 4, 2 and 1 that is not above the quotients
+    opened.draft(None, (layout.width // shrunk, layout.height // shrunk))
     return opened

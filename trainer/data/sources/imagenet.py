@@ -15,10 +15,11 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
+from trainer.data.archive import require_end
 from trainer.data.beton.manifest import DataOrigin, Manifest
 from trainer.data.beton.prepare import IMAGENET, PrepareOptions, show_progress, write_splits
 from trainer.data.listing import list_class_folders
-from trainer.data.sources.ranges import Ranges, require_whole
+from trainer.data.sources.ranges import Ranges
 from trainer.data.sources.splits import Labelled, both_splits, of_files
 from trainer.errors import UserError
 
@@ -31,6 +32,7 @@ KAGGLE, SOLUTION = Path("ILSVRC", "Data", "CLS-LOC"), "LOC_val_solution.csv"
 _WNID = re.compile(r"n\d{8}")
 _VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 _FROM = "image-net.org, ILSVRC2012, after registration"
+_AGAIN = f"download it again from {_FROM}"
 
 
 class _Split(NamedTuple):
@@ -92,29 +94,30 @@ def _train_tar(path: Path) -> _Split:
     try:
         with tarfile.open(path, "r:") as outer:
             classes = [member for member in outer if member.isfile()]
-            require_whole(path, max((member.offset_data + member.size for member in classes), default=0))
+            require_end(outer, path, _AGAIN)
             with show_progress(f"index of {path.name}", len(classes), "classes") as show:
                 for number, member in enumerate(classes):
                     wnid = Path(member.name).name.removesuffix(".tar")
                     if not _WNID.fullmatch(wnid):
                         raise UserError(f"{path} holds {member.name!r}, and not one tar file for each class")
-                    for name, offset, size in _members(outer.extractfile(member)):
+                    for name, offset, size in _members(outer.extractfile(member), f"{path}, {member.name}"):
                         wnids.append(wnid)
                         names.append(name)
                         where.append((0, member.offset_data + offset, size))
                     show(number + 1)
     except tarfile.TarError as error:
-        raise UserError(f"{path} is not a whole tar file ({error}): download it again from {_FROM}") from error
+        raise UserError(f"{path} is not a whole tar file ({error}): {_AGAIN}") from error
     return _Split(wnids, names, Ranges([path], np.array(where, np.int64).reshape(-1, 3)))
 
 
-def _members(file: IO[bytes] | None) -> Iterator[tuple[str, int, int]]:
-    """Name, first byte and size of each file in a tar file."""
+def _members(file: IO[bytes] | None, archive: object) -> Iterator[tuple[str, int, int]]:
+    """Name, first byte and size of each file in a tar file, which messages call `archive`."""
     assert file is not None
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
             if member.isfile():
                 yield Path(member.name).name, member.offset_data, member.size
+        require_end(tar, archive, _AGAIN)
 
 
 def _flat(src: Path, wnids: list[str]) -> _Split:
@@ -122,10 +125,9 @@ def _flat(src: Path, wnids: list[str]) -> _Split:
     if (path := src / VAL).exists():
         try:
             with open(path, "rb") as file:
-                members = sorted(_members(file))
+                members = sorted(_members(file, path))
         except tarfile.TarError as error:
-            raise UserError(f"{path} is not a whole tar file ({error}): download it again from {_FROM}") from error
-        require_whole(path, max((offset + size for _, offset, size in members), default=0))
+            raise UserError(f"{path} is not a whole tar file ({error}): {_AGAIN}") from error
         names = [name for name, _, _ in members]
         where = [(0, offset, size) for _, offset, size in members]
         read: Ranges | list[Path] = Ranges([path], np.array(where, np.int64).reshape(-1, 3))
@@ -137,7 +139,7 @@ def _flat(src: Path, wnids: list[str]) -> _Split:
     if numbers != list(range(1, len(wnids) + 1)):
         raise UserError(
             f"{path} holds {len(names):,} files, and not the {len(wnids):,} images ILSVRC2012_val_00000001.JPEG to "
-            f"{len(wnids):08} that the labels are of: download it again from {_FROM}"
+            f"{len(wnids):08} that the labels are of: {_AGAIN}"
         )
     return _Split(wnids, names, read)
 
@@ -209,8 +211,8 @@ def _of_devkit(src: Path, name: str) -> bytes:
                 if Path(member.name).name == name and (file := tar.extractfile(member)):
                     return file.read()
     except (OSError, EOFError, tarfile.TarError) as error:
-        raise UserError(f"{path} cannot be read ({error}): download it again from {_FROM}") from error
-    raise UserError(f"{path} has no {name}: download it again from {_FROM}")
+        raise UserError(f"{path} cannot be read ({error}): {_AGAIN}") from error
+    raise UserError(f"{path} has no {name}: {_AGAIN}")
 
 
 def _labelled(split: _Split, classes: list[str]) -> Labelled:
