@@ -218,6 +218,28 @@ def touch(folder: Path, *names: str) -> Path:
     return folder
 
 
+def test_find_takes_imagenets_downloads_for_no_shards(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        "ILSVRC2012_img_train.tar",
+        "ILSVRC2012_img_val.tar",
+        "._val-0.tar",
+        "train/cat/0.jpg",
+        "val/cat/0.jpg",
+    )
+    for split in ("train", "val"):
+        assert find(str(tmp_path), split) == find_dataset(str(tmp_path), split) == ClassFolders(tmp_path / split)
+
+
+@pytest.mark.parametrize("other", ["train/cat/0.jpg", "train-0.tar"])
+def test_find_mixes_no_prepared_split_with_images_that_are_not(tmp_path: Path, other: str) -> None:
+    touch(tmp_path, "val.beton", other)
+    for found in (find, find_dataset):
+        with pytest.raises(UserError, match=r"has val\.beton, but no train\.beton: was prepare interrupted"):
+            found(str(tmp_path), "train")
+        assert found(str(tmp_path), "val") == Beton(tmp_path / "val.beton")
+
+
 def test_find_prefers_beton_then_shards_then_class_folders(tmp_path: Path) -> None:
     everything = touch(tmp_path / "all", "train.beton", "train-0.tar", "train/0.tar", "train/cat/0.jpg")
     assert find(str(everything), "train") == Beton(everything / "train.beton")

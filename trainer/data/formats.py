@@ -134,7 +134,7 @@ def find(data: str, split: Split) -> Found:
         if not count.isdecimal() or not int(count):
             raise UserError(f"--data {data} names no number of images: write synthetic:50000")
         return Synthetic(int(count) if split == "train" else max(1, int(count) // 10))
-    if found := _in_folder(Path(data), split):
+    if found := _unless_prepared(_in_folder(Path(data), split), Path(data), split):
         return found
     raise UserError(
         f"--data {data} has neither {split}.beton nor the folder {_folders(split)}: write it with python -m trainer "
@@ -155,12 +155,9 @@ def find_dataset(data: str, split: Split) -> Found:
         raise UserError(f"{data}: there is no such file or folder")
     if not path.is_dir():
         raise UserError(f"{data} is neither a .beton file nor a folder: write it with python -m trainer prepare")
-    found = _in_folder(path, split)
-    other_splits = [_in_folder(path, name) for name in FOLDERS if name != split]
-    if isinstance(found, ClassFolders) and any(isinstance(other, Beton) for other in other_splits):
-        found = None  # what was prepared has only the other split: its class folders may hold different images
-    elif found is None and not any(other_splits):
-        if shards := sorted(path.glob("*.tar")):
+    found = _unless_prepared(_in_folder(path, split), path, split)
+    if found is None and not any(_in_folder(path, name) for name in FOLDERS if name != split):
+        if shards := _tars(path):
             return WebDataset(tuple(shards))
         if any(entry.is_dir() for entry in path.iterdir()):
             return ClassFolders(path)
@@ -199,6 +196,19 @@ def _in_folder(folder: Path, split: str) -> Found | None:
     return None
 
 
+def _unless_prepared(found: Found | None, folder: Path, split: str) -> Found | None:
+    """Raises UserError for class folders or shards where the other split was prepared: they may hold other images."""
+    if found is None or isinstance(found, Beton):
+        return found
+    for other in FOLDERS:
+        if other != split and isinstance(prepared := _in_folder(folder, other), Beton):
+            raise UserError(
+                f"{folder} has {prepared.file.name}, but no {split}.beton: was prepare interrupted? Give its command "
+                f"again, or move {prepared.file.name} away"
+            )
+    return found
+
+
 def _for_validation(test: WebDataset | ClassFolders, folder: Path) -> WebDataset | ClassFolders:
     note = f"{folder}: the images of {TEST} are used for validation, because none are named {_listed('val')}"
     return replace(test, notes=(note,))
@@ -208,10 +218,15 @@ def _shards(folder: Path, split: str, names: tuple[str, ...]) -> WebDataset | No
     found = {}
     for name in names:
         named = re.compile(rf"(.*[^a-z])?{name}([^a-z].*)?\.tar")  # train-0000.tar, imagenet1k-train-0000.tar
-        shards = [path for path in folder.glob("*.tar") if named.fullmatch(path.name) and path.name[0] != "."]
-        if shards := sorted(shards) or sorted((folder / name).glob("[!.]*.tar")):
+        shards = [path for path in _tars(folder) if named.fullmatch(path.name)]
+        if shards := shards or _tars(folder / name):
             found[name] = WebDataset(tuple(shards))
     return found[_only(found, folder, split)] if found else None
+
+
+def _tars(folder: Path) -> list[Path]:
+    """The tar files that may be shards: not what macOS adds to archives, nor ImageNet as it is downloaded."""
+    return sorted(path for path in folder.glob("[!.]*.tar") if not path.name.startswith("ILSVRC2012_img_"))
 
 
 def _class_folders(folder: Path, split: str, names: tuple[str, ...]) -> ClassFolders | None:

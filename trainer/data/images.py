@@ -54,6 +54,11 @@ def has_orientation(encoded: bytes) -> bool:
     return _orientation(encoded)
 
 
+def is_turned(opened: Image.Image) -> bool:
+    """Whether an opened image says by EXIF that it is to be shown turned or mirrored."""
+    return opened.getexif().get(_ORIENTATION, 1) in range(2, 9)
+
+
 def upright(opened: Image.Image) -> Image.Image:
     """The image turned as its EXIF orientation says."""
     return ImageOps.exif_transpose(opened)
@@ -80,6 +85,5 @@ def reason(error: BaseException) -> str:
 
 def _orientation(encoded: bytes) -> bool:
     with contextlib.suppress(Exception), Image.open(io.BytesIO(encoded)) as opened:
-        if opened.format != "TIFF":
-            return opened.getexif().get(_ORIENTATION, 1) in range(2, 9)
+        return opened.format != "TIFF" and is_turned(opened)
     return False

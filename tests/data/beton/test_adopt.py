@@ -40,7 +40,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     for name, kinds in fields.items():
         rows = [
-            ({"n": n}, 0.5, image, np.zeros(3, np.float32), n % 3, np.arange(5, dtype=np.uint8))
+            ({"n": n}, 0.5, image, np.zeros(3, np.float32), n % 3, np.arange(n % 3, dtype=np.uint8))
             if len(kinds) > 2
             else (image, n % 3)
             for n, image in enumerate(pixels(12))

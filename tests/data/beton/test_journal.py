@@ -20,7 +20,7 @@ from trainer.data.beton.images import Images
 from trainer.data.beton.journal import _HEADER, ROW, STORED
 from trainer.data.beton.manifest import Encoding
 from trainer.data.beton.prepare import PrepareOptions, prepare_folder
-from trainer.data.beton.writer import write_beton
+from trainer.data.beton.writer import is_complete, journal_of, write_beton
 from trainer.errors import UserError
 
 HALF = replace(RAW, write_mode="proportion")
@@ -239,6 +239,14 @@ def test_prepare_writes_val_again_where_an_image_of_it_changed_meanwhile(tmp_pat
     Image.fromarray(pixels(3)).save(tmp_path / "src" / "val" / "cat" / "1.png")
     with pytest.raises(UserError, match=r"val\.beton is there already: pass --overwrite"):
         prepare_folder(tmp_path / "src", out, options)
+
+
+def test_file_that_lacks_bad_images_is_complete_for_a_start_that_skips_them_alone(tmp_path: Path) -> None:
+    found, path = stamped(counted(tmp_path / "loaded", raise_at_bad)), tmp_path / "val.beton"
+    write_beton(path, found, HALF, workers=1, skip_bad=True, keep_journal=True)
+    journal = journal_of(path, found, HALF)
+    assert is_complete(path, found, journal, skip_bad=True)
+    assert not is_complete(path, found, journal, skip_bad=False)
 
 
 @pytest.mark.slow

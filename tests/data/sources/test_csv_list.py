@@ -1,5 +1,6 @@
 """CSV and TSV files with a path and a label a line."""
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,29 @@ def test_csv_images_for_testing_are_left_out(folder: Path) -> None:
     assert prepare(write(folder, rows), folder / "out", options())["train"].count == 4
 
 
+def test_csv_with_a_file_of_validation_images_trains_on_lines_of_train_alone(folder: Path) -> None:
+    rows = SPLIT.replace("train,images/7", "test,images/7")
+    val = write(folder, "path,label\nimages/0.png,ünit\nimages/3.png,ca t\n", "val.csv")
+    assert prepare(write(folder, rows), folder / "out", options(val=val))["train"].count == 4
+    test = write(folder, "split,path,label\ntest,images/1.png,ca t\n", "test.csv")
+    with pytest.raises(UserError, match=r"test\.csv lists no validation images"):
+        prepare(folder / "list.csv", folder / "none", options(val=test))
+
+
+@pytest.mark.parametrize("split", ["", "train"])
+def test_csv_without_validation_images_may_have_them_drawn(folder: Path, split: str) -> None:
+    rows = "path,label,split\n" + "".join(f"images/{number}.png,{number % 2},{split}\n" for number in range(8))
+    found = prepare(write(folder, rows), folder / "out", options(val_fraction=0.25))
+    assert (found["train"].count, found["val"].count) == (6, 2)
+
+
+def test_csv_names_that_unicode_composes_differently_are_one_class(folder: Path) -> None:
+    rows = "path,label\n" + "".join(
+        f"images/{number}.png,{unicodedata.normalize('NFD' if number % 2 else 'NFC', 'café')}\n" for number in range(8)
+    )
+    assert prepare(write(folder, rows), folder / "out", options(val_fraction=0.25))["train"].classes == ["café"]
+
+
 @pytest.mark.parametrize(
     ("header", "name", "mark", "changes"),
     [
@@ -84,6 +108,10 @@ def test_csv_paths_may_be_relative_to_another_folder(folder: Path) -> None:
         ("path,label\nimages/0.png,a\nimages/0.png,b\n", "lists images/0.png with two labels, a and b"),
         ("path,label\nimages/0.png,a\nimages/0.png,a\n", "lists images/0.png twice"),
         ("path,label,split\nimages/0.png,a,trian\n", "line 2: the split 'trian' is not train, val or test"),
+        (
+            "path,label,split\nimages/0.png,a,train\nimages/1.png,a,\n",
+            "images/1.png has no split, but images/0.png has",
+        ),
         ("path,label,split\nimages/0.png,a,train\n", "lists no validation images"),
         ("path,label,split\nimages/0.png,a,train\nimages/1.png,b,val\n", "no training images: 'b'"),
         ("path,label\nimages/0.png,a\nimages/1.png,b\n", "has no validation images: pass --val-fraction 0.1"),

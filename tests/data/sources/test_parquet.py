@@ -72,6 +72,25 @@ def test_parquet_bad_image_is_named_by_file_and_row(files: Path, tmp_path: Path)
     assert found.skipped == ["train-00001-of-00002.parquet[4]", "train-00001-of-00002.parquet[5]"] and found.count == 11
 
 
+def test_parquet_files_must_name_the_same_classes(files: Path, tmp_path: Path) -> None:
+    other = {**FEATURES, "fine": {"names": ["dog", "cat", "emu"], "_type": "ClassLabel"}}
+    write(files / "validation-00000-of-00001.parquet", rows(range(11, 16)), other)
+    with pytest.raises(
+        UserError, match=r"validation-.* has the classes 'dog', 'cat', 'emu', but the first file has 'cat'"
+    ):
+        prepare([str(files)], tmp_path / "out", options())
+
+
+@pytest.mark.parametrize("stored", [b"{", b"[1]", b'{"info": {"features": [1]}}'])
+def test_parquet_metadata_that_cannot_be_read_is_none(tmp_path: Path, stored: bytes) -> None:
+    from pyarrow import parquet
+
+    table = pyarrow.table({"image": [png(0), png(1)], "label": [0, 0]})
+    parquet.write_table(table.replace_schema_metadata({"huggingface": stored}), tmp_path / "a.parquet")
+    manifests = prepare([str(tmp_path / "a.parquet")], tmp_path / "out", options(val_fraction=0.5))
+    assert manifests["train"].classes == ["0"]
+
+
 @pytest.mark.slow
 def test_parquet_images_may_be_bytes_or_paths_and_labels_text(tmp_path: Path) -> None:
     for number in range(6):

@@ -8,6 +8,7 @@ import pytest
 from scipy.io import savemat
 
 from tests.data.sources.miniatures import RAW, assert_holds, decoded, jpeg
+from tests.support import odd_images
 from trainer.cli.parse import parse_prepare
 from trainer.data.sources.torchvision_set import SMALL, TorchvisionOptions, prepare
 from trainer.errors import UserError
@@ -48,6 +49,18 @@ def test_torchvision_set_of_files_is_read_with_its_classes(tmp_path: Path) -> No
     for split, expected in (("train", [(1, 1), (1, 2), (1, 3), (0, 4), (0, 5)]), ("val", [(1, 6), (0, 7), (0, 8)])):
         stored = [(label, decoded(jpeg(number))) for label, number in expected]
         assert_holds(tmp_path / "out" / f"{split}.beton", stored)
+
+
+@pytest.mark.parametrize("apply_exif", [False, True])
+def test_torchvision_set_of_photographs_is_turned_where_it_is_asked_to(tmp_path: Path, apply_exif: bool) -> None:
+    """EuroSAT, in whose place photographs lie that are stored on their side."""
+    for number in range(4):
+        path = tmp_path / "eurosat" / "2750" / "River" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        odd_images.turned(path)
+    found = prepare("EuroSAT", tmp_path / "out", options(tmp_path, val_fraction=0.25, apply_exif=apply_exif))["train"]
+    assert found.exif_oriented == 3
+    assert (found.sizes.max_height, found.sizes.max_width) == ((60, 40) if apply_exif else (40, 60))
 
 
 def test_torchvision_set_of_arrays_is_stored_without_loss(

@@ -17,6 +17,7 @@ import numpy as np
 from trainer.data.beton.layout import IMAGE, layout_of
 from trainer.data.beton.manifest import WRITE_AGAIN, Manifest, Sizes, read_manifest, read_stamp, stamp_now, write_stamp
 from trainer.data.contents import Contents, Stored
+from trainer.distributed.cpus import usable_cpus
 from trainer.errors import UserError
 from trainer.process.long_task import LongTask
 
@@ -110,8 +111,8 @@ def _read_index(path: Path, file: BinaryIO, num_classes: int | None, check_jpegs
     file.seek(table_start)
     table = _read(path, file, ALLOCATION, entries)
     images = metadata[layout.image]
-    if not layout.only_images:  # the other fields have entries, too
-        table = table[np.isin(table["ptr"], images["data_ptr"])]
+    if not layout.only_images:  # the other fields have entries, too; an empty one has the place of what follows it
+        table = table[np.isin(table["ptr"], images["data_ptr"]) & (table["size"] > 0)]
         _require(path, len(table) == count, f"its allocation table places {len(table)} of {count} images")
     table = table[np.argsort(table["sample_id"], kind="stable")]
     _require_all(path, table["sample_id"] == np.arange(count), "has no entry of its own in the allocation table")
@@ -206,7 +207,7 @@ def content_checksum(path: Path, index: BetonIndex, threads: int | None = None) 
     order = np.argsort(index.pointers)
     borders = np.flatnonzero(np.diff(index.pointers[order] // READ_SIZE)) + 1
     descriptor = os.open(path, os.O_RDONLY)
-    pool = ThreadPoolExecutor(threads or len(os.sched_getaffinity(0)), thread_name_prefix="checksum")
+    pool = ThreadPoolExecutor(threads or usable_cpus(), thread_name_prefix="checksum")
 
     def hash_together(images: np.ndarray) -> None:
         start = int(index.pointers[images[0]])

@@ -195,7 +195,10 @@ def write_splits(out: Path, splits: dict[str, Images], options: PrepareOptions) 
     paths = {split: out / f"{split}.beton" for split in splits}
     encoding = Encoding(**{field.name: getattr(options, field.name) for field in fields(Encoding)})
     journals = {split: journal_of(paths[split], images, encoding) for split, images in splits.items()}
-    complete = {split: is_complete(paths[split], images, journals[split]) for split, images in splits.items()}
+    complete = {
+        split: is_complete(paths[split], images, journals[split], skip_bad=options.skip_bad)
+        for split, images in splits.items()
+    }
     for split, path in paths.items():
         if path.exists() and not options.overwrite and not complete[split]:
             raise UserError(f"{path} is there already: pass --overwrite to replace it, or give another folder")

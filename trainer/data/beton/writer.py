@@ -5,7 +5,6 @@ The file gets its name when it is complete, on disk, and was read back and found
 written before an error or an interruption is kept beside it, and the same command continues there (journal.py).
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +15,9 @@ from trainer.data.beton import index as beton_index
 from trainer.data.beton import manifest as beside
 from trainer.data.beton.images import Images
 from trainer.data.beton.job import Job
-from trainer.data.beton.journal import Journal, count_damaged, key_of
+from trainer.data.beton.journal import SKIPPED, Journal, count_damaged, key_of
 from trainer.data.beton.manifest import Encoding, Manifest
+from trainer.distributed.cpus import usable_cpus
 from trainer.errors import UserError
 
 
@@ -27,11 +27,13 @@ def journal_of(path: Path, images: Images, encoding: Encoding) -> Journal:
     return Journal(path, key, len(images.labels))
 
 
-def is_complete(path: Path, images: Images, journal: Journal) -> bool:
-    """Whether `path` was written from these images by a start whose journal is still there."""
+def is_complete(path: Path, images: Images, journal: Journal, *, skip_bad: bool) -> bool:
+    """Whether `path` was written from these images, by a start that left out no more and whose journal is there."""
     if images.stamp is None or not path.exists() or path.with_name(f"{path.name}.partial").exists():
         return False
     rows, complete = journal.read()
+    if not skip_bad and (rows["state"] == SKIPPED).any():
+        return False
     return complete and all(images.stamp(image) == stamp for image, stamp in enumerate(rows["stamp"].tolist()))
 
 
@@ -47,7 +49,7 @@ def write_beton(
 ) -> Manifest:
     """Writes the images into `path`, with manifest and stamp beside it.
 
-    `workers`: how many processes, None: one per usable core. `skip_bad` leaves out images that cannot be stored.
+    `workers`: how many processes, None: one per usable CPU. `skip_bad` leaves out images that cannot be stored.
     `keep_journal` keeps the complete journal, so that a later start can tell that the file is its own.
     `progress` is called now and then with the number done. Raises UserError. Then, and after Ctrl-C, what was written
     is kept as `path`.partial, and the same call continues there.
@@ -59,7 +61,7 @@ def write_beton(
         raise UserError(
             f"{path}: labels are {labels.dtype} from {labels.min()} to {labels.max()}, not 0 to {len(classes) - 1}"
         )
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or usable_cpus()
     journal = journal_of(path, images, encoding)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -56,13 +56,15 @@ def prepare(src: Path, out: Path, options: CsvOptions) -> dict[str, Manifest]:
     lines = _read(src, options)
     validation: list[_Line] | None = None
     if options.val:
-        validation = _read(options.val, options)
+        validation = _of_split(_read(options.val, options), "val")
     elif any(line.split for line in lines):
-        validation = [line for line in lines if line.split == "val"]
-        lines = [line for line in lines if line.split == "train"]
+        validation = _of_split(lines, "val")
+        if not validation and options.val_fraction is not None:
+            validation = None  # they are drawn from the training images
+    lines = _of_split(lines, "train")
     for which, found in (("training", lines), ("validation", validation)):
         if found is not None and not found:
-            raise UserError(f"{src} lists no {which} images")
+            raise UserError(f"{options.val if options.val and found is validation else src} lists no {which} images")
     everything = [*lines, *(validation or ())]
     _require_one_class_each(src, everything)
     classes, labels = sorted_classes([line.label for line in everything])
@@ -95,7 +97,17 @@ def _read(path: Path, options: CsvOptions) -> list[_Line]:
             raise UserError(f"{path}, line {number}: the path or the label is empty")
         split = _split(path, number, row[split_column]) if split_column is not None else ""
         lines.append(_Line(folder / name, name, label, split))
+    marked, unmarked = [line for line in lines if line.split], [line for line in lines if not line.split]
+    if marked and unmarked:
+        raise UserError(
+            f"{path}: {unmarked[0].name} has no split, but {marked[0].name} has one: write train, val or test"
+        )
     return lines
+
+
+def _of_split(lines: Sequence[_Line], split: str) -> list[_Line]:
+    """The lines of this split, and those of a file that has no column of splits."""
+    return [line for line in lines if line.split in (split, "")]
 
 
 def _columns(path: Path, header: Sequence[str], options: CsvOptions) -> tuple[int, int, int | None, bool]:
@@ -125,6 +137,8 @@ def _columns(path: Path, header: Sequence[str], options: CsvOptions) -> tuple[in
 
 def _split(path: Path, number: int, text: str) -> str:
     name = text.strip().lower()
+    if not name:
+        return ""
     for split, names in FOLDERS.items():
         if name in names and name != "test":
             return split

@@ -1,5 +1,6 @@
 """Parquet files as Hugging Face's data sets have them: a column of encoded images, and one of classes."""
 
+import contextlib
 import json
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import numpy as np
 from trainer.data.beton.journal import file_stamp
 from trainer.data.beton.manifest import DataOrigin, Manifest
 from trainer.data.beton.prepare import write_splits
+from trainer.data.listing import composed
 from trainer.data.sources.files import split_files
 from trainer.data.sources.options import FilesOptions
 from trainer.data.sources.splits import Labelled, sorted_classes, splits_of
@@ -86,6 +88,12 @@ class _Rows:
             opened = _open(file)
             if missing := {columns.image, columns.label} - set(opened.schema_arrow.names):
                 raise UserError(f"{file} has no column {missing.pop()!r}, unlike the first file")
+            names = _class_names(_features(opened.schema_arrow), columns.label)
+            if names and names != columns.classes:
+                raise UserError(
+                    f"{file} has the classes {_first(names)}, but the first file has {_first(columns.classes)}: write "
+                    f"all files with the same ClassLabel"
+                )
             for group in range(opened.num_row_groups):
                 self._starts.append(len(self.names))
                 self._groups.append((file, group))
@@ -132,10 +140,8 @@ def _columns(file: Path, options: ParquetOptions) -> _Columns:
     from pyarrow import types
 
     schema = _open(file).schema_arrow
-    features: dict[str, Any] = {}
-    if stored := (schema.metadata or {}).get(b"huggingface"):
-        features = json.loads(stored).get("info", {}).get("features", {})
-    kinds = {name: feature.get("_type") for name, feature in features.items() if isinstance(feature, dict)}
+    features = _features(schema)
+    kinds = {name: feature.get("_type") for name, feature in features.items()}
     images = [name for name in schema.names if kinds.get(name) == "Image"] or [
         field.name for field in schema if types.is_binary(field.type) or types.is_struct(field.type)
     ]
@@ -144,8 +150,26 @@ def _columns(file: Path, options: ParquetOptions) -> _Columns:
     ]
     image = _one(file, schema.names, images, options.image_column, "image")
     label = _one(file, schema.names, labels, options.label_column, "label")
-    names = features.get(label, {}).get("names") if kinds.get(label) == "ClassLabel" else None
-    return _Columns(image, label, list(names) if names else None)
+    return _Columns(image, label, _class_names(features, label))
+
+
+def _features(schema: Any) -> dict[str, dict[str, Any]]:
+    """What Hugging Face's metadata says of each column; nothing where there is none, or none that can be read."""
+    found: Any = None
+    with contextlib.suppress(ValueError, AttributeError):
+        found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    features = found.items() if isinstance(found, dict) else ()
+    return {name: feature for name, feature in features if isinstance(feature, dict)}
+
+
+def _class_names(features: dict[str, dict[str, Any]], label: str) -> list[str] | None:
+    feature = features.get(label, {})
+    names = feature.get("names") if feature.get("_type") == "ClassLabel" else None
+    return [composed(str(name)) for name in names] if names else None
+
+
+def _first(names: Sequence[str] | None) -> str:
+    return ", ".join(map(repr, names[:3])) + ", ..." * (len(names) > 3) if names else "no names"
 
 
 def _one(file: Path, known: Sequence[str], found: Sequence[str], given: str | None, kind: str) -> str:

@@ -15,7 +15,8 @@ from trainer.data.beton.manifest import DataOrigin, HeldOut
 from trainer.data.beton.pixels import shrink
 from trainer.data.beton.placing import shared
 from trainer.data.beton.prepare import PrepareOptions
-from trainer.data.images import has_orientation, to_rgb
+from trainer.data.images import has_orientation, is_turned, read_bytes, to_rgb, upright
+from trainer.data.listing import composed
 from trainer.data.sources.options import SplitOptions
 from trainer.errors import UserError
 
@@ -80,7 +81,7 @@ def of_files(paths: Sequence[Path], labels: np.ndarray, names: list[str]) -> Lab
     return Labelled(
         labels=labels,
         names=names,
-        read=lambda image: paths[image].read_bytes(),
+        read=lambda image: read_bytes(paths[image]),
         stamp=lambda image: file_stamp(paths[image]),
     )
 
@@ -109,7 +110,11 @@ def require_known_classes(train: np.ndarray, val: np.ndarray, classes: Sequence[
 
 
 def sorted_classes(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """The classes in their order, and the label of each name. Numbers are sorted as numbers, other names as text."""
+    """The classes in their order, and the label of each name. Numbers are sorted as numbers, other names as text.
+
+    Names that differ only in how Unicode composes their letters are one class.
+    """
+    names = [composed(name) for name in names]
     distinct = set(names)
     are_numbers = all(name.isdecimal() for name in distinct)
     classes = sorted(distinct, key=lambda name: (int(name), name)) if are_numbers else sorted(distinct)
@@ -120,10 +125,13 @@ def sorted_classes(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
 def _images(found: Labelled, classes: Sequence[str], origin: DataOrigin, options: PrepareOptions) -> Images:
     def load(image: int) -> np.ndarray:
         stored = found.read(image)
-        if not isinstance(stored, bytes):
-            return shrink(to_rgb(stored), options.max_resolution)
-        oriented[image] = has_orientation(stored)
-        return shrink(decoded(stored, apply_exif=options.apply_exif), options.max_resolution)
+        if isinstance(stored, bytes):
+            oriented[image] = has_orientation(stored)
+            stored = decoded(stored, apply_exif=options.apply_exif)
+        elif isinstance(stored, Image.Image):
+            oriented[image] = is_turned(stored)
+            stored = upright(stored) if options.apply_exif else stored
+        return shrink(to_rgb(stored), options.max_resolution)
 
     oriented = shared(len(found), np.dtype(bool))
     origin = replace(origin, exif="applied" if options.apply_exif else "ignored")

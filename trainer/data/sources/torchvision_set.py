@@ -137,6 +137,8 @@ def _agree(dataset: Any, labels: np.ndarray, images: np.ndarray) -> bool:
 def _class_names(dataset: Any) -> list[str] | None:
     for attribute in ("classes", "categories"):
         names = getattr(dataset, attribute, None)
-        if isinstance(names, Sequence) and names and all(isinstance(name, str) for name in names):
-            return list(names)
+        if isinstance(names, Sequence) and names:
+            first = [name[0] if isinstance(name, tuple) and name else name for name in names]  # Imagenette: synonyms
+            if all(isinstance(name, str) for name in first):
+                return first
     return None
