@@ -76,8 +76,8 @@ def stopped(tmp_path: Path, whole: bytes) -> Path:
 
 def first_is_stored(path: Path) -> bool:
     """Whether the journal of the file at `path` says so. The other worker may be slow."""
-    content = path.with_name(path.name + ".unfinished").read_bytes()
-    return bool(np.frombuffer(content, ROW, 1, _HEADER.itemsize)["state"] == STORED)
+    content = path.with_name(path.name + ".unfinished").read_bytes()[_HEADER.itemsize :]
+    return len(content) >= ROW.itemsize and bool(np.frombuffer(content, ROW, 1)["state"] == STORED)
 
 
 def loaded(folder: Path) -> set[int]:
