@@ -28,11 +28,11 @@ def launch(name: str, words: list[str]) -> int:
     runs = runs_of(options.seeds, recipes, given, processes, options.vary)
     if options.plan:
         return _plan(cluster, options, runs, processes)
-    refuse_running(runs)
     notes = {run.name: None if run.names_a_file else finished(run.run_dir, run.recipe) for run in runs}
+    unfinished = [run for run in runs if notes[run.name] is None]
+    refuse_running(unfinished)
     for note in filter(None, notes.values()):
         print(note)
-    unfinished = [run for run in runs if notes[run.name] is None]
     return cluster.submit(options, unfinished) if unfinished else 0
 
 
@@ -59,7 +59,10 @@ def refuse_running(runs: list[Run]) -> None:
         submission, index = submission_of(folder)
         if not (submission.folder / "job.json").is_file():  # never got that far
             continue
-        if not (state := state_of(submission, index)).is_over:
+        state = state_of(submission, index)
+        if state.name == "UNKNOWN":
+            raise UserError(f"{folder}: nobody knows whether its job is over: {state.reason}")
+        if not state.is_over:
             raise UserError(
                 f"{folder} is {state.name} already: wait for it, or end it with python -m launch cancel {folder}"
             )

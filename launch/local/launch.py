@@ -63,18 +63,22 @@ class Local:
         return 0
 
     def state(self, submission: Submission, index: int) -> State:
-        """From the lock of the process that runs it, and the records of its starts."""
+        """From the records of its starts, and the lock of the process that runs it.
+
+        A container that continues a run has another name than the one before it: the name alone decides nothing.
+        """
         host, starts = submission.job.id, attempts(submission, index)
-        if host != socket.gethostname():
-            return State(name="UNKNOWN", job=host, reason=f"it runs on {host}: ask there", nodes=host)
-        if submission.runner() is not None:
-            if starts and starts[-1].get("again", True):
-                return State(name="RUNNING", job=host, nodes=host)
-            if not starts:
-                return State(name="PENDING", job=host, reason="the runs before it", nodes=host)
         if starts and starts[-1].get("again") is False:
             return State(name=word_for(starts[-1]), job=host, reason=starts[-1]["reason"], nodes=host)
-        return State(name="GONE", job=host, reason="its processes have ended", nodes=host)
+        try:
+            runner = submission.runner()
+        except UserError as error:
+            return State(name="UNKNOWN", job=host, reason=str(error), nodes=host)
+        if runner is None:
+            return State(name="GONE", job=host, reason="its processes have ended", nodes=host)
+        if starts:
+            return State(name="RUNNING", job=host, nodes=host)
+        return State(name="PENDING", job=host, reason="the runs before it", nodes=host)
 
     def cancel(self, submission: Submission, index: int) -> str:
         """Sends SIGTERM to the process that runs the submission."""

@@ -1,0 +1,105 @@
+"""What is known of a local run: also by the next container, and where the file system has no locks."""
+
+import errno
+import fcntl
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch import jobs, submission
+from launch.local.launch import Local
+from launch.submission import Job, Run, Submission
+from trainer.errors import UserError
+
+OTHER = "an-earlier-container"
+
+
+@pytest.fixture
+def launched(tmp_path: Path) -> Submission:
+    """The first launch of one run, RUN, in a container that is gone."""
+    return launched_on(OTHER, tmp_path / "run")
+
+
+def launched_on(host: str, run_dir: Path) -> Submission:
+    found = Submission(run_dir / "launch" / "001")
+    found.attempts(0).mkdir(parents=True)
+    found.write_job(Job(cluster="local", id=host, processes=1, max_restarts_without_checkpoint=5, runs=[str(run_dir)]))
+    found.point([run_in(run_dir)])
+    return found
+
+
+def run_in(run_dir: Path) -> Run:
+    return Run(name="run", recipe="recipe = None\n", run_dir=run_dir, data="synthetic:64", options=())
+
+
+def started(launched: Submission, **end: Any) -> None:
+    start = {"number": 0, "began": "2026-01-01 00:00:00", "step": 0, "nodes": OTHER, "port": None, **end}
+    (launched.attempts(0) / "000.json").write_text(json.dumps(start))
+
+
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+def test_run_of_a_container_that_is_gone_continues_in_the_next_one(launched: Submission) -> None:
+    started(launched)
+    (launched.folder / "alive").write_text("7 1234")
+    assert Local().state(launched, 0).name == "GONE"
+    jobs.refuse_running([run_in(launched.folder.parent.parent)])
+
+
+def test_run_that_ended_elsewhere_is_known_by_its_records(launched: Submission, no_locks: None) -> None:
+    (launched.folder / "alive").write_text("7 1234")
+    started(launched, again=False, reason="finished")
+    assert Local().state(launched, 0).name == "COMPLETED"
+
+
+def test_run_whose_lock_is_held_runs_wherever_that_is(launched: Submission) -> None:
+    started(launched)
+    with launched.runs_here():
+        assert Local().state(launched, 0).name == "RUNNING"
+        with pytest.raises(UserError, match="is RUNNING already: wait for it, or end it"):
+            jobs.refuse_running([run_in(launched.folder.parent.parent)])
+        with pytest.raises(UserError, match=f"runs on {OTHER}: cancel it there"):
+            jobs.cancel(launched.folder.parent.parent)
+
+
+def test_run_of_another_machine_without_locks_names_what_helps(launched: Submission, no_locks: None) -> None:
+    started(launched)
+    (launched.folder / "alive").write_text("7 1234")
+    run_dir = launched.folder.parent.parent
+    assert Local().state(launched, 0).name == "UNKNOWN"
+    for call in (lambda: jobs.refuse_running([run_in(run_dir)]), lambda: jobs.cancel(run_dir)):
+        with pytest.raises(UserError, match=rf"ask there, or remove launch\.json from .* if {OTHER} is gone"):
+            call()
+    (run_dir / "launch.json").unlink()
+    jobs.refuse_running([run_in(run_dir)])
+
+
+def test_local_process_is_known_by_number_and_beginning_without_locks(no_locks: None, tmp_path: Path) -> None:
+    launched = launched_on(socket.gethostname(), tmp_path / "run")
+    assert launched.runner() is None
+    with launched.runs_here():
+        assert launched.runner() == os.getpid()
+    (launched.folder / "alive").write_text(f"{os.getpid()} 1")  # the number is now another process's
+    assert launched.runner() is None
+    (launched.folder / "alive").write_text("4999999 1")
+    assert launched.runner() is None and submission._began(4999999) == ""
+
+
+def test_finished_run_says_so_whatever_is_known_of_its_job(
+    launched: Submission, no_locks: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (launched.folder / "alive").write_text("7 1234")
+    monkeypatch.setattr(jobs, "finished", lambda *_: "it is finished")
+    words = ["--processes", "1", "resnet20_digits", "--data", "synthetic:64", "--run-dir"]
+    assert jobs.launch("local", [*words, str(launched.folder.parent.parent)]) == 0
+    assert capsys.readouterr().out == "it is finished\n"
