@@ -17,6 +17,7 @@ Each run's folder points to it by launch.json, {"submission": FOLDER, "index": 0
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -194,9 +195,7 @@ def new_submission(runs: list[Run]) -> Submission:
     submission = None
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        number = max((int(path.name) for path in parent.iterdir() if path.name.isdigit()), default=0)
-        submission = Submission(parent / f"{number + 1:03}")
-        submission.folder.mkdir()
+        submission = Submission(_next_folder(parent))
         submission.code.symlink_to(os.path.relpath(copy_code(parent), submission.folder))
         (submission.folder / "packages.txt").write_text(package_versions(), encoding="utf-8")
         (submission.folder / "recipes").mkdir()
@@ -210,6 +209,19 @@ def new_submission(runs: list[Run]) -> Submission:
         what = f"{error.filename2 or error.filename or parent}: cannot be written: {error.strerror}"
         raise UserError(f"{what}: make room, or use a different --run-dir") from error
     return submission
+
+
+def _next_folder(parent: Path) -> Path:
+    """Makes the folder of the next number. It is another launch's where that was faster."""
+    last = max((int(path.name) for path in parent.iterdir() if path.name.isdigit()), default=0)
+    for number in itertools.count(last + 1):
+        folder = parent / f"{number:03}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError("unreachable")
 
 
 def common_folder(runs: list[Run]) -> Path:

@@ -30,6 +30,19 @@ def test_code_is_kept_once_for_launches_of_the_same_code(tmp_path: Path, monkeyp
     assert len(list((tmp_path / "run" / "launch").glob("code-*"))) == 1
 
 
+def test_launch_at_the_same_time_takes_the_next_number_and_removes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both saw an empty folder; the other one was faster."""
+    other = tmp_path / "run" / "launch" / "001"
+    other.mkdir(parents=True)
+    (other / "job.json").write_text("{}")
+    monkeypatch.setattr("launch.submission.copy_code", lambda parent: parent / "code-0")
+    monkeypatch.setattr(Path, "iterdir", lambda _: iter(()))
+    assert new_submission([run_in(tmp_path / "run")]).folder.name == "002"
+    assert (other / "job.json").read_text() == "{}"
+
+
 def test_launch_on_a_full_disk_is_one_line_and_leaves_no_copy(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
