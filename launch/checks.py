@@ -1,5 +1,6 @@
 """What preflight looks at on every process: devices, versions, data, run directory, clocks, the links of the nodes."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.attempt import node_name
-from launch.comparison import Checks, NodeFault, compare, fault_of, may_start_again
+from launch.comparison import Checks, MachineFault, NodeFault, compare, fault_of, may_start_again
 from launch.links import all_reduce, bandwidths, slow_links
 from trainer.distributed.faulty_node import report_faulty_node
 from trainer.distributed.interface import bind_gloo
@@ -76,6 +77,7 @@ def quick(words: list[str]) -> int:
         device=_value(words, "--device") or "auto",
         bandwidth=False,
         content=False,
+        room=False,
     )
     port = os.environ["MASTER_PORT"]
     os.environ["MASTER_PORT"] = str(int(port) + 1)
@@ -198,12 +200,13 @@ def _shared(run_dir: str, nodes: list[dict[str, Any]], rank: int) -> list[str]:
             probe.parent.mkdir(parents=True, exist_ok=True)
             probe.write_text(word[0], encoding="utf-8")
         except OSError as error:
-            fault[0] = f"{nodes[0]['host']}: {run_dir} cannot be written: {error.strerror}"
+            fault[0] = MachineFault(f"{nodes[0]['host']}: {run_dir} cannot be written: {error.strerror}")
     dist.broadcast_object_list(fault, 0)
     seen = [False] * len(nodes)
     dist.all_gather_object(seen, fault[0] is not None or _sees(probe, word[0]))
     if rank == 0:
-        probe.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            probe.unlink()
     blind = {nodes[other]["host"] for other, sees in enumerate(seen) if not sees}
     hosts = list(dict.fromkeys(node["host"] for node in nodes))
     few = 2 * len(blind) < len(hosts)  # where most see nothing, the first one may have a folder of its own

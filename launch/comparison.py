@@ -23,6 +23,8 @@ class Checks:
     """between each two nodes, and between each two GPUs of a node"""
     content: bool = True
     """read the data once on each node to compare it with its checksum, where that was not done before"""
+    room: bool = True
+    """in the run directory; not at a start, which has waited for room for a checkpoint: launch.attempt.begin()"""
 
 
 class MachineFault(str):
@@ -114,8 +116,9 @@ def _room(machines: list[dict[str, Any]], checks: Checks) -> list[str]:
         free = node.get("free", _FREE)
         if isinstance(free, str):
             is_written = any(not isinstance(other.get("free"), str) for other in machines)
-            faults.append(fault_of(node["host"], free, of_this_node=is_written))
-        elif free < _FREE:
+            # where nobody can write: begin() could a minute ago, and waits for that in the next start
+            faults.append(NodeFault(node["host"], free) if is_written else MachineFault(f"{node['host']}: {free}"))
+        elif checks.room and free < _FREE:
             room = f"{free / 2**30:.1f} GiB are free for {checks.run_dir}, less than {_FREE >> 30}"
             faults.append(f"{node['host']}: {room}")
     return faults

@@ -70,7 +70,6 @@ def test_preflight_leaves_out_a_node_where_others_are_sound() -> None:
         {"devices": 1},
         {"devices": 0, "device": "CPU"},
         {"data": absent},
-        {"free": "RUNS is not there"},
     ):
         faults = compare(nodes(**difference), on_gpus)
         assert may_start_again(faults) and {fault.node for fault in faults} == {"n2"}
@@ -79,6 +78,32 @@ def test_preflight_leaves_out_a_node_where_others_are_sound() -> None:
         alike = [{**node, **difference} for node in nodes()]
         assert not may_start_again(compare(alike, on_gpus))
     assert not may_start_again([])
+
+
+def test_preflight_run_directory_that_cannot_be_written_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The start has just written there, and the next one waits until it can be written again."""
+    away = {"free": "RUNS is not there"}
+    (of_one,) = compare(nodes(**away), CHECKS)
+    assert isinstance(of_one, NodeFault) and of_one.node == "n2"
+    of_all = compare([{**node, **away} for node in nodes()], CHECKS)
+    assert of_all == ["n1: RUNS is not there", "n2: RUNS is not there"] and may_start_again(of_all)
+    assert not any(isinstance(fault, NodeFault) for fault in of_all)
+    monkeypatch.setattr(dist, "broadcast_object_list", lambda *_: None)
+    monkeypatch.setattr(dist, "all_gather_object", lambda seen, own: seen.__setitem__(slice(None), [own] * 2))
+    (tmp_path / "file").touch()
+    unwritten = checks._shared(str(tmp_path / "file"), [{"host": "n1"}, {"host": "n2"}], rank=0)
+    assert unwritten == [f"n1: {tmp_path / 'file'} cannot be written: File exists"] and may_start_again(unwritten)
+
+
+def test_preflight_at_a_start_asks_for_no_more_room_than_the_start_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Checks] = []
+    monkeypatch.setattr(checks, "run_checks", lambda asked: found.append(asked) or [])
+    monkeypatch.setenv("MASTER_PORT", "1")
+    assert checks.quick(["train", "recipe.py", "--data", "DATA", "--run-dir", "RUNS"]) == 0
+    assert compare(nodes(free=2**30), found[0]) == []
+    assert len(compare(nodes(free=2**30), CHECKS)) == 1
 
 
 @pytest.mark.parametrize(
