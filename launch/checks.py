@@ -176,6 +176,8 @@ def _checksums(data: str, content: bool) -> dict[str, str]:
             source.close()
         except UserError as error:
             found[split] = f"error: {error}"
+        except OSError as error:
+            found[split] = f"error: {error.filename or data}: cannot be read: {error.strerror}"
     return found
 
 

@@ -142,6 +142,8 @@ def _train(argv: list[str]) -> int:
         train(recipe, options)
     except Stopped as stopped:
         return 128 + stopped.signal
+    except OSError as error:
+        return exit_code_of(error, options.run_dir)
     return 0
 
 

@@ -5,7 +5,9 @@ import os
 import re
 import signal
 import socket
+import stat
 import sys
+from pathlib import Path
 
 from trainer.atomic import MAKE_ROOM
 from trainer.distributed.faulty_node import report_faulty_node
@@ -32,10 +34,16 @@ def print_error(text: str) -> None:
     print(f"error: {one_line(text)}", file=sys.stderr, flush=True)
 
 
-def exit_code_of(error: Exception) -> int:
-    """Prints what the user can use of the error and returns the exit code. Any other error is raised again."""
+def exit_code_of(error: Exception, run_dir: Path | None = None) -> int:
+    """Prints what the user can use of the error and returns the exit code. Any other error is raised again.
+
+    `run_dir`: of a training, for which only what is not below it is input.
+    """
     if isinstance(error, BrokenPipeError):  # the reader closed the pipe, e.g. `| head`
         return after_broken_pipe()
+    if isinstance(error, PermissionError) and error.filename and _is_unreadable(Path(error.filename), run_dir):
+        print_error(f"{error.filename}: cannot be read: {error.strerror}")
+        return 2
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         print_error(f"{error.filename or 'a file of the run'}: {error.strerror}: {MAKE_ROOM}")
         return EXIT_RETRY
@@ -59,6 +67,19 @@ def exit_code_of(error: Exception) -> int:
         print_error(f"{reason}: leave this node out, or restart it")
         return EXIT_RETRY
     raise error
+
+
+def _is_unreadable(path: Path, run_dir: Path | None) -> bool:
+    """Whether it is input that this user may not read. An error does not say whether it came from reading."""
+    if run_dir and path.absolute().is_relative_to(run_dir.absolute()):
+        return False
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except PermissionError:  # a folder above it may not be searched
+        return True
+    except OSError:
+        return False
+    return not os.access(path, os.R_OK | os.X_OK if is_folder else os.R_OK)
 
 
 def after_broken_pipe() -> int:

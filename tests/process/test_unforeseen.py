@@ -1,0 +1,60 @@
+"""Permission denied: what was to be read is the user's mistake, what a run was to write may be writable again."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from launch import checks
+from trainer.data import formats
+from trainer.errors import EXIT_RETRY
+from trainer.process.unforeseen import exit_code_of
+
+
+def denied(path: Path) -> PermissionError:
+    return PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+@pytest.fixture
+def unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that this user may not read, nor search: root may do both."""
+    folder, access, stat = tmp_path / "unreadable", os.access, os.stat
+    folder.mkdir()
+
+    def stat_denied(path: object, **options: bool) -> os.stat_result:
+        if folder in Path(str(path)).parents:
+            raise denied(Path(str(path)))
+        return stat(path, **options)  # type: ignore[call-overload,no-any-return]
+
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder and access(path, mode))
+    monkeypatch.setattr(os, "stat", stat_denied)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["", "train.beton"])
+def test_input_that_may_not_be_read_is_one_line_and_ends_the_command(
+    name: str, unreadable: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = unreadable / name
+    for run_dir in (None, unreadable.parent / "run"):
+        assert exit_code_of(denied(path), run_dir) == 2
+        assert capsys.readouterr().err == f"error: {path}: cannot be read: Permission denied\n"
+
+
+def test_run_directory_that_may_not_be_written_is_waited_for(
+    unreadable: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "log.txt").touch()
+    for path, run_dir in ((unreadable / "log.txt", unreadable), (tmp_path / "log.txt", tmp_path), (tmp_path, None)):
+        assert exit_code_of(denied(path), run_dir) == EXIT_RETRY
+        assert "Permission denied: free some space or make it writable" in capsys.readouterr().err
+
+
+def test_data_that_a_node_may_not_read_is_a_fault_of_preflight(monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_dataset(*_: object, **__: object) -> None:
+        raise denied(Path("DATA/train.beton"))
+
+    monkeypatch.setattr(formats, "open_dataset", open_dataset)
+    found = checks._checksums("DATA", content=False)
+    assert set(found.values()) == {"error: DATA/train.beton: cannot be read: Permission denied"}
