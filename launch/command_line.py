@@ -1,9 +1,10 @@
 """OPTIONS RECIPE [RECIPE ...] WORDS: options before the recipes are the launcher's, those after them the job's."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 from launch import sweep
@@ -12,7 +13,7 @@ from launch.cluster_file import words_of
 from launch.habits import answered
 from launch.settings import LaunchSettings, ProcessSettings
 from launch.submission import Run
-from launch.sweep import Value, combinations
+from launch.sweep import Value, combinations, settings_of
 from trainer.cli.parse import parse as parse_options
 from trainer.cli.parse import parse_train, train_words
 from trainer.errors import UserError
@@ -22,6 +23,7 @@ from trainer.settings import TrainSettings
 
 T = TypeVar("T")
 Launcher = TypeVar("Launcher", bound=LaunchSettings)
+_INSTEAD = {"gres": "gpus_per_node", "gpus_per_node": "gres"}  # each says how many GPUs a node has
 
 
 def parse(command: type[T], words: Sequence[str], name: str, description: str | None = None) -> T:
@@ -31,7 +33,12 @@ def parse(command: type[T], words: Sequence[str], name: str, description: str | 
         chosen = [word for place, word in enumerate(words) if place and words[place - 1] == "--cluster"]
         chosen += [word.partition("=")[2] for word in words if word.startswith("--cluster=")]
         launchers = [cluster.settings for cluster in CLUSTERS.values() if issubclass(cluster.settings, ProcessSettings)]
-        from_file = words_of(command, list(launchers), Path(chosen[-1]) if chosen else None)
+        overridden = {_INSTEAD.get(name) for name in settings_of(words)}
+        from_file = [
+            word
+            for word in words_of(command, list(launchers), Path(chosen[-1]) if chosen else None)
+            if not settings_of([word]) & overridden
+        ]
     try:
         return parse_options(command, [*from_file, *words], name, description, program="launch")
     except UserError as error:
@@ -49,18 +56,27 @@ def parse_launch(command: type[Launcher], words: Sequence[str], name: str) -> tu
 
 
 def runs_of(
-    seeds: tuple[int, ...], recipes: list[str], words: list[str], processes: int, vary: tuple[str, ...] = ()
+    seeds: tuple[int, ...],
+    recipes: list[str],
+    words: list[str],
+    processes: int,
+    vary: tuple[str, ...] = (),
+    derived: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Run]:
     """A run for each recipe, combination of values and seed, checked as python -m trainer train would.
 
-    Each has a folder below --run-dir, named after what differs, where there are several. Raises UserError.
+    Each has a folder below --run-dir, named after what differs, where there are several. `derived`: options and values
+    for what neither `words` nor `vary` set. Raises UserError.
     """
-    for option in ("--seeds", "--vary"):
-        if any(word == option or word.startswith(f"{option}=") for word in words):
-            raise UserError(f"{option} is the launcher's: write it before the recipe's name")
-    if seeds and any(word == "--seed" or word.startswith("--seed=") for word in words):
+    given = settings_of(words)
+    for option in ("seeds", "vary"):
+        if option in given:
+            raise UserError(f"--{option} is the launcher's: write it before the recipe's name")
+    if seeds and "seed" in given:
         raise UserError("--seeds for the launcher and --seed for the job: use only one of them")
     chosen = combinations(vary, words)
+    given |= {value.setting for value in chosen[0]}
+    words = [*words, *(word for pair in derived.items() if not settings_of(pair) & given for word in pair)]
     of_train = {field.name for field in fields(TrainSettings)}
     if of_recipe := [value.setting for value in chosen[0] if value.setting not in of_train]:
         words = [*words, "--hparams", *of_recipe]

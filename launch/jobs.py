@@ -21,11 +21,8 @@ def launch(name: str, words: list[str]) -> int:
     """`python -m launch NAME WORDS`: starts the runs, or with --plan prints them, and returns the exit code."""
     cluster = CLUSTERS[name]
     options, recipes, given = parse_launch(cluster.settings, words, name)
-    for option, value in cluster.train_options(options).items():
-        if not any(word == option or word.startswith(f"{option}=") for word in given):
-            given = [*given, option, value]
     processes = cluster.processes(options)
-    runs = runs_of(options.seeds, recipes, given, processes, options.vary)
+    runs = runs_of(options.seeds, recipes, given, processes, options.vary, cluster.train_options(options))
     if options.plan:
         return _plan(cluster, options, runs, processes)
     notes = {run.name: None if run.names_a_file else finished(run.run_dir, run.recipe) for run in runs}

@@ -3,6 +3,7 @@
 import itertools
 import re
 import shlex
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from trainer.errors import UserError
@@ -47,7 +48,7 @@ def combinations(vary: tuple[str, ...], given: list[str]) -> list[tuple[Value, .
             raise UserError(f"--vary {name}: {_NOT_VARIED[name]}")
         if names.count(name) > 1:
             raise UserError(f"--vary {name} is given twice: list all its values in one, {name}=VALUE,VALUE")
-        if any(_setting(word) == name for word in given if word.startswith("--")):
+        if name in settings_of(given):
             raise UserError(
                 f"--vary {name} for the launcher and --{name.replace('_', '-')} for the job: use only one of them"
             )
@@ -69,7 +70,18 @@ def _values(text: str) -> list[Value]:
         raise UserError(f"--vary {text} is not SETTING=VALUE,VALUE,..., such as --vary optimizer.lr=0.05,0.1,0.2")
     if twice := next((value for value in values if values.count(value) > 1), None):
         raise UserError(f"--vary {text} names {twice} twice")
+    for value in values:
+        try:
+            shlex.split(value)
+        except ValueError as error:
+            whole = shlex.quote(value)
+            raise UserError(f"--vary {text}: {value} is not words ({error}): write {whole} for all of it") from error
     return [Value(setting.replace("-", "_"), value) for value in values]
+
+
+def settings_of(words: Sequence[str]) -> set[str]:
+    """What these words set, with underscores: --timeout_minutes=60 and --timeout-minutes 60 -> timeout_minutes"""
+    return {_setting(word) for word in words if word.startswith("--")}
 
 
 def _setting(word: str) -> str:

@@ -110,6 +110,10 @@ def test_habits_name_options_that_there_are() -> None:
         (["--vary", "optimizer.lr=0.1,-1", "resnet20_digits", *NEEDED], "--vary optimizer.lr=-1: "),
         (["--vary", "optimizer.lrr=0.1,1", "resnet20_digits", *NEEDED], "did you mean --optimizer.lr"),
         (["--vary", "global_batch_size=48,49", "resnet20_digits", *NEEDED], "--vary global_batch_size=49: "),
+        (
+            ["--vary", "initial_weights=bob's.pt,b.pt", "resnet20_digits", *NEEDED],
+            "bob's.pt is not words (No closing quotation): write 'bob'\"'\"'s.pt' for all of it",
+        ),
         (["--vary", "seed=0,1", "resnet20_digits", *NEEDED], "use --seeds 0 1 2"),
         (["--vary", "data=a,b", "resnet20_digits", *NEEDED], "launch once for each data set"),
         (["--vary", "epochs=2,4", "resnet20_digits", *NEEDED, "--epochs", "3"], "use only one of them"),
@@ -227,6 +231,23 @@ def test_sweep_values_may_be_tuples_options_of_train_and_settings_of_the_same_la
     assert first.name == "resnet20_digits_epochs=4_schedule.warmup.epochs=1"
 
 
+@pytest.mark.parametrize(
+    ("words", "vary", "minutes"),
+    [
+        ([], (), [10]),
+        (["--timeout-minutes", "60"], (), [60]),
+        (["--timeout_minutes", "60"], (), [60]),
+        (["--timeout_minutes=60"], (), [60]),
+        ([], ("timeout-minutes=5,20",), [5, 20]),
+    ],
+)
+def test_option_that_follows_from_the_cluster_replaces_none_of_the_users(
+    words: list[str], vary: tuple[str, ...], minutes: list[float]
+) -> None:
+    runs = runs_of((), ["resnet20_digits"], [*NEEDED, *words], 1, vary, {"--timeout-minutes": "10"})
+    assert [parse_train(["resnet20_digits", *run.options])[1].timeout_minutes for run in runs] == minutes
+
+
 def test_cluster_is_a_file_and_the_command_line_has_the_last_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +259,11 @@ def test_cluster_is_a_file_and_the_command_line_has_the_last_word(
     assert parse(SlurmSettings, ["--cluster", "other.toml"], "slurm").partition == "other"
     Path("launch.toml").write_text("signal_seconds = 20\n" + Path("launch.toml").read_text())
     assert parse(SlurmSettings, ["--time", "3"], "slurm").signal_seconds == 20  # both are checked together
+    kind = parse(SlurmSettings, ["--gres", "gpu:a100:4"], "slurm")
+    assert (kind.gres, kind.gpus_per_node) == ("gpu:a100:4", None)
+    Path("kind.toml").write_text('gres = "gpu:a100:4"\n')
+    count = parse(SlurmSettings, ["--cluster", "kind.toml", "--gpus_per_node=2"], "slurm")
+    assert (count.gres, count.gpus_per_node) == (None, 2)
     checked = parse(PreflightSettings, [], "preflight")
     assert (checked.partition, checked.time) == ("gpu", "00:10:00")  # a check is not a training
 
