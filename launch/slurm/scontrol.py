@@ -8,6 +8,7 @@ from launch.state import State, word_for
 from launch.submission import Job, Submission
 from trainer.errors import UserError
 
+NOT_FOUND = 127  # a shell's exit code of a command that does not exist
 _HELD = "held: scontrol release {} continues it"
 _REASONS = {
     "JobLaunchFailure": "the job's script was killed: launch the run again to continue it",
@@ -65,10 +66,10 @@ def cancel_job(submission: Submission, index: int) -> str:
 
 
 def run_slurm(*command: str) -> subprocess.CompletedProcess[str]:
-    """The result of a command of Slurm; code 127 and no output where the command does not exist."""
+    """The result of a command of Slurm; NOT_FOUND and no output where the command does not exist."""
     try:
         return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
     except OSError:
-        return subprocess.CompletedProcess(command, 127, "", "")
+        return subprocess.CompletedProcess(command, NOT_FOUND, "", "")
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, 124, "", f"{command[0]} did not answer within a minute")

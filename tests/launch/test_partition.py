@@ -1,5 +1,7 @@
 """Options that are not given follow from the partition's nodes, or the user is asked; nothing is left to chance."""
 
+import math
+import re
 import subprocess
 from collections.abc import Iterator
 
@@ -24,7 +26,7 @@ def sinfo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     def run_slurm(*command: str) -> subprocess.CompletedProcess[str]:
         asked = command[command.index("-p") + 1] if "-p" in command else None
-        text = "".join(shown.values()) if asked is None else shown.get(asked, "")
+        text = "".join(shown.values()) if asked is None else "".join(shown.get(name, "") for name in asked.split(","))
         return subprocess.CompletedProcess(command, 0, text, "")
 
     monkeypatch.setattr(partition, "run_slurm", run_slurm)
@@ -38,8 +40,40 @@ def test_partition_says_what_the_nodes_have() -> None:
     assert default == partition_of("gpu")
     assert default and (default.name, default.gpus, default.cpus, default.minutes) == ("gpu", {8}, 96, 1440)
     mixed = partition_of("mixed")
-    assert mixed and (mixed.gpus, mixed.cpus, mixed.minutes) == ({4, 8}, 64, None)
+    assert mixed and (mixed.gpus, mixed.cpus, mixed.minutes) == ({4, 8}, 64, math.inf)
     assert partition_of("absent") is None
+
+
+def test_job_may_run_in_any_partition_of_a_list_as_long_as_the_longest_allows() -> None:
+    both = partition_of("cpu,gpu")
+    assert both and (both.name, both.gpus, both.cpus, both.limit) == ("cpu,gpu", {0, 8}, 32, "1-00:00:00")
+    assert resolved(SlurmSettings(partition="cpu,gpu", time="20:00:00", gpus_per_node=8)).cpus_per_task == 4
+    with pytest.raises(UserError, match="partition cpu,gpu allows: use --time 1-00:00:00"):
+        resolved(SlurmSettings(partition="cpu,gpu", time="1-1", gpus_per_node=8))
+    everything = partition_of("cpu,mixed")
+    assert everything and everything.minutes == math.inf
+
+
+@pytest.mark.parametrize(
+    ("code", "stderr", "message"),
+    [
+        (1, "slurm_load_partitions: Unable to contact slurm controller (connect failure)\n", "Unable to contact slurm"),
+        (124, "sinfo did not answer within a minute", "sinfo did not answer within a minute"),
+        (1, "", "exit code 1"),
+    ],
+)
+def test_slurm_that_does_not_answer_makes_no_job_without_gpus(
+    code: int, stderr: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = subprocess.CompletedProcess((), code, "", stderr)
+    monkeypatch.setattr(partition, "run_slurm", lambda *_: answer)
+    with pytest.raises(UserError, match=f"so nothing is started: .*{re.escape(message)}"):
+        resolved(SlurmSettings())
+    # no Slurm: --plan shows the job all the same
+    answer.stderr = "sinfo: fatal: Could not establish a configuration source\n"
+    assert partition_of(None) is None
+    answer.returncode, answer.stderr = partition.NOT_FOUND, ""
+    assert partition_of(None) is None
 
 
 @pytest.mark.parametrize(
