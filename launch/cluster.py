@@ -23,6 +23,9 @@ class Cluster(Protocol):
     def settings(self) -> type[LaunchSettings]:
         """The options of `python -m launch NAME`; its docstring is the command's help."""
 
+    def resolved(self, options: Any) -> Any:
+        """The options, or those of a check, with what follows from the cluster's nodes where they say nothing."""
+
     def processes(self, options: Any) -> int:
         """The processes of each run."""
 

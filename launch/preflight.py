@@ -19,14 +19,15 @@ from trainer.errors import UserError
 
 def preflight(options: PreflightSettings) -> int:
     """Runs the checks on a launcher's machines and returns 0, or 1 where there are faults."""
-    checks = Checks(
-        data=str(Path(options.data).absolute()) if options.data else None,
-        run_dir=str(options.run_dir.absolute()) if options.run_dir else None,
-        device="cuda" if options.device == "auto" and options.gpus_per_node else options.device,
-    )
     if options.on not in ("auto", *CLUSTERS):
         raise UserError(f"--on {options.on}: use auto, {', '.join(CLUSTERS)}")
     on = next(name for name, it in CLUSTERS.items() if it.answers()) if options.on == "auto" else options.on
+    gpus = CLUSTERS[on].resolved(options).gpus_per_node
+    checks = Checks(
+        data=str(Path(options.data).absolute()) if options.data else None,
+        run_dir=str(options.run_dir.absolute()) if options.run_dir else None,
+        device="cuda" if options.device == "auto" and gpus else options.device,
+    )
     return 1 if CLUSTERS[on].run(options, "launch.preflight", [on, json.dumps(asdict(checks))]) else 0
 
 

@@ -230,6 +230,12 @@ def common_folder(runs: list[Run]) -> Path:
     return folder.parent if len(runs) > 1 else folder
 
 
+def require_plain_folder(runs: list[Run]) -> None:
+    """Raises UserError for a % in the folder of the logs, which sbatch and submitit take for a number of the job."""
+    if "%" in str(folder := common_folder(runs)):
+        raise UserError(f"--run-dir {folder}: a % would be replaced in the names of the logs: use another name")
+
+
 def submission_of(run_dir: Path) -> tuple[Submission, int]:
     """The newest launch of this run, and the run's number in it. Raises UserError where it was not launched."""
     path = run_dir / "launch.json"

@@ -16,7 +16,7 @@ from launch.local.settings import LocalSettings
 from launch.local.torchrun import torchrun
 from launch.settings import ProcessSettings
 from launch.state import State, word_for
-from launch.submission import Job, Run, Submission, new_submission
+from launch.submission import Job, Run, Submission, new_submission, require_plain_folder
 from trainer.errors import UserError
 
 
@@ -24,6 +24,9 @@ class Local:
     """See launch.cluster.Cluster."""
 
     settings = LocalSettings
+
+    def resolved(self, options: ProcessSettings) -> ProcessSettings:
+        return options
 
     def processes(self, options: LocalSettings) -> int:
         return options.processes or _gpus() or 1
@@ -36,6 +39,8 @@ class Local:
 
     def submit(self, options: LocalSettings, runs: list[Run]) -> int:
         """Runs one after another, or starts them in the background, and returns the exit code: see LocalRuns.run()."""
+        if options.background:
+            require_plain_folder(runs)
         processes = self.processes(options)
         submission = new_submission(runs)
         job = Job(

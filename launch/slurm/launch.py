@@ -15,7 +15,7 @@ from launch.slurm.process import SlurmProcess
 from launch.slurm.settings import SlurmSettings
 from launch.slurm.time import as_text, minutes_of
 from launch.state import State
-from launch.submission import Job, Run, Submission, new_submission
+from launch.submission import Job, Run, Submission, new_submission, require_plain_folder
 from trainer.errors import UserError, counted
 
 
@@ -23,6 +23,9 @@ class Slurm:
     """See launch.cluster.Cluster."""
 
     settings = SlurmSettings
+
+    def resolved(self, options: ProcessSettings) -> ProcessSettings:
+        return resolved(options)
 
     def processes(self, options: SlurmSettings) -> int:
         return layout_of(resolved(options)).processes
@@ -35,6 +38,7 @@ class Slurm:
 
     def describe(self, options: SlurmSettings, submission: Submission, runs: list[Run]) -> str:
         """The sbatch script, and what `sbatch --test-only` says of it."""
+        require_plain_folder(runs)
         options = resolved(options)
         layout = layout_of(options)
         lines = [f"# {_resources(options, layout)}; {as_text(minutes_of(options.time))} for each start"]
@@ -48,6 +52,7 @@ class Slurm:
 
     def submit(self, options: SlurmSettings, runs: list[Run]) -> int:
         """Submits a job, or an array for several runs."""
+        require_plain_folder(runs)
         if not has_slurm():
             raise UserError(
                 "no Slurm answers here (sinfo): python -m launch local --background runs on this machine, with the "

@@ -3,6 +3,7 @@
 SIGTERM does not end the script: what it means is known only when Slurm has been asked (start.py).
 """
 
+import re
 import shlex
 from pathlib import Path
 
@@ -87,7 +88,9 @@ launch_end() {
 
 def before(folder: Path, python: str) -> list[str]:
     """The copy of the code, the CPUs of a process, and where the processes meet: for each start."""
-    functions = _FUNCTIONS.strip().replace("FOLDER", shlex.quote(str(folder))).replace("PYTHON", python)
+    values = {"FOLDER": shlex.quote(str(folder)), "PYTHON": python}
+    # at once: the value of one may hold the name of the other
+    functions = re.sub("|".join(values), lambda name: values[name[0]], _FUNCTIONS.strip())
     return [
         f"export PYTHONPATH={shlex.quote(str(folder / 'code'))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
         "export SUBMITIT_LOG_LEVEL=${SUBMITIT_LOG_LEVEL:-WARNING}",  # else its lines surround ours in every log

@@ -31,6 +31,9 @@ class Tiny:
 
     settings = TinySettings
 
+    def resolved(self, options: ProcessSettings) -> ProcessSettings:
+        return options
+
     def processes(self, options: TinySettings) -> int:
         return options.cores
 

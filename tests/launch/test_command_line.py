@@ -118,6 +118,8 @@ def test_habits_name_options_that_there_are() -> None:
         (["--vary", "data=a,b", "resnet20_digits", *NEEDED], "launch once for each data set"),
         (["--vary", "epochs=2,4", "resnet20_digits", *NEEDED, "--epochs", "3"], "use only one of them"),
         (["--vary", "flip=True,False", "resnet20_digits", *NEEDED, "--no-flip"], "use only one of them"),
+        (["resnet20_digits", "--data", "synthetic:64", "--run-dir", "run%j"], "run%j: a % would be replaced"),
+        (["--plan", "resnet20_digits", "--data", "synthetic:64", "--run-dir", "run%j"], "run%j: a % would be replaced"),
         (["resnet20_digits", *NEEDED, "--vary", "epochs=2,4"], "write it before the recipe's name"),
     ],
 )

@@ -1,13 +1,16 @@
 """Options that are not given follow from the partition's nodes, or the user is asked; nothing is left to chance."""
 
+import json
 import math
 import re
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from launch.slurm import partition
+from launch.__main__ import main
+from launch.slurm import foreground, partition, shell
 from launch.slurm.partition import gpus_of, partition_of, resolved
 from launch.slurm.settings import SlurmSettings
 from launch.slurm.time import as_text, minutes_of
@@ -105,6 +108,33 @@ def test_resolved_options_follow_from_the_nodes(options: SlurmSettings, gpus: in
 def test_options_that_the_partition_cannot_answer_are_refused(options: SlurmSettings, message: str) -> None:
     with pytest.raises(UserError, match=message):
         resolved(options)
+
+
+@pytest.mark.parametrize(
+    ("words", "device"),
+    [
+        ([], "cuda"),
+        (["--partition", "cpu"], "auto"),
+        (["--gpus-per-node", "0"], "auto"),
+        (["--device", "cpu"], "cpu"),
+    ],
+)
+def test_preflight_checks_the_gpus_that_a_job_would_get(
+    words: list[str], device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the partition, where the options name none."""
+    sent: list[str] = []
+    monkeypatch.setattr(foreground, "run", lambda options, module, words: sent.extend(words) or 0)
+    assert main(["preflight", "--on", "slurm", *words]) == 0
+    assert json.loads(sent[1])["device"] == device
+
+
+def test_jobs_script_has_the_folder_as_it_is_named() -> None:
+    """The words that stand for the folder and Python may be part of them."""
+    lines = shell.before(Path("/scratch/MY_PYTHON/FOLDER"), "/opt/FOLDER/bin/python")
+    text = "\n".join(lines)
+    assert "[ -d /scratch/MY_PYTHON/FOLDER/code ]" in text
+    assert "/opt/FOLDER/bin/python -m launch.slurm.start" in text
 
 
 def test_gres_names_the_number_of_gpus_or_is_refused() -> None:
