@@ -6,6 +6,7 @@
     recipes/NAME.py             the resolved recipes
     job.json                    where it runs, and the runs in the order of the array
     logs/                       submitit's: the script, and what each process wrote
+    logs/run1.out               what run 1 wrote that this machine runs in the background after run 0
     attempts/0/003.json         the start number 3 of run 0: when, where, from which step, how it ended
     alive                       on this machine: locked by the process that runs it; its number and beginning
     attempts/0/003.rank1        how rank 1 of that start ended, unless it was killed

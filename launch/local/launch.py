@@ -11,7 +11,7 @@ from pathlib import Path
 from launch.attempt import attempts
 from launch.layout import layout_of
 from launch.local.background import run_in_background
-from launch.local.runs import LocalRuns
+from launch.local.runs import LocalRuns, own_log
 from launch.local.settings import LocalSettings
 from launch.local.torchrun import torchrun
 from launch.settings import ProcessSettings
@@ -100,6 +100,8 @@ class Local:
         job = submission.job
         if not job.background:
             return Path(job.runs[index]) / "log.txt"  # the rest went to the terminal
+        if index:
+            return own_log(submission, index)
         found = sorted(submission.logs.glob("*_0_log.out"))  # one for all ranks
         return found[0] if found else submission.logs / "log.out"
 

@@ -44,6 +44,8 @@ class LocalRuns:
         with submission.runs_here():
             first_code = 0
             for index, words in enumerate(self.words):
+                if self.background and index:
+                    patiently(partial(_write_to, own_log(submission, index)))
                 code = self._run(submission, index, words)
                 first_code = first_code or code
                 if code > 128:
@@ -76,6 +78,20 @@ class LocalRuns:
                 return verdict.code
             print(f"launch: {verdict.reason}: starting again", file=sys.stderr, flush=True)
         raise AssertionError("unreachable")
+
+
+def own_log(submission: Submission, index: int) -> Path:
+    """The log of a run in the background after the first one, whose log is submitit's."""
+    return submission.logs / f"run{index}.out"
+
+
+def _write_to(log: Path) -> None:
+    """From now on this process and those that it starts write there."""
+    with log.open("ab") as file:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
 
 
 def _restore_gpus(gpus: str | None) -> None:

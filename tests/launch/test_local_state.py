@@ -10,8 +10,12 @@ from typing import Any
 
 import pytest
 
-from launch import jobs, submission
+from launch import jobs, logs, submission
+from launch.attempt import note_rank
+from launch.local import runs
 from launch.local.launch import Local
+from launch.local.torchrun import Ended
+from launch.logs import first_trouble
 from launch.submission import Job, Run, Submission
 from trainer.errors import UserError
 
@@ -103,3 +107,41 @@ def test_finished_run_says_so_whatever_is_known_of_its_job(
     words = ["--processes", "1", "resnet20_digits", "--data", "synthetic:64", "--run-dir"]
     assert jobs.launch("local", [*words, str(launched.folder.parent.parent)]) == 0
     assert capsys.readouterr().out == "it is finished\n"
+
+
+def test_local_group_in_the_background_has_a_log_for_each_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Else the error of one run would be shown for the others."""
+    launched = Submission(tmp_path / "launch" / "001")
+    folders = [tmp_path / name for name in "ab"]
+    for index in range(2):
+        launched.attempts(index).mkdir(parents=True)
+    launched.logs.mkdir()
+    (launched.logs / "17_0_log.out").touch()
+    settings: Any = {"processes": 1, "max_restarts_without_checkpoint": 5, "background": True}
+    launched.write_job(Job(cluster="local", id=socket.gethostname(), runs=[str(path) for path in folders], **settings))
+    launched.point([run_in(path) for path in folders])
+
+    def torchrun(processes: int, entry: list[str], run_id: str) -> Ended:
+        os.write(2, f"error: {entry[-1]} is wrong\n".encode())
+        note_rank(launched, int(entry[4]), 0, 0, 2)
+        return Ended(words="rank 0 ended with 2", code=2)
+
+    monkeypatch.setattr(runs, "torchrun", torchrun)
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
+    saved = [os.dup(number) for number in (1, 2)]
+    try:
+        group = runs.LocalRuns(
+            submission=launched.folder, processes=1, words=(("one",), ("two",)), gpus=None, background=True
+        )
+        assert group.run() == 2
+    finally:
+        for number, copy in zip((1, 2), saved, strict=True):
+            os.dup2(copy, number)
+            os.close(copy)
+    (launched.logs / "17_0_log.out").write_text("".join(capfd.readouterr()))  # where submitit writes
+    assert first_trouble(launched, 0) == (0, "one is wrong")
+    assert first_trouble(launched, 1) == (0, "two is wrong")
+    assert "one is wrong" not in logs.log_file(launched, 1, 0).read_text()
