@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -17,6 +18,7 @@ from torchvision.transforms import functional as transforms
 
 from tests.support.processes import ROOT
 from trainer.__main__ import main
+from trainer.commands import predict
 from trainer.evaluation.imagenet import class_name, imagenet_classes
 from trainer.recipe_file import load_recipe
 
@@ -189,3 +191,26 @@ def test_predict_empty_standard_input_is_one_line(
     monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
     assert main(["predict", "run", "-"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "error: standard input names no image: give one file a line"
+
+
+def test_predict_reads_names_that_are_not_utf_8(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"gr\xfcn.jpg\n"), encoding="utf-8"))
+    assert [os.fsencode(path) for path in predict._names([predict.STANDARD_INPUT])] == [b"gr\xfcn.jpg"]
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_predict_image_for_which_the_network_computes_nan_has_no_answer(
+    options: list[str], home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NaN(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits = torch.zeros(len(images), 4)
+            logits[0] = torch.nan
+            return logits
+
+    monkeypatch.setattr(predict, "load_network", lambda *_: NaN())
+    words = ["photos/val/class1/001.jpg", "photos/val/class2/002.jpg"]
+    assert main(["predict", "run", *words, *options]) == 2
+    out, err = capsys.readouterr()
+    assert f"error: {words[0]}: the network's numbers for it are not finite" in err
+    assert out.count("\n") == 1 and words[1] in out and "nan" not in out.lower()

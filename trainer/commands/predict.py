@@ -1,5 +1,6 @@
 """The predict command: names the class of images with a run's weights or a file's."""
 
+import io
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,13 +32,15 @@ from trainer.recipe import CenterCrop, Recipe
 from trainer.weights_settings import PredictSettings
 
 STANDARD_INPUT = Path("-")
+_NOT_FINITE = "the network's numbers for it are not finite: use a different --checkpoint, or other weights"
 _BATCH = 64  # images; also how many names of standard input are read before the first line is printed
 
 
 def predict_images(settings: PredictSettings) -> int:
-    """Prints a line for each image: its most probable classes. An image that cannot be read is a line on stderr.
+    """Prints a line for each image: its most probable classes. An image without an answer is a line on stderr.
 
-    Returns the exit code: 2 if an image could not be read, else 0. Raises UserError where no image can be predicted.
+    It has none where it cannot be read, or the network computes NaN. Returns the exit code: 2 if there was such an
+    image, else 0. Raises UserError where no image can be predicted.
     """
     weights = find_weights(settings.weights, settings.recipe, settings.checkpoint, settings.weights_key)
     recipe = weights.recipe_at_evaluation
@@ -58,12 +61,13 @@ def predict_images(settings: PredictSettings) -> int:
                 good = [(path, pixels) for path, pixels in zip(chunk, read, strict=True) if not isinstance(pixels, str)]
                 probabilities = iter(_probabilities(model, [pixels for _, pixels in good], recipe, world))
                 for path, pixels in zip(chunk, read, strict=True):
-                    if isinstance(pixels, str):
-                        print(f"error: {one_line(f'{path}: {pixels}')}", file=sys.stderr, flush=True)
+                    answer = pixels if isinstance(pixels, str) else next(probabilities)
+                    if isinstance(answer, str):
+                        print(f"error: {one_line(f'{path}: {answer}')}", file=sys.stderr, flush=True)
                         failed += 1
                     else:
                         line = _as_json if settings.json else _as_text
-                        print(line(path, next(probabilities), classes, settings.top), flush=True)
+                        print(line(path, answer, classes, settings.top), flush=True)
                 found += len(chunk)
     if not found:
         raise UserError("standard input names no image: give one file a line")
@@ -79,6 +83,8 @@ def _names(given: Iterable[Path]) -> Iterator[Path]:
     """The image files: of a folder, all images below it, sorted; of -, the names on standard input."""
     for path in given:
         if path == STANDARD_INPUT:
+            if isinstance(sys.stdin, io.TextIOWrapper):
+                sys.stdin.reconfigure(errors="surrogateescape")  # a file's name may be any bytes
             yield from (Path(line.rstrip("\r\n")) for line in sys.stdin if line.strip())
         elif path.is_dir():
             images = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in IMG_EXTENSIONS]
@@ -106,8 +112,10 @@ def _read(path: Path, crop: CenterCrop) -> np.ndarray | str:
     return pixels
 
 
-def _probabilities(model: nn.Module, images: Sequence[np.ndarray], recipe: Recipe, world: World) -> list[torch.Tensor]:
-    """The softmax for each image, float32 of shape (classes,) on the CPU."""
+def _probabilities(
+    model: nn.Module, images: Sequence[np.ndarray], recipe: Recipe, world: World
+) -> list[torch.Tensor | str]:
+    """The softmax for each image, float32 of shape (classes,) on the CPU; or why there is none."""
     if not images:
         return []
     count = torch.arange(len(images))
@@ -117,7 +125,7 @@ def _probabilities(model: nn.Module, images: Sequence[np.ndarray], recipe: Recip
         logits = model(on_device.images).float()
         if recipe.eval_crop.flip_tta:
             logits = (logits + model(on_device.images.flip(3)).float()) / 2
-    return list(logits.softmax(1).cpu())
+    return [row if row.isfinite().all() else _NOT_FINITE for row in logits.softmax(1).cpu()]
 
 
 def _as_text(path: Path, probabilities: torch.Tensor, classes: list[str], top: int) -> str:
@@ -135,7 +143,7 @@ def _as_json(path: Path, probabilities: torch.Tensor, classes: list[str], top: i
         {"index": index, "class": classes[index], "name": class_name(classes[index]), "probability": share}
         for index, share in _best(probabilities, top)
     ]
-    return json.dumps({"image": str(path), "predictions": found})
+    return json.dumps({"image": str(path), "predictions": found}, allow_nan=False)
 
 
 def _best(probabilities: torch.Tensor, top: int) -> list[tuple[int, float]]:
