@@ -310,6 +310,7 @@ def test_export_what_torchvision_has_is_named() -> None:
 MISTAKES = {
     "torchvision": ([], r"torchvision has no network like that of photo recipe/1: it has no CIFAR family"),
     "suffix": (["--out", "x.pth"], r"--out x.pth: a file for safetensors ends in .safetensors"),
+    "timm": (["--out", "."], r"--out .: this command runs in it, and would replace it: name a folder in it"),
     "folder": (["--out", "no/where/x.safetensors"], r"there is no folder no/where"),
 }
 
@@ -321,7 +322,7 @@ def test_export_mistake_is_one_line_and_nothing_is_written(
     words, answer = MISTAKES[name]
     monkeypatch.chdir(tmp_path)
     before = sorted(cifar.iterdir())
-    kind = "torchvision" if name == "torchvision" else "safetensors"
+    kind = name if name in ("torchvision", "timm") else "safetensors"
     assert main(["export", str(cifar), "--to", kind, *words]) == 2
     assert re.fullmatch(
         rf"error: {answer}[^\n]*\n", capfd.readouterr().err.replace("--out no/where/x.safetensors: ", "")

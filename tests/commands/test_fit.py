@@ -125,6 +125,7 @@ def test_fit_step_that_fails_otherwise_is_one_line_with_its_reason(
             ["--fit", "--compile-mode", "max-autotune"],
             "leave out --data, --original, --compile, --compile-mode and --cuda-graph",
         ),
+        (["--fit", "--json", "nowhere/b.json"], "--json nowhere/b.json cannot be written: name a file in a folder"),
         (["--data", "D", "--compile-mode", "max-autotune"], "compile_mode='max-autotune' needs --compile"),
     ],
 )

@@ -22,7 +22,7 @@ from trainer.commands.benchmark.measure import WARM_UP, Measured, Part, gather, 
 from trainer.commands.benchmark.peak import Peak, peak
 from trainer.commands.benchmark.peers import Peer, PeerError, ffcv_loader, job, torchvision_pipeline
 from trainer.commands.benchmark.repeated_step import RepeatedStep
-from trainer.commands.benchmark.report import FFCV, TORCHVISION, figures, report
+from trainer.commands.benchmark.report import FFCV, TORCHVISION, figures, report, require_writable
 from trainer.commands.benchmark.verdict import smallest_useful_side
 from trainer.commands.benchmark.whole_epoch import evaluation_part, seconds_of_copy, whole_epoch
 from trainer.commands.plan.cost import pass_cost
@@ -129,8 +129,7 @@ def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
 
 def _check(settings: BenchmarkSettings) -> Path | None:
     """Checks what would otherwise fail after minutes. Returns the folder of the original training images."""
-    if settings.json and (settings.json.is_dir() or not os.access(settings.json.absolute().parent, os.W_OK)):
-        raise UserError(f"--json {settings.json} cannot be written: name a file in a folder that exists")
+    require_writable(settings.json)
     if settings.original is None:
         return None
     for name in FOLDERS["train"]:

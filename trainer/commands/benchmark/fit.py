@@ -15,6 +15,7 @@ import torch
 from trainer.atomic import replace_text
 from trainer.commands.benchmark.fit_trial import NO_MEMORY
 from trainer.commands.benchmark.memory import free_bytes, process_limits
+from trainer.commands.benchmark.report import require_writable
 from trainer.commands.plan.measure import choose_device
 from trainer.commands.plan.text import in_bytes, in_time, section, table
 from trainer.errors import UserError
@@ -40,8 +41,10 @@ class Trial:
 def fit(recipe: Recipe, settings: BenchmarkSettings) -> None:
     """Prints the trials, the largest micro-batch and what follows from it; writes settings.json.
 
-    Raises UserError where not even the smallest micro-batch fits, and where a step fails for a different reason.
+    Raises UserError where not even the smallest micro-batch fits, where a step fails for a different reason, and before
+    any trial where settings.json cannot be written.
     """
+    require_writable(settings.json)
     device = choose_device(settings.device)
     sizes = micro_batches(recipe)
     trials: list[Trial] = []

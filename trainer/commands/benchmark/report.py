@@ -1,5 +1,7 @@
 """The results of a benchmark: as a dictionary for JSON, with protocol, hardware and commit, and as text."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 from trainer.commands.benchmark.measure import WARM_UP, Measured
@@ -7,7 +9,7 @@ from trainer.commands.benchmark.peak import Peak
 from trainer.commands.benchmark.verdict import Rates, smallest_useful_side, verdict
 from trainer.commands.benchmark.whole_epoch import epoch_line
 from trainer.data.loader import Source
-from trainer.errors import counted
+from trainer.errors import UserError, counted
 from trainer.recipe import Recipe
 from trainer.recipe_file import overrides_of
 
@@ -29,6 +31,12 @@ _LABELS = {
     "real": "real: all of it together",
     "evaluation": "evaluating validation images",
 }
+
+
+def require_writable(file: Path | None) -> None:
+    """Raises UserError where the figures could not be written to the file of --json; None: there is none."""
+    if file and (file.is_dir() or not os.access(file.absolute().parent, os.W_OK)):
+        raise UserError(f"--json {file} cannot be written: name a file in a folder that exists")
 
 
 def figures(

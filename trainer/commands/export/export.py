@@ -128,6 +128,8 @@ def _place(run: Run, recipe: Recipe, settings: ExportSettings) -> Path:
         raise UserError(f"--out {settings.out}: a file for {settings.to} ends in {' or '.join(suffixes)}")
     if not out.parent.is_dir():
         raise UserError(f"--out {settings.out}: there is no folder {settings.out.parent}")
+    if settings.to == "timm" and Path.cwd().is_relative_to(out.resolve()):
+        raise UserError(f"--out {settings.out}: this command runs in it, and would replace it: name a folder in it")
     if out.parent == run.checkpoints.folder.absolute():
         raise UserError(f"--out {settings.out} is among the run's checkpoints: choose another folder")
     return settings.out
