@@ -1,5 +1,7 @@
 """Each fault of a machine is one line that names the node."""
 
+import shlex
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ import torch.distributed as dist
 from launch import checks
 from launch.comparison import Checks, NodeFault, compare, may_start_again
 from launch.links import rounds, slow_links, wrong_sums
+from launch.settings import PreflightSettings
+from launch.slurm import foreground
 from tests.support.processes import TIMEOUT, start_ranks
 
 CHECKS = Checks(data="DATA", run_dir="RUNS")
@@ -210,6 +214,18 @@ def test_preflight_measures_pairs_of_nodes_and_pairs_inside_them() -> None:
     assert [rank.returncode for rank in ranks] == [0] * 4, said
     inside = [("n0: rank 0", "n0: rank 1"), ("n1: rank 2", "n1: rank 3")]
     assert {out.strip() for out, _ in said} == {f"{[[('n0', 'n1')], inside]} True"}
+
+
+def test_preflight_runs_the_setup_lines_once_before_the_processes() -> None:
+    """As a job does: on every process, an srun among them would wait for the CPUs of the others."""
+    options = PreflightSettings(nodes=2, gpus_per_node=2, partition="gpu", srun=("--mpi=none",))
+    plain = foreground._command(options, "launch.preflight", ["slurm"])
+    assert plain[0] == "srun" and {"--nodes=2", "--ntasks=4", "--partition=gpu", "--mpi=none"} <= {*plain}
+    allocation = foreground._command(replace(options, setup=("module load cuda",)), "launch.preflight", ["slurm"])
+    first, processes = allocation[-1].split("\n", 1)
+    assert allocation[0] == "salloc" and "--partition=gpu" in allocation and first == "module load cuda"
+    of_the_job = ("--time=", "--job-name=", "--partition=")
+    assert shlex.split(processes) == [word for word in plain if not word.startswith(of_the_job)]
 
 
 def test_preflight_names_one_rank_or_the_range_of_a_node() -> None:

@@ -256,8 +256,11 @@ def test_plan_asks_slurm_and_submits_nothing(slurm: Cluster, digits: Path, tmp_p
 
 def test_preflight_on_the_nodes_of_slurm(slurm: Cluster, digits: Path, tmp_path: Path) -> None:
     words = ["--nodes", "2", "--processes-per-node", "1", "--run-dir", tmp_path / "run"]
-    well = launch(slurm, "preflight", *words, "--data", digits)
+    once = ["--setup", f"echo $SLURM_NTASKS >> {tmp_path}/setup.txt"]
+    on_each = ["--setup", "srun --ntasks-per-node=1 --ntasks=$SLURM_JOB_NUM_NODES true", "--setup", "export A=1"]
+    well = launch(slurm, "preflight", *words, *once, *on_each, "--data", digits)
     assert well.returncode == 0, well.stderr + well.stdout
+    assert (tmp_path / "setup.txt").read_text() == "2\n"  # as in a job's script
     assert "preflight: 2 processes, no fault" in well.stdout
     assert "GB/s" in well.stdout
     ill = launch(slurm, "preflight", *words, "--data", tmp_path / "nowhere")
