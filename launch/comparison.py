@@ -111,7 +111,7 @@ def _data(machines: list[dict[str, Any]], checks: Checks) -> list[str]:
 
 
 def _room(machines: list[dict[str, Any]], checks: Checks) -> list[str]:
-    faults = []
+    faults: list[str] = []
     for node in machines:
         free = node.get("free", _FREE)
         if isinstance(free, str):

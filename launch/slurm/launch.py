@@ -25,7 +25,8 @@ class Slurm:
     settings = SlurmSettings
 
     def resolved(self, options: ProcessSettings) -> ProcessSettings:
-        return resolved(options)
+        found: ProcessSettings = resolved(options)
+        return found
 
     def processes(self, options: SlurmSettings) -> int:
         return layout_of(resolved(options)).processes
