@@ -18,7 +18,7 @@ from tests.support.processes import ROOT, SUPPORT, metrics, run
 from trainer.__main__ import main
 from trainer.commands.compare.published import compared_values, not_comparable
 from trainer.commands.compare.run_record import FinishedRun, Unfinished, read_run
-from trainer.recipe import EMA, SGD, CenterCrop, Recipe
+from trainer.recipe import EMA, SGD, CenterCrop, LibraryOptimizer, Recipe
 from trainer.recipe_file import load_recipe, recipe_names, recipe_source
 from trainer.run.init_weights import InitWeights
 
@@ -218,6 +218,15 @@ def test_compare_lines_up_a_sweep_by_its_values_as_numbers(tmp_path: Path, capsy
         ["True", "0.05", "2", "90.50", "+-", "0.71", "1"],
         ["True", "0.2", "2", "91.50", "+-", "0.71", "2"],
     ]
+
+
+def test_compare_rows_differ_by_the_options_of_a_library_optimizer(tmp_path: Path, capsys: Captured) -> None:
+    for number, betas in enumerate([(0.9, 0.99), (0.9, 0.99), (0.95, 0.98)]):
+        lion = LibraryOptimizer(lr=1e-3, name="timm/lion", options={"betas": betas})
+        write_run(tmp_path / str(number), replace(CIFAR, optimizer=lion), [91.0 + number], seed=number)
+    text = told(capsys, tmp_path)
+    assert " 2 91.50 +- 0.71 " in text and " 1 93.00 (one run: no sd) " in text
+    assert "optimizer.options.betas n top-1, % row (0.9, 0.99) 2 91.50 +- 0.71 1 (0.95, 0.98) 1 93.00 2" in text
 
 
 def test_compare_has_no_varied_values_where_recipes_differ_in_nothing(tmp_path: Path, capsys: Captured) -> None:

@@ -58,3 +58,10 @@ def test_published_mean_is_as_well_known_as_it_says() -> None:
 def test_statistics_values_without_any_deviation_say_nothing_of_their_noise() -> None:
     assert difference(mean_of([99.0, 99.0]), mean_of([98.0, 98.0])) is None
     assert difference(mean_of([99.0, 99.0]), mean_of([98.0, 98.5]))
+
+
+@pytest.mark.parametrize("runs", [1, None])
+def test_interval_against_a_known_deviation_alone_is_the_normal_distributions(runs: int | None) -> None:
+    found = difference(mean_of([76.5, 76.5]), published_mean(76.0, 0.1, runs))
+    half = statistics.NormalDist().inv_cdf(0.975) * 0.1
+    assert found and (found.low, found.high) == pytest.approx((0.5 - half, 0.5 + half))

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from trainer.errors import UserError
 from trainer.evaluation.result import Evaluation
 from trainer.log.log import Log
 from trainer.log.throughput import AGREEING_INTERVALS, Rates, StragglerDetector, Throughput, slowest
+from trainer.recipe import BinaryCrossEntropy
 from trainer.recipe_file import load_recipe
 from trainer.run.state import Position
 from trainer.step_metrics import StepRecord, Summary
@@ -175,6 +176,16 @@ def test_log_remarks_on_a_loss_far_above_a_uniform_guess(tmp_path: Path, capfd: 
         log.evaluation("eval", replace(EVALUATION, loss=250.0), position(8), best=False)
     lines = capfd.readouterr().out.splitlines()
     assert ["a uniform guess has loss 2.30" in line for line in lines] == [True, False, True]
+
+
+@pytest.mark.parametrize(("over_classes", "guess"), [("mean", 0.69), ("sum", 6.93)])  # ln 2, and 10 ln 2
+@pytest.mark.parametrize("times", [9.9, 10.1])
+def test_uniform_guess_of_binary_cross_entropy_counts_as_the_loss_does(
+    over_classes: Literal["mean", "sum"], guess: float, times: float, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Log(tmp_path, world(), position(0), replace(RECIPE, loss=BinaryCrossEntropy(over_classes=over_classes))) as log:
+        log_steps(log, 1, loss=times * guess)
+    assert (f"a uniform guess has loss {guess}" in capfd.readouterr().out) == (times > 10)
 
 
 # ------------------------------------------------------------------------------------------------- resumed runs

@@ -117,7 +117,7 @@ class LibraryOptimizer(_Decay):
     """
 
     name: str
-    options: dict[str, OptionValue] = field(default_factory=dict)
+    options: dict[str, OptionValue] = field(default_factory=dict, hash=False)  # dicts have none, and recipes need one
     """values of the optimizer's own, e.g. {"betas": (0.95, 0.98)}; the others have timm's defaults"""
 
     def __post_init__(self) -> None:
