@@ -59,7 +59,8 @@ def difference(first: Mean, second: Mean, confidence: float = 0.95) -> Interval 
     variances = (first.standard_error**2, second.standard_error**2)
     if not sum(variances):
         return None
-    freedom = sum(variances) ** 2 / (variances[0] ** 2 / first.freedom + variances[1] ** 2 / second.freedom)
+    shares = variances[0] ** 2 / first.freedom + variances[1] ** 2 / second.freedom
+    freedom = sum(variances) ** 2 / shares if shares else math.inf  # only what counts as known varies
     half = t_quantile((1 + confidence) / 2, freedom) * math.sqrt(sum(variances))
     delta = first.value - second.value
     return Interval(delta, delta - half, delta + half)
