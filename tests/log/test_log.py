@@ -183,7 +183,8 @@ def test_log_remarks_on_a_loss_far_above_a_uniform_guess(tmp_path: Path, capfd: 
 def test_uniform_guess_of_binary_cross_entropy_counts_as_the_loss_does(
     over_classes: Literal["mean", "sum"], guess: float, times: float, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with Log(tmp_path, world(), position(0), replace(RECIPE, loss=BinaryCrossEntropy(over_classes=over_classes))) as log:
+    recipe = replace(RECIPE, loss=BinaryCrossEntropy(over_classes=over_classes))
+    with Log(tmp_path, world(), position(0), recipe) as log:
         log_steps(log, 1, loss=times * guess)
     assert (f"a uniform guess has loss {guess}" in capfd.readouterr().out) == (times > 10)
 

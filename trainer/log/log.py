@@ -198,7 +198,9 @@ def _cannot_be_written(run_dir: Path, error: OSError) -> DiskError:
 
 def _guess(recipe: Recipe) -> float:
     """The training loss of a network whose outputs are all zero."""
-    return math.log(2 if isinstance(recipe.loss, BinaryCrossEntropy) else recipe.num_classes)
+    if not isinstance(recipe.loss, BinaryCrossEntropy):
+        return math.log(recipe.num_classes)
+    return math.log(2) * (recipe.num_classes if recipe.loss.over_classes == "sum" else 1)
 
 
 def _gradients(steps: Summary) -> dict[str, Any]:
