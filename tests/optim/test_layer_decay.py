@@ -9,7 +9,7 @@ from trainer.fine_tuning import apply_fine_tuning
 from trainer.model import build_model
 from trainer.optim.layer_decay import lr_factors
 from trainer.optim.optimizer import build_optimizer
-from trainer.recipe import SGD, CifarResNet, FineTuning, LibraryModel, ResNet
+from trainer.recipe import SGD, CifarResNet, FineTuning, LibraryModel, ResNet, WideResNet
 
 
 def timms(model: nn.Module, decay: float) -> dict[nn.Parameter, tuple[float, float]]:
@@ -57,6 +57,27 @@ def test_cifar_resnets_blocks_are_its_layers_and_backbone_lr_is_a_further_factor
     assert by_name["layer3.0.bn2.weight"] == pytest.approx(0.1 * 0.5)
     assert by_name["layer1.0.conv1.weight"] == pytest.approx(0.1 * 0.5**3)
     assert by_name["conv1.weight"] == by_name["bn1.bias"] == pytest.approx(0.1 * 0.5**4)
+
+
+@pytest.mark.parametrize("spec", [WideResNet(depth=10, width=1), CifarResNet(depth=8, preactivation=True)], ids=str)
+def test_last_norm_of_a_pre_activation_network_has_the_rate_of_its_last_block(spec: WideResNet | CifarResNet) -> None:
+    """As in timm's ResNetV2; its name is that of a stem's norm."""
+    model = build_model(spec, 10)
+    factors = lr_factors(model, FineTuning(layer_decay=0.5))
+    by_name = {name: factors[parameter] for name, parameter in model.named_parameters()}
+    assert by_name["bn1.weight"] == by_name["bn1.bias"] == by_name["layer3.0.bn1.weight"] == 0.5
+    assert by_name["layer1.0.bn1.weight"] == 0.5**3
+    assert by_name["conv1.weight"] == 0.5**4
+
+
+def test_layer_decay_reaches_the_whole_stem_of_variant_rs() -> None:
+    """The same layers as timm's, whose convolution in place of the max-pool is in its stem too."""
+    theirs = build_model(LibraryModel(name="timm/resnetrs50"), 10)
+    rates = timms(theirs, 0.8)
+    expected = {name: rates[parameter][0] for name, parameter in theirs.named_parameters() if "se." not in name}
+    model = build_model(ResNet(depth=50, variant="rs"), 10)
+    factors = lr_factors(model, FineTuning(layer_decay=0.8))
+    assert {name: factors[parameter] for name, parameter in model.named_parameters()} == pytest.approx(expected)
 
 
 def test_layer_decay_is_named_in_the_log() -> None:

@@ -3,11 +3,15 @@
 from torch import nn
 
 from trainer.errors import UserError
+from trainer.model.preactivation import PreActivationResNet
 from trainer.model.weights import classifiers
 from trainer.recipe import FineTuning
 
-_RESNET = {"stem": r"^conv1|bn1", "blocks": r"^layer(\d+)\.(\d+)"}
+_BLOCK = r"^layer(\d+)\.(\d+)"
+_RESNET = {"stem": r"^conv1|bn1|maxpool", "blocks": _BLOCK}
 """timm's division of a ResNet into layers: the stem, each residual block, the classifier; torchvision's names too"""
+_PRE_ACTIVATION = {"stem": r"^conv1", "blocks": [(_BLOCK, None), (r"^bn1", (99999,))]}
+"""The same where the last norm follows the blocks: timm's ResNetV2 counts it to the last block, by this number"""
 
 
 def lr_factors(model: nn.Module, spec: FineTuning) -> dict[nn.Parameter, float]:
@@ -35,7 +39,7 @@ def _layers(model: nn.Module) -> dict[str, int]:
     if find := getattr(model, "group_matcher", None):
         matcher = find(coarse=False)
     elif isinstance(getattr(model, "layer1", None), nn.Sequential):
-        matcher = _RESNET
+        matcher = _PRE_ACTIVATION if isinstance(model, PreActivationResNet) else _RESNET
     else:
         raise UserError(
             f"fine_tuning.layer_decay needs a network whose layers timm knows, and {type(model).__name__} is none: "
