@@ -96,9 +96,12 @@ SPECS: list[Optimizer] = [
     LAMB(lr=0.05, weight_decay=0.1, decay_norm=False, decay_bias=False),
     LAMB(lr=0.05, weight_decay=0.1, max_grad_norm=None, betas=(0.8, 0.95), eps=1e-3),
     LAMB(lr=0.05, weight_decay=0.0),
+    LAMB(lr=0.05, weight_decay=0.0, decay_norm=False, decay_bias=False),
     LARS(lr=20.0, weight_decay=0.1),
     LARS(lr=20.0, weight_decay=0.1, nesterov=True, trust_coefficient=0.01, decay_norm=False, decay_bias=False),
     LARS(lr=20.0, weight_decay=0.1, momentum=0),
+    LARS(lr=20.0, weight_decay=0.0),
+    LARS(lr=20.0, weight_decay=0.0, decay_norm=False, decay_bias=False),
     LibraryOptimizer(lr=0.01, weight_decay=0.1, name="timm/lion"),
     LibraryOptimizer(lr=0.01, name="timm/lion", options={"betas": (0.8, 0.95)}, decay_norm=False),
 ]
@@ -151,29 +154,40 @@ def adamw(spec: AdamW, weight: Tensor, gradients: list[Tensor], decay: float) ->
         yield weight
 
 
-def lamb(spec: LAMB, weight: Tensor, gradients: list[Tensor], norms: list[Tensor], decay: float) -> Iterator[Tensor]:
-    """You et al. 2019, algorithm 2, with the identity for phi; norms: of the whole gradient in each step."""
+def lamb(
+    spec: LAMB, weight: Tensor, gradients: list[Tensor], norms: list[Tensor], decay: float | None
+) -> Iterator[Tensor]:
+    """You et al. 2019, algorithm 2, with the identity for phi; norms: of the whole gradient in each step.
+
+    decay None: decay does not reach this layer, and its rate is not adapted.
+    """
     m, v = torch.zeros_like(weight), torch.zeros_like(weight)
     for t, (share, gradient, norm) in enumerate(zip(SHARES, gradients, norms, strict=True), 1):
         if spec.max_grad_norm is not None:
             gradient = gradient / max(1.0, float(norm) / spec.max_grad_norm)
         m = spec.betas[0] * m + (1 - spec.betas[0]) * gradient
         v = spec.betas[1] * v + (1 - spec.betas[1]) * gradient**2
-        update = m / (1 - spec.betas[0] ** t) / ((v / (1 - spec.betas[1] ** t)).sqrt() + spec.eps) + decay * weight
-        adapts = decay > 0 and weight.norm() > 0 and update.norm() > 0
+        update = m / (1 - spec.betas[0] ** t) / ((v / (1 - spec.betas[1] ** t)).sqrt() + spec.eps)
+        update = update + (decay or 0.0) * weight
+        adapts = decay is not None and weight.norm() > 0 and update.norm() > 0
         trust = weight.norm() / update.norm() if adapts else 1.0
         weight = weight - share * spec.lr * trust * update
         yield weight
 
 
-def lars(spec: LARS, weight: Tensor, gradients: list[Tensor], decay: float) -> Iterator[Tensor]:
-    """You et al. 2017, algorithm 1, with the rate applied after the momentum, as timm and PyTorch's SGD have it."""
+def lars(spec: LARS, weight: Tensor, gradients: list[Tensor], decay: float | None) -> Iterator[Tensor]:
+    """You et al. 2017, algorithm 1, with the rate applied after the momentum, as timm and PyTorch's SGD have it.
+
+    decay None: as in lamb().
+    """
     velocity = torch.zeros_like(weight)
     for share, gradient in zip(SHARES, gradients, strict=True):
-        adapts = decay > 0 and weight.norm() > 0 and gradient.norm() > 0
-        trust = spec.trust_coefficient * weight.norm() / (gradient.norm() + decay * weight.norm()) if adapts else 1.0
-        velocity = spec.momentum * velocity + trust * (gradient + decay * weight)
-        update = trust * (gradient + decay * weight) + spec.momentum * velocity if spec.nesterov else velocity
+        adapts = decay is not None and weight.norm() > 0 and gradient.norm() > 0
+        decayed = gradient + (decay or 0.0) * weight
+        sum_of_norms = gradient.norm() + (decay or 0.0) * weight.norm()
+        trust = spec.trust_coefficient * weight.norm() / sum_of_norms if adapts else 1.0
+        velocity = spec.momentum * velocity + trust * decayed
+        update = trust * decayed + spec.momentum * velocity if spec.nesterov else velocity
         weight = weight - share * spec.lr * update
         yield weight
 
@@ -215,9 +229,9 @@ def test_optimizer_each_step_is_the_formula_of_its_paper(spec: Optimizer) -> Non
             case AdamW():
                 expected[name] = adamw(spec, weight, gradients[name], decay)
             case LAMB():
-                expected[name] = lamb(spec, weight, gradients[name], whole, decay)
+                expected[name] = lamb(spec, weight, gradients[name], whole, None if is_exempt else decay)
             case LARS():
-                expected[name] = lars(spec, weight, gradients[name], decay)
+                expected[name] = lars(spec, weight, gradients[name], None if is_exempt else decay)
             case LibraryOptimizer():
                 expected[name] = lion(spec, weight, gradients[name], decay)
     for step, share in enumerate(SHARES):

@@ -172,8 +172,8 @@ def batch_scaling(spec: Optimizer) -> BatchScaling | None:
 def _groups(spec: Optimizer, model: nn.Module, fine_tuning: FineTuning | None) -> list[dict[str, Any]]:
     """One group for each pair of weight decay and lr_factor that a trainable parameter has.
 
-    timm's LAMB and LARS find a rate per layer where there is decay and leave the others at the group's own: for norms
-    and biases, whose norms are small or zero, a rate in proportion to them would be too.
+    LAMB and LARS find a rate for each layer that the recipe decays, be it by 0, and leave the exempt ones at the
+    group's own: for norms and biases, whose norms are small or zero, a rate in proportion to them would be too.
     """
     weights, biases, norms = sort_parameters(model)
     decayed = weights + (biases if spec.decay_bias else []) + (norms if spec.decay_norm else [])
@@ -182,11 +182,13 @@ def _groups(spec: Optimizer, model: nn.Module, fine_tuning: FineTuning | None) -
     if isinstance(spec, DecoupledSGD) and weight_decay:
         weight_decay /= spec.lr  # timm multiplies it by the step's rate, Composer by its share of the peak's
     factors = lr_factors(model, fine_tuning) if fine_tuning else {}
-    found: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for decay, parameters in ((weight_decay, decayed), (0.0, exempt)):
+    adapts = isinstance(spec, LAMB | LARS)
+    found: dict[tuple[float, bool, float], list[nn.Parameter]] = {}
+    for decay, adapted, parameters in ((weight_decay, adapts, decayed), (0.0, False, exempt)):
         for parameter in parameters:
-            found.setdefault((decay, factors.get(parameter, 1.0)), []).append(parameter)
+            found.setdefault((decay, adapted, factors.get(parameter, 1.0)), []).append(parameter)
     return [
         {"params": parameters, "weight_decay": decay, "lr": spec.lr * lr_factor, "lr_factor": lr_factor}
-        for (decay, lr_factor), parameters in found.items()
+        | ({"always_adapt": adapted} if adapts else {})  # timm's default adapts only where the decay is not 0
+        for (decay, adapted, lr_factor), parameters in found.items()
     ]
