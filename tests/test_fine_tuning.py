@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from timm.layers import EvoNorm2dB0
 from torch import nn
 
 from trainer.errors import UserError
@@ -60,6 +61,14 @@ def test_frozen_norms_keep_gamma_beta_and_statistics_while_all_other_layers_lear
     }
     assert len(in_norms) == 7 * 5
     assert trained(model, FineTuning(freeze_norms=True), SGD(lr=0.1)) == set(model.state_dict()) - in_norms
+
+
+def test_freeze_norms_freezes_a_librarys_own_norms() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), EvoNorm2dB0(8), nn.Flatten(), nn.Linear(8, 2))
+    apply_fine_tuning(model, FineTuning(freeze_norms=True))
+    train_mode(model, FineTuning(freeze_norms=True))
+    assert not any(parameter.requires_grad for parameter in model[1].parameters())
+    assert not model[1].training and model[0].training
 
 
 def test_slower_backbone_moves_by_that_share_in_its_first_step() -> None:

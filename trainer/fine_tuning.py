@@ -5,7 +5,7 @@ from torch import nn
 from trainer.errors import UserError
 from trainer.model.weights import classifiers
 from trainer.optim.layer_decay import lr_factors
-from trainer.optim.optimizer import NORMS, classifier_parameters
+from trainer.optim.optimizer import classifier_parameters, is_norm
 from trainer.recipe import FineTuning
 
 
@@ -28,14 +28,14 @@ def apply_fine_tuning(model: nn.Module, spec: FineTuning) -> str:
                 parameter.requires_grad_(False)
     if spec.freeze_norms:
         for module in model.modules():
-            if isinstance(module, NORMS):
+            if is_norm(module):
                 for parameter in module.parameters(recurse=False):
                     parameter.requires_grad_(False)
     parameters = list(model.parameters())
     frozen = sum(not parameter.requires_grad for parameter in parameters)
     if frozen == len(parameters):
         raise UserError(f"fine_tuning: all {frozen} tensors of {type(model).__name__} are frozen, nothing is trained")
-    norms = sum(isinstance(module, NORMS) for module in model.modules())
+    norms = sum(is_norm(module) for module in model.modules())
     decay = f", times {spec.layer_decay:g} for each layer further down" if spec.layer_decay != 1 else ""
     held = [f"{frozen} of {len(parameters)} tensors are frozen"] if frozen else []
     if kept := len(_frozen_norms(model, spec)):
@@ -59,4 +59,4 @@ def _frozen_norms(model: nn.Module, spec: FineTuning) -> list[nn.Module]:
         return []
     heads = [model.get_submodule(name) for name in classifiers(model)]
     learning = set() if spec.freeze_norms else {module for head in heads for module in head.modules()}
-    return [module for module in model.modules() if isinstance(module, NORMS) and module not in learning]
+    return [module for module in model.modules() if is_norm(module) and module not in learning]

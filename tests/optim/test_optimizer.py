@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from typing import get_args
 
 import pytest
+import timm
 import timm.optim
 import torch
+from timm.layers import ConvNormAct, EvoNorm2dS0, FilterResponseNormTlu2d, GroupNormAct, RmsNorm
+from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
+from torchvision.models.convnext import CNBlock
 
 from trainer.model import build_model
-from trainer.optim.optimizer import audit, build_optimizer, sort_parameters
+from trainer.optim.optimizer import audit, build_optimizer, is_norm, sort_parameters
 from trainer.recipe import (
     LAMB,
     LARS,
@@ -70,6 +74,33 @@ def test_optimizer_exempts_norms_and_biases_of_the_relatives() -> None:
     assert (len(weights), len(biases), len(norms)) == (4 + 16 + 3 + 16 + 1, 16 + 1, 2 * (4 + 16 + 3))
     weights, biases, norms = sort_parameters(build_model(WideResNet(depth=16, width=2), 10))
     assert (len(weights), len(biases), len(norms)) == (1 + 12 + 3 + 1, 1, 2 * 13)
+
+
+@pytest.mark.parametrize("name", ["beit_base_patch16_224", "test_efficientnet_evos", "convnext_zepto_rms", "test_vit"])
+def test_exempt_tensors_are_those_that_timm_exempts(name: str) -> None:
+    """Biases by names of their own, norms that share no class with torch's, and gains without a norm."""
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    exempt, _ = timm.optim.param_groups_weight_decay(model, weight_decay=0.1)
+    _, biases, norms = sort_parameters(model)
+    assert exempt["weight_decay"] == 0 and biases and norms
+    assert {id(parameter) for parameter in (*biases, *norms)} == {id(parameter) for parameter in exempt["params"]}
+
+
+def test_norms_of_a_library_are_known_by_name_and_tensors() -> None:
+    kinds = (EvoNorm2dS0, FilterResponseNormTlu2d, GlobalResponseNorm, GroupNormAct, RmsNorm)
+    for norm in (GroupNormAct(8, num_groups=2) if kind is GroupNormAct else kind(8) for kind in kinds):
+        assert is_norm(norm)
+        assert sort_parameters(norm) == ([], [], list(norm.parameters()))
+    assert not is_norm(ConvNormAct(3, 8)) and not is_norm(nn.Conv2d(3, 8, 1))
+
+
+def test_biases_and_gains_are_known_whatever_their_names() -> None:
+    attention, scale = nn.MultiheadAttention(8, 2), CNBlock(8, layer_scale=1e-6, stochastic_depth_prob=0.0)
+    assert sort_parameters(attention)[1] == [attention.in_proj_bias, attention.out_proj.bias]
+    weights, biases, gains = sort_parameters(scale)
+    assert (len(weights), len(biases), len(gains)) == (3, 3, 1 + 2)
+    assert gains[0] is scale.layer_scale and gains[0].shape == (8, 1, 1)
 
 
 @pytest.mark.parametrize("spec", [CifarResNet(depth=20), LibraryModel(name="timm/resnet18")])

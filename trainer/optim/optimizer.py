@@ -16,14 +16,14 @@ from trainer.optim.library_optimizer import library_optimizer, tensors_per_param
 from trainer.process.compiler_import import eager_optimizer
 from trainer.recipe import LAMB, LARS, SGD, AdamW, DecoupledSGD, FineTuning, LibraryOptimizer, Optimizer
 
-NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterAudit:
     """What weight decay reaches, and which blocks start as the identity: `plan` prints it."""
 
-    norm_tensors: int  # gammas and betas
+    norm_tensors: int  # gammas, betas, and gains without a norm
     norm_tensors_decayed: int
     biases: int  # of other layers
     biases_decayed: int
@@ -47,7 +47,9 @@ def sort_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Param
     """The model's trainable parameters as (weights, biases, norm tensors).
 
     A norm tensor is one that belongs to a normalisation module, whatever its name: trainers that look for "bn" in the
-    name miss those of the shortcuts, 8 of ResNet-50's 106.
+    name miss those of the shortcuts, 8 of ResNet-50's 106. A gain without a norm counts as one: LayerScale's gammas,
+    and every other tensor with one value per channel, which timm exempts too. MultiheadAttention's in_proj_bias and
+    the q_bias of timm's transformers are biases.
     """
     weights: list[nn.Parameter] = []
     biases: list[nn.Parameter] = []
@@ -58,9 +60,25 @@ def sort_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Param
             if parameter in seen or not parameter.requires_grad:
                 continue
             seen.add(parameter)
-            group = norms if isinstance(module, NORMS) else biases if name == "bias" else weights
-            group.append(parameter)
+            per_channel = parameter.ndim <= 1 or parameter.shape[1:] == (1, 1)  # [C], or [C, 1, 1] times an image
+            if is_norm(module):
+                norms.append(parameter)
+            elif per_channel and "bias" in name:
+                biases.append(parameter)
+            else:
+                (norms if per_channel else weights).append(parameter)
     return weights, biases, norms
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether this is a normalisation layer: torch's, or a library's own, such as timm's RmsNorm and EvoNorm2dS0.
+
+    The latter share no class. They have norm in their name, and no tensors but some with one value per channel.
+    """
+    if isinstance(module, _NORMS):
+        return True
+    tensors = list(module.parameters()) if "norm" in type(module).__name__.lower() else []
+    return bool(tensors) and all(tensor.ndim == 1 for tensor in tensors)
 
 
 def classifier_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -74,7 +92,7 @@ def audit(spec: Optimizer, model: nn.Module) -> ParameterAudit:
     gammas = [
         parameter
         for module in model.modules()
-        if isinstance(module, NORMS)
+        if is_norm(module)
         for name, parameter in module.named_parameters(recurse=False)
         if name == "weight"
     ]

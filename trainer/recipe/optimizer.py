@@ -18,7 +18,7 @@ class _Decay:
     """learning rate at the peak of the schedule, for the global batch as it is"""
     weight_decay: float = 1e-4
     decay_norm: bool = True
-    """also decay the gamma and beta of normalisation layers"""
+    """also decay the gamma and beta of normalisation layers, and other gains with one value per channel"""
     decay_bias: bool = True
     """also decay the biases of other layers"""
 
