@@ -4,15 +4,18 @@ import json
 import math
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from tests.support.processes import SUPPORT, run, weights
 from trainer.__main__ import main
 from trainer.data.order import epoch_order
 from trainer.distributed import process_group
+from trainer.distributed.process_group import World
 from trainer.nonfinite import images_of
 from trainer.recipe_file import load_recipe
 from trainer.step_metrics import NotFiniteError, StepMetrics, Summary, spikes
@@ -132,6 +135,48 @@ def test_nonfinite_first_step_that_is_not_finite_is_named() -> None:
 def test_steps_that_the_scaler_left_out_are_counted() -> None:
     found = summary([1.0, 2.0], norm=math.inf, scale=1024.0, scaled=True)
     assert (found.loss, found.grad_norm, found.grad_norm_max, found.skipped) == (1.5, None, None, 2)
+
+
+def recorded(numbers: StepMetrics, steps: range) -> None:
+    for step in steps:
+        numbers.start(step)
+        numbers.add_loss(step, torch.tensor(step + 0.1))
+        numbers.add_gradient(step, torch.tensor(step + 0.2), torch.tensor(64.0))
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (3, 3), (4, 2)])
+def test_restored_metrics_are_the_same_for_any_number_of_processes(
+    before: int, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All ranks of a step have the same loss here, so that the mean over any number of them is that loss."""
+
+    def metrics(ranks: int) -> StepMetrics:
+        place = {"rank": 0, "size": ranks, "local_rank": 0, "local_size": ranks}
+        world = World(**place, device=torch.device("cpu"), gloo=MagicMock())
+        monkeypatch.setattr(dist, "all_reduce", lambda total, **_: MagicMock(total=total.mul_(ranks)))
+        return StepMetrics(8, world, scaled=True)
+
+    uninterrupted = metrics(1)
+    recorded(uninterrupted, range(23))
+    first = metrics(before)
+    recorded(first, range(19))
+    saved = first.means(19)
+    continued = metrics(after)
+    continued.restore(saved, first.known_from, 19)
+    assert torch.equal(continued.means(19), saved)
+    recorded(continued, range(19, 23))
+    torch.testing.assert_close(continued.means(23), uninterrupted.means(23), rtol=1e-15, atol=0)
+    assert continued.read(23, since=20)[:4] == pytest.approx(uninterrupted.read(23, since=20)[:4])
+
+
+@pytest.mark.parametrize("means", [None, torch.zeros(3, 4)])
+def test_records_begin_anew_where_none_can_be_restored(means: torch.Tensor | None) -> None:
+    """None: in an old checkpoint."""
+    with process_group.world("cpu", 1) as world:
+        numbers = StepMetrics(8, world, scaled=True)
+        numbers.restore(means, 0, 19)
+        recorded(numbers, range(19, 21))
+        assert numbers.read(21, since=12)[:3] == pytest.approx((19.6, 19.7, 20.2))
 
 
 def test_spike_is_what_is_an_outlier_of_its_neighbours() -> None:

@@ -59,7 +59,9 @@ class StepMetrics:
         """`scaled`: there is a loss scale, as for fp16, and steps whose gradient is not finite are skipped."""
         self._count, self._world, self._scaled = count, world, scaled
         self._buffer = torch.zeros(3, 2 * count, dtype=torch.float64, device=world.device)
-        self.known_from = 0  # the first step that was recorded here
+        self._restored = torch.zeros(3, 2 * count, dtype=torch.float64)  # means over the ranks of an earlier start
+        self._restored_until = 0  # the first step that they do not know
+        self.known_from = 0  # the first step that was recorded here or in them
 
     def start(self, step: int) -> None:
         """Clears the slot of the step that begins, after `step` complete ones."""
@@ -86,16 +88,16 @@ class StepMetrics:
         NotFiniteError, and no more than `count` further steps may be complete by then.
         """
         summed = start_sum(self._world, self._buffer)
-        return lambda: self._summarise(self._checked(summed(), step), since)
+        return lambda: self._summarise(self._checked(self._means(summed(), step), step), since)
 
-    def summed(self, step: int) -> torch.Tensor:
-        """The buffer summed over the ranks: float64, on the CPU. Raises NotFiniteError for an invalid step."""
-        total = sum_over_ranks(self._world, self._buffer)
-        self._checked(total, step)
-        return total
+    def means(self, step: int) -> torch.Tensor:
+        """The buffer's means over the ranks: float64, on the CPU. Raises NotFiniteError for an invalid step."""
+        means = self._means(sum_over_ranks(self._world, self._buffer), step)
+        self._checked(means, step)
+        return means
 
-    def _checked(self, total: torch.Tensor, step: int) -> list[StepRecord]:
-        latest = self._records(total, step)
+    def _checked(self, means: torch.Tensor, step: int) -> list[StepRecord]:
+        latest = self._records(means, step)
         for number, record in enumerate(latest, 1):
             if what := _problem(record, self._scaled):
                 raise NotFiniteError(what, latest[:number], self._losses_by_rank(record.step - 1))
@@ -117,21 +119,31 @@ class StepMetrics:
 
     def not_finite(self, what: str, step: int) -> NotFiniteError:
         """The error for a problem found elsewhere after `step` complete steps. Called by all ranks together."""
-        total = sum_over_ranks(self._world, self._buffer)
-        return NotFiniteError(what, self._records(total, step), self._losses_by_rank(step - 1))
+        means = self._means(sum_over_ranks(self._world, self._buffer), step)
+        return NotFiniteError(what, self._records(means, step), self._losses_by_rank(step - 1))
 
-    def restore(self, summed: torch.Tensor, known_from: int, step: int) -> None:
-        """Takes what summed() returned after `step` steps; where its `count` differs, records from there on."""
-        self.known_from = known_from
-        if summed.shape != self._buffer.shape:
+    def restore(self, means: torch.Tensor | None, known_from: int, step: int) -> None:
+        """Takes what means() returned after `step` steps, of any number of ranks.
+
+        Without it, and where its `count` differs, the records begin there.
+        """
+        if means is None or means.shape != self._restored.shape:
             self.known_from = step
-        elif self._world.is_main:  # the others stay zero: the buffers are summed over the ranks again
-            self._buffer.copy_(summed)
+        else:
+            self._restored, self._restored_until, self.known_from = means, step, known_from
 
-    def _records(self, summed: torch.Tensor, step: int) -> list[StepRecord]:
+    def _means(self, summed: torch.Tensor, step: int) -> torch.Tensor:
+        """The means over the ranks of each slot after `step` steps, from the sums of those that were recorded here."""
+        means = summed / self._world.size
+        first = max(0, step - means.shape[1])
+        restored = [self._slot(number) for number in range(first, min(step, self._restored_until))]
+        means[:, restored] = self._restored[:, restored]
+        return means
+
+    def _records(self, means: torch.Tensor, step: int) -> list[StepRecord]:
         first = max(self.known_from, step - self._count)
-        means = (summed / self._world.size).T.tolist()
-        return [StepRecord(number + 1, *means[self._slot(number)]) for number in range(first, step)]
+        values = means.T.tolist()
+        return [StepRecord(number + 1, *values[self._slot(number)]) for number in range(first, step)]
 
     def _losses_by_rank(self, step: int) -> list[float]:
         losses: list[float] = [0.0] * self._world.size

@@ -325,10 +325,10 @@ def changed(run_dir: Path, change: Any) -> None:
 CHANGES: dict[str, tuple[Any, str]] = {
     "nothing in it": (
         lambda state: {},
-        "has no average, classes, data, data_folder, init_weights, metrics, metrics_from, model, ",
+        "has no average, classes, data, data_folder, init_weights, metrics_from, model, norms_measured, ",
     ),
     "no position": (lambda state: {**state, "position": {"epoch": 1}}, "position is {'epoch': 1}, not numbers"),
-    "no metrics": (lambda state: {**state, "metrics": None}, "metrics is of type NoneType"),
+    "no metrics": (lambda state: {**state, "metric_means": None}, "metric_means is of type NoneType"),
     "another network": (
         lambda state: {**state, "model": {name: value[:1] for name, value in state["model"].items() if value.ndim}},
         "does not fit this recipe",

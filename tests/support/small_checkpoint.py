@@ -17,7 +17,7 @@ def checkpoint_content(**parts: Any) -> CheckpointContent:
         "average": None,
         "optimizer": {},
         "scaler": {},
-        "metrics": torch.zeros(0),
+        "metric_means": torch.zeros(0),
         "metrics_from": 0,
         "data": {},
         "data_folder": "",

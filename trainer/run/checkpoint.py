@@ -34,10 +34,10 @@ class TrainingContent(TypedDict):
     """the averaged network; None: neither EMA nor SWA"""
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
-    metrics: Tensor
-    """the ring buffer of StepMetrics, summed over all ranks"""
+    metric_means: NotRequired[Tensor]
+    """the ring buffer of StepMetrics, means over the ranks; absent in old checkpoints, which have sums"""
     metrics_from: int
-    """the first step that `metrics` knows of"""
+    """the first step that `metric_means` knows of"""
 
 
 class RunIdentity(TypedDict):

@@ -86,7 +86,7 @@ class TrainingState:
             "average": self.average.state_dict() if self.average else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "metrics": self.metrics.summed(self.position.step),
+            "metric_means": self.metrics.means(self.position.step),
             "metrics_from": self.metrics.known_from,
         }
 
@@ -107,4 +107,4 @@ class TrainingState:
             self.average.load_state_dict(content["average"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.scaler.load_state_dict(content["scaler"])
-        self.metrics.restore(content["metrics"], content["metrics_from"], content["step"])
+        self.metrics.restore(content.get("metric_means"), content["metrics_from"], content["step"])
