@@ -77,6 +77,8 @@ class TrainSettings:
     def __post_init__(self) -> None:
         check_positive(self, "workers", "log_every", "checkpoint_steps", "keep_last_checkpoints", "profile_steps")
         check_positive(self, "bucket_mb")
+        if self.weights_key and not self.initial_weights:
+            raise ValueError(f"--weights-key {self.weights_key} chooses among weights of a file: add --initial-weights")
         _check_graphs(self)
         if self.profile_steps is not None and self.profile_steps > 100:
             raise ValueError(f"profile_steps={self.profile_steps} is more than 100: no viewer opens such a trace")

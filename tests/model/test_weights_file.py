@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.support.processes import SUPPORT
+from tests.support.small_checkpoint import checkpoint_content
 from trainer import recipe
 from trainer.commands.weights import file_weights
 from trainer.errors import UserError
 from trainer.evaluation.protocol import WeightsFile
 from trainer.model import build_model, load_initial_weights
 from trainer.model.weights_file import read_weights_file, state_dict_in
-from trainer.recipe_file import load_recipe
+from trainer.recipe import EMA
+from trainer.recipe_file import load_recipe, recipe_source
+from trainer.run import checkpoint
+from trainer.run.state import Position
+from trainer.settings import TrainSettings
 
 State = dict[str, Tensor]
 SPEC = recipe.CifarResNet(depth=8)
@@ -100,6 +106,36 @@ def test_evaluated_weights_of_a_file_are_named_in_notes_and_protocol(tmp_path: P
     ]  # fmt: skip
     plain = file_weights(tmp_path / "timm.tar", str(SUPPORT / "small_recipe.py"), "state_dict")
     assert isinstance(plain.networks[0][1], dict) and torch.equal(plain.networks[0][1]["fc.bias"], PLAIN["fc.bias"])
+
+
+def test_weights_key_chooses_within_a_checkpoint_of_our_own(tmp_path: Path) -> None:
+    averaging = replace(load_recipe(SUPPORT / "small_recipe.py"), ema=EMA(decay=0.9))
+    (tmp_path / "recipe.py").write_text(recipe_source(averaging))
+    place = asdict(Position(steps_per_epoch=14, epoch=1))
+    content = checkpoint_content(position=place, model=PLAIN, average=AVERAGE)
+    checkpoint.write(tmp_path / "checkpoints" / "step_00000014.pt", content)
+
+    def found(key: str | None, file: str = "step_00000014.pt") -> list[dict[str, torch.Tensor] | Path]:
+        return [network for _, network in file_weights(tmp_path / "checkpoints" / file, None, key).networks]
+
+    both = found(None)
+    assert len(both) == 2
+    for key, wanted in (("model", PLAIN), ("average", AVERAGE)):
+        (network,) = found(key)
+        assert isinstance(network, dict) and torch.equal(network["fc.bias"], wanted["fc.bias"])
+    with pytest.raises(UserError, match=r"--weights-key nope: .*step_00000014\.pt has weights at average, model"):
+        found("nope")
+    checkpoint.write(tmp_path / "checkpoints" / "step_00000028.pt", {**content, "average": None})
+    with pytest.raises(UserError, match=r"--weights-key average: .*step_00000028\.pt has weights at model"):
+        found("average", "step_00000028.pt")
+
+
+def test_weights_key_is_refused_where_there_is_nothing_to_choose(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").touch()
+    with pytest.raises(UserError, match=r"--weights-key model: .*a\.onnx is an ONNX file, which holds one network"):
+        file_weights(tmp_path / "a.onnx", str(SUPPORT / "small_recipe.py"), "model")
+    with pytest.raises(ValueError, match="--weights-key model chooses among weights of a file: add --initial-weights"):
+        TrainSettings(data="synthetic:100", run_dir=tmp_path, weights_key="model")
 
 
 class Payload:

@@ -90,8 +90,9 @@ def file_weights(file: Path, recipe_name: str | None, key: str | None = None) ->
     """The weights in a checkpoint of this trainer, in any state_dict, or in an .onnx file.
 
     A checkpoint within its run's folder has the run's recipe; for other files `recipe_name`, a name or a path, says
-    which network it is. `key` says which weights of the file, None: the only or the averaged ones. Raises UserError
-    where what is needed is missing, and for a file that cannot be read.
+    which network it is. `key` says which weights of the file, in our checkpoints model or average; None: the only or
+    the averaged ones, of a checkpoint both. Raises UserError where what is needed is missing, and for a file that
+    cannot be read.
     """
     in_run = file.absolute().parent.parent
     of_run = recipe_name is None and file.suffix == ".pt" and (in_run / "recipe.py").is_file()
@@ -99,6 +100,8 @@ def file_weights(file: Path, recipe_name: str | None, key: str | None = None) ->
         raise UserError(f"which network is {file}, and how is it evaluated? Add --recipe NAME (or a recipe's path)")
     recipe = Run(in_run).recipe if of_run else load_recipe(str(recipe_name))
     if file.suffix == ".onnx":
+        if key:
+            raise UserError(f"--weights-key {key}: {file} is an ONNX file, which holds one network: leave it out")
         from trainer.commands.export.onnx import onnx_metadata
 
         return _of_file(file, recipe, file, classes=_stated_classes(onnx_metadata(file)))
@@ -107,7 +110,7 @@ def file_weights(file: Path, recipe_name: str | None, key: str | None = None) ->
     else:
         content = read_weights_file(file)
     if isinstance(content, dict) and CheckpointContent.__required_keys__ <= content.keys():
-        return _of_checkpoint(file, checked(content, file), recipe, of_run=of_run)
+        return _of_checkpoint(file, checked(content, file), recipe, of_run=of_run, key=key)
     classes = _stated_classes(_safetensors_metadata(file)) if file.suffix == ".safetensors" else None
     with torch.device("meta"):  # the names only
         names = build_model(without_pretrained(recipe.model), recipe.num_classes).state_dict()
@@ -135,7 +138,12 @@ def file_sha256(file: Path) -> str:
         raise UserError(f"{file} cannot be read: {error.strerror}: try again if its run is still training") from error
 
 
-def _of_checkpoint(file: Path, content: CheckpointContent, recipe: Recipe, *, of_run: bool) -> Weights:
+def _of_checkpoint(
+    file: Path, content: CheckpointContent, recipe: Recipe, *, of_run: bool, key: str | None = None
+) -> Weights:
+    held = {"average": content["average"], "model": content["model"]}
+    if key is not None and not held.get(key):
+        raise UserError(f"--weights-key {key}: {file} has weights at {', '.join(name for name in held if held[name])}")
     at, data = Position.of(content["position"]), content["data"]
     init_weights = InitWeights.from_dict(content["init_weights"])
     mean = mean_of(content)
@@ -160,12 +168,13 @@ def _of_checkpoint(file: Path, content: CheckpointContent, recipe: Recipe, *, of
         return replace(found, averaging=averaging, norm_images=mean["norm_images"] or None)
 
     networks: list[tuple[TrainedWeights | WeightsFile, Network]] = []
-    if content["average"]:
+    if content["average"] and key != "model":
         if recipe.average is None:
-            remedy = "add --recipe RUN/recipe.py"
+            remedy = "add --recipe RUN/recipe.py, or --weights-key model for the others"
             raise UserError(f"{file} holds averaged weights, and {recipe.name} has no ema or swa: {remedy}")
         networks.append((trained(averaged=True), content["average"]))
-    networks.append((trained(averaged=False), content["model"]))
+    if key != "average":
+        networks.append((trained(averaged=False), content["model"]))
     return Weights(
         file=file,
         sha256=file_sha256(file),
