@@ -152,12 +152,23 @@ def test_runs_from_other_weights_are_a_different_row(tmp_path: Path, capsys: Cap
     assert "not compared, ours started from x.pth (sha256:0123456789ab)" in text
 
 
+def test_rows_differ_by_the_weights_within_a_file_and_not_by_its_name(tmp_path: Path, capsys: Captured) -> None:
+    ema = replace(X_PTH, key="state_dict_ema")
+    starts = (replace(X_PTH, key="state_dict"), ema, replace(ema, file="renamed.pth"))
+    for seed, start in enumerate(starts):
+        write_run(tmp_path / str(seed), CIFAR, [91.0 + seed], seed=seed, init_weights=start)
+    text = told(capsys, tmp_path)
+    assert re.search(r"initial_weights state_dict in x\.pth [^ ]*\.\.\.\) 1 91\.00", text)
+    assert re.search(r"initial_weights state_dict_ema in x\.pth [^ ]*\.\.\.\) 2 92\.50 \+- 0\.71", text)
+
+
 @pytest.mark.parametrize(
     "start",
     [
         InitWeights(kind="recipe"),
         InitWeights(kind="pretrained"),
         InitWeights(kind="file", file="x, no averaging.pth (sha256:1)", sha256="0" * 64),
+        replace(X_PTH, key="state_dict"),
     ],
 )
 def test_initial_weights_of_a_run_are_read_from_fields(start: InitWeights, tmp_path: Path) -> None:

@@ -258,6 +258,8 @@ def test_sentence_of_weights_names_where_they_come_from_and_how_they_were_select
         {"kind": "other", "file": None, "sha256": None},
         {"kind": "file", "file": "x.pth", "sha256": None},
         {"kind": "recipe", "file": "x.pth", "sha256": "0"},
+        {"kind": "file", "file": "x.pth", "sha256": "0", "key": 1},
+        {"kind": "pretrained", "key": "model"},
         {"kind": "recipe", "file": None, "more": 1},
     ],
 )

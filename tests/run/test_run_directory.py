@@ -14,12 +14,16 @@ from tests.support.small_checkpoint import checkpoint_content
 from trainer.__main__ import main
 from trainer.commands.compare.run_record import FinishedRun, read_run
 from trainer.commands.weights import file_sha256
+from trainer.distributed import process_group
 from trainer.errors import UserError
 from trainer.evaluation.evaluate import evaluate_networks
 from trainer.evaluation.result import Evaluation
 from trainer.recipe_file import load_recipe
 from trainer.run import checkpoint
 from trainer.run.directory import Run
+from trainer.run.init_weights import InitWeights
+from trainer.run.teacher import Teacher
+from trainer.setup.prepare import newest_checkpoint
 
 RECIPE = str(SUPPORT / "small_recipe.py")
 
@@ -208,8 +212,8 @@ def test_weights_that_a_run_starts_from_are_recorded_in_its_protocol(digits: Pat
     assert main(words(digits, tmp_path / "second", *more)) == 0
     result = json.loads((tmp_path / "second" / "result.json").read_text())
     digest = file_sha256(weights)
-    assert f"started from best.pt (sha256:{digest[:12]}), norms measured" in result["protocol_text"]
-    start = {"kind": "file", "file": "best.pt", "sha256": digest}
+    assert f"started from model in best.pt (sha256:{digest[:12]}), norms measured" in result["protocol_text"]
+    start = {"kind": "file", "file": "best.pt", "sha256": digest, "key": "model"}
     assert result["protocol"]["weights"]["init_weights"] == start
     found = read_run(tmp_path / "second")
     assert isinstance(found, FinishedRun)
@@ -226,9 +230,64 @@ def test_run_directory_other_initial_weights_than_a_run_started_from_are_refused
     weights = str(tmp_path / "run" / "checkpoints" / "best.pt")
     capfd.readouterr()
     assert main(words(digits, tmp_path / "run", "--initial-weights", weights)) == 2
-    assert "was not started from best.pt" in capfd.readouterr().err
+    assert "was not started from model in best.pt" in capfd.readouterr().err
     assert main(words(digits, tmp_path / "run", "--initial-weights", str(tmp_path / "nope.pth"))) == 2
     assert "nope.pth cannot be read: No such file" in capfd.readouterr().err
+
+
+X_PTH = InitWeights(kind="file", file="x.pth", sha256="0" * 64, key="state_dict")
+
+
+def continued(
+    run_dir: Path, recorded: tuple[InitWeights, Teacher | None], given: tuple[InitWeights, Teacher | None]
+) -> None:
+    """Looks for a checkpoint to continue from, in a run that holds one; raises UserError where it does not fit."""
+    (recorded_of, given_of) = (
+        {"init_weights": start.to_dict(), "teacher": teacher.to_dict() if teacher else None}
+        for start, teacher in (recorded, given)
+    )
+    with Run(run_dir) as run, process_group.world("cpu", 1) as world:
+        checkpoint.write(run.checkpoints.folder / "step_00000001.pt", checkpoint_content(**recorded_of))
+        assert newest_checkpoint(run, checkpoint_content(**given_of), world)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "given"),
+    [
+        (X_PTH, X_PTH),
+        (X_PTH, replace(X_PTH, file="renamed.pth")),
+        (replace(X_PTH, key=None), X_PTH),  # of a trainer that did not record it
+        (X_PTH, InitWeights(kind="recipe")),
+        (X_PTH, InitWeights(kind="pretrained")),  # the recipe's, which --initial-weights replaced
+    ],
+)
+def test_run_continues_from_the_weights_it_started_from_and_without_the_option(
+    recorded: InitWeights, given: InitWeights, tmp_path: Path
+) -> None:
+    continued(tmp_path, (recorded, None), (given, None))
+
+
+@pytest.mark.parametrize("recorded", [InitWeights(kind="pretrained"), replace(X_PTH, sha256="1" * 64)])
+def test_run_is_not_continued_from_weights_of_a_different_file(recorded: InitWeights, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"was not started from state_dict in x\.pth .*: leave --initial-weights out"):
+        continued(tmp_path, (recorded, None), (X_PTH, None))
+
+
+def test_run_is_not_continued_from_other_weights_of_its_file(tmp_path: Path) -> None:
+    said = r"not started from state_dict_ema in x\.pth \(sha256:0+\), but from state_dict in x\.pth"
+    with pytest.raises(UserError, match=said):
+        continued(tmp_path, (X_PTH, None), (replace(X_PTH, key="state_dict_ema"), None))
+
+
+def test_run_continues_with_its_teacher_whatever_the_files_name(tmp_path: Path) -> None:
+    start = InitWeights(kind="recipe")
+    teacher = Teacher(network="ResNet-50", file="t.pth", sha256="0" * 64)
+    published = replace(teacher, file=None, sha256="1" * 64)
+    continued(tmp_path / "a", (start, teacher), (start, replace(teacher, file="renamed.pth")))
+    with pytest.raises(UserError, match="give that --teacher-weights again"):
+        continued(tmp_path / "b", (start, teacher), (start, published))
+    with pytest.raises(UserError, match=r"from ResNet-50 \(published weights, .*: leave --teacher-weights out"):
+        continued(tmp_path / "c", (start, published), (start, teacher))
 
 
 def test_validation_image_that_cannot_be_opened_shows_before_the_first_step(

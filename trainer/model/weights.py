@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from trainer import recipe
 from trainer.errors import UserError, one_line
 from trainer.model.identify import advice
-from trainer.model.weights_file import read_weights_file, state_dict_in
+from trainer.model.weights_file import StateDict, read_weights_file, state_dict_in
 
 
 def load_initial_weights(model: nn.Module, file: Path, key: str | None = None, spec: recipe.Model | None = None) -> str:
@@ -21,10 +21,7 @@ def load_initial_weights(model: nn.Module, file: Path, key: str | None = None, s
     the classifier it has, and the sentence says so. Raises UserError for a file that cannot be read and for any other
     name or shape that does not fit; where `spec` is what `model` was built by, it names the option that fits the file.
     """
-    try:
-        weights = state_dict_in(read_weights_file(file), file, key).fitted(model.state_dict())
-    except UserError as error:
-        raise UserError(f"initial weights: {error}") from error
+    weights = read_initial_weights(file, key).fitted(model.state_dict())
     theirs = weights.tensors
     found = mismatch(model, theirs)
     if found.fatal:
@@ -41,6 +38,14 @@ def load_initial_weights(model: nn.Module, file: Path, key: str | None = None, s
             f"because the file has {found.classes_there} classes and the model {found.classes_here}"
         )
     return sentence
+
+
+def read_initial_weights(file: Path, key: str | None) -> StateDict:
+    """The weights of `file`, for any network; `key` as in load_initial_weights. Raises UserError as that does."""
+    try:
+        return state_dict_in(read_weights_file(file), file, key)
+    except UserError as error:
+        raise UserError(f"initial weights: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Where a run's weights came from before its first step. Needs no torch: compare reads it from result.json."""
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -10,20 +10,23 @@ from trainer.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class InitWeights:
-    """The initial weights of a run."""
+    """The initial weights of a run. Equal ones are the same weights, whatever the name of their file."""
 
     kind: Literal["recipe", "file", "pretrained"]
     """recipe: its own initialisation; file: --initial-weights; pretrained: the library's published weights"""
-    file: str | None = None
+    file: str | None = field(default=None, compare=False)
     """the file's name, without its folder"""
     sha256: str | None = None
     """of the file, in hexadecimal"""
+    key: str | None = None
+    """where they are in the file, such as state_dict_ema; None: they are all of it, or the record is older than this"""
 
     def __post_init__(self) -> None:
         given = (self.file, self.sha256)
         fits = all(isinstance(value, str) for value in given) if self.kind == "file" else given == (None, None)
-        if self.kind not in ("recipe", "file", "pretrained") or not fits:
-            raise ValueError(f"kind={self.kind!r} with file={self.file!r} and sha256={self.sha256!r}")
+        has_key = isinstance(self.key, str) and self.kind == "file"
+        if self.kind not in ("recipe", "file", "pretrained") or not fits or not (self.key is None or has_key):
+            raise ValueError(f"kind={self.kind!r} with file={self.file!r}, sha256={self.sha256!r} and key={self.key!r}")
 
     @classmethod
     def of_file(cls, path: Path) -> Self:
@@ -42,6 +45,10 @@ class InitWeights:
             raise TypeError(f"{values!r:.100} is not an object")
         return cls(**values)
 
+    def may_be(self, recorded: Self) -> bool:
+        """Whether a record is of these weights; one without a key may be of any in the file."""
+        return self == recorded or (recorded.key is None and replace(self, key=None) == recorded)
+
     def to_dict(self) -> dict[str, str | None]:
         """For JSON and for a checkpoint."""
         return asdict(self)
@@ -53,4 +60,5 @@ class InitWeights:
             case "pretrained":
                 return "the library's pretrained weights"
             case "file":
-                return f"{self.file} (sha256:{self.sha256[:12] if self.sha256 else None})"
+                key = f"{self.key} in " if self.key else ""
+                return f"{key}{self.file} (sha256:{self.sha256[:12] if self.sha256 else None})"

@@ -1,16 +1,16 @@
 """Which teacher a run was distilled from. Needs no torch: compare reads it from result.json."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
-    """The network whose predictions were targets, and its weights."""
+    """The network whose predictions were targets, and its weights; equal whatever the name of their file."""
 
     network: str
     """a library's name for it, or our class and depth"""
-    file: str | None
+    file: str | None = field(compare=False)
     """the name of --teacher-weights, without its folder; None: the library's published weights"""
     sha256: str
     """of the file, or of the published weights' names and values, in hexadecimal"""

@@ -3,7 +3,7 @@
 import os
 import sys
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from trainer.distributed.same_weights import require_same_weights
 from trainer.errors import UserError, counted
 from trainer.evaluation.protocol import TrainedWeights, short
 from trainer.evaluation.result import trained_weights
+from trainer.model.weights import read_initial_weights
 from trainer.precision import emulation_note, set_tf32
 from trainer.process.garbage import collected_by_steps
 from trainer.recipe import LibraryModel, Recipe
@@ -117,7 +118,7 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
         "data": {"train": train_loader.source.checksum, "val": eval_loader.source.checksum},
         "data_folder": settings.data_folder,
         "classes": train_loader.source.classes,
-        "init_weights": init_weights(recipe, settings).to_dict(),
+        "init_weights": on_every_rank(world, lambda: init_weights(recipe, settings)).to_dict(),
         "teacher": taught_by.to_dict() if taught_by else None,
     }
     checkpoint = newest_checkpoint(run, identity, world)
@@ -181,7 +182,8 @@ def choose_kernels(*, deterministic: bool) -> None:
 def init_weights(recipe: Recipe, settings: TrainSettings) -> InitWeights:
     """Where the initial weights come from. Raises UserError where the file of initial weights cannot be read."""
     if settings.initial_weights:
-        return InitWeights.of_file(settings.initial_weights)
+        found = InitWeights.of_file(settings.initial_weights)
+        return replace(found, key=read_initial_weights(settings.initial_weights, settings.weights_key).key or None)
     if isinstance(recipe.model, LibraryModel) and recipe.model.pretrained:
         return InitWeights(kind="pretrained")
     return InitWeights(kind="recipe")
@@ -216,12 +218,16 @@ def newest_checkpoint(run: Run, identity: RunIdentity, world: World) -> Checkpoi
                 f"{identity['data_folder']} ({short(identity['data'][split])}): use another --run-dir, "
                 f"or the images as they were"
             )
-    if (teacher := content.get("teacher")) != identity.get("teacher"):
-        before, now = (Teacher.from_dict(each) or "no teacher" for each in (teacher, identity.get("teacher")))
-        raise UserError(f"{path} was distilled from {before}, not from {now}: give that --teacher-weights again")
-    if asked.kind != "recipe" and asked.to_dict() != content["init_weights"]:
+    taught, teacher = (Teacher.from_dict(each.get("teacher")) for each in (content, identity))
+    if taught != teacher:
+        remedy = "give that --teacher-weights again" if taught and taught.file else "leave --teacher-weights out"
+        before, now = taught or "no teacher", teacher or "no teacher"
+        raise UserError(f"{path} was distilled from {before}, not from {now}: {remedy}, or use another --run-dir")
+    started = InitWeights.from_dict(content["init_weights"])
+    if asked.kind == "file" and not asked.may_be(started):
         raise UserError(
-            f"{path} was not started from {asked}: leave --initial-weights out to continue, or use another --run-dir"
+            f"{path} was not started from {asked}, but from {started}: leave --initial-weights out to continue, "
+            f"or use another --run-dir"
         )
     return content
 
