@@ -3,20 +3,32 @@
 import json
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
+from torch import nn
 
+from tests.support.small_checkpoint import checkpoint_content
 from tests.support.small_recipe import recipe as small
 from trainer.__main__ import main
-from trainer.commands.average import mean_state
+from trainer.commands import average
+from trainer.commands.average import Member, _members, _selection, mean_state
+from trainer.commands.weights import file_weights
+from trainer.distributed import process_group
 from trainer.errors import UserError
+from trainer.evaluation.protocol import Selection, TrainedWeights
+from trainer.model import build_model
 from trainer.recipe import SWA
 from trainer.recipe_file import recipe_source
 from trainer.run import checkpoint
+from trainer.run.checkpoint import MeanOf
+from trainer.run.directory import Run
+from trainer.run.state import Position
+from trainer.weights_settings import AverageSettings
 
 STEPS = 1437 // 96
 RECIPE = replace(
@@ -71,7 +83,7 @@ def test_average_of_one_checkpoint_with_itself_is_that_checkpoint_bit_for_bit(fi
     shutil.copytree(finished, tmp_path / "run")
     last = tmp_path / "run" / "checkpoints" / f"step_{3 * STEPS:08d}.pt"
     same = content(finished, 3 * STEPS)
-    checkpoint.write(last.with_name("step_00000041.pt"), same)
+    checkpoint.write(last.with_name("step_00000041.pt"), {**same, "step": 41})  # the same file would count once
     assert main(["average", str(tmp_path / "run"), "--last", "2"]) == 0
     mean = checkpoint.read(last.with_name("average.pt"))
     assert [name for name, tensor in same["average"].items() if not torch.equal(mean["model"][name], tensor)] == []
@@ -111,7 +123,7 @@ def test_average_states_its_checkpoints_and_is_read_by_the_other_commands(
         (["RUN", "--last", "9"], r"checkpoints holds 3 checkpoints: use --last 3, or train with --keep-last-check"),
         (["RUN", "--last", "1"], r"last=1 is one checkpoint"),
         (["RUN/checkpoints/best.pt"], r"one file has no mean"),
-        (["RUN/checkpoints/best.pt", "RUN/checkpoints/best.pt"], r"named twice"),
+        (["RUN/checkpoints/best.pt", "RUN/checkpoints/best.pt"], r"best\.pt is named twice"),
         (["RUN/checkpoints"], r"is not the folder of a run"),
         (["RUN", "--last", "2", "--norm-images", "15"], r"15 training images are less than a micro-batch of 16"),
         (["RUN", "--last", "2", "--out", "RUN/checkpoints/step_1.pt"], r"choose a different one"),
@@ -132,13 +144,87 @@ def test_average_of_files_of_two_runs_is_written_where_asked(
 ) -> None:
     """It takes the recipe of the first, and claims no seed, because the mean is not of one run."""
     shutil.copytree(finished, tmp_path / "other")
-    files = [str(run / "checkpoints" / "best.pt") for run in (finished, tmp_path / "other")]
+    files = [
+        str(finished / f"checkpoints/step_{STEPS:08d}.pt"),
+        str(tmp_path / f"other/checkpoints/step_{2 * STEPS:08d}.pt"),
+    ]
     assert main(["average", *files]) == 2
     assert "of several runs: where is their mean to be written? Add --out FILE.pt" in capsys.readouterr().err
     assert main(["average", *files, "--out", str(tmp_path / "soup.pt")]) == 0
     record = json.loads((tmp_path / "soup.pt.evaluation.json").read_text())
     assert record["protocol"]["weights"]["averaging"]["count"] == 2
     assert record["protocol"]["seed"] is None
+
+
+def small_run(folder: Path, *steps: int) -> Path:
+    """The folder of the checkpoints of a run, as a run leaves them, with one weight; best.pt is the last."""
+    run = Run(folder)
+    folder.mkdir(exist_ok=True)
+    (folder / "recipe.py").write_text(recipe_source(small))
+    for step in steps:
+        place = asdict(Position(steps_per_epoch=14, epoch=step // 14, batch=step % 14))
+        run.checkpoints.save(checkpoint_content(position=place, model={"w": torch.tensor(float(step))}), step)
+    run.checkpoints.mark_best(steps[-1])
+    return run.checkpoints.folder
+
+
+def members(*files: Path) -> list[Member]:
+    return _members(AverageSettings(checkpoints=files))
+
+
+def test_checkpoint_counts_once_in_the_mean_whatever_its_name(tmp_path: Path) -> None:
+    """best.pt is a link to a step, or a copy of it, so that checkpoints/*.pt names one twice."""
+    folder = small_run(tmp_path, 14, 28)
+    assert len(members(folder / "step_00000014.pt", folder / "best.pt")) == 2
+    with pytest.raises(UserError, match=r"step_00000028\.pt is the same checkpoint as .*best\.pt: each counts once"):
+        members(*sorted(folder.glob("*.pt")))
+
+
+def test_mean_is_no_part_of_a_mean(tmp_path: Path) -> None:
+    folder = small_run(tmp_path, 14, 28)
+    about = MeanOf(count=2, first=1.0, last=2.0, norm_images=0)
+    checkpoint.write(folder / "average.pt", {**checkpoint.read(folder / "best.pt"), "mean_of": about})
+    with pytest.raises(UserError, match=r"average\.pt is a mean of checkpoints already: leave it out"):
+        members(folder / "step_00000014.pt", folder / "average.pt")
+
+
+@pytest.mark.parametrize(
+    ("names", "selection"),
+    [
+        (("step_00000014.pt", "step_00000028.pt"), "newest"),
+        (("step_00000014.pt", "best.pt"), "best"),
+        (("other.pt", "step_00000028.pt"), "unknown"),
+    ],
+)
+def test_mean_states_that_an_epoch_of_it_was_selected(
+    names: tuple[str, str], selection: Selection, tmp_path: Path
+) -> None:
+    folder = small_run(tmp_path, 14, 28)
+    checkpoint.write(folder / "other.pt", {**checkpoint.read(folder / "step_00000014.pt"), "step": 0})
+    found = members(*(folder / name for name in names))
+    assert _selection(found) == selection
+    about = MeanOf(count=2, first=1.0, last=2.0, norm_images=0, selection=_selection(found))
+    checkpoint.write(folder / "average.pt", {**found[-1].content, "mean_of": about})
+    ((trained, _),) = file_weights(folder / "average.pt", None).networks
+    assert isinstance(trained, TrainedWeights) and trained.selection == selection
+
+
+@pytest.mark.parametrize("changes", [{"sync_norm": True}, {"norm_batch_size": 8}])
+def test_norms_of_the_mean_are_measured_as_in_training(
+    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over the same images each: those of all processes, or groups of a micro-batch."""
+    measured: list[nn.Module] = []
+    monkeypatch.setattr(average, "_open_training_images", MagicMock())
+    monkeypatch.setattr(average, "norm_images", lambda *_: 96)
+    monkeypatch.setattr(average, "remeasure_norms", lambda recipe, networks, *_: measured.extend(networks.values()))
+    recipe = replace(small, **changes)
+    newest = MagicMock(content=checkpoint_content(position=asdict(Position(steps_per_epoch=14))))
+    with process_group.world("cpu", 1) as world:
+        network = build_model(recipe.model, 10)
+        average._measure_norms(network, recipe, newest, MagicMock(), world)
+    trained = build_model(recipe.model, 10, recipe.norm_batch_size, sync_norm=recipe.sync_norm)
+    assert [type(module) for module in measured[0].modules()] == [type(module) for module in trained.modules()]
 
 
 def test_checkpoints_of_different_networks_have_no_mean() -> None:

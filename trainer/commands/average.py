@@ -15,8 +15,8 @@ from trainer.data.loader import Loader, check_square, default_workers
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World, on_every_rank, require_same
 from trainer.errors import UserError
-from trainer.evaluation.protocol import TrainedWeights
-from trainer.model.norm import split_norms
+from trainer.evaluation.protocol import Selection, TrainedWeights
+from trainer.model import set_norm_batch
 from trainer.precise_bn import remeasure_norms
 from trainer.precision import set_tf32
 from trainer.recipe import PaddedCrop, Recipe
@@ -37,6 +37,7 @@ class Member:
     weights: Weights
     state: dict[str, Tensor]
     content: CheckpointContent
+    selection: Selection
 
     @property
     def epoch(self) -> float:
@@ -49,7 +50,7 @@ def average_weights(settings: AverageSettings) -> None:
     The weights of a checkpoint are those of its run's result: the moving average, where it has one.
     """
     with process_group.world(settings.device, timeout_minutes=30) as world:
-        members = on_every_rank(world, lambda: [_member(file, settings) for file in _files(settings)])
+        members = on_every_rank(world, lambda: _members(settings))
         out = on_every_rank(world, lambda: _place(settings))
         require_same(world, "checkpoints", " ".join(member.weights.sha256 for member in members))
         first, newest = members[0].weights, max(members, key=lambda member: member.epoch)
@@ -61,7 +62,13 @@ def average_weights(settings: AverageSettings) -> None:
         if not (recipe.fine_tuning and recipe.fine_tuning.keeps_statistics):  # else all checkpoints have the same
             images = _measure_norms(network, recipe, newest, settings, world)
         epochs = [member.epoch for member in members]
-        about = MeanOf(count=len(members), first=min(epochs), last=max(epochs), norm_images=images)
+        about = MeanOf(
+            count=len(members),
+            first=min(epochs),
+            last=max(epochs),
+            norm_images=images,
+            selection=_selection(members),
+        )
         state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
         content = {**newest.content, "model": state, "average": None, "optimizer": {}, "norms_measured": bool(images)}
         on_every_rank(world, lambda: checkpoint.write(out, {**content, "mean_of": about}) if world.is_main else None)
@@ -106,8 +113,7 @@ def mean_state(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 def _measure_norms(network: nn.Module, recipe: Recipe, newest: Member, settings: AverageSettings, world: World) -> int:
     """Measures the norms over training images, and returns over how many."""
-    if recipe.norm_batch_size:
-        split_norms(network, recipe.norm_batch_size)
+    set_norm_batch(network, recipe.norm_batch_size, sync_norm=recipe.sync_norm)
     with on_every_rank(world, lambda: _open_training_images(recipe, newest, settings, world)) as loader:
         images = on_every_rank(world, lambda: norm_images(settings, recipe, len(loader), world))
         at = Position.of(newest.content["position"])  # the images that training measured norms on at that place
@@ -142,9 +148,26 @@ def _files(settings: AverageSettings) -> list[Path]:
         return found[-settings.last :]
     if len(paths) < 2:
         raise UserError("one file has no mean: give the folder of a run, or two or more checkpoints")
-    if len(set(paths)) < len(paths):
-        raise UserError("a checkpoint is named twice: each counts once in the mean")
     return paths
+
+
+def _members(settings: AverageSettings) -> list[Member]:
+    """The checkpoints of the mean. Raises UserError where one cannot be averaged, and where two are the same."""
+    members = [_member(file, settings) for file in _files(settings)]
+    known: dict[str, Path] = {}
+    for member in members:
+        file = member.weights.file
+        if other := known.get(member.weights.sha256):
+            which = "is named twice" if file == other else f"is the same checkpoint as {other}"
+            raise UserError(f"{file} {which}: each counts once in the mean, leave one out")
+        known[member.weights.sha256] = file
+    return members
+
+
+def _selection(members: Sequence[Member]) -> Selection:
+    """How the epochs were chosen: best where one was chosen by its accuracy, unknown where one may have been."""
+    found = {member.selection for member in members}
+    return "best" if "best" in found else "unknown" if "unknown" in found else "newest"
 
 
 def _member(file: Path, settings: AverageSettings) -> Member:
@@ -152,7 +175,10 @@ def _member(file: Path, settings: AverageSettings) -> Member:
     trained, network = weights.networks[0]
     if not isinstance(trained, TrainedWeights) or isinstance(network, Path):
         raise UserError(f"{file} is no checkpoint of this trainer: only these can be averaged")
-    return Member(weights, network, checked(checkpoint.read(file), file))
+    content = checked(checkpoint.read(file), file)
+    if checkpoint.mean_of(content):
+        raise UserError(f"{file} is a mean of checkpoints already: leave it out")
+    return Member(weights, network, content, trained.selection)
 
 
 def _place(settings: AverageSettings) -> Path:

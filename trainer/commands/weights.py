@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.errors import UserError
-from trainer.evaluation.protocol import TrainedWeights, WeightMean, WeightsFile
+from trainer.evaluation.protocol import Selection, TrainedWeights, WeightMean, WeightsFile
 from trainer.evaluation.result import trained_weights
 from trainer.model import build_model, without_pretrained
 from trainer.model.identify import advice
@@ -147,8 +147,10 @@ def _of_checkpoint(
     at, data = Position.of(content["position"]), content["data"]
     init_weights = InitWeights.from_dict(content["init_weights"])
     mean = mean_of(content)
-    kinds: dict[str, Literal["newest", "best", "unknown"]] = {"best": "best", "step": "newest"}
-    selection = "newest" if mean else kinds.get(file.stem.partition("_")[0], "unknown")
+    kinds: dict[str, Selection] = {"best": "best", "step": "newest"}
+    selection = kinds.get(file.stem.partition("_")[0], "unknown")
+    if mean:
+        selection = mean.get("selection", "newest")
 
     def trained(*, averaged: bool) -> TrainedWeights:
         found = trained_weights(

@@ -11,6 +11,8 @@ from trainer.recipe_file import check_values
 from trainer.run.init_weights import InitWeights
 from trainer.run.teacher import Teacher
 
+Selection = Literal["newest", "best", "unknown"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Averaging:
@@ -76,7 +78,7 @@ class TrainedWeights:
     averaging: Averaging | WeightMean | None
     teacher: Teacher | None = None
     """that they were distilled from"""
-    selection: Literal["newest", "best", "unknown"]
+    selection: Selection
     """best: the epoch with the highest top-1 on the run's validation images; unknown: the file may be either"""
     selected_on: str | None
     """checksum of the validation images; None: not selected, or not known"""

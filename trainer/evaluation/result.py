@@ -1,11 +1,19 @@
 """A result with its protocol, without which an accuracy cannot be compared: its record and its report."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from trainer.data.loader import Source
 from trainer.evaluation.calibration import BINS, ClassAccuracy, Details
-from trainer.evaluation.protocol import Averaging, Protocol, TrainedWeights, WeightMean, WeightsFile, coverage_text
+from trainer.evaluation.protocol import (
+    Averaging,
+    Protocol,
+    Selection,
+    TrainedWeights,
+    WeightMean,
+    WeightsFile,
+    coverage_text,
+)
 from trainer.process.rows import rows
 from trainer.recipe import CenterCrop, Recipe
 from trainer.recipe_file import overrides_of
@@ -52,7 +60,7 @@ def trained_weights(
     norms_measured: bool,
     averaged: bool,
     of_run: bool = True,
-    selection: Literal["newest", "best", "unknown"] = "newest",
+    selection: Selection = "newest",
     selected_on: str | None = None,
     teacher: Teacher | None = None,
 ) -> TrainedWeights:

@@ -19,7 +19,7 @@ from trainer.model.preactivation import PreActivationResNet
 from trainer.model.resnet import ResNet
 from trainer.model.weights import load_initial_weights
 
-__all__ = ["build_model", "load_initial_weights", "without_pretrained"]
+__all__ = ["build_model", "load_initial_weights", "set_norm_batch", "without_pretrained"]
 
 
 def build_model(
@@ -43,13 +43,18 @@ def build_model(
             model = PreActivationResNet(spec, num_classes)
         case recipe.LibraryModel():
             model = library_model(spec, num_classes)
+    set_norm_batch(model, norm_batch_size, sync_norm=sync_norm)
+    return model
+
+
+def set_norm_batch(model: nn.Module, norm_batch_size: int | None, *, sync_norm: bool) -> None:
+    """Sets the images that each BatchNorm2d of `model` computes its statistics over: see build_model."""
     if norm_batch_size is not None:
         split_norms(model, norm_batch_size)
     if sync_norm:
         from trainer.model.sync_norm import sync_norms  # imports torch's compiler, which takes seconds
 
         sync_norms(model)
-    return model
 
 
 def without_pretrained(spec: recipe.Model) -> recipe.Model:

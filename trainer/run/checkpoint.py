@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, NotRequired, TypedDict, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NotRequired, TypedDict, Union, cast, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -69,12 +69,15 @@ class MeanOf(TypedDict):
     last: float
     norm_images: int
     """training samples that the norms were measured over; 0: fine-tuning keeps their statistics"""
+    selection: NotRequired[Literal["newest", "best", "unknown"]]
+    """best: one of the epochs was chosen by its accuracy, unknown: one may have been; absent in old checkpoints"""
 
 
 def mean_of(content: Mapping[str, Any]) -> MeanOf | None:
     """What a checkpoint is the mean of; None: it is of one training. Raises ValueError where that is damaged."""
     found = content.get("mean_of")
-    if found is not None and (not isinstance(found, dict) or found.keys() != MeanOf.__required_keys__):
+    fields = {"selection": None, **found} if isinstance(found, dict) else {}
+    if found is not None and fields.keys() != MeanOf.__required_keys__ | MeanOf.__optional_keys__:
         raise ValueError(f"mean_of is {found!r:.100}")
     return cast(MeanOf | None, found)
 
