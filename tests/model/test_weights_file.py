@@ -79,6 +79,17 @@ def test_weights_of_safetensors_are_known_by_content(tmp_path: Path) -> None:
     assert state_dict_in(read_weights_file(tmp_path / "model.bin"), tmp_path).tensors.keys() == PLAIN.keys()
 
 
+def test_file_of_torch_is_read_whatever_its_name(tmp_path: Path) -> None:
+    torch.save(PLAIN, tmp_path / "model.safetensors")
+    ((_, network),) = file_weights(tmp_path / "model.safetensors", str(SUPPORT / "small_recipe.py")).networks
+    assert isinstance(network, dict) and network.keys() == PLAIN.keys()
+
+
+def test_class_names_in_a_file_of_safetensors_are_read_whatever_its_name(tmp_path: Path) -> None:
+    save_file(PLAIN, tmp_path / "model.bin", {"classes": '["cat", "dog"]'})
+    assert file_weights(tmp_path / "model.bin", str(SUPPORT / "small_recipe.py")).classes == ["cat", "dog"]
+
+
 def test_weights_key_chooses_and_a_wrong_one_lists_them(tmp_path: Path) -> None:
     content = {"state_dict": PLAIN, "state_dict_ema": AVERAGE}
     assert state_dict_in(content, tmp_path, "state_dict").tensors is not None

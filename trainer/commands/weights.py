@@ -15,7 +15,7 @@ from trainer.evaluation.result import trained_weights
 from trainer.model import build_model, without_pretrained
 from trainer.model.identify import advice
 from trainer.model.weights import mismatch
-from trainer.model.weights_file import StateDict, read_weights_file, state_dict_in
+from trainer.model.weights_file import StateDict, read_weights_file, safetensors_metadata, state_dict_in
 from trainer.recipe import Recipe
 from trainer.recipe_file import load_recipe
 from trainer.run import checkpoint
@@ -111,7 +111,7 @@ def file_weights(file: Path, recipe_name: str | None, key: str | None = None) ->
         content = read_weights_file(file)
     if isinstance(content, dict) and CheckpointContent.__required_keys__ <= content.keys():
         return _of_checkpoint(file, checked(content, file), recipe, of_run=of_run, key=key)
-    classes = _stated_classes(_safetensors_metadata(file)) if file.suffix == ".safetensors" else None
+    classes = _stated_classes(safetensors_metadata(file))
     with torch.device("meta"):  # the names only
         names = build_model(without_pretrained(recipe.model), recipe.num_classes).state_dict()
     return _of_file(file, recipe, state_dict_in(content, file, key).fitted(names), classes=classes)
@@ -202,13 +202,6 @@ def _of_file(file: Path, recipe: Recipe, found: StateDict | Path, *, classes: li
         classes=classes,
         notes=notes,
     )
-
-
-def _safetensors_metadata(file: Path) -> dict[str, str]:
-    from safetensors import safe_open
-
-    with safe_open(file, "pt") as opened:
-        return opened.metadata() or {}
 
 
 def _stated_classes(metadata: dict[str, str]) -> list[str] | None:

@@ -75,15 +75,15 @@ def read_weights_file(file: Path) -> object:
             start = opened.read(4096)
         if not start:
             raise UserError(f"{file} is empty")
-        if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= file.stat().st_size:
+        if _is_safetensors(start, file):
             from safetensors.torch import load_file
 
             return load_file(file)
         for mark, what in _STRANGERS.items():
             if start.lstrip().startswith(mark):
                 raise UserError(f"{file} is {what}")
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]), file.open("rb") as opened:
+            return torch.load(opened, map_location="cpu", weights_only=True)  # of a path it would judge by the suffix
     except UserError:
         raise
     except ImportError as error:
@@ -97,6 +97,23 @@ def read_weights_file(file: Path) -> object:
             f"{file} is damaged or holds more than tensors ({what}): "
             f"save the state_dict alone, torch.save(model.state_dict(), FILE)"
         ) from error
+
+
+def safetensors_metadata(file: Path) -> dict[str, str]:
+    """The texts that a file of safetensors holds beside its tensors; none for any other file."""
+    with file.open("rb") as opened:
+        start = opened.read(9)
+    if not _is_safetensors(start, file):
+        return {}
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as tensors:
+        return tensors.metadata() or {}
+
+
+def _is_safetensors(start: bytes, file: Path) -> bool:
+    """By the first bytes: the length of a JSON object, and its brace."""
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= file.stat().st_size
 
 
 def state_dict_in(content: object, file: Path, key: str | None = None) -> StateDict:
