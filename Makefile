@@ -16,7 +16,7 @@ test: .venv/tests-installed check
 	$(PYTEST) -n 3
 
 test-fast: install
-	$(PYTEST) -n 2 -m "not slow and not slurm and not browser and not gpu"
+	$(PYTEST) -n 2 -m "not slow and not slurm and not browser"
 
 check: install
 	$(RUN) -m ruff check --quiet .

@@ -9,7 +9,6 @@ from functools import partial
 from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 from benchmarks.in_turn import Tick, in_turn
 from benchmarks.table import Row, pairs_row
@@ -23,22 +22,17 @@ LONG = 1000  # epochs: more than is measured
 def ours(recipe: Recipe, data: str, run_dir: Path, steps: int, tick: Tick) -> None:
     """`trainer train`. An interval with an evaluation in it does not count: the others evaluate nothing."""
     from trainer import train
-    from trainer.log.log import Log
+    from trainer.log.lines import LogLines
+    from trainer.run.state import Position
     from trainer.settings import TrainSettings
 
-    class TickingLog(Log):
-        trained_only = True
+    class TickingLines(LogLines):
+        def after_step(self, at: Position, lr: float) -> None:
+            super().after_step(at, lr)
+            if at.step % steps == 0:
+                tick(at.batch > steps)  # else the last epoch's evaluation was in it
 
-        def steps(self, *arguments: Any, **named: Any) -> None:
-            super().steps(*arguments, **named)
-            tick(self.trained_only)
-            self.trained_only = True
-
-        def evaluation(self, *arguments: Any, **named: Any) -> None:
-            super().evaluation(*arguments, **named)
-            self.trained_only = False
-
-    train.Log = TickingLog  # type: ignore[attr-defined]
+    train.LogLines = TickingLines  # type: ignore[attr-defined]
     settings = TrainSettings(data=data, run_dir=run_dir, log_every=steps, pictures=False)
     train.train(replace(recipe, epochs=LONG), settings)
 

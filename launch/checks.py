@@ -18,7 +18,9 @@ from trainer.distributed.interface import bind_gloo
 from trainer.errors import EXIT_RETRY, UnreachableError, UserError, first_line
 from trainer.process.limits import raise_open_file_limit
 
-_PACKAGES = ("torch", "torchvision", "ffcv", "numpy", "timm")
+_PACKAGES = (
+    "torch", "torchvision", "ffcv", "numpy", "timm", "pillow", "simplejpeg", "opencv-python", "opencv-python-headless",
+)  # fmt: skip
 _WAIT = timedelta(seconds=120)  # for processes to meet, and for each of their exchanges
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.processes import TIMEOUT
+from tests.support.processes import TIMEOUT, resident_kb
 from trainer.data.crop import CropBoxes, eval_view, train_view
 from trainer.data.formats import open_source
 from trainer.data.loader import Batch, Loader, check_square
@@ -109,8 +109,6 @@ def test_batch_stays_as_it_is_while_later_ones_are_read(photo_betons: Path) -> N
 @pytest.mark.slow
 def test_epochs_left_early_leave_no_thread_and_no_memory_behind(photo_betons: Path) -> None:
     """FFCV's Loader leaks a thread and its buffers each time."""
-    import resource
-
     with open_photos(photo_betons) as loader:
         view = train_view(RandomResizedCrop(resolution=256), True, 0, 0)
 
@@ -121,13 +119,11 @@ def test_epochs_left_early_leave_no_thread_and_no_memory_behind(photo_betons: Pa
         leave_early()
         gc.collect()
         threads = threading.active_count()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = resident_kb()
         for _ in range(30):  # 4 batches of 12.6 MB each in flight
             leave_early()
         assert threading.active_count() == threads
-        assert (
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
-        )  # kB; 30 epochs that leaked would be 1.5 GB
+        assert resident_kb() - before < 300_000  # 30 epochs that leaked would be 1.5 GB
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
 
 

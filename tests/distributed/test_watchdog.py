@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import ROOT, SUPPORT, TIMEOUT, ranks_of, start_new, start_ranks, wait_for_step
+from tests.support.processes import ROOT, SUPPORT, TIMEOUT, is_alive, ranks_of, start_new, start_ranks, wait_for_step
 from trainer.distributed.watchdog import COMPUTING, EXCHANGING, PeerStatus, Report, find_stalled_ranks
 
 RECIPE = str(SUPPORT / "small_recipe.py")
@@ -102,9 +102,9 @@ def test_ranks_end_with_their_launcher_also_before_they_have_joined(digits: Path
             time.sleep(0.01)
         os.kill(ranks[1], signal.SIGSTOP)
         os.kill(launcher.pid, signal.SIGKILL)
-        while time.monotonic() < deadline and Path(f"/proc/{ranks[0]}").exists():
+        while time.monotonic() < deadline and is_alive(ranks[0]):
             time.sleep(0.1)
-        assert not Path(f"/proc/{ranks[0]}").exists()
+        assert not is_alive(ranks[0])
         os.kill(ranks[1], signal.SIGCONT)
         _, said = launcher.communicate(timeout=TIMEOUT)  # until both have closed it
         assert "error: the launcher of rank 0 has ended" in said

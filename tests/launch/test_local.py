@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from launch.local.torchrun import first_failure
-from tests.support.processes import ROOT, SUPPORT, TIMEOUT, assert_same_run, wait_for_step
+from tests.support.processes import ROOT, SUPPORT, TIMEOUT, assert_same_run, is_alive, wait_for_step
 
 pytestmark = pytest.mark.slow
 
@@ -120,7 +120,7 @@ def test_lost_rank_is_reported_by_one_line_and_no_rank_is_left(digits: Path, tmp
     assert sorted(running) == [0, 1, 2, 3]
     os.kill(running[2], signal.SIGKILL)
     killed = time.monotonic()
-    while any(_is_alive(pid) for pid in running.values()):
+    while any(is_alive(pid) for pid in running.values()):
         assert time.monotonic() - killed < TIMEOUT
         time.sleep(0.02)
     _, err = process.communicate(timeout=TIMEOUT)
@@ -130,14 +130,6 @@ def test_lost_rank_is_reported_by_one_line_and_no_rank_is_left(digits: Path, tmp
     assert lines[-1].startswith("launch: given up after 1 starts without a new checkpoint: rank 2 was ended by SIGKILL")
     assert "Traceback" not in err
     assert max(map(len, lines)) < 250
-
-
-def _is_alive(pid: int) -> bool:
-    """A zombie has ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])

@@ -115,6 +115,30 @@ def kill(process: subprocess.Popen[str] | Forked) -> None:
     process.wait(TIMEOUT)
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process is there. A zombie has ended, whether or not anybody collects it: in a container nobody may."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def group_is_alive(group: int) -> bool:
+    """Whether a process of this group is there, which is no zombie."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended just now
+            state, _, its_group, *_ = stat.read_text(errors="replace").rpartition(")")[2].split()
+            if int(its_group) == group and state != "Z":
+                return True
+    return False
+
+
+def resident_kb() -> int:
+    """The memory of this process now. What the kernel calls ru_maxrss is the most it ever had."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0])
+
+
 def ranks_of(launcher: subprocess.Popen[str] | Forked) -> list[int]:
     """The process ids of torchrun's ranks, in their order; none where it has ended, or has not come so far."""
     if launcher.poll() is not None:

@@ -15,7 +15,10 @@ from trainer.distributed.process_group import World
 from trainer.run.commit import commit
 from trainer.settings import TrainSettings
 
-_PACKAGES = ("torch", "torchvision", "timm", "ffcv", "numba", "numpy", "pillow", "tensorboard")
+_PACKAGES = (
+    "torch", "torchvision", "timm", "ffcv", "numba", "numpy", "pillow", "simplejpeg", "opencv-python",
+    "opencv-python-headless", "tensorboard",
+)  # fmt: skip
 
 
 def environment(world: World, settings: TrainSettings, cpu_kernels: Mapping[str, int] | None = None) -> dict[str, Any]:

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.beton.test_writer import RAW, alive, images, pixels
-from tests.support.processes import TIMEOUT
+from tests.data.beton.test_writer import RAW, images, pixels
+from tests.support.processes import TIMEOUT, group_is_alive
 from trainer.data.beton.images import Images
 from trainer.data.beton.journal import _HEADER, ROW, STORED
 from trainer.data.beton.manifest import Encoding
@@ -182,7 +182,7 @@ def test_prepare_killed_at_any_moment_ends_with_the_bytes_of_an_uninterrupted_on
         _wait(lambda journal=journal, chunks=chunks: journal.exists() and journal.stat().st_size > chunks * 16 * 78)
         os.killpg(process.pid or 0, signal.SIGKILL)
         process.join()
-        _wait(lambda process=process: not alive(process.pid))
+        _wait(lambda process=process: not group_is_alive(process.pid or 0))
     prepare_folder(tmp_path / "src", out, options)
     assert {entry.name for entry in out.iterdir()} == {entry.name for entry in (tmp_path / "whole").iterdir()}
     for split in ("train", "val"):
