@@ -11,7 +11,6 @@ import gc
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -30,7 +29,6 @@ from benchmarks.gpu_steps import Step, module, ours, timms, torchvisions
 from benchmarks.gpu_variants import Variant, variants
 from benchmarks.loaders import repeat_photos
 from benchmarks.roofline import roofline
-from trainer.commands.benchmark.measure import limit_run_ahead
 from trainer.commands.benchmark.peak import wait_for
 from trainer.data.beton.prepare import PrepareOptions, prepare_folder
 from trainer.data.formats import open_beton
@@ -38,6 +36,7 @@ from trainer.data.loader import BATCHES_AHEAD, Loader
 from trainer.distributed import process_group
 from trainer.distributed.cpus import usable_cpus
 from trainer.distributed.process_group import World
+from trainer.distributed.run_ahead import RunAhead
 from trainer.errors import UserError
 from trainer.precision import set_tf32
 from trainer.recipe import RandomResizedCrop, Recipe, ResNet
@@ -168,7 +167,8 @@ class Measurement:
             self._try(f"{name}, synthetic", self._batches.synthetic, name)
             if name.startswith("ours"):
                 self._try(f"{name}, real", self._batches.real, name)
-        if self._device.type == "cuda":  # it must not grow from round to round
+        # From the second round on it must not grow: recording a graph in the first one empties the cache.
+        if self._device.type == "cuda":
             self._record.found["reserved_gb"].append(torch.cuda.memory_reserved(self._device) / 1e9)
 
     def variants(self) -> None:
@@ -279,12 +279,11 @@ def per_second(work: Callable[[Any], Any], stream: Iterator[Any], device: torch.
 
     Between, a GPU always has something to do: the host waits for the end of what is AHEAD micro-batches ago.
     """
-    done, ends, start = 0, deque[torch.cuda.Event](), time.perf_counter()
+    done, run_ahead, start = 0, RunAhead(device), time.perf_counter()
     while time.perf_counter() - start < seconds:
         work(next(stream))
         done += 1
-        if device.type == "cuda":
-            limit_run_ahead(ends)
+        run_ahead.after_micro_step()
     wait_for(device)
     return done / (time.perf_counter() - start)
 

@@ -232,7 +232,7 @@ def common_folder(runs: list[Run]) -> Path:
 
 
 def require_plain_folder(runs: list[Run]) -> None:
-    """Raises UserError for a % in the folder of the logs, which sbatch and submitit take for a number of the job."""
+    """Raises UserError for a % in the folder of the logs, which submitit and Slurm take for a number of the job."""
     if "%" in str(folder := common_folder(runs)):
         raise UserError(f"--run-dir {folder}: a % would be replaced in the names of the logs: use another name")
 

@@ -15,6 +15,7 @@ from trainer.data.resolution import resolutions
 from trainer.distillation import build_distilled_loss
 from trainer.distributed import ddp
 from trainer.distributed.process_group import World
+from trainer.distributed.run_ahead import RunAhead
 from trainer.distributed.watchdog import COMPUTING, EXCHANGING
 from trainer.fine_tuning import train_mode
 from trainer.optim.clipping import build_clipping
@@ -47,7 +48,7 @@ class TrainingStep:
 
     The last micro-batch of a step updates the weights and their average, and advances the position. All ranks call it
     together. It reads nothing from the device, but for some of timm's optimizers (optim.build_optimizer) and the one
-    check of a CUDA graph.
+    check of a CUDA graph. It waits for what the device did some micro-batches ago.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class TrainingStep:
         self._mixed = partial(mix, mixing, num_classes=classes, seed=recipe.seed) if mixing else None
         self._clip = build_clipping(recipe, state.module)
         self._one = torch.ones((), device=world.device)
+        self._run_ahead = RunAhead(world.device)
         if cuda_graph:
             leave_default_stream(world.device)
         if compile_mode is not None:  # before DDP, whose own forward pass breaks the graph
@@ -127,6 +129,7 @@ class TrainingStep:
             if state.average:
                 state.average.update(state.module, at.step, at.epochs)
             collect_garbage(at.step)
+        self._run_ahead.after_micro_step()
 
     def close(self) -> None:
         """Frees a recorded step. Called before the process group ends, for which NCCL waits as long as there is one."""

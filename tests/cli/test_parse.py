@@ -221,7 +221,7 @@ def test_finished_run_says_so_and_how_its_weights_are_trained_further(
     weights = advice.partition("--initial-weights ")[2]
     words[words.index("--run-dir") + 1] = str(tmp_path / "second")
     assert main([*words, "--epochs", "1", "--initial-weights", weights]) == 0
-    assert f"started from {Path(weights).name}" in capfd.readouterr().out
+    assert f"started from model in {Path(weights).name}" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("task", [0, 1])

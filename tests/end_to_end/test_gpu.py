@@ -72,8 +72,9 @@ PLAIN = replace(
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """The world of one process on such a GPU."""
-    for module, name in ((torch.cuda, "Stream"), (torch.cuda, "current_stream"), (torch, "Generator")):
-        monkeypatch.setattr(module, name, MagicMock())
+    for name in ("Stream", "current_stream", "Event"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    monkeypatch.setattr(torch, "Generator", MagicMock())
     device._copy_stream.cache_clear()
     monkeypatch.setattr(torch.cuda, "stream", lambda _stream: contextlib.nullcontext())
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda _tensor, _stream: None)

@@ -199,7 +199,7 @@ def start_sum(world: World, tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
             dist.all_reduce(total)
         here = torch.empty_like(total, device="cpu").pin_memory()
         here.copy_(total, non_blocking=True)
-        copied = torch.cuda.Event()
+        copied = torch.cuda.Event(blocking=True)  # else the wait keeps a core busy
         copied.record()
 
         def read() -> torch.Tensor:

@@ -6,8 +6,10 @@ A line that was read at once would wait for the device, and then for all ranks o
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
+from trainer.data.operations import upload
 from trainer.distributed.process_group import World, start_sum
 from trainer.log.cadence import Cadence
 from trainer.log.log import Log
@@ -57,14 +59,14 @@ class LogLines:
 
     def _begin(self, at: Position, lr: float) -> None:
         interval = self.throughput.end_interval()
-        own = torch.zeros(self._world.size, dtype=torch.float64)
+        own = np.zeros(self._world.size)
         if self._last_interval and self._world.size > 1:
             own[self._world.rank] = self._last_interval.own_seconds  # the device has done with it
         self._pending = _Line(
             at=replace(at),
             lr=lr,
             metrics=self._metrics.start_reading(at.step, since=self._cadence.line_before(at.step)),
-            own_seconds=start_sum(self._world, own.to(self._world.device, non_blocking=True)),
+            own_seconds=start_sum(self._world, upload(own, self._world.device)),
             interval=interval,
         )
         self._last_interval = interval

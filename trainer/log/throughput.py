@@ -135,7 +135,7 @@ class Throughput:
     def _mark(self) -> Mark:
         if self._world.device.type != "cuda":
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True, blocking=True)  # who waits for it, sleeps
         event.record()
         return event
 

@@ -6,23 +6,21 @@ synchronised at both ends of a window; inside it a host is at most a few micro-b
 """
 
 import math
-from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, TypeVar
 
-import torch
 import torch.distributed as dist
 
 from trainer.commands.benchmark.peak import wait_for
 from trainer.data.loader import BATCHES_AHEAD
 from trainer.distributed.process_group import World
+from trainer.distributed.run_ahead import RunAhead
 from trainer.log.throughput import Rates, Throughput
 
 WARM_UP = BATCHES_AHEAD + 2  # batches that may be ready when a window begins: those of the loader and one on the GPU
-AHEAD = 8  # micro-batches that the host may be ahead of the GPU
 _GROWTH = 8  # from one trial window to the next
 
 T = TypeVar("T")
@@ -93,25 +91,13 @@ def window(part: Part, count: int, round_number: int, world: World) -> Rates:
         wait_for(world.device)
         dist.barrier(group=world.gloo)
         throughput = Throughput(world)
-        ends = deque[torch.cuda.Event]()
+        run_ahead = RunAhead(world.device)
         for _ in range(count):
             part.work(throughput.wait_for(batches))
             throughput.images += part.images
-            if world.device.type == "cuda":
-                limit_run_ahead(ends)
+            run_ahead.after_micro_step()
         wait_for(world.device)
         return throughput.read()
-
-
-def limit_run_ahead(ends: deque[torch.cuda.Event]) -> None:
-    """Waits for the end of the GPU's work of AHEAD micro-batches ago; `ends` has the events between.
-
-    Work that the host never waits for may otherwise hold a hundred batches in memory.
-    """
-    ends.append(torch.cuda.Event(blocking=True))  # the host sleeps: the cores are for the loader
-    ends[-1].record()
-    if len(ends) > AHEAD:
-        ends.popleft().synchronize()
 
 
 def window_length(part: Part, seconds: float, world: World) -> int:
