@@ -1,10 +1,11 @@
-"""Permission denied: what was to be read is the user's mistake, what a run was to write may be writable again."""
+"""What no check foresees: permissions of input and of the run, and operations that are not deterministic."""
 
 import errno
 import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from launch import checks
 from trainer.data import formats
@@ -58,3 +59,15 @@ def test_data_that_a_node_may_not_read_is_a_fault_of_preflight(monkeypatch: pyte
     monkeypatch.setattr(formats, "open_dataset", open_dataset)
     found = checks._checksums("DATA", content=False)
     assert set(found.values()) == {"error: DATA/train.beton: cannot be read: Permission denied"}
+
+
+def test_operation_without_a_deterministic_kernel_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pytest.raises(RuntimeError) as caught:
+            torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))
+    finally:
+        torch.use_deterministic_algorithms(before)
+    assert exit_code_of(caught.value) == 2
+    assert "this network needs put_, which has no deterministic kernel" in capsys.readouterr().err
