@@ -1,11 +1,12 @@
 """Class folders, and wheels alone, beside torchvision's reference pipeline: in time and in CPU time.
 
-    python -m benchmarks.folders PHOTOS [--rounds 7] [--batches 4]
+    python -m benchmarks.folders PHOTOS [--rounds 7] [--batches 4]        # writes up to 1 GB, for a while
 
 PHOTOS: a folder of class folders of photographs, only read. All loaders read JPEGs of at most 500 px with as many
 threads or processes as there are CPUs. In each round each reads the same number of batches in turn, while the others
 wait. Time is measured from when the batches are read that were ready. CPU time is that of all threads and processes of
-a loader, from full queues to full queues. On a machine that is shared it varies less than time does.
+a loader, from full queues to full queues: no epoch ends meanwhile, before which neither loader would read ahead. On a
+machine that is shared it varies less than time does.
 """
 
 import contextlib
@@ -37,8 +38,10 @@ READERS: dict[str, tuple[Callable[[Job], Iterator[int]], str]] = {
 _READY = 4  # batches in the queues of either kind of loader, with 2 workers
 
 
-def main(photos: tyro.conf.Positional[Path], rounds: int = 7, batches: int = 4, repeats: int = 4) -> None:
-    """Measures and prints. `repeats`: of PHOTOS."""
+def main(photos: tyro.conf.Positional[Path], rounds: int = 7, batches: int = 4) -> None:
+    """Measures and prints."""
+    most_read = (3 * _READY + rounds * (_READY + batches) + _READY) * BATCH
+    repeats = -(-most_read // len(list(photos.glob("*/*"))))
     with tempfile.TemporaryDirectory() as name:
         with contextlib.redirect_stdout(sys.stderr):
             data = write_data(photos, Path(name), repeats)

@@ -64,10 +64,8 @@ def exit_code_of(error: Exception, run_dir: Path | None = None) -> int:
         lost_peer.report(one_line(_communication_failure(error)))
         return EXIT_RETRY
     if isinstance(error, RuntimeError) and (operation := _NOT_DETERMINISTIC.match(first_line(error))):
-        print_error(
-            f"--deterministic: this network needs {operation[1]}, which has no deterministic kernel here: leave the option "
-            f"out, or use another network"
-        )
+        says = f"this network needs {operation[1]}, which has no deterministic kernel here"
+        print_error(f"--deterministic: {says}: leave the option out, or use another network")
         return 2
     if isinstance(error, RuntimeError) and _BROKEN_GPU.search(first_line(error)):
         reason = f"{_place()}, GPU {os.environ.get('LOCAL_RANK', '0')}: {first_line(error)}"
