@@ -76,6 +76,15 @@ def sign(path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ write and read
 
 
+def test_save_removes_what_a_killed_training_left_and_not_what_average_is_writing(tmp_path: Path) -> None:
+    left = [tmp_path / name for name in ("step_00000001.pt.partial", "best.pt.partial", "best.pt.sha256.partial")]
+    others = [tmp_path / "average.pt.partial", tmp_path / "average.pt.sha256.partial"]
+    for file in (*left, *others):
+        file.touch()
+    Checkpoints(tmp_path, 3).save(checkpoint_content(step=2), 2)
+    assert sorted(tmp_path.glob("*.partial")) == others
+
+
 def test_trained_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = build_model(CifarResNet(depth=8), 10).to(memory_format=torch.channels_last)

@@ -126,8 +126,9 @@ class Checkpoints:
         path = self._path(step)
         if step == self._saved_step:
             return path
-        for left in self.folder.glob("*.partial"):  # by a process that was killed
-            left.unlink(missing_ok=True)
+        for pattern in ("step_*.partial", "best.pt*.partial"):  # of a training that was killed, not of `average`
+            for left in self.folder.glob(pattern):
+                left.unlink(missing_ok=True)
         write(path, content)
         self._saved_step = step
         # checkpoints of later steps are damaged, or the run would have continued there: they displace no whole ones
