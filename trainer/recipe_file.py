@@ -146,7 +146,7 @@ def known_recipes() -> str:
 
 def is_resolved(path: Path) -> bool:
     """Whether `path` was written by recipe_source."""
-    return path.read_text(encoding="utf-8").startswith(_WRITTEN_BY_US)
+    return path.read_bytes().startswith(_WRITTEN_BY_US.encode())  # a user's own file may have any encoding
 
 
 def check_values(value: Any, hint: Any, name: str) -> None:

@@ -76,6 +76,25 @@ def test_users_own_recipe_file_is_not_overwritten(
     assert mine.read_text() == before
 
 
+def test_recipe_of_a_user_in_another_encoding_is_not_overwritten(tmp_path: Path) -> None:
+    mine = tmp_path / "recipe.py"
+    mine.write_bytes("# coding: latin-1\n# für mich\nrecipe = None\n".encode("latin-1"))
+    with pytest.raises(UserError, match="somebody's own file"):
+        Run(tmp_path).claim(load_recipe("resnet20_digits"))
+
+
+def test_finished_run_without_checkpoints_is_not_overwritten(tmp_path: Path) -> None:
+    recipe = load_recipe("resnet20_digits")
+    with Run(tmp_path) as run:
+        run.claim(recipe)
+        run.write_result({"top1": 91.0})
+    before = (tmp_path / "recipe.py").read_text()
+    for other in (recipe, replace(recipe, epochs=3)):
+        with pytest.raises(UserError, match="holds a finished run without its checkpoints: use another --run-dir"):
+            Run(tmp_path).claim(other)
+    assert (tmp_path / "recipe.py").read_text() == before
+
+
 def test_folder_of_data_is_no_run_directory(digits: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = sorted(digits.iterdir())
     assert main(["train", RECIPE, "--data", str(digits), "--run-dir", str(digits)]) == 2

@@ -91,13 +91,15 @@ class Run:
         """Reserves the directory for this recipe and, until it ends, for this process.
 
         Raises UserError where another process uses it, where its checkpoints are of another recipe (the message lists
-        the differences), or where it is not a run directory.
+        the differences), where it holds the result of a run without checkpoints, or where it is not a run directory.
         """
         stored = self.folder / "recipe.py"
         if stored.exists() and not is_resolved(stored):
             raise UserError(f"{stored} is somebody's own file: use another --run-dir")
         if not stored.exists() and (data := next(self.folder.glob("*.beton"), None)):
             raise UserError(f"{self.folder} holds data, {data.name}: use another --run-dir")
+        if not self.checkpoints.exist and (self.folder / "result.json").exists():
+            raise UserError(f"{self.folder} holds a finished run without its checkpoints: use another --run-dir")
         if self.checkpoints.exist and (changes := recipe_changes(self.recipe, recipe)):
             longer = any(change.startswith("epochs: ") for change in changes)
             raise UserError(

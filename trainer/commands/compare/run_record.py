@@ -99,10 +99,7 @@ class FinishedRun:
 
 def is_run(folder: Path) -> bool:
     """Whether `folder` is a run directory: its recipe.py was written by a run, not by a person."""
-    try:
-        return (folder / "recipe.py").is_file() and is_resolved(folder / "recipe.py")
-    except UnicodeDecodeError:
-        return False
+    return (folder / "recipe.py").is_file() and is_resolved(folder / "recipe.py")
 
 
 def read_run(folder: Path) -> FinishedRun | Unfinished:
