@@ -153,6 +153,14 @@ def test_real_labels_mistake_is_one_line(content: str, answer: str, source: Imag
     assert "\n" not in str(error.value)
 
 
+def test_real_labels_all_of_other_classes_than_the_images_are_one_line(
+    source: ImageFolderSource, tmp_path: Path
+) -> None:
+    (tmp_path / "real.json").write_text(json.dumps([[9]] * 24))
+    with pytest.raises(UserError, match="has no label for any of these images among their classes"):
+        read_real_labels(tmp_path / "real.json", source, 10, [4, 2, 7, 0])
+
+
 def test_real_labels_need_file_names(tmp_path: Path) -> None:
     unnamed: Any = SimpleNamespace(name="val.beton", labels=np.zeros(3, np.int64))
     (tmp_path / "real.json").write_text("[[0], [0], [0]]")

@@ -54,10 +54,11 @@ def read_real_labels(file: Path, source: Source, classes: int, positions: Sequen
             if type(label) is not int or not 0 <= label < classes:
                 raise UserError(f"--real {file}: {name} has the class {label!r}, and the network {classes} classes")
             right[image, label] = True
-    if not right.any():
-        raise UserError(f"--real {file} has no label for any of these images")
     if positions is not None:
         right = right[:, torch.tensor(positions)]
+    if not right.any():
+        among = "" if positions is None else " among their classes"
+        raise UserError(f"--real {file} has no label for any of these images{among}")
     return RealLabels(f"sha256:{hashlib.sha256(content).hexdigest()}", right)
 
 
