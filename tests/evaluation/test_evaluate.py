@@ -20,7 +20,7 @@ from trainer.data.formats import open_source
 from trainer.data.loader import Loader
 from trainer.distributed import process_group
 from trainer.errors import UserError
-from trainer.evaluation.evaluate import evaluate, evaluate_images, evaluate_networks, predict
+from trainer.evaluation.evaluate import evaluate, evaluate_images, evaluate_networks, predict, summarize
 from trainer.evaluation.protocol import Averaging, Protocol, TrainedWeights, WeightsFile
 from trainer.evaluation.result import trained_weights
 from trainer.model import build_model
@@ -192,11 +192,18 @@ def test_flip_tta_is_the_mean_of_the_logits_of_both_views(digits: Path, untraine
     assert found.loss == pytest.approx(nn.functional.cross_entropy(logits, batch.labels).item(), rel=1e-5)
 
 
+def test_logits_that_are_not_finite_have_no_remedy_of_training_outside_of_it() -> None:
+    table = torch.tensor([[1.0, 0.0, 0.0, torch.nan]], dtype=torch.float64)
+    with pytest.raises(UserError, match=r"^the logits of 1 of 1 images are not finite: [^:]* for their precision$"):
+        summarize(table)
+
+
 def test_logits_that_are_not_finite_are_no_result(digits: Path, untrained: tuple[Recipe, nn.Module]) -> None:
     recipe, model = untrained
     broken = copy.deepcopy(model)
     broken.get_submodule("fc").weight.data[3] = float("inf")  # finite weights can do the same in fp16
-    refused = pytest.raises(UserError, match=r"the logits of \d+ of 360 images are not finite")
+    remedy = r".*: try --precision bf16 in another --run-dir$"
+    refused = pytest.raises(UserError, match=r"the logits of \d+ of 360 images are not finite" + remedy)
     with process_group.world("cpu", timeout_minutes=1) as world, open_digits(digits) as loader, refused:
         evaluate(broken, loader, recipe, world)
 

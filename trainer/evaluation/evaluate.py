@@ -56,12 +56,14 @@ def evaluate_networks(
 
     The networks are the modules themselves: DDP's wrapper would wait for its peers. `crop`: instead of the recipe's.
     With flip_tta, an image's logits are the mean over both views. All ranks use rank 0's buffers, and every module
-    keeps its mode. Called by all ranks together. `on_progress`: see evaluate_images. Raises Stopped on a `stop_signal`.
+    keeps its mode. Called by all ranks together. `on_progress`: see evaluate_images. Raises Stopped on a `stop_signal`,
+    and UserError where logits are not finite, with what a training can do.
     """
     tables = evaluate_images(
         [*networks.values()], loader, recipe, world, crop or recipe.eval_crop, stop_signal, on_progress
     )
-    return {name: summarize(table) for name, table in zip(networks, tables, strict=True)}
+    remedy = ": try --precision bf16 in another --run-dir"
+    return {name: summarize(table, remedy) for name, table in zip(networks, tables, strict=True)}
 
 
 def evaluate_images(
@@ -151,13 +153,13 @@ def evaluate_batch(
     return torch.stack(columns, dim=1).double()
 
 
-def summarize(images: torch.Tensor) -> Evaluation:
-    """The mean over all rows of evaluate_images. Raises UserError where logits are not finite."""
+def summarize(images: torch.Tensor, remedy: str = "") -> Evaluation:
+    """The mean over all rows of evaluate_images. Raises UserError, which ends in `remedy`, for logits not finite."""
     times, top1, top5, losses = images[:, :4].unbind(dim=1)
     if wrong := int((~losses.isfinite()).sum()):
         raise UserError(
             f"the logits of {wrong:,} of {len(images):,} images are not finite: the weights are damaged, or too large "
-            f"for their precision: try --precision bf16 in another --run-dir"
+            f"for their precision{remedy}"
         )
     evaluated = int(times.sum())
     return Evaluation(
