@@ -69,6 +69,11 @@ def test_fit_accumulation_fills_the_global_batch_for_every_number_of_processes(l
         assert replace(SMALL, micro_batch_size=images).accumulation(processes) == passes
 
 
+def test_fit_accumulation_shares_the_images_that_norms_are_measured_over() -> None:
+    recipe = replace(SMALL, precise_norm_images=48)
+    assert accumulations(recipe, 96) == [(1, 48, 2), (2, 24, 2), (4, 12, 2), (8, 6, 2), (16, 3, 2)]
+
+
 def group(root: Path, name: str, **files: object) -> None:
     (root / name).mkdir(parents=True, exist_ok=True)
     for file, content in files.items():

@@ -17,6 +17,7 @@ from trainer.commands.benchmark.fit_trial import NO_MEMORY
 from trainer.commands.benchmark.memory import free_bytes, process_limits
 from trainer.commands.benchmark.report import require_writable
 from trainer.commands.plan.measure import choose_device
+from trainer.commands.plan.scaling import misfit
 from trainer.commands.plan.text import in_bytes, in_time, section, table
 from trainer.errors import UserError
 from trainer.recipe import Recipe
@@ -126,7 +127,7 @@ def accumulations(recipe: Recipe, largest: int) -> list[tuple[int, int, int]]:
         fitting = [
             images
             for images in micro_batches(recipe)
-            if images <= largest and recipe.global_batch_size % (images * count) == 0
+            if images <= largest and misfit(replace(recipe, micro_batch_size=images), count) is None
         ]
         if not fitting:
             break
