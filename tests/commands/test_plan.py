@@ -7,13 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from tests.support.processes import ROOT, SUPPORT, TIMEOUT, run_new
 from tests.support.small_recipe import recipe as small
 from trainer.__main__ import main
+from trainer.commands.benchmark import memory
 from trainer.commands.plan.curve import ASCII, WIDTH, draw, marks, save_picture
 from trainer.commands.plan.data import data_facts, data_warnings
+from trainer.commands.plan.measure import measured_bytes
 from trainer.commands.plan.scaling import Links, all_reduce_seconds, misfit, ring_bytes, speed, world_sizes
 from trainer.commands.plan.text import in_bytes, in_flops, in_macs, in_time, section, table
 from trainer.commands.plan.warnings import override_warnings, warnings
@@ -171,6 +174,12 @@ def test_plan_without_matplotlib_the_error_says_what_to_install(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # as if it were not installed
     with pytest.raises(UserError, match=r"needs matplotlib: pip install matplotlib, or no --out"):
         save_picture(small, 14, tmp_path / "lr.png")
+
+
+def test_step_that_the_job_may_not_hold_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "cgroup_room", lambda: [2 * 10**9])
+    with pytest.raises(UserError, match=r"--measure would take about 3\.0 GB, and 1\.9 GB are free"):
+        measured_bytes(small, torch.device("cpu"), 1, expected=3 * 10**9)
 
 
 @pytest.mark.slow

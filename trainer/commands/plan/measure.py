@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from trainer.commands.benchmark.memory import free_bytes, process_limits
 from trainer.data.device import DeviceBatch
 from trainer.distillation import untrained_teacher
 from trainer.distributed import process_group
@@ -33,7 +34,7 @@ def measured_bytes(recipe: Recipe, device: torch.device, accumulation: int, expe
     On cuda it is what torch's allocator gave out; on a CPU it is the growth of the resident set, including libraries
     that are loaded on the way. It takes two steps because the optimizer's state exists only after the first one. Of
     `accumulation` micro-steps the first and the last are run: the last one adds to the gradients of the first. Raises
-    UserError where this machine has less than `expected` bytes, or no /proc.
+    UserError where this process may take less than `expected` bytes, or there is no /proc.
     """
     _check_room(device, expected)
     set_tf32(recipe.precision)
@@ -63,10 +64,8 @@ def _check_room(device: torch.device, expected: int) -> None:
         return  # running out of memory there raises its own error, and harms no other process
     if not _CLEAR.exists():
         raise UserError("--measure on a CPU needs Linux's /proc: use --device cuda, or plan without --measure")
-    available = (
-        int(re.findall(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"))[0]) * 1024
-    )
-    if expected > 0.9 * available:
+    available = min([free_bytes(), *process_limits()])
+    if expected > available:
         raise UserError(
             f"--measure would take about {expected / 1e9:.1f} GB, and {available / 1e9:.1f} GB are free: "
             f"use a smaller --micro-batch-size, or plan without --measure"
