@@ -138,7 +138,7 @@ def _files(settings: AverageSettings) -> list[Path]:
     paths = list(settings.checkpoints)
     if len(paths) == 1 and not paths[0].is_file():
         run = Run(paths[0])
-        assert run.recipe  # raises UserError where it is no run
+        _ = run.recipe  # raises UserError where it is no run
         found = sorted(run.checkpoints.folder.glob("step_*.pt"))
         if len(found) < settings.last:
             raise UserError(
