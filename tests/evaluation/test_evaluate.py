@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from trainer.recipe import EMA, CenterCrop, Recipe
 from trainer.recipe_file import load_recipe
 from trainer.run.init_weights import InitWeights
 from trainer.run.state import Position
+from trainer.run.teacher import Teacher
 
 SMALL = SUPPORT / "small_recipe.py"
 RESULTS = f"""
@@ -256,6 +258,17 @@ def test_sentence_of_weights_names_where_they_come_from_and_how_they_were_select
         "selected, no averaging"
     )
     assert WeightsFile(file="y.pth", sha256="0123456789abcdef").text() == "weights of y.pth (sha256:0123456789ab)"
+
+
+def test_sentence_of_weights_is_utf_8_whatever_their_files_are_called() -> None:
+    name = os.fsdecode(b"caf\xe9\n.pth")
+    start = InitWeights(kind="file", file=name, sha256="0123456789abcdef")
+    teacher = Teacher(network="ResNet-18", file=name, sha256="0123456789abcdef")
+    at = Position(steps_per_epoch=14, epoch=1)
+    said = trained_weights(load_recipe(SMALL), at, start, norms_measured=False, averaged=False, teacher=teacher).text()
+    assert r"started from caf\udce9\n.pth (sha256" in said
+    assert r"distilled from ResNet-18 (caf\udce9\n.pth, sha256" in said
+    assert said.encode()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from trainer.errors import UserError
+from trainer.errors import UserError, one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,4 +61,5 @@ class InitWeights:
                 return "the library's pretrained weights"
             case "file":
                 key = f"{self.key} in " if self.key else ""
-                return f"{key}{self.file} (sha256:{self.sha256[:12] if self.sha256 else None})"
+                where = one_line(f"{key}{self.file}")  # TensorBoard and file formats refuse names that are not UTF-8
+                return f"{where} (sha256:{self.sha256[:12] if self.sha256 else None})"

@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+from trainer.errors import one_line
+
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
@@ -29,5 +31,5 @@ class Teacher:
         return asdict(self)
 
     def __str__(self) -> str:
-        where = "published weights" if self.file is None else self.file
+        where = "published weights" if self.file is None else one_line(self.file)  # as in init_weights.py
         return f"{self.network} ({where}, sha256:{self.sha256[:12]})"
