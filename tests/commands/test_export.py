@@ -331,12 +331,41 @@ def test_export_mistake_is_one_line_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_checkpoint_is_never_overwritten(resnet: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_checkpoint_is_never_overwritten(resnet: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     best = resnet / "checkpoints" / "best.pt"
     before = best.read_bytes()
-    assert main(["export", str(resnet), "--to", "torchvision", "--out", str(best)]) == 2
-    assert "is among the run's checkpoints" in capfd.readouterr().err
+    (tmp_path / "link").symlink_to(resnet / "checkpoints")
+    for out in (best, tmp_path / "link" / "best.pt", resnet / "checkpoints" / ".." / "checkpoints" / "best.pt"):
+        assert main(["export", str(resnet), "--to", "torchvision", "--out", str(out)]) == 2
+        assert "is among the run's checkpoints" in capfd.readouterr().err
     assert best.read_bytes() == before
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_export_of_a_folder_does_not_begin_where_a_link_is(
+    leads: bool, cifar: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    link, there = tmp_path / "link", tmp_path / "there"
+    link.symlink_to(there)
+    if leads:
+        there.mkdir()
+    assert main(["export", str(cifar), "--to", "timm", "--out", str(link)]) == 2
+    assert f"{link} is a link: name the folder it leads to, {there}\n" in capfd.readouterr().err
+    assert link.is_symlink() and not list(tmp_path.rglob("*/*"))
+
+
+@pytest.mark.parametrize("name", ["x.pth", "x.safetensors", "x.pt2", "x.onnx"])
+def test_export_full_disk_is_one_line(
+    name: str, resnet: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kind = next(kind for kind, suffixes in verb.SUFFIXES.items() if Path(name).suffix in suffixes)
+    if kind == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    (tmp_path / f"{name}.partial").symlink_to("/dev/full")
+    assert main(["export", str(resnet), "--to", kind, "--out", str(tmp_path / name)]) == 2
+    assert capfd.readouterr().err == f"error: {tmp_path / name} cannot be written: No space left on device\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_file_that_computes_something_else_is_not_kept(

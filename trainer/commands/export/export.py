@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trainer.atomic import atomic_write
 from trainer.commands.export.onnx import OnnxNetwork, write_onnx
 from trainer.commands.export.timm_folder import CONFIG, TENSORS, atomic_folder, load_folder, timm_network, write_config
-from trainer.commands.export.torch_program import run_alone, write_program
+from trainer.commands.export.torch_program import run_alone, saved, write_program
 from trainer.commands.weights import Weights, file_sha256, load_network, run_weights
 from trainer.errors import UserError, first_line
 from trainer.evaluation.protocol import describe_crop
@@ -56,7 +56,7 @@ def export(settings: ExportSettings) -> None:
         with (atomic_folder if settings.to == "timm" else atomic_write)(out) as partial:
             match settings.to:
                 case "torchvision":
-                    torch.save(model.state_dict(), partial)
+                    partial.write_bytes(saved(model.state_dict()))
                     checked = _check_torchvision(model, recipe, partial, name)
                 case "timm":
                     checked = _write_timm(model, weights, words, about, partial)
@@ -70,7 +70,7 @@ def export(settings: ExportSettings) -> None:
                     write_program(model, recipe.eval_crop.resolution, about, partial)
                     checked = _check_program(model, recipe, partial)
     except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror}") from error
+        raise UserError(f"{out} cannot be written: {error.strerror or first_line(error)}") from error
     _print_report(recipe, settings, words, checked, out)
 
 
@@ -130,7 +130,7 @@ def _place(run: Run, recipe: Recipe, settings: ExportSettings) -> Path:
         raise UserError(f"--out {settings.out}: there is no folder {settings.out.parent}")
     if settings.to == "timm" and Path.cwd().is_relative_to(out.resolve()):
         raise UserError(f"--out {settings.out}: this command runs in it, and would replace it: name a folder in it")
-    if out.parent == run.checkpoints.folder.absolute():
+    if out.parent.resolve() == run.checkpoints.folder.resolve():
         raise UserError(f"--out {settings.out} is among the run's checkpoints: choose another folder")
     return settings.out
 
@@ -152,12 +152,13 @@ def _about(weights: Weights, words: str) -> dict[str, str]:
 
 
 def _save_tensors(state: dict[str, Tensor], about: dict[str, str], file: Path) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     try:
-        save_file(state, file, about)
+        content = save(state, about)
     except RuntimeError as error:  # tensors that share memory, as some library networks have
         raise UserError(f"safetensors cannot hold this network: {first_line(error)}") from error
+    file.write_bytes(content)  # save_file has an error of its own for a full disk
 
 
 def _check_torchvision(model: nn.Module, recipe: Recipe, file: Path, name: str) -> str:

@@ -106,8 +106,11 @@ def load_folder(folder: Path, weights: Weights) -> nn.Module:
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yields a temporary folder to write to, renamed to `folder` when the block ends, removed if it raises.
 
-    An earlier export in that place is replaced. Raises UserError where other files would be removed with it.
+    An earlier export in that place is replaced. Raises UserError where other files would be removed with it, and where
+    the folder is a link, which no folder can replace.
     """
+    if folder.is_symlink():
+        raise UserError(f"{folder} is a link: name the folder it leads to, {folder.resolve()}")
     others = [folder.name] if folder.is_file() else []
     if folder.is_dir():
         others = sorted(path.name for path in folder.iterdir() if path.name not in (CONFIG, TENSORS))

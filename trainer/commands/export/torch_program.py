@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -44,19 +45,23 @@ def write_program(model: nn.Module, resolution: int, about: dict[str, str], file
         warnings.simplefilter("ignore")  # torch's own deprecations, inside torch
         try:
             program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-            with file.open("wb") as opened:
-                torch.export.save(program, opened, extra_files={ABOUT: json.dumps(about)})
-        except OSError:
-            raise
+            torch.export.save(program, content := BytesIO(), extra_files={ABOUT: json.dumps(about)})
         except Exception as error:  # each layer of the exporter has its own exceptions
             raise UserError(f"torch.export cannot export this network: {first_line(error)}") from error
+    file.write_bytes(content.getbuffer())  # a full disk would end the process in torch's own writer
+
+
+def saved(value: object) -> bytes:
+    """What torch.save writes to a file. On a full disk it would not say why it failed."""
+    torch.save(value, content := BytesIO())
+    return content.getvalue()
 
 
 def run_alone(file: Path, inputs: list[Tensor]) -> list[Tensor]:
     """The program's outputs, computed by a process that cannot import this package. Raises UserError if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         exchange = Path(folder) / "images.pt"
-        torch.save(inputs, exchange)
+        exchange.write_bytes(saved(inputs))
         words = [str(file.absolute()), str(exchange), str(torch.get_num_threads())]
         ended = subprocess.run([sys.executable, "-c", _ALONE, *words], cwd=folder, capture_output=True, text=True)
         if ended.returncode:
