@@ -1,7 +1,8 @@
-"""What no check foresees: permissions of input and of the run, and operations that are not deterministic."""
+"""Errors that no check foresees: of permissions, of operations that are not deterministic, of a missing compiler."""
 
 import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,21 @@ def test_run_directory_that_may_not_be_written_is_waited_for(
     for path, run_dir in ((unreadable / "log.txt", unreadable), (tmp_path / "log.txt", tmp_path), (tmp_path, None)):
         assert exit_code_of(denied(path), run_dir) == EXIT_RETRY
         assert "Permission denied: free some space or make it writable" in capsys.readouterr().err
+
+
+@pytest.mark.slow  # it imports torch's compiler
+@pytest.mark.parametrize("program", ["g++", "gcc"])
+def test_compiling_without_a_compiler_is_one_line(program: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from torch._inductor.exc import InductorError, InvalidCxxCompiler
+
+    reason, language = {
+        "g++": (InvalidCxxCompiler(), "C++"),
+        "gcc": (RuntimeError("Failed to find C compiler. Please specify via CC environment variable"), "C"),
+    }[program]
+    assert exit_code_of(InductorError(reason, None)) == 2
+    answer = re.escape(f"a {language} compiler: install {program}")
+    said = capsys.readouterr().err
+    assert re.fullmatch(rf"error: --compile needs {answer}, or leave --compile out: [^\n]+\n", said)
 
 
 def test_data_that_a_node_may_not_read_is_a_fault_of_preflight(monkeypatch: pytest.MonkeyPatch) -> None:

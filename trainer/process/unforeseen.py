@@ -27,6 +27,8 @@ _BROKEN_GPU = re.compile(
     r"unknown error|driver initialization failed)",
     re.IGNORECASE,
 )
+# torch.compile's own (torch/_inductor/exc.py), and Triton's on a GPU (triton/runtime/build.py)
+_NO_COMPILER = re.compile(r"InvalidCxxCompiler|(?P<c>Failed to find C compiler)")
 
 _NOT_DETERMINISTIC = re.compile(r"(\S+) does not have a deterministic implementation")  # ATen/Context.cpp
 
@@ -57,6 +59,12 @@ def exit_code_of(error: Exception, run_dir: Path | None = None) -> int:
         return 2
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
         print_error(f"out of memory: {_SMALLER_BATCH}: {first_line(error)}")
+        return 2
+    if isinstance(error, RuntimeError) and (missing := _NO_COMPILER.search(str(error))):
+        kind, program = ("C", "gcc") if missing["c"] else ("C++", "g++")
+        print_error(
+            f"--compile needs a {kind} compiler: install {program}, or leave --compile out: {first_line(error)}"
+        )
         return 2
     if type(error).__name__.startswith("Dist") or (isinstance(error, RuntimeError) and "gloo" in str(error)):
         from trainer.distributed import lost_peer
