@@ -261,13 +261,13 @@ def test_sentence_of_weights_names_where_they_come_from_and_how_they_were_select
 
 
 def test_sentence_of_weights_is_utf_8_whatever_their_files_are_called() -> None:
-    name = os.fsdecode(b"caf\xe9\n.pth")
+    name = os.fsdecode(b"ros\xe9\n.pth")
     start = InitWeights(kind="file", file=name, sha256="0123456789abcdef")
     teacher = Teacher(network="ResNet-18", file=name, sha256="0123456789abcdef")
     at = Position(steps_per_epoch=14, epoch=1)
     said = trained_weights(load_recipe(SMALL), at, start, norms_measured=False, averaged=False, teacher=teacher).text()
-    assert r"started from caf\udce9\n.pth (sha256" in said
-    assert r"distilled from ResNet-18 (caf\udce9\n.pth, sha256" in said
+    assert r"started from ros\udce9\n.pth (sha256" in said
+    assert r"distilled from ResNet-18 (ros\udce9\n.pth, sha256" in said
     assert said.encode()
 
 
