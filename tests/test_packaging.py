@@ -56,8 +56,8 @@ def test_fast_tests_leave_out_every_registered_marker() -> None:
     """--strict-markers refuses a marker that is not registered; `make test-fast` has to know each that is."""
     registered = {line.partition(":")[0] for line in PROJECT["tool"]["pytest"]["ini_options"]["markers"]}
     expression = re.search(r'-m "(.+)"', (ROOT / "Makefile").read_text())
-    assert expression and registered == {"slow", "slurm", "browser", "gpu"}
-    assert expression.group(1) == " and ".join(f"not {name}" for name in ("slow", "slurm", "browser", "gpu"))
+    assert expression and registered == {"slow", "slurm", "browser"}
+    assert expression.group(1) == " and ".join(f"not {name}" for name in ("slow", "slurm", "browser"))
     assert "--strict-markers" in PROJECT["tool"]["pytest"]["ini_options"]["addopts"]
 
 

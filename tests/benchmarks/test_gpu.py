@@ -28,9 +28,9 @@ from benchmarks.gpu_report import report
 from benchmarks.gpu_variants import variants
 from benchmarks.roofline import _bytes_of_a_weight, _Traffic
 from tests.support.processes import ROOT, TIMEOUT
-from trainer.commands.benchmark.measure import AHEAD
 from trainer.data.crop import CropBoxes
 from trainer.data.formats import open_beton
+from trainer.distributed.run_ahead import AHEAD
 from trainer.precision import autocast
 from trainer.recipe_file import load_recipe
 

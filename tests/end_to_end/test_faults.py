@@ -368,6 +368,7 @@ def test_faults_empty_checkpoint_falls_back_to_the_one_before(
 ) -> None:
     run_dir = Path(shutil.copytree(trained, tmp_path / "run"))
     shutil.rmtree(run_dir / "checkpoints")
+    (run_dir / "result.json").unlink()  # else it is a finished run, which is not trained again
     assert main(words(digits, run_dir, "--checkpoint-steps", "5")) == 0
     newest = max((run_dir / "checkpoints").glob("step_*.pt"))
     newest.write_bytes(b"")
