@@ -134,7 +134,7 @@ def find(data: str, split: Split) -> Found:
         if not count.isdecimal() or not int(count):
             raise UserError(f"--data {data} names no number of images: write synthetic:50000")
         return Synthetic(int(count) if split == "train" else max(1, int(count) // 10))
-    if found := _unless_prepared(_in_folder(Path(data), split), Path(data), split):
+    if found := _unmixed(Path(data), split):
         return found
     raise UserError(
         f"--data {data} has neither {split}.beton nor the folder {_folders(split)}: write it with python -m trainer "
@@ -155,7 +155,7 @@ def find_dataset(data: str, split: Split) -> Found:
         raise UserError(f"{data}: there is no such file or folder")
     if not path.is_dir():
         raise UserError(f"{data} is neither a .beton file nor a folder: write it with python -m trainer prepare")
-    found = _unless_prepared(_in_folder(path, split), path, split)
+    found = _unmixed(path, split)
     if found is None and not any(_in_folder(path, name) for name in FOLDERS if name != split):
         if shards := _tars(path):
             return WebDataset(tuple(shards))
@@ -196,8 +196,10 @@ def _in_folder(folder: Path, split: str) -> Found | None:
     return None
 
 
-def _unless_prepared(found: Found | None, folder: Path, split: str) -> Found | None:
-    """Raises UserError for class folders or shards where the other split was prepared: they may hold other images."""
+def _unmixed(folder: Path, split: str) -> Found | None:
+    """What _in_folder finds. Raises UserError for class folders or shards where the other split was prepared: they may
+    hold other images."""
+    found = _in_folder(folder, split)
     if found is None or isinstance(found, Beton):
         return found
     for other in FOLDERS:

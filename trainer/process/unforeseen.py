@@ -29,7 +29,6 @@ _BROKEN_GPU = re.compile(
 )
 # torch.compile's own (torch/_inductor/exc.py), and Triton's on a GPU (triton/runtime/build.py)
 _NO_COMPILER = re.compile(r"InvalidCxxCompiler|(?P<c>Failed to find C compiler)")
-
 _NOT_DETERMINISTIC = re.compile(r"(\S+) does not have a deterministic implementation")  # ATen/Context.cpp
 
 
