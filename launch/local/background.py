@@ -1,6 +1,7 @@
 """A process of this machine that outlives the terminal, through submitit's local executor."""
 
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,10 @@ from trainer.errors import UserError
 
 
 def run_in_background(function: Callable[[], Any], submission: Submission) -> None:
-    """Calls `function` in a process of its own, which continues after this one and its terminal have ended."""
+    """Calls `function` in a process of its own, which continues after this one and its terminal have ended.
+
+    Returns when that process holds the submission's lock, or has ended: from then on everybody can see that it runs.
+    """
     try:
         import submitit
     except ImportError as error:
@@ -20,7 +24,9 @@ def run_in_background(function: Callable[[], Any], submission: Submission) -> No
     if (child := os.fork()) == 0:
         _leave_the_terminal()
         os.environ.setdefault("SUBMITIT_LOG_LEVEL", "WARNING")  # else its lines surround ours in the log
-        executor.submit(function)
+        job = executor.submit(function)
+        while submission.runner() is None and not job.done():
+            time.sleep(0.05)
         os._exit(0)
     _, status = os.waitpid(child, 0)
     if status:
