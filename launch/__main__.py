@@ -17,8 +17,8 @@ USAGE = """usage: python -m launch COMMAND ...
 
 {launchers}
   status [RUN ...]                     state, step, speed, accuracy, time left, starts and reasons
-  logs RUN [-f] [--rank N]             what the processes wrote
-  cancel RUN ...                       save and stop; launching again continues from there
+  logs RUN [-f] [--rank N]             the output of one rank
+  cancel RUN ...                       save and stop; launch again to resume
   preflight [OPTIONS]                  check machines, data, network, disk and clocks before a long job
 
 Options before RECIPE configure the launcher; those after it go to python -m trainer train:

@@ -22,11 +22,11 @@ class ProcessSettings:
     gpus_per_node: int | None = None
     """GPUs of each node to use, one process for each; 0: train on CPUs; None: all that the partition's nodes have"""
     gpus: int | None = None
-    """GPUs in all, instead of --nodes: whole nodes of --gpus-per-node, or a part of one"""
+    """total GPUs, instead of --nodes: whole nodes of --gpus-per-node, or a part of one"""
     processes_per_node: int | None = None
     """without GPUs: processes on each node; None: 1"""
     cpus_per_task: int | None = None
-    """CPUs of each process, for the threads that read images; None: the node's CPUs over its GPUs or processes"""
+    """CPUs of each process, for its loader threads; None: the node's CPUs over its GPUs or processes"""
     partition: str | None = None
     """Slurm's partition; None: its default"""
     account: str | None = None
@@ -44,15 +44,15 @@ class ProcessSettings:
     reservation: str | None = None
     """Slurm's reservation to run in"""
     setup: Repeated = ()
-    """a shell line for the first node before the processes start, e.g. 'export NCCL_SOCKET_IFNAME=ib0'"""
+    """shell line to run on the first node before training, e.g. 'export NCCL_SOCKET_IFNAME=ib0'"""
     container: str | None = None
     """the command before python in each process, e.g. 'apptainer exec --nv image.sif'"""
     python: str | None = None
     """the Python of the nodes, or of the container; None: the one that runs this command"""
     srun: Repeated = ()
-    """a further argument of srun, e.g. --srun=--container-image=image.sqsh"""
+    """another argument of srun, e.g. --srun=--container-image=image.sqsh"""
     cluster: Path | None = None
-    """TOML file with these settings for a cluster; None: launch.toml of this folder, where there is one"""
+    """TOML file with these options, except nodes, gpus, name and seeds; None: ./launch.toml, if it exists"""
 
     def __post_init__(self) -> None:
         check_positive(self, "nodes", "gpus", "processes_per_node", "cpus_per_task")
@@ -67,9 +67,9 @@ class LaunchSettings:
     seeds: tuple[int, ...] = ()
     """one run for each of these seeds"""
     vary: Repeated = ()
-    """values of a setting, one run for each: optimizer.lr=0.05,0.1,0.2; given twice: a run for each combination"""
+    """one run for each value of a setting: optimizer.lr=0.05,0.1,0.2; given twice: one run for each combination"""
     max_restarts_without_checkpoint: int = 5
-    """starts in a row without a new checkpoint, after which a run is given up"""
+    """give up a run after this many starts in a row without a new checkpoint"""
     plan: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """print the job, what each process runs, and the recipe's plan; start nothing"""
 

@@ -51,5 +51,5 @@ def _digest() -> str:
 
 
 def package_versions() -> str:
-    """What is installed, a line each, as pip freeze has it."""
+    """What is installed, one line each, as pip freeze has it."""
     return "".join(sorted(f"{found.name}=={found.version}\n" for found in distributions()))

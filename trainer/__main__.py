@@ -27,14 +27,14 @@ from trainer.run.progress import finished, names_a_file
 USAGE = """usage: python -m trainer COMMAND ...
 
 before training
-  recipes [WORD ...]                   list the recipes: paper, published result, result measured here
+  recipes [WORD ...]                   list the recipes: paper, published result, our result
   prepare folder | csv | imagenet | webdataset | parquet | torchvision | cifar10 | digits
                                        convert images to .beton files
-  prepare adopt FILE ...               use .beton files that FFCV's own writer made
-  look DATA                            draw a sheet of images as a recipe sees them; print sizes and class balance
+  prepare adopt FILE ...               use .beton files written by FFCV itself
+  look DATA                            draw a grid of images as a recipe sees them; print sizes and class balance
   plan RECIPE                          show steps, learning rates, memory and time without training
-  benchmark RECIPE --data DIR          measure what limits training here: loader, copy or compute
-  benchmark RECIPE --fit               find the largest micro-batch that fits into this device's memory
+  benchmark RECIPE --data DIR          find the bottleneck here: loader, copy or compute
+  benchmark RECIPE --fit               find the largest micro-batch that fits into memory
 training
   train RECIPE --data DIR --run-dir DIR [--optimizer.lr 1.6 ...]
                                        train, or resume a run that was stopped
@@ -154,7 +154,7 @@ def _refuse_bare_srun() -> None:
         return
     os.environ.setdefault("RANK", os.environ.get("SLURM_PROCID", "0"))  # the first copy prints the error
     raise SharedError(
-        f"srun started {tasks} copies of this command, which cannot train together: use python -m launch slurm RECIPE "
+        f"srun started {tasks} independent copies of this command: use python -m launch slurm RECIPE "
         f"..., which submits the job, or srun one torchrun per node"
     )
 
@@ -163,7 +163,7 @@ def _require_there(*paths: Path) -> None:
     """Raises UserError for a run or a file of weights that does not exist, before torch is imported."""
     for path in paths:
         if not path.exists():
-            raise UserError(f"{path} is not the folder of a run, nor a file of weights: there is nothing of this name")
+            raise UserError(f"{path} does not exist: give the folder of a run or a file of weights")
 
 
 def _evaluate(argv: list[str]) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trainer.errors import UserError
 
-MAKE_ROOM = "free some space or make it writable, then give the same command again: it resumes from the last checkpoint"
+MAKE_ROOM = "free some space or make it writable, then run the same command again: it resumes from the last checkpoint"
 
 
 @contextlib.contextmanager

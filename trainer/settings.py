@@ -19,7 +19,10 @@ def one_or_more(metavar: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """Train a recipe. Give the same command again to resume a stopped run; it ends with the same weights."""
+    """Train a recipe. To resume a stopped run, run the same command again; it ends with the same weights.
+
+    Options set values. To use other parts (optimizer, schedule, augmentation), write a recipe file: docs/training.md.
+    """
 
     data: str
     """folder with train.beton and val.beton, class folders or WebDataset shards; or synthetic:COUNT"""
@@ -28,33 +31,33 @@ class TrainSettings:
     class_order: Literal["text", "numeric"] | None = None
     """order of class folders; text: 0, 1, 10, 2, as torchvision; numeric: 0, 1, 2, 10; None: text"""
     initial_weights: Path | None = None
-    """weights file (torch.save's or safetensors', e.g. torchvision's) to start from; None: the recipe's own start"""
+    """weights file (torch.save or safetensors, e.g. torchvision's) to start from; None: the recipe's initialisation"""
     weights_key: str | None = None
-    """which weights of a file that holds several, e.g. state_dict_ema; None: the averaged ones, if it holds such"""
+    """which weights to use if a file has several, e.g. state_dict_ema; None: the averaged ones, if there are any"""
     teacher_weights: Path | None = None
-    """weights file of the recipe's teacher; None: there is no teacher, or its library publishes its weights"""
+    """weights file of the recipe's teacher; None: no teacher, or one with published weights"""
     workers: int | None = None
-    """threads that read images, per process; None: one per CPU of the process, one fewer with four or more"""
+    """loader threads per process; None: one per CPU of the process, or one fewer if there are four or more"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: cuda if there is a GPU"""
     compile: bool = False
-    """torch.compile the model: the start is slower, the steps are faster"""
+    """torch.compile the model: slower start, faster steps"""
     compile_mode: CompileMode = "default"
     """mode of torch.compile; reduce-overhead records CUDA graphs, for small micro-batches; max-autotune also tries many
     kernels, which takes minutes. Neither has been tried on a GPU yet"""
     cuda_graph: bool = False
-    """record the whole step as a CUDA graph, compare a replay with the plain step, then replay it. For small
+    """capture the whole step as a CUDA graph, check a replay against the plain step, then replay it. For small
     micro-batches; needs bf16, tf32 or fp32, SGD or AdamW, and no accumulation. Not tried on a GPU yet"""
     bucket_mb: float = 25.0
-    """MiB of gradients in one message between processes; PyTorch's default. Larger ones suit slow networks"""
+    """size of DDP's gradient buckets in MiB; 25 is PyTorch's default. Larger ones suit slow networks"""
     cpu_kernels: bool = True
     """on CPUs in bf16, train with our own kernels, which are faster than PyTorch's; --compile leaves them out"""
     deterministic: bool = False
     """use deterministic kernels only, and NCCL_ALGO=Ring unless it is set, for bit-identical runs on GPUs; a CPU is
     always deterministic"""
     log_every: int = 20
-    """largest number of steps between two lines of metrics; the first steps and short epochs have more. Below 20, each
-    line is printed; otherwise one every ten seconds"""
+    """log metrics at least every N steps, and more often in the first steps and in short epochs. Below 20, each line is
+    printed; otherwise one every ten seconds"""
     pictures: bool = True
     """show augmented images, mistakes and the confusion matrix in TensorBoard"""
     hparams: tuple[str, ...] = ()
@@ -70,7 +73,7 @@ class TrainSettings:
     keep_last_checkpoints: int = 3
     """number of newest checkpoints to keep, in addition to the best"""
     timeout_minutes: float = 30.0
-    """minutes that processes wait for each other, or for images, before the run ends with an error"""
+    """minutes that a process waits for others, or for images, before the run ends with an error"""
     heartbeat_timeout_minutes: float = 3.0
     """minutes without a heartbeat of a process, e.g. because its machine is lost, before the run ends with an error"""
 
@@ -129,14 +132,14 @@ class PlanSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkSettings:
-    """Measure the loader, the computation, the copy and real training in turn; print what limits training."""
+    """Measure the loader, the copy, the computation and real training in turn; print the bottleneck."""
 
     data: str | None = None
     """folder with train.beton, class folders or WebDataset shards; needed, except with --fit"""
     class_order: Literal["text", "numeric"] | None = None
     """order of class folders; text: 0, 1, 10, 2, as torchvision; numeric: 0, 1, 2, 10; None: text"""
     fit: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """find the largest micro-batch of this device by real steps on noise, and the accumulation that follows"""
+    """find the largest micro-batch that fits this device (real steps on noise), and the accumulation"""
     seconds: float = 5.0
     """length of one measurement, in seconds"""
     rounds: int = 3
@@ -144,7 +147,7 @@ class BenchmarkSettings:
     original: str | None = None
     """folder of the original images, with class folders below train/, to compare with torchvision; None: skip it"""
     workers: int | None = None
-    """threads that read images; None: one per CPU of the process, one fewer with four or more"""
+    """loader threads; None: one per CPU of the process, or one fewer if there are four or more"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: cuda if there is a GPU"""
     compile: bool = False
@@ -152,7 +155,7 @@ class BenchmarkSettings:
     compile_mode: CompileMode = "default"
     """mode of torch.compile, as in train"""
     cuda_graph: bool = False
-    """record the whole step as a CUDA graph, as in train"""
+    """capture the whole step as a CUDA graph, as in train"""
     json: Path | None = None
     """JSON file for the figures"""
 
@@ -192,7 +195,7 @@ class CompareSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class LookSettings:
-    """Show what is in a data set: a sheet of images, their sizes, and the number of images per class."""
+    """Show what is in a data set: a grid of images, their sizes, and the number of images per class."""
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """folder with train.beton and val.beton, class folders or WebDataset shards; or one .beton file"""
@@ -205,28 +208,28 @@ class LookSettings:
     class_order: Literal["text", "numeric"] | None = None
     """order of class folders; text: 0, 1, 10, 2, as torchvision; numeric: 0, 1, 2, 10; None: text"""
     images: int = 48
-    """number of images on the sheet"""
+    """number of images in the grid"""
     statistics: bool = False
     """also compute mean and standard deviation of the training images, for --mean and --std of a recipe"""
     out: Path = Path("look.png")
-    """PNG file for the sheet"""
+    """PNG file for the grid"""
 
     def __post_init__(self) -> None:
         check_positive(self, "images")
         if self.statistics and self.split == "val":
             raise ValueError("--statistics are of the training images: leave out --split val")
         if self.images > 2000:
-            raise ValueError(f"images={self.images} is more than 2,000: a sheet of so many is too large to view")
+            raise ValueError(f"images={self.images} is more than 2,000: such a grid is too large to view")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdoptSettings:
-    """Check files that FFCV's own writer made, and write their manifests beside them. The files are not changed."""
+    """Check .beton files written by FFCV itself, and write their manifests beside them. The files are not changed."""
 
     files: Annotated[tuple[Path, ...], tyro.conf.Positional, one_or_more("FILE")]
     """.beton or .ffcv files with a field of images and one of integers, under any names"""
     classes: Path
-    """names of the classes in the order of the labels: a text file, one a line, or a folder of class folders"""
+    """class names in the order of the labels: a text file with one per line, or a folder of class folders"""
     overwrite: bool = False
     """replace a manifest that is already there"""
 
@@ -240,8 +243,8 @@ class RecipesSettings:
     """List the recipes: paper, published result with its protocol, and the result measured with this code."""
 
     words: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """show only the recipes with one of these words in their name or, if there is none, in their text or their parts,
-    e.g. resnet50, goyal, LAMB, mixup"""
+    """show only recipes with one of these words in their name, or else in their docstring or parts, e.g. resnet50,
+    goyal, LAMB, mixup"""
 
 
 def check_positive(settings: object, *names: str) -> None:

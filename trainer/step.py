@@ -29,7 +29,7 @@ _SPARE_GRAPHS = 8  # torch's own limit, for what is not a resolution
 
 
 def compile_static(module: nn.Module, mode: str, *, resolutions: int, threads: int) -> None:
-    """Compiles a network in place, on so many threads, with a graph for each resolution of its images.
+    """Compiles a network in place, on this many threads, with a graph for each resolution of its images.
 
     After a second size torch would make one graph for all sizes, which is slower for each of them. Beyond the limit of
     its recompilations it would go back to eager mode.

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from trainer.distributed.process_group import World, start_sum, sum_over_ranks
 from trainer.errors import UserError
 
-DIVERGED = "start anew in another --run-dir with a lower --optimizer.lr, a longer warmup or --precision bf16"
+DIVERGED = "restart in a new --run-dir with a lower --optimizer.lr, a longer warmup or --precision bf16"
 LOSS, NORM, SCALE = range(3)
 _MIN_LOSSES = 8  # fewer have no meaningful median
 _MIN_SCALE = 1.0  # fp16 scales gradients up so that they do not underflow; below this they overflow unscaled

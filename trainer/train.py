@@ -1,7 +1,7 @@
 """The training loop: when to step, log, save, evaluate and stop.
 
-A step reads nothing from the device, but for some of timm's optimizers (optim.build_optimizer) and the one check of a
-CUDA graph: losses stay there until they are logged. Every random choice is a function of (seed, epoch, sample) or
+A step reads nothing from the device, except in some of timm's optimizers (optim.build_optimizer) and in the one check
+of a CUDA graph: losses stay there until they are logged. Every random choice is a function of (seed, epoch, sample) or
 (seed, step, micro-batch). So the state of a run is its tensors and its position, and a run that was stopped anywhere
 ends with the same weights as one that was not.
 """
@@ -80,7 +80,7 @@ def train(recipe: Recipe, settings: TrainSettings) -> None:
                     save()  # the end of an epoch is saved below, with its norms
                 if agreed is Request.STOP:
                     on_main_rank(world, run.finish_saving)
-                    stop_signal.stop(f"stopped and saved after step {at.step}: the same command continues from there")
+                    stop_signal.stop(f"stopped and saved after step {at.step}: run the same command again to resume")
 
             if recipe.precise_norm_images:
                 remeasure_norms(recipe, state.networks, train_loader, world, at.epoch)

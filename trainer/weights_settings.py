@@ -18,17 +18,17 @@ class EvaluateSettings:
     weights: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|FILE")]
     """folder of a run, or a file: a checkpoint of this trainer, any .pt, .pth or .safetensors, or .onnx"""
     recipe: str | None = None
-    """recipe with the network and the evaluation crop, for a file that is not of a run; a run has its own"""
+    """recipe with the network and the evaluation crop, for a weights file; a run has its own"""
     weights_key: str | None = None
-    """which weights of a file that holds several, e.g. state_dict_ema; None: the averaged ones, if it holds such"""
+    """which weights to use if a file has several, e.g. state_dict_ema; None: the averaged ones, if there are any"""
     data: str | None = None
     """folder as for train, a .beton file or a folder of class folders; None: the data of the run. Its classes may be a
-    part of the network's, as ImageNet-A's: then the logits are restricted to them"""
+    subset of the network's, as in ImageNet-A: the logits are then restricted to them"""
     class_order: Literal["text", "numeric"] | None = None
     """order of class folders; text: 0, 1, 10, 2, as torchvision; numeric: 0, 1, 2, 10; None: the run's, else text"""
     real: Path | None = None
-    """JSON file with several right classes an image (ReaL, Beyer et al. 2020), or timm for the table it ships for
-    ImageNet; None: the label of the image"""
+    """JSON file with several correct labels per image (ReaL, Beyer et al. 2020), or timm for its table for ImageNet;
+    None: the image's one label"""
     checkpoint: Literal["newest", "best", "average"] = "newest"
     """checkpoint of a run. best: highest top-1 of all epochs, chosen on the validation images, so optimistic; average:
     what the command average wrote"""
@@ -47,7 +47,7 @@ class EvaluateSettings:
     out: Path | None = None
     """JSON file for the result and its protocol; None: in RUN/evaluations/ for a run, else beside the weights"""
     workers: int | None = None
-    """threads that read images, per process; None: one per CPU of the process, one fewer with four or more"""
+    """loader threads per process; None: one per CPU of the process, or one fewer if there are four or more"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: cuda if there is a GPU"""
 
@@ -63,22 +63,22 @@ class EvaluateSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class AverageSettings:
-    """Average the weights of several checkpoints, measure the norms anew, save the mean and evaluate it."""
+    """Average the weights of several checkpoints, recompute batch norm's statistics, save the mean and evaluate it."""
 
     checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional, one_or_more("RUN|FILE")]
     """folder of a run, or two or more checkpoint files of one network"""
     last: int = 5
     """number of checkpoints of a run, its newest ones"""
     recipe: str | None = None
-    """recipe with the network and the evaluation crop, for files that are not of a run; a run has its own"""
+    """recipe with the network and the evaluation crop, for weights files; a run has its own"""
     data: str | None = None
     """folder as for train, with training and validation images; None: the data of the run"""
     norm_images: int | None = None
-    """training images to measure the norms over; None: the recipe's precise_norm_images, else 8,192"""
+    """training images for batch norm's statistics; None: the recipe's precise_norm_images, else 8,192"""
     out: Path | None = None
     """file for the mean, ends in .pt; None: RUN/checkpoints/average.pt, which --checkpoint average then means"""
     workers: int | None = None
-    """threads that read images, per process; None: one per CPU of the process, one fewer with four or more"""
+    """loader threads per process; None: one per CPU of the process, or one fewer if there are four or more"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: cuda if there is a GPU"""
 
@@ -92,24 +92,24 @@ class AverageSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictSettings:
-    """Name the most probable classes of images, with the weights of a run or a file, as its evaluation sees them."""
+    """Predict the most probable classes of images, with the weights and the evaluation crop of a run or a file."""
 
     weights: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|FILE")]
     """folder of a run, or a file as for evaluate"""
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, one_or_more("IMAGE")]
-    """image files, folders of them at any depth, or - for file names on standard input, one a line"""
+    """image files, folders of them at any depth, or - for file names on standard input, one per line"""
     recipe: str | None = None
-    """recipe with the network and the evaluation crop, for a file that is not of a run; a run has its own"""
+    """recipe with the network and the evaluation crop, for a weights file; a run has its own"""
     weights_key: str | None = None
-    """which weights of a file that holds several, e.g. state_dict_ema; None: the averaged ones, if it holds such"""
+    """which weights to use if a file has several, e.g. state_dict_ema; None: the averaged ones, if there are any"""
     top: int = 5
     """number of classes to show, the most probable first"""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """print one JSON object a line: the image, and its predictions with index, class, name and probability"""
+    """print one JSON object per image: its path, and its predictions with index, class, name and probability"""
     checkpoint: Literal["newest", "best", "average"] = "newest"
     """best: highest top-1 of all epochs; average: what the command average wrote"""
     workers: int | None = None
-    """threads that read images; None: one per CPU of the process, one fewer with four or more"""
+    """loader threads; None: one per CPU of the process, or one fewer if there are four or more"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: cuda if there is a GPU"""
 

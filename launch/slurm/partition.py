@@ -46,7 +46,7 @@ def partition_of(name: str | None) -> Partition | None:
     shown = run_slurm("sinfo", "-h", "-N", "-o", "%P|%G|%c|%l", *asked)
     if shown.returncode not in (0, NOT_FOUND) and _NO_CLUSTER not in shown.stderr:
         said = (shown.stderr.strip() or f"exit code {shown.returncode}").splitlines()[-1]
-        raise UserError(f"Slurm does not say what its nodes have, so nothing is started: {said}. Try again later")
+        raise UserError(f"sinfo cannot list the nodes, so nothing was started: {said}. Try again later")
     lines = [line.split("|") for line in shown.stdout.splitlines() if line.count("|") == 3]
     if not name:
         lines = [line for line in lines if line[0].endswith("*")]

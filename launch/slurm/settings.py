@@ -25,15 +25,15 @@ class SlurmSettings(ProcessSettings, LaunchSettings):
     dependency: str | None = None
     """jobs to wait for, e.g. afterok:1234"""
     sbatch: Repeated = ()
-    """a further line of the job, e.g. --sbatch licenses=disk:1"""
+    """another line of the job, e.g. --sbatch licenses=disk:1"""
     at_once: int | None = None
-    """elements of an array that run at the same time; None: all"""
+    """array elements that run at the same time; None: up to 1,000"""
     name: str | None = None
     """name of the job; None: the recipe's"""
     signal_seconds: int = 120
-    """how long before the time limit the processes save and the job is queued again"""
+    """seconds before the time limit at which the processes save and the job is requeued"""
     timeout_minutes: float = 10.0
-    """how long a process waits for the others before the job is restarted, unless given after RECIPE"""
+    """minutes that a process waits for the others before a restart; the same option after RECIPE takes precedence"""
     preflight: bool = True
     """check nodes, data and network for some seconds at each start on several nodes"""
 

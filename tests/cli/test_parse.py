@@ -99,7 +99,7 @@ def mistakes(digits: Path, tmp_path: Path) -> dict[str, Mistake]:
             ],
             r"1 images of 32 px cannot pass the network: .* use a larger --micro-batch-size",
         ),
-        "no run": (["evaluate", str(tmp_path / "nowhere")], r"nowhere is not the folder of a run"),
+        "no run": (["evaluate", str(tmp_path / "nowhere")], r"nowhere does not exist"),
     }
 
 
@@ -237,7 +237,7 @@ def test_copies_that_srun_started_are_refused_with_one_line(
     assert main(words) == 2
     said = capfd.readouterr().err
     if task == 0:
-        assert re.fullmatch(r"error: srun started 2 copies of this command, .* python -m launch slurm [^\n]*\n", said)
+        assert re.fullmatch(r"error: srun started 2 independent copies .* python -m launch slurm [^\n]*\n", said)
     else:
         assert said == ""
     assert not (tmp_path / "run").exists()

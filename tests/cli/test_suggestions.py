@@ -123,7 +123,7 @@ def test_network_as_an_option_before_the_recipe_is_answered_as_a_recipe(option: 
 
 
 def test_folder_without_an_option_is_answered_with_data() -> None:
-    with pytest.raises(UserError, match=r"'photos' has no option before it: is it --data photos\?"):
+    with pytest.raises(UserError, match=r"'photos' needs an option before it: did you mean --data photos\?"):
         parse_train(["resnet50_finetune", "photos", "--run-dir", "r"])
 
 
@@ -183,7 +183,7 @@ def test_lines_for_every_part_are_a_recipe(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------- peers' options
 
 ASKED = {
-    "--resume": "give the same command again",
+    "--resume": "run the same command again",
     "--output": "--run-dir",
     "--config": "RECIPE comes first",
     "--batch-size": "--global-batch-size",

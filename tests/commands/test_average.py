@@ -79,7 +79,7 @@ def test_swas_result_is_that_of_the_mean_of_its_epochs(finished: Path) -> None:
 
 
 def test_average_of_one_checkpoint_with_itself_is_that_checkpoint_bit_for_bit(finished: Path, tmp_path: Path) -> None:
-    """Its norms, measured anew over the same images, and its accuracy too."""
+    """Its norms, recomputed over the same images, and its accuracy too."""
     shutil.copytree(finished, tmp_path / "run")
     last = tmp_path / "run" / "checkpoints" / f"step_{3 * STEPS:08d}.pt"
     same = content(finished, 3 * STEPS)

@@ -178,7 +178,7 @@ def damaged(photos: Path, tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["PHOTOS", "--out", "sheet.jpg"], r"the sheet is a PNG: use --out sheet.png"),
+        (["PHOTOS", "--out", "sheet.jpg"], r"the grid is a PNG: use --out sheet.png"),
         (["PHOTOS", "--out", "no/where/sheet.png"], r"there is no folder no/where"),
         (["PHOTOS", "--images", "0"], r"images=0 is not a positive number"),
         (["PHOTOS", "--images", "9999"], r"images=9999 is more than 2,000"),

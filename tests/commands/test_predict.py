@@ -167,7 +167,7 @@ def test_predict_names_the_classes_of_imagenet() -> None:
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["nowhere", "words.txt"], "nowhere is not the folder of a run"),
+        (["nowhere", "words.txt"], "nowhere does not exist"),
         (["run"], "which images?"),
         (["run", "words.txt", "--top", "0"], "top=0 is not a positive number"),
         (["run", "words.txt", "--recipe", "resnet20_he2015"], "--recipe resnet20_he2015 is for a file"),

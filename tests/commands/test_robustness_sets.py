@@ -1,4 +1,4 @@
-"""evaluate on a part of the network's classes, and with several right classes an image. timm and torch are oracles."""
+"""evaluate on a subset of the network's classes, and with several correct labels. timm and torch are oracles."""
 
 import json
 import re
@@ -98,7 +98,7 @@ def test_evaluate_restricts_logits_to_the_images_classes_and_says_so(
 def test_evaluate_real_labels_are_those_of_timm(
     place: Path, logits: torch.Tensor, source: ImageFolderSource, tmp_path: Path
 ) -> None:
-    """Several right classes, some of them of the network alone, and images without any, which do not count."""
+    """Several correct labels, some of them of the network alone, and images without any, which do not count."""
     rng = np.random.default_rng(0)
     table = [sorted(map(int, rng.choice(10, size=int(rng.integers(0, 4)), replace=False))) for _ in range(24)]
     (tmp_path / "real.json").write_text(json.dumps(table))

@@ -135,7 +135,7 @@ REFUSED: dict[str, tuple[list[File], str, Callable[[Path], object] | None, str]]
         [("7.jpg", jpeg()), ("7.cls", b"0"), ("8.jpg", jpeg()), ("8.cls", b"0"), ("7.cls", b"0")],
         "w",
         None,
-        r"the files of sample 7 do not lie side by side: sort the shard",
+        r"the files of sample 7 are not adjacent: sort the shard",
     ),
     "a label in words": ([("7.jpg", jpeg()), ("7.cls", b"cat")], "w", None, r"7\.cls holds b'cat': write the number"),
     "compressed": ([("7.jpg", jpeg()), ("7.cls", b"0")], "w:gz", None, r"is not an uncompressed tar file"),

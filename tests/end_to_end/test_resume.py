@@ -119,7 +119,7 @@ def test_signal_saves_says_how_to_continue_and_loses_nothing(
         os.kill(process.pid, number)
         out, err = process.communicate(timeout=TIMEOUT)
         assert process.returncode == code, err
-        assert "the same command continues" in out
+        assert "run the same command again to resume" in out
         assert "Traceback" not in err
         assert saved == 0 or f"continued after step {saved}" in out
         before, saved = saved, int(weights(tmp_path)["/step"])

@@ -144,7 +144,7 @@ def test_local_ctrl_c_saves_once_for_all_processes_and_says_so_by_its_code(
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 130, err
-    assert "the same command continues" in out
+    assert "run the same command again to resume" in out
     assert "Traceback" not in err
     assert [start["reason"] for start in attempts(tmp_path)] == ["stopped by SIGINT, saved"]
     if processes == "2":

@@ -190,7 +190,7 @@ def test_profile_holds_the_steps_that_were_asked_for_also_after_a_stop(
     assert steps_in(trace) == [8, 9]
     (tmp_path / "result.json").unlink()  # else the run is finished, and a start only says so
     assert main(words(digits, tmp_path, *window)) == 0
-    assert "no profile: steps 8 to 9 are past, 14 are complete" in capfd.readouterr().out
+    assert "no profile: step 14 is complete, which is after steps 8 to 9" in capfd.readouterr().out
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ def test_paths_that_are_not_there_are_refused_before_torch_is_imported(tmp_path:
     nowhere = str(tmp_path / "nowhere")
     run_dir = ["--run-dir", str(tmp_path / "run")]
     mistakes = {
-        "nowhere is not the folder of a run, nor a file of weights": [
+        "nowhere does not exist": [
             ["evaluate", nowhere],
             ["average", nowhere, nowhere],
             ["predict", nowhere, "image.jpg"],

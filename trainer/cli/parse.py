@@ -77,7 +77,7 @@ def parse_with_recipe(options: type[T], words: Sequence[str], command: str) -> t
             raise UserError(f"Unrecognized options: {', '.join(unknown)}. {'. '.join(answers)}") from error
         if len(words) > 1 and not words[1].startswith("-") and "--data" in str(error):
             raise UserError(
-                f"{one_line(words[1])!r} has no option before it: is it --data {words[1]}? {error}"
+                f"{one_line(words[1])!r} needs an option before it: did you mean --data {words[1]}? {error}"
             ) from error
         raise
     return Recipe(**_shallow(parsed.recipe)), parsed.settings

@@ -43,7 +43,7 @@ ANSWERS = {
     "bn_constants": f"{_NONE}batch norm has PyTorch's eps 1e-5 and momentum 0.1",
     "precise_bn": "--precise-norm-images",
     "sync_bn": "--sync-norm; otherwise batch norm sees --micro-batch-size images of one process, as in the papers",
-    "dist_bn": f"{_NONE}rank 0's running statistics are kept; --precise-norm-images measures them anew",
+    "dist_bn": f"{_NONE}rank 0's running statistics are kept; --precise-norm-images recomputes them",
     "finetune": "resnet50_finetune; --fine-tuning.backbone-lr 0 trains the classifier alone",
     # batch
     "batch": "--global-batch-size (per step, all GPUs together) and --micro-batch-size (per GPU and forward pass); "
@@ -55,7 +55,7 @@ ANSWERS = {
     "accumulation": "follows from --global-batch-size, --micro-batch-size and the number of processes",
     # optimization
     "optimizer": f"optimizer=SGD(...), AdamW(...), ... or LibraryOptimizer(name='timm/lion') {_IN_RECIPE}",
-    "lr": "--optimizer.lr: the peak, for the global batch as it is; nothing rescales it",
+    "lr": "--optimizer.lr: the peak; nothing rescales it with the batch size",
     "lr_rule": "write the rule in the recipe: lr=0.1 * 1024 / 256; `plan` warns where the batch changed alone",
     "momentum": "--optimizer.momentum",
     "nesterov": "--optimizer.nesterov",
@@ -89,7 +89,7 @@ ANSWERS = {
     "schedule_details": f"{_NONE}schedules are the papers': Cosine, Steps, Linear, Constant",
     "step_or_epoch": "--schedule.changes-every step | epoch",
     "epochs": "--epochs",
-    "start_epoch": f"{_NONE}give the same command again, it resumes at the exact step",
+    "start_epoch": f"{_NONE}run the same command again, it resumes at the exact step",
     # what the model sees
     "train_size": "--train-crop.resolution",
     "train_crop": f"train_crop=RandomResizedCrop(...), ScaleJitterCrop(...) or PaddedCrop(...) {_IN_RECIPE}",
@@ -110,7 +110,7 @@ ANSWERS = {
     "mixup": f"mixing=Mixing(mixup_alpha=0.2) {_IN_RECIPE}; then --mixing.mixup-alpha",
     "cutmix": f"mixing=Mixing(cutmix_alpha=1.0) {_IN_RECIPE}; then --mixing.cutmix-alpha",
     "mixing_probability": "--mixing.probability and --mixing.cutmix-probability",
-    "mixing_details": f"{_NONE}one share for each micro-batch, in all epochs",
+    "mixing_details": f"{_NONE}one lambda for each micro-batch, in all epochs",
     "repeats": "--repeats",
     "progressive": f"progressive=ProgressiveResizing(...) {_IN_RECIPE}; then --progressive.start-resolution",
     "progressive_end": "--progressive.start-epoch, --progressive.end-epoch",
@@ -132,7 +132,7 @@ ANSWERS = {
     "checkpointing": f"{_NONE}a smaller --micro-batch-size saves memory and gives the same global batch",
     "cudnn": "always on, except with --deterministic",
     # run
-    "resume": "give the same command again: it resumes from the newest checkpoint in --run-dir",
+    "resume": "run the same command again: it resumes from the newest checkpoint in --run-dir",
     "output": "--run-dir RUN: one folder per run",
     "resolved": "RUN/recipe.py: the resolved recipe, which runs again",
     "storage": f"{_NONE}a run is a folder; mount the object store, or copy the folder",

@@ -1,4 +1,4 @@
-"""The command average: the mean of several checkpoints' weights, with norms measured anew, evaluated and saved."""
+"""The command average: the mean of several checkpoints' weights, with norms recomputed, evaluated and saved."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -70,7 +70,7 @@ def predict_images(settings: PredictSettings) -> int:
                         print(line(path, answer, classes, settings.top), flush=True)
                 found += len(chunk)
     if not found:
-        raise UserError("standard input names no image: give one file a line")
+        raise UserError("standard input names no image: give one file per line")
     return 2 if failed else 0
 
 

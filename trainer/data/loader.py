@@ -1,4 +1,4 @@
-"""Batches in order, read ahead by threads. What the images come from is a Source; all formats share this loader.
+"""Batches in order, prefetched by threads. A Source supplies the images; all formats share this loader.
 
 Compared with FFCV's own Loader: an exception reaches the caller instead of stopping a thread that the caller then
 waits for; an epoch that is left early gives its buffers and threads back; every batch owns its memory, so it stays

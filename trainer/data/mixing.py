@@ -1,4 +1,4 @@
-"""Mixup and cutmix of a micro-batch, on the device: one kind and one share for all its images.
+"""Mixup and cutmix of a micro-batch on the device: one kind and one lambda for all its images.
 
 The partner of an image is its mirror position in the micro-batch, as in timm: images come in random order anyway.
 """

@@ -15,7 +15,7 @@ from trainer.errors import UserError
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm")  # extensions
 LABEL = "cls"  # a number from 0, as text
 MOST_CLASSES = 1_000_000  # a larger number is no class
-CLASSES = "classes.txt"  # beside the shards, not required: one name a line
+CLASSES = "classes.txt"  # beside the shards, not required: one name per line
 
 
 class Sample(NamedTuple):
@@ -36,7 +36,7 @@ def read_samples(number: int, shard: Path) -> Iterator[Sample]:
             files = (member for member in tar if member.isfile() and _is_part(member.name))
             for key, members in groupby(files, key=lambda member: _key(member.name)):
                 if key in seen:
-                    raise UserError(f"{shard}: the files of sample {key} do not lie side by side: sort the shard")
+                    raise UserError(f"{shard}: the files of sample {key} are not adjacent: sort the shard")
                 seen.add(key)
                 parts = list(members)
                 images = [part for part in parts if _extension(part.name) != LABEL]
@@ -87,9 +87,9 @@ def read_classes(path: Path, count: int) -> list[str]:
     try:
         names = read_names(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({reason(error)}): write one name a line, in UTF-8") from error
+        raise UserError(f"{path} cannot be read ({reason(error)}): write one name per line, in UTF-8") from error
     if len(names) < count:
-        raise UserError(f"{path} has {len(names)} lines, but labels go up to {count - 1}: write one name a line")
+        raise UserError(f"{path} has {len(names)} lines, but labels go up to {count - 1}: write one name per line")
     return names
 
 

@@ -30,7 +30,7 @@ def train_stream(
 ) -> Iterator[DeviceBatch]:
     """This rank's micro-batches from a step of the epoch on, `accumulation` of them for each step.
 
-    `first_samples`: no more than so many, the first of the epoch.
+    `first_samples`: at most this many, the first of the epoch.
     """
     samples = train_batches(
         _order(recipe, epoch, len(loader))[:first_samples],

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from trainer.errors import EXIT_RETRY
 
-CONTINUES = "the same command continues from the last checkpoint"
+CONTINUES = "run the same command again to resume from the last checkpoint"
 _INTERVAL = 0.5  # s
 
 

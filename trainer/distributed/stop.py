@@ -128,7 +128,7 @@ class StopSignal:
         if self._world.size > 1:
             dist.all_reduce(stopping, dist.ReduceOp.MAX, group=self._world.gloo)
         if stopping:
-            self.stop("stopped in an evaluation, saved before it: the same command continues with it")
+            self.stop("stopped in an evaluation, saved before it: run the same command again to resume")
 
     @property
     def _is_stopping(self) -> bool:

@@ -82,7 +82,7 @@ def evaluate_images(
 
     Returns for each float64 of shape (images, 4) on the CPU, the same on all ranks: times seen, top-1, top-5, loss.
     With `predictions` there are two more columns: the predicted class and its softmax. `right`: bool of shape (images,
-    classes), the right classes of each image, for the two accuracies; None: its label. `on_progress` is called after
+    classes), the correct labels of each image, for the two accuracies; None: its label. `on_progress` is called after
     each batch with about how many images all ranks have read so far, and how many there are. Raises Stopped on a
     `stop_signal`.
     """

@@ -38,7 +38,7 @@ def is_wordnet_id(name: str) -> bool:
 
 
 def real_labels_json() -> bytes:
-    """The right classes of each validation image (Beyer et al. 2020, arXiv:2006.07159), as JSON: a list by number."""
+    """The correct labels of each validation image (Beyer et al. 2020, arXiv:2006.07159), as JSON: a list by number."""
     return files("timm.data").joinpath("_info/imagenet_real_labels.json").read_bytes()
 
 

@@ -148,7 +148,7 @@ class Protocol:
     restricted_to: int | None = None
     """classes of the images, to which the network's logits were restricted; None: it was not"""
     real_labels: str | None = None
-    """checksum of a table with several right classes an image, whose images without any do not count; None: an image
+    """checksum of a table with several correct labels per image, whose images without any do not count; None: an image
     has its label"""
 
     @property
@@ -173,7 +173,7 @@ class Protocol:
     @property
     def _labels(self) -> str:
         restricted = f"logits restricted to these {self.restricted_to} classes; " if self.restricted_to else ""
-        several = "several right classes an image, images without one left out"
+        several = "several correct labels per image, images without one left out"
         real = f"ReaL labels {short(self.real_labels)}: {several}; " if self.real_labels else ""
         return restricted + real
 

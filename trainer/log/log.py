@@ -141,7 +141,8 @@ class Log:
         """What to say of a loss far above that of a uniform guess."""
         if loss <= _UNLIKELY * guess:
             return []
-        return [f"a uniform guess has loss {guess:.2f}: too large a learning rate, or norms' averages of too few steps"]
+        why = "learning rate too high, or too few steps for batch norm's averages"
+        return [f"a uniform guess has loss {guess:.2f}: {why}"]
 
     def picture(self, name: str, pixels: np.ndarray, at: Position) -> None:
         """Adds an image to TensorBoard: uint8, shape (height, width, 3)."""

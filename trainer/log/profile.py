@@ -34,7 +34,7 @@ class Profiler:
         self._recorded = step
         self._wanted = world.is_main and self._first < self._last
         if count and step >= self._last:
-            say(f"no profile: steps {first + 1} to {self._last} are past, {step} are complete")
+            say(f"no profile: step {step} is complete, which is after steps {first + 1} to {self._last}")
         self.step_done(step)
 
     def step_done(self, step: int) -> None:

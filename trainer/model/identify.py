@@ -1,4 +1,4 @@
-"""Which network a file of weights is of, found by the shapes of its tensors: for the message where it does not fit."""
+"""Identifies the network of a weights file by its tensor shapes, for the error if it does not fit."""
 
 from __future__ import annotations
 

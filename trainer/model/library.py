@@ -49,7 +49,7 @@ def _torchvision_model(name: str, num_classes: int, pretrained: bool) -> nn.Modu
     with torch.device("meta"):
         plain: nn.Module = models.get_model(name)
     if _shapes(plain) != _shapes(model):  # a run is continued by building the plain one and loading its checkpoint
-        raise UserError(f"torchvision/{name} is another network with published weights than without: choose another")
+        raise UserError(f"torchvision/{name} has another architecture if pretrained: choose a different model")
     paths = classifiers(model)
     if not paths:
         raise UserError(f"torchvision/{name} has no linear classifier that could be replaced: choose another model")

@@ -1,4 +1,4 @@
-"""Weights to start from, out of a file: for fine-tuning, or to continue somebody else's training."""
+"""Loads initial weights from a file, to fine-tune or to continue someone else's training."""
 
 from __future__ import annotations
 

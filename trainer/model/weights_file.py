@@ -1,4 +1,4 @@
-"""Weights files as people have them: known by their content, not by their name, and no code in them is run."""
+"""Reads weights files: recognises the format by the content, not by the name, and runs no code in them."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class TrivialAugmentWide:
     fill: ClassVar[Literal["black", "mean"]] = "black"
     """colour that shears, shifts and rotations bring in from outside the image"""
     interpolation: ClassVar[Literal["nearest", "bilinear"]] = "nearest"
-    """of shears, shifts and rotations"""
+    """interpolation of shears, shifts and rotations"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class RandAugment:
     magnitude: float = 9.0
     """strength, of at most 10"""
     magnitude_std: float = 0.5
-    """standard deviation of the strength, drawn anew for each operation"""
+    """standard deviation of the strength, drawn for each operation"""
     probability: float = 0.5
     """that a drawn operation is applied"""
     fill: ClassVar[Literal["black", "mean"]] = "mean"
@@ -107,7 +107,7 @@ class AugMix:
     width: int = 3
     """chains that are mixed"""
     depth: int | None = None
-    """operations of a chain; None: 1 to 3, drawn anew for each chain"""
+    """operations of a chain; None: 1 to 3, drawn for each chain"""
     all_operations: bool = True
     """also brightness, colour, contrast and sharpness, which ImageNet-C's corruptions resemble; the paper left them out
     to be tested on that data set"""
@@ -140,20 +140,20 @@ class RandomErasing:
 
 @dataclass(frozen=True, kw_only=True)
 class Mixing:
-    """Mixes each image of a micro-batch, and its label, with another one; one kind and one share per micro-batch.
+    """Mixes each image of a micro-batch, and its label, with another one; one kind and one lambda per micro-batch.
 
     mixup: the weighted mean of both (Zhang et al. 2017, arXiv:1710.09412); cutmix: a box of one pasted into the other
     (Yun et al. 2019, arXiv:1905.04899).
     """
 
     mixup_alpha: float | None = None
-    """the share is drawn from Beta(alpha, alpha); None: no mixup"""
+    """lambda is drawn from Beta(alpha, alpha); None: no mixup"""
     cutmix_alpha: float | None = None
     """the same of the kept area; None: no cutmix"""
     cutmix_probability: float = 0.5
-    """share of the micro-batches that get cutmix, where both are on"""
+    """fraction of the mixed micro-batches that get cutmix if both are on"""
     probability: float = 1.0
-    """share of the micro-batches that are mixed at all"""
+    """fraction of the micro-batches that are mixed at all"""
 
     def __post_init__(self) -> None:
         for name in ("mixup_alpha", "cutmix_alpha"):

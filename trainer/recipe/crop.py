@@ -24,8 +24,8 @@ class RandomResizedCrop:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """range of the crop's width / height"""
     scaled_decoding: bool = False
-    """JPEGs that are cut at least twice as high and wide as the crop are decoded at 1/2, 1/4 or 1/8 of their size, by
-    libjpeg's scaled inverse transform: faster, and other pixels (docs/performance.md). Raw images are as they were"""
+    """decode a JPEG at 1/2, 1/4 or 1/8 of its size if the source box is at least twice as high and wide as the crop, by
+    libjpeg's scaled inverse transform: faster, with different pixels (docs/performance.md). Raw images do not change"""
 
     def __post_init__(self) -> None:
         check_resolution("train_crop.resolution", self.resolution)
@@ -110,7 +110,7 @@ class ProgressiveResizing:
     end_epoch: float
     """and is the crop's own from here"""
     multiple: int = 32
-    """resolutions are rounded to the nearest multiple of so many pixels"""
+    """resolutions are rounded to the nearest multiple of this many pixels"""
 
     def __post_init__(self) -> None:
         check_resolution("progressive.start_resolution", self.start_resolution)

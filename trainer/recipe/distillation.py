@@ -23,9 +23,9 @@ class Distillation:
     temperature: float = 1.0
     """divides the logits of both networks before their softmax (Hinton et al. 2015, section 2)"""
     weight: float = 0.5
-    """of the teacher's part of the loss; 1: the labels are not used, as by Beyer et al."""
+    """weight of the teacher's part of the loss; 1: the labels are not used, as by Beyer et al."""
     label_weight: float | None = None
-    """of the labels' part; None: 1 - weight"""
+    """weight of the labels' part; None: 1 - weight"""
     hard: bool = False
     """the target is the teacher's most probable class (Touvron et al. 2020, arXiv:2012.12877, equation 3)"""
 

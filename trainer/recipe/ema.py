@@ -29,11 +29,11 @@ class EMA:
 @dataclass(frozen=True, kw_only=True)
 class SWA:
     """Stochastic weight averaging: the mean of the weights after several epochs, each counted once, evaluated beside
-    them; the result is its own (Izmailov et al. 2018, arXiv:1803.05407, algorithm 1). Its norms are measured anew over
+    them; the result is its own (Izmailov et al. 2018, arXiv:1803.05407, algorithm 1). Its norms are recomputed over
     the recipe's `precise_norm_images`."""
 
     start_epoch: int
-    """the weights after so many epochs are the first of the mean; until then the average is a copy of the weights"""
+    """the weights after this many epochs are the first of the mean; until then the average is a copy of the weights"""
     every: int = 1
     """epochs from one set of weights to the next, the paper's cycle"""
 

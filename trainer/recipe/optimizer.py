@@ -15,10 +15,10 @@ class _Decay:
     """What all optimizers share: the peak of the learning rate, and what weight decay reaches."""
 
     lr: float
-    """learning rate at the peak of the schedule, for the global batch as it is"""
+    """learning rate at the peak of the schedule; nothing rescales it with the batch size"""
     weight_decay: float = 1e-4
     decay_norm: bool = True
-    """also decay the gamma and beta of normalisation layers, and other gains with one value per channel"""
+    """also decay the gamma and beta of norm layers, and other scales with one value per channel"""
     decay_bias: bool = True
     """also decay the biases of other layers"""
 

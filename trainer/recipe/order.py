@@ -20,7 +20,7 @@ class QuasiRandom:
     """
 
     stretch: int = 64
-    """images that lie in a row in the file and are read together"""
+    """consecutive images in the file that are read together"""
     window: int = 16_384
     """images that are shuffled with each other; the page cache should hold two windows"""
 

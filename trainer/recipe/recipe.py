@@ -91,7 +91,7 @@ class Recipe:
     mixing: Mixing | None = None
     """mixup and cutmix"""
     repeats: int = 1
-    """times that each image of an epoch appears in it, augmented anew and, where possible, in different micro-batches;
+    """times that each image of an epoch appears in it, augmented each time, if possible in different micro-batches;
     an epoch then has 1/repeats of the images (repeated augmentation, Hoffer et al. 2019, arXiv:1901.09335)"""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """subtracted from the RGB values, which are in [0, 1]"""
@@ -113,8 +113,8 @@ class Recipe:
     clip_grad_value: float | None = None
     """largest absolute value of each element of the gradient; None: not clipped by value"""
     clip_grad_agc: float | None = None
-    """largest ratio of the gradient's norm to the weights' norm, for each output unit of each layer but the classifier
-    (adaptive gradient clipping, Brock et al. 2021, arXiv:2102.06171, section 4); None: off"""
+    """largest gradient norm / weight norm of each output unit of each layer except the classifier: adaptive gradient
+    clipping, Brock et al. 2021, arXiv:2102.06171, section 4; None: off"""
     ema: EMA | None = None
     """average of the weights over time; None, and no `swa`: the result is that of the last weights"""
     swa: SWA | None = None
@@ -123,7 +123,7 @@ class Recipe:
     """for weights that were trained before; None: all layers learn at one rate"""
 
     epochs: int
-    """passes over as many images as the data set has; the tail that does not fill a batch is left out"""
+    """epochs, each of as many images as the data set has; a last, partial batch is left out"""
     global_batch_size: int
     """images per optimizer step, over all processes"""
     micro_batch_size: int
@@ -133,15 +133,15 @@ class Recipe:
     sync_norm: bool = False
     """batch normalisation computes its statistics over the micro-batches of all processes in a forward pass"""
     precise_norm_images: int | None = None
-    """before each evaluation the running statistics are measured anew over so many training images (precise BN, Wu and
-    Johnson 2021, arXiv:2105.07576, section 3); None: they are the running averages"""
+    """training images over which batch norm's statistics are recomputed before each evaluation (precise BN, Wu and
+    Johnson 2021, arXiv:2105.07576, section 3); None: the running averages are used"""
     precision: Literal["fp32", "tf32", "bf16", "fp16"]
-    """of matrix products and convolutions; parameters, norms and the loss are always fp32. tf32: a GPU rounds the
-    factors of products to 10 bits, as most frameworks do unasked"""
+    """number format of matrix products and convolutions; parameters, norms and the loss are always fp32. tf32: a GPU
+    rounds their inputs to 10 mantissa bits, as most frameworks do unasked"""
     gradient_compression: Literal["bf16"] | None = None
     """number format of the gradients that processes exchange, for slow networks; None: fp32"""
     seed: int = 0
-    """of the initialisation, the order and every draw"""
+    """seed of the initialisation, the order and all random draws"""
 
     def __post_init__(self) -> None:
         check_finite(self, "")
@@ -158,7 +158,7 @@ class Recipe:
         frozen_norms = self.fine_tuning and self.fine_tuning.keeps_statistics
         if self.ema and self.swa:
             raise ValueError(
-                "ema and swa are two averages of the weights, and the result is of one: use only one of them"
+                "ema and swa both average the weights, and only one of them gives the result: use only one"
             )
         if self.swa and self.precise_norm_images is None and not frozen_norms:
             raise ValueError("swa needs norms of its own: set precise_norm_images, e.g. to 64 * micro_batch_size")
@@ -174,7 +174,7 @@ class Recipe:
         if self.num_classes < 2:
             raise ValueError(f"num_classes={self.num_classes}: there is nothing to learn, use 2 or more")
         if self.mixing and self.micro_batch_size < 2:
-            raise ValueError("micro_batch_size=1 leaves mixing no other image: use 2 or more")
+            raise ValueError("mixing needs two images, and micro_batch_size=1: use 2 or more")
         if self.progressive and isinstance(self.train_crop, PaddedCrop):
             raise ValueError("progressive needs a train_crop that is resized, and PaddedCrop is not")
         if self.progressive and self.progressive.start_resolution > self.train_crop.resolution:

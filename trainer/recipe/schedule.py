@@ -29,7 +29,7 @@ class Warmup:
 class _Schedule:
     warmup: Warmup | None = None
     changes_every: Literal["step", "epoch"] = "step"
-    """epoch: all steps of an epoch have the rate of its first, as in many reference scripts"""
+    """epoch: the rate changes only at the start of an epoch, as in many reference scripts"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ _OF_A_CLAIM = {".lock", ".owner", "recipe.py"}  # the files that claim() writes
 
 def gone(folder: Path) -> DiskError:
     """The error of a run whose folder is no longer the one that it has claimed."""
-    remedy = "nothing more is saved; move it back and give the same command again, or start anew"
+    remedy = "nothing more is saved; move it back and run the same command again, or start anew"
     return DiskError(f"{folder} was removed, moved or emptied while it was in use: {remedy}")
 
 
@@ -164,7 +164,7 @@ class Run:
             raise
 
     def save_is_due(self, minutes: float) -> bool:
-        """Whether so many minutes have passed since the last save or the start, or the last save has failed."""
+        """Whether this many minutes have passed since the last save or the start, or the last save has failed."""
         return self._writer.failed or time.monotonic() - self._saved_at > 60 * minutes
 
     def mark_best(self, step: int) -> None:
@@ -199,7 +199,7 @@ class Run:
             if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
                 raise ValueError("no list of starts")
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path} is damaged ({error}): remove it, it is a record only") from error
+            raise UserError(f"{path} is damaged ({error}): delete it, nothing needs it") from error
         return starts
 
     def add_start(self, step: int, environment: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """The speed of a whole epoch: its steps, its evaluation and the copy of a save, each measured alone and added up.
 
-Left out is what a window cannot see: the start of each stream of images, measuring norms anew, and a disk that is
+Left out is what a window cannot see: the start of each stream of images, recomputing norms, and a disk that is
 slower than the evaluation. `train` prints the speed of its real epochs, where all of that counts.
 """
 

@@ -65,7 +65,7 @@ class Answers(NamedTuple):
     positions: list[int] | None
     """the network's output for each class of the images; None: it has the same classes"""
     real: RealLabels | None
-    """None: an image has one right class, its label"""
+    """None: an image has one correct label"""
 
 
 def _answers(weights: Weights, recipe: Recipe, loader: Loader, settings: EvaluateSettings) -> Answers:
@@ -90,7 +90,7 @@ def _read_in_detail(
     recipe: Recipe,
     world: World,
 ) -> list[EvalResult]:
-    """As evaluate_protocols, with the accuracy of each class and the calibration where an image has one right class."""
+    """As evaluate_protocols, with each class's accuracy and the calibration if an image has one correct label."""
     model = on_every_rank(world, lambda: load_network(weights, network, recipe.num_classes, world.device))
     real, positions = answers.real, answers.positions
     if positions is not None:

@@ -1,4 +1,4 @@
-"""Several right classes an image: the table of Beyer et al. 2020 (arXiv:2006.07159) for ImageNet, or one like it."""
+"""Several correct labels per image: the table of Beyer et al. 2020 (arXiv:2006.07159) for ImageNet, or one like it."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ _IMAGENET_NAME = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
 class RealLabels(NamedTuple):
-    """The right classes of each image."""
+    """The correct labels of each image."""
 
     checksum: str
     right: Tensor
@@ -29,7 +29,7 @@ class RealLabels(NamedTuple):
 
 
 def read_real_labels(file: Path, source: Source, classes: int, positions: Sequence[int] | None) -> RealLabels:
-    """The right classes of the images of `source`, for a network of `classes` classes.
+    """The correct labels of the images of `source`, for a network of `classes` classes.
 
     The file is JSON: a list with a list of classes for each image of ImageNet's validation set by its number, or an
     object of such lists by file name. `positions`: see class_positions. Raises UserError for a file or for image names

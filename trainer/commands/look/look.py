@@ -34,7 +34,7 @@ def look(settings: LookSettings) -> None:
     if settings.data.startswith("synthetic:"):
         raise UserError(f"{settings.data} is noise, so there is nothing to see: give a folder or a .beton file")
     if settings.out.suffix.lower() != ".png":
-        raise UserError(f"--out {settings.out}: the sheet is a PNG: use --out {settings.out.with_suffix('.png').name}")
+        raise UserError(f"--out {settings.out}: the grid is a PNG: use --out {settings.out.with_suffix('.png').name}")
     if not settings.out.absolute().parent.is_dir():
         raise UserError(f"--out {settings.out}: there is no folder {settings.out.parent}")
     recipe = load_recipe(settings.recipe) if settings.recipe else None

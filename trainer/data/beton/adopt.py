@@ -44,11 +44,11 @@ def class_names(source: Path) -> list[str]:
         names = read_names(source)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"--classes {source} cannot be read ({reason(error)}): give a text file with one name a line, or the "
+            f"--classes {source} cannot be read ({reason(error)}): give a text file with one name per line, or the "
             f"folder of class folders that the file was made from"
         ) from error
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"--classes {source} names {twice!r} twice: write one name a line, in the order of the labels")
+        raise UserError(f"--classes {source} names {twice!r} twice: one name per line, in the order of the labels")
     return names
 
 

@@ -1,6 +1,6 @@
 """The bytes of an image file as pixels: an ordinary JPEG by simplejpeg, everything else by PIL.
 
-Both decode JPEGs with libjpeg-turbo and its defaults, to the same pixels; simplejpeg does it without Python's lock. PIL
+Both decode JPEGs with libjpeg-turbo and its defaults, to the same pixels; simplejpeg does it without the GIL. PIL
 decides about all that is not plain, so that a damaged file is found as before.
 """
 

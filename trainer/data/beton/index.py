@@ -1,4 +1,4 @@
-"""Is this .beton file whole? Its layout as numpy types, and every guard that FFCV's reader lacks.
+"""Reads and validates the index of a .beton file: its layout as numpy types, and checks that FFCV lacks.
 
 FFCV opens a damaged file without an error and returns wrong images: a short allocation table or a zeroed JPEG yields
 black pixels, or another image's, under this label. So the structure is checked at every start (about a second per

@@ -1,4 +1,4 @@
-"""JPEGs by simplejpeg, which calls libjpeg-turbo without Python's lock."""
+"""JPEGs by simplejpeg, which calls libjpeg-turbo without the GIL."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
 """What decode.py does, without FFCV's library and Numba: JPEGs by simplejpeg, resizing by OpenCV, both from wheels.
 
 The pixels are the same, bit for bit: simplejpeg calls libjpeg-turbo with the options that FFCV gives it, and OpenCV's
-INTER_AREA is FFCV's resizing. Both work without Python's lock.
+INTER_AREA is FFCV's resizing. Both work without the GIL.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Images from FFCV's .beton files: FFCV's format and its native decoder, read by our own threads.
 
 FFCV's Python Loader is not used: it hangs on any exception, ignores the decoder's return code, and compiles for seconds
-at every start. Here one compiled function (decode.py) reads a slice of a batch without Python's lock. Without FFCV's
+at every start. Here one compiled function (decode.py) reads a slice of a batch without the GIL. Without FFCV's
 library portable.py does the same, to the same pixels.
 
 Bytes are read with pread, not through a memory map: a file that shrinks while it is read is an error here, where a
@@ -96,7 +96,7 @@ class BetonSource:
         """Damage of raw pixels does not show, but that somebody wrote to the file does."""
         if _state(os.fstat(self._file)) != self._state:
             raise LocalError(
-                f"{self.path} was written to while it was read: start again with the same command, which checks it anew"
+                f"{self.path} was written to while it was read: run the same command again, which checks the file"
             )
 
     def bad_images(self) -> Iterator[str]:

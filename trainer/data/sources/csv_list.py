@@ -1,4 +1,4 @@
-"""A CSV or TSV file with one image a line: its path and its class, perhaps its split."""
+"""A CSV or TSV file with one image per line: its path and its class, perhaps its split."""
 
 import csv
 from collections.abc import Sequence

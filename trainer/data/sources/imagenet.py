@@ -26,7 +26,7 @@ from trainer.errors import UserError
 TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12"
 TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 SYNSETS = "imagenet_2012_validation_synset_labels.txt"
-"""one WNID a line for each validation image, as TensorFlow's and Keras' scripts have it: used instead of the kit"""
+"""one WNID per line for each validation image, as TensorFlow's and Keras' scripts have it: used instead of the kit"""
 KAGGLE, SOLUTION = Path("ILSVRC", "Data", "CLS-LOC"), "LOC_val_solution.csv"
 """where Kaggle's copy (imagenet-object-localization-challenge) has its images, and the labels of the flat folder val"""
 _WNID = re.compile(r"n\d{8}")
@@ -157,7 +157,7 @@ def _val_wnids(src: Path) -> list[str]:
     if (path := src / SYNSETS).exists():
         wnids = path.read_text(encoding="utf-8").split()
         if wrong := [wnid for wnid in wnids if not _WNID.fullmatch(wnid)]:
-            raise UserError(f"{path} holds {wrong[0]!r}, and not one WNID a line, such as n01440764")
+            raise UserError(f"{path} holds {wrong[0]!r}, and not one WNID per line, such as n01440764")
         return wnids
     if (path := src / SOLUTION).exists():
         return _of_kaggle(path)
