@@ -42,6 +42,8 @@ def words_of(command: type, launchers: list[type], chosen: Path | None) -> list[
     words = []
     for key, value in values.items():
         name = key.replace("-", "_")
+        if name in _COMMAND_LINE_ONLY:
+            raise UserError(f"{path}: {key!r} is an option of the command line only")
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             raise UserError(f"{path}: there is no setting {key!r}{f': did you mean {close[0]}?' if close else ''}")

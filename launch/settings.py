@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from trainer.settings import check_positive, one_or_more
+from trainer.settings import NONE_BY_DEFAULT, check_positive, one_or_more
 
 Repeated = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
@@ -64,7 +64,7 @@ class ProcessSettings:
 class LaunchSettings:
     """The options that every launcher has."""
 
-    seeds: tuple[int, ...] = ()
+    seeds: Annotated[tuple[int, ...], NONE_BY_DEFAULT] = ()
     """one run for each of these seeds"""
     vary: Repeated = ()
     """one run for each value of a setting: optimizer.lr=0.05,0.1,0.2; given twice: one run for each combination"""

@@ -17,6 +17,10 @@ def one_or_more(metavar: str) -> Any:
     return tyro.conf.arg(metavar=f"{metavar} ...", help_behavior_hint="(required)")
 
 
+NONE_BY_DEFAULT = tyro.conf.arg(help_behavior_hint="(default: none)")
+"""For options of several words; tyro would show an empty default as nothing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """Train a recipe. To resume a stopped run, run the same command again; it ends with the same weights.
@@ -60,7 +64,7 @@ class TrainSettings:
     printed; otherwise one every ten seconds"""
     pictures: bool = True
     """show augmented images, mistakes and the confusion matrix in TensorBoard"""
-    hparams: tuple[str, ...] = ()
+    hparams: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
     """settings of the recipe, e.g. optimizer.lr, that TensorBoard's HParams table shows first"""
     profile_steps: int | None = None
     """number of steps to record with torch.profiler, into RUN/profile/; None: off"""
@@ -182,7 +186,7 @@ class CompareSettings:
     """file for a self-contained HTML report with curves"""
     allow_different_protocols: bool = False
     """also compare runs of different protocols or data; the table then shows what differs"""
-    time_to_accuracy: tuple[float, ...] = ()
+    time_to_accuracy: Annotated[tuple[float, ...], NONE_BY_DEFAULT] = ()
     """top-1 accuracies in %; shows the time and images needed to reach each"""
 
     def __post_init__(self) -> None:

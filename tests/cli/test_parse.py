@@ -316,8 +316,9 @@ def test_help_says_of_every_needed_argument_that_it_is_required(
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit):
         main([*command.split(), "--help"])
-    positional = capsys.readouterr().out.partition("positional arguments")[2].partition("options")[0]
-    assert "(required)" in positional and "(default: )" not in positional
+    shown = capsys.readouterr().out
+    assert "(required)" in shown.partition("positional arguments")[2].partition("options")[0]
+    assert "(default: )" not in shown
 
 
 @dataclass(frozen=True, kw_only=True)

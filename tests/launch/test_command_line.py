@@ -278,7 +278,7 @@ def test_cluster_is_a_file_and_the_command_line_has_the_last_word(
         ("setup = 'module load cuda'", "is not a list of strings"),
         ("preflight = 1", "preflight = 1 is not bool"),
         ("partition = [", "cannot be read as TOML"),
-        ("seeds = [1]", "there is no setting 'seeds'"),
+        ("seeds = [1]", "'seeds' is an option of the command line only"),
     ],
 )
 def test_launch_mistake_in_a_clusters_file_names_the_file(text: str, message: str, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: replace(GOYAL, swa=SWA(start_epoch=75)), r"swa needs norms of its own: set precise_norm_images"),
     (
         lambda: replace(GOYAL, swa=SWA(start_epoch=75), precise_norm_images=128, ema=EMA(decay=0.9)),
-        r"ema and swa are two averages of the weights",
+        r"ema and swa both average the weights",
     ),
     (lambda: FineTuning(layer_decay=0), r"fine_tuning\.layer_decay=0 is not within \(0, 1\]; 1 switches it off"),
     (lambda: FineTuning(layer_decay=1.1), r"fine_tuning\.layer_decay=1\.1 is not within"),
@@ -143,7 +143,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     ),
     (
         lambda: replace(GOYAL, micro_batch_size=1, norm_batch_size=None, mixing=MIXED),
-        r"micro_batch_size=1 leaves mixing no other image",
+        r"mixing needs two images, and micro_batch_size=1",
     ),
     (
         lambda: replace(GOYAL, progressive=GROWING, train_crop=PaddedCrop(resolution=32)),

@@ -138,7 +138,7 @@ def find(data: str, split: Split) -> Found:
         return found
     raise UserError(
         f"--data {data} has neither {split}.beton nor the folder {_folders(split)}: write it with python -m trainer "
-        f"prepare, or give WebDataset shards (*{split}*.tar)"
+        f"prepare, or give WebDataset shards ({split}-000000.tar, ...)"
     )
 
 

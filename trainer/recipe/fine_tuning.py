@@ -17,8 +17,8 @@ class FineTuning:
     """rate of all layers but the classifier, as a multiple of the classifier's; 0: they are frozen"""
     layer_decay: float = 1.0
     """rate of each layer as a multiple of the next one's, from the classifier down to the stem, with `backbone_lr` as a
-    further factor; layers are timm's, in a ResNet the residual blocks (layer-wise learning-rate decay, Clark et al.
-    2020, arXiv:2003.10555, appendix A; Bao et al. 2021, arXiv:2106.08254); 1: all are alike"""
+    further factor; layers are timm's, in a ResNet the residual blocks; 1: all are alike. Layer-wise learning-rate
+    decay, Clark et al. 2020, arXiv:2003.10555, appendix A, and Bao et al. 2021, arXiv:2106.08254"""
     freeze_norms: bool = False
     """norms keep their running statistics, gamma and beta"""
 

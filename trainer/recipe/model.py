@@ -161,6 +161,7 @@ class LibraryModel:
     """A model of torchvision or timm by its name there, e.g. torchvision/resnext50_32x4d or timm/resnet50d."""
 
     name: str
+    """torchvision/NAME or timm/NAME"""
     pretrained: bool = False
     """start from the library's published weights; the classifier is new where the number of classes differs"""
 

@@ -17,6 +17,7 @@ class _Decay:
     lr: float
     """learning rate at the peak of the schedule; nothing rescales it with the batch size"""
     weight_decay: float = 1e-4
+    """coefficient of weight decay; the class says how it enters the step"""
     decay_norm: bool = True
     """also decay the gamma and beta of norm layers, and other scales with one value per channel"""
     decay_bias: bool = True
@@ -35,7 +36,9 @@ class SGD(_Decay):
     """
 
     momentum: float = 0.9
+    """how much of the last step's v remains"""
     nesterov: bool = False
+    """Nesterov's momentum: the step is along g + momentum * v"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -74,6 +74,7 @@ class Recipe:
 
     model: Model
     num_classes: int
+    """outputs of the classifier"""
 
     order: QuasiRandom | None = None
     """the order of the training images; None: one random permutation of all of them per epoch"""

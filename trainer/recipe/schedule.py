@@ -15,6 +15,7 @@ class Warmup:
     """The first epochs, before the schedule proper begins."""
 
     epochs: float
+    """length of the warmup, in epochs"""
     lr: float
     """learning rate of the first step (Goyal et al. 2017, section 2.2: 0.1, whatever the batch)"""
     shape: Literal["linear", "constant"] = "linear"
@@ -39,6 +40,7 @@ class Steps(_Schedule):
     milestones: tuple[float, ...]
     """epochs at which the rate drops"""
     factor: float = 0.1
+    """what each drop multiplies the rate by"""
 
     def __post_init__(self) -> None:
         if list(self.milestones) != sorted(set(self.milestones)):
@@ -51,6 +53,7 @@ class Cosine(_Schedule):
     """Half a cosine from the peak to `final_lr` at the end of training (Loshchilov 2016, arXiv:1608.03983)."""
 
     final_lr: float = 0.0
+    """learning rate at the end of training"""
     start_epoch: float | None = None
     """where the cosine begins; None: at the end of the warmup; 0: at once, the warmup covers its beginning (timm)"""
 
@@ -65,6 +68,7 @@ class Linear(_Schedule):
     """A straight line from the peak, at the end of the warmup, to `final_lr` at the end of training."""
 
     final_lr: float = 0.0
+    """learning rate at the end of training"""
 
     def __post_init__(self) -> None:
         check_not_negative("schedule.final_lr", self.final_lr)

@@ -1,9 +1,11 @@
 """Options of the sources that may lack validation images."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from trainer.data.beton.prepare import PrepareOptions
 from trainer.errors import UserError
+from trainer.settings import NONE_BY_DEFAULT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,7 +13,7 @@ class SplitOptions(PrepareOptions):
     """How to store the images, and where validation images come from."""
 
     val_fraction: float | None = None
-    """share of the training images of each class to validate on, such as 0.1; None: the source has validation images"""
+    """fraction of each class of training images to validate on, such as 0.1; None: the source has validation images"""
     seed: int = 0
     """with --val-fraction: which images are drawn"""
 
@@ -25,7 +27,7 @@ class SplitOptions(PrepareOptions):
 class FilesOptions(SplitOptions):
     """As SplitOptions, for sources that are files."""
 
-    val: tuple[str, ...] = ()
+    val: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
     """files of the validation images, as the training files are given; none: they are found by their names"""
 
     def __post_init__(self) -> None:
