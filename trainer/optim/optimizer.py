@@ -16,7 +16,7 @@ from trainer.optim.library_optimizer import library_optimizer, tensors_per_param
 from trainer.process.compiler_import import eager_optimizer
 from trainer.recipe import LAMB, LARS, SGD, AdamW, DecoupledSGD, FineTuning, LibraryOptimizer, Optimizer
 
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ def is_norm(module: nn.Module) -> bool:
 
     The latter share no class. They have norm in their name, and no tensors but some with one value per channel.
     """
-    if isinstance(module, _NORMS):
+    if isinstance(module, NORMS):
         return True
     tensors = list(module.parameters()) if "norm" in type(module).__name__.lower() else []
     return bool(tensors) and all(tensor.ndim == 1 for tensor in tensors)
@@ -111,9 +111,9 @@ def build_optimizer(spec: Optimizer, model: nn.Module, fine_tuning: FineTuning |
     """The optimizer over the model's trainable parameters, in groups of one weight decay and one rate.
 
     Every group has an "lr_factor": the schedule's rate times that is the group's "lr", which the caller sets before
-    each step. It is 1, or in fine-tuning that of layer_decay.lr_factors, which slows weight decay too. No step reads
-    from the device, except by a few of timm's (AdamP, SGDP, NovoGrad); but with fp16's scaler and timm's optimizers the
-    scaler does, once per step.
+    each step. It is 1, or in fine-tuning that of layer_decay.lr_factors, which slows weight decay too. Its
+    "param_names" are for saved_state. No step reads from the device, except by a few of timm's (AdamP, SGDP, NovoGrad);
+    but with fp16's scaler and timm's optimizers the scaler does, once per step.
     """
     groups = _groups(spec, model, fine_tuning)
     match spec:
@@ -205,8 +205,10 @@ def _groups(spec: Optimizer, model: nn.Module, fine_tuning: FineTuning | None) -
     for decay, adapted, parameters in ((weight_decay, adapts, decayed), (0.0, False, exempt)):
         for parameter in parameters:
             found.setdefault((decay, adapted, factors.get(parameter, 1.0)), []).append(parameter)
+    names = {parameter: name for name, parameter in model.named_parameters()}
     return [
-        {"params": parameters, "weight_decay": decay, "lr": spec.lr * lr_factor, "lr_factor": lr_factor}
+        {"params": parameters, "param_names": [names[parameter] for parameter in parameters]}
+        | {"weight_decay": decay, "lr": spec.lr * lr_factor, "lr_factor": lr_factor}
         | ({"always_adapt": adapted} if adapts else {})  # timm's default adapts only where the decay is not 0
         for (decay, adapted, lr_factor), parameters in found.items()
     ]

@@ -11,6 +11,7 @@ from torch import nn
 
 from trainer.ema import Average
 from trainer.errors import UserError, first_line
+from trainer.optim.saved_state import load_optimizer
 from trainer.run.checkpoint import FOREIGN, TrainingContent
 from trainer.step_metrics import StepMetrics
 
@@ -105,6 +106,6 @@ class TrainingState:
             if content["average"] is None:
                 raise ValueError("it has no averaged weights")
             self.average.load_state_dict(content["average"])
-        self.optimizer.load_state_dict(content["optimizer"])
+        load_optimizer(self.optimizer, content["optimizer"], self.module)
         self.scaler.load_state_dict(content["scaler"])
         self.metrics.restore(content.get("metric_means"), content["metrics_from"], content["step"])

@@ -1,0 +1,118 @@
+"""A saved optimizer goes to the tensors it is of, whatever their order and groups are now."""
+
+import copy
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from trainer.model import build_model
+from trainer.optim import optimizer as grouping
+from trainer.optim.optimizer import build_optimizer, sort_parameters
+from trainer.optim.saved_state import load_optimizer
+from trainer.recipe import LAMB, LARS, SGD, AdamW, CifarResNet, LibraryOptimizer, Optimizer, ResNet
+
+SPECS: list[Optimizer] = [
+    SGD(lr=0.1, weight_decay=0.1),
+    SGD(lr=0.1, weight_decay=0.1, decay_norm=False, decay_bias=False),
+    AdamW(lr=0.1, weight_decay=0.1, decay_norm=False),
+    LAMB(lr=0.1, weight_decay=0.1, decay_bias=False),
+    LARS(lr=0.1, weight_decay=0.1),
+    LibraryOptimizer(lr=0.1, weight_decay=0.1, name="timm/adafactor"),
+]
+
+
+class Scaled(nn.Module):
+    """As a library's layer: a gain, and a bias of another name, of the shape of its norm's tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain, self.q_bias = nn.Parameter(torch.ones(4)), nn.Parameter(torch.zeros(4))
+        self.linear, self.norm = nn.Linear(4, 4), nn.LayerNorm(4)
+
+
+def step(optimizer: torch.optim.Optimizer, model: nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    optimizer.step()
+
+
+def trained(spec: Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = Scaled()
+    optimizer = build_optimizer(spec, model)
+    for seed in range(2):
+        step(optimizer, model, seed)
+    return model, optimizer
+
+
+def stored(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    found: dict[str, Any] = torch.load(file, weights_only=True)
+    return found
+
+
+def nameless(saved: dict[str, Any]) -> dict[str, Any]:
+    """As older versions saved it."""
+    groups = [
+        {name: value for name, value in group.items() if name != "param_names"} for group in saved["param_groups"]
+    ]
+    return {**saved, "param_groups": groups}
+
+
+def reversed_kinds(model: nn.Module) -> tuple[list[nn.Parameter], ...]:
+    """Another version of the rule: other kinds, and the other order within each."""
+    weights, biases, norms = sort_parameters(model)
+    return weights[::-1], biases[:0], [*norms, *biases][::-1]
+
+
+@pytest.mark.parametrize("sort", [sort_parameters, reversed_kinds], ids=["now", "another order"])
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_saved_optimizer_continues_bit_for_bit_in_any_order(
+    spec: Optimizer, sort: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(grouping, "sort_parameters", sort)
+        model, optimizer = trained(spec)
+    saved, other = stored(optimizer), copy.deepcopy(model)
+    resumed = build_optimizer(spec, other)
+    load_optimizer(resumed, saved, other)
+    for seed in range(2, 4):
+        step(optimizer, model, seed)
+        step(resumed, other, seed)
+    assert all(torch.equal(one, two) for one, two in zip(model.parameters(), other.parameters(), strict=True))
+    names = [group["param_names"] for group in saved["param_groups"]]
+    assert [group["param_names"] for group in stored(resumed)["param_groups"]] == names
+
+
+def test_saved_optimizer_of_other_tensors_is_refused() -> None:
+    model, optimizer = trained(SGD(lr=0.1))
+    saved = stored(optimizer)
+    saved["param_groups"][0]["param_names"][0] = "other.weight"
+    with pytest.raises(ValueError, match=r"do not share linear\.weight"):
+        load_optimizer(optimizer, saved, model)
+
+
+def test_saved_optimizer_without_names_is_refused_where_its_order_has_changed() -> None:
+    """By place alone, the momentum of the gain would go to the norm."""
+    model, optimizer = trained(SGD(lr=0.1))
+    with pytest.raises(ValueError, match="does not name its tensors"):
+        load_optimizer(optimizer, nameless(stored(optimizer)), model)
+
+
+@pytest.mark.parametrize("model", [CifarResNet(depth=8), ResNet(depth=18, variant="rs", se_ratio=1 / 4)], ids=str)
+def test_saved_optimizer_of_our_networks_needs_no_names(model: Any) -> None:
+    module = build_model(model, 10)
+    optimizer = build_optimizer(SGD(lr=0.1, decay_norm=False), module)
+    saved = stored(optimizer)
+    saved["state"][3]["momentum_buffer"] += 1
+    load_optimizer(optimizer, nameless(saved), module)
+    found = stored(optimizer)
+    assert found["param_groups"] == saved["param_groups"], "the next checkpoint has names"
+    assert torch.equal(found["state"][3]["momentum_buffer"], saved["state"][3]["momentum_buffer"])
