@@ -10,7 +10,7 @@ import pytest
 import timm
 import timm.optim
 import torch
-from timm.layers import ConvNormAct, EvoNorm2dS0, FilterResponseNormTlu2d, GroupNormAct, RmsNorm
+from timm.layers import ConvNormAct, EvoNorm2dS0, FilterResponseNormTlu2d, GroupNormAct, RmsNorm, ScaledStdConv2d
 from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
 from torchvision.models.convnext import CNBlock
@@ -101,6 +101,17 @@ def test_biases_and_gains_are_known_whatever_their_names() -> None:
     weights, biases, gains = sort_parameters(scale)
     assert (len(weights), len(biases), len(gains)) == (3, 3, 1 + 2)
     assert gains[0] is scale.layer_scale and gains[0].shape == (8, 1, 1)
+
+
+def test_gains_of_a_convolution_are_exempt_and_kernels_of_one_value_per_channel_are_not() -> None:
+    """timm decays these gains, because they have four dimensions."""
+    convolution = ScaledStdConv2d(8, 8, 3)
+    assert convolution.gain.shape == (8, 1, 1, 1)
+    assert sort_parameters(convolution) == ([convolution.weight], [convolution.bias], [convolution.gain])
+    for kernel in (nn.Conv2d(8, 8, 1, groups=8, bias=False), nn.Conv2d(8, 8, 3, groups=8, bias=False)):
+        assert sort_parameters(kernel) == ([kernel.weight], [], [])
+    position = nn.ParameterDict({"position": torch.zeros(1, 8, 1, 1)})
+    assert sort_parameters(position) == ([position["position"]], [], [])
 
 
 @pytest.mark.parametrize("spec", [CifarResNet(depth=20), LibraryModel(name="timm/resnet18")])

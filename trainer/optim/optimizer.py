@@ -48,8 +48,9 @@ def sort_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Param
 
     A norm tensor is one that belongs to a normalisation module, whatever its name: trainers that look for "bn" in the
     name miss those of the shortcuts, 8 of ResNet-50's 106. A gain without a norm counts as one: LayerScale's gammas,
-    and every other tensor with one value per channel, which timm exempts too. MultiheadAttention's in_proj_bias and
-    the q_bias of timm's transformers are biases.
+    those of an NFNet's convolutions, and every other tensor with one value per channel but a convolution's kernel.
+    timm exempts those of one dimension only. MultiheadAttention's in_proj_bias and the q_bias of timm's transformers
+    are biases.
     """
     weights: list[nn.Parameter] = []
     biases: list[nn.Parameter] = []
@@ -61,6 +62,8 @@ def sort_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Param
                 continue
             seen.add(parameter)
             per_channel = parameter.ndim <= 1 or parameter.shape[1:] == (1, 1)  # [C], or [C, 1, 1] times an image
+            if parameter.shape[1:] == (1, 1, 1):  # times a kernel, unless it is one: depthwise, of 1 x 1
+                per_channel = name != "weight"
             if is_norm(module):
                 norms.append(parameter)
             elif per_channel and "bias" in name:
