@@ -55,8 +55,10 @@ def has_orientation(encoded: bytes) -> bool:
 
 
 def is_turned(opened: Image.Image) -> bool:
-    """Whether an opened image says by EXIF that it is to be shown turned or mirrored."""
-    return opened.getexif().get(_ORIENTATION, 1) in range(2, 9)
+    """Whether an opened image says by EXIF that it is to be shown turned or mirrored. Damaged EXIF says nothing."""
+    with contextlib.suppress(Exception):  # its pixels may be sound, and PIL raises what the damage leads to
+        return opened.getexif().get(_ORIENTATION, 1) in range(2, 9)
+    return False
 
 
 def upright(opened: Image.Image) -> Image.Image:

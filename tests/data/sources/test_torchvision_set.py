@@ -63,6 +63,17 @@ def test_torchvision_set_of_photographs_is_turned_where_it_is_asked_to(tmp_path:
     assert (found.sizes.max_height, found.sizes.max_width) == ((60, 40) if apply_exif else (40, 60))
 
 
+@pytest.mark.parametrize("apply_exif", [False, True])
+def test_torchvision_set_keeps_photographs_with_damaged_exif(tmp_path: Path, apply_exif: bool) -> None:
+    """As class folders do: their pixels are sound."""
+    for number in range(4):
+        path = tmp_path / "eurosat" / "2750" / "River" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        odd_images.picture(0, number).save(path, exif=b"Exif\0\0damaged.")
+    found = prepare("EuroSAT", tmp_path / "out", options(tmp_path, val_fraction=0.25, apply_exif=apply_exif))["train"]
+    assert (found.count, found.exif_oriented) == (3, 0)
+
+
 def test_torchvision_set_of_arrays_is_stored_without_loss(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

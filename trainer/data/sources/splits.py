@@ -130,7 +130,7 @@ def _images(found: Labelled, classes: Sequence[str], origin: DataOrigin, options
             stored = decoded(stored, apply_exif=options.apply_exif)
         elif isinstance(stored, Image.Image):
             oriented[image] = is_turned(stored)
-            stored = upright(stored) if options.apply_exif else stored
+            stored = upright(stored) if options.apply_exif and oriented[image] else stored
         return shrink(to_rgb(stored), options.max_resolution)
 
     oriented = shared(len(found), np.dtype(bool))
