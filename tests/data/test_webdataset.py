@@ -110,7 +110,16 @@ def test_webdataset_classes_are_named_by_a_file_beside_the_shards(tmp_path: Path
     (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfcat\r\n dog\r\n\r\n")  # as an editor of Windows writes it
     assert WebDatasetSource((shard,)).classes == ["cat", "dog"]
     (tmp_path / "classes.txt").write_text("cat\n")
-    with pytest.raises(UserError, match=r"classes\.txt has 1 lines, but labels go up to 1"):
+    with pytest.raises(UserError, match=r"classes\.txt names 1 class, but labels go up to 1"):
+        WebDatasetSource((shard,))
+
+
+@pytest.mark.parametrize(("text", "line"), [("cat\n\ndog\n", 2), ("\ncat\ndog\n", 1), ("cat\ndog\n \n\nfox", 3)])
+def test_webdataset_classes_have_no_gaps(tmp_path: Path, text: str, line: int) -> None:
+    """A gap that was left out would give the later labels the names of others."""
+    shard = write_shard(tmp_path / "a.tar", [("0.jpg", jpeg()), ("0.cls", b"1")])
+    (tmp_path / "classes.txt").write_text(text)
+    with pytest.raises(UserError, match=rf"classes\.txt is empty in line {line}: write one name per line"):
         WebDatasetSource((shard,))
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from trainer.data.archive import require_end
 from trainer.data.images import reason
 from trainer.data.listing import composed
-from trainer.errors import UserError
+from trainer.errors import UserError, counted
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm")  # extensions
 LABEL = "cls"  # a number from 0, as text
@@ -89,12 +89,20 @@ def read_classes(path: Path, count: int) -> list[str]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({reason(error)}): write one name per line, in UTF-8") from error
     if len(names) < count:
-        raise UserError(f"{path} has {len(names)} lines, but labels go up to {count - 1}: write one name per line")
+        raise UserError(
+            f"{path} names {counted(len(names), 'class')}, but labels go up to {count - 1}: write one name per line"
+        )
     return names
 
 
 def read_names(path: Path) -> list[str]:
-    """The lines of a text file, without spaces around them and without empty ones. Raises OSError, and ValueError for
-    what is not UTF-8."""
-    lines = path.read_text(encoding="utf-8-sig").splitlines()  # programs of Windows begin with a byte-order mark
-    return [composed(line.strip()) for line in lines if line.strip()]
+    """The lines of a text file, without spaces around them and without empty ones at the end.
+
+    Raises OSError, ValueError for what is not UTF-8, and UserError for an empty line before a name: if it were left
+    out, all later names would be those of other labels.
+    """
+    text = path.read_text(encoding="utf-8-sig").rstrip()  # programs of Windows begin with a byte-order mark
+    names = [composed(line.strip()) for line in text.splitlines()]
+    if "" in names:
+        raise UserError(f"{path} is empty in line {names.index('') + 1}: write one name per line, without gaps")
+    return names
