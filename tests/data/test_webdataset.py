@@ -240,6 +240,19 @@ def test_find_takes_imagenets_downloads_for_no_shards(tmp_path: Path) -> None:
         assert find(str(tmp_path), split) == find_dataset(str(tmp_path), split) == ClassFolders(tmp_path / split)
 
 
+def test_find_says_how_to_convert_imagenets_downloads(tmp_path: Path) -> None:
+    touch(tmp_path, "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
+    for found in (find, find_dataset):
+        with pytest.raises(UserError, match=r"as they are downloaded: .* prepare imagenet .* --out DIR"):
+            found(str(tmp_path), "train")
+
+
+def test_find_takes_own_shards_of_imagenet_whatever_their_names_begin_with(tmp_path: Path) -> None:
+    touch(tmp_path, "ILSVRC2012_img_train.tar", "ILSVRC2012_img_train-0.tar")
+    shards = WebDataset((tmp_path / "ILSVRC2012_img_train-0.tar",))
+    assert find(str(tmp_path), "train") == find_dataset(str(tmp_path), "train") == shards
+
+
 @pytest.mark.parametrize("other", ["train/cat/0.jpg", "train-0.tar"])
 def test_find_mixes_no_prepared_split_with_images_that_are_not(tmp_path: Path, other: str) -> None:
     touch(tmp_path, "val.beton", other)

@@ -24,6 +24,8 @@ FOLDERS: dict[str, tuple[str, ...]] = {"val": ("val", "validation", "valid"), "t
 """common names of a split, for folders and shards; a data set has one of them"""
 TEST = "test"  # used for validation where there are no validation images, and said
 SYNTHETIC = "synthetic:"  # --data synthetic:50000
+_DOWNLOADS = frozenset(f"ILSVRC2012_img_{part}.tar" for part in ("train", "val", "test", "train_t3", "test_v10102019"))
+"""ImageNet's files as they are downloaded, which are tar files and no shards"""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ def find(data: str, split: Split) -> Found:
         return Synthetic(int(count) if split == "train" else max(1, int(count) // 10))
     if found := _unmixed(Path(data), split):
         return found
+    _refuse_downloads(Path(data))
     raise UserError(
         f"--data {data} has neither {split}.beton nor the folder {_folders(split)}: write it with python -m trainer "
         f"prepare, or give WebDataset shards ({split}-000000.tar, ...)"
@@ -162,6 +165,7 @@ def find_dataset(data: str, split: Split) -> Found:
         if any(entry.is_dir() for entry in path.iterdir()):
             return ClassFolders(path)
     if found is None:
+        _refuse_downloads(path)
         raise UserError(
             f"{data} has neither {split}.beton nor the folder {_folders(split)} nor shards of {split}, and is no "
             f".beton file or folder of class folders"
@@ -228,7 +232,16 @@ def _shards(folder: Path, split: str, names: tuple[str, ...]) -> WebDataset | No
 
 def _tars(folder: Path) -> list[Path]:
     """The tar files that may be shards: not what macOS adds to archives, nor ImageNet as it is downloaded."""
-    return sorted(path for path in folder.glob("[!.]*.tar") if not path.name.startswith("ILSVRC2012_img_"))
+    return sorted(path for path in folder.glob("[!.]*.tar") if path.name not in _DOWNLOADS)
+
+
+def _refuse_downloads(folder: Path) -> None:
+    """Raises UserError where ImageNet lies as it is downloaded: `prepare imagenet` alone reads that."""
+    if any((folder / name).exists() for name in _DOWNLOADS):
+        raise UserError(
+            f"{folder} has ImageNet's files as they are downloaded: convert them with python -m trainer prepare "
+            f"imagenet {folder} --out DIR"
+        )
 
 
 def _class_folders(folder: Path, split: str, names: tuple[str, ...]) -> ClassFolders | None:
