@@ -67,18 +67,32 @@ def test_parquet_bad_image_is_named_by_file_and_row(files: Path, tmp_path: Path)
     columns = rows(range(7, 13))
     columns["img"][4]["bytes"] = b"no image"
     columns["img"][5] = {"bytes": None, "path": None}
+    columns["img"][3] = {"bytes": None, "path": "link.png"}
+    (files / "link.png").symlink_to("nowhere.png")
     write(files / "train-00001-of-00002.parquet", columns, FEATURES)
     found = prepare([str(files)], tmp_path / "out", options(skip_bad=True))["train"]
-    assert found.skipped == ["train-00001-of-00002.parquet[4]", "train-00001-of-00002.parquet[5]"] and found.count == 11
+    assert found.skipped == [f"train-00001-of-00002.parquet[{row}]" for row in (3, 4, 5)] and found.count == 10
 
 
-def test_parquet_files_must_name_the_same_classes(files: Path, tmp_path: Path) -> None:
-    other = {**FEATURES, "fine": {"names": ["dog", "cat", "emu"], "_type": "ClassLabel"}}
+@pytest.mark.parametrize(
+    ("names", "answer"),
+    [
+        (["cat", "dog", "fox"], "class 2 is 'fox' here and 'emu' in the first file"),
+        (["cat", "dog"], "class 2 is not there here and 'emu' in the first file"),
+        (["cat", "dog", "emu", "fox"], "class 3 is 'fox' here and not there in the first file"),
+    ],
+)
+def test_parquet_files_must_name_the_same_classes(files: Path, tmp_path: Path, names: list[str], answer: str) -> None:
+    other = {**FEATURES, "fine": {"names": names, "_type": "ClassLabel"}}
     write(files / "validation-00000-of-00001.parquet", rows(range(11, 16)), other)
-    with pytest.raises(
-        UserError, match=r"validation-.* has the classes 'dog', 'cat', 'emu', but the first file has 'cat'"
-    ):
+    with pytest.raises(UserError, match=rf"validation-.* has other classes: {answer}"):
         prepare([str(files)], tmp_path / "out", options())
+
+
+def test_parquet_files_all_name_their_classes_or_none_does(files: Path, tmp_path: Path) -> None:
+    write(files / "train-00000-of-00002.parquet", rows(range(7)), {"img": FEATURES["img"]})
+    with pytest.raises(UserError, match="names its classes, which have no names in the first file"):
+        prepare([str(files)], tmp_path / "out", options(label_column="fine"))
 
 
 @pytest.mark.parametrize("stored", [b"{", b"[1]", b'{"info": {"features": [1]}}'])

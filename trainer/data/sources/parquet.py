@@ -5,6 +5,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from trainer.data.beton.journal import file_stamp
 from trainer.data.beton.manifest import DataOrigin, Manifest
 from trainer.data.beton.prepare import write_splits
+from trainer.data.images import read_bytes
 from trainer.data.listing import composed
 from trainer.data.sources.files import split_files
 from trainer.data.sources.options import FilesOptions
@@ -91,8 +93,8 @@ class _Rows:
             names = _class_names(_features(opened.schema_arrow), columns.label)
             if names and names != columns.classes:
                 raise UserError(
-                    f"{file} has the classes {_first(names)}, but the first file has {_first(columns.classes)}: write "
-                    f"all files with the same ClassLabel"
+                    f"{file} {_difference(names, columns.classes)} in the first file: write all files with the same "
+                    f"ClassLabel"
                 )
             for group in range(opened.num_row_groups):
                 self._starts.append(len(self.names))
@@ -123,7 +125,7 @@ class _Rows:
             return stored
         if not isinstance(path, str):
             raise ValueError("the row holds neither bytes nor a path")
-        return (file.parent / path).read_bytes()
+        return read_bytes(file.parent / path)
 
 
 def _open(file: Path) -> Any:
@@ -168,8 +170,13 @@ def _class_names(features: dict[str, dict[str, Any]], label: str) -> list[str] |
     return [composed(str(name)) for name in names] if names else None
 
 
-def _first(names: Sequence[str] | None) -> str:
-    return ", ".join(map(repr, names[:3])) + ", ..." * (len(names) > 3) if names else "no names"
+def _difference(names: list[str], others: list[str] | None) -> str:
+    """The first class in which both differ."""
+    if others is None:
+        return "names its classes, which have no names"
+    pairs = enumerate(zip_longest(map(repr, names), map(repr, others), fillvalue="not there"))
+    index, (name, other) = next((index, pair) for index, pair in pairs if pair[0] != pair[1])
+    return f"has other classes: class {index} is {name} here and {other}"
 
 
 def _one(file: Path, known: Sequence[str], found: Sequence[str], given: str | None, kind: str) -> str:
