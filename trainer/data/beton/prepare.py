@@ -42,7 +42,7 @@ class PrepareOptions(Encoding):
     """
 
     workers: int | None = None
-    """processes that write; None: one per usable core"""
+    """processes that write; None: one per usable CPU"""
     skip_bad: bool = False
     """leave out images that cannot be decoded, print and list them in the manifest; False: the first one is an error"""
     class_order: ClassOrder = "text"
@@ -57,7 +57,7 @@ class PrepareOptions(Encoding):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.workers is not None and self.workers < 1:
-            raise UserError(f"workers={self.workers} is not 1 or more (or None: one per usable core)")
+            raise UserError(f"workers={self.workers} is not 1 or more (or None: one per usable CPU)")
 
 
 IMAGENET = PrepareOptions()
