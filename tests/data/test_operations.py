@@ -8,6 +8,7 @@ from timm.data import auto_augment as timm_operations
 from torchvision.transforms.v2 import TrivialAugmentWide as TorchvisionTrivialAugment
 from torchvision.transforms.v2 import functional
 
+from trainer.data import operations
 from trainer.data.operations import Operation, apply
 
 FACTORS = (0.01, 0.1, 0.34, 0.67, 0.934, 1.0, 1.033, 1.5, 1.99)
@@ -174,6 +175,22 @@ def test_image_comes_out_the_same_in_any_batch(bilinear: bool) -> None:
     shuffled = apply(images[order], operations[order], arguments[order], bilinear=bilinear)
     assert torch.equal(shuffled, together[order])
     assert torch.equal(apply(images.contiguous(), operations, arguments, bilinear=bilinear), together)
+
+
+def test_operations_bound_the_images_of_a_run_on_a_gpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AugMix changes all its chains together, whatever the micro-batch: the intermediate results would take it all."""
+
+    class OnGpu(torch.Tensor):
+        is_cuda = True
+
+    runs = []
+    rotated = operations._affine
+    monkeypatch.setattr(operations, "_GPU_RUN", 3 * 31 * 29)
+    monkeypatch.setattr(operations, "_affine", lambda pixels, *rest: runs.append(len(pixels)) or rotated(pixels, *rest))
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (8, 3, 31, 29), np.uint8))
+    found = applied(images.as_subclass(OnGpu), Operation.ROTATE, 30.0)
+    assert runs == [3, 3, 2]
+    assert torch.equal(found.as_subclass(torch.Tensor), applied(images, Operation.ROTATE, 30.0))
 
 
 def test_result_is_new_and_channels_last() -> None:
