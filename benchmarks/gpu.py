@@ -283,7 +283,7 @@ def per_second(work: Callable[[Any], Any], stream: Iterator[Any], device: torch.
     while time.perf_counter() - start < seconds:
         work(next(stream))
         done += 1
-        run_ahead.after_micro_step()
+        run_ahead.after_batch()
     wait_for(device)
     return done / (time.perf_counter() - start)
 

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from trainer.data.loader import Loader
 from trainer.data.stream import train_stream
 from trainer.distributed.process_group import World
+from trainer.distributed.run_ahead import RunAhead
 from trainer.precision import Precision, autocast
 from trainer.recipe import Recipe
 
@@ -47,6 +48,7 @@ def measure_norms(model: nn.Module, batches: Iterable[Tensor], world: World, pre
         return
     sums = [torch.zeros(3, norm.num_features, dtype=torch.float64, device=world.device) for norm in norms]
     modes = {module: module.training for module in model.modules()}
+    run_ahead = RunAhead(world.device)
     hooks = [norm.register_forward_pre_hook(partial(_add, total)) for norm, total in zip(norms, sums, strict=True)]
     try:
         model.eval()
@@ -56,6 +58,7 @@ def measure_norms(model: nn.Module, batches: Iterable[Tensor], world: World, pre
         with autocast(precision, world.device):
             for images in batches:
                 model.forward(images)  # not model(images): compiled code would skip the hooks
+                run_ahead.after_batch()
     finally:
         for hook in hooks:
             hook.remove()

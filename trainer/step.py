@@ -129,7 +129,7 @@ class TrainingStep:
             if state.average:
                 state.average.update(state.module, at.step, at.epochs)
             collect_garbage(at.step)
-        self._run_ahead.after_micro_step()
+        self._run_ahead.after_batch()
 
     def close(self) -> None:
         """Frees a recorded step. Called before the process group ends, for which NCCL waits as long as there is one."""

@@ -28,13 +28,13 @@ def test_host_is_at_most_so_many_micro_batches_ahead_of_a_gpu(monkeypatch: pytes
     Event.recorded, Event.waited_for = 0, []
     run_ahead = RunAhead(torch.device("cuda", 0))
     for _ in range(AHEAD):
-        run_ahead.after_micro_step()
+        run_ahead.after_batch()
     assert Event.waited_for == []
     for _ in range(3):
-        run_ahead.after_micro_step()
+        run_ahead.after_batch()
     assert Event.waited_for == [1, 2, 3]
 
 
 def test_cpu_is_never_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "Event", lambda **_: pytest.fail("an event of a GPU"))
-    RunAhead(torch.device("cpu")).after_micro_step()
+    RunAhead(torch.device("cpu")).after_batch()

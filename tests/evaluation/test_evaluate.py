@@ -20,6 +20,7 @@ from trainer.data.device import device_batches
 from trainer.data.formats import open_source
 from trainer.data.loader import Loader
 from trainer.distributed import process_group
+from trainer.distributed.run_ahead import RunAhead
 from trainer.errors import UserError
 from trainer.evaluation.evaluate import evaluate, evaluate_images, evaluate_networks, predict, summarize
 from trainer.evaluation.protocol import Averaging, Protocol, TrainedWeights, WeightsFile
@@ -227,6 +228,17 @@ def test_evaluation_tells_how_far_it_is(digits: Path, untrained: tuple[Recipe, n
             [model], loader, recipe, world, recipe.eval_crop, on_progress=lambda *so_far: told.append(so_far)
         )
     assert told == [(done, 360) for done in (64, 128, 192, 256, 320, 360)]
+
+
+def test_evaluation_keeps_the_host_near_the_gpu_after_each_batch(
+    digits: Path, untrained: tuple[Recipe, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, model = untrained
+    kept: list[RunAhead] = []
+    monkeypatch.setattr(RunAhead, "after_batch", lambda run_ahead: kept.append(run_ahead))
+    with process_group.world("cpu", timeout_minutes=1) as world, open_digits(digits) as loader:
+        evaluate_images([model], loader, recipe, world, recipe.eval_crop)
+    assert len(kept) == 6 and len(set(kept)) == 1
 
 
 def test_evaluate_words_claim_no_average_and_no_norms_that_are_not_there_yet() -> None:

@@ -24,6 +24,7 @@ from tests.support.processes import ROOT, TIMEOUT
 from trainer import recipe
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World
+from trainer.distributed.run_ahead import RunAhead
 from trainer.model import build_model
 from trainer.model.norm import SplitNorm, split_norms
 from trainer.optim.optimizer import sort_parameters
@@ -374,6 +375,13 @@ def test_measuring_nothing_is_an_error_and_leaves_the_statistics(alone: World) -
     with pytest.raises(ValueError, match="no training image"):
         measure_norms(model, [], alone, "fp32")
     assert all(map(torch.equal, model.state_dict().values(), before.values()))
+
+
+def test_measuring_keeps_the_host_near_the_gpu_after_each_batch(alone: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[RunAhead] = []
+    monkeypatch.setattr(RunAhead, "after_batch", lambda run_ahead: kept.append(run_ahead))
+    measure_norms(build(), [images(8)] * 3, alone, "fp32")
+    assert len(kept) == 3 and len(set(kept)) == 1
 
 
 def test_modes_come_back_where_a_batch_fails(alone: World) -> None:

@@ -19,6 +19,7 @@ from trainer.data.device import device_batches
 from trainer.data.loader import Loader
 from trainer.data.order import eval_batches
 from trainer.distributed.process_group import World, share_buffers, sum_over_ranks
+from trainer.distributed.run_ahead import RunAhead
 from trainer.distributed.stop import StopSignal
 from trainer.errors import UserError
 from trainer.evaluation.protocol import TrainedWeights
@@ -96,12 +97,14 @@ def evaluate_images(
     for model in models:
         share_buffers(world, model)
     right = None if right is None else right.to(world.device)
+    run_ahead = RunAhead(world.device)
     with evaluation_mode(models), torch.inference_mode(), autocast(recipe.precision, world.device):
         for number, (images, labels, indices) in enumerate(on_device, start=1):
             answers = None if right is None else right[indices]
             for model, table in zip(models, tables, strict=True):
                 rows = evaluate_batch(model, images, labels, crop, answers, predictions=predictions)
                 table.index_add_(0, indices, rows)
+            run_ahead.after_batch()
             if on_progress:  # the other ranks are about as far
                 on_progress(min(number * evaluation_batch_size(recipe) * world.size, total), total)
     return [sum_over_ranks(world, table) for table in tables]  # a row is zero on all ranks but one

@@ -91,11 +91,11 @@ def window(part: Part, count: int, round_number: int, world: World) -> Rates:
         wait_for(world.device)
         dist.barrier(group=world.gloo)
         throughput = Throughput(world)
-        run_ahead = RunAhead(world.device)
+        run_ahead = RunAhead(world.device)  # a step has its own, the other parts have none
         for _ in range(count):
             part.work(throughput.wait_for(batches))
             throughput.images += part.images
-            run_ahead.after_micro_step()
+            run_ahead.after_batch()
         wait_for(world.device)
         return throughput.read()
 
