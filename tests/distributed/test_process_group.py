@@ -4,6 +4,8 @@ import resource
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -17,9 +19,11 @@ from launch.comparison import Checks
 from tests.support.processes import TIMEOUT, rank_variables, start_ranks
 from trainer.__main__ import main
 from trainer.distributed import faulty_node, process_group
-from trainer.distributed.process_group import World, gpu_index, refuse_shared_gpus, share_buffers
+from trainer.distributed.process_group import World, gpu_index, refuse_shared_gpus, require_same, share_buffers
 from trainer.errors import NodeError, SharedError, Stopped, UserError
 from trainer.process.unforeseen import exit_code_of
+from trainer.run.init_weights import InitWeights
+from trainer.run.teacher import Teacher
 
 
 @pytest.mark.parametrize(
@@ -48,6 +52,23 @@ def test_shared_gpus_are_refused_with_both_ranks() -> None:
     refuse_shared_gpus([("a", "GPU-1"), ("a", "GPU-2"), ("b", "GPU-1")])
     with pytest.raises(SharedError, match=r"ranks 1 and 2 share one GPU of a \(GPU-2\)"):
         refuse_shared_gpus([("a", "GPU-1"), ("a", "GPU-2"), ("a", "GPU-2")])
+
+
+def test_require_same_goes_by_the_weights_and_not_by_the_names_of_their_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(rank=0, size=2, local_rank=0, local_size=2, device=torch.device("cpu"), gloo=MagicMock())
+    start = InitWeights(kind="file", file="x.pth", sha256="0" * 64, key="state_dict")
+    teacher = Teacher(network="ResNet-50", file="t.pth", sha256="0" * 64)
+    others: list[tuple[object, object, str | None]] = [
+        (start, replace(start, file="y.pth"), None),
+        (start, replace(start, key="state_dict_ema"), r"state_dict_ema in x\.pth .* instead of state_dict in x\.pth"),
+        (start, replace(start, sha256="0" * 63 + "1"), r"sha256='0+1'.* instead of .*sha256='0+'"),
+        (teacher, replace(teacher, file="u.pth"), None),
+        (teacher, replace(teacher, sha256="1" * 64), r"sha256:1+\) instead of .*sha256:0+\)"),
+    ]
+    for ours, theirs, answer in others:
+        monkeypatch.setattr(process_group, "gather", lambda value, *_, theirs=theirs: [value, theirs])
+        with pytest.raises(SharedError, match=answer) if answer else nullcontext():
+            require_same(world, "start", ours)
 
 
 def test_share_buffers_sends_one_message_for_each_dtype(monkeypatch: pytest.MonkeyPatch) -> None:

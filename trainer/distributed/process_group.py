@@ -172,13 +172,13 @@ def true_on_all_ranks(world: World, value: bool) -> bool:
     return all(gather(value, world.size, world.gloo))
 
 
-def require_same(world: World, what: str, value: str) -> None:
-    """Raises SharedError on all ranks, with the first line that differs, unless `value` is the same on all."""
+def require_same(world: World, what: str, value: object) -> None:
+    """Raises SharedError on all ranks, with the first line that differs, unless `value` equals that of all others."""
     values = gather(value, world.size, world.gloo)
     for rank, other in enumerate(values):
         if other != values[0]:
-            lines = zip_longest(other.splitlines(), values[0].splitlines(), fillvalue="nothing")
-            theirs, ours = next((a.strip(), b.strip()) for a, b in lines if a != b)
+            lines = zip_longest(str(other).splitlines(), str(values[0]).splitlines(), fillvalue="nothing")
+            theirs, ours = next(((a.strip(), b.strip()) for a, b in lines if a != b), (repr(other), repr(values[0])))
             raise SharedError(f"the {what} of rank {rank} differs from rank 0: {theirs} instead of {ours}")
 
 

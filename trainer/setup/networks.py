@@ -34,7 +34,7 @@ def open_teacher(
 
     first = on_every_rank(world, lambda: build() if world.local_rank == 0 else None)  # one download for each machine
     module, found = on_every_rank(world, lambda: first or build())
-    require_same(world, "teacher", str(found))
+    require_same(world, "teacher", found)
     move_to_device(module, world.device, recipe.precision, cpu_kernels=False)
     on_every_rank(world, lambda: require_resolutions(module, found, recipe, world.device))
     return module, found

@@ -195,7 +195,7 @@ def newest_checkpoint(run: Run, identity: RunIdentity, world: World) -> Checkpoi
     A run that started from other weights than the recipe's continues without --initial-weights.
     """
     asked = InitWeights.from_dict(identity["init_weights"])
-    require_same(world, "start", str(asked))
+    require_same(world, "start", asked)
     found = on_every_rank(world, run.checkpoints.newest)
     require_same(world, "checkpoint", found[0].name if found else "none")
     damaged = run.checkpoints.damaged
