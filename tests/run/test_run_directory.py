@@ -307,6 +307,8 @@ def test_run_continues_with_its_teacher_whatever_the_files_name(tmp_path: Path) 
         continued(tmp_path / "b", (start, teacher), (start, published))
     with pytest.raises(UserError, match=r"from ResNet-50 \(published weights, .*: leave --teacher-weights out"):
         continued(tmp_path / "c", (start, published), (start, teacher))
+    with pytest.raises(UserError, match=r"published weights have changed: install .* \(see starts\.json\)"):
+        continued(tmp_path / "d", (start, published), (start, replace(published, sha256="2" * 64)))
 
 
 def test_validation_image_that_cannot_be_opened_shows_before_the_first_step(

@@ -221,6 +221,8 @@ def newest_checkpoint(run: Run, identity: RunIdentity, world: World) -> Checkpoi
     taught, teacher = (Teacher.from_dict(each.get("teacher")) for each in (content, identity))
     if taught != teacher:
         remedy = "give that --teacher-weights again" if taught and taught.file else "leave --teacher-weights out"
+        if taught and teacher and not taught.file and not teacher.file:
+            remedy = "the published weights have changed: install the library's version of before (see starts.json)"
         before, now = taught or "no teacher", teacher or "no teacher"
         raise UserError(f"{path} was distilled from {before}, not from {now}: {remedy}, or use another --run-dir")
     started = InitWeights.from_dict(content["init_weights"])
