@@ -44,8 +44,9 @@ def rows_of(runs: Sequence[FinishedRun]) -> tuple[list[Row], list[tuple[Path, st
     """The rows, in the order of the runs; and the runs that repeat another one, with the reason."""
     found: dict[Any, list[FinishedRun]] = {}
     repeated = []
+    keys = _known_keys(runs)
     for run in runs:
-        alike = found.setdefault(_identity(run), [])
+        alike = found.setdefault(_identity(_with_key(run, keys)), [])
         same = next((other for other in alike if other.recipe.seed == run.recipe.seed), None)
         if same:
             repeated.append((run.folder, f"the same recipe and seed as {same.folder}: not an independent run"))
@@ -156,6 +157,20 @@ def _identity(run: FinishedRun) -> Any:
     data = run.result["data"]
     recipe = replace(run.recipe, seed=0, published=None)
     return recipe, run.init_weights, run.weights.teacher, data["train"], data["val"]
+
+
+def _known_keys(runs: Sequence[FinishedRun]) -> dict[str | None, str]:
+    """The key of the initial weights in a file, by its SHA-256, where all records that have one agree."""
+    starts = {(run.init_weights.sha256, run.init_weights.key) for run in runs if run.init_weights.key}
+    files = [sha256 for sha256, _ in starts]
+    return {sha256: key for sha256, key in starts if key and files.count(sha256) == 1}
+
+
+def _with_key(run: FinishedRun, keys: dict[str | None, str]) -> FinishedRun:
+    """The run with the key of its initial weights, which older records leave out."""
+    start = run.init_weights
+    known = replace(start, key=start.key or keys.get(start.sha256))
+    return replace(run, weights=replace(run.weights, init_weights=known))
 
 
 def _changed(run: FinishedRun, base: FinishedRun) -> list[Change]:
