@@ -3,11 +3,13 @@
 import json
 import re
 import shutil
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.support.processes import SUPPORT, kill, start, wait_for_step
 from tests.support.small_checkpoint import checkpoint_content
@@ -18,12 +20,15 @@ from trainer.distributed import process_group
 from trainer.errors import UserError
 from trainer.evaluation.evaluate import evaluate_networks
 from trainer.evaluation.result import Evaluation
+from trainer.model import build_model
+from trainer.model.weights_file import read_weights_file as real
 from trainer.recipe_file import load_recipe
 from trainer.run import checkpoint
 from trainer.run.directory import Run
 from trainer.run.init_weights import InitWeights
 from trainer.run.teacher import Teacher
-from trainer.setup.prepare import newest_checkpoint
+from trainer.settings import TrainSettings
+from trainer.setup.prepare import newest_checkpoint, prepare
 
 RECIPE = str(SUPPORT / "small_recipe.py")
 
@@ -239,6 +244,25 @@ def test_weights_that_a_run_starts_from_are_recorded_in_its_protocol(digits: Pat
     assert found.init_weights.to_dict() == start
     (newest,) = (tmp_path / "second" / "checkpoints").glob("step_*.pt")
     assert checkpoint.read(newest)["init_weights"] == start
+
+
+def test_weights_that_a_run_starts_from_are_read_once(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file may hold gigabytes, and each process reads it."""
+    recipe = load_recipe(RECIPE)
+    given = build_model(recipe.model, recipe.num_classes)
+    torch.save({"state_dict": given.state_dict()}, tmp_path / "w.pth")
+    read: list[Path] = []
+    monkeypatch.setattr("trainer.model.weights.read_weights_file", lambda file: read.append(file) or real(file))
+    settings = TrainSettings(
+        data=str(digits), run_dir=tmp_path / "run", device="cpu", workers=1, initial_weights=tmp_path / "w.pth"
+    )
+    with process_group.world("cpu", 1) as world, ExitStack() as stack:
+        ready = prepare(recipe, settings, world, stack)
+        found = ready.state.module.state_dict()
+    assert read == [tmp_path / "w.pth"] and ready.init_weights.key == "state_dict"
+    assert all(torch.equal(value, found[name]) for name, value in given.state_dict().items())
 
 
 @pytest.mark.slow

@@ -13,15 +13,23 @@ from trainer.model.identify import advice
 from trainer.model.weights_file import StateDict, read_weights_file, state_dict_in
 
 
-def load_initial_weights(model: nn.Module, file: Path, key: str | None = None, spec: recipe.Model | None = None) -> str:
+def load_initial_weights(
+    model: nn.Module,
+    file: Path,
+    key: str | None = None,
+    spec: recipe.Model | None = None,
+    *,
+    read: StateDict | None = None,
+) -> str:
     """Copy the weights of `file` into `model`, all of them or none, and return a sentence for the log.
 
     The file is a state_dict or a checkpoint with one, of torch.save or safetensors; no code in it is run. `key` says
     which one where there are several, None: the averaged one. Where only its number of classes differs, the model keeps
     the classifier it has, and the sentence says so. Raises UserError for a file that cannot be read and for any other
     name or shape that does not fit; where `spec` is what `model` was built by, it names the option that fits the file.
+    `read`: what read_initial_weights has returned for this file and key.
     """
-    weights = read_initial_weights(file, key).fitted(model.state_dict())
+    weights = (read or read_initial_weights(file, key)).fitted(model.state_dict())
     theirs = weights.tensors
     found = mismatch(model, theirs)
     if found.fatal:

@@ -11,6 +11,7 @@ from trainer.ema import Average
 from trainer.errors import UserError
 from trainer.fine_tuning import apply_fine_tuning
 from trainer.model import build_model, load_initial_weights, without_pretrained
+from trainer.model.weights_file import StateDict
 from trainer.optim.optimizer import audit, build_optimizer
 from trainer.precision import Precision, build_scaler
 from trainer.recipe import CifarResNet, LibraryModel, Recipe, ResNet
@@ -40,8 +41,14 @@ def open_teacher(
     return module, found
 
 
-def build_module(recipe: Recipe, settings: TrainSettings, world: World, *, fresh: bool) -> tuple[nn.Module, list[str]]:
-    """The network on its device, and lines for the log. `fresh`: False where its weights will be restored."""
+def build_module(
+    recipe: Recipe, settings: TrainSettings, world: World, *, fresh: bool, weights: StateDict | None = None
+) -> tuple[nn.Module, list[str]]:
+    """The network on its device, and lines for the log.
+
+    `fresh`: False where its weights will be restored. `weights`: those in settings.initial_weights, which are large: a
+    file is read once.
+    """
     spec = recipe.model if fresh else without_pretrained(recipe.model)
 
     def build() -> nn.Module:
@@ -51,9 +58,8 @@ def build_module(recipe: Recipe, settings: TrainSettings, world: World, *, fresh
     module = on_every_rank(world, lambda: first or build())
     notes = []
     if fresh and settings.initial_weights:
-        weights = settings.initial_weights
-        key = settings.weights_key
-        notes.append(on_every_rank(world, lambda: load_initial_weights(module, weights, key, spec)))
+        file, key = settings.initial_weights, settings.weights_key
+        notes.append(on_every_rank(world, lambda: load_initial_weights(module, file, key, spec, read=weights)))
     if tuning := recipe.fine_tuning:
         if fresh and not settings.initial_weights and not (isinstance(spec, LibraryModel) and spec.pretrained):
             raise UserError("fine_tuning needs weights to start from: add --initial-weights FILE")

@@ -19,6 +19,7 @@ from trainer.errors import UserError, counted
 from trainer.evaluation.protocol import TrainedWeights, short
 from trainer.evaluation.result import trained_weights
 from trainer.model.weights import read_initial_weights
+from trainer.model.weights_file import StateDict
 from trainer.precision import emulation_note, set_tf32
 from trainer.process.garbage import collected_by_steps
 from trainer.recipe import LibraryModel, Recipe
@@ -114,18 +115,19 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
     run = stack.enter_context(Run(settings.run_dir, settings.keep_last_checkpoints))
     on_main_rank(world, lambda: run.claim(recipe))
     teacher, taught_by = open_teacher(recipe, settings, world, train_loader.source.classes)
+    start, weights = on_every_rank(world, lambda: init_weights(recipe, settings))
     identity: RunIdentity = {
         "data": {"train": train_loader.source.checksum, "val": eval_loader.source.checksum},
         "data_folder": settings.data_folder,
         "classes": train_loader.source.classes,
-        "init_weights": on_every_rank(world, lambda: init_weights(recipe, settings)).to_dict(),
+        "init_weights": start.to_dict(),
         "teacher": taught_by.to_dict() if taught_by else None,
     }
     checkpoint = newest_checkpoint(run, identity, world)
     if checkpoint:
         identity["init_weights"] = checkpoint["init_weights"]
     torch.manual_seed(recipe.seed)  # the same initialisation on every rank
-    module, notes = build_module(recipe, settings, world, fresh=checkpoint is None)
+    module, notes = build_module(recipe, settings, world, fresh=checkpoint is None, weights=weights)
     state = build_state(recipe, module, world, steps_per_epoch=steps_per_epoch, log_every=settings.log_every)
     if checkpoint:
         state.restore(checkpoint)
@@ -179,14 +181,15 @@ def choose_kernels(*, deterministic: bool) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def init_weights(recipe: Recipe, settings: TrainSettings) -> InitWeights:
-    """Where the initial weights come from. Raises UserError where the file of initial weights cannot be read."""
+def init_weights(recipe: Recipe, settings: TrainSettings) -> tuple[InitWeights, StateDict | None]:
+    """Where the initial weights come from, and those of a file. Raises UserError where it cannot be read."""
     if settings.initial_weights:
         found = InitWeights.of_file(settings.initial_weights)
-        return replace(found, key=read_initial_weights(settings.initial_weights, settings.weights_key).key or None)
+        weights = read_initial_weights(settings.initial_weights, settings.weights_key)
+        return replace(found, key=weights.key or None), weights
     if isinstance(recipe.model, LibraryModel) and recipe.model.pretrained:
-        return InitWeights(kind="pretrained")
-    return InitWeights(kind="recipe")
+        return InitWeights(kind="pretrained"), None
+    return InitWeights(kind="recipe"), None
 
 
 def newest_checkpoint(run: Run, identity: RunIdentity, world: World) -> CheckpointContent | None:
