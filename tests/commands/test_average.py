@@ -180,6 +180,27 @@ def test_checkpoint_counts_once_in_the_mean_whatever_its_name(tmp_path: Path) ->
         members(*sorted(folder.glob("*.pt")))
 
 
+def test_mean_replaces_no_checkpoint_that_it_is_of_and_none_of_a_different_run(tmp_path: Path) -> None:
+    folder, others = small_run(tmp_path / "run", 14, 28), small_run(tmp_path / "other", 14)
+    one, two, link = (tmp_path / name for name in ("one.pt", "two.pt", "link.pt"))
+    for file in (one, two, folder / "average.pt"):
+        file.write_bytes(b"weights of any kind")
+    link.symlink_to(one)
+
+    def place(*files: Path, out: Path | None = None) -> Path:
+        return average._place(AverageSettings(checkpoints=files, out=out))
+
+    for out in (one, two, link, folder / ".." / ".." / "one.pt"):
+        with pytest.raises(UserError, match=rf"{out.name} is a file that this command reads and would replace"):
+            place(one, two, out=out)
+    with pytest.raises(UserError, match=r"average\.pt is a file that this command reads"):
+        place(folder / "average.pt", folder / "best.pt")
+    with pytest.raises(UserError, match=r"average\.pt is among the checkpoints of a run: choose another folder"):
+        place(one, two, out=others / "average.pt")
+    assert place(folder / "best.pt", one, out=folder / "mean.pt") == folder / "mean.pt"
+    assert place(tmp_path / "run") == folder / "average.pt"
+
+
 def test_mean_is_no_part_of_a_mean(tmp_path: Path) -> None:
     folder = small_run(tmp_path, 14, 28)
     about = MeanOf(count=2, first=1.0, last=2.0, norm_images=0)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from torch import nn
 
 from tests.support.processes import SUPPORT, run
 from trainer.__main__ import main
+from trainer.commands.evaluate.record import _default_place
 from trainer.data.crop import eval_view
 from trainer.data.device import device_batches
 from trainer.data.formats import open_source
@@ -125,6 +127,32 @@ def test_evaluate_two_processes_write_the_same_record(finished: Path, record: di
     two = json.loads((tmp_path / "two.json").read_text())
     assert two.pop("ran_on")["processes"] == 2
     assert two == {name: value for name, value in record.items() if name != "ran_on"}
+
+
+def test_record_of_different_images_does_not_replace_that_of_the_runs_own(tmp_path: Path) -> None:
+    weights, result = MagicMock(file=Path("step_00000014.pt"), data={"val": "sha256:" + "1" * 64}), MagicMock()
+    result.crop, result.real_labels = CenterCrop(resolution=16, crop_ratio=1.0), None
+    names = [
+        _default_place(weights, MagicMock(checksum="sha256:" + digit * 64), result, tmp_path).name for digit in "12"
+    ]
+    assert names == ["step_00000014_16px_1.000.json", "step_00000014_16px_1.000_data-22222222.json"]
+
+
+def test_record_replaces_neither_weights_nor_what_is_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    weights, real, best = tmp_path / "weights.pth", tmp_path / "real.json", tmp_path / "run" / "checkpoints" / "best.pt"
+    best.parent.mkdir(parents=True)
+    (tmp_path / "run" / "recipe.py").write_text("")
+    for file in (weights, real, best):
+        file.write_text(file.name)
+    for out, reason in (
+        (weights, "is a file that this command reads and would replace: use another --out"),
+        (real, "is a file that this command reads and would replace: use another --out"),
+        (best, "is among the checkpoints of a run: choose another folder"),
+    ):
+        words = [str(weights), "--recipe", str(SMALL), "--data", "synthetic:8", "--real", str(real)]
+        assert main(["evaluate", *words, "--out", str(out)]) == 2
+        assert capfd.readouterr().err.endswith(f"{out} {reason}\n")
+        assert out.read_text() == out.name
 
 
 def test_calibration_is_nought_where_confidence_is_the_accuracy() -> None:

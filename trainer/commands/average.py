@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.commands.evaluate.evaluate import evaluate_in
+from trainer.commands.out_file import require_not_read, require_outside_checkpoints
 from trainer.commands.weights import Weights, file_weights, load_network
 from trainer.data.formats import open_dataset
 from trainer.data.listing import composed
@@ -182,18 +183,23 @@ def _member(file: Path, settings: AverageSettings) -> Member:
 
 
 def _place(settings: AverageSettings) -> Path:
+    """The file for the mean. Raises UserError where it would replace a checkpoint, or cannot be written."""
     first = settings.checkpoints[0]
+    beside = first.parent if first.is_file() else first / "checkpoints"
+    out = settings.out or beside / "average.pt"
     if settings.out is None:
         if first.is_file() and len({path.absolute().parent for path in settings.checkpoints}) > 1:
             raise UserError("the checkpoints are of several runs: where is their mean to be written? Add --out FILE.pt")
-        return (first.parent if first.is_file() else first / "checkpoints") / "average.pt"
-    if settings.out.suffix != ".pt":
-        raise UserError(f"--out {settings.out}: a checkpoint ends in .pt")
-    if settings.out.name.startswith(("step_", "best")):
-        raise UserError(f"--out {settings.out}: a run's own checkpoints have such names, choose a different one")
-    if not settings.out.absolute().parent.is_dir():
-        raise UserError(f"--out {settings.out}: there is no folder {settings.out.parent}")
-    return settings.out
+    elif out.suffix != ".pt":
+        raise UserError(f"--out {out}: a checkpoint ends in .pt")
+    elif out.name.startswith(("step_", "best")):
+        raise UserError(f"--out {out}: a run's own checkpoints have such names, choose a different one")
+    elif not out.absolute().parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}")
+    require_not_read(out, settings.checkpoints)
+    if out.absolute().parent.resolve() != beside.resolve():  # a mean may lie among its own run's checkpoints
+        require_outside_checkpoints(out)
+    return out
 
 
 def _open_training_images(recipe: Recipe, newest: Member, settings: AverageSettings, world: World) -> Loader:

@@ -14,6 +14,7 @@ from trainer.atomic import atomic_write
 from trainer.commands.export.onnx import OnnxNetwork, write_onnx
 from trainer.commands.export.timm_folder import CONFIG, TENSORS, atomic_folder, load_folder, timm_network, write_config
 from trainer.commands.export.torch_program import run_alone, saved, write_program
+from trainer.commands.out_file import require_outside_checkpoints
 from trainer.commands.weights import Weights, file_sha256, load_network, run_weights
 from trainer.errors import UserError, first_line
 from trainer.evaluation.protocol import describe_crop
@@ -132,6 +133,7 @@ def _place(run: Run, recipe: Recipe, settings: ExportSettings) -> Path:
         raise UserError(f"--out {settings.out}: this command runs in it, and would replace it: name a folder in it")
     if out.parent.resolve() == run.checkpoints.folder.resolve():
         raise UserError(f"--out {settings.out} is among the run's checkpoints: choose another folder")
+    require_outside_checkpoints(settings.out)
     return settings.out
 
 
