@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.made_up_runs import stop_early, write_run
+from tests.support.made_up_runs import START, stop_early, write_run
 from tests.support.processes import ROOT, SUPPORT, metrics, run
 from trainer.__main__ import main
 from trainer.commands.compare.published import compared_values, not_comparable
@@ -21,6 +21,7 @@ from trainer.commands.compare.run_record import FinishedRun, Unfinished, read_ru
 from trainer.recipe import EMA, SGD, CenterCrop, LibraryOptimizer, Recipe
 from trainer.recipe_file import load_recipe, recipe_names, recipe_source
 from trainer.run.init_weights import InitWeights
+from trainer.run.teacher import Teacher
 
 SMALL = SUPPORT / "small_recipe.py"
 CIFAR = load_recipe("resnet20_he2015")
@@ -388,7 +389,30 @@ def test_compare_different_protocols_are_refused_and_named(
     a, b = write_run(tmp_path / "a", CIFAR, [91.0]), write_run(tmp_path / "b", recipe, [91.0], seed=1, **more)
     remedy = "Compare such runs apart, or add --allow-different-protocols"
     assert f"protocols or data differ: {first} ({a}); {second} ({b}). {remedy}" in refused(capsys, a, b)
-    assert f" differ {first} ({a}) {second} ({b}) " in told(capsys, a, b, "--allow-different-protocols")
+    text = told(capsys, a, b, "--allow-different-protocols")
+    assert f" differ {first} ({a}) {second} ({b}) " in text
+    assert " 1 - 2 (under different protocols): +0.00 points; both are one run: " in text
+
+
+def test_compare_averages_no_runs_on_other_images_or_of_other_teachers(tmp_path: Path, capsys: Captured) -> None:
+    """Each run is a row, with the others' recipe and a seed of its own."""
+    whole = {"images_total": 10_000, "images_seen": 10_000, "duplicates": 0}
+    for number, protocol in enumerate(({}, {"images_total": 9_999}, {"images_seen": 9_999}, {"duplicates": 1})):
+        write_run(tmp_path / f"images/{number}", CIFAR, [91.0 + number], seed=number, protocol={**whole, **protocol})
+    (tmp_path / "images/3/starts.json").write_text(json.dumps([{**START, "cpu": "Another CPU"}]))
+    text = told(capsys, tmp_path / "images", "--allow-different-protocols")
+    for row in (1, 2, 3, 4):
+        assert f" {row} resnet20_he2015 1 {90 + row}.00 (one run: no sd) " in f" {text}"
+    assert text.count("(under different protocols): ") == 6
+    assert " hardware or versions differ between rows, so images/s and times are not of the recipes alone " in text
+    for number, sha256 in enumerate("ab"):
+        folder = write_run(tmp_path / f"teachers/{number}", CIFAR, [91.0 + number], seed=number)
+        result = json.loads((folder / "result.json").read_text())
+        result["protocol"]["weights"]["teacher"] = Teacher(network="resnet50", file=None, sha256=sha256 * 64).to_dict()
+        (folder / "result.json").write_text(json.dumps(result))
+    text = told(capsys, tmp_path / "teachers")
+    assert " 1 resnet20_he2015 1 91.00 " in f" {text}" and " 2 resnet20_he2015 1 92.00 " in text
+    assert "hardware or versions differ" not in text and "under different protocols" not in text
 
 
 @pytest.mark.slow

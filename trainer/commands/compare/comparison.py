@@ -26,7 +26,8 @@ _ALL_PAIRS = 6  # rows of which all pairs are compared; of more, each with the f
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Runs of one resolved recipe, on the same data and from the same initial weights, which differ in their seeds."""
+    """Runs of one resolved recipe and one protocol, on the same data and from the same initial weights; they differ in
+    their seeds."""
 
     number: int
     label: str
@@ -154,9 +155,11 @@ def duration(seconds: float) -> str:
 
 
 def _identity(run: FinishedRun) -> Any:
-    data = run.result["data"]
+    """What the runs of a row share. The coverage too: with other protocols allowed, nothing else tells it apart."""
+    data, protocol = run.result["data"], run.protocol
     recipe = replace(run.recipe, seed=0, published=None)
-    return recipe, run.init_weights, run.weights.teacher, data["train"], data["val"]
+    coverage = protocol.images_seen, protocol.images_total, protocol.duplicates
+    return recipe, run.init_weights, run.weights.teacher, data["train"], data["val"], coverage
 
 
 def _known_keys(runs: Sequence[FinishedRun]) -> dict[str | None, str]:
