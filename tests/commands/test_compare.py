@@ -91,8 +91,13 @@ def test_compare_it_works_in_a_pipe_without_torch(real: Path) -> None:
     lines = ended.stdout.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["recipe", "1", "2"]
     hide = "import sys; sys.modules['torch'] = sys.modules['numpy'] = None"
-    code = f"{hide}; from trainer.commands.compare.compare import compare"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
+    code = f"""{hide}
+from pathlib import Path
+from trainer.commands.compare.compare import compare
+from trainer.settings import CompareSettings
+compare(CompareSettings(runs=(Path({str(real)!r}),)))"""
+    without = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (without.stdout, without.stderr) == (ended.stdout, "")
 
 
 # ------------------------------------------------------------------------------------------------- what counts as a run
@@ -517,6 +522,8 @@ def test_report_says_whether_the_seeds_are_enough(tmp_path: Path, capsys: Captur
         "1 - 2: -1.30 points, 95 % interval -1.53 to -1.07: 2 is better; 3 seeds and 3 seeds are enough to tell"
         in told(capsys, tmp_path)
     )
+    other_way_round = told(capsys, *sorted((tmp_path / "few").iterdir(), reverse=True))
+    assert "1 - 2: +1.30 points, 95 % interval +1.07 to +1.53: 1 is better; 3 seeds and" in other_way_round
     write_run(tmp_path / "few/b3", deep, [88.0], seed=3)
     assert "3 seeds and 4 seeds are not enough to tell them apart" in told(capsys, tmp_path)
 
