@@ -22,7 +22,7 @@ from trainer.distributed import process_group
 from trainer.errors import UserError
 from trainer.evaluation.protocol import Selection, TrainedWeights
 from trainer.model import build_model
-from trainer.recipe import SWA
+from trainer.recipe import SWA, FineTuning
 from trainer.recipe_file import recipe_source
 from trainer.run import checkpoint
 from trainer.run.checkpoint import MeanOf
@@ -246,6 +246,27 @@ def test_norms_of_the_mean_are_measured_as_in_training(
         average._measure_norms(network, recipe, newest, MagicMock(), world)
     trained = build_model(recipe.model, 10, recipe.norm_batch_size, sync_norm=recipe.sync_norm)
     assert [type(module) for module in measured[0].modules()] == [type(module) for module in trained.modules()]
+
+
+def test_norms_that_fine_tuning_froze_are_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All checkpoints have the statistics that they started with, which any data would replace."""
+    recipe = replace(small, fine_tuning=FineTuning(freeze_norms=True))
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "recipe.py").write_text(recipe_source(recipe))
+    network, classes = build_model(recipe.model, 10), list("0123456789")
+    for step, bias in ((14, 1.0), (28, 3.0)):
+        network.get_submodule("fc").bias.data.fill_(bias)  # type: ignore[union-attr]
+        place = asdict(Position(steps_per_epoch=14, epoch=step // 14))
+        one = checkpoint_content(position=place, model=network.state_dict(), classes=classes)
+        checkpoint.write(tmp_path / "run" / "checkpoints" / f"step_{step:08d}.pt", one)
+    monkeypatch.setattr(average, "_measure_norms", lambda *_: pytest.fail("measured the norms"))
+    evaluated: list[Path] = []
+    monkeypatch.setattr(average, "evaluate_in", lambda _, settings: evaluated.append(settings.weights))
+    average.average_weights(AverageSettings(checkpoints=(tmp_path / "run",), last=2, device="cpu"))
+    (file,) = evaluated
+    mean = checkpoint.read(file)
+    assert (mean["mean_of"]["norm_images"], mean["norms_measured"]) == (0, False)
+    assert mean["model"]["fc.bias"].tolist() == [2.0] * 10
 
 
 def test_checkpoints_of_different_networks_have_no_mean() -> None:

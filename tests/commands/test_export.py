@@ -2,14 +2,16 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision import models
 
 from tests.support.processes import SUPPORT
@@ -19,7 +21,7 @@ from trainer.commands.export.export import torchvision_name
 from trainer.commands.export.onnx import OnnxNetwork, write_onnx
 from trainer.commands.export.timm_folder import timm_network
 from trainer.commands.export.torch_program import ABOUT, run_alone
-from trainer.commands.weights import run_weights
+from trainer.commands.weights import Weights, run_weights
 from trainer.errors import UserError
 from trainer.evaluation.protocol import TrainedWeights
 from trainer.model import build_model, without_pretrained
@@ -384,6 +386,54 @@ def test_file_that_computes_something_else_is_not_kept(
     assert main(["export", str(resnet), "--to", "torchvision", "--out", str(old)]) == 2
     assert re.search(r"logits of torchvision's resnet18 differ by .*: nothing was written", capfd.readouterr().err)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["as it was"]
+
+
+@pytest.mark.parametrize("kind", ["timm", "onnx", "torch-export"])
+@pytest.mark.parametrize("wrong", [1.0, float("nan")])
+def test_export_refuses_what_others_compute_differently(
+    kind: str, wrong: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stand-ins for the other programs compute the same at first, and then something else."""
+    recipe = replace(load_recipe(SMALL), eval_crop=CenterCrop(resolution=8, crop_ratio=1.0))
+    model, error = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10)).eval(), 0.0
+
+    class Theirs(nn.Module):
+        runtime = "onnxruntime 1"
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = model(images)
+            return logits + error * (torch.arange(len(logits)) == len(logits) - 1).float()[:, None]  # of the last image
+
+    monkeypatch.setattr(verb, "OnnxNetwork", lambda *_: Theirs())
+    monkeypatch.setattr(verb, "run_alone", lambda _, inputs: [Theirs()(images) for images in inputs])
+    monkeypatch.setattr(verb, "timm_network", lambda *_: ("resnet18", model))
+    monkeypatch.setattr(verb, "load_folder", lambda *_: Theirs())
+    monkeypatch.setattr(verb, "write_config", lambda *_: None)
+    weights = cast(Weights, SimpleNamespace(recipe=recipe))
+    checks: dict[str, Callable[[], str]] = {
+        "timm": lambda: verb._write_timm(model, weights, "", {}, tmp_path),
+        "onnx": lambda: verb._check_onnx(model, recipe, tmp_path),
+        "torch-export": lambda: verb._check_program(model, recipe, tmp_path),
+    }
+    assert checks[kind]().endswith(" 0")
+    error = wrong
+    with pytest.raises(UserError, match=rf"differ by {wrong:g}.*, more than .*: nothing was written"):
+        checks[kind]()
+
+
+def test_export_reads_safetensors_back(tmp_path: Path) -> None:
+    model, about, file = nn.Linear(2, 3), {"recipe": "a"}, tmp_path / "x.safetensors"
+    state = model.state_dict()
+    verb._save_tensors(state, about, file)
+    assert verb._check_safetensors(model, about, file).startswith("2 tensors read back, bit for bit")
+    for tensors, metadata, answer in (
+        ({**state, "bias": state["bias"] + torch.tensor([0.0, 0.0, 1e-3])}, about, "does not hold what was written"),
+        ({"weight": state["weight"]}, about, "does not hold what was written"),
+        (state, {"recipe": "b"}, "metadata is not what was written"),
+    ):
+        verb._save_tensors(tensors, metadata, file)
+        with pytest.raises(UserError, match=answer):
+            verb._check_safetensors(model, about, file)
 
 
 def test_export_no_run_and_no_checkpoint_are_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -7,9 +7,12 @@ import os
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,10 +20,14 @@ from torchvision import models
 from torchvision.transforms import functional as transforms
 
 from tests.support.processes import ROOT
+from tests.support.small_recipe import recipe as small
 from trainer.__main__ import main
 from trainer.commands import predict
+from trainer.distributed import process_group
 from trainer.evaluation.imagenet import class_name, imagenet_classes
+from trainer.recipe import CenterCrop
 from trainer.recipe_file import load_recipe
+from trainer.weights_settings import PredictSettings
 
 pytestmark = pytest.mark.slow  # they share one training
 
@@ -65,6 +72,54 @@ def test_guide_runs_as_printed(guide: tuple[Path, list[str]]) -> None:
     assert "24 of 24 images" in printed[2]
     found = re.fullmatch(r"new\.jpg: (class\d [\d.]+ %(?:, )?){4}\n", printed[3])
     assert found, printed[3]
+
+
+class LevelOfGrey(torch.nn.Module):
+    """Names the grey of an image's top left pixel, of five between black and white."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return -((images[:, :1, 0, 0] - torch.linspace(0, 1, 5)) ** 2)
+
+
+GREY = replace(
+    small, num_classes=5, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), eval_crop=CenterCrop(resolution=8, crop_ratio=1.0)
+)
+
+
+def test_predict_gives_each_file_its_own_class_past_unreadable_ones_and_full_batches(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels = {"a.png": 3, "b.png": None, "c.png": 1, "d.png": 0, "e.png": None, "f.png": 4, "g.png": 2, "h.png": 2}
+    for name, level in levels.items():
+        if level is not None:
+            Image.new("RGB", (8, 8), (round(level * 255 / 4),) * 3).save(tmp_path / name)
+    weights = MagicMock(recipe_at_evaluation=GREY, classes=list("vwxyz"), networks=[(MagicMock(), None)], notes=())
+    weights.networks[0][0].text.return_value = "weights"
+    monkeypatch.setattr(predict, "find_weights", lambda *_: weights)
+    monkeypatch.setattr(predict, "load_network", lambda *_: LevelOfGrey())
+    monkeypatch.setattr(predict, "_BATCH", 3)
+    monkeypatch.chdir(tmp_path)
+    images = tuple(map(Path, levels))
+    settings = PredictSettings(weights=Path("run"), images=images, top=1, workers=1, device="cpu")
+    assert predict.predict_images(settings) == 2
+    out, err = capsys.readouterr()
+    expected = [f"{name}: {'vwxyz'[level]}" for name, level in levels.items() if level is not None]
+    assert [line.rpartition(" ")[0].rpartition(" ")[0] for line in out.splitlines()] == expected
+    unreadable = [line.split()[1] for line in err.splitlines() if line.startswith("error: ")]
+    assert unreadable == ["b.png:", "e.png:"]
+
+
+def test_predict_with_two_views_is_the_softmax_of_their_mean_logits() -> None:
+    """The left column is black and the right one white, so the mirror image has a white top left pixel."""
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[:, -1] = 255
+    black, white = -(torch.linspace(0, 1, 5) ** 2), -((1 - torch.linspace(0, 1, 5)) ** 2)
+    two = replace(GREY, eval_crop=replace(GREY.eval_crop, flip_tta=True))
+    with process_group.world("cpu", timeout_minutes=1) as world:
+        for recipe, logits in ((GREY, black), (two, (black + white) / 2)):
+            (found,) = predict._probabilities(LevelOfGrey(), [pixels], recipe, world)
+            assert isinstance(found, torch.Tensor)
+            torch.testing.assert_close(found, logits.softmax(0))
 
 
 def test_predict_agrees_with_the_evaluation(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

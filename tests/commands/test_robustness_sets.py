@@ -6,7 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,7 +18,9 @@ from torch import nn
 from tests.support.processes import SUPPORT
 from trainer.__main__ import main
 from trainer.commands.evaluate.classes import RestrictedNetwork, class_positions, is_part_of
+from trainer.commands.evaluate.evaluate import _answers
 from trainer.commands.evaluate.real_labels import read_real_labels
+from trainer.commands.weights import Weights
 from trainer.data.crop import eval_view
 from trainer.data.device import device_batches
 from trainer.data.encoded import EncodedSource
@@ -29,6 +31,7 @@ from trainer.evaluation.protocol import Protocol
 from trainer.model import build_model
 from trainer.recipe import CenterCrop, CifarResNet
 from trainer.recipe_file import load_recipe, recipe_source
+from trainer.weights_settings import EvaluateSettings
 
 RECIPE = replace(
     load_recipe(SUPPORT / "small_recipe.py"),
@@ -113,6 +116,7 @@ def test_evaluate_real_labels_are_those_of_timm(
     oracle.add_result(masked)
     found = evaluated(place, "--real", str(tmp_path / "real.json"))
     assert found["top1"] == pytest.approx(oracle.get_accuracy(1))
+    assert found["top5"] == pytest.approx(oracle.get_accuracy(5))
     protocol = found["protocol"]
     assert (protocol["images_seen"], protocol["images_total"]) == (sum(map(bool, usable)), 24)
     assert protocol["real_labels"].startswith("sha256:")
@@ -192,6 +196,24 @@ def test_class_positions_of_imagenet_v2_count_its_numbered_folders() -> None:
     assert class_positions(IMAGENET, IMAGENET, "D") is None
     assert not is_part_of(list(map(str, range(10))), IMAGENET)  # digits, whose network may have ten classes
     assert not is_part_of(IMAGENET, IMAGENET)
+
+
+def test_answers_of_a_plain_state_dict_on_imagenet_v2_are_those_of_its_numbered_folders() -> None:
+    """Such a file names no classes: those of the recipe's data set are known, where the images' are a part of them."""
+    weights = cast(Weights, SimpleNamespace(classes=None, data_folder=None))
+
+    def asked(recipe: str, classes: list[str]) -> tuple[int, list[int] | None]:
+        loader = cast(Loader, SimpleNamespace(source=SimpleNamespace(classes=classes)))
+        settings = EvaluateSettings(weights=Path("w.pth"), data="D")
+        found = _answers(weights, load_recipe(recipe), loader, settings)
+        assert found.real is None
+        return found.network_classes, found.positions
+
+    numbered = sorted(map(str, range(1000)))  # as text: 0, 1, 10, 100
+    assert asked("resnet50_torchvision_v1", numbered) == (1000, [int(name) for name in numbered])
+    assert asked("resnet50_torchvision_v1", IMAGENET[5:2:-1]) == (1000, [5, 4, 3])
+    assert asked("resnet50_torchvision_v1", ["cat", "dog"]) == (2, None)  # fine-tuned on something else, perhaps
+    assert asked("resnet20_he2015", list("0123456789")) == (10, None)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from trainer.distributed.run_ahead import RunAhead
 from trainer.errors import UserError
 from trainer.evaluation.evaluate import evaluate, evaluate_images, evaluate_networks, predict, summarize
 from trainer.evaluation.protocol import Averaging, Protocol, TrainedWeights, WeightsFile
-from trainer.evaluation.result import trained_weights
+from trainer.evaluation.result import Evaluation, trained_weights
 from trainer.model import build_model
 from trainer.recipe import EMA, CenterCrop, Recipe
 from trainer.recipe_file import load_recipe
@@ -192,7 +192,16 @@ def test_flip_tta_is_the_mean_of_the_logits_of_both_views(digits: Path, untraine
         logits = (model(batch.images) + model(batch.images.flip(3))) / 2
     model.train()
     assert found.top1 == 100 * (logits.argmax(1) == batch.labels).sum().item() / 360
+    assert found.top5 == 100 * (logits.topk(5).indices == batch.labels[:, None]).any(dim=1).sum().item() / 360
     assert found.loss == pytest.approx(nn.functional.cross_entropy(logits, batch.labels).item(), rel=1e-5)
+
+
+def test_summary_counts_what_was_evaluated_never_once_and_twice() -> None:
+    """Three images; of the last one both evaluations count, as they would on two processes that share it."""
+    columns = [[0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.5], [2.0, 2.0, 2.0, 1.0]]  # times, top-1, top-5, loss
+    assert summarize(torch.tensor(columns, dtype=torch.float64)) == Evaluation(
+        top1=100 * 2 / 3, top5=100.0, loss=0.5, seen=2, duplicates=1, total=3
+    )
 
 
 def test_logits_that_are_not_finite_have_no_remedy_of_training_outside_of_it() -> None:
