@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,15 +15,19 @@ from tests.support.processes import ROOT, SUPPORT, TIMEOUT, run_new
 from tests.support.small_recipe import recipe as small
 from trainer.__main__ import main
 from trainer.commands.benchmark import memory
+from trainer.commands.plan import plan as verb
+from trainer.commands.plan.cost import PassCost
 from trainer.commands.plan.curve import ASCII, WIDTH, draw, marks, save_picture
-from trainer.commands.plan.data import data_facts, data_warnings
+from trainer.commands.plan.data import DataFacts, data_facts, data_warnings
 from trainer.commands.plan.measure import measured_bytes
 from trainer.commands.plan.scaling import Links, all_reduce_seconds, misfit, ring_bytes, speed, world_sizes
 from trainer.commands.plan.text import in_bytes, in_flops, in_macs, in_time, section, table
 from trainer.commands.plan.warnings import override_warnings, warnings
+from trainer.data.contents import Contents
 from trainer.errors import UserError
 from trainer.recipe import (
     AdamW,
+    CenterCrop,
     Constant,
     Cosine,
     ProgressiveResizing,
@@ -102,13 +107,15 @@ def test_measured_step_takes_at_least_the_tensors_that_were_counted() -> None:
 
 @pytest.mark.slow
 def test_prediction_is_marked_as_a_model(capsys: pytest.CaptureFixture[str]) -> None:
-    plan = planned(["resnet20_he2015", "--world-size", "2", "--images-per-second", "10000"], capsys)
+    """By hand: 63,960 steps of 128 images, a micro-batch in 6.4 ms and 1,078,888 bytes of gradients in 5.394 ms, of
+    which 2/3 of 6.4 ms overlap: a step of two processes takes 7.528 ms at best and 11.794 ms without overlap."""
+    links = ["--gpus-per-node", "1", "--link-gbytes", "0.5", "--network-gbytes", "0.2"]
+    plan = planned(["resnet20_he2015", "--world-size", "2", "--images-per-second", "10000", *links], capsys)
     assert row(plan, "model").startswith("not a measurement")
     header, one, two, *others = plan.partition("  processes  ")[2].splitlines()
     assert header.split()[-4:] == ["images/s", "overlap", "none", "training"]
-    assert one.split()[:4] == ["1", "2", "x", "64"]
-    assert one.split()[-5:-2] == ["10,000", "100.0%", "100.0%"]
-    assert two.split()[:4] == ["2", "1", "x", "64"]
+    assert " ".join(one.split()) == "1 2 x 64 0 bytes - 10,000 100.0% 100.0% 13.6 min"
+    assert " ".join(two.split()) == "2 1 x 64 1.08 MB 5.39 ms 17,004 85.0% 54.3% 8.02 min"
     assert others == []  # more processes do not fit
     short = planned(["resnet20_he2015", "--world-size", "4"], capsys)
     assert row(short, "these fit") == "1, 2"
@@ -116,6 +123,22 @@ def test_prediction_is_marked_as_a_model(capsys: pytest.CaptureFixture[str]) -> 
     assert row(planned(["resnet20_he2015", "--world-size", "2"], capsys), "with 2").startswith(
         "1 micro-batch of 64 each"
     )
+
+
+def test_plan_weighs_the_operations_of_each_resolution_by_its_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two epochs at 16 px and one at 32, with operations that are easily summed."""
+    resizing = ProgressiveResizing(start_resolution=16, start_epoch=1, end_epoch=2, multiple=16)
+    recipe = replace(small, train_crop=RandomResizedCrop(resolution=32), progressive=resizing, epochs=3)
+    monkeypatch.setattr(verb, "forward_flops", lambda _recipe, _model, size: {16: 30_000}[size])
+    cost = PassCost(forward_flops=100_000, training_flops=250_000, activations=0)
+    flops = dict(verb._flops_rows(recipe, torch.nn.Module(), cost, steps=10))
+    assert flops["whole run"] == f"{in_flops(10 * 96 * 2.5 * (2 * 30_000 + 100_000))}, without evaluation"
+    assert flops["training"].startswith("250 kFLOPs per image, 2.50 x forward")
+    facts = DataFacts(name="D", train=Contents(count=960), val=Contents(count=96))
+    training = dict(verb._training_rows(recipe, facts, steps=10))
+    assert training["resolution"] == "16 px from epoch 0, 32 px from epoch 2; evaluated at 16 px"
+    same = replace(recipe, progressive=None)
+    assert dict(verb._training_rows(same, facts, 10))["resolution"] == "32 px; evaluated at 16 px"
 
 
 @pytest.mark.slow
@@ -226,6 +249,27 @@ def test_data_that_does_not_match_the_recipe_is_reported(stored: str, request: p
     assert 0 < few < 64
     assert data_warnings(cropped, facts)[0].startswith(f"{few} of 64 ({few / 64:.1%}) training images are smaller")
     assert data_warnings(replace(cropped, train_crop=RandomResizedCrop(resolution=32)), facts) == []
+
+
+def test_plan_reports_validation_images_that_are_enlarged() -> None:
+    """Those of which the crop, half of the short side, has fewer than 32 pixels."""
+    recipe = replace(
+        small, train_crop=RandomResizedCrop(resolution=32), eval_crop=CenterCrop(resolution=32, crop_ratio=0.5)
+    )
+    heights, widths = np.array([64, 63, 100, 200]), np.array([64, 100, 62, 200])
+    facts = DataFacts(name="D", train=Contents(count=4), val=Contents(count=4, heights=heights, widths=widths))
+    said = "validation images are enlarged to 32 px, see --eval-crop.resolution"
+    assert data_warnings(recipe, facts) == [f"2 of 4 (50.0%) {said}"]
+    sampled = replace(facts, val=replace(facts.val, count=400))
+    assert data_warnings(recipe, sampled) == [f"2 of 4 (50.0%) of a sample {said}"]
+    assert data_warnings(replace(recipe, eval_crop=CenterCrop(resolution=31, crop_ratio=0.5)), facts) == []
+
+
+def test_plan_warns_of_processes_that_training_would_refuse() -> None:
+    facts = data_facts(GOYAL, None)
+    refused = "training would refuse 3 processes: 64 micro-batches cannot be shared evenly"
+    assert warnings(GOYAL, facts, world_size=3) == [refused]
+    assert warnings(GOYAL, facts, world_size=4) == []
 
 
 @pytest.mark.slow
