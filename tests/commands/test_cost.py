@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.support.small_recipe import recipe as small
@@ -59,14 +60,32 @@ def of_depth(depth: int) -> Recipe:
 
 
 def really_saved(recipe: Recipe, model: nn.Module) -> int:
-    """Bytes that autograd saves in a forward pass that happens."""
+    """Bytes that autograd saves in a forward pass that happens, each memory once, but for what was there before."""
     torch.manual_seed(0)
+    storages: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
     images = torch.randn(recipe.micro_batch_size, 3, *[recipe.train_crop.resolution] * 2)
     labels = torch.arange(recipe.micro_batch_size) % recipe.num_classes
     known = [images, *model.parameters(), *model.buffers()]
-    with saved_storages(known) as saved, autocast(recipe.precision, images.device):
+    with saved_tensors_hooks(pack, lambda tensor: tensor), autocast(recipe.precision, images.device):
         build_loss(recipe.loss)(model(images), labels).backward()
-    return sum(storage.nbytes() for storage in saved.values())
+    for tensor in known:
+        storages.pop(tensor.untyped_storage().data_ptr(), None)
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def test_saved_storages_are_those_of_a_small_network_by_hand() -> None:
+    """The norm saves its input and two statistics a channel, the ReLU its output, the pooling the indices beside it."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2))
+    images = torch.randn(2, 3, 8, 8)
+    with saved_storages([images, *network.parameters(), *network.buffers()]) as saved:
+        network(images)
+    pixels, pooled = 2 * 4 * 8 * 8, 2 * 4 * 4 * 4
+    assert sum(storage.nbytes() for storage in saved.values()) == 2 * 4 * pixels + 2 * 4 * 4 + 8 * pooled
 
 
 def test_multiply_add_counts_as_two_operations() -> None:

@@ -13,6 +13,7 @@ import pytest
 from tests.support.made_up_runs import write_run
 from tests.support.processes import TIMEOUT
 from trainer.__main__ import main
+from trainer.commands.compare.report import _thinned
 from trainer.log.console_log import without_folders
 from trainer.recipe import SGD
 from trainer.recipe_file import load_recipe
@@ -66,6 +67,14 @@ def test_report_says_what_the_terminal_says(report: Path, capsys: pytest.Capture
     words = "".join(page.text.split())
     assert [line for line in said if "".join(line) not in words] == []
     assert "other<b>" in page.text  # escaped, not a tag
+
+
+def test_report_draws_at_most_a_thousand_means_of_a_long_curve() -> None:
+    """2,500 values in threes, of which the last one is alone."""
+    found = _thinned([float(value) for value in range(2500)])
+    assert len(found) == 834
+    assert (found[0], found[1], found[-2], found[-1]) == (1.0, 4.0, 2497.0, 2499.0)
+    assert [len(_thinned([1.0] * count)) for count in (0, 1, 1000, 1001)] == [0, 1, 1000, 501]
 
 
 def test_report_ranks_its_rows_and_holds_no_absolute_path(report: Path) -> None:
