@@ -7,16 +7,22 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from tests.support.processes import ROOT, SUPPORT, TIMEOUT, ranks_of, run, run_new, start_new, wait_for_step
 from trainer.__main__ import main
 from trainer.cli.parse import parse
+from trainer.distributed.process_group import World
+from trainer.errors import UserError
+from trainer.recipe_file import load_recipe
 from trainer.settings import TrainSettings
-from trainer.setup.checks import slow_start
+from trainer.setup.checks import check_norm_images, slow_start
 
 RECIPE = str(SUPPORT / "small_recipe.py")
 Mistake = tuple[list[str], str]
@@ -253,6 +259,20 @@ def test_help_returns_in_the_narrowest_window(columns: str) -> None:
     )
     assert ended.returncode == 0
     assert "--html" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("images", "processes", "answer"),
+    [
+        (96, 2, "=48 cannot be shared by 2 processes in micro-batches of 16: use a multiple of 32, or None"),
+        (47, 1, "=48 is more than the 47 training images: use a smaller --precise-norm-images, a multiple of 16, or"),
+        (48, 3, None),
+    ],
+)
+def test_norm_images_that_processes_cannot_share_are_refused(images: int, processes: int, answer: str | None) -> None:
+    recipe, world = replace(load_recipe(RECIPE), precise_norm_images=48), cast(World, SimpleNamespace(size=processes))
+    with pytest.raises(UserError, match=f"^precise_norm_images{answer}") if answer else nullcontext():
+        check_norm_images(recipe, images, world)
 
 
 def test_compile_gets_a_note(tmp_path: Path) -> None:

@@ -175,6 +175,10 @@ MISTAKES = {
     "std": (["--std", "1", "1", "0"], r"std=\(1\.0, 1\.0, 0\.0\) has a value that is not positive"),
     "keep_last_checkpoints": (["--keep-last-checkpoints", "0"], r"keep_last_checkpoints=0 is not a positive number"),
     "minutes": (["--checkpoint-minutes", "0"], r"checkpoint_minutes=0\.0 is not above 0 and within a month"),
+    "hparams": (
+        ["--hparams", "epochs", "optimizer.lrr"],
+        r"^--hparams optimizer\.lrr: resnet20_digits has no setting of this name, such as optimizer\.lr$",
+    ),
 }
 
 
@@ -182,7 +186,7 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 @ON_ANY_SCREEN
 def test_cli_train_mistake_is_one_line_that_names_the_value(name: str, screen: str) -> None:
-    assert len(MISTAKES) == 24
+    assert len(MISTAKES) == 25
     options, answer = MISTAKES[name]
     with stdout(screen) as printed, pytest.raises(UserError) as caught:
         parse_train(["resnet20_digits", *NEEDED, *options])
