@@ -1,10 +1,12 @@
 """benchmark --fit: the search against every answer, memory limits from files, and real steps."""
 
 import json
+import os
 import re
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +15,16 @@ import torch
 
 from tests.support.processes import ROOT, SUPPORT, TIMEOUT
 from trainer.__main__ import main
-from trainer.commands.benchmark import fit
+from trainer.commands.benchmark import fit, fit_trial
 from trainer.commands.benchmark.fit import accumulations, largest_fitting, micro_batches, run_trial
-from trainer.commands.benchmark.memory import cgroup_room
+from trainer.commands.benchmark.fit_trial import NO_MEMORY
+from trainer.commands.benchmark.memory import cgroup_room, limit_data
 from trainer.process.unforeseen import exit_code_of
 from trainer.recipe import Mixing
 from trainer.recipe_file import load_recipe, recipe_source
 
 SMALL = replace(load_recipe(SUPPORT / "small_recipe.py"), precision="fp32")
+MB = 10**6
 
 
 def test_fit_search_finds_the_largest_whatever_fits_and_wherever_it_begins() -> None:
@@ -152,6 +156,41 @@ def test_out_of_memory_names_fit_as_the_next_thing_to_try(error: Exception, caps
     said = capsys.readouterr().err
     assert re.fullmatch(r"error: out of (GPU )?memory: use a smaller --micro-batch-size, [^\n]+\n", said)
     assert "python -m trainer benchmark RECIPE --fit" in said
+
+
+def in_a_fork(function: Callable[[], int]) -> int:
+    """The exit code of a process that returns what the function does: a limit that it sets ends with it."""
+    pid, code = os.fork(), 99
+    if not pid:
+        try:
+            code = function()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize(("bytes_more", "code"), [(20 * MB, 0), (200 * MB, NO_MEMORY)])
+def test_fit_limit_lets_allocations_beyond_the_room_fail(bytes_more: int, code: int) -> None:
+    def allocate() -> int:
+        limit_data(100 * MB)
+        try:
+            return len(bytearray(bytes_more)) - bytes_more
+        except MemoryError:
+            return NO_MEMORY
+
+    assert in_a_fork(allocate) == code
+
+
+@pytest.mark.parametrize(("micro_batch_size", "code"), [(1, 0), (2**15, NO_MEMORY)])
+def test_fit_trial_fails_before_it_takes_what_is_not_free(
+    micro_batch_size: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three batches of 32,768 images are 302 MB, where 200 MB are free."""
+    monkeypatch.setattr(fit_trial, "free_bytes", lambda: 200 * MB)
+    monkeypatch.setattr(fit_trial, "measured_bytes", lambda *_, **__: 0)
+    recipe = replace(SMALL, global_batch_size=2**15, micro_batch_size=micro_batch_size)
+    (tmp_path / "recipe.py").write_text(recipe_source(recipe))
+    assert in_a_fork(lambda: fit_trial.main([str(tmp_path / "recipe.py"), "cpu"])) == code
 
 
 @pytest.mark.slow
