@@ -18,6 +18,7 @@ from trainer.recipe import PaddedCrop, RandomResizedCrop, Recipe, ScaleJitterCro
 
 START_SECONDS = 300.0  # FFCV compiles for about 15 s; ImageFolder lists a million files
 ANSWER_SECONDS = 60.0  # on top of the measurement itself
+END_SECONDS = 5.0  # to end by itself
 _AHEAD = 3  # batches: FFCV's default, and ours
 
 
@@ -77,7 +78,7 @@ class Peer:
 
     def close(self) -> None:
         self._connection.close()  # it reads EOF and exits
-        self._process.join(5)
+        self._process.join(END_SECONDS)
         self._process.kill()
         self._process.join()
 
@@ -87,7 +88,7 @@ class Peer:
                 raise PeerError(f"no answer within {timeout:.0f} s")
             answer = self._connection.recv()
         except (EOFError, ConnectionError) as error:
-            self._process.join(5)
+            self._process.join(END_SECONDS)
             raise PeerError(f"its process ended (exit code {self._process.exitcode})") from error
         if isinstance(answer, str):
             raise PeerError(answer)
