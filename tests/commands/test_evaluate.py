@@ -28,6 +28,7 @@ from trainer.distributed import process_group
 from trainer.errors import UserError
 from trainer.evaluation.calibration import BINS, calibration_bins, calibration_error, details
 from trainer.evaluation.evaluate import evaluate
+from trainer.evaluation.result import _detail_rows
 from trainer.model import build_model
 from trainer.recipe import CenterCrop, LibraryModel
 from trainer.recipe_file import load_recipe, recipe_source
@@ -184,12 +185,24 @@ def test_table_names_the_worst_and_the_best_classes(
     finished: Path, record: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     evaluated([str(finished)], tmp_path / "out.json")
-    said = capsys.readouterr().out
-    rates = [one["top1"] for one in record["classes"]]
-    rows = {row.split()[0]: re.findall(r"([\d.]+) % of", row) for row in said.splitlines()}
-    assert [float(rate) for rate in rows["worst"]] == [round(rate, 1) for rate in sorted(rates)[:5]]
-    assert [float(rate) for rate in rows["best"]] == [round(rate, 1) for rate in sorted(rates)[: -5 - 1 : -1]]
+    said = " ".join(capsys.readouterr().out.split())  # rows are broken over lines
+    ranked = sorted(record["classes"], key=lambda one: one["top1"])
+    words = [f"{one['name']} {one['top1']:.1f} % of {one['images']}" for one in ranked]
+    assert f" worst {', '.join(words[:5])} best {', '.join(words[:-6:-1])} protocol " in said
     assert f"{record['ece']:.2f} % (expected calibration error, 15 bins)" in said
+
+
+def test_table_leaves_classes_without_images_out_and_counts_them() -> None:
+    """Of five classes one has no images: two of the other four are the worst, two the best."""
+    labels = np.array([0] * 4 + [1] * 4 + [3] * 4 + [4] * 2000)
+    predicted = np.concatenate([[0, 0, 0, 1], [0, 0, 0, 0], [3, 3, 1, 1], np.full(2000, 4)])
+    found = details(labels, predicted, np.full(len(labels), 0.5), ["cat", "dog", "empty", "ox", "rat"])
+    assert dict(_detail_rows(found)) == {
+        "ECE": "49.65 % (expected calibration error, 15 bins)",
+        "worst": "dog 0.0 % of 4, ox 50.0 % of 4",
+        "best": "rat 100.0 % of 2,000, cat 75.0 % of 4",
+        "empty": "1 of 5 classes have no images here",
+    }
 
 
 def test_evaluate_different_protocol_is_evaluated_and_stated(
