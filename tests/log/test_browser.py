@@ -1,5 +1,6 @@
 """TensorBoard on the folder above two real runs, opened in a real browser."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -40,19 +41,24 @@ def runs(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(runs: Path) -> Iterator[str]:
+def address(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a TensorBoard on a free port that it chooses itself."""
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(runs), "--port", "0", "--host", "127.0.0.1"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr
-        found = next(line for line in process.stderr if "http://127.0.0.1:" in line)
-        address = "http://127.0.0.1:" + found.split("http://127.0.0.1:")[1].split("/")[0].split()[0]
+    said = tmp_path_factory.mktemp("tensorboard") / "stderr"  # a file: nobody reads a pipe while the tests run
+    with said.open("w") as file:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file)
+    try:
         deadline = time.monotonic() + TIMEOUT
-        while b"small_seed1" not in urllib.request.urlopen(f"{address}/data/runs").read():
-            assert time.monotonic() < deadline, "TensorBoard does not find the runs"
+        while not (found := re.search(r"(http://127\.0\.0\.1:\d+)/", said.read_text())):
+            assert process.poll() is None and time.monotonic() < deadline, said.read_text()
             time.sleep(0.2)
-        yield address
+        while b"small_seed1" not in urllib.request.urlopen(f"{found[1]}/data/runs", timeout=TIMEOUT).read():
+            assert time.monotonic() < deadline, f"TensorBoard does not find the runs: {said.read_text()}"
+            time.sleep(0.2)
+        yield found[1]
+    finally:
         process.terminate()
+        process.wait(TIMEOUT)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +115,11 @@ def test_console_is_silent_for_ten_seconds_at_most(
     tmp_path: Path, clock: Clock, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Steps of four seconds; a line of metrics after the first and then none."""
-    screen = ConsoleLog(tmp_path, at(0), total_steps=2000)
-    screen.steps(at(1), **STEPS, remark="")
-    for step in range(2, 10):
-        clock.now += 4
-        screen.progress(at(step))
-    screen.close()
+    with closing(ConsoleLog(tmp_path, at(0), total_steps=2000)) as screen:
+        screen.steps(at(1), **STEPS, remark="")
+        for step in range(2, 10):
+            clock.now += 4
+            screen.progress(at(step))
     printed = capfd.readouterr().out.splitlines()
     assert printed[0].startswith("epoch   0.00  step 1/2000  loss 2.5000  lr 0.05")
     assert [line.split("  ")[1:-1] for line in printed[1:]] == [
@@ -133,10 +133,9 @@ def test_console_prints_before_the_first_loss_is_read(
     tmp_path: Path, clock: Clock, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A run that resumes between two lines of metrics, with slow steps."""
-    screen = ConsoleLog(tmp_path, at(501), total_steps=2000)
-    clock.now += 11
-    screen.progress(at(502))
-    screen.close()
+    with closing(ConsoleLog(tmp_path, at(501), total_steps=2000)) as screen:
+        clock.now += 11
+        screen.progress(at(502))
     assert capfd.readouterr().out == "epoch   0.50  step 502/2000  ETA 4:34:38\n"
 
 
@@ -146,10 +145,9 @@ def test_bar_moves_from_the_first_step(tmp_path: Path, clock: Clock, monkeypatch
     monkeypatch.setenv("TERM", "xterm")
     with os.fdopen(terminal, "w") as out:
         monkeypatch.setattr(sys, "stdout", out)
-        screen = ConsoleLog(tmp_path, at(500), total_steps=2000)
-        clock.now += 1
-        screen.progress(at(501))
-        bar: Any = screen._bar
-        assert (bar.tasks[0].completed, bar.tasks[0].description) == (501, "epoch 0.5/2  step 501  ETA 0:24:59")
-        screen.close()
+        with closing(ConsoleLog(tmp_path, at(500), total_steps=2000)) as screen:
+            clock.now += 1
+            screen.progress(at(501))
+            bar: Any = screen._bar
+            assert (bar.tasks[0].completed, bar.tasks[0].description) == (501, "epoch 0.5/2  step 501  ETA 0:24:59")
     assert "step 501" in read_all(controller)

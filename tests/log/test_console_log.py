@@ -7,7 +7,7 @@ import re
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -47,10 +47,9 @@ def on_a_terminal(folder: Path, columns: int, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("TERM", "xterm")
     with os.fdopen(terminal, "w") as out:
         monkeypatch.setattr(sys, "stdout", out)
-        screen = ConsoleLog(folder, Position(steps_per_epoch=10), total_steps=90 * 10)
-        screen.top1 = 71.2
-        screen.steps(Position(steps_per_epoch=10, epoch=1, batch=3), **STEPS, remark="  rank 1 is 20% slower")
-        screen.close()
+        with closing(ConsoleLog(folder, Position(steps_per_epoch=10), total_steps=90 * 10)) as screen:
+            screen.top1 = 71.2
+            screen.steps(Position(steps_per_epoch=10, epoch=1, batch=3), **STEPS, remark="  rank 1 is 20% slower")
     return read_all(controller)
 
 
@@ -71,11 +70,10 @@ def test_evaluation_is_shown_on_the_bar_and_every_ten_seconds_in_the_log(
     monkeypatch.setattr(console_log.time, "monotonic", lambda: now[0])
     with os.fdopen(terminal, "w") as out:
         monkeypatch.setattr(sys, "stdout", out)
-        screen = ConsoleLog(tmp_path, Position(steps_per_epoch=10), total_steps=90 * 10)
-        for second in range(26):
-            now[0] = float(second)
-            screen.evaluating(2000 * second, 50_000)
-        screen.close()
+        with closing(ConsoleLog(tmp_path, Position(steps_per_epoch=10), total_steps=90 * 10)) as screen:
+            for second in range(26):
+                now[0] = float(second)
+                screen.evaluating(2000 * second, 50_000)
     assert "evaluating 50,000 of 50,000" in read_all(controller)
     lines = (tmp_path / "log.txt").read_text().splitlines()[1:]
     assert lines == ["evaluating 22,000 of 50,000  44%", "evaluating 44,000 of 50,000  88%"]

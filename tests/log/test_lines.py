@@ -83,10 +83,6 @@ def test_line_with_a_loss_that_is_not_finite_is_an_error_at_the_next(monkeypatch
     assert str(found.value.losses) == "[nan, nan]"  # still known
 
 
-def losses_by_rank(metrics: StepMetrics, step: int) -> list[float]:
-    return [metrics._buffer[0, metrics._slot(step)].item()] * 2
-
-
 def test_line_of_one_process_on_a_cpu_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ranks = Ranks(monkeypatch)
     ranks.lines._world = replace(ranks.world, size=1)
