@@ -40,6 +40,7 @@ def test_evaluation_without_a_signal_sees_every_batch() -> None:
     with process_group.world("cpu", 1) as world, StopSignal(world) as stop_signal:
         assert list(stop_signal.watch(iter(range(3)))) == [0, 1, 2]
         assert stop_signal.after_step(1) is Request.NOTHING
+        assert stop_signal.after_step(2, save=True) is Request.SAVE
 
 
 def test_signals_are_given_back() -> None:

@@ -2,7 +2,9 @@
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import nn
 from tests.support.processes import TIMEOUT
 from tests.support.small_checkpoint import checkpoint_content
 from trainer.errors import DiskError
+from trainer.run import directory
 from trainer.run.background import BackgroundWriter, copied
 from trainer.run.checkpoint import CheckpointContent, Checkpoints
 from trainer.run.directory import Run
@@ -34,8 +37,10 @@ class SlowDisk:
 
 
 @pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> SlowDisk:
-    return SlowDisk(monkeypatch)
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowDisk]:
+    slow = SlowDisk(monkeypatch)
+    yield slow
+    slow.room.set()  # a test that failed leaves no thread waiting
 
 
 @pytest.fixture
@@ -56,18 +61,44 @@ def test_save_returns_before_it_is_written_and_saves_what_the_weights_were(run: 
     assert run.checkpoints.read_best()["model"]["w"].tolist() == [1, 1, 1]
 
 
-def test_save_waits_for_the_last_one(run: Run, disk: SlowDisk) -> None:
+def test_save_waits_for_the_last_one(run: Run, disk: SlowDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk has room as soon as somebody waits for the first save, so only a save that waits gets on."""
     run.save(checkpoint_content(step=1), 1)
-    second = threading.Thread(target=run.save, args=(checkpoint_content(step=2), 2))
-    second.start()
-    assert disk.began <= 1
-    disk.room.set()
-    second.join(TIMEOUT)
+    first = run._writer._thread
+    assert first
+    limits, join = [], first.join
+
+    def wait(timeout: float | None = None) -> None:
+        assert disk.began <= 1
+        limits.append(timeout)
+        disk.room.set()
+        join(timeout)
+
+    monkeypatch.setattr(first, "join", wait)
+    run.save(checkpoint_content(step=2), 2)
+    assert limits == [None]  # however long it takes
     run.finish_saving()
     assert [path.name for path in sorted(run.checkpoints.folder.glob("*.pt"))] == [
         "step_00000001.pt",
         "step_00000002.pt",
     ]
+
+
+def test_save_is_due_when_the_minutes_since_the_start_or_the_last_save_have_passed(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(directory, "time", SimpleNamespace(monotonic=lambda: now))
+    run = Run(run.folder)
+    now = 1600.0
+    assert not run.save_is_due(minutes=10)
+    now = 1600.1
+    assert run.save_is_due(minutes=10)
+    run.save(checkpoint_content(step=1), 1)
+    assert not run.save_is_due(minutes=10)
+    now = 2200.2
+    assert run.save_is_due(minutes=10)
+    run.finish_saving()
 
 
 def test_save_that_failed_makes_another_due_which_raises_its_error_once(run: Run, disk: SlowDisk) -> None:

@@ -145,6 +145,25 @@ def test_run_directory_later_attempt_of_the_same_job_takes_the_directory_over(
 
 
 @pytest.mark.slow
+def test_run_keeps_its_best_epoch_and_saves_within_an_epoch_when_the_time_has_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three epochs of four steps, of which the second gets the highest accuracy."""
+    accuracies = iter([50.0, 90.0, 70.0])
+
+    def evaluate(*given: Any, **named: Any) -> dict[str, Evaluation]:
+        found = evaluate_networks(*given, **named)
+        return {"eval": replace(found["eval"], top1=next(accuracies))}
+
+    monkeypatch.setattr("trainer.train.evaluate_networks", evaluate)
+    options = ["--epochs", "3", "--checkpoint-minutes", "1e-9", "--keep-last-checkpoints", "100", "--no-pictures"]
+    assert main(["train", RECIPE, "--data", "synthetic:384", "--run-dir", str(tmp_path), *options]) == 0
+    checkpoints = tmp_path / "checkpoints"
+    assert {path.name for path in checkpoints.glob("step_*.pt")} == {f"step_{step:08d}.pt" for step in range(1, 13)}
+    assert checkpoint.read(checkpoints / "best.pt")["step"] == 8
+
+
+@pytest.mark.slow
 def test_run_taken_over_while_it_evaluates_marks_no_best(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
