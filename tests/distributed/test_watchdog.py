@@ -7,12 +7,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
+import torch
 
 from tests.support.processes import ROOT, SUPPORT, TIMEOUT, is_alive, ranks_of, start_new, start_ranks, wait_for_step
-from trainer.distributed.watchdog import COMPUTING, EXCHANGING, PeerStatus, Report, find_stalled_ranks
+from trainer.__main__ import main
+from trainer.distributed import watchdog as module
+from trainer.distributed.process_group import World
+from trainer.distributed.watchdog import COMPUTING, EXCHANGING, PeerStatus, Report, Watchdog, find_stalled_ranks
 
 RECIPE = str(SUPPORT / "small_recipe.py")
 SILENT, BEHIND = 180.0, 1620.0  # s
@@ -48,7 +56,7 @@ def test_watchdog_many_unresponsive_ranks_are_one_line() -> None:
     assert said is not None and said.startswith("ranks 0, 1, 2, 3, 4, 5, 6, 7 and 12 more have not answered")
 
 
-def test_rank_that_the_others_wait_for_is_named() -> None:
+def test_rank_that_is_behind_the_others_is_named() -> None:
     waiting = (1.0, 1700.0, 30, EXCHANGING)
     said = find_stalled_ranks(peers(waiting, (1.0, 1800.0, 29, COMPUTING), waiting), 0.0, SILENT, BEHIND)
     assert said is not None and said.startswith("rank 1 has hung in step 120 for 30 minutes, the others wait for it")
@@ -65,6 +73,87 @@ def test_rank_that_has_left_is_not_missed() -> None:
         find_stalled_ranks({**gone, 1: PeerStatus(Report(9, 30, 119, EXCHANGING), -1.0, -9000.0)}, 0.0, SILENT, BEHIND)
         is None
     )
+
+
+class EndedError(Exception):
+    """What the watchdog would end this process with."""
+
+
+def end_of_rank_0(
+    times: Iterable[float], exchange: Callable[[Watchdog, float], None], monkeypatch: pytest.MonkeyPatch
+) -> tuple[float, str] | None:
+    """When and why rank 0 of two ends, if it looks at its peer at these times; None where it does not.
+
+    `exchange`: called before each look, with its time, for what the thread that talks to the store does.
+    """
+    now = 0.0
+
+    def wait(_seconds: float) -> bool:
+        nonlocal now
+        now = next(left, -1.0)
+        if now < 0:
+            return True
+        exchange(watchdog, now)
+        return False
+
+    def end_now(message: str) -> None:
+        raise EndedError(message)
+
+    left = iter(times)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(module, "end_now", end_now)
+    world = World(rank=0, size=2, local_rank=0, local_size=2, device=torch.device("cpu"), gloo=MagicMock())
+    watchdog: Any = Watchdog(world, MagicMock(), heartbeat_timeout_minutes=3, timeout_minutes=30)
+    watchdog._stop, watchdog._store = SimpleNamespace(wait=wait), MagicMock()
+    try:
+        watchdog._check()
+    except EndedError as ended:
+        watchdog._store.set.assert_called_once_with("verdict", str(ended))  # for the other ranks
+        return now, str(ended)
+    return None
+
+
+def test_rank_that_hangs_is_named_before_the_collectives_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would after 30 minutes. Both have a heartbeat, but rank 1 never enters the phase that rank 0 is in."""
+
+    def exchange(watchdog: Watchdog, now: float) -> None:
+        watchdog._store_answered_at = now
+        progress = [30 if now > 100 else 29, 29]
+        watchdog._update_peers({rank: Report(int(now), progress[rank], 119, EXCHANGING) for rank in (0, 1)}, now)
+
+    ended = end_of_rank_0(range(2, 7200, 2), exchange, monkeypatch)
+    assert ended and 1700 < ended[0] < 1800
+    assert ended[1].startswith("rank 1 has hung in step 120 for 29 minutes, the others wait for it")
+
+
+def test_rank_that_was_suspended_itself_blames_nobody_for_that_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for images and is ahead of its peer when it stands still for three hours; its store answers late.
+
+    When rank 1 has no heartbeat afterwards, it is named in its usual time.
+    """
+
+    def exchange(watchdog: Watchdog, now: float) -> None:
+        if now < 10 or now > 10_900:
+            watchdog._store_answered_at = now
+            heartbeats = [int(now), min(int(now), 8)]
+            watchdog._update_peers({rank: Report(heartbeats[rank], 30 - rank, 119, COMPUTING) for rank in (0, 1)}, now)
+        watchdog.follow(SimpleNamespace(waits_since=5.0))
+
+    ended = end_of_rank_0([2, 4, 6, 8, *range(10_808, 12_000, 2)], exchange, monkeypatch)
+    assert ended and 10_980 < ended[0] < 11_000
+    assert ended[1].startswith("rank 1 has not answered for 3 minutes")
+
+
+@pytest.mark.slow
+def test_training_tells_the_watchdog_of_each_phase_of_each_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a rank that hangs would look like one that works. Two steps of two micro-batches."""
+    told: list[tuple[int, str]] = []
+    monkeypatch.setattr(Watchdog, "at", lambda _, step, phase: told.append((step, phase)))
+    options = ["--epochs", "1", "--micro-batch-size", "48", "--no-pictures"]
+    assert main(["train", RECIPE, "--data", "synthetic:192", "--run-dir", str(tmp_path), *options]) == 0
+    assert told == [(step, phase) for step in (0, 1) for _ in range(2) for phase in (COMPUTING, EXCHANGING)]
 
 
 @pytest.mark.slow
