@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -34,13 +34,28 @@ CURVES = ("train/loss", "train/lr", "train_gradients/norm", "eval/top1", "eval/l
 
 
 class Chaos:
-    """One run after the other in `folder`, until `kills` processes or groups of them were killed."""
+    """One run after the other in `folder`, until `kills` processes or groups of them were killed.
 
-    def __init__(self, folder: Path, data: Path, *, kills: int, seed: int, processes: int, epochs: int) -> None:
+    `plan`: the moment and the victim of each kill, in order; without one they are drawn.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        data: Path,
+        *,
+        kills: int,
+        seed: int,
+        processes: int,
+        epochs: int,
+        plan: Sequence[tuple[str, str]] = (),
+    ) -> None:
         self._folder, self._data, self._processes, self._epochs = folder, data, processes, epochs
-        self._wanted, self._chance = kills, random.Random(seed)
+        self._wanted, self._chance, self._plan = kills, random.Random(seed), plan
         self._mark = f"{os.getpid()}-{time.time_ns()}"
         self.kills: Counter[str] = Counter()
+        self.continued = 0
+        """starts that went on from a checkpoint"""
         self.inside_writing = 0
         """kills that left half a checkpoint behind"""
         self.inside_evaluation = 0
@@ -57,6 +72,7 @@ class Chaos:
         while self.kills.total() < self._wanted:
             run_dir = self._folder / f"run{self.runs}"
             self._disturb(run_dir)
+            self.continued += (run_dir / "said.txt").read_text().count("continued after step")
             self._compare(run_dir, untouched)
             self.runs += 1
             shutil.rmtree(run_dir)
@@ -66,12 +82,11 @@ class Chaos:
         """Starts the run and kills it, again and again, until it has ended or was killed often enough."""
         while True:
             launcher = self._start(run_dir)
-            enough = self.kills.total() >= self._wanted
-            moment = self._chance.choice(list(MOMENTS))
-            victim = self._chance.choice(VICTIMS)
+            number = self.kills.total()
+            drawn = self._chance.choice(list(MOMENTS)), self._chance.choice(VICTIMS)
+            moment, victim = self._plan[number] if number < len(self._plan) else drawn
             step = max((record["step"] for record in metrics(run_dir, whole=False)), default=0)
-            reached = False if enough else MOMENTS[moment](launcher, run_dir, step, self._chance)
-            if not reached:
+            if number >= self._wanted or not MOMENTS[moment](launcher, run_dir, step, self._chance):
                 assert launcher.wait(TIMEOUT) == 0, self._said(run_dir)
                 self._wait_until_gone()
                 return
@@ -79,7 +94,7 @@ class Chaos:
             self.kills[f"{victim}, {moment}"] += 1
             self._wait_until_gone()
             launcher.wait(TIMEOUT)
-            partial = bool(list((run_dir / "checkpoints").glob(".*.partial*")))
+            partial = bool(list((run_dir / "checkpoints").glob("*.partial")))
             evaluating = _is_evaluating(run_dir)
             self.inside_writing += partial
             self.inside_evaluation += evaluating
@@ -144,7 +159,7 @@ class Chaos:
             assert len(set(told)) == len(told), "a step was told twice"
             assert _result(run_dir) == _result(untouched)
             assert _curves(run_dir) == _curves(untouched)
-            assert not list((run_dir / "checkpoints").glob(".*")), "halves of checkpoints are left"
+            assert not list((run_dir / "checkpoints").glob("*.partial")), "halves of checkpoints are left"
         except AssertionError:
             print(self._said(run_dir), file=sys.stderr)
             raise
