@@ -182,8 +182,12 @@ def metrics(run_dir: Path, whole: bool = True) -> list[dict[str, Any]]:
 
 def weights(run_dir: Path) -> dict[str, torch.Tensor]:
     """All of the newest checkpoint, flat: model, average, optimizer, scaler, position, losses."""
-    newest = max((run_dir / "checkpoints").glob("step_*.pt"))
-    return dict(flat(torch.load(newest, weights_only=True)))
+    return content_of(max((run_dir / "checkpoints").glob("step_*.pt")))
+
+
+def content_of(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """All of a checkpoint, flat."""
+    return dict(flat(torch.load(checkpoint, weights_only=True)))
 
 
 def flat(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
@@ -201,8 +205,10 @@ def flat(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def assert_same_run(first: Path, second: Path) -> None:
-    """Bit-equal weights and momenta, and the same story."""
+    """Bit-equal weights and momenta, those of the best epoch too, and the same story."""
     assert not different(weights(first), weights(second))
+    best, other = (content_of(run_dir / "checkpoints" / "best.pt") for run_dir in (first, second))
+    assert not different(best, other)
     assert metrics(first) == metrics(second)
 
 
