@@ -10,6 +10,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.pop("COLUMNS", None)  # pytest-xdist's workers have 80 here, to which reports would be wrapped
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -49,6 +50,8 @@ def nothing_left() -> Iterator[None]:
     """What a test, or the code in it, changes in this process: the next test finds it as it was."""
     variables, handlers = dict(os.environ), {number: signal.getsignal(number) for number in SIGNALS}
     yield
+    if support := sys.modules.get("tests.support.processes"):  # which imports torch; without it, nothing was started
+        support.kill_left()
     for name in os.environ.keys() - variables.keys():
         del os.environ[name]
     for name, value in variables.items():

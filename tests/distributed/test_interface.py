@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.processes import ROOT, TIMEOUT
+from tests.support.processes import ROOT, TIMEOUT, kill_after_test
 from trainer.distributed import interface
 from trainer.distributed.interface import bind_gloo, interface_to
 
@@ -27,7 +27,10 @@ def test_interface_to_another_machine_has_the_address_that_packets_leave_from() 
 
 def test_interface_to_the_host_itself_is_not_the_loopback_one() -> None:
     """As on the first node, whose own name Debian gives the address 127.0.1.1."""
-    assert interface_to("127.0.1.1") == interface_to("192.0.2.77")
+    name = interface_to("192.0.2.77")
+    if name is None:
+        pytest.skip("needs a default route")
+    assert interface_to("127.0.1.1") == name
 
 
 def test_interface_to_a_host_without_an_address_is_not_known() -> None:
@@ -93,15 +96,15 @@ def test_ranks_on_two_machines_meet_whatever_their_host_names_resolve_to(
         "    print(int(total), os.environ.get('GLOO_SOCKET_IFNAME'), flush=True)\n"
     )
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_PORT": "29555"}
-    ranks = [
-        subprocess.Popen(
+    ranks = []
+    for rank, name in enumerate(two_machines):
+        process = subprocess.Popen(
             ["ip", "netns", "exec", name, sys.executable, "-c", script],
             env={**os.environ, **shared, "RANK": str(rank), "MASTER_ADDR": first, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank, name in enumerate(two_machines)
-    ]
+        ranks.append(kill_after_test(process))
     said = [rank.communicate(timeout=TIMEOUT) for rank in ranks]
     assert [out.strip() for out, _ in said] == ["3 cable"] * 2, said

@@ -11,20 +11,35 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from tests.support.processes import ROOT, TIMEOUT
+from tests.support.processes import ROOT, TIMEOUT, kill_after_test
 from trainer.distributed import lost_peer
 
 pytestmark = pytest.mark.slow
 
-# The command's own handling of errors and its exit, around work that needs no data.
+# The command's own handling of errors and its exit, around work that needs no data. Rank 0 is writing a checkpoint when
+# it hears of the loss.
 RANK = """
 from trainer import __main__ as entry
-import torch, torch.distributed as dist
-from trainer.distributed import process_group
+import contextlib, time, torch, torch.distributed as dist
+from trainer.distributed import lost_peer, process_group
 from trainer.distributed.stop import StopSignal
+from trainer.run.background import BackgroundWriter
+
+def write():
+    lost_peer._has_heard.wait()
+    time.sleep(0.5)
+    print("saved", flush=True)
 
 def train(words):
-    with process_group.world("cpu", timeout_minutes=float(words[0])) as world, StopSignal(world):
+    writer = BackgroundWriter()
+    with (
+        process_group.world("cpu", timeout_minutes=float(words[0])) as world,
+        StopSignal(world),
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(writer.wait)
+        if world.is_main:
+            writer.start(write)
         dist.all_reduce(torch.zeros(1))
         print("joined", flush=True)
         while True:
@@ -77,7 +92,8 @@ def start_rank(
     environment.pop("TORCHELASTIC_USE_AGENT_STORE", None)
     command = [sys.executable, "-c", code, "train", str(minutes)]
     with errors.open("a") as file:
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=file, text=True)
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=file, text=True)
+    return kill_after_test(process)
 
 
 def has_joined(process: subprocess.Popen[str]) -> bool:
@@ -98,7 +114,8 @@ def test_lost_rank_is_one_line_of_one_rank_and_all_others_end(lost: int, tmp_pat
     finally:
         for process in ranks:
             process.kill()
-            process.communicate()
+        outputs = [process.communicate()[0] for process in ranks]
+    assert outputs == ["" if rank or rank == lost else "saved\n" for rank in range(4)]
     assert codes == [-signal.SIGKILL if rank == lost else 75 for rank in range(4)]
     said = errors.read_text()
     assert said.startswith("error: another process of this run has exited or cannot be reached: "), said

@@ -10,16 +10,19 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from tests.support.forked import Forked
 
+Process = TypeVar("Process", subprocess.Popen[str], Forked)
+
 TIMEOUT = 900  # seconds; only a hang takes so long, also on a busy machine
 LONGEST = 3600  # seconds of what is run by hand
 ROOT = Path(__file__).parent.parent.parent
 SUPPORT = Path(__file__).parent
+_started: list[subprocess.Popen[str] | Forked] = []
 
 
 def run(words: list[str], processes: int = 1, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -50,7 +53,7 @@ def run(words: list[str], processes: int = 1, cwd: Path = ROOT) -> subprocess.Co
 
 def start(words: list[str], cwd: Path = ROOT) -> Forked:
     """`python -m trainer WORDS`, in a session of its own, so that kill() reaches every process of it."""
-    return Forked(["-m", "trainer", *words], cwd, {**os.environ, "PYTHONPATH": str(ROOT)})
+    return kill_after_test(Forked(["-m", "trainer", *words], cwd, {**os.environ, "PYTHONPATH": str(ROOT)}))
 
 
 def command(words: list[str], processes: int = 1, restarts: int = 0) -> list[str]:
@@ -63,7 +66,7 @@ def command(words: list[str], processes: int = 1, restarts: int = 0) -> list[str
 
 def start_new(words: list[str], processes: int = 1, cwd: Path = ROOT, restarts: int = 0) -> subprocess.Popen[str]:
     """command() in new interpreters, which take as long as they do for a user: where start() and run() do not serve."""
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command(words, processes, restarts),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -72,6 +75,7 @@ def start_new(words: list[str], processes: int = 1, cwd: Path = ROOT, restarts: 
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         start_new_session=True,
     )
+    return kill_after_test(process)
 
 
 def run_new(words: list[str], processes: int = 1, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -88,7 +92,8 @@ def run_new(words: list[str], processes: int = 1, cwd: Path = ROOT) -> subproces
 def start_ranks(words: list[str], count: int, cwd: Path = ROOT) -> list[Forked]:
     """`python WORDS` in `count` ranks, without torchrun, whose agent would end the others of one that fails."""
     return [
-        Forked(words, cwd, {**os.environ, **variables, "PYTHONPATH": str(ROOT)}) for variables in rank_variables(count)
+        kill_after_test(Forked(words, cwd, {**os.environ, **variables, "PYTHONPATH": str(ROOT)}))
+        for variables in rank_variables(count)
     ]
 
 
@@ -101,6 +106,19 @@ def rank_variables(count: int) -> list[dict[str, str]]:
         {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
         for rank in range(count)
     ]
+
+
+def kill_after_test(process: Process) -> Process:
+    """The same process. If it still runs at the end of the test, which has failed then, kill_left() kills it."""
+    _started.append(process)
+    return process
+
+
+def kill_left() -> None:
+    """Kills what a failed test has left running, and its ranks."""
+    while _started:
+        if (process := _started.pop()).poll() is None:
+            kill(process)
 
 
 def kill(process: subprocess.Popen[str] | Forked) -> None:
@@ -146,7 +164,8 @@ def ranks_of(launcher: subprocess.Popen[str] | Forked) -> list[int]:
     ranks = []
     with contextlib.suppress(OSError):  # they end meanwhile
         for pid in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split():
-            if "trainer" in Path(f"/proc/{pid}/cmdline").read_text():
+            words = Path(f"/proc/{pid}/cmdline").read_text()
+            if "trainer" in words or "launch.rank" in words:
                 ranks.append(int(pid))
     return ranks
 
