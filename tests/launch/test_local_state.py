@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -109,19 +110,47 @@ def test_finished_run_says_so_whatever_is_known_of_its_job(
     assert capsys.readouterr().out == "it is finished\n"
 
 
+def group_of(names: str, folder: Path, *, background: bool) -> Submission:
+    """A launch of a run for each letter of `names`."""
+    launched = Submission(folder / "launch" / "001")
+    folders = [folder / name for name in names]
+    for index in range(len(names)):
+        launched.attempts(index).mkdir(parents=True)
+    settings: Any = {"processes": 1, "max_restarts_without_checkpoint": 5, "background": background}
+    launched.write_job(Job(cluster="local", id=socket.gethostname(), runs=[str(path) for path in folders], **settings))
+    launched.point([run_in(path) for path in folders])
+    return launched
+
+
+def test_local_signal_ends_the_runs_that_follow_and_the_first_code_is_the_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four runs the first finishes, the second has wrong input, and Ctrl-C ends the third."""
+    launched, began = group_of("abcd", tmp_path, background=False), list[int]()
+    ends = [(0, Ended()), (2, Ended(words="rank 0 ended with 2", code=2)), (130, Ended(signal=signal.SIGINT))]
+
+    def torchrun(processes: int, entry: list[str], run_id: str) -> Ended:
+        index = int(entry[4])
+        began.append(index)
+        code, ended = ends[index]
+        note_rank(launched, index, 0, 0, code)
+        return ended
+
+    monkeypatch.setattr(runs, "torchrun", torchrun)
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
+    words = (("one",), ("two",), ("three",), ("four",))
+    group = runs.LocalRuns(submission=launched.folder, processes=1, words=words, gpus=None)
+    assert (group.run(), began) == (2, [0, 1, 2])
+
+
 def test_local_group_in_the_background_has_a_log_for_each_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Else the error of one run would be shown for the others."""
-    launched = Submission(tmp_path / "launch" / "001")
-    folders = [tmp_path / name for name in "ab"]
-    for index in range(2):
-        launched.attempts(index).mkdir(parents=True)
+    launched = group_of("ab", tmp_path, background=True)
     launched.logs.mkdir()
     (launched.logs / "17_0_log.out").touch()
-    settings: Any = {"processes": 1, "max_restarts_without_checkpoint": 5, "background": True}
-    launched.write_job(Job(cluster="local", id=socket.gethostname(), runs=[str(path) for path in folders], **settings))
-    launched.point([run_in(path) for path in folders])
 
     def torchrun(processes: int, entry: list[str], run_id: str) -> Ended:
         os.write(2, f"error: {entry[-1]} is wrong\n".encode())

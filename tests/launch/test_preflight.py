@@ -1,5 +1,6 @@
 """Each fault of a machine is one line that names the node."""
 
+import os
 import shlex
 from dataclasses import replace
 from itertools import combinations
@@ -10,11 +11,12 @@ import pytest
 import torch.distributed as dist
 
 from launch import checks
-from launch.comparison import Checks, NodeFault, compare, may_start_again
+from launch.comparison import Checks, MachineFault, NodeFault, compare, may_start_again
 from launch.links import rounds, slow_links, wrong_sums
 from launch.settings import PreflightSettings
 from launch.slurm import foreground
 from tests.support.processes import TIMEOUT, start_ranks
+from trainer.errors import UnreachableError
 
 CHECKS = Checks(data="DATA", run_dir="RUNS")
 
@@ -111,6 +113,39 @@ def test_preflight_at_a_start_asks_for_no_more_room_than_the_start_itself(monkey
 
 
 @pytest.mark.parametrize(
+    ("found", "code", "said"),
+    [
+        ([], 0, ""),
+        (["n1: DATA is not there"], 2, "error: preflight: n1: DATA is not there\n"),
+        ([MachineFault("n1: RUNS is not there")], 75, "error: preflight: n1: RUNS is not there\n"),
+        ([NodeFault("n2", "no GPU"), "n1: DATA is not there"], 2, "error: preflight: n2: no GPU, and 1 more\n"),
+        (UnreachableError("n1 does not answer"), 75, "error: preflight: n1 does not answer\n"),
+    ],
+)
+def test_preflight_at_a_start_ends_the_run_only_for_what_the_user_has_to_change(
+    found: list[str] | UnreachableError,
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It uses the port after that of the training, which follows in this process."""
+
+    def run_checks(_: Checks) -> list[str]:
+        assert os.environ["MASTER_PORT"] == "12001"
+        if isinstance(found, UnreachableError):
+            raise found
+        return found
+
+    monkeypatch.setattr(checks, "run_checks", run_checks)
+    monkeypatch.setenv("MASTER_PORT", "12000")
+    monkeypatch.setenv("RANK", "0")
+    assert checks.quick(["train", "recipe.py"]) == code
+    assert capsys.readouterr().out == said
+    assert os.environ["MASTER_PORT"] == "12000"
+
+
+@pytest.mark.parametrize(
     ("difference", "fault"),
     [
         ({"versions": {"python": "3.11.7", "torch": "2.14.0"}}, "torch 2.14.0, but most nodes have 2.15.0"),
@@ -198,22 +233,30 @@ def test_preflight_rounds_have_each_pair_once_and_nobody_twice_in_a_round(count:
 
 
 @pytest.mark.slow
-def test_preflight_measures_pairs_of_nodes_and_pairs_inside_them() -> None:
-    """Four real processes, of which two each claim to be one node."""
+def test_preflight_sums_over_all_ranks_and_measures_pairs_of_nodes_and_pairs_inside_them() -> None:
+    """Four real processes, of which two each claim to be one node. In the second sum rank 1 gets 1 too much."""
     script = (
         "import torch, torch.distributed as dist\n"
-        "from launch.links import bandwidths\n"
+        "from launch.links import all_reduce, bandwidths\n"
         "dist.init_process_group('gloo')\n"
         "nodes = [{'rank': rank, 'host': f'n{rank // 2}', 'local_rank': rank % 2} for rank in range(4)]\n"
         "found = bandwidths(torch.device('cpu'), nodes, None, inside=True)\n"
         "print([[*speeds] for speeds in found], all(speed > 0 for speeds in found for speed in speeds.values()))\n"
+        "print(all_reduce(torch.device('cpu'), nodes, None))\n"
+        "sum_really = dist.all_reduce\n"
+        "def sum_wrongly(values, group):\n"
+        "    sum_really(values, group=group)\n"
+        "    values[-1] += dist.get_rank() == 1\n"
+        "dist.all_reduce = sum_wrongly\n"
+        "print(all_reduce(torch.device('cpu'), nodes, None))\n"
         "dist.destroy_process_group()\n"
     )
     ranks = start_ranks(["-c", script], 4)
     said = [rank.communicate(timeout=TIMEOUT) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0] * 4, said
     inside = [("n0: rank 0", "n0: rank 1"), ("n1: rank 2", "n1: rank 3")]
-    assert {out.strip() for out, _ in said} == {f"{[[('n0', 'n1')], inside]} True"}
+    wrong = ["n0: rank 1 got a wrong sum of all ranks"]
+    assert {out for out, _ in said} == {f"{[[('n0', 'n1')], inside]} True\n[]\n{wrong}\n"}
 
 
 def test_preflight_runs_the_setup_lines_once_before_the_processes() -> None:

@@ -4,15 +4,20 @@ import json
 import os
 import pty
 import re
+import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from launch import logs, status
+from launch.attempt import note_rank
 from launch.settings import StatusSettings
+from launch.slurm import scontrol
 from launch.state import State
 from launch.submission import START, Job, Submission, launched_runs, start_line, submission_of
 from tests.support.small_recipe import recipe
@@ -22,12 +27,21 @@ from trainer.run import live
 from trainer.run.progress import RunProgress, read_progress
 
 JOB = Job(cluster="slurm", id="17", processes=1, max_restarts_without_checkpoint=3, runs=["run"])
+GONE = State(name="GONE", job="17")
+
+# what Slurm answers for a job: exit code, output, errors
+SHOWN = (0, "JobId=17 JobState=RUNNING Reason=None NodeList=n[1-2]\n", "")
+FORGOTTEN = (1, "", "slurm_load_jobs error: Invalid job id specified\n")
+SILENT = (1, "", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n")
+NO_SLURM = (127, "", "")
+NO_ACCOUNTING = (1, "", "Slurm accounting storage is disabled\n")
 
 
 @pytest.fixture
 def submission(tmp_path: Path) -> Submission:
     found = Submission(tmp_path / "run" / "launch" / "001")
     found.logs.mkdir(parents=True)
+    found.attempts(0).mkdir(parents=True)
     found.write_job(JOB)
     return found
 
@@ -35,6 +49,56 @@ def submission(tmp_path: Path) -> Submission:
 def test_status_does_not_give_a_host_as_the_reason_of_a_run_that_trains(submission: Submission) -> None:
     assert status._why(submission, 0, State(name="RUNNING", job="17", nodes="n[1-2]")) == ""
     assert status._why(submission, 0, State(name="PENDING", job="17", reason="Resources")) == "Resources"
+
+
+@pytest.mark.parametrize(
+    ("shown", "accounts", "last_start", "rank_0", "state"),
+    [
+        (SHOWN, None, {}, None, State(name="RUNNING", job="17", nodes="n[1-2]")),
+        (
+            SILENT,
+            None,
+            {"again": False, "reason": "finished"},
+            None,
+            State(name="UNKNOWN", job="17", reason=SILENT[2].strip()),
+        ),
+        (FORGOTTEN, (0, "FAILED|n1\nCANCELLED by 0|n2\n", ""), {}, None, State(name="CANCELLED", job="17", nodes="n2")),
+        (
+            FORGOTTEN,
+            NO_ACCOUNTING,
+            {"again": False, "reason": "finished"},
+            0,
+            State(name="COMPLETED", job="17", reason="finished"),
+        ),
+        (FORGOTTEN, NO_ACCOUNTING, {}, 143, State(name="CANCELLED", job="17")),
+        (FORGOTTEN, NO_ACCOUNTING, {"again": True}, 75, replace(GONE, reason="Slurm no longer knows it")),
+        (NO_SLURM, NO_SLURM, {}, None, replace(GONE, reason="there is no Slurm here to ask")),
+    ],
+)
+def test_status_of_a_slurm_job_comes_from_whoever_still_knows_it(
+    shown: tuple[int, str, str],
+    accounts: tuple[int, str, str] | None,
+    last_start: dict[str, Any],
+    rank_0: int | None,
+    state: State,
+    submission: Submission,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """scontrol, else accounting, else our own records. A controller that is silent may still have the job."""
+    answers = {"scontrol": shown, "sacct": accounts}
+
+    def run_slurm(command: str, *_: str) -> subprocess.CompletedProcess[str]:
+        answer = answers[command]
+        assert answer
+        return subprocess.CompletedProcess(command, *answer)
+
+    monkeypatch.setattr(scontrol, "run_slurm", run_slurm)
+    (submission.attempts(0) / "004.json").write_text(json.dumps({"number": 4, "step": 0, **last_start}))
+    if rank_0 is not None:
+        note_rank(submission, 0, 4, 0, rank_0)
+    found = scontrol.job_state(submission, 0)
+    assert found == state
+    assert found.is_over == (state.name not in ("RUNNING", "UNKNOWN"))
 
 
 def test_status_of_what_was_not_launched_says_what_it_is(tmp_path: Path) -> None:
