@@ -36,6 +36,28 @@ def test_stop_signal_begins_a_new_line_on_a_terminal(is_terminal: bool, monkeypa
     assert written == [is_terminal * b"\n" + b"stopping and saving after this step\n"]
 
 
+@pytest.mark.parametrize(
+    ("first", "is_launched", "ends"),
+    [(signal.SIGINT, False, True), (signal.SIGTERM, False, False), (signal.SIGINT, True, False)],
+)
+def test_second_ctrl_c_ends_a_process_without_a_launcher_at_once(
+    first: signal.Signals, is_launched: bool, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launcher sends its own ranks the signal that it gets, which may be their second one."""
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    if is_launched:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "17")
+    with process_group.world("cpu", 1) as world, StopSignal(world) as stop_signal:
+        stop_signal._on_signal(first, None)
+        ended = False
+        try:
+            stop_signal._on_signal(signal.SIGINT, None)
+        except KeyboardInterrupt:  # which would end pytest, too
+            ended = True
+        assert ended == ends
+        assert stop_signal.after_step(1) is Request.STOP
+
+
 def test_evaluation_without_a_signal_sees_every_batch() -> None:
     with process_group.world("cpu", 1) as world, StopSignal(world) as stop_signal:
         assert list(stop_signal.watch(iter(range(3)))) == [0, 1, 2]
