@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.processes import LONGEST, ROOT, SUPPORT, TIMEOUT, assert_same_run, metrics, run, weights
+from tests.support.forked import Forked
+from tests.support.processes import LONGEST, ROOT, SUPPORT, TIMEOUT, assert_same_run, kill_after_test, weights
+from tests.support.small_checkpoint import checkpoint_content
 from trainer.__main__ import main
 from trainer.data.beton.index import RAW
 from trainer.data.crop import CropBoxes
@@ -78,29 +79,43 @@ def fill(disk: Path) -> None:
             pass
 
 
+# Trains, and fills a disk once a checkpoint is written.
+FILLING = """
+import sys
+from pathlib import Path
+from trainer import __main__ as entry
+from trainer.run.directory import Run
+from tests.end_to_end.test_faults import fill
+
+disk, save_really = Path(sys.argv.pop(1)), Run.save
+
+def save(self, content, step):
+    save_really(self, content, step)
+    self.finish_saving()
+    fill(disk)
+
+Run.save = save
+entry.run()
+"""
+
+
 @pytest.mark.slow
 def test_disk_that_is_full_while_logging_is_one_line_and_the_run_can_continue(
-    digits: Path, small_disk: Path, tmp_path: Path
+    digits: Path, small_disk: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    """It has room for the checkpoint in mid-epoch, but not for the lines of the steps before the next one."""
     run_dir = small_disk / "run"
-
-    def fill_after_the_first_steps() -> None:
-        while not (metrics(run_dir, whole=False) or ended.is_set()):
-            time.sleep(0.005)
-        fill(small_disk)
-
-    ended = threading.Event()
-    filling = threading.Thread(target=fill_after_the_first_steps)
-    filling.start()
-    stopped = run(words(digits, run_dir, "--epochs", "30"))
-    ended.set()
-    filling.join()
-    assert stopped.returncode == EXIT_RETRY
+    often = ["--global-batch-size", "16", "--checkpoint-steps", "45"]
+    command = ["-c", FILLING, str(small_disk), *words(digits, run_dir, *often)]
+    stopped = kill_after_test(Forked(command, ROOT, {**os.environ, "PYTHONPATH": str(ROOT)}))
+    said = stopped.communicate(TIMEOUT)[1]
+    assert stopped.returncode == EXIT_RETRY, said
     answer = r"error: \S*run: cannot be written: No space left on device: [^\n]*the same command again[^\n]*\n"
-    assert re.fullmatch(answer, stopped.stderr)
+    assert re.fullmatch(answer, said)
     (small_disk / "filled").unlink()
-    assert main(words(digits, run_dir)) == 0
-    assert main(words(digits, tmp_path / "undisturbed")) == 0
+    assert main(words(digits, run_dir, *often)) == 0
+    assert "continued after step 45" in capfd.readouterr().out
+    assert main(words(digits, tmp_path / "undisturbed", *often)) == 0
     assert_same_run(run_dir, tmp_path / "undisturbed")
 
 
@@ -255,8 +270,11 @@ from trainer.setup import checks
 from trainer.distributed import process_group
 from trainer.errors import SharedError
 from trainer.recipe_file import load_recipe
+from trainer.run.directory import Run
+from trainer.run.init_weights import InitWeights
 from trainer.settings import TrainSettings
 from trainer.setup.loaders import open_loaders
+from trainer.setup.prepare import newest_checkpoint
 from contextlib import ExitStack
 
 recipe, odd = load_recipe(sys.argv[1]), os.environ["RANK"] == "1"
@@ -271,6 +289,12 @@ def attempt(what, recipe=recipe, settings=settings):
     except SharedError as error:
         print(what, "->", error, flush=True)
 
+def continue_from(what, run_dir, start):
+    try:
+        newest_checkpoint(Run(Path(run_dir)), {"init_weights": start.to_dict()}, world)
+    except SharedError as error:
+        print(what, "->", error, flush=True)
+
 with process_group.world("cpu", 15) as world:
     attempt("same")
     attempt("seed", recipe=replace(recipe, seed=int(odd)))
@@ -279,12 +303,19 @@ with process_group.world("cpu", 15) as world:
     attempt("data", settings=replace(settings, data=sys.argv[2 + odd]))
     checks.code = (lambda: "sha256:other") if odd else checks.code
     attempt("code")
+    continue_from("start", sys.argv[4], InitWeights(kind="pretrained" if odd else "recipe"))
+    continue_from("checkpoint", sys.argv[4 + odd], InitWeights(kind="recipe"))
 """
 
 
 @pytest.mark.slow
-def test_ranks_that_were_started_differently_are_refused_at_the_start(digits: Path, own_digits: Path) -> None:
-    """Another data set: one whose images are the same in number and size."""
+def test_ranks_that_were_started_differently_are_refused_at_the_start(
+    digits: Path, own_digits: Path, tmp_path: Path
+) -> None:
+    """Another data set: one whose images are the same in number and size. Rank 1 does not see the last checkpoint."""
+    runs = [tmp_path / f"run{rank}" for rank in range(2)]
+    for run_dir, step in ((runs[0], 1), (runs[0], 2), (runs[1], 1)):
+        checkpoint.write(run_dir / "checkpoints" / f"step_{step:08d}.pt", checkpoint_content(step=step))
     for name in ("train.beton", "train.beton.json", "train.beton.verified"):
         shutil.copy(own_digits / name.replace("train", "val"), own_digits / name)
     with socket.create_server(("localhost", 0)) as free:
@@ -295,8 +326,9 @@ def test_ranks_that_were_started_differently_are_refused_at_the_start(digits: Pa
         variables = {"RANK": rank, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": port}
         environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
         environment |= {"MASTER_ADDR": "localhost", "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-c", SAME, RECIPE, str(digits), str(own_digits)]
-        ranks.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT))
+        command = [sys.executable, "-c", SAME, RECIPE, *map(str, (digits, own_digits, *runs))]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        ranks.append(kill_after_test(process))
     said = [process.communicate(timeout=TIMEOUT)[0] for process in ranks]
     assert said[0] == said[1]
     answers = dict(line.split(" -> ") for line in said[0].splitlines())
@@ -309,6 +341,10 @@ def test_ranks_that_were_started_differently_are_refused_at_the_start(digits: Pa
     assert re.fullmatch(
         r"the code of rank 1 differs from rank 0: sha256:other instead of sha256:\w+ with torch .*",
         answers["code"],
+    )
+    assert answers["start"].startswith("the start of rank 1 differs from rank 0: ")
+    assert answers["checkpoint"] == (
+        "the checkpoint of rank 1 differs from rank 0: step_00000001.pt instead of step_00000002.pt"
     )
 
 
