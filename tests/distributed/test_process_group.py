@@ -185,27 +185,32 @@ def test_nccl_group_is_destroyed_where_all_ranks_end_together(
     assert calls.destroy_process_group.call_count == destroyed
 
 
-# Two ranks with different gradients: with bf16 they are rounded before they are summed, and the weights stay fp32.
+# Two ranks with different gradients: with bf16 they are rounded before they are summed, and the weights stay fp32. A
+# bucket ends with the parameter that fills it, here with the weight of a layer.
 EXCHANGED = """
 import torch
 from torch import nn
 from trainer.distributed import ddp, process_group
 
+def exchanged(layers, compression=None, bucket_mb=25.0):
+    torch.manual_seed(0)
+    network = nn.Sequential(*(nn.Linear(*size) for size in layers))
+    model = ddp.wrap(network, world, compression, bucket_mb)
+    ddp.warm_up_buckets(model, torch.zeros(1, 40), "fp32")
+    torch.manual_seed(world.rank)
+    model(torch.randn(4, 40)).square().sum().backward()
+    return [each.grad.clone() for each in model.parameters()], len(model.reducer._get_zeros_like_grad_buckets())
+
 with process_group.world("cpu", 1) as world:
-    found = []
-    for compression, bucket_mb in ((None, 25.0), ("bf16", 25.0), (None, 0.001)):
-        torch.manual_seed(0)
-        model = ddp.wrap(nn.Linear(40, 30), world, compression, bucket_mb)
-        ddp.warm_up_buckets(model, torch.zeros(1, 40), "fp32")
-        torch.manual_seed(world.rank)
-        model(torch.randn(4, 40)).square().sum().backward()
-        found.append([each.grad.clone() for each in model.parameters()])
-    plain, rounded, small = found
+    (plain, _), (rounded, _) = exchanged([(40, 30)]), exchanged([(40, 30)], "bf16")
     assert all(each.dtype == torch.float32 for each in rounded)
     assert not any(torch.equal(ours, theirs) for ours, theirs in zip(rounded, plain, strict=True))
     for ours, theirs in zip(rounded, plain, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=2**-6, atol=0.1)
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(small, plain, strict=True))
+    layers = [(40, 30), (30, 30)]
+    (together, few), (apart, more) = exchanged(layers), exchanged(layers, bucket_mb=0.001)
+    assert (few, more) == (1, 2), (few, more)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(together, apart, strict=True))
 print("exchanged", flush=True)
 """
 
