@@ -1,6 +1,7 @@
 """What preflight looks at on every process: devices, versions, data, run directory, clocks, the links of the nodes."""
 
 import contextlib
+import errno
 import importlib.metadata
 import os
 import platform
@@ -21,6 +22,7 @@ from trainer.process.limits import raise_open_file_limit
 _PACKAGES = (
     "torch", "torchvision", "ffcv", "numpy", "timm", "pillow", "simplejpeg", "opencv-python", "opencv-python-headless",
 )  # fmt: skip
+_OF_THE_USER = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)  # of errors of the data
 _WAIT = timedelta(seconds=120)  # for processes to meet, and for each of their exchanges
 
 
@@ -167,7 +169,10 @@ def _facts(checks: Checks) -> dict[str, Any]:
 
 
 def _checksums(data: str, content: bool) -> dict[str, str]:
-    """The checksum of each split, or why there is none. `content`: after reading the files, else as manifests say."""
+    """The checksum of each split, or why there is none. `content`: after reading the files, else as manifests say.
+
+    A disk that is away is a MachineFault, as in training.
+    """
     from trainer.data.formats import open_dataset
 
     found = {}
@@ -177,18 +182,22 @@ def _checksums(data: str, content: bool) -> dict[str, str]:
             found[split] = source.checksum
             source.close()
         except UserError as error:
-            found[split] = f"error: {error}"
+            text = f"error: {error}"
+            found[split] = MachineFault(text) if error.exit_code == EXIT_RETRY else text
         except OSError as error:
-            found[split] = f"error: {error.filename or data}: cannot be read: {error.strerror}"
+            text = f"error: {error.filename or data}: cannot be read: {error.strerror}"
+            found[split] = text if error.errno in _OF_THE_USER else MachineFault(text)
     return found
 
 
 def _free(folder: Path) -> int | str:
     """Bytes free for the run directory, or why it cannot be written."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not os.access(existing, os.W_OK):
-        return f"{existing} cannot be written"
-    return shutil.disk_usage(existing).free
+    try:
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        free = shutil.disk_usage(existing).free
+    except OSError as error:  # a folder above it may not be searched, or the disk is away
+        return f"{folder} cannot be used: {error.strerror}"
+    return free if os.access(existing, os.W_OK) else f"{existing} cannot be written"
 
 
 def _shared(run_dir: str, nodes: list[dict[str, Any]], rank: int) -> list[str]:

@@ -93,11 +93,13 @@ def _data(machines: list[dict[str, Any]], checks: Checks) -> list[str]:
     for split in machines[0]["data"] or {}:
         found = {node["host"]: node["data"][split] for node in machines}
         read = {host: checksum for host, checksum in found.items() if not checksum.startswith("error: ")}
-        faults += [
-            fault_of(host, error.removeprefix("error: "), of_this_node=bool(read))
-            for host, error in found.items()
-            if host not in read
-        ]
+        for host, error in found.items():
+            if host not in read:
+                text = error.removeprefix("error: ")
+                away_from_all = isinstance(error, MachineFault) and not read
+                faults.append(
+                    MachineFault(f"{host}: {text}") if away_from_all else fault_of(host, text, of_this_node=bool(read))
+                )
         if read:
             expected, whose, is_most = _expected(read)
             faults += [

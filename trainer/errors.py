@@ -1,8 +1,14 @@
 """Exceptions that the user sees as one line of text instead of a traceback."""
 
+import errno
 import signal
 
 EXIT_RETRY = 75  # EX_TEMPFAIL of sysexits.h: starting again may help
+DISK_AWAY = (
+    errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH,
+    errno.ENETDOWN, errno.ENETUNREACH,
+)  # fmt: skip
+"""What NFS, Lustre and other shared disks answer while their server is away."""
 
 
 class Stopped(Exception):  # noqa: N818
@@ -14,9 +20,14 @@ class Stopped(Exception):  # noqa: N818
 
 
 class UserError(Exception):
-    """Invalid input. The message states the value, the reason and how to fix it; the process exits with code 2."""
+    """Invalid input. The message states the value, the reason and how to fix it; the process exits with code 2.
 
-    exit_code = 2
+    Raised from an OSError that says that a disk is away, it is no mistake of the user: the code is EXIT_RETRY.
+    """
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_RETRY if isinstance(self.__cause__, OSError) and self.__cause__.errno in DISK_AWAY else 2
 
 
 class DiskError(UserError):
@@ -33,6 +44,8 @@ class NodeError(UserError):
 
 class SharedError(UserError):
     """An error that all ranks raise together, after one of them found it. Rank 0 alone prints it."""
+
+    exit_code = 2
 
     def __init__(self, message: str, exit_code: int = 2) -> None:
         super().__init__(message)

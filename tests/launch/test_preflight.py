@@ -1,7 +1,10 @@
 """Each fault of a machine is one line that names the node."""
 
+import errno
 import os
+import pickle
 import shlex
+import shutil
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -16,6 +19,7 @@ from launch.links import rounds, slow_links, wrong_sums
 from launch.settings import PreflightSettings
 from launch.slurm import foreground
 from tests.support.processes import TIMEOUT, start_ranks
+from trainer.data import formats
 from trainer.errors import UnreachableError
 
 CHECKS = Checks(data="DATA", run_dir="RUNS")
@@ -101,6 +105,60 @@ def test_preflight_run_directory_that_cannot_be_written_ends_no_run(
     (tmp_path / "file").touch()
     unwritten = checks._shared(str(tmp_path / "file"), [{"host": "n1"}, {"host": "n2"}], rank=0)
     assert unwritten == [f"n1: {tmp_path / 'file'} cannot be written: File exists"] and may_start_again(unwritten)
+
+
+def test_preflight_data_that_is_away_from_all_nodes_ends_no_run() -> None:
+    """What this user may not read ends it, and a node that alone cannot read is left out."""
+    away = MachineFault("error: DATA/train.beton: cannot be read: Stale file handle")
+    denied = "error: DATA/train.beton: cannot be read: Permission denied"
+    of_all = compare(nodes(data={"train": away, "val": "sha256:bb"}), CHECKS)
+    assert of_all == ["n2: DATA/train.beton: cannot be read: Stale file handle"]
+    assert isinstance(of_all[0], NodeFault)
+    for error, again in ((away, True), (denied, False)):
+        alike = [{**node, "data": {"train": error, "val": "sha256:bb"}} for node in nodes()]
+        faults = compare(alike, CHECKS)
+        assert faults == [f"{host}: {error.removeprefix('error: ')}" for host in ("n1", "n2")]
+        assert may_start_again(faults) == again and not any(isinstance(fault, NodeFault) for fault in faults)
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (OSError(errno.ESTALE, "Stale file handle"), True),
+        (OSError(errno.EIO, "Input/output error"), True),
+        (OSError(errno.EACCES, "Permission denied"), False),
+        (OSError(errno.ENAMETOOLONG, "File name too long"), False),
+    ],
+)
+@pytest.mark.parametrize("in_opening", [True, False])
+def test_preflight_says_of_data_what_training_would(
+    error: OSError, again: bool, in_opening: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The readers of the data turn most errors of the disk into a UserError of their own."""
+    (tmp_path / "train").mkdir()
+    (tmp_path / "val").mkdir()
+
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    if in_opening:
+        monkeypatch.setattr(formats, "open_dataset", fails)
+    else:
+        monkeypatch.setattr(os, "scandir", fails)
+    found = checks._checksums(str(tmp_path), content=False)
+    assert {type(text) for text in pickle.loads(pickle.dumps(found)).values()} == {MachineFault if again else str}
+    assert all(str(error.strerror) in text for text in found.values())
+
+
+@pytest.mark.parametrize("what", ["stat", "disk_usage"])
+def test_preflight_run_directory_that_cannot_be_looked_at_is_a_line(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(*((os, "stat") if what == "stat" else (shutil, "disk_usage")), fails)
+    assert checks._free(tmp_path) == f"{tmp_path} cannot be used: Stale file handle"
 
 
 def test_preflight_at_a_start_asks_for_no_more_room_than_the_start_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from launch import checks
 from trainer.data import formats
-from trainer.errors import EXIT_RETRY
+from trainer.errors import DISK_AWAY, EXIT_RETRY, UserError
 from trainer.process.unforeseen import exit_code_of
 
 
@@ -51,6 +51,20 @@ def test_run_directory_that_may_not_be_written_is_waited_for(
     for path, run_dir in ((unreadable / "log.txt", unreadable), (tmp_path / "log.txt", tmp_path), (tmp_path, None)):
         assert exit_code_of(denied(path), run_dir) == EXIT_RETRY
         assert "Permission denied: free some space or make it writable" in capsys.readouterr().err
+
+
+def test_disk_that_is_away_is_no_mistake_of_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where a reader of the data gives its error a sentence."""
+    for number in DISK_AWAY:
+        away = OSError(number, os.strerror(number), str(tmp_path))
+        assert exit_code_of(away) == EXIT_RETRY
+        assert capsys.readouterr().err.startswith(f"error: {tmp_path}: {os.strerror(number)}: ")
+    for number, code in ((errno.ESTALE, EXIT_RETRY), (errno.ENOENT, 2), (errno.EACCES, 2)):
+        try:
+            raise UserError("DATA cannot be read") from OSError(number, os.strerror(number))
+        except UserError as error:
+            assert error.exit_code == code
+    assert UserError("a misspelt option").exit_code == 2
 
 
 @pytest.mark.slow  # it imports torch's compiler

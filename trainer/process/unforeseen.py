@@ -11,9 +11,9 @@ from pathlib import Path
 
 from trainer.atomic import MAKE_ROOM
 from trainer.distributed.faulty_node import report_faulty_node
-from trainer.errors import EXIT_RETRY, first_line, one_line
+from trainer.errors import DISK_AWAY, EXIT_RETRY, first_line, one_line
 
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, *DISK_AWAY)
 _SMALLER_BATCH = (
     "use a smaller --micro-batch-size, which changes neither the global batch nor the learning rate; "
     "python -m trainer benchmark RECIPE --fit finds the largest that fits"

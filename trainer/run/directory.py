@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from trainer.atomic import MAKE_ROOM, replace_text
-from trainer.errors import DiskError, UserError
+from trainer.errors import DISK_AWAY, DiskError, UserError
 from trainer.process.variables import whole_number
 from trainer.recipe import Recipe
 from trainer.recipe_file import is_resolved, load_recipe, recipe_changes, recipe_source
@@ -23,7 +23,7 @@ from trainer.run.background import BackgroundWriter, copied
 from trainer.run.checkpoint import CheckpointContent, Checkpoints
 from trainer.run.progress import how_to_train_longer
 
-_MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
+_MAY_PASS = (errno.ENOSPC, errno.EDQUOT, *DISK_AWAY)
 _ROOM_HELPS = (*_MAY_PASS, errno.EROFS, errno.EACCES, errno.EPERM)
 _OF_A_CLAIM = {".lock", ".owner", "recipe.py"}  # the files that claim() writes
 
