@@ -104,7 +104,7 @@ def begin(submission: Submission, index: int, number: int, nodes: str, port: int
         last = starts[-1].get("reason", "ended from outside: preemption, a lost node or a requeue")
         raise UserError(f"given up after {restarts_without_progress} starts without a new checkpoint: {last}")
     require_room(Path(job.runs[index]), submission.attempts(index))
-    clock = {"boot": _boot(), "uptime": time.clock_gettime(time.CLOCK_BOOTTIME)}
+    clock = {"boot": boot_id(), "uptime": time.clock_gettime(time.CLOCK_BOOTTIME)}
     start = {"number": number, "began": now(), "step": step, "nodes": nodes, "port": port, "clock": clock}
     _write(submission, index, start)
 
@@ -209,7 +209,7 @@ def _write(submission: Submission, index: int, start: dict[str, Any]) -> None:
     replace_text(submission.attempts(index) / f"{start['number']:03}.json", json.dumps(start))
 
 
-def _boot() -> str:
+def boot_id() -> str:
     """Differs between machines, and between two boots of one."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
 
@@ -217,6 +217,6 @@ def _boot() -> str:
 def _seconds_since(start: dict[str, Any]) -> float | None:
     """How long a start took, whatever was done to the clock meanwhile; None where it began on a different machine."""
     clock = start.get("clock", {})
-    if clock.get("boot") != _boot():
+    if clock.get("boot") != boot_id():
         return None
     return float(round(time.clock_gettime(time.CLOCK_BOOTTIME) - clock["uptime"], 1))

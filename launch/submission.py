@@ -8,7 +8,7 @@
     logs/                       submitit's: the script, and what each process wrote
     logs/run1.out               what run 1 wrote that this machine runs in the background after run 0
     attempts/0/003.json         the start number 3 of run 0: when, where, from which step, how it ended
-    alive                       on this machine: locked by the process that runs it; its number and beginning
+    alive                       on this machine: locked by the process that runs it (launch/local/alive.py)
     attempts/0/003.rank1        how rank 1 of that start ended, unless it was killed
     attempts/0/003.faulty.n7    why node n7 was at fault in that start
     attempts/0/cancelled        python -m launch cancel was run: no further start
@@ -16,19 +16,14 @@
 Each run's folder points to it by launch.json, {"submission": FOLDER, "index": 0}.
 """
 
-import contextlib
-import fcntl
 import itertools
 import json
 import os
 import shutil
-import socket
-import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from launch.snapshot import copy_code, package_versions
 from trainer.atomic import replace_text
@@ -129,65 +124,6 @@ class Submission:
 
     def is_cancelled(self, index: int) -> bool:
         return (self.attempts(index) / "cancelled").exists()
-
-    @contextlib.contextmanager
-    def runs_here(self) -> Iterator[None]:
-        """While this process is in the block, runner() returns its id."""
-        with (self.folder / "alive").open("w", encoding="utf-8") as file:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(file, fcntl.LOCK_EX)  # it ends with the process, however that ends
-            file.write(f"{os.getpid()} {_began(os.getpid())}")
-            file.flush()
-            yield
-
-    def runner(self) -> int | None:
-        """The id of the process that runs a local submission; None after it has ended.
-
-        Raises UserError where nobody can tell from here: on another machine, and without locks.
-        """
-        path = self.folder / "alive"
-        for _ in range(20):
-            try:
-                with path.open(encoding="utf-8") as file:
-                    locks = _takes_lock(file)
-                    pid, _, began = file.read().partition(" ")
-            except FileNotFoundError:
-                return None
-            except OSError as error:
-                raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-            if locks:
-                return None
-            if locks is None and (host := self.job.id) != socket.gethostname():
-                raise UserError(
-                    f"{host} ran it, and this disk has no locks to say whether it still does: ask there, or remove "
-                    f"launch.json from the run's folder if {host} is gone"
-                )
-            if pid:
-                return int(pid) if locks is False or _began(int(pid)) == began else None
-            time.sleep(0.05)  # it is about to write its number
-        return None
-
-
-def _takes_lock(file: IO[str]) -> bool | None:
-    """Whether nobody else holds the file's lock; None on a file system without locks."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
-
-
-def _began(pid: int) -> str:
-    """When a process of this machine began, in ticks since its boot: other ones get its number later. Empty for none.
-
-    Field 22 of /proc/PID/stat (proc_pid_stat(5)), after the program's name in brackets, which may hold anything.
-    """
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
 
 
 def new_submission(runs: list[Run]) -> Submission:

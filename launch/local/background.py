@@ -25,7 +25,7 @@ def run_in_background(function: Callable[[], Any], submission: Submission) -> No
         _leave_the_terminal()
         os.environ.setdefault("SUBMITIT_LOG_LEVEL", "WARNING")  # else its lines surround ours in the log
         job = executor.submit(function)
-        while submission.runner() is None and not job.done():
+        while not (submission.folder / "alive").exists() and not job.done():
             time.sleep(0.05)
         os._exit(0)
     _, status = os.waitpid(child, 0)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from launch.attempt import attempts
 from launch.layout import layout_of
+from launch.local.alive import is_being_started, runner
 from launch.local.background import run_in_background
 from launch.local.runs import LocalRuns, own_log
 from launch.local.settings import LocalSettings
@@ -76,10 +77,12 @@ class Local:
         if starts and starts[-1].get("again") is False:
             return State(name=word_for(starts[-1]), job=host, reason=starts[-1]["reason"], nodes=host)
         try:
-            runner = submission.runner()
+            found = runner(submission)
         except UserError as error:
             return State(name="UNKNOWN", job=host, reason=str(error), nodes=host)
-        if runner is None:
+        if found is None and is_being_started(submission):
+            return State(name="PENDING", job=host, reason="being started", nodes=host)
+        if found is None:
             return State(name="GONE", job=host, reason="its processes have ended", nodes=host)
         if starts:
             return State(name="RUNNING", job=host, nodes=host)
@@ -87,12 +90,19 @@ class Local:
 
     def cancel(self, submission: Submission, index: int) -> str:
         """Sends SIGTERM to the process that runs the submission."""
-        job, pid = submission.job, submission.runner()
+        job, found = submission.job, runner(submission)
         run_dir = job.runs[index]
-        if job.id != socket.gethostname() or pid is None:
+        if job.id != socket.gethostname():
             raise UserError(f"{run_dir} runs on {job.id}: cancel it there")
+        if found is None:
+            raise UserError(f"{run_dir} is being started, or has just ended: look again")
+        if not found.is_here:
+            raise UserError(f"{run_dir} runs in a container or on another machine: cancel it there")
         submission.mark_cancelled(index)
-        os.kill(pid, signal.SIGTERM)
+        try:
+            os.kill(found.pid, signal.SIGTERM)
+        except OSError as error:  # it has just ended, or is another user's
+            raise UserError(f"{run_dir}: process {found.pid}, which runs it: {error.strerror}") from error
         others = f", and with it the {len(job.runs) - 1} other runs of its launch" if len(job.runs) > 1 else ""
         return f"{run_dir} is asked to save and stop{others}"
 

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from launch import attempt
 from launch.disk import patiently
+from launch.local.alive import runs_here
 from launch.local.torchrun import Ended, torchrun
 from launch.submission import Submission, start_line
 from trainer.errors import counted
@@ -41,7 +42,7 @@ class LocalRuns:
         submission = Submission(self.submission)
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(submission.code), os.environ.get("PYTHONPATH")]))
         os.environ["PYTHONSAFEPATH"] = "1"  # the copy of the code, not that of the folder this was started in
-        with submission.runs_here():
+        with runs_here(submission):
             first_code = 0
             for index, words in enumerate(self.words):
                 if self.background and index:

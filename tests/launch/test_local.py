@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.local.alive import runner
 from launch.local.torchrun import first_failure
 from launch.submission import submission_of
 from tests.support.processes import ROOT, SUPPORT, TIMEOUT, assert_same_run, is_alive, kill_after_test, wait_for_step
@@ -171,7 +172,7 @@ def test_local_in_the_background_the_same_commands_report_and_decide(digits: Pat
     command = words("local", tmp_path, digits, "--processes", "1", "--background", job=long)
     started = launch(*command)
     assert started.returncode == 0, started.stderr
-    assert submission_of(tmp_path)[0].runner()  # at once: another launch must see it
+    assert runner(submission_of(tmp_path)[0])  # at once: another launch must see it
     try:
         deadline = time.monotonic() + TIMEOUT
         while "/400" not in (shown := launch("status", tmp_path).stdout) and time.monotonic() < deadline:

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from launch import jobs, logs, submission
+from launch import attempt, disk, jobs, logs
 from launch.attempt import note_rank
-from launch.local import runs
+from launch.local import alive, runs
+from launch.local.alive import runner, runs_here
 from launch.local.launch import Local
 from launch.local.torchrun import Ended
 from launch.logs import first_trouble
@@ -69,7 +70,7 @@ def test_run_that_ended_elsewhere_is_known_by_its_records(launched: Submission, 
 
 def test_run_whose_lock_is_held_runs_wherever_that_is(launched: Submission) -> None:
     started(launched)
-    with launched.runs_here():
+    with runs_here(launched):
         assert Local().state(launched, 0).name == "RUNNING"
         with pytest.raises(UserError, match="is RUNNING already: wait for it, or end it"):
             jobs.refuse_running([run_in(launched.folder.parent.parent)])
@@ -91,13 +92,108 @@ def test_run_of_another_machine_without_locks_names_what_helps(launched: Submiss
 
 def test_local_process_is_known_by_number_and_beginning_without_locks(no_locks: None, tmp_path: Path) -> None:
     launched = launched_on(socket.gethostname(), tmp_path / "run")
-    assert launched.runner() is None
-    with launched.runs_here():
-        assert launched.runner() == os.getpid()
+    assert runner(launched) is None
+    with runs_here(launched):
+        assert runner(launched) == (os.getpid(), True)
     (launched.folder / "alive").write_text(f"{os.getpid()} 1")  # the number is now another process's
-    assert launched.runner() is None
+    assert runner(launched) is None
     (launched.folder / "alive").write_text("4999999 1")
-    assert launched.runner() is None and submission._began(4999999) == ""
+    assert runner(launched) is None and alive._began(4999999) == ""
+
+
+def test_local_process_of_an_earlier_version_is_known_by_its_number(no_locks: None, tmp_path: Path) -> None:
+    launched = launched_on(socket.gethostname(), tmp_path / "run")
+    for content, found in (("4999999", None), ("", None), (str(os.getpid()), (os.getpid(), True))):
+        (launched.folder / "alive").write_text(content)
+        assert runner(launched) == found
+
+
+def test_local_process_is_seen_only_with_its_lock_and_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two a launch would find that nobody runs it."""
+    launched = launched_on(socket.gethostname(), tmp_path / "run")
+    seen: list[bool] = []
+    lock = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", lambda *how: (seen.append((launched.folder / "alive").exists()), lock(*how)))
+    with runs_here(launched):
+        assert seen == [False]
+        assert runner(launched) == (os.getpid(), True)
+        (launched.folder / "alive").write_text("")  # as an earlier version left it for a moment
+        with pytest.raises(UserError, match="alive: is being written: look again"):
+            runner(launched)
+    assert runner(launched) is None
+
+
+def test_local_process_waits_for_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = launched_on(socket.gethostname(), tmp_path / "run")
+    errors = [OSError(errno.ENOSPC, "No space left on device")]
+
+    def fsync(_: int) -> None:
+        if errors:
+            raise errors.pop()
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(disk, "_INTERVAL", 0.0)
+    with runs_here(launched):
+        assert not errors and runner(launched) == (os.getpid(), True)
+
+
+def test_local_launch_of_a_moment_ago_is_being_started(tmp_path: Path) -> None:
+    launched = launched_on(socket.gethostname(), tmp_path / "run")
+    state = Local().state(launched, 0)
+    assert (state.name, state.reason) == ("PENDING", "being started")
+    with pytest.raises(UserError, match="is PENDING already: wait for it"):
+        jobs.refuse_running([run_in(tmp_path / "run")])
+    with pytest.raises(UserError, match="is being started, or has just ended: look again"):
+        jobs.cancel(tmp_path / "run")
+    os.utime(launched.folder / "job.json", (0, 0))  # its launch was killed
+    assert Local().state(launched, 0).name == "GONE"
+
+
+def test_cancel_signals_no_process_but_the_one_that_runs_the_launch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container of the same name the number is that of a different process here."""
+    launched = launched_on(socket.gethostname(), tmp_path / "run")
+    signalled: list[int] = []
+
+    def kill(pid: int, _: int) -> None:
+        signalled.append(pid)
+        raise ProcessLookupError(errno.ESRCH, "No such process")
+
+    monkeypatch.setattr(os, "kill", kill)
+    with runs_here(launched):
+        own = (launched.folder / "alive").read_text()
+        (launched.folder / "alive").write_text(f"{os.getpid()} 1")
+        with pytest.raises(UserError, match="runs in a container or on another machine: cancel it there"):
+            jobs.cancel(tmp_path / "run")
+        assert not signalled and not launched.is_cancelled(0)
+        (launched.folder / "alive").write_text(own)
+        with pytest.raises(UserError, match=f"process {os.getpid()}, which runs it: No such process"):
+            jobs.cancel(tmp_path / "run")
+    assert signalled == [os.getpid()] and launched.is_cancelled(0)
+
+
+@pytest.mark.parametrize("boot", ["another", None])
+def test_run_whose_lock_only_its_own_machine_sees_is_not_started_twice(launched: Submission, boot: str | None) -> None:
+    """It writes to its log every few seconds. On one machine, whatever its containers are called, locks are right."""
+    run_dir = launched.folder.parent.parent
+    started(launched, clock={"boot": boot})
+    (launched.folder / "alive").write_text("7 1234")
+    (run_dir / "log.txt").touch()
+    assert Local().state(launched, 0).name == "UNKNOWN"
+    with pytest.raises(
+        UserError, match=rf"less than 5 minutes ago: look again .* or remove launch\.json .*{OTHER} is g"
+    ):
+        jobs.refuse_running([run_in(run_dir)])
+    started(launched, clock={"boot": attempt.boot_id()})
+    assert Local().state(launched, 0).name == "GONE"
+    started(launched, clock={"boot": boot}, ended=None, again=True)
+    assert Local().state(launched, 0).name == "GONE"
+    started(launched, clock={"boot": boot})
+    os.utime(run_dir / "log.txt", (0, 0))
+    assert Local().state(launched, 0).name == "GONE"
 
 
 def test_finished_run_says_so_whatever_is_known_of_its_job(
