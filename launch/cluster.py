@@ -4,7 +4,7 @@ A new launcher is a package beside launch/slurm/ and launch/local/ with a class 
 CLUSTERS. `python -m launch NAME`, status, logs, cancel and preflight then work with it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,8 +35,12 @@ class Cluster(Protocol):
     def describe(self, options: Any, submission: Submission, runs: list[Run]) -> str:
         """What submit() would start, for --plan."""
 
-    def submit(self, options: Any, runs: list[Run]) -> int:
-        """Starts the runs and returns an exit code. Raises UserError where the cluster refuses them."""
+    def submit(self, options: Any, runs: list[Run]) -> Callable[[], int]:
+        """Starts the runs. Raises UserError where the cluster refuses them.
+
+        No other launch of them can be made meanwhile. What takes long, such as training in the foreground, is left to
+        the function that it returns, whose result is the exit code.
+        """
 
     def state(self, submission: Submission, index: int) -> State:
         """The state of a run's job. Raises UserError where the submission's record cannot be read."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from launch.cluster import CLUSTERS, Cluster, cluster_of
 from launch.command_line import parse_launch, runs_of
+from launch.one_at_a_time import one_at_a_time
 from launch.settings import LaunchSettings
 from launch.state import State
 from launch.submission import Run, Submission, common_folder, submission_of
@@ -27,10 +28,12 @@ def launch(name: str, words: list[str]) -> int:
         return _plan(cluster, options, runs, processes)
     notes = {run.name: None if run.names_a_file else finished(run.run_dir, run.recipe) for run in runs}
     unfinished = [run for run in runs if notes[run.name] is None]
-    refuse_running(unfinished)
-    for note in filter(None, notes.values()):
-        print(note)
-    return cluster.submit(options, unfinished) if unfinished else 0
+    with one_at_a_time(run.run_dir for run in unfinished):
+        refuse_running(unfinished)
+        for note in filter(None, notes.values()):
+            print(note)
+        wait = cluster.submit(options, unfinished) if unfinished else None
+    return wait() if wait else 0
 
 
 def state_of(submission: Submission, index: int) -> State:

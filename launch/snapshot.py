@@ -12,15 +12,19 @@ HERE = Path(__file__).parent.parent
 PACKAGES = ("trainer", "recipes", "launch")
 
 
-def copy_code(folder: Path) -> Path:
-    """Copies the packages, with their commit and what numba has compiled, into `folder`; the same code only once.
+def code_name() -> str:
+    """The name of the copy of the packages as they are now."""
+    return f"code-{_digest()}"
 
-    Returns the copy. The Python environment itself is not copied.
+
+def copy_code(target: Path) -> None:
+    """Copies the packages, with their commit and what numba has compiled, unless the copy is there.
+
+    The Python environment itself is not copied.
     """
-    target = folder / f"code-{_digest()}"
     if target.is_dir():
-        return target
-    partial = folder / f".{target.name}.{os.getpid()}"
+        return
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         for path in _files():
             if path.suffix != ".pyc":
@@ -34,7 +38,6 @@ def copy_code(folder: Path) -> Path:
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return target
 
 
 def _files() -> list[Path]:

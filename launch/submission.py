@@ -16,6 +16,7 @@
 Each run's folder points to it by launch.json, {"submission": FOLDER, "index": 0}.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -25,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from launch.snapshot import copy_code, package_versions
+from launch.snapshot import code_name, copy_code, package_versions
 from trainer.atomic import replace_text
 from trainer.errors import UserError
 
@@ -107,11 +108,16 @@ class Submission:
         return self.folder / "attempts" / str(index)
 
     def discard(self) -> None:
-        """Removes what is kept of a launch that was refused."""
+        """Removes what is kept of a launch that was refused; its code unless another launch uses that."""
         code = self.code.resolve()
         shutil.rmtree(self.folder)
-        if not any(other.resolve() == code for other in self.folder.parent.glob("*/code")):
-            shutil.rmtree(code)
+        if not _is_used(code):
+            unused = code.with_name(f".{code.name}.{os.getpid()}")
+            with contextlib.suppress(OSError):  # gone already, or another launch has copied it again
+                code.rename(unused)
+                if _is_used(code):  # a launch has taken it since the look
+                    unused.rename(code)
+            shutil.rmtree(unused, ignore_errors=True)
 
     def mark_cancelled(self, index: int) -> None:
         """Prevents run number `index` from starting again. Raises UserError where the mark cannot be written."""
@@ -126,6 +132,10 @@ class Submission:
         return (self.attempts(index) / "cancelled").exists()
 
 
+def _is_used(code: Path) -> bool:
+    return any((launch / "code").resolve() == code for launch in code.parent.iterdir())
+
+
 def new_submission(runs: list[Run]) -> Submission:
     """Writes code and recipes below the runs' folder. Raises UserError where that fails."""
     parent = common_folder(runs) / "launch"
@@ -133,7 +143,9 @@ def new_submission(runs: list[Run]) -> Submission:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         submission = Submission(_next_folder(parent))
-        submission.code.symlink_to(os.path.relpath(copy_code(parent), submission.folder))
+        code = parent / code_name()
+        submission.code.symlink_to(os.path.relpath(code, submission.folder))  # first: then nobody removes the copy
+        copy_code(code)
         (submission.folder / "packages.txt").write_text(package_versions(), encoding="utf-8")
         (submission.folder / "recipes").mkdir()
         submission.logs.mkdir()

@@ -5,7 +5,7 @@ import os
 import shlex
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from launch.attempt import attempts
@@ -38,8 +38,8 @@ class Local:
     def describe(self, options: LocalSettings, submission: Submission, runs: list[Run]) -> str:
         return f"# torchrun --nproc-per-node {self.processes(options)} on this machine, one run after another"
 
-    def submit(self, options: LocalSettings, runs: list[Run]) -> int:
-        """Runs one after another, or starts them in the background, and returns the exit code: see LocalRuns.run()."""
+    def submit(self, options: LocalSettings, runs: list[Run]) -> Callable[[], int]:
+        """Prepares the runs, which follow each other, or starts them in the background. Exit code: LocalRuns.run()."""
         if options.background:
             require_plain_folder(runs)
         processes = self.processes(options)
@@ -62,11 +62,11 @@ class Local:
             background=options.background,
         )
         if not options.background:
-            return local_runs.run()
+            return local_runs.run
         run_in_background(local_runs, submission)
         folders = shlex.join(str(run.run_dir) for run in runs)
         print(f"{len(runs)} run{'s' * (len(runs) > 1)} in the background: python -m launch status {folders}")
-        return 0
+        return lambda: 0
 
     def state(self, submission: Submission, index: int) -> State:
         """From the records of its starts, and the lock of the process that runs it.

@@ -1,7 +1,7 @@
 """The launcher for Slurm: one process for each GPU, started by srun, queued again until the run has finished."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class Slurm:
             lines.append(f"# sbatch --test-only: {said}\n")
         return "\n".join(lines)
 
-    def submit(self, options: SlurmSettings, runs: list[Run]) -> int:
+    def submit(self, options: SlurmSettings, runs: list[Run]) -> Callable[[], int]:
         """Submits a job, or an array for several runs."""
         require_plain_folder(runs)
         if not has_slurm():
@@ -74,7 +74,7 @@ class Slurm:
         folders = shlex.join(str(run.run_dir) for run in runs)
         what = f"array {job_id} of {len(runs)} runs" if len(runs) > 1 else f"job {job_id}"
         print(f"submitted {what}, {_resources(options, layout)}: python -m launch status {folders}")
-        return 0
+        return lambda: 0
 
     def state(self, submission: Submission, index: int) -> State:
         return scontrol.job_state(submission, index)

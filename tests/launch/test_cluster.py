@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class Tiny:
     def describe(self, options: TinySettings, submission: Submission, runs: list[Run]) -> str:
         return f"# {len(runs)} tiny runs"
 
-    def submit(self, options: TinySettings, runs: list[Run]) -> int:
+    def submit(self, options: TinySettings, runs: list[Run]) -> Callable[[], int]:
         submission = new_submission(runs)
         folders = [str(run.run_dir) for run in runs]
         submission.write_job(
@@ -53,7 +53,7 @@ class Tiny:
         for index, run in enumerate(runs):
             words = run.words(submission.recipe_file(run))
             (submission.logs / f"{index}.txt").write_text(f"started {' '.join(words)}\n")
-        return 0
+        return lambda: 0
 
     def state(self, submission: Submission, index: int) -> State:
         over = (submission.folder / f"cancelled{index}").exists()

@@ -45,13 +45,15 @@ def test_finished_run_with_a_file_is_left_to_the_training_to_check(
     recipe: str,
     options: list[str],
     submitted: bool,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The launcher cannot see whether the teacher's or the initial weights are still those of the run."""
+    monkeypatch.chdir(tmp_path)
     sent: list[Any] = []
     monkeypatch.setattr(jobs, "finished", lambda *_: "it is finished")
-    monkeypatch.setattr(Local, "submit", lambda self, options, runs: sent.extend(runs) or 0)
+    monkeypatch.setattr(Local, "submit", lambda self, options, runs: sent.extend(runs) or int)
     assert main(["local", "--processes", "1", recipe, *NEEDED, *options]) == 0
     assert len(sent) == submitted
     assert ("it is finished" in capsys.readouterr().out) != submitted

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.submission import Run, new_submission
+from launch.snapshot import code_name
+from launch.submission import Run, Submission, new_submission
 from tests.support.processes import ROOT
 from trainer.errors import UserError
 
@@ -37,10 +38,46 @@ def test_launch_at_the_same_time_takes_the_next_number_and_removes_nothing(
     other = tmp_path / "run" / "launch" / "001"
     other.mkdir(parents=True)
     (other / "job.json").write_text("{}")
-    monkeypatch.setattr("launch.submission.copy_code", lambda parent: parent / "code-0")
+    monkeypatch.setattr("launch.submission.copy_code", lambda target: None)
     monkeypatch.setattr(Path, "iterdir", lambda _: iter(()))
     assert new_submission([run_in(tmp_path / "run")]).folder.name == "002"
     assert (other / "job.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("moment", ["before", "while it is moved", "never"])
+def test_refused_launch_leaves_the_code_that_another_one_has_taken(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one may come after the first look."""
+    code = tmp_path / "code-0"
+    code.mkdir()
+    refused, other = Submission(tmp_path / "001"), Submission(tmp_path / "002")
+
+    def take(launch: Submission) -> None:
+        launch.folder.mkdir()
+        launch.code.symlink_to("../code-0")
+
+    def rename(path: Path, target: Path) -> None:
+        os.rename(path, target)
+        if moment == "while it is moved" and not other.folder.exists():
+            take(other)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    take(refused)
+    if moment == "before":
+        take(other)
+    refused.discard()
+    assert code.is_dir() == (moment != "never")
+    assert {path.name for path in tmp_path.iterdir()} <= {"code-0", "002"}
+
+
+def test_launch_takes_the_code_before_it_looks_for_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a launch that is refused meanwhile would remove the copy that was found."""
+    found: list[Path] = []
+    link = tmp_path / "run" / "launch" / "001" / "code"
+    monkeypatch.setattr("launch.submission.copy_code", lambda _: found.append(link.resolve()))
+    new_submission([run_in(tmp_path / "run")])
+    assert [path.name for path in found] == [code_name()]
 
 
 def test_launch_on_a_full_disk_is_one_line_and_leaves_no_copy(tmp_path: Path) -> None:
