@@ -3,7 +3,6 @@
 SIGTERM does not end the script: what it means is known only when Slurm has been asked (start.py).
 """
 
-import re
 import shlex
 from pathlib import Path
 
@@ -16,9 +15,9 @@ job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_
 # script has only KillWait then.
 launch_ask() {
   for try in $(seq 360); do
-    if [ -d FOLDER/code ]; then
+    if [ -d "$launch_folder/code" ]; then
       answer=$(LAUNCH_TRY=$try PYTHON -m launch.slurm.start "$@") && answer=${answer##*$'\n'} && return
-    elif [ $try = 1 ]; then echo "launch: FOLDER is not there: waiting for it for up to an hour"; fi
+    elif [ $try = 1 ]; then echo "launch: $launch_folder is not there: waiting for it for up to an hour"; fi
     if [ -n "$signalled" ]; then break; fi
     sleep 10
   done
@@ -59,7 +58,7 @@ launch_end() {
     asked=$signalled
     shown=$(scontrol show job -o "$job" 2>/dev/null)
     if [ -n "$signalled" ]; then machine=$(launch_machine); fi
-    launch_ask end FOLDER "$1" "$signalled" "$shown" "$machine"
+    launch_ask end "$launch_folder" "$1" "$signalled" "$shown" "$machine"
   done
   case "$answer" in "exit "*) exit ${answer#exit };; leave) exit 0;; esac
   if [ -z "$answer" ]; then
@@ -88,16 +87,14 @@ launch_end() {
 
 def before(folder: Path, python: str) -> list[str]:
     """The copy of the code, the CPUs of a process, and where the processes meet: for each start."""
-    values = {"FOLDER": shlex.quote(str(folder)), "PYTHON": python}
-    # at once: the value of one may hold the name of the other
-    functions = re.sub("|".join(values), lambda name: values[name[0]], _FUNCTIONS.strip())
     return [
-        f"export PYTHONPATH={shlex.quote(str(folder / 'code'))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
+        f"launch_folder={shlex.quote(str(folder))}",  # once: within quotes of its own it could be run as code
+        'export PYTHONPATH="$launch_folder/code${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1',
         "export SUBMITIT_LOG_LEVEL=${SUBMITIT_LOG_LEVEL:-WARNING}",  # else its lines surround ours in every log
         'if [ -n "$SLURM_CPUS_PER_TASK" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi',
-        *functions.splitlines(),
+        *_FUNCTIONS.strip().replace("PYTHON", python).splitlines(),
         "launch_address",
-        f'launch_ask begin {shlex.quote(str(folder))} "$node" || launch_end "no answer"',
+        'launch_ask begin "$launch_folder" "$node" || launch_end "no answer"',
         'case "$answer" in "exit "*) exit ${answer#exit };; esac',
         "meet=${answer#meet }",
         "export MASTER_ADDR=${meet%:*} MASTER_PORT=${meet##*:}",

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from launch.slurm import foreground, partition, shell
 from launch.slurm.partition import gpus_of, partition_of, resolved
 from launch.slurm.settings import SlurmSettings
 from launch.slurm.time import as_text, minutes_of
+from tests.support.processes import TIMEOUT
 from trainer.errors import UserError
 
 # as sinfo -N -o "%P|%G|%c|%l" prints them
@@ -129,12 +132,38 @@ def test_preflight_checks_the_gpus_that_a_job_would_get(
     assert json.loads(sent[1])["device"] == device
 
 
-def test_jobs_script_has_the_folder_as_it_is_named() -> None:
-    """The words that stand for the folder and Python may be part of them."""
-    lines = shell.before(Path("/scratch/MY_PYTHON/FOLDER"), "/opt/FOLDER/bin/python")
-    text = "\n".join(lines)
-    assert "[ -d /scratch/MY_PYTHON/FOLDER/code ]" in text
-    assert "/opt/FOLDER/bin/python -m launch.slurm.start" in text
+HOSTILE = 'it\'s `touch A`; $(touch B) "$HOME" & PYTHON %\\'
+
+
+def test_jobs_script_runs_nothing_that_the_folder_is_named(tmp_path: Path) -> None:
+    """Until its folder is there, it says so, and then begins with it: quotes and commands are part of the name."""
+    folder = tmp_path / HOSTILE
+    programs = {
+        "scontrol": "echo NodeName=n1 NodeAddr=10.0.0.7",
+        "sleep": f"mkdir -p {shlex.quote(str(folder / 'code'))}",
+        "python": 'printf \'%s\\n\' "$PYTHONPATH" "$@" >&2; echo meet 10.0.0.7:12345',
+    }
+    (tmp_path / "bin").mkdir()
+    for name, line in programs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    script = "\n".join([*shell.before(folder, str(tmp_path / "bin" / "python")), "echo $MASTER_ADDR $MASTER_PORT"])
+    assert subprocess.run(["bash", "-n", "-c", script], capture_output=True).stderr == b""
+    ended = subprocess.run(
+        ["bash", "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SLURM_JOB_ID": "17", "SLURMD_NODENAME": "n1"},
+        timeout=TIMEOUT,
+    )
+    assert ended.stdout.splitlines() == [
+        f"launch: {folder} is not there: waiting for it for up to an hour",
+        "10.0.0.7 12345",
+    ], ended.stderr
+    asked = ["-m", "launch.slurm.start", "begin", str(folder), "10.0.0.7"]
+    assert ended.stderr.splitlines() == [f"{folder}/code", *asked]
+    assert {path.name for path in tmp_path.iterdir()} == {"bin", HOSTILE}
 
 
 def test_gres_names_the_number_of_gpus_or_is_refused() -> None:
