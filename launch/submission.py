@@ -28,7 +28,7 @@ from typing import Any
 
 from launch.snapshot import code_name, copy_code, package_versions
 from trainer.atomic import replace_text
-from trainer.errors import UserError
+from trainer.errors import UserError, one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,9 +180,14 @@ def common_folder(runs: list[Run]) -> Path:
 
 
 def require_plain_folder(runs: list[Run]) -> None:
-    """Raises UserError for a % in the folder of the logs, which submitit and Slurm take for a number of the job."""
-    if "%" in str(folder := common_folder(runs)):
+    """Raises UserError for a folder of the logs whose name submitit or Slurm would not keep.
+
+    Both take a % for a number of the job. submitit writes the name into one line, in UTF-8.
+    """
+    if "%" in (folder := str(common_folder(runs))):
         raise UserError(f"--run-dir {folder}: a % would be replaced in the names of the logs: use another name")
+    if "\n" in folder or folder.encode(errors="ignore").decode() != folder:
+        raise UserError(f"--run-dir {one_line(folder)}: the name has a line end, or is not UTF-8: use another name")
 
 
 def submission_of(run_dir: Path) -> tuple[Submission, int]:

@@ -1,6 +1,7 @@
 """What stands before the recipe is the launcher's, after it the job's; numbers that do not fit are refused."""
 
 import itertools
+import os
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -122,6 +123,11 @@ def test_habits_name_options_that_there_are() -> None:
         (["--vary", "flip=True,False", "resnet20_digits", *NEEDED, "--no-flip"], "use only one of them"),
         (["resnet20_digits", "--data", "synthetic:64", "--run-dir", "run%j"], "run%j: a % would be replaced"),
         (["--plan", "resnet20_digits", "--data", "synthetic:64", "--run-dir", "run%j"], "run%j: a % would be replaced"),
+        (
+            ["resnet20_digits", "--data", "synthetic:64", "--run-dir", os.fsdecode(b"run\xff")],
+            "or is not UTF-8: use an",
+        ),
+        (["resnet20_digits", "--data", "synthetic:64", "--run-dir", "run\nb"], "run\\nb: the name has a line end"),
         (["resnet20_digits", *NEEDED, "--vary", "epochs=2,4"], "write it before the recipe's name"),
     ],
 )
