@@ -196,10 +196,12 @@ def submission_of(run_dir: Path) -> tuple[Submission, int]:
     try:
         pointer: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return Submission((run_dir / pointer["submission"]).resolve()), int(pointer["index"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(_no_run(run_dir)) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}): launch the run again to continue it") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): remove it, and launch the run again to continue it") from error
 
 
 def _no_run(folder: Path) -> str:

@@ -1,5 +1,6 @@
 """status and logs: what they show of a run between two lines of its log, and while it waits."""
 
+import errno
 import json
 import os
 import pty
@@ -108,6 +109,25 @@ def test_status_of_what_was_not_launched_says_what_it_is(tmp_path: Path) -> None
         submission_of(tmp_path)
     (tmp_path / "recipe.py").touch()
     with pytest.raises(UserError, match=r"was trained without python -m launch: its log is .*log\.txt"):
+        submission_of(tmp_path)
+
+
+def test_launch_record_that_cannot_be_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To launch the run again would not help."""
+    path = tmp_path / "launch.json"
+    path.write_text("{}")
+    with pytest.raises(UserError, match=r"launch\.json is damaged .*: remove it, and launch the run again"):
+        submission_of(tmp_path)
+    with pytest.raises(UserError, match=r"there is no folder .*launch\.json"):
+        submission_of(path)
+
+    def denied(*_: object, **__: object) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", denied)
+    with pytest.raises(UserError, match=r"launch\.json cannot be read: Permission denied$"):
         submission_of(tmp_path)
 
 
