@@ -38,10 +38,11 @@ def unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_input_that_may_not_be_read_is_one_line_and_ends_the_command(
     name: str, unreadable: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The line is true of a file to be written, too."""
     path = unreadable / name
     for run_dir in (None, unreadable.parent / "run"):
         assert exit_code_of(denied(path), run_dir) == 2
-        assert capsys.readouterr().err == f"error: {path}: cannot be read: Permission denied\n"
+        assert capsys.readouterr().err == f"error: {path}: cannot be used: Permission denied\n"
 
 
 def test_run_directory_that_may_not_be_written_is_waited_for(

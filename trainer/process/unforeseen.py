@@ -45,7 +45,7 @@ def exit_code_of(error: Exception, run_dir: Path | None = None) -> int:
     if isinstance(error, BrokenPipeError):  # the reader closed the pipe, e.g. `| head`
         return after_broken_pipe()
     if isinstance(error, PermissionError) and error.filename and _is_unreadable(Path(error.filename), run_dir):
-        print_error(f"{error.filename}: cannot be read: {error.strerror}")
+        print_error(f"{error.filename}: cannot be used: {error.strerror}")  # read or written: the error does not say
         return 2
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         print_error(f"{error.filename or 'a file of the run'}: {error.strerror}: {MAKE_ROOM}")
