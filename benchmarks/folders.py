@@ -40,8 +40,11 @@ _READY = 4  # batches in the queues of either kind of loader, with 2 workers
 
 def main(photos: tyro.conf.Positional[Path], rounds: int = 7, batches: int = 4) -> None:
     """Measures and prints."""
+    count = sum(1 for _ in photos.glob("*/*"))
+    if not count:
+        raise SystemExit(f"error: {photos} has no class folders with photographs")
     most_read = (3 * _READY + rounds * (_READY + batches) + _READY) * BATCH
-    repeats = -(-most_read // len(list(photos.glob("*/*"))))
+    repeats = -(-most_read // count)
     with tempfile.TemporaryDirectory() as name:
         with contextlib.redirect_stdout(sys.stderr):
             data = write_data(photos, Path(name), repeats)
