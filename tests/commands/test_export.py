@@ -333,6 +333,22 @@ def test_export_mistake_is_one_line_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_export_does_not_replace_the_folder_that_it_runs_in(
+    cifar: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Without --out the folder has a name of its own, and the command may run in an earlier export."""
+    folder = cifar / "photo_recipe_1_timm"
+    folder.mkdir()
+    try:
+        monkeypatch.chdir(folder)
+        assert main(["export", "..", "--to", "timm"]) == 2
+        said = capfd.readouterr().err
+        assert "photo_recipe_1_timm: this command runs in it, and would replace it: give an --out" in said
+        assert not list(folder.iterdir())
+    finally:
+        folder.rmdir()
+
+
 def test_checkpoint_is_never_overwritten(resnet: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     best = resnet / "checkpoints" / "best.pt"
     before = best.read_bytes()

@@ -122,15 +122,17 @@ def torchvision_name(recipe: Recipe) -> str:
 
 def _place(run: Run, recipe: Recipe, settings: ExportSettings) -> Path:
     suffixes = SUFFIXES[settings.to]
+    default = run.folder / (re.sub(r"[^\w.-]+", "_", recipe.name) + suffixes[0])
+    out = (settings.out or default).absolute()
+    if settings.to == "timm" and Path.cwd().is_relative_to(out.resolve()):  # which is a folder
+        what, remedy = (f"--out {settings.out}", "name a folder in it") if settings.out else (default, "give an --out")
+        raise UserError(f"{what}: this command runs in it, and would replace it: {remedy}")
     if settings.out is None:
-        return run.folder / (re.sub(r"[^\w.-]+", "_", recipe.name) + suffixes[0])
-    out = settings.out.absolute()
-    if out.suffix not in suffixes and settings.to != "timm":  # which is a folder
+        return default
+    if out.suffix not in suffixes and settings.to != "timm":
         raise UserError(f"--out {settings.out}: a file for {settings.to} ends in {' or '.join(suffixes)}")
     if not out.parent.is_dir():
         raise UserError(f"--out {settings.out}: there is no folder {settings.out.parent}")
-    if settings.to == "timm" and Path.cwd().is_relative_to(out.resolve()):
-        raise UserError(f"--out {settings.out}: this command runs in it, and would replace it: name a folder in it")
     if out.parent.resolve() == run.checkpoints.folder.resolve():
         raise UserError(f"--out {settings.out} is among the run's checkpoints: choose another folder")
     require_outside_checkpoints(settings.out)
