@@ -19,6 +19,7 @@ from trainer.cli.parse import parse_train, train_words
 from trainer.errors import UserError
 from trainer.recipe_file import known_recipes, recipe_source
 from trainer.run.progress import names_a_file
+from trainer.run.usable import require_usable
 from trainer.settings import TrainSettings
 
 T = TypeVar("T")
@@ -115,6 +116,7 @@ def _run(
         initial_weights=settings.initial_weights and settings.initial_weights.absolute(),
         teacher_weights=settings.teacher_weights and settings.teacher_weights.absolute(),
     )
+    require_usable(settings.run_dir, recipe)  # else its processes say so, after hours in the queue
     return Run(
         name=label,
         recipe=recipe_source(recipe),

@@ -21,6 +21,7 @@ from launch.slurm.settings import SlurmSettings
 from launch.slurm.time import minutes_of
 from trainer.cli.parse import parse_train, train_words
 from trainer.errors import UserError
+from trainer.recipe_file import load_recipe, recipe_source
 
 NEEDED = ["--data", "synthetic:64", "--run-dir", "runs"]
 
@@ -140,6 +141,28 @@ def test_launch_mistake_is_one_line_before_anything_is_submitted(
     assert message in said
     assert said.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_launch_into_a_folder_that_training_would_refuse_is_refused_before_the_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A finished run whose checkpoints were removed, a run of another recipe, and a file of the user's own."""
+    monkeypatch.setattr(Local, "submit", lambda *_: pytest.fail("it was submitted"))
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    words = ["local", "--processes", "1", "resnet20_digits", "--data", "synthetic:64", "--run-dir", str(folder)]
+
+    def refusal(*more: str) -> str:
+        assert main([*words, *more]) == 2
+        return capsys.readouterr().err
+
+    (folder / "recipe.py").write_text(recipe_source(load_recipe("resnet20_digits")))
+    (folder / "result.json").write_text("{}")
+    assert "holds a finished run without its checkpoints: use another --run-dir" in refusal()
+    (folder / "checkpoints" / "step_00000007.pt").touch()
+    assert "was started with another recipe: optimizer.lr: " in refusal("--optimizer.lr", "7")
+    (folder / "recipe.py").write_text("recipe = None\n")
+    assert "is somebody's own file: use another --run-dir" in refusal()
 
 
 @pytest.mark.parametrize(

@@ -114,10 +114,6 @@ class Checkpoints:
         self.damaged: list[str] = []  # found by newest(), each with its reason
 
     @property
-    def exist(self) -> bool:
-        return bool(self._newest_first())
-
-    @property
     def best(self) -> Path:
         return self.folder / "best.pt"
 

@@ -18,10 +18,11 @@ from trainer.atomic import MAKE_ROOM, replace_text
 from trainer.errors import DISK_AWAY, DiskError, UserError
 from trainer.process.variables import whole_number
 from trainer.recipe import Recipe
-from trainer.recipe_file import is_resolved, load_recipe, recipe_changes, recipe_source
+from trainer.recipe_file import recipe_source
 from trainer.run.background import BackgroundWriter, copied
 from trainer.run.checkpoint import CheckpointContent, Checkpoints
-from trainer.run.progress import how_to_train_longer
+from trainer.run.checkpoint_names import has_checkpoints
+from trainer.run.usable import require_usable, stored_recipe
 
 _MAY_PASS = (errno.ENOSPC, errno.EDQUOT, *DISK_AWAY)
 _ROOM_HELPS = (*_MAY_PASS, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -82,30 +83,15 @@ class Run:
     @property
     def recipe(self) -> Recipe:
         """The resolved recipe. Raises UserError where there is none: `folder` is not a run."""
-        if not (self.folder / "recipe.py").is_file():
-            reason = "it has no recipe.py" if self.folder.is_dir() else "there is no such folder"
-            raise UserError(f"{self.folder} is not the folder of a run: {reason}")
-        return load_recipe(self.folder / "recipe.py")
+        return stored_recipe(self.folder)
 
     def claim(self, recipe: Recipe) -> None:
         """Reserves the directory for this recipe and, until it ends, for this process.
 
-        Raises UserError where another process uses it, where its checkpoints are of another recipe (the message lists
-        the differences), where it holds the result of a run without checkpoints, or where it is not a run directory.
+        Raises UserError where another process uses it, or where it cannot be used for this recipe: require_usable().
         """
+        require_usable(self.folder, recipe)
         stored = self.folder / "recipe.py"
-        if stored.exists() and not is_resolved(stored):
-            raise UserError(f"{stored} is somebody's own file: use another --run-dir")
-        if not stored.exists() and (data := next(self.folder.glob("*.beton"), None)):
-            raise UserError(f"{self.folder} holds data, {data.name}: use another --run-dir")
-        if not self.checkpoints.exist and (self.folder / "result.json").exists():
-            raise UserError(f"{self.folder} holds a finished run without its checkpoints: use another --run-dir")
-        if self.checkpoints.exist and (changes := recipe_changes(self.recipe, recipe)):
-            longer = any(change.startswith("epochs: ") for change in changes)
-            raise UserError(
-                f"{self.folder} was started with another recipe: {'; '.join(changes)}. Use another --run-dir, or the "
-                f"recipe as it was{f'. {how_to_train_longer(self.folder)}' if longer else ''}"
-            )
         try:
             self._created = self._created or not self.folder.exists()
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +108,7 @@ class Run:
                 kind = DiskError if error.errno in _MAY_PASS else UserError
                 remedy = MAKE_ROOM if error.errno in _ROOM_HELPS else "use another --run-dir"
                 raise kind(f"{self.folder}: cannot be written: {error.strerror}: {remedy}") from error
-        if not self.checkpoints.exist:  # left by a start that saved no checkpoint
+        if not has_checkpoints(self.folder):  # left by a start that saved no checkpoint
             for left in (self.folder / "starts.json", *self.folder.glob("events.out.tfevents.*")):
                 left.unlink(missing_ok=True)
         replace_text(self.folder / ".owner", json.dumps(asdict(self._attempt)))
