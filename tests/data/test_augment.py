@@ -415,6 +415,14 @@ def test_boxes_have_the_area_asked_for_and_lie_inside() -> None:
     assert 0.32 < areas.max() < 0.345
 
 
+def test_erased_boxes_draw_area_ratio_and_place_independently() -> None:
+    """Of areas that fit at every ratio: what does not fit is drawn again, which would make them depend."""
+    erasing = RandomErasing(probability=1.0, scale=(0.02, 0.1))
+    top, left, height, width = erased_boxes(erasing, drawn(41, RandomStream.ERASING), 640, 960).T
+    columns = top / (640 - height), left / (960 - width), height * width, np.log(height / width)
+    assert np.abs(np.corrcoef(np.stack(columns)) - np.eye(4)).max() < 5 / math.sqrt(COUNT)
+
+
 def test_image_that_no_box_fits_stays() -> None:
     whole = RandomErasing(probability=1.0, scale=(1.0, 1.0))
     assert (erased_boxes(whole, drawn(41, RandomStream.ERASING)[:50], 8, 8) == 0).all()
