@@ -179,12 +179,16 @@ def test_process_that_ends_in_the_middle_of_an_epoch_ends(photo_betons: Path) ->
     assert ended.returncode == 7
 
 
-def test_padded_crop_wants_images_of_its_own_size(photo_betons: Path) -> None:
-    with (
-        open_photos(photo_betons) as loader,
-        pytest.raises(UserError, match=r"needs images of 16 x 16 px, but image 0"),
-    ):
-        check_square(loader.source, PaddedCrop(resolution=16).resolution)
+@pytest.mark.parametrize(("height", "width"), [(16, 17), (17, 16)])
+def test_padded_crop_wants_images_of_its_own_size(height: int, width: int) -> None:
+    class Sizes(Faulty):
+        labels = np.zeros(5, np.int64)
+
+        def sizes(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return np.where(images == 3, height, 16), np.where(images == 3, width, 16)
+
+    with pytest.raises(UserError, match=rf"needs images of 16 x 16 px, but image 3 is {height} x {width}: "):
+        check_square(Sizes(), PaddedCrop(resolution=16).resolution)  # type: ignore[arg-type]
 
 
 def test_padding_reflects_the_image(digits: Path) -> None:
