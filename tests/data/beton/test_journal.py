@@ -1,9 +1,13 @@
 """An interrupted write continues, and ends with the bytes of one that was not interrupted."""
 
+import contextlib
 import errno
 import multiprocessing
 import os
+import re
+import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,8 +23,10 @@ from tests.support.processes import TIMEOUT, group_is_alive
 from trainer.data.beton.images import Images
 from trainer.data.beton.journal import _HEADER, ROW, STORED
 from trainer.data.beton.manifest import Encoding
+from trainer.data.beton.placing import CHUNK
 from trainer.data.beton.prepare import PrepareOptions, prepare_folder
 from trainer.data.beton.writer import is_complete, journal_of, write_beton
+from trainer.data.images import read_bytes
 from trainer.errors import UserError
 
 HALF = replace(RAW, write_mode="proportion")
@@ -107,21 +113,28 @@ def test_journal_continues_after_an_error_with_the_images_that_are_missing(
     assert not [entry for entry in tmp_path.glob("train*") if entry.suffix in (".partial", ".unfinished")]
 
 
-@pytest.mark.parametrize("change", ["encoding", "names", "labels", "version"])
 def test_journal_of_other_images_or_options_is_not_continued(
-    stopped: Path, tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
+    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other, encoding = stamped(counted(tmp_path / "second")), HALF
-    match change:
-        case "encoding":
-            encoding = replace(HALF, jpeg_quality=91)
-        case "names":
-            other = replace(other, names=[*other.names[:-1], "another"])
-        case "labels":
-            other = replace(other, labels=other.labels[::-1].copy())
-        case "version":
-            monkeypatch.setattr("trainer.data.beton.journal.software_versions", lambda: {"opencv-python": "0"})
-    write_beton(stopped, other, encoding, workers=2)
+    given = stamped(counted(tmp_path / "second"))
+    others = {
+        "names": replace(given, names=[*given.names[:-1], "another"]),
+        "labels": replace(given, labels=given.labels[::-1].copy()),
+        "classes": replace(given, classes=["a", "b", "d"]),
+        "source": replace(given, source=replace(given.source, exif="applied")),
+    }
+
+    def is_continued(images: Images, encoding: Encoding = HALF) -> bool:
+        rows, _ = journal_of(stopped, images, encoding).read()
+        return bool(rows["state"].any())
+
+    assert is_continued(given)
+    assert [name for name, other in others.items() if is_continued(other)] == []
+    assert not is_continued(given, replace(HALF, jpeg_quality=91))
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer.data.beton.journal.software_versions", lambda: {"opencv-python": "0"})
+        assert not is_continued(given)
+    write_beton(stopped, others["labels"], HALF, workers=2)
     assert loaded(tmp_path / "second") == set(range(COUNT))
 
 
@@ -131,13 +144,22 @@ def test_journal_image_whose_file_changed_is_stored_again(stopped: Path, tmp_pat
     assert loaded(tmp_path / "second") == set(range(16, COUNT)) and stopped.read_bytes() == whole
 
 
-def test_journal_bytes_that_the_disk_changed_are_written_again(stopped: Path, tmp_path: Path, whole: bytes) -> None:
-    partial = stopped.with_name("train.beton.partial")
+@pytest.mark.parametrize("image", [0, 100])
+def test_journal_bytes_that_the_disk_changed_are_written_again(
+    tmp_path: Path, whole: bytes, image: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of an image that is not among the first that a thread checks."""
+    monkeypatch.setattr("trainer.data.beton.journal._BLOCK", 8)
+    path = tmp_path / "train.beton"
+    with pytest.raises(UserError, match=f"image {BAD} "):
+        write_beton(path, stamped(counted(tmp_path / "first", raise_at_bad)), HALF, workers=1)
+    rows = np.frombuffer(path.with_name("train.beton.unfinished").read_bytes(), ROW, image + 1, _HEADER.itemsize)
+    partial = path.with_name("train.beton.partial")
     content = bytearray(partial.read_bytes())
-    content[(2 << 20) + 5] ^= 1  # of the first image
+    content[int(rows["metadata"]["f0"]["data_ptr"][image]) + 5] ^= 1
     partial.write_bytes(content)
-    write_beton(stopped, stamped(counted(tmp_path / "second")), HALF, workers=2)
-    assert loaded(tmp_path / "second") == set(range(COUNT)) and stopped.read_bytes() == whole
+    write_beton(path, stamped(counted(tmp_path / "second")), HALF, workers=2)
+    assert loaded(tmp_path / "second") == set(range(image // CHUNK * CHUNK, COUNT)) and path.read_bytes() == whole
 
 
 @pytest.mark.slow
@@ -158,7 +180,11 @@ def test_journal_continues_with_skip_bad_and_names_every_skipped_image(stopped: 
     load = counted(tmp_path / "second", fail)
     with pytest.raises(UserError, match="I/O error"):
         write_beton(stopped, stamped(load), HALF, workers=1, skip_bad=True)
+    for left in (".partial", ".unfinished"):
+        shutil.copy(f"{stopped}{left}", tmp_path / f"strict.beton{left}")
     (tmp_path / "second" / "again").mkdir()
+    with pytest.raises(UserError, match=f"image {BAD} "):  # it may not be left out now
+        write_beton(tmp_path / "strict.beton", stamped(load), HALF, workers=1)
     manifest = write_beton(stopped, stamped(load), HALF, workers=1, skip_bad=True)
     assert manifest.skipped == [f"some/{BAD}.png"] and manifest.count == COUNT - 1
     write_beton(tmp_path / "once.beton", stamped(counted(tmp_path / "third", raise_at_bad)), HALF, skip_bad=True)
@@ -166,24 +192,44 @@ def test_journal_continues_with_skip_bad_and_names_every_skipped_image(stopped: 
 
 
 @pytest.mark.slow
-def test_prepare_killed_at_any_moment_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path: Path) -> None:
+def test_prepare_killed_at_any_moment_ends_with_the_bytes_of_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """SIGKILL for the command and its workers, three times, until the same command ends by itself."""
     for split in ("train", "val"):
         (tmp_path / "src" / split / "cat").mkdir(parents=True)
-        for number in range(300):
+        for number in range(11 * CHUNK):
             Image.fromarray(pixels(number)).save(tmp_path / "src" / split / "cat" / f"{number:03}.png")
     options = PrepareOptions(max_resolution=16, workers=2)
     prepare_folder(tmp_path / "src", tmp_path / "whole", options)
     out = tmp_path / "out"
-    moments = [("val", 2), ("train", 1), ("train", 9)]  # a file and the chunks that it has at least
-    for split, chunks in moments:
+    for split, chunks in (("val", 2), ("train", 1), ("train", 9)):  # which both workers leave to be read
+        waiting = tmp_path / f"{split}{chunks}"
+        waiting.mkdir()
+
+        def read(path: Path, split: str = split, chunks: int = chunks, waiting: Path = waiting) -> bytes:
+            if path.parts[-3] == split and int(path.stem) >= chunks * CHUNK:
+                (waiting / str(os.getpid())).touch()
+                threading.Event().wait(TIMEOUT)
+            return read_bytes(path)
+
+        monkeypatch.setattr("trainer.data.beton.prepare.read_bytes", read)
         process = _start(lambda: prepare_folder(tmp_path / "src", out, options))
-        journal = out / f"{split}.beton.unfinished"
-        _wait(lambda journal=journal, chunks=chunks: journal.exists() and journal.stat().st_size > chunks * 16 * 78)
-        os.killpg(process.pid or 0, signal.SIGKILL)
-        process.join()
+        try:
+            _wait(lambda process=process, waiting=waiting: len([*waiting.iterdir()]) == 2 or not process.is_alive())
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself, which is found below
+                os.killpg(process.pid or 0, signal.SIGKILL)
+            process.join()
         _wait(lambda process=process: not group_is_alive(process.pid or 0))
+    monkeypatch.undo()
     prepare_folder(tmp_path / "src", out, options)
+    printed = capfd.readouterr().out
+    found = re.findall(rf"(\w+)\.beton\S*: continues after (\d+) of {11 * CHUNK} images", printed)
+    assert [split for split, _ in found] == ["val", "train", "train"]
+    for (_, continued), least, most in zip(found, (1, 1, 2), (2, 1, 9), strict=True):
+        assert least * CHUNK <= int(continued) <= most * CHUNK  # a worker may hold chunks that have no place yet
+    assert "val.beton: complete since the start that was interrupted" in printed
     assert {entry.name for entry in out.iterdir()} == {entry.name for entry in (tmp_path / "whole").iterdir()}
     for split in ("train", "val"):
         assert (out / f"{split}.beton").read_bytes() == (tmp_path / "whole" / f"{split}.beton").read_bytes()
@@ -228,7 +274,7 @@ def test_prepare_after_an_error_in_train_keeps_the_val_that_is_complete(
         prepare_folder(tmp_path / "src", out, options)
 
 
-def test_prepare_writes_val_again_where_an_image_of_it_changed_meanwhile(tmp_path: Path) -> None:
+def test_prepare_asks_for_overwrite_where_an_image_of_val_changed_meanwhile(tmp_path: Path) -> None:
     for split in ("train", "val"):
         (tmp_path / "src" / split / "cat").mkdir(parents=True)
         Image.fromarray(pixels(1)).save(tmp_path / "src" / split / "cat" / "1.png")
