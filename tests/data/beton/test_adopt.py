@@ -1,6 +1,7 @@
 """Files of FFCV's own writer are used as they are: checked once, with a manifest beside them."""
 
 import hashlib
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from trainer.__main__ import main
-from trainer.data.beton.index import read_index
+from trainer.data.beton.index import BetonIndex, content_checksum, read_index
 from trainer.data.beton.layout import layout_of
 from trainer.data.beton.manifest import read_manifest
 from trainer.data.crop import eval_view
@@ -116,6 +117,23 @@ def test_adopt_checks_every_byte_once(theirs: Path, tmp_path: Path, capfd: pytes
     file.write_bytes(changed[:-24])
     assert main(["prepare", "adopt", str(file), "--classes", str(theirs / "names.txt"), "--overwrite"]) == 2
     assert "is it truncated?" in capfd.readouterr().err
+
+
+def test_adopt_notices_a_file_that_is_written_to_while_it_is_read(
+    theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "val.ffcv"
+    file.write_bytes((theirs / "val.ffcv").read_bytes())
+
+    def read_and_touch(path: Path, index: BetonIndex) -> str:
+        checksum = content_checksum(path, index)
+        os.utime(path, ns=(0, 0))
+        return checksum
+
+    monkeypatch.setattr("trainer.data.beton.adopt.content_checksum", read_and_touch)
+    assert main(["prepare", "adopt", str(file), "--classes", str(theirs / "names.txt")]) == 2
+    assert "val.ffcv was written to while it was read: try again when it is complete" in capfd.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["val.ffcv"]
 
 
 @pytest.mark.parametrize(

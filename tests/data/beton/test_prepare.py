@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from trainer.data.beton import prepare
+from trainer.data.beton.images import Images, shuffled
 from trainer.data.beton.index import read_index, verify
-from trainer.data.beton.manifest import read_manifest
+from trainer.data.beton.manifest import DataOrigin, read_manifest
 from trainer.data.beton.pixels import shrink
 from trainer.data.beton.placing import CHUNK
 from trainer.data.beton.prepare import (
@@ -23,6 +24,7 @@ from trainer.data.beton.prepare import (
     prepare_cifar10,
     prepare_digits,
     prepare_folder,
+    write_splits,
 )
 from trainer.data.images import BadImageError, to_rgb
 from trainer.data.order import epoch_order
@@ -200,6 +202,43 @@ def test_shuffled_file_that_was_interrupted_continues_to_the_same_bytes(
     assert prepare_folder(tmp_path / "src", tmp_path / "stopped", shuffle)["train"] == whole
     assert f"continues after {2 * CHUNK} of {3 * CHUNK} images" in capsys.readouterr().out
     assert (tmp_path / "stopped" / "train.beton").read_bytes() == (tmp_path / "whole" / "train.beton").read_bytes()
+
+
+def test_shuffled_order_stays_what_it_was() -> None:
+    """An interrupted file is continued by newer code. These numbers have no other source than this code."""
+    assert shuffled(made(100)).labels[:10].tolist() == [88, 28, 18, 5, 42, 82, 12, 4, 60, 25]
+
+
+def made(count: int, bad: int = -1) -> Images:
+    """Images of an array in memory, each a class of its own. Nothing says whether such a source has changed."""
+
+    def load(image: int) -> np.ndarray:
+        if image == bad:
+            raise ValueError("no image")
+        return np.full((4, 4, 3), image, np.uint8)
+
+    return Images(
+        classes=[str(image) for image in range(count)],
+        labels=np.arange(count),
+        names=[f"array[{image}]" for image in range(count)],
+        source=DataOrigin(kind="digits", name="made"),
+        load=load,
+    )
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_prepare_arrays_of_which_one_is_bad_leave_no_val_behind(tmp_path: Path, overwrite: bool) -> None:
+    """Else the same command would be told that val.beton is there already."""
+    options = replace(AS_IT_IS, overwrite=overwrite)
+    if overwrite:
+        write_splits(tmp_path, {"val": made(3), "train": made(3)}, options)
+    (tmp_path / "val.txt").write_text("of somebody else")
+    others = {path.name for path in tmp_path.iterdir() if not path.name.startswith("val.beton")}
+    with pytest.raises(UserError, match=r"image 1 \('array\[1\]'\) cannot be stored"):
+        write_splits(tmp_path, {"val": made(2), "train": made(2, bad=1)}, options)
+    assert {path.name for path in tmp_path.iterdir()} == others
+    assert write_splits(tmp_path, {"val": made(2), "train": made(2)}, options)["val"].count == 2
+    verify(tmp_path / "val.beton", read_manifest(tmp_path / "val.beton"))
 
 
 def test_defaults_are_ffcvs_for_imagenet() -> None:

@@ -62,6 +62,20 @@ def test_hold_out_takes_the_share_of_each_class_and_keeps_it_when_images_are_add
     assert np.count_nonzero(more[:-1] != chosen) <= 1
 
 
+def test_hold_out_draws_the_images_that_it_always_drew() -> None:
+    """Results on held-out images stay comparable. These names have no other source than this code."""
+    names = [f"train/{name}/{image:02}.png" for name in ("cat", "dog") for image in range(20)]
+    chosen = hold_out(np.repeat([0, 1], 20), names, 0.15, 7)
+    assert [name for name, held_out in zip(names, chosen, strict=True) if held_out] == [
+        "train/cat/06.png",
+        "train/cat/10.png",
+        "train/cat/16.png",
+        "train/dog/00.png",
+        "train/dog/03.png",
+        "train/dog/12.png",
+    ]
+
+
 def test_folder_with_validation_images_needs_no_part_of_the_training_images(pets: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"pets has no folder val or validation.*--val-fraction 0\.1"):
         prepare(pets, tmp_path / "out", options())
