@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    """What a test, or the code in it, changes in this process: the next test finds it as it was."""
+    """Variables of the environment and handlers of signals are for the next test what they were for this one."""
     variables, handlers = dict(os.environ), {number: signal.getsignal(number) for number in SIGNALS}
     yield
     if support := sys.modules.get("tests.support.processes"):  # which imports torch; without it, nothing was started

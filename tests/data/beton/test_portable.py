@@ -178,7 +178,9 @@ except UserError as error:
     print(error)
 """
     )
-    ended = subprocess.run([sys.executable, "-c", "import sys\n" + code], cwd=ROOT, capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", "import sys\n" + code], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT
+    )
     assert ended.returncode == 0, ended.stderr
     (line,) = ended.stdout.splitlines()
     assert line.startswith("reading without FFCV's library (No module named")
