@@ -122,6 +122,24 @@ def test_stored_recipe_says_how_to_run_it_and_writes_every_value_out() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet50_goyal2017_8k", ["--optimizer.weight-decay", "1e-300"]),
+        ("resnet50_goyal2017_8k", ["--seed", str(2**63 - 1)]),
+        ("resnet50_finetune", ["--model.name", "timm/a'b"]),
+    ],
+)
+def test_value_at_the_edge_that_the_command_line_takes_can_be_stored(
+    name: str, options: list[str], tmp_path: Path
+) -> None:
+    """Otherwise a run could start but neither resume nor be evaluated, because its recipe.py does not load."""
+    recipe = resolved(name, *options)
+    assert recipe != load_recipe(name)
+    (tmp_path / "recipe.py").write_text(recipe_source(recipe))
+    assert load_recipe(tmp_path / "recipe.py") == recipe
+
+
+@pytest.mark.parametrize(
     "options",
     [
         ["--clip-grad-norm", "inf"],
@@ -132,15 +150,9 @@ def test_stored_recipe_says_how_to_run_it_and_writes_every_value_out() -> None:
         ["--model.fc-std", "inf"],
     ],
 )
-def test_value_that_the_command_line_takes_can_be_stored(options: list[str], tmp_path: Path) -> None:
-    """Otherwise a run could start but neither resume nor be evaluated, because its recipe.py does not load."""
-    try:
-        recipe = resolved("resnet50_goyal2017_8k", *options)
-    except UserError as error:
-        assert options[0][2:].replace("-", "_") in str(error)
-        return
-    (tmp_path / "recipe.py").write_text(recipe_source(recipe))
-    assert recipe_source(load_recipe(tmp_path / "recipe.py")) == recipe_source(recipe)
+def test_value_that_no_recipe_file_can_hold_is_refused_by_the_command_line(options: list[str]) -> None:
+    with pytest.raises(UserError, match=options[0][2:].replace("-", "_")):
+        resolved("resnet50_goyal2017_8k", *options)
 
 
 @pytest.mark.parametrize(
