@@ -114,8 +114,9 @@ def test_class_folders_give_the_crops_of_a_file_that_stores_their_images_unshrun
     ("cut.jpg", odd_images.truncated_jpeg()), ("text.png", b"<html>"), ("link.png", None),
 ])  # fmt: skip
 def test_whatever_a_decoder_raises_is_one_line_with_file_index_and_remedy(
-    tmp_path: Path, name: str, content: bytes | None
+    tmp_path: Path, name: str, content: bytes | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("trainer.data.content.CHUNK", 4)  # the bad image is not among the first
     folder = class_folders(tmp_path) / "train"
     if content is None:
         os.symlink("nowhere.png", folder / "b" / name)
@@ -148,13 +149,14 @@ def test_bad_images_of_shards_are_named_by_shard_and_sample(tmp_path: Path) -> N
 
 
 def test_content_decides_about_the_checksum_and_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.data.content.CHUNK", 4)
     folder = class_folders(tmp_path, extension=".bmp") / "train"
     first = ImageFolderSource(folder).checksum
     assert (folder / ".verified").is_file()
     with monkeypatch.context() as patch:
         patch.setattr("trainer.data.image_folder.read_bytes", lambda path: pytest.fail("read again"))
         assert ImageFolderSource(folder).checksum == first
-    (folder / "a" / "000.bmp").write_bytes((folder / "b" / "000.bmp").read_bytes())  # the same name and length
+    (folder / "c" / "003.bmp").write_bytes((folder / "b" / "000.bmp").read_bytes())  # the same name and length
     second = ImageFolderSource(folder)
     assert second.checksum != first and second.notes == ()
 
@@ -180,10 +182,11 @@ def test_stamp_lies_in_the_cache_folder_where_the_images_cannot_be_written_to(
 
 
 @pytest.mark.parametrize("name", ["turned.jpg", "turned.png", "turned.webp"])
-def test_exif_orientation_is_counted_and_said(tmp_path: Path, name: str) -> None:
+def test_exif_orientation_is_counted_and_said(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.data.content.CHUNK", 4)
     folder = class_folders(tmp_path) / "train"
-    odd_images.turned(folder / "a" / name)
-    assert has_orientation((folder / "a" / name).read_bytes())
+    odd_images.turned(folder / "c" / name)
+    assert has_orientation((folder / "c" / name).read_bytes())
     assert not has_orientation((folder / "a" / "000.png").read_bytes())
     source = ImageFolderSource(folder)
     assert source.checksum

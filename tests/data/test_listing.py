@@ -2,6 +2,8 @@
 
 import os
 import unicodedata
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,14 @@ import pytest
 from torchvision.datasets import ImageFolder
 
 from tests.support.odd_images import CLASSES, class_folders, picture
+from tests.support.small_recipe import recipe as small
+from trainer.data.beton.prepare import PrepareOptions, prepare_folder
 from trainer.data.formats import find, open_dataset, open_source
 from trainer.data.listing import class_order_of, list_class_folders
-from trainer.errors import UserError
+from trainer.distributed import process_group
+from trainer.errors import SharedError, UserError
+from trainer.settings import TrainSettings
+from trainer.setup.loaders import open_loaders
 
 
 def test_listing_is_what_torchvisions_image_folder_sees(tmp_path: Path) -> None:
@@ -86,6 +93,22 @@ def test_class_order_is_that_of_text_and_said_or_that_of_numbers(tmp_path: Path)
         assert open_dataset(str(tmp_path), "val", num_classes=1, resolution=1, like=known).classes == known
     assert class_order_of(numeric.classes) == "numeric" and class_order_of(text.classes) == "text"
     assert class_order_of(["0", "1", "2"]) == class_order_of(["cat", "dog"]) == "text"
+
+
+def test_splits_that_were_prepared_in_different_class_orders_are_refused(tmp_path: Path) -> None:
+    class_folders(tmp_path / "src", tuple(str(number) for number in range(11)), train=1, val=1)
+    for order in ("text", "numeric"):
+        options = PrepareOptions(write_mode="raw", workers=1, class_order=order)  # type: ignore[arg-type]
+        prepare_folder(tmp_path / "src", tmp_path / order, options)
+    for path in (tmp_path / "numeric").glob("val*"):
+        path.replace(tmp_path / "text" / path.name)
+    settings = TrainSettings(data=str(tmp_path / "text"), run_dir=tmp_path / "run", workers=1)
+    with (
+        process_group.world("cpu", timeout_minutes=15) as world,
+        ExitStack() as stack,
+        pytest.raises(SharedError, match="train and val have their classes in different orders: prepare them together"),
+    ):
+        open_loaders(replace(small, num_classes=11), settings, world, stack)
 
 
 def test_class_order_numeric_needs_numbers(tmp_path: Path) -> None:

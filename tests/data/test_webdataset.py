@@ -87,19 +87,29 @@ def test_webdataset_contents_count_images_and_bytes_by_encoding(photos: Path, sh
     assert found.stored == (Stored("jpg", 64, written),)
 
 
-def test_webdataset_checksum_depends_on_bytes_and_labels(tmp_path: Path) -> None:
-    one = [("0.jpg", jpeg()), ("0.cls", b"0")]
+def test_webdataset_checksum_depends_on_bytes_and_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on those of the last image, which another thread reads than the first."""
+    monkeypatch.setattr("trainer.data.content.CHUNK", 4)
+    before = [file for key in "0123" for file in ((f"{key}.jpg", jpeg()), (f"{key}.cls", b"0"))]
+    one = [("4.jpg", jpeg()), ("4.cls", b"0")]
     changed = [
-        [("0.jpg", jpeg()[:-1] + b"0"), ("0.cls", b"0")],
-        [("0.jpg", jpeg()), ("0.cls", b"1")],
-        [("0.jpg", jpeg((90, 9))), one[1]],
+        [("4.jpg", jpeg()[:-1] + b"0"), ("4.cls", b"0")],
+        [("4.jpg", jpeg()), ("4.cls", b"1")],
+        [("4.jpg", jpeg((90, 9))), one[1]],
     ]
     checksums = {
-        WebDatasetSource((write_shard(tmp_path / f"{n}" / "a.tar", files),)).checksum
+        WebDatasetSource((write_shard(tmp_path / f"{n}" / "a.tar", before + files),)).checksum
         for n, files in enumerate([one, *changed])
     }
     assert len(checksums) == 4
-    assert WebDatasetSource((write_shard(tmp_path / "again" / "a.tar", one),)).checksum in checksums
+    assert WebDatasetSource((write_shard(tmp_path / "again" / "a.tar", before + one),)).checksum in checksums
+
+
+def test_webdataset_refuses_a_shard_that_a_link_names_again(tmp_path: Path) -> None:
+    write_shard(tmp_path / "train-0.tar", [("0.jpg", jpeg()), ("0.cls", b"0")])
+    (tmp_path / "train-1.tar").symlink_to("train-0.tar")
+    with pytest.raises(UserError, match=r"train-1\.tar and .*train-0\.tar are one file, by a link: remove the link"):
+        open_source(str(tmp_path), "train", num_classes=1, resolution=8)
 
 
 def test_webdataset_classes_are_named_by_a_file_beside_the_shards(tmp_path: Path) -> None:

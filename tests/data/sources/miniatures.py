@@ -1,11 +1,14 @@
 """Small photographs, and what every test of a source asks of the files that were written from it."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from trainer.data.beton.images import Images
 from trainer.data.beton.index import verify
 from trainer.data.beton.manifest import read_manifest
 from trainer.data.beton.prepare import PrepareOptions
@@ -49,6 +52,26 @@ def assert_holds(path: Path, expected: list[tuple[int, np.ndarray]]) -> None:
     assert labels == [label for label, _ in expected]
     for image, (_, wanted) in zip(images, expected, strict=True):
         assert np.array_equal(image, wanted)
+
+
+def stamps_of(prepare: Callable[[], object]) -> dict[str, list[int]]:
+    """The stamps of the images that `prepare` would store. An interrupted file is continued while they stay."""
+    found: dict[str, list[int]] = {}
+
+    def write_splits(_out: Path, splits: dict[str, Images], _options: PrepareOptions) -> None:
+        for split, images in splits.items():
+            assert images.stamp is not None
+            found[split] = [images.stamp(image) for image in range(len(images.labels))]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("csv_list", "imagenet", "parquet", "torchvision_set", "webdataset"):
+            patch.setattr(f"trainer.data.sources.{name}.write_splits", write_splits)
+        prepare()
+    return found
+
+
+def changed(before: list[int], after: list[int]) -> list[bool]:
+    return [one != other for one, other in zip(before, after, strict=True)]
 
 
 def _encoded(number: int, kind: str) -> bytes:

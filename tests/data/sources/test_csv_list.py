@@ -1,11 +1,12 @@
 """CSV and TSV files with a path and a label a line."""
 
+import os
 import unicodedata
 from pathlib import Path
 
 import pytest
 
-from tests.data.sources.miniatures import RAW, assert_holds, pixels, png
+from tests.data.sources.miniatures import RAW, assert_holds, changed, pixels, png, stamps_of
 from trainer.data.sources.csv_list import CsvOptions, prepare
 from trainer.errors import UserError
 
@@ -41,6 +42,17 @@ def test_csv_with_a_split_column_is_written_in_the_order_of_its_lines(folder: Pa
         assert_holds(folder / "out" / f"{split}.beton", expected)
 
 
+def test_csv_image_that_is_replaced_changes_its_stamp(folder: Path) -> None:
+    def stamps() -> dict[str, list[int]]:
+        return stamps_of(lambda: prepare(write(folder, SPLIT), folder / "out", options()))
+
+    before = stamps()
+    os.utime(folder / "images" / "4.png", ns=(0, 0))
+    after = stamps()
+    assert changed(before["train"], after["train"]) == [number == 4 for number in (1, 2, 4, 5, 7)]
+    assert before["val"] == after["val"]
+
+
 def test_csv_images_for_testing_are_left_out(folder: Path) -> None:
     rows = SPLIT.replace("train,images/7", "test,images/7")
     assert prepare(write(folder, rows), folder / "out", options())["train"].count == 4
@@ -53,6 +65,16 @@ def test_csv_with_a_file_of_validation_images_trains_on_lines_of_train_alone(fol
     test = write(folder, "split,path,label\ntest,images/1.png,ca t\n", "test.csv")
     with pytest.raises(UserError, match=r"test\.csv lists no validation images"):
         prepare(folder / "list.csv", folder / "none", options(val=test))
+
+
+@pytest.mark.parametrize(
+    ("label", "answer"), [("ünit", "lists images/0.png twice"), ("ca t", "two labels, ünit and ca t")]
+)
+def test_csv_image_is_for_training_or_for_validation(folder: Path, label: str, answer: str) -> None:
+    val = write(folder, f"path,label\nimages/3.png,ca t\nimages/0.png,{label}\n", "val.csv")
+    lines = "path,label\nimages/0.png,ünit\nimages/1.png,ca t\n"
+    with pytest.raises(UserError, match=answer):
+        prepare(write(folder, lines), folder / "out", options(val=val))
 
 
 @pytest.mark.parametrize("split", ["", "train"])

@@ -1,13 +1,14 @@
 """Parquet files in the layouts of Hugging Face's data sets."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.data.sources.miniatures import RAW, assert_holds, pixels, png
+from tests.data.sources.miniatures import RAW, assert_holds, changed, pixels, png, stamps_of
 from trainer.data.sources.parquet import ParquetOptions, prepare
 from trainer.errors import UserError
 
@@ -61,6 +62,17 @@ def test_parquet_columns_and_classes_come_from_the_metadata(files: Path, tmp_pat
     assert manifests["train"].classes == ["cat", "dog", "emu"] and manifests["val"].source.kind == "parquet"
     assert_holds(tmp_path / "out" / "train.beton", [(number % 3, pixels(number)) for number in range(11)])
     assert_holds(tmp_path / "out" / "val.beton", [(number % 3, pixels(number)) for number in range(11, 16)])
+
+
+def test_parquet_file_that_is_replaced_changes_the_stamps_of_its_images(files: Path, tmp_path: Path) -> None:
+    def stamps() -> dict[str, list[int]]:
+        return stamps_of(lambda: prepare([str(files)], tmp_path / "out", options()))
+
+    before = stamps()
+    os.utime(files / "train-00001-of-00002.parquet", ns=(0, 0))
+    after = stamps()
+    assert changed(before["train"], after["train"]) == [False] * 7 + [True] * 4
+    assert before["val"] == after["val"]
 
 
 def test_parquet_bad_image_is_named_by_file_and_row(files: Path, tmp_path: Path) -> None:

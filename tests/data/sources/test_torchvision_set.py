@@ -1,5 +1,7 @@
 """torchvision's data sets in miniature, in the layout that torchvision downloads: read, never fetched."""
 
+import inspect
+import os
 import socket
 from pathlib import Path
 
@@ -7,9 +9,10 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from tests.data.sources.miniatures import RAW, assert_holds, decoded, jpeg
+from tests.data.sources.miniatures import RAW, assert_holds, changed, decoded, jpeg, stamps_of
 from tests.support import odd_images
 from trainer.cli.parse import parse_prepare
+from trainer.data.sources import torchvision_set
 from trainer.data.sources.torchvision_set import SMALL, TorchvisionOptions, prepare
 from trainer.errors import UserError
 
@@ -107,6 +110,24 @@ def test_torchvision_set_without_splits_needs_a_fraction(tmp_path: Path) -> None
     assert found["train"].class_counts == [2, 3] and found["train"].classes == ["Forest", "River"]
 
 
+def test_torchvision_file_below_the_root_that_is_replaced_changes_all_stamps(tmp_path: Path) -> None:
+    river = tmp_path / "eurosat" / "2750" / "River"
+    river.mkdir(parents=True)
+    for number in range(4):
+        (river / f"{number}.jpg").write_bytes(jpeg(number))
+
+    def stamps() -> dict[str, list[int]]:
+        return stamps_of(lambda: prepare("EuroSAT", tmp_path / "out", options(tmp_path, val_fraction=0.25)))
+
+    before = stamps()
+    assert before == stamps()
+    os.utime(river / "3.jpg", ns=(0, 0))
+    assert {split: changed(before[split], found) for split, found in stamps().items()} == {
+        "val": [True],
+        "train": [True, True, True],
+    }
+
+
 def test_torchvision_set_that_is_not_there_is_one_line_and_no_download(tmp_path: Path) -> None:
     for name in ("CIFAR100", "Food101", "DTD", "Flowers102", "GTSRB", "MNIST", "EMNIST", "SUN397", "Country211"):
         remedy = f"download it with torchvision.datasets.{name}"
@@ -119,10 +140,93 @@ def test_torchvision_set_that_is_not_there_is_one_line_and_no_download(tmp_path:
         prepare("CocoDetection", tmp_path / "out", options(tmp_path))
 
 
-def test_torchvision_has_every_set_that_is_named() -> None:
+def named_splits(train: str, val: str) -> dict[str, dict[str, object]]:
+    return {"train": {"split": train}, "val": {"split": val}}
+
+
+FLAG: dict[str, dict[str, object]] = {"train": {"train": True}, "val": {"train": False}}
+NO_SPLITS: dict[str, dict[str, object]] = {"train": {}}
+OPENED = {
+    **dict.fromkeys(["CIFAR10", "CIFAR100", "FashionMNIST", "KMNIST", "MNIST", "QMNIST", "USPS"], FLAG),
+    "EMNIST": {split: {"split": "balanced", **flag} for split, flag in FLAG.items()},
+    **dict.fromkeys(["FER2013", "Food101", "GTSRB", "STL10", "StanfordCars", "SVHN"], named_splits("train", "test")),
+    "OxfordIIITPet": named_splits("trainval", "test"),
+    **dict.fromkeys(
+        ["DTD", "FGVCAircraft", "Flowers102", "Imagenette", "PCAM", "RenderedSST2"], named_splits("train", "val")
+    ),
+    "Country211": named_splits("train", "valid"),
+    "Places365": {
+        "train": {"split": "train-standard", "small": True},
+        "val": {"split": "val", "small": True},
+    },
+    **dict.fromkeys(["Caltech101", "Caltech256", "EuroSAT", "SEMEION", "SUN397"], NO_SPLITS),
+}
+
+
+def test_torchvision_set_is_opened_by_its_own_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of torchvision's documentation: a set's validation images, else its test images. Nothing is downloaded."""
     import torchvision.datasets
 
-    from trainer.data.sources.torchvision_set import _CALLS
+    opened: dict[str, dict[str, object]] = {}
 
-    assert len(_CALLS) == 28 and set(SMALL) < set(_CALLS)
-    assert all(hasattr(torchvision.datasets, name) for name in _CALLS)
+    def record(name: str, _stamp: int, found: dict[str, object]) -> None:
+        opened[name] = found
+        raise UserError("enough was seen")
+
+    monkeypatch.setattr(torchvision_set, "_labelled", record)
+    for name in OPENED:
+        signature = inspect.signature(getattr(torchvision.datasets, name))
+
+        def arguments(*given: object, signature: inspect.Signature = signature, **named: object) -> dict[str, object]:
+            assert signature.bind(*given, **named).arguments.pop("root") == tmp_path
+            return named
+
+        monkeypatch.setattr(torchvision.datasets, name, arguments)
+        with pytest.raises(UserError, match="enough was seen"):
+            prepare(name, tmp_path / "out", options(tmp_path))
+    assert opened == OPENED
+    assert len(OPENED) == 28 and set(SMALL) < set(OPENED)
+    with pytest.raises(UserError, match="not among the data sets that are read: " + ", ".join(sorted(OPENED))):
+        prepare("none", tmp_path / "out", options(tmp_path))
+
+
+class InMemory:
+    """A data set whose images have the labels TRUTH, with further fields, as its class may have them."""
+
+    def __init__(self, **known: object) -> None:
+        vars(self).update(known)
+        self.opened = 0
+
+    def __len__(self) -> int:
+        return len(TRUTH)
+
+    def __getitem__(self, image: int) -> tuple[np.ndarray, int]:
+        self.opened += 1
+        return np.zeros((8, 8, 3), np.uint8), TRUTH[image]
+
+
+TRUTH = [image * 7 % 3 for image in range(100)]
+PAIRS = [("file", label) for label in TRUTH]
+
+
+@pytest.mark.parametrize(
+    ("known", "opened"),
+    [
+        ({"targets": TRUTH}, 16),  # some are compared with the images
+        ({"_labels": np.array(TRUTH)}, 16),
+        ({"targets": [*TRUTH[:-1], 2]}, 16 + 100),
+        ({"targets": [2, *TRUTH[1:]], "y": TRUTH}, 1 + 16),
+        ({"targets": [2, *TRUTH[1:]], "samples": PAIRS}, 1),
+        ({"targets": [str(label) for label in TRUTH]}, 100),
+        ({"targets": TRUTH[:50]}, 100),
+        ({"samples": PAIRS}, 0),
+        ({"_samples": PAIRS}, 0),
+        ({"samples": PAIRS[:50]}, 100),
+        ({}, 100),
+    ],
+)
+def test_torchvision_labels_are_those_of_the_images(known: dict[str, object], opened: int) -> None:
+    """A list of the set that disagrees with its images, or has another length, is not taken."""
+    dataset = InMemory(**known)
+    assert torchvision_set._labels("train", dataset).tolist() == TRUTH
+    assert dataset.opened == opened

@@ -1,10 +1,11 @@
 """WebDataset shards as .beton files; the files that patterns stand for."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from tests.data.sources.miniatures import RAW, assert_holds, pixels, png
+from tests.data.sources.miniatures import RAW, assert_holds, changed, pixels, png, stamps_of
 from tests.data.test_webdataset import write_shard
 from trainer.data.sources.files import expand, split_files
 from trainer.data.sources.options import FilesOptions
@@ -70,6 +71,17 @@ def test_webdataset_bad_image_is_named_or_skipped(shards: Path, tmp_path: Path) 
     manifest = prepare([str(shards)], tmp_path / "out", options(skip_bad=True))["val"]
     assert manifest.skipped == ["val-000.tar: a.png"] and manifest.count == 1
     assert_holds(tmp_path / "out" / "val.beton", [(1, pixels(9))])
+
+
+def test_webdataset_shard_that_is_replaced_changes_the_stamps_of_its_images(shards: Path, tmp_path: Path) -> None:
+    def stamps() -> dict[str, list[int]]:
+        return stamps_of(lambda: prepare([str(shards)], tmp_path / "out", options()))
+
+    before = stamps()
+    os.utime(shards / "train-001.tar", ns=(0, 0))
+    after = stamps()
+    assert changed(before["train"], after["train"]) == [False] * 4 + [True] * 5
+    assert before["val"] == after["val"]
 
 
 def test_webdataset_what_is_no_shard_is_named(shards: Path, tmp_path: Path) -> None:
