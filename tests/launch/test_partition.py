@@ -73,7 +73,7 @@ def test_slurm_that_does_not_answer_makes_no_job_without_gpus(
 ) -> None:
     answer = subprocess.CompletedProcess((), code, "", stderr)
     monkeypatch.setattr(partition, "run_slurm", lambda *_: answer)
-    with pytest.raises(UserError, match=f"so nothing is started: .*{re.escape(message)}"):
+    with pytest.raises(UserError, match=f"so nothing was started: .*{re.escape(message)}"):
         resolved(SlurmSettings())
     # no Slurm: --plan shows the job all the same
     answer.stderr = "sinfo: fatal: Could not establish a configuration source\n"
