@@ -42,7 +42,8 @@ STEPS = ("ours", "timm's step", "torchvision's step")
 def test_gpu_benchmark_one_command_measures_loader_step_peers_and_roofline(photo_betons: Path, tmp_path: Path) -> None:
     found = tmp_path / "found.json"
     words = ["--data", photo_betons, "--device", "cpu", "--depth", 18, "--resolution", 32, "--batch", 4, "--seconds",
-             0.05, "--minutes", 600, "--rounds", 2, "--workers", 2, "--no-compile", "--precision", "fp32", "--json", found]  # fmt: skip
+             0.05, "--minutes", 600, "--rounds", 2, "--workers", 2, "--no-compile", "--precision", "fp32",
+             "--json", found]  # fmt: skip
     ended = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu", *map(str, words)],
         cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.processes import assert_same_run, metrics, run
+from tests.support.processes import assert_same_run, metrics, run, weights
 from trainer.__main__ import main
 from trainer.model import build_model
 from trainer.recipe import CifarResNet
@@ -76,6 +76,18 @@ def test_run_with_all_parts_differs_by_rounding_only_on_two_processes(runs: dict
     assert len(one) == len(two) == LAST
     assert two[:5] == pytest.approx(one[:5], rel=1e-3)  # Adam's first steps amplify the rounding of small gradients
     assert one[-1] < one[0]
+    evaluated = [
+        {record["kind"]: record["loss"] for record in metrics(runs[processes]) if record["kind"].startswith("eval")}
+        for processes in (1, 2)
+    ]
+    assert evaluated[0].keys() == {"eval", "eval_swa"}
+    assert evaluated[1] == pytest.approx(evaluated[0], rel=1e-2)
+    measured = [
+        {name: tensor for name, tensor in weights(runs[processes]).items() if "running_" in name}
+        for processes in (1, 2)
+    ]
+    assert len(measured[0]) == 2 * 7 * 2  # of both networks, each measured over the same 96 images
+    torch.testing.assert_close(measured[1], measured[0], rtol=1e-2, atol=1e-2)
 
 
 def test_result_names_the_teacher_and_a_run_keeps_it(
