@@ -245,7 +245,7 @@ def test_predict_empty_standard_input_is_one_line(
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
     assert main(["predict", "run", "-"]) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == "error: standard input names no image: give one file a line"
+    assert capsys.readouterr().err.splitlines()[-1] == "error: standard input names no image: give one file per line"
 
 
 def test_predict_reads_names_that_are_not_utf_8(monkeypatch: pytest.MonkeyPatch) -> None:
