@@ -139,16 +139,11 @@ def test_lost_rank_is_reported_by_one_line_and_no_rank_is_left(digits: Path, tmp
 def test_local_ctrl_c_saves_once_for_all_processes_and_says_so_by_its_code(
     processes: str, uninterrupted: Path, digits: Path, tmp_path: Path
 ) -> None:
-    """A terminal reaches the launcher alone, because torch starts each rank in a session of its own.
-
-    Here the ranks get it too, as if somebody had sent it to all processes. The launcher hands its own on to them, which
-    must not count as a second one.
-    """
+    """A terminal sends it to the launcher, which hands it on: torch starts each rank in a session of its own."""
     command = words("local", tmp_path, digits, "--processes", processes)
     process = start(command)
     wait_for_step(process, tmp_path, 7)
-    for pid in (process.pid, *ranks(tmp_path).values()):
-        os.kill(pid, signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 130, err
     assert "run the same command again to resume" in out
