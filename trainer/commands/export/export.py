@@ -133,8 +133,6 @@ def _place(run: Run, recipe: Recipe, settings: ExportSettings) -> Path:
         raise UserError(f"--out {settings.out}: a file for {settings.to} ends in {' or '.join(suffixes)}")
     if not out.parent.is_dir():
         raise UserError(f"--out {settings.out}: there is no folder {settings.out.parent}")
-    if out.parent.resolve() == run.checkpoints.folder.resolve():
-        raise UserError(f"--out {settings.out} is among the run's checkpoints: choose another folder")
     require_outside_checkpoints(settings.out)
     return settings.out
 
