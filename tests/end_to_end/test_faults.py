@@ -177,7 +177,7 @@ def test_beton_that_is_written_to_while_it_is_read_is_refused(own_digits: Path) 
         with path.open("r+b") as file:
             file.seek(int(source._index.pointers[5]))
             file.write(b"\xff" * 100)
-        with pytest.raises(LocalError, match=r"train\.beton was written to while it was read: start again"):
+        with pytest.raises(LocalError, match=r"beton was written to while it was read: run the same command again"):
             read_pixels(loader)
 
 
