@@ -112,7 +112,8 @@ def test_training_step_of_fine_tuning_is_a_plain_loop_with_two_rates_and_frozen_
         {"params": [tensor for name, tensor in learning if name.startswith("fc.")], "lr": 0.1},
         {"params": [tensor for name, tensor in learning if not name.startswith("fc.")], "lr": 0.1 / 4},
     ]
-    plain_loop(plain, torch.optim.SGD(groups, momentum=0.9, weight_decay=1e-4, nesterov=True), micro_batches(4))
+    optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=1e-4, nesterov=True, fused=True)
+    plain_loop(plain, optimizer, micro_batches(4))
     ours, theirs = module.state_dict(), plain.state_dict()
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
     unchanged = [name for name in ours if torch.equal(ours[name], start[name])]
