@@ -11,6 +11,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from tests.support.ports import free_ports
 from tests.support.processes import ROOT, TIMEOUT, kill_after_test
 from trainer.distributed import lost_peer
 
@@ -73,11 +74,6 @@ print([os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks])
 """
 
 
-def free_port() -> int:
-    with socket.create_server(("localhost", 0)) as free:
-        return int(free.getsockname()[1])
-
-
 def start_rank(
     rank: int, count: int, port: int, errors: Path, minutes: float = 15, code: str = RANK
 ) -> subprocess.Popen[str]:
@@ -104,7 +100,7 @@ def has_joined(process: subprocess.Popen[str]) -> bool:
 @pytest.mark.parametrize("lost", [0, 2])
 def test_lost_rank_is_one_line_of_one_rank_and_all_others_end(lost: int, tmp_path: Path) -> None:
     errors = tmp_path / "errors"
-    port = free_port()
+    port = free_ports(1)[0]
     ranks = [start_rank(rank, 4, port, errors) for rank in range(4)]
     try:
         for process in ranks:
@@ -125,7 +121,7 @@ def test_lost_rank_is_one_line_of_one_rank_and_all_others_end(lost: int, tmp_pat
 @pytest.mark.parametrize("lost", [0, 4, 7])
 def test_lost_rank_of_eight_is_one_line_of_one_rank_and_all_others_end(lost: int) -> None:
     variables = {"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "8", "TORCHELASTIC_RESTART_COUNT": "0", "PYTHONPATH": str(ROOT)}
-    variables |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), "TORCHELASTIC_RUN_ID": "test"}
+    variables |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_ports(1)[0]), "TORCHELASTIC_RUN_ID": "test"}
     environment = {**os.environ, **variables}
     environment.pop("TORCHELASTIC_USE_AGENT_STORE", None)
     command = [sys.executable, "-c", f"RANK = {RANK!r}\n{RANKS}", "8", str(lost)]
@@ -148,7 +144,7 @@ def test_lost_store_is_reported_by_one_rank_of_a_machine_that_is_left(
 
 
 def test_rank_that_starts_late_is_waited_for(tmp_path: Path) -> None:
-    errors, port = tmp_path / "errors", free_port()
+    errors, port = tmp_path / "errors", free_ports(1)[0]
     ranks = [start_rank(0, 2, port, errors)]
     try:
         while not listens(port):
@@ -164,7 +160,7 @@ def test_rank_that_starts_late_is_waited_for(tmp_path: Path) -> None:
 
 def test_rank_that_never_starts_is_one_line_and_exit_code_75(tmp_path: Path) -> None:
     errors = tmp_path / "errors"
-    alone = start_rank(0, 2, free_port(), errors, minutes=1 / 60)
+    alone = start_rank(0, 2, free_ports(1)[0], errors, minutes=1 / 60)
     alone.communicate(timeout=TIMEOUT)
     assert alone.returncode == 75
     (line,) = errors.read_text().splitlines()
@@ -184,7 +180,7 @@ def test_rank_that_outlives_the_store_ends_with_its_own_exit_code(tmp_path: Path
         "with process_group.world('cpu', 15) as world:\n"
         "    last = EndsLast() if world.rank else None\n"
     )
-    errors, port = tmp_path / "errors", free_port()
+    errors, port = tmp_path / "errors", free_ports(1)[0]
     ranks = [start_rank(rank, 2, port, errors, code=code) for rank in range(2)]
     for rank in ranks:
         rank.communicate(timeout=TIMEOUT)

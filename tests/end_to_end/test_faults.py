@@ -6,7 +6,6 @@ docs/faults.md is the list of all; most of its rows are backed by the tests of t
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 
 from tests.support.forked import Forked
+from tests.support.ports import free_ports
 from tests.support.processes import LONGEST, ROOT, SUPPORT, TIMEOUT, assert_same_run, kill_after_test, weights
 from tests.support.small_checkpoint import checkpoint_content
 from trainer.__main__ import main
@@ -318,8 +318,7 @@ def test_ranks_that_were_started_differently_are_refused_at_the_start(
         checkpoint.write(run_dir / "checkpoints" / f"step_{step:08d}.pt", checkpoint_content(step=step))
     for name in ("train.beton", "train.beton.json", "train.beton.verified"):
         shutil.copy(own_digits / name.replace("train", "val"), own_digits / name)
-    with socket.create_server(("localhost", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     ranks = []
     for rank in range(2):
         # each the first of a machine of its own, so that each opens its own files

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from tests.support.forked import Forked
+from tests.support.ports import free_ports
 
 Process = TypeVar("Process", subprocess.Popen[str], Forked)
 
@@ -99,8 +99,7 @@ def start_ranks(words: list[str], count: int, cwd: Path = ROOT) -> list[Forked]:
 
 def rank_variables(count: int) -> list[dict[str, str]]:
     """torchrun's variables for each of `count` ranks on this machine, which meet at a free port."""
-    with socket.create_server(("localhost", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
     return [
         {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.ports import free_ports
 from tests.support.processes import TIMEOUT
 
 NEEDED = ("munged", "slurmctld", "slurmd", "srun")
@@ -31,6 +32,7 @@ AuthType=auth/munge
 AuthInfo=socket={folder}/munge.sock,cred_expire=5
 CredType=cred/munge
 SlurmctldPort={port}
+FirstJobId={first_job}
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdPidFile={folder}/slurmd.%n.pid
@@ -126,7 +128,7 @@ class Cluster:
         self._daemons: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
-        ports = _free_ports(self.nodes + 2)
+        ports = free_ports(self.nodes + 2)
         named = {"host": self._host, "user": self._user, "folder": self.folder}
         nodes = [NODE.format(number=n, port=ports[n], **named) for n in range(1, self.nodes + 1)]
         accounts = ACCOUNTS.format(port=ports[-1], **named) if self.accounts else ""
@@ -137,7 +139,10 @@ class Cluster:
         plugins = {"task_plugin": "task/none", "resources": "CR_Core"}
         if self.limits_memory:
             plugins = {"task_plugin": "task/cgroup", "resources": "CR_Core_Memory"}
-        text = CONF.format(port=ports[0], nodes="\n".join(nodes), accounts=accounts, **plugins, **limits, **named)
+        first_job = 1 + secrets.randbelow(50_000)  # the port of a start follows from it, and other clusters run beside
+        text = CONF.format(
+            port=ports[0], first_job=first_job, nodes="\n".join(nodes), accounts=accounts, **plugins, **limits, **named
+        )
         (self.folder / "slurm.conf").write_text(text)
         devices = "".join(f"NodeName=n[1-{self.nodes}] Name=gpu Type=fake File=/dev/{d}\n" for d in ("null", "zero"))
         (self.folder / "gres.conf").write_text(devices)
@@ -284,16 +289,6 @@ def cluster(
         yield it
     finally:
         it.stop()
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for probe in sockets:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in sockets]
-    for probe in sockets:
-        probe.close()
-    return ports
 
 
 def _processes() -> list[int]:
