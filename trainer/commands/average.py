@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.commands.evaluate.evaluate import evaluate_in
-from trainer.commands.out_file import require_not_read, require_outside_checkpoints
+from trainer.commands.out_file import require_folder, require_not_read, require_outside_checkpoints
 from trainer.commands.weights import Weights, file_weights, load_network
 from trainer.data.formats import open_dataset
 from trainer.data.listing import composed
@@ -194,8 +194,8 @@ def _place(settings: AverageSettings) -> Path:
         raise UserError(f"--out {out}: a checkpoint ends in .pt")
     elif out.name.startswith(("step_", "best")):
         raise UserError(f"--out {out}: a run's own checkpoints have such names, choose a different one")
-    elif not out.absolute().parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.parent}")
+    else:
+        require_folder(out)
     require_not_read(out, settings.checkpoints)
     if out.absolute().parent.resolve() != beside.resolve():  # a mean may lie among its own run's checkpoints
         require_outside_checkpoints(out)

@@ -6,6 +6,12 @@ from pathlib import Path
 from trainer.errors import UserError
 
 
+def require_folder(out: Path) -> None:
+    """Raises UserError where there is no folder for `out`."""
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}")
+
+
 def require_not_read(out: Path, read: Iterable[Path | str | None]) -> None:
     """Raises UserError where `out` is one of the files that the command reads."""
     if any(file and Path(file).resolve() == out.resolve() for file in read):

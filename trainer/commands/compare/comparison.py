@@ -155,7 +155,7 @@ def duration(seconds: float) -> str:
 
 
 def _identity(run: FinishedRun) -> Any:
-    """What the runs of a row share. The coverage too: with other protocols allowed, nothing else tells it apart."""
+    """The key of a row. It has the coverage, which nothing else compares if other protocols are allowed."""
     data, protocol = run.result["data"], run.protocol
     recipe = replace(run.recipe, seed=0, published=None)
     coverage = protocol.images_seen, protocol.images_total, protocol.duplicates

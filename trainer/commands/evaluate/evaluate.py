@@ -12,7 +12,7 @@ from torch import nn
 from trainer.commands.evaluate.classes import RestrictedNetwork, class_positions, is_part_of
 from trainer.commands.evaluate.real_labels import RealLabels, read_real_labels
 from trainer.commands.evaluate.record import write_record
-from trainer.commands.out_file import require_not_read, require_outside_checkpoints
+from trainer.commands.out_file import require_folder, require_not_read, require_outside_checkpoints
 from trainer.commands.weights import Network, Weights, find_weights, load_network
 from trainer.data.formats import open_dataset
 from trainer.data.listing import composed
@@ -140,8 +140,7 @@ def _lines_of_progress(images: int) -> Callable[[int, int], None]:
 def _find(settings: EvaluateSettings) -> Weights:
     """The weights to evaluate. Raises UserError for options that do not apply to them."""
     if settings.out:
-        if not settings.out.absolute().parent.is_dir():
-            raise UserError(f"--out {settings.out}: there is no folder {settings.out.parent}")
+        require_folder(settings.out)
         require_not_read(settings.out, (settings.weights, settings.recipe, settings.real, settings.data))
         require_outside_checkpoints(settings.out)
     return find_weights(settings.weights, settings.recipe, settings.checkpoint, settings.weights_key)

@@ -7,6 +7,7 @@ import torch
 
 from trainer.commands.look.contact_sheet import Tile, draw_sheet, letterboxed
 from trainer.commands.look.statistics import statistics_of
+from trainer.commands.out_file import require_folder
 from trainer.data.augment import Augmenter
 from trainer.data.contents import Contents
 from trainer.data.crop import eval_view, train_view
@@ -35,8 +36,7 @@ def look(settings: LookSettings) -> None:
         raise UserError(f"{settings.data} is noise, so there is nothing to see: give a folder or a .beton file")
     if settings.out.suffix.lower() != ".png":
         raise UserError(f"--out {settings.out}: the grid is a PNG: use --out {settings.out.with_suffix('.png').name}")
-    if not settings.out.absolute().parent.is_dir():
-        raise UserError(f"--out {settings.out}: there is no folder {settings.out.parent}")
+    require_folder(settings.out)
     recipe = load_recipe(settings.recipe) if settings.recipe else None
     source = open_dataset(settings.data, settings.split, num_classes=1, resolution=1, class_order=settings.class_order)
     with Loader(source, workers=default_workers(1)) as loader:
