@@ -95,11 +95,8 @@ def _data(machines: list[dict[str, Any]], checks: Checks) -> list[str]:
         read = {host: checksum for host, checksum in found.items() if not checksum.startswith("error: ")}
         for host, error in found.items():
             if host not in read:
-                text = error.removeprefix("error: ")
-                away_from_all = isinstance(error, MachineFault) and not read
-                faults.append(
-                    MachineFault(f"{host}: {text}") if away_from_all else fault_of(host, text, of_this_node=bool(read))
-                )
+                fault = fault_of(host, error.removeprefix("error: "), of_this_node=bool(read))
+                faults.append(MachineFault(fault) if isinstance(error, MachineFault) and not read else fault)
         if read:
             expected, whose, is_most = _expected(read)
             faults += [

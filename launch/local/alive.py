@@ -72,9 +72,14 @@ def runner(submission: Submission) -> Runner | None:
     return Runner(int(pid), is_here) if is_here or is_free is False else None
 
 
+def has_begun(submission: Submission) -> bool:
+    """Whether the process that runs it has been there."""
+    return _file(submission).exists()
+
+
 def is_being_started(submission: Submission) -> bool:
     """Whether its launch was a moment ago, and the process that runs it is not there yet."""
-    return not _file(submission).exists() and _is_younger(submission.folder / "job.json", _TO_START)
+    return not has_begun(submission) and _is_younger(submission.folder / "job.json", _TO_START)
 
 
 def _file(submission: Submission) -> Path:

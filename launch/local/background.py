@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from launch.local.alive import has_begun
 from launch.submission import Submission
 from trainer.errors import UserError
 
@@ -25,7 +26,7 @@ def run_in_background(function: Callable[[], Any], submission: Submission) -> No
         _leave_the_terminal()
         os.environ.setdefault("SUBMITIT_LOG_LEVEL", "WARNING")  # else its lines surround ours in the log
         job = executor.submit(function)
-        while not (submission.folder / "alive").exists() and not job.done():
+        while not has_begun(submission) and not job.done():
             time.sleep(0.05)
         os._exit(0)
     _, status = os.waitpid(child, 0)
