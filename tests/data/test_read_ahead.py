@@ -38,7 +38,7 @@ class Recorder:
 
 
 class AtOnce:
-    """Stands in for the thread: does what it is given before submit() returns."""
+    """An executor without a thread: submit() returns when the work is done."""
 
     def __init__(self, *_: object, **__: object) -> None: ...
 

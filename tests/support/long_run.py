@@ -48,7 +48,7 @@ class Usage(NamedTuple):
 
 
 def usage_by_epoch(data: str, run_dir: Path, epochs: int, *options: str) -> list[Usage]:
-    """Trains so many epochs, each with an evaluation and a checkpoint, and returns what the process had after each."""
+    """Trains for `epochs` epochs, with an evaluation and a checkpoint in each, and returns the usage after each."""
     run_dir.mkdir(exist_ok=True)
     file = run_dir / "usage.jsonl"
     small = ["--epochs", str(epochs), "--log-every", "4", "--checkpoint-steps", "5", "--workers", "2", *options]

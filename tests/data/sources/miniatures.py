@@ -1,6 +1,7 @@
 """Small photographs, and what every test of a source asks of the files that were written from it."""
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,8 +71,12 @@ def stamps_of(prepare: Callable[[], object]) -> dict[str, list[int]]:
     return found
 
 
-def changed(before: list[int], after: list[int]) -> list[bool]:
-    return [one != other for one, other in zip(before, after, strict=True)]
+def changed_by_replacing(file: Path, prepare: Callable[[], object]) -> dict[str, list[bool]]:
+    """Which images of each split have another stamp after `file` was replaced."""
+    before = stamps_of(prepare)
+    os.utime(file, ns=(0, 0))
+    after = stamps_of(prepare)
+    return {split: [one != other for one, other in zip(before[split], after[split], strict=True)] for split in before}
 
 
 def _encoded(number: int, kind: str) -> bytes:

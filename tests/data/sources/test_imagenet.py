@@ -1,7 +1,6 @@
 """ImageNet's official files in miniature: the same file comes out as from the class folders that they unpack to."""
 
 import io
-import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.sources.miniatures import AS_IT_IS, changed, contents, jpeg, stamps_of
+from tests.data.sources.miniatures import AS_IT_IS, changed_by_replacing, contents, jpeg
 from trainer.data.beton.prepare import prepare_folder
 from trainer.data.sources.imagenet import DEVKIT, KAGGLE, META, SOLUTION, SYNSETS, TRAIN, TRUTH, VAL, prepare
 from trainer.errors import UserError
@@ -134,14 +133,8 @@ def test_imagenet_list_of_wnids_stands_in_for_the_development_kit(
 def test_imagenet_tar_that_is_replaced_changes_the_stamps_of_its_images(
     downloads: Path, tmp_path: Path, name: str, of_split: str
 ) -> None:
-    def stamps() -> dict[str, list[int]]:
-        return stamps_of(lambda: prepare(downloads, tmp_path / "out", AS_IT_IS))
-
-    before = stamps()
-    os.utime(downloads / name, ns=(0, 0))
-    after = stamps()
-    for split, count in (("train", 9), ("val", len(VALIDATION))):
-        assert changed(before[split], after[split]) == [split == of_split] * count
+    found = changed_by_replacing(downloads / name, lambda: prepare(downloads, tmp_path / "out", AS_IT_IS))
+    assert found == {split: [split == of_split] * count for split, count in (("train", 9), ("val", len(VALIDATION)))}
 
 
 @pytest.mark.slow
