@@ -7,7 +7,8 @@ erased from 10 % of the images, mixup 0.2 or cutmix 1.0 on every batch, each ima
 quarter of them, an average of the weights every 32 steps, whose 0.99998 the scripts rescale by batch, steps and epochs
 to 0.99891.
 Unverified: the flags are read from copies of the command in issue 3995 of pytorch/vision, its code from its
-repository; fp32 is assumed.
+repository; fp32 is assumed. Later versions of its scripts shear, shift and rotate with bilinear interpolation, the
+first ones with the nearest pixel; that the weights are of a later one is our reading.
 Not as there: bf16 (--precision fp32 is the literal one); the count of 32 steps runs on over epochs, theirs begins with
 each of them, which makes 40 averages in an epoch instead of 39.
 
@@ -44,7 +45,7 @@ recipe = Recipe(
     num_classes=1000,
     train_crop=RandomResizedCrop(resolution=176),
     flip=True,
-    augmentation=TrivialAugmentWide(),
+    augmentation=TrivialAugmentWide(interpolation="bilinear"),
     erasing=RandomErasing(probability=0.1),
     mixing=Mixing(mixup_alpha=0.2, cutmix_alpha=1.0),
     repeats=4,

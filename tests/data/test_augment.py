@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional
 from tests.support.small_recipe import recipe as small
 from trainer.data.augment import Augmenter, erased_boxes, jitter_rounds, lighting_offsets
 from trainer.data.operations import Operation
-from trainer.data.policies import auto_rounds, rand_arguments, rand_round, trivial_round
+from trainer.data.policies import auto_rounds, policy_rounds, rand_arguments, rand_round, trivial_round
 from trainer.data.random import RandomStream, uniform
 from trainer.recipe import (
     AugMix,
@@ -147,6 +147,24 @@ def test_augment_images_are_returned_as_they_are_where_nothing_is_asked() -> Non
     normalised = images.float()
     assert Augmenter(ASKED["both"], 0).normalised(normalised, samples) is normalised
     assert torch.equal(normalised, noise(2).float())
+
+
+@pytest.mark.parametrize("policy", [TrivialAugmentWide(), AutoAugment()])
+def test_interpolation_of_a_policy_is_that_of_its_shears_and_rotations(
+    policy: TrivialAugmentWide | AutoAugment,
+) -> None:
+    images, samples = noise(64), np.arange(64)
+    nearest, bilinear = (
+        Augmenter(replace(small, augmentation=replace(policy, interpolation=interpolation)), 0).pixels(images, samples)
+        for interpolation in ("nearest", "bilinear")
+    )
+    slanted = np.zeros(64, bool)
+    for operations, arguments in policy_rounds(
+        policy, lambda count: uniform(0, 0, samples, RandomStream.POLICY, count), *images.shape[2:]
+    ):
+        slanted |= np.isin(operations, (Operation.SHEAR_X, Operation.SHEAR_Y, Operation.ROTATE)) & (arguments != 0)
+    assert 5 < slanted.sum() < 40
+    assert torch.equal((nearest != bilinear).flatten(1).any(dim=1), torch.from_numpy(slanted))
 
 
 # ------------------------------------------------------------------------------------------------------- TrivialAugment

@@ -62,7 +62,7 @@ def torchvision_v2(depth: int, top1: float, repeats: int, resolution: int) -> Pa
         sees=Images(
             train_crop=szegedy(resolution),
             eval_crop=centre(224, 232),
-            augmentation=TrivialAugmentWide(),
+            augmentation=TrivialAugmentWide(interpolation="bilinear"),
             erasing=RandomErasing(probability=0.1, scale=(0.02, 0.33), ratio=(0.3, 3.3)),
             mixing=Mixing(mixup_alpha=0.2, cutmix_alpha=1.0, cutmix_probability=0.5, probability=1.0),
             repeats=repeats,

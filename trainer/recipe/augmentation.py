@@ -58,7 +58,7 @@ class TrivialAugmentWide:
 
     fill: ClassVar[Literal["black", "mean"]] = "black"
     """colour that shears, shifts and rotations bring in from outside the image"""
-    interpolation: ClassVar[Literal["nearest", "bilinear"]] = "nearest"
+    interpolation: Literal["nearest", "bilinear"] = "nearest"
     """interpolation of shears, shifts and rotations"""
 
 
@@ -94,7 +94,8 @@ class AutoAugment:
     policy: Literal["imagenet", "cifar10"] = "imagenet"
     """the data set whose combinations are used"""
     fill: ClassVar[Literal["black", "mean"]] = "black"
-    interpolation: ClassVar[Literal["nearest", "bilinear"]] = "nearest"
+    interpolation: Literal["nearest", "bilinear"] = "nearest"
+    """of shears, shifts and rotations"""
 
 
 @dataclass(frozen=True, kw_only=True)
