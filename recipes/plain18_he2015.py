@@ -1,6 +1,6 @@
 """The plain network of 18 layers, without shortcuts, on ImageNet: He et al. 2015, arXiv:1512.03385, Table 2.
 
-Published: 27.94 % top-1 error, one run, the mean over 10 crops, read second-hand; not comparable with our single crop.
+Published: 27.94 % top-1 error, the mean over 10 crops; not comparable with our single crop.
 The plain network of 34 layers is worse.
 It is resnet18_he2015 without shortcuts, and so without the parameters of their projections. The control: compare it
 with that recipe on the same machine, not with the number above.
@@ -19,7 +19,7 @@ recipe = replace(
     name="plain18_he2015",
     published=Published(
         top1=72.06,
-        runs=1,
+        runs=None,
         statistic=None,
         protocol="ImageNet val, 224 px, mean of 10 crops",
         source="He et al. 2015, arXiv:1512.03385, Table 2",

@@ -3,7 +3,7 @@
 Published: only curves (Figure 6), no number; its training and test error are above those of plain20_he2015. That
 degradation is what the paper is about.
 It is resnet56_he2015 without shortcuts, which on CIFAR-10 have no parameters: the same size, the same recipe.
-Not as in the paper: the mean is subtracted per channel, training uses all 50,000 images, and bf16, as there.
+Not as in the paper: the mean is subtracted per channel, and bf16, as there.
 
     python -m trainer prepare cifar10 SRC --out data/cifar10
     python -m trainer train plain56_he2015 --data data/cifar10 --run-dir runs/plain56_he2015

@@ -4,7 +4,6 @@ Published: 6.37 % test error, the median of 5 runs.
 As resnet110_he2015, whose training the paper keeps, warmup included; here norm and ReLU come before each convolution.
 Two-layer blocks, whose shortcuts are the parameter-free ones of He et al. 2015: the paper names none for them, and the
 authors' code has bottlenecks alone.
-Unverified: the number of the table is from memory, the result is not.
 Not as in the paper: the mean is subtracted per channel, not per pixel; bf16, there fp32.
 
     python -m trainer prepare cifar10 SRC --out data/cifar10

@@ -4,7 +4,6 @@ Published: 5.46 % test error, the median of 5 runs.
 As resnet110_he2015, whose training the paper keeps, warmup included; here norm and ReLU come before each convolution.
 Bottlenecks, with 1x1 convolutions in the shortcuts that change shape and the stride on the first 1x1, as in the
 authors' code (KaimingHe/resnet-1k-layers).
-Unverified: the number of the table is from memory, the result is not.
 Not as in the paper: the mean is subtracted per channel, not per pixel; bf16, there fp32.
 
     python -m trainer prepare cifar10 SRC --out data/cifar10

@@ -4,7 +4,7 @@ Published: 6.61 +- 0.16 % test error, mean and deviation of 5 runs; 6.43 % is th
 From the paper: lr 0.01 until the training error is below 80 %, about 400 iterations, then 0.1 as resnet20_he2015,
 whose other numbers it has. Here those are the first 400 iterations (an epoch has 390), whatever the error. The drops
 stay at 32k and 48k iterations, and the rate does return to 0.1, which a well-known reimplementation misses.
-Not as in the paper: the mean is subtracted per channel, training uses all 50,000 images, and bf16, as there.
+Not as in the paper: the mean is subtracted per channel, and bf16, as there.
 
     python -m trainer prepare cifar10 SRC --out data/cifar10
     python -m trainer train resnet110_he2015 --data data/cifar10 --run-dir runs/resnet110_he2015

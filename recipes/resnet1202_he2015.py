@@ -3,7 +3,7 @@
 Published: 7.93 % test error, one run: worse than ResNet-110 although both fit the training images.
 19.4 M parameters. All but the depth is resnet110_he2015; that its 400 iterations at lr 0.01 are meant here too is our
 reading, unverified. On a GPU of little memory --micro-batch-size 32, and then the norms see 32 images.
-Not as in the paper: the mean is subtracted per channel, training uses all 50,000 images, and bf16, as there.
+Not as in the paper: the mean is subtracted per channel, and bf16, as there.
 
     python -m trainer prepare cifar10 SRC --out data/cifar10
     python -m trainer train resnet1202_he2015 --data data/cifar10 --run-dir runs/resnet1202_he2015

@@ -4,7 +4,8 @@ Published: 8.75 % test error, one run, at the end of 64k iterations.
 From the paper: 3x3 stem, stages of 16/32/64 channels, parameter-free shortcuts, batch 128 on two GPUs (so BN over 64),
 momentum 0.9, weight decay 1e-4 on everything, lr 0.1, divided by 10 at 32k and 48k iterations, 4 px of padding, random
 32 x 32 crop, flip. 64k iterations are 164 epochs of 390 batches; the drops are at 82 and 123.
-Not as in the paper: the mean is subtracted per channel, not per pixel, training uses all 50,000 images, and in bf16.
+The split into 45,000 and 5,000 images chose the 64k iterations; the results are of training on all 50,000.
+Not as in the paper: the mean is subtracted per channel, not per pixel; bf16.
 Padding has the colour of the mean, as the paper pads after subtracting it.
 
     python -m trainer prepare cifar10 SRC --out data/cifar10

@@ -2,7 +2,7 @@
 
 Published: 7.51 % test error, one run, at the end of 64k iterations.
 All but the depth is resnet20_he2015, which says what is from the paper.
-Not as in the paper: the mean is subtracted per channel, training uses all 50,000 images, and bf16, as there.
+Not as in the paper: the mean is subtracted per channel, and bf16, as there.
 
     python -m trainer prepare cifar10 SRC --out data/cifar10
     python -m trainer train resnet32_he2015 --data data/cifar10 --run-dir runs/resnet32_he2015

@@ -3,7 +3,7 @@
 Published: 23.74 +- 0.09 % top-1 error at k*n = 8k: the median of the last 5 epochs, mean and deviation of 5 runs.
 The literal recipe. Linear scaling: lr = 0.1 * 8192 / 256 (section 2.1). Gradual warmup from 0.1, whatever the batch,
 by a constant amount per iteration over 5 epochs (section 2.2). BN statistics over n = 32 images, never synchronised
-(section 3). Weight decay 1e-4, not on gamma and beta; the classifier's bias, of which the paper does not speak,
+(section 2.3). Weight decay 1e-4, not on gamma and beta; the classifier's bias, of which the paper does not speak,
 decays. Last gamma of every block 0, classifier N(0, 0.01), stride 2 on the 3x3 (section 5.1). Crops of random scale
 and aspect ratio, flip, no colour augmentation. The paper's momentum correction is for another form of momentum than
 PyTorch's.

@@ -2,9 +2,8 @@
 
 Published: 25.88 +- 0.56 % top-1 error at k*n = 8k, where gradual warmup has 23.74 and none 24.84: the median of the
 last 5 epochs, mean and deviation of 5 runs.
-As resnet50_goyal2017_8k, but lr 0.1 for the first 5 epochs and then 3.2 at once: the second of the paper's controls.
-Unverified: that the rate is 0.1 and the epochs are 5 is our reading of section 2.2; the number of the table is from
-memory.
+As resnet50_goyal2017_8k, but lr 0.1 for the first 5 epochs and then 3.2 at once (section 5.2): the second of the
+paper's controls.
 Not as in the paper: bf16 (--precision fp32 is the literal one).
 
     torchrun --nproc-per-node 8 -m trainer train resnet50_goyal2017_8k_constant_warmup --data DIR --run-dir DIR

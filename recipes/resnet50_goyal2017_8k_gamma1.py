@@ -4,7 +4,6 @@ Published: 24.11 +- 0.07 % top-1 error at k*n = 8k, where zero gammas have 23.74
 and deviation of 5 runs.
 As resnet50_goyal2017_8k, but the last gamma of every block starts at 1 as all others do: the control of section 5.1's
 initialisation.
-The number of the table is from memory, the result is not.
 Not as in the paper: bf16 (--precision fp32 is the literal one).
 
     torchrun --nproc-per-node 8 -m trainer train resnet50_goyal2017_8k_gamma1 --data DIR --run-dir DIR
@@ -24,7 +23,7 @@ recipe = replace(
         runs=5,
         statistic="median of the last 5",
         protocol="ImageNet val, 224 px centre crop of short side 256",
-        source="Goyal et al. 2017, arXiv:1706.02677, Table 2",
+        source="Goyal et al. 2017, arXiv:1706.02677, Table 2b",
     ),
     model=ResNet(depth=50, zero_init_residual=False, fc_std=0.01),
 )

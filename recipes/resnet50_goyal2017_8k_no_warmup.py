@@ -3,7 +3,6 @@
 Published: 24.84 +- 0.37 % top-1 error at k*n = 8k, where gradual warmup has 23.74: the median of the last 5 epochs,
 mean and deviation of 5 runs.
 As resnet50_goyal2017_8k, but lr 3.2 from the first step on: the first of the paper's two controls of its warmup.
-The number of the table is from memory, the result is not.
 Not as in the paper: bf16 (--precision fp32 is the literal one).
 
     torchrun --nproc-per-node 8 -m trainer train resnet50_goyal2017_8k_no_warmup --data DIR --run-dir DIR

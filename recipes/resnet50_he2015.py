@@ -7,7 +7,9 @@ norm after every convolution, the stride of a bottleneck on its first 1x1, batch
 1e-4 without an exception named, at most 60e4 iterations, which are 120 epochs of 5,004. From the page: 8 GPUs x 32, and
 norms that evaluate with statistics averaged over a large batch after training, here 16,384 images.
 Unverified: the lr was divided by 10 when the error reached a plateau and the epochs are not published; 30, 60 and 90
-are the usual reading. The deviation of 0.1 in the colours is Krizhevsky's, from memory.
+are the usual reading. Later papers of its authors differ: 30 and 60 (arXiv:1603.05027, appendix), 30, 60 and 80
+(Goyal et al. 2017, section 5.1). The latter also says that gamma and beta had no weight decay, "following" this paper;
+--optimizer.no-decay-norm is that reading. The deviation of 0.1 in the colours is Krizhevsky's, from memory.
 Not as in the paper: the mean is subtracted per channel, not per pixel, and divided by the deviation; PyTorch's form of
 momentum, which differs for some steps after each drop; bf16.
 

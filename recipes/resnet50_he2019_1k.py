@@ -1,6 +1,6 @@
 """ResNet-50 on ImageNet with batch 1024 and a rate in proportion: He et al. 2019, arXiv:1812.01187, Table 4.
 
-Published: 75.17 % top-1, one run, 224 px centre crop of short side 256.
+Published: 75.17 % top-1, 224 px centre crop of short side 256.
 As resnet50_he2019, but 8 GPUs x 128 images and lr 0.1 * 1024 / 256 (section 3.1, linear scaling): the first rung, on
 which the larger batch costs accuracy.
 Unverified: the result is from memory.
@@ -19,7 +19,7 @@ recipe = replace(
     name="resnet50_he2019_1k",
     published=Published(
         top1=75.17,
-        runs=1,
+        runs=None,
         statistic=None,
         protocol="ImageNet val, 224 px centre crop of short side 256",
         source="He et al. 2019, arXiv:1812.01187, Table 4",

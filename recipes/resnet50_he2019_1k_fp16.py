@@ -1,6 +1,6 @@
 """ResNet-50 on ImageNet with batch 1024 in fp16: the efficient training of He et al. 2019, arXiv:1812.01187, Table 4.
 
-Published: 76.21 % top-1, one run, 224 px centre crop of short side 256.
+Published: 76.21 % top-1, 224 px centre crop of short side 256.
 As resnet50_he2019_1k_no_bias_decay, in fp16 with fp32 parameters and a scaled loss (section 3.2). It is the last rung
 of the table, and what Tables 5 and 6 build on.
 Unverified: the result is from memory.
@@ -19,7 +19,7 @@ recipe = replace(
     name="resnet50_he2019_1k_fp16",
     published=Published(
         top1=76.21,
-        runs=1,
+        runs=None,
         statistic=None,
         protocol="ImageNet val, 224 px centre crop of short side 256",
         source="He et al. 2019, arXiv:1812.01187, Table 4",

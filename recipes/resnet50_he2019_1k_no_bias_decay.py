@@ -1,6 +1,6 @@
 """ResNet-50 on ImageNet with batch 1024 and decay on weights alone: He et al. 2019, arXiv:1812.01187, Table 4.
 
-Published: 76.03 % top-1, one run, 224 px centre crop of short side 256.
+Published: 76.03 % top-1, 224 px centre crop of short side 256.
 As resnet50_he2019_1k_zero_gamma, but no weight decay on biases, gammas and betas (section 3.1). In the table this rung
 goes down.
 Unverified: the result is from memory.
@@ -19,7 +19,7 @@ recipe = replace(
     name="resnet50_he2019_1k_no_bias_decay",
     published=Published(
         top1=76.03,
-        runs=1,
+        runs=None,
         statistic=None,
         protocol="ImageNet val, 224 px centre crop of short side 256",
         source="He et al. 2019, arXiv:1812.01187, Table 4",

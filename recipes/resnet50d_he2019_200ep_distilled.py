@@ -1,6 +1,6 @@
 """ResNet-50-D on ImageNet with mixup and a teacher: He et al. 2019, "Bag of Tricks", arXiv:1812.01187, Table 6.
 
-Published: 79.29 % top-1, one run, 224 px centre crop of short side 256; the paper's best.
+Published: 79.29 % top-1, 224 px centre crop of short side 256; the paper's best.
 As resnet50d_he2019_200ep, with the teacher of resnet50d_he2019_distilled, which sees the mixed images.
 Unverified: the result is from memory.
 Not as in the paper: as in resnet50d_he2019_200ep; bf16, there fp16.
@@ -20,7 +20,7 @@ recipe = replace(
     name="resnet50d_he2019_200ep_distilled",
     published=Published(
         top1=79.29,
-        runs=1,
+        runs=None,
         statistic=None,
         protocol="ImageNet val, 224 px centre crop of short side 256",
         source="He et al. 2019, arXiv:1812.01187, Table 6",

@@ -1,12 +1,13 @@
 """ResNet-50-D on ImageNet with a teacher: He et al. 2019, "Bag of Tricks", arXiv:1812.01187, Table 6.
 
-Published: 78.67 % top-1, one run, 224 px centre crop of short side 256.
+Published: 78.67 % top-1, 224 px centre crop of short side 256.
 As resnet50d_he2019_smoothing, with a trained ResNet-152-D as the teacher at temperature 20. Its loss is added to that
 of the labels, multiplied by the square of the temperature (section 5.3). Their cross-entropy with the teacher differs
 from our divergence by the teacher's entropy, which has no gradient.
 The teacher's weights are a file. Those of the authors are not in PyTorch's format; to train some of your own:
 resnet50d_he2019_smoothing --model.depth 152.
-Unverified: the result is from memory.
+Unverified: the result is from memory. The authors' code (gluoncv) halves both losses, the paper's formula does not;
+which of them the result is of, neither says.
 Not as in the paper: as in resnet50d_he2019_smoothing; bf16, there fp16.
 
     torchrun --nproc-per-node 8 -m trainer train resnet50d_he2019_distilled --data DIR --run-dir DIR \\
@@ -23,7 +24,7 @@ recipe = replace(
     name="resnet50d_he2019_distilled",
     published=Published(
         top1=78.67,
-        runs=1,
+        runs=None,
         statistic=None,
         protocol="ImageNet val, 224 px centre crop of short side 256",
         source="He et al. 2019, arXiv:1812.01187, Table 6",

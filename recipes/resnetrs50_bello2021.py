@@ -9,7 +9,8 @@ Unverified: 5 epochs of warmup from 0 and a cosine to 0, Nesterov momentum, no d
 classifier from N(0, 0.01) and the crop of 160/192 are read in other versions of that code; 128 images in a norm are a
 guess.
 Not as there: RandAugment has timm's operations, each applied with probability 0.5, there drawn from 0.2 to 0.8; running
-statistics are averages of their own, there the average of the weights is the only one; no bicubic filter.
+statistics are averages of their own, there the average of the weights is the only one; convolutions have He's form for
+outputs, there a variance of 1 / inputs; no bicubic filter.
 
     torchrun --nproc-per-node 8 -m trainer train resnetrs50_bello2021 --data DIR --run-dir DIR
 """

@@ -27,7 +27,7 @@ def build_loss(spec: recipe.Loss) -> Loss:
 
 
 def _binary_cross_entropy(spec: BinaryCrossEntropy, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Wightman et al. 2021 (arXiv:2110.00476), section 3: targets are smoothed, then thresholded."""
+    """Wightman et al. 2021 (arXiv:2110.00476), section 3; as in timm, targets are smoothed, then thresholded."""
     classes = logits.shape[1]
     if targets.ndim == 1:
         targets = functional.one_hot(targets, classes).float()

@@ -13,7 +13,7 @@ BEYER = Paper(
     top1=82.8,
     runs=None,
     protocol=("centre crop of short side 256",),
-    doubts=("from memory", "--epochs 1200", "was not checked", "306 steps"),
+    doubts=("from memory", "--epochs 1200", "a couple", "was not checked", "306 steps"),
     sees=Images(
         train_crop=RandomResizedCrop(resolution=224, scale=(0.05, 1.0)),
         eval_crop=centre(224, 256),

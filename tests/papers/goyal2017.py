@@ -60,14 +60,12 @@ PAPERS = {
         0.37,
         "24.84 +- 0.37 % top-1 error",
         lr=drops(156, 90, {0: 3.2, 30: 0.32, 60: 0.032, 80: 0.0032}),
-        doubts=("from memory",),
     ),
     "resnet50_goyal2017_8k_constant_warmup": goyal(
         25.88,
         0.56,
         "25.88 +- 0.56 % top-1 error",
         lr=CONSTANT | drops(156, 90, GOYAL_DROPS),
-        doubts=("Unverified", "our reading"),
     ),
     "resnet50_goyal2017_8k_gamma1": goyal(
         24.11,
@@ -75,7 +73,6 @@ PAPERS = {
         "24.11 +- 0.07 % top-1 error",
         zeros=0,
         lr=GRADUAL | drops(156, 90, GOYAL_DROPS),
-        doubts=("from memory",),
     ),
     "resnet101_goyal2017_8k": goyal(
         22.36,
@@ -84,6 +81,5 @@ PAPERS = {
         depth=101,
         zeros=33,
         lr=GRADUAL | drops(156, 90, GOYAL_DROPS),
-        doubts=("from memory",),
     ),
 }

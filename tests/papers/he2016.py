@@ -29,7 +29,7 @@ def he2016(error: float, net: Net, features: int, doubts: tuple[str, ...]) -> Pa
         runs=5,
         statistic=None,
         protocol=("CIFAR-10 test", "median of the runs"),
-        doubts=("from memory", *doubts),
+        doubts=doubts,
         net=net,
         groups=all_decayed(net, 1e-4),
         fc_std=uniform(features),

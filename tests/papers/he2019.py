@@ -29,8 +29,9 @@ BASELINE = Paper(
     named="arXiv:1812.01187",
     told="75.87 % top-1",
     top1=75.87,
+    runs=None,
     protocol=("centre crop of short side 256",),
-    doubts=("from memory", "PCA noise", "Xavier"),
+    doubts=("from memory", "PCA noise", "Xavier", "differs from the paper's text"),
     sees=SEES,
     batch=256,
     norm_batch=32,
@@ -85,7 +86,9 @@ MIXED = rung(
 )
 
 TEACHER = Distillation(teacher=ResNet(depth=152, variant="d"), temperature=20.0, weight=1.0, label_weight=1.0)
-DISTILLED = replace(SMOOTH, told="78.67 % top-1", top1=78.67, distillation=TEACHER)
+DISTILLED = replace(
+    SMOOTH, told="78.67 % top-1", top1=78.67, doubts=("from memory", "halves both losses"), distillation=TEACHER
+)
 BEST = replace(MIXED, told="79.29 % top-1", top1=79.29, doubts=("from memory",), distillation=TEACHER)
 
 PAPERS = {

@@ -1,8 +1,9 @@
 """The order of the images: a pure function of (seed, epoch, position), the same for any number of processes.
 
-An epoch is one permutation of the images (Goyal et al. 2017, section 2.3). A step takes the next `global_batch_size`
-of them and deals them to its micro-batches in turn. Rank r computes the r-th block of micro-batches. Batch norm sees a
-micro-batch, and a micro-batch holds the same images whether 1 process computes all of them or 256 compute one each.
+An epoch is one permutation of the images (Goyal et al. 2017, section 3, remark 4). A step takes the next
+`global_batch_size` of them and deals them to its micro-batches in turn. Rank r computes the r-th block of
+micro-batches. Batch norm sees a micro-batch, and a micro-batch holds the same images whether 1 process computes all of
+them or 256 compute one each.
 
 The order holds samples. With repeated augmentation an image comes several times in an epoch, each time as a different
 sample with its own random draws. Sample s shows image s % count; without repetition both numbers are the same.

@@ -102,7 +102,7 @@ def _halves(moments: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
 def split_norms(model: nn.Module, norm_batch_size: int) -> None:
     """Makes each BatchNorm2d of `model` compute its statistics over groups of `norm_batch_size` images; see SplitNorm.
 
-    Goyal et al. 2017 (arXiv:1706.02677, section 3) keep n = 32 images per norm whatever the batch; Hoffer et al. 2017
+    Goyal et al. 2017 (arXiv:1706.02677, section 2.3) keep n = 32 images per norm whatever the batch; Hoffer et al. 2017
     (arXiv:1705.08741) call it ghost batch normalisation. Parameters, buffers and their names stay, and
     every norm is still a BatchNorm2d. Raises ValueError for a size below 1.
     """

@@ -100,7 +100,7 @@ class LARS(_Decay):
     momentum: float = 0.9
     nesterov: bool = False
     trust_coefficient: float = 0.001
-    """a layer's rate is this times norm of its weights / norm of its gradient"""
+    """a layer's rate is this times |w| / (|g| + weight_decay * |w|), of the L2 norms of its weights and gradient"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
