@@ -10,7 +10,7 @@ import socket
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from launch.submission import Submission, now
 from trainer.atomic import replace_text
@@ -48,7 +48,9 @@ class Verdict:
     again: bool
     reason: str
     code: int = 0
-    """exit code of the job, where nothing follows"""
+    """exit code of the job, if nothing follows"""
+    state: Literal["COMPLETED", "CANCELLED", "FAILED"] = "FAILED"
+    """state of the run (launch/state.py), if nothing follows"""
 
 
 def decide(codes: dict[int, int], ending: Ending, *, restarts_without_progress: int, max_restarts: int) -> Verdict:
@@ -57,11 +59,11 @@ def decide(codes: dict[int, int], ending: Ending, *, restarts_without_progress: 
     `restarts_without_progress`: starts in a row, this one included, after which no checkpoint was newer than before.
     """
     if codes.get(0) == 0:
-        return Verdict(again=False, reason="finished")
+        return Verdict(again=False, reason="finished", state="COMPLETED")
     stops = {code - 128 for code in codes.values()} & {*_STOPS, signal.SIGUSR2}
     saved = ", saved" if stops else ""
     if ending.by_user:
-        return Verdict(again=False, reason=f"{ending.by_user}{saved}", code=128 + ending.sent)
+        return Verdict(again=False, reason=f"{ending.by_user}{saved}", code=128 + ending.sent, state="CANCELLED")
     wrong = [rank for rank, code in codes.items() if code == 2]
     if wrong and not ending.machine_fault:  # a faulty machine can make a rank reject good input
         return Verdict(again=False, reason=f"the input cannot be used, see the log of rank {wrong[0]}", code=2)
@@ -95,8 +97,10 @@ def begin(submission: Submission, index: int, number: int, nodes: str, port: int
     starts, step = attempts(submission, index), newest_step(Path(job.runs[index]))
     cancelled = submission.is_cancelled(index)
     if starts and "ended" not in starts[-1]:
-        reason = CANCELLED if cancelled else "ended from outside"
-        _write(submission, index, {**starts[-1], "ended": None, "reason": reason, "again": not cancelled})
+        how = {"reason": CANCELLED, "again": False, "state": "CANCELLED"}
+        if not cancelled:
+            how = {"reason": "ended from outside", "again": True}
+        _write(submission, index, {**starts[-1], "ended": None, **how})
     if cancelled:
         raise UserError(CANCELLED)
     restarts_without_progress = _restarts_without_progress(starts, step)
@@ -122,8 +126,8 @@ def end(submission: Submission, index: int, number: int, ending: Ending) -> Verd
         restarts_without_progress=_restarts_without_progress(starts, step),
         max_restarts=job.max_restarts_without_checkpoint,
     )
-    ended = {"ended": now(), "seconds": _seconds_since(start), "reason": verdict.reason, "again": verdict.again}
-    _write(submission, index, {**start, **ended})
+    how = {"reason": verdict.reason, "again": verdict.again} | ({} if verdict.again else {"state": verdict.state})
+    _write(submission, index, {**start, "ended": now(), "seconds": _seconds_since(start), **how})
     return verdict
 
 
@@ -144,7 +148,7 @@ def rank_codes(submission: Submission, index: int, number: int) -> dict[int, int
 
 
 def node_name() -> str:
-    """Of this machine, as Slurm calls it."""
+    """The name of this machine, as Slurm calls it."""
     return os.environ.get("NODE_NAME") or socket.gethostname()
 
 

@@ -24,7 +24,7 @@ class Cluster(Protocol):
         """The options of `python -m launch NAME`; its docstring is the command's help."""
 
     def resolved(self, options: Any) -> Any:
-        """The options, or those of a check, with what follows from the cluster's nodes where they say nothing."""
+        """The options of a launch or a check. Those that are not set follow from the cluster's nodes."""
 
     def processes(self, options: Any) -> int:
         """The processes of each run."""

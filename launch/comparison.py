@@ -136,7 +136,7 @@ def _clocks(machines: list[dict[str, Any]]) -> list[str]:
 
 
 def _expected(values: dict[str, T]) -> tuple[T, str, bool]:
-    """The value that all nodes should have, whose it is, and whether it is that of most; else it is the first one's."""
+    """The value of most nodes, else of the first one; whose it is; and whether it is that of most."""
     value, count = Counter(values.values()).most_common(1)[0]
     if 2 * count > len(values):
         return value, "most nodes", True

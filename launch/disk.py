@@ -1,4 +1,4 @@
-"""A full or absent disk is waited for: it is no fault of the run."""
+"""Waits until a full or unreachable disk recovers: it is no fault of the run."""
 
 import sys
 import time

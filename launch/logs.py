@@ -46,7 +46,7 @@ def trouble_elsewhere(submission: Submission, index: int, rank: int) -> str | No
 def first_trouble(submission: Submission, index: int) -> tuple[int, str] | None:
     """The rank and the last error of the log that was finished first, of those that have one; None where none has.
 
-    That a peer was lost is a consequence, and does not count.
+    An error about a lost peer does not count: it follows from the failure of another rank.
     """
     ranks: dict[Path, int] = {}
     for rank in range(submission.job.processes):

@@ -13,7 +13,7 @@ from trainer.errors import UserError
 def one_at_a_time(folders: Iterable[Path]) -> Iterator[None]:
     """While a process is in the block, others with one of these run directories are refused: they raise UserError.
 
-    A file system without locks protects nobody, and one that cannot be written is left to those who write more.
+    It protects nobody on a file system without locks, or on one that cannot be written.
     """
     with contextlib.ExitStack() as stack:
         for folder in folders:

@@ -46,11 +46,11 @@ class ProcessSettings:
     setup: Repeated = ()
     """shell line to run on the first node before training, e.g. 'export NCCL_SOCKET_IFNAME=ib0'"""
     container: str | None = None
-    """the command before python in each process, e.g. 'apptainer exec --nv image.sif'"""
+    """command prefix of python in each process, e.g. 'apptainer exec --nv image.sif'"""
     python: str | None = None
     """the Python of the nodes, or of the container; None: the one that runs this command"""
     srun: Repeated = ()
-    """another argument of srun, e.g. --srun=--container-image=image.sqsh"""
+    """extra argument of srun, e.g. --srun=--container-image=image.sqsh"""
     cluster: Path | None = None
     """TOML file with these options, except nodes, gpus, name and seeds; None: ./launch.toml, if it exists"""
 

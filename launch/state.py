@@ -1,7 +1,6 @@
 """The state of a run's job, the same words on every cluster."""
 
 from dataclasses import dataclass
-from typing import Any
 
 WAITING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 ACTIVE = {"RUNNING", "CONFIGURING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "SUSPENDED", "RESIZING"}
@@ -24,10 +23,3 @@ class State:
     def is_over(self) -> bool:
         """False where nobody answers: asking again is better than starting a second job."""
         return self.name not in WAITING | ACTIVE | {"UNKNOWN"}
-
-
-def word_for(last_start: dict[str, Any]) -> str:
-    """Slurm's word for a run whose last start was the final one."""
-    if last_start["reason"] == "finished":
-        return "COMPLETED"
-    return "CANCELLED" if last_start["reason"].startswith(("stopped by ", "cancelled")) else "FAILED"

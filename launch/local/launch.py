@@ -16,7 +16,7 @@ from launch.local.runs import LocalRuns, own_log
 from launch.local.settings import LocalSettings
 from launch.local.torchrun import torchrun
 from launch.settings import ProcessSettings
-from launch.state import State, word_for
+from launch.state import State
 from launch.submission import Job, Run, Submission, new_submission, require_plain_folder
 from trainer.errors import UserError
 
@@ -75,7 +75,7 @@ class Local:
         """
         host, starts = submission.job.id, attempts(submission, index)
         if starts and starts[-1].get("again") is False:
-            return State(name=word_for(starts[-1]), job=host, reason=starts[-1]["reason"], nodes=host)
+            return State(name=starts[-1]["state"], job=host, reason=starts[-1]["reason"], nodes=host)
         try:
             found = runner(submission)
         except UserError as error:

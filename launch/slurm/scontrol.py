@@ -4,7 +4,7 @@ import re
 import subprocess
 
 from launch.attempt import attempts, rank_codes
-from launch.state import State, word_for
+from launch.state import State
 from launch.submission import Job, Submission
 from trainer.errors import UserError
 
@@ -46,7 +46,7 @@ def job_state(submission: Submission, index: int) -> State:
         return State(name=records[-1][0].split()[0], job=name, nodes=records[-1][1])
     starts = attempts(submission, index)
     if starts and starts[-1].get("again") is False:
-        return State(name=word_for(starts[-1]), job=name, reason=starts[-1]["reason"])
+        return State(name=starts[-1]["state"], job=name, reason=starts[-1]["reason"])
     if starts and (codes := rank_codes(submission, index, starts[-1]["number"])) and codes.get(0, 0) > 128:
         return State(name="CANCELLED", job=name)
     reason = "Slurm no longer knows it" if shown.stderr else "there is no Slurm here to ask"

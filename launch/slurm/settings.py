@@ -25,7 +25,7 @@ class SlurmSettings(ProcessSettings, LaunchSettings):
     dependency: str | None = None
     """jobs to wait for, e.g. afterok:1234"""
     sbatch: Repeated = ()
-    """another line of the job, e.g. --sbatch licenses=disk:1"""
+    """extra #SBATCH line of the job, e.g. --sbatch licenses=disk:1"""
     at_once: int | None = None
     """array elements that run at the same time; None: up to 1,000"""
     name: str | None = None

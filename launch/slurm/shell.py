@@ -1,4 +1,4 @@
-"""The shell code around srun in a job's script: it survives whatever the user did not do.
+"""The shell code around srun in a job's script. It keeps the job alive unless its user ends it.
 
 SIGTERM does not end the script: what it means is known only when Slurm has been asked (start.py).
 """

@@ -93,13 +93,16 @@ def test_attempt_what_follows_from_how_the_ranks_ended(
 ) -> None:
     verdict = decide(codes, how, restarts_without_progress=1, max_restarts=5)
     assert (verdict.again, verdict.reason, verdict.code) == (again, reason, code)
+    if not again:
+        ended = "COMPLETED" if reason == "finished" else "CANCELLED" if how.by_user else "FAILED"
+        assert verdict.state == ended
 
 
 def test_decide_gives_up_after_starts_without_a_checkpoint_whatever_ended_them() -> None:
     for how in (ending(), ending(cause="preempted")):
         for codes in ({}, {0: 143}, {0: 75}):
             verdict = decide(codes, how, restarts_without_progress=5, max_restarts=5)
-            assert not verdict.again
+            assert (verdict.again, verdict.state) == (False, "FAILED")
             assert verdict.reason.startswith("given up after 5 starts without a new checkpoint: ")
 
 

@@ -64,7 +64,7 @@ def test_run_of_a_container_that_is_gone_continues_in_the_next_one(launched: Sub
 
 def test_run_that_ended_elsewhere_is_known_by_its_records(launched: Submission, no_locks: None) -> None:
     (launched.folder / "alive").write_text("7 1234")
-    started(launched, again=False, reason="finished")
+    started(launched, again=False, reason="finished", state="COMPLETED")
     assert Local().state(launched, 0).name == "COMPLETED"
 
 

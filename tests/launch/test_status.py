@@ -59,7 +59,7 @@ def test_status_does_not_give_a_host_as_the_reason_of_a_run_that_trains(submissi
         (
             SILENT,
             None,
-            {"again": False, "reason": "finished"},
+            {"again": False, "reason": "finished", "state": "COMPLETED"},
             None,
             State(name="UNKNOWN", job="17", reason=SILENT[2].strip()),
         ),
@@ -67,7 +67,7 @@ def test_status_does_not_give_a_host_as_the_reason_of_a_run_that_trains(submissi
         (
             FORGOTTEN,
             NO_ACCOUNTING,
-            {"again": False, "reason": "finished"},
+            {"again": False, "reason": "finished", "state": "COMPLETED"},
             0,
             State(name="COMPLETED", job="17", reason="finished"),
         ),
