@@ -2,8 +2,8 @@
 
 import os
 
-# Before torch is imported: tests run beside their own loader threads and processes (see trainer/__main__.py), and the
-# bits of a sum depend on how many threads add it up.
+# Before torch is imported: tests run beside their own loader threads and processes (see
+# trainer/process/library_defaults.py), and the bits of a sum depend on how many threads add it up.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -61,6 +61,6 @@ def rename(partial: Path, path: Path) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replaces the content of `path` atomically, in UTF-8; bytes of names that are none come back as they were."""
+    """Replaces the content of `path` atomically. In UTF-8; undecodable bytes of file names survive."""
     with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="surrogateescape")

@@ -202,9 +202,8 @@ class RecordedStep:
     def _check(self, recording: _Recording, images: Tensor, targets: Tensor, seed: int) -> bool:
         """Takes a step plainly and by a replay, from the same state, and leaves the state as it was.
 
-        Batch, seed and learning rate are others than at the recording, so that one of them that was recorded as a
-        constant is noticed. False where the plain step is not finite, so that the next one has to be compared. Raises
-        UserError where they differ.
+        Batch, seed and learning rate differ from the recording's, so a value that was captured as a constant shows up.
+        Returns False if the plain step is not finite: the next one has to be compared. Raises UserError if they differ.
         """
         before, rates = self._snapshot(), [group["lr"] for group in self._groups]
         for group in self._groups:

@@ -9,9 +9,9 @@ from trainer.recipe import EMA, SWA
 
 
 class Average:
-    """A network of its own whose weights and running statistics are the average of another's.
+    """A copy of a network that holds the average of its weights and running statistics.
 
-    Made before that other is compiled or wrapped for several processes, after it is on its device.
+    Create it after `module` is on its device, and before `module` is compiled or wrapped in DDP.
     """
 
     def __init__(self, spec: EMA | SWA, module: nn.Module) -> None:

@@ -8,7 +8,7 @@ DISK_AWAY = (
     errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH,
     errno.ENETDOWN, errno.ENETUNREACH,
 )  # fmt: skip
-"""What NFS, Lustre and other shared disks answer while their server is away."""
+"""The errors that NFS, Lustre and other shared disks return while their server is unreachable."""
 
 
 class Stopped(Exception):  # noqa: N818
@@ -22,7 +22,7 @@ class Stopped(Exception):  # noqa: N818
 class UserError(Exception):
     """Invalid input. The message states the value, the reason and how to fix it; the process exits with code 2.
 
-    Raised from an OSError that says that a disk is away, it is no mistake of the user: the code is EXIT_RETRY.
+    If its cause is an OSError of an unreachable disk, the process exits with EXIT_RETRY instead.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""Mixed precision: which numbers the matrix products use."""
+"""Mixed precision: the dtype of the matrix products."""
 
 from pathlib import Path
 from typing import Literal
@@ -10,7 +10,7 @@ _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16,
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """The context of a forward pass. Norms, losses and parameters stay fp32 inside it, as torch's autocast has it."""
+    """The context of a forward pass. Norms, losses and parameters stay fp32 inside it, as in torch.autocast."""
     return torch.autocast(device.type, dtype=_DTYPES[precision], enabled=precision in ("bf16", "fp16"))
 
 

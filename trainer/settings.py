@@ -55,7 +55,7 @@ class TrainSettings:
     bucket_mb: float = 25.0
     """size of DDP's gradient buckets in MiB; 25 is PyTorch's default. Larger ones suit slow networks"""
     cpu_kernels: bool = True
-    """on CPUs in bf16, train with our own kernels, which are faster than PyTorch's; --compile leaves them out"""
+    """on CPUs in bf16, train with our own kernels, which are faster than PyTorch's; --compile disables them"""
     deterministic: bool = False
     """use deterministic kernels only, and NCCL_ALGO=Ring unless it is set, for bit-identical runs on GPUs; a CPU is
     always deterministic"""

@@ -48,7 +48,7 @@ class TrainingStep:
 
     The last micro-batch of a step updates the weights and their average, and advances the position. All ranks call it
     together. It reads nothing from the device, but for some of timm's optimizers (optim.build_optimizer) and the one
-    check of a CUDA graph. It waits for what the device did some micro-batches ago.
+    check of a CUDA graph. It lets the device fall a few micro-batches behind at most.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class TrainingStep:
         self._run_ahead.after_batch()
 
     def close(self) -> None:
-        """Frees a recorded step. Called before the process group ends, for which NCCL waits as long as there is one."""
+        """Frees a recorded step. Call it before the process group ends: NCCL waits while a graph exists."""
         if self._recorded:
             self._recorded.close()
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # prepare tells formats apart, and should not wait for torch
 Split = Literal["train", "val"]
 FOLDERS: dict[str, tuple[str, ...]] = {"val": ("val", "validation", "valid"), "train": ("train",)}
 """common names of a split, for folders and shards; a data set has one of them"""
-TEST = "test"  # used for validation where there are no validation images, and said
+TEST = "test"  # used for validation if there are no validation images; the log says so
 SYNTHETIC = "synthetic:"  # --data synthetic:50000
 _DOWNLOADS = frozenset(f"ILSVRC2012_img_{part}.tar" for part in ("train", "val", "test", "train_t3", "test_v10102019"))
 """ImageNet's files as they are downloaded, which are tar files and no shards"""

@@ -98,7 +98,7 @@ def sort_classes(names: Iterable[str], order: ClassOrder, where: object = "the c
 
 
 def class_order_of(classes: Sequence[str]) -> ClassOrder:
-    """numeric where the names are numbers that stand in their order and not in that of text; else text."""
+    """numeric if the names are numbers in numeric order, which is not also their order as text; else text."""
     return "numeric" if _are_numbers(classes) and list(classes) == sort_classes(classes, "numeric") else "text"
 
 

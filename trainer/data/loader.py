@@ -115,7 +115,7 @@ class Loader:
                     yield self._next_of(in_flight)
         finally:  # left early, or one failed: nothing may still write into the buffers of the rest
             futures = [future for _, parts in in_flight for future in parts]
-            # a cancelled one never runs, and where the threads have ended nobody would ever say so
+            # cancelled ones are not waited for: nothing marks them as done once the pool has shut down
             wait([future for future in futures if not future.cancel()])
 
     def _start(self, samples: np.ndarray, view: CropFn, resolution: int) -> tuple[Batch, list[Future[None]]]:

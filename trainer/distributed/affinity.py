@@ -24,7 +24,7 @@ class Place(NamedTuple):
 
 
 def place_of(device: torch.device) -> Place:
-    """That of this process, whose device this is."""
+    """The CPUs that this process may use, and those near its device."""
     cpus = sorted(os.sched_getaffinity(0))
     near = cpus if device.type == "cpu" else sorted(cpus_of_gpu(device) & {*cpus})
     return Place(socket.gethostname(), cpus, near or cpus, cgroup_quota())
@@ -43,7 +43,7 @@ def cpus_of_gpu(device: torch.device, devices: Path = Path("/sys/bus/pci/devices
 
 
 def bindings(places: list[Place]) -> list[Place]:
-    """Where each rank is to run: near its GPU, unless CPUs that the ranks of its host may use would then be idle."""
+    """Chooses the CPUs of each rank: those near its GPU, unless that leaves CPUs of the host idle."""
 
     def binding(own: Place) -> Place:
         on_host = [other for other in places if other.host == own.host]

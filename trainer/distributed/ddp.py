@@ -22,7 +22,7 @@ _NEVER = 10**9  # iterations
 def wrap(
     model: nn.Module, world: World, gradient_compression: Literal["bf16"] | None = None, bucket_mb: float = 25.0
 ) -> nn.Module:
-    """The model in DDP, whose backward pass averages gradients over the ranks; as it is where there is one rank.
+    """Wraps the model in DDP, which averages gradients over the ranks. Returns it unchanged if there is one rank.
 
     `gradient_compression`: the format in which they are exchanged and summed; None: their own. `bucket_mb`: MiB of
     gradients in one message. Running statistics are not synchronised in each step: rank 0's are saved (see

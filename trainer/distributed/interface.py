@@ -26,7 +26,7 @@ def bind_gloo() -> None:
 def interface_to(host: str) -> str | None:
     """The name of the interface whose address packets to `host` leave from; None where that is not known.
 
-    On the host itself, where only the loopback interface reaches it: that of the default route.
+    If `host` is this machine, which its loopback interface reaches, it is the interface of the default route.
     """
     try:
         family, *_, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]

@@ -1,6 +1,6 @@
 """A lost peer: one line from one rank, and all ranks end at once.
 
-Left alone, each rank notices the loss when its neighbour has ended, one after another, and each reports it. So the
+Without this, each rank notices the loss only when its neighbour ends, and each prints an error of its own. So the
 ranks' store counts the reports: the first rank prints its line, and wakes a thread of every other rank.
 
 That thread waits for a key of its own rank, so the rank itself can end it. A thread that the store wakes while the
@@ -48,7 +48,7 @@ def leave() -> None:
 
 
 def finish(rank: int) -> None:
-    """The same, where all ranks leave: ends the thread, if there is one."""
+    """Ends the thread, if there is one. Call it if all ranks leave together."""
     _has_left.set()
     _has_finished.set()
     if _thread:
@@ -120,6 +120,6 @@ def _store(timeout: timedelta) -> Any:
 
 
 def _reports_the_loss_of_rank_0() -> bool:
-    """Of several machines the first rank of the second one: the loss may be that of a machine."""
+    """True on the first rank of the second machine, if there is one: the whole first machine may be lost."""
     size, local_size = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     return os.environ.get("RANK") == str(local_size if local_size < size else 1)

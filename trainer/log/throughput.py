@@ -88,7 +88,7 @@ class Interval:
 
 
 class Throughput:
-    """Called at each micro-step. Only read() reads from the device."""
+    """Called at each micro-step, which reads nothing from the device."""
 
     def __init__(self, world: World) -> None:
         self._world = world

@@ -1,7 +1,7 @@
-"""Low-pass filters before strides, so that a pattern too fine for the next grid fades instead of turning into another.
+"""Anti-aliasing: a low-pass filter before each strided convolution.
 
 After Zhang 2019 (arXiv:1904.11486), in the form that FFCV's ImageNet training and MosaicML's Composer gave it: the
-filter comes before the strided convolution, whereas Zhang's comes after one that is no longer strided, and costs more.
+filter comes before the strided convolution. Zhang's comes after one that is no longer strided, and costs more.
 """
 
 from __future__ import annotations

@@ -193,8 +193,8 @@ def batch_scaling(spec: Optimizer) -> BatchScaling | None:
 def _groups(spec: Optimizer, model: nn.Module, fine_tuning: FineTuning | None) -> list[dict[str, Any]]:
     """One group for each pair of weight decay and lr_factor that a trainable parameter has.
 
-    LAMB and LARS find a rate for each layer that the recipe decays, be it by 0, and leave the exempt ones at the
-    group's own: for norms and biases, whose norms are small or zero, a rate in proportion to them would be too.
+    LAMB and LARS scale the rate of each layer that the recipe decays, even at a decay of 0. Exempt ones keep the
+    rate of the group: norms and biases are small or zero, and so would be a rate in proportion to them.
     """
     weights, biases, norms = sort_parameters(model)
     decayed = weights + (biases if spec.decay_bias else []) + (norms if spec.decay_norm else [])

@@ -1,4 +1,4 @@
-"""torch's compiler, torch._dynamo, is imported by those who compile: the import takes as long as torch's own.
+"""Delays the import of torch._dynamo, torch's compiler, until something compiles: it takes as long as torch's own.
 
 The compiler must not look into an optimizer, nor into DistributedDataParallel. So the methods below import it when they
 are first called, ask it for a version of themselves that is left alone, and keep that version (torch/_compile.py,

@@ -1,4 +1,4 @@
-"""Python's garbage collection at the same steps on all ranks: at any time, one rank's pause is a pause of all."""
+"""Runs Python's garbage collection at the same steps on all ranks. Else each rank's pause stalls the others."""
 
 import contextlib
 import gc

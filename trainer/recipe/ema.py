@@ -11,7 +11,7 @@ __all__ = ["EMA", "SWA"]
 
 @dataclass(frozen=True, kw_only=True)
 class EMA:
-    """An exponential moving average of weights and running statistics, evaluated beside them; the result is its own."""
+    """An exponential moving average of weights and running statistics. The result of the run is its own."""
 
     decay: float
     """share of the old average that each update keeps"""

@@ -127,7 +127,7 @@ class Checkpoints:
                 left.unlink(missing_ok=True)
         write(path, content)
         self._saved_step = step
-        # checkpoints of later steps are damaged, or the run would have continued there: they displace no whole ones
+        # checkpoints of later steps are damaged, or the run would have continued there: they do not count
         for old in [other for other in self._newest_first() if other <= path][self._keep :]:
             for file in (old, _checksum_file(old)):
                 file.unlink(missing_ok=True)
@@ -152,9 +152,9 @@ class Checkpoints:
             partial.unlink(missing_ok=True)  # still there after renaming a link to itself
 
     def newest(self) -> tuple[Path, CheckpointContent] | None:
-        """The newest checkpoint that is whole, or None. `damaged` names newer ones that are not.
+        """The newest intact checkpoint, or None. `damaged` names newer ones that are not intact.
 
-        Raises UserError for a whole one of another program or version: an older one would hide that.
+        Raises UserError if it is of another program or version: to fall back on an older one would hide that.
         """
         for path in self._newest_first():
             try:

@@ -125,7 +125,7 @@ class Run:
                 self.folder.rmdir()
 
     def release(self) -> None:
-        """Gives the directory back; the end of the process does so, too."""
+        """Releases the lock of the directory. The operating system does so at the end of the process."""
         if self._lock:
             self._lock.close()
             self._lock = None

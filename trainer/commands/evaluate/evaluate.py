@@ -60,7 +60,7 @@ def evaluate_in(world: World, settings: EvaluateSettings) -> None:
 
 
 class Answers(NamedTuple):
-    """What a network is asked, and what is right."""
+    """How a network's outputs correspond to the classes of the images."""
 
     network_classes: int
     positions: list[int] | None

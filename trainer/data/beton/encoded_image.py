@@ -32,7 +32,7 @@ def decoded_rows(
     shrunk: int = 1,
     buffer: np.ndarray | None = None,
 ) -> np.ndarray:
-    """As `decoded`, but of a plain JPEG perhaps no more than the first `rows`. The last of them may have other colours.
+    """Like `decoded`, but may stop after the first `rows` of a plain JPEG. The last row's colours may then differ.
 
     `layout`: what plain_jpeg returns. Of a plain JPEG, `shrunk` (2, 4 or 8) divides the sides, rounded up, and `buffer`
     is where the pixels are written, if it is large enough.

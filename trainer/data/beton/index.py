@@ -287,7 +287,7 @@ def _require(path: Path, held: bool, otherwise: str) -> None:
 
 
 def _require_all(path: Path, held: np.ndarray, otherwise: str) -> None:
-    """`held` is one truth per image: the first image without it is named."""
+    """Raises UserError, naming the first image for which `held` is False."""
     if not held.all():
         wrong = np.flatnonzero(~held)
         others = f" (and {len(wrong) - 1} others)" if len(wrong) > 1 else ""

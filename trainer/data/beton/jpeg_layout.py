@@ -54,7 +54,7 @@ def read_layout(jpeg: bytes | memoryview) -> JpegLayout | None:
 
 
 def first_rows(jpeg: bytes, layout: JpegLayout, rows: int) -> bytes | bytearray:
-    """The JPEG with a height of at least `rows`, the whole one where that is none less or its scans are several.
+    """The JPEG, cut to a height of at least `rows`; unchanged if that saves nothing or it has several scans.
 
     The data of the rows below is still there: a decoder warns of it once the image is complete. Its last row of pixels
     may have colours of its own, interpolated without the row that followed.

@@ -118,7 +118,7 @@ class Manifest:
     source: DataOrigin
     options: Encoding
     skipped: list[str]  # unreadable images that were left out, relative to the source
-    checksum: str  # "sha256:..." of the content, see check.content_checksum
+    checksum: str  # "sha256:..." of the content, see content.content_checksum
     software: dict[str, str]  # name -> version
     exif_oriented: int = 0  # images with an EXIF orientation
 
@@ -193,7 +193,7 @@ def write_stamp(path: Path, stamp: Mapping[str, int | str]) -> None:
 
 
 def stamp_now(path: Path, checksum: str) -> dict[str, int | str]:
-    """What says that the file as it is now has this content."""
+    """The record that ties `checksum` to the present state of the file: its size, times and inode."""
     try:
         status = os.stat(path)
     except OSError as error:

@@ -46,7 +46,7 @@ class Places:
         return int(self._state[0]) >= images.stop
 
     def encoded(self, images: range) -> None:
-        """Says that the sizes of these images are known, and places all whose predecessors' are."""
+        """Records that the sizes of these images are known. Places every image whose predecessors' sizes are known."""
         sizes, states = self._rows["size"], self._rows["state"]
         pointers = self._rows["metadata"]["f0"]["data_ptr"]
         with self._lock:
