@@ -449,6 +449,26 @@ def test_compare_ours_is_held_against_the_published_number_with_the_noise_of_bot
     assert "ours, median of the last 5 epochs, +0.00 points (95 % interval -0.20 to +0.20): within the noise" in text
 
 
+def lose_evaluations(folder: Path, *epochs: float) -> None:
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line)["kind"] == "train" or json.loads(line)["epoch"] not in epochs]
+    (folder / "metrics.jsonl").write_text("".join(kept))
+
+
+def test_compare_last_five_are_epochs_and_not_records(tmp_path: Path, capsys: Captured) -> None:
+    """A run without one of them has no median, and is not held against a published one."""
+    top1 = [60.0, 60.0, 76.0, 76.1, 76.2, 76.3, 76.4]
+    folders = [write_run(tmp_path / str(seed), GOYAL, top1, seed=seed) for seed in range(3)]
+    lose_evaluations(folders[0], GOYAL.epochs - 3)
+    lose_evaluations(folders[1], GOYAL.epochs - 5)  # the sixth from the end
+    text = told(capsys, tmp_path)
+    assert "1 resnet50_goyal2017_8k 3 76.40 +- 0.00 76.20 +- 0.00 (2 of 3 runs) -0.06, within noise" in text
+    assert "ours, median of the last 5 epochs, -0.06 points (2 of 3 runs) (95 % interval " in text
+    alone = told(capsys, folders[0])
+    assert "1 resnet50_goyal2017_8k 1 76.40 (one run: no sd) - - 1,000" in alone
+    assert "not compared, no run of ours has an evaluation of each of its last 5 epochs" in alone
+
+
 @pytest.mark.parametrize(
     ("top1", "says"),
     [

@@ -73,7 +73,7 @@ def cells(row: Row) -> list[str]:
         row.label,
         str(len(row.runs)),
         _spread([run.top1 for run in row.runs]),
-        _spread([value for value in last if value is not None]),
+        _spread(last),
         against_published(row.runs).short,
         f"{statistics.median(rates):,.0f}" if rates else "-",
         _mean_duration(times),
@@ -196,16 +196,24 @@ def _label(name: str, changes: list[Change], of_name: list[list[Change]]) -> str
     return f"{name} (changed{': ' if own else ''}{values[:_LABEL]}{'...' if len(values) > _LABEL else ''})"
 
 
-def _spread(values: Sequence[float]) -> str:
-    if not values:
+def _spread(values: Sequence[float | None]) -> str:
+    """Mean and deviation of the runs that have a value."""
+    known = [value for value in values if value is not None]
+    if not known:
         return "-"
-    sd = deviation(values)
-    return f"{statistics.fmean(values):.2f}" + (" (one run: no sd)" if sd is None else f" +- {sd:.2f}")
+    sd = deviation(known)
+    return f"{statistics.fmean(known):.2f}" + (
+        " (one run: no sd)" if sd is None else f" +- {sd:.2f}{_of(known, values)}"
+    )
 
 
 def _mean_duration(times: Sequence[float | None]) -> str:
     known = [time for time in times if time is not None]
-    return duration(statistics.fmean(known)) if known else "-"
+    return duration(statistics.fmean(known)) + _of(known, times) if known else "-"
+
+
+def _of(known: Sequence[float], every: Sequence[float | None]) -> str:
+    return f" ({len(known)} of {len(every)} runs)" if len(known) < len(every) else ""
 
 
 def _reached(row: Row, top1: float) -> str:

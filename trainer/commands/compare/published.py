@@ -33,9 +33,10 @@ def changed(recipe: Recipe) -> list[Change]:
 
 
 def median_of_last(run: FinishedRun) -> float | None:
-    """The median top-1 of the last five epochs, in %; None for a run of fewer epochs."""
-    last = [record["top1"] for record in run.evaluations[-LAST_EPOCHS:]]
-    return statistics.median(last) if len(last) == LAST_EPOCHS else None
+    """The median top-1 of the last five epochs, in %; None where one of them is not there or was not evaluated."""
+    before = run.recipe.epochs - LAST_EPOCHS
+    last = {record["epoch"]: record["top1"] for record in run.evaluations if record["epoch"] > before}
+    return statistics.median(last.values()) if len(last) == LAST_EPOCHS else None
 
 
 def against_published(runs: Sequence[FinishedRun]) -> Verdict:
@@ -51,12 +52,13 @@ def against_published(runs: Sequence[FinishedRun]) -> Verdict:
         return Verdict("-", f"{published}: not compared, {reason}")
     values = compared_values(runs, published)
     if not values:
-        return Verdict(
-            "-", f"{published}: not compared, ours has fewer than {LAST_EPOCHS} epochs, so no median of them"
-        )
+        reason = f"no run of ours has an evaluation of each of its last {LAST_EPOCHS} epochs"
+        return Verdict("-", f"{published}: not compared, {reason}")
     delta = f"{statistics.fmean(values) - published.top1:+z.2f}"
     ours = {"median of the last 5": f"ours, median of the last {LAST_EPOCHS} epochs,", "best": "ours, best epoch,"}
     compared = f"{published}: {ours.get(published.statistic or 'final', 'ours')} {delta} points"
+    if len(values) < len(runs):
+        compared += f" ({len(values)} of {len(runs)} runs)"
     if len(values) == 1:
         return Verdict(f"{delta}, noise unknown", f"{compared}; one run: noise unknown")
     found = difference(mean_of(values), published_mean(published.top1, published.sd, published.runs))
