@@ -5,7 +5,8 @@ As resnet50d_he2019_smoothing, with a trained ResNet-152-D as the teacher at tem
 of the labels, multiplied by the square of the temperature (section 5.3). Their cross-entropy with the teacher differs
 from our divergence by the teacher's entropy, which has no gradient.
 The teacher's weights are a file. Those of the authors are not in PyTorch's format; to train some of your own:
-resnet50d_he2019_smoothing --model.depth 152.
+resnet50d_he2019_smoothing --model.depth 152. The result depends on them, so compare shows the published number without
+a difference.
 Unverified: the result is from memory. The authors' code (gluoncv) halves both losses, the paper's formula does not;
 which of them the result is of, neither says.
 Not as in the paper: as in resnet50d_he2019_smoothing; bf16, there fp16.

@@ -18,7 +18,7 @@ from tests.support.processes import ROOT, SUPPORT, metrics, run
 from trainer.__main__ import main
 from trainer.commands.compare.published import compared_values, not_comparable
 from trainer.commands.compare.run_record import FinishedRun, Unfinished, read_run
-from trainer.recipe import EMA, SGD, CenterCrop, LibraryOptimizer, Recipe
+from trainer.recipe import EMA, SGD, CenterCrop, LibraryModel, LibraryOptimizer, Recipe
 from trainer.recipe_file import load_recipe, recipe_names, recipe_source
 from trainer.run.init_weights import InitWeights
 from trainer.run.teacher import Teacher
@@ -411,10 +411,8 @@ def test_compare_averages_no_runs_on_other_images_or_of_other_teachers(tmp_path:
     assert text.count("(under different protocols): ") == 6
     assert " hardware or versions differ between rows, so images/s and times are not of the recipes alone " in text
     for number, sha256 in enumerate("ab"):
-        folder = write_run(tmp_path / f"teachers/{number}", CIFAR, [91.0 + number], seed=number)
-        result = json.loads((folder / "result.json").read_text())
-        result["protocol"]["weights"]["teacher"] = Teacher(network="resnet50", file=None, sha256=sha256 * 64).to_dict()
-        (folder / "result.json").write_text(json.dumps(result))
+        teacher = Teacher(network="resnet50", file=None, sha256=sha256 * 64)
+        write_run(tmp_path / f"teachers/{number}", CIFAR, [91.0 + number], seed=number, teacher=teacher)
     text = told(capsys, tmp_path / "teachers")
     assert " 1 resnet20_he2015 1 91.00 " in f" {text}" and " 2 resnet20_he2015 1 92.00 " in text
     assert "hardware or versions differ" not in text and "under different protocols" not in text
@@ -519,18 +517,32 @@ def test_compare_what_is_not_the_published_experiment_is_not_compared(tmp_path: 
     assert "ours has 11 steps in an epoch: not the 50,000 images" in str(not_comparable(found, CIFAR.published))
 
 
+@pytest.mark.parametrize("name", ["resnet50_beyer2022", "resnet50d_he2019_distilled"])
+def test_compare_teacher_from_a_file_is_not_the_published_one(tmp_path: Path, capsys: Captured, name: str) -> None:
+    """Whether its network is published by a library or, as He et al.'s, is always a file."""
+    weak = Teacher(network="a network", file="weak.pth", sha256="f" * 64)
+    text = told(capsys, write_run(tmp_path / "a", load_recipe(name), [70.0], teacher=weak))
+    assert f"1 {name} (changed) 1 70.00 (one run: no sd) 0.00 (one run: no sd) - 1,000 " in text
+    assert "not compared, ours was distilled from a network (weak.pth, sha256:ffffffffffff), which nothing" in text
+
+
 @pytest.mark.slow
-def test_compare_every_published_result_is_compared_but_those_of_ten_crops(tmp_path: Path) -> None:
+def test_compare_every_published_result_is_compared_but_those_of_ten_crops_and_of_a_file(tmp_path: Path) -> None:
+    """The teacher of a run is a file where its recipe names no published weights."""
     refused_names = []
     recipes = [load_recipe(name) for name in recipe_names()]
     published = [recipe for recipe in recipes if recipe.published and recipe.ema is None]
     assert len(published) >= 50
     for recipe in published:
-        found = read_run(write_run(tmp_path / recipe.name, recipe, [70.0]))
+        spec = recipe.distillation and recipe.distillation.teacher
+        file = None if isinstance(spec, LibraryModel) else "teacher.pt"
+        teacher = Teacher(network="any", file=file, sha256="f" * 64) if spec else None
+        found = read_run(write_run(tmp_path / recipe.name, recipe, [70.0], teacher=teacher))
         assert isinstance(found, FinishedRun) and recipe.published
         if not_comparable(found, recipe.published):
             refused_names.append(recipe.name)
-    assert refused_names == ["plain18_he2015", "plain34_he2015", "resnet18_he2015", "resnet34_he2015"]
+    ten_crops = ["plain18_he2015", "plain34_he2015", "resnet18_he2015", "resnet34_he2015"]
+    assert refused_names == [*ten_crops, "resnet50d_he2019_200ep_distilled", "resnet50d_he2019_distilled"]
 
 
 def test_report_says_whether_the_seeds_are_enough(tmp_path: Path, capsys: Captured) -> None:

@@ -13,6 +13,7 @@ from trainer.recipe import Recipe
 from trainer.recipe_file import recipe_source
 from trainer.run.init_weights import InitWeights
 from trainer.run.state import Position
+from trainer.run.teacher import Teacher
 
 START = {"step": 0, "commit": "0123456789ab", "packages": {"torch": "2.10.0"}, "cpu": "A CPU", "cpus": 2, "gpu": None}
 IMAGES = {"ImageNet": (1_281_167, 50_000), "CIFAR-10": (50_000, 10_000), "digits": (1_437, 360)}
@@ -27,6 +28,7 @@ def write_run(
     rate: float = 1000.0,
     val: str = "sha256:" + "1" * 64,
     init_weights: InitWeights | None = None,
+    teacher: Teacher | None = None,
     protocol: dict[str, Any] | None = None,
     **more: Any,
 ) -> Path:
@@ -47,7 +49,8 @@ def write_run(
     at = Position(steps_per_epoch=per_epoch, epoch=recipe.epochs)
     start = init_weights or InitWeights(kind="recipe")
     measured = recipe.precise_norm_images is not None
-    weights = trained_weights(recipe, at, start, norms_measured=measured, averaged=recipe.ema is not None)
+    averaged = recipe.ema is not None
+    weights = trained_weights(recipe, at, start, norms_measured=measured, averaged=averaged, teacher=teacher)
     source = SimpleNamespace(name="val.beton", checksum=val)
     measured_by = protocol_of(recipe, source, EvalResult(evaluation, recipe.eval_crop, weights))  # type: ignore[arg-type]
     result = {

@@ -84,6 +84,8 @@ def not_comparable(run: FinishedRun, published: Published) -> str | None:
         return f"the protocols differ: {published.incomparable}"
     if run.init_weights.kind != "recipe":
         return f"ours started from {run.init_weights}"
+    if (teacher := run.weights.teacher) and teacher.file is not None:
+        return f"ours was distilled from {teacher}, which nothing shows to be the source's teacher"
     if run.result["data"]["val"].startswith("synthetic:"):
         return "ours is on labelled noise"
     if protocol.duplicates or protocol.images_seen != protocol.images_total:
