@@ -305,7 +305,8 @@ def test_protocol_of_other_fields_is_refused(tmp_path: Path, capsys: Captured, c
         ("metrics.jsonl", "no\n" * 3, "metrics.jsonl is damaged, line 1"),
         ("metrics.jsonl", "", "has a result.json, but no metrics.jsonl"),
         ("metrics.jsonl", b"\xff\xfe", "metrics.jsonl is damaged, line 1"),
-        ("starts.json", "[1]", "starts.json is damaged"),
+        ("starts.json", "[1]", "starts.json is damaged: remove it, result.json has a copy"),
+        ("starts.json", "{}", "starts.json is damaged: remove it, result.json has a copy"),
         ("recipe.py", '"""The resolved recipe of a run', "recipe.py: not a recipe: SyntaxError"),
     ],
 )
@@ -416,6 +417,33 @@ def test_compare_averages_no_runs_on_other_images_or_of_other_teachers(tmp_path:
     text = told(capsys, tmp_path / "teachers")
     assert " 1 resnet20_he2015 1 91.00 " in f" {text}" and " 2 resnet20_he2015 1 92.00 " in text
     assert "hardware or versions differ" not in text and "under different protocols" not in text
+
+
+def test_compare_hardware_of_a_run_without_starts_is_that_of_its_result(tmp_path: Path, capsys: Captured) -> None:
+    """The error of a damaged starts.json says to remove it. What no file records is not different hardware."""
+    deep = load_recipe("resnet32_he2015")
+    write_run(tmp_path / "a", CIFAR, [91.0])
+    copied, lost = (write_run(tmp_path / name, deep, [92.0], seed=seed) for seed, name in enumerate("bc"))
+    for folder, starts in ((copied, [{**START, "cpu": "Another CPU"}]), (lost, [])):
+        (folder / "starts.json").unlink()
+        result = json.loads((folder / "result.json").read_text())
+        (folder / "result.json").write_text(json.dumps({**result, "starts": starts}))
+    text = told(capsys, tmp_path)
+    assert "cores of Another CPU; torch 2.10.0, commit 0123456789ab hardware not recorded protocol" in text
+    assert "hardware or versions differ between rows" in text
+    text = told(capsys, tmp_path / "a", lost)
+    assert "hardware not recorded" in text and "hardware or versions differ" not in text
+    (lost / "result.json").write_text(json.dumps({**result, "starts": [1]}))
+    assert f"{lost}/result.json is damaged: starts is [1]" in refused(capsys, lost)
+
+
+def test_compare_hardware_is_the_same_in_any_order_of_the_seeds(tmp_path: Path, capsys: Captured) -> None:
+    for name, recipe in (("a", CIFAR), ("b", load_recipe("resnet32_he2015"))):
+        for seed in (0, 1):
+            folder = write_run(tmp_path / f"{name}{seed}", recipe, [91.0 + seed], seed=seed)
+            (folder / "starts.json").write_text(json.dumps([{**START, "cpu": f"CPU {seed ^ (name == 'a')}"}]))
+    text = told(capsys, tmp_path)
+    assert text.count("of CPU 0;") == text.count("of CPU 1;") == 2 and "hardware or versions differ" not in text
 
 
 @pytest.mark.slow

@@ -185,7 +185,7 @@ class Run:
             if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
                 raise ValueError("no list of starts")
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path} is damaged ({error}): delete it, nothing needs it") from error
+            raise UserError(f"{path} is damaged ({error}): delete it, training does not need it") from error
         return starts
 
     def add_start(self, step: int, environment: dict[str, Any]) -> None:

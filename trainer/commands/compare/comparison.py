@@ -20,6 +20,7 @@ NOTES = (
     "Accuracies are reached at the end of an epoch.",
     "Intervals are Welch's, 95 %: of 20 true ones, one misses. Within the noise: the interval holds 0.",
 )
+NOT_RECORDED = "not recorded"
 _LABEL = 40  # characters of what was changed, in the table
 _ALL_PAIRS = 6  # rows of which all pairs are compared; of more, each with the first
 
@@ -98,8 +99,8 @@ def reached(rows: Sequence[Row], top1: float) -> list[str]:
 
 def hardware(row: Row) -> list[str]:
     """The hardware and versions of the runs, each combination once."""
-    starts = [start for run in row.runs for start in run.starts]
-    return list(dict.fromkeys(_hardware(start) for start in starts)) or ["not recorded"]
+    starts = [start for run in row.runs for start in run.starts or [None]]
+    return list(dict.fromkeys(NOT_RECORDED if start is None else _hardware(start) for start in starts))
 
 
 def differences(rows: Sequence[Row], allow_different_protocols: bool) -> list[str]:
@@ -113,7 +114,8 @@ def differences(rows: Sequence[Row], allow_different_protocols: bool) -> list[st
         differ = allow_different_protocols and properties(first.runs[0]) != properties(second.runs[0])
         protocols = " (under different protocols)" if differ else ""
         lines.append(f"{first.number} - {second.number}{protocols}: {_difference(first, second)}")
-    if len({tuple(hardware(row)) for row in rows}) > 1:
+    recorded = [{*hardware(row)} - {NOT_RECORDED} for row in rows]
+    if len({frozenset(one) for one in recorded if one}) > 1:
         lines.append("hardware or versions differ between rows, so images/s and times are not of the recipes alone")
     return lines
 

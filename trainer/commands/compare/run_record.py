@@ -46,7 +46,7 @@ class FinishedRun:
     weights: TrainedWeights
     """of the protocol"""
     starts: list[dict[str, Any]]
-    """as in starts.json"""
+    """the environment of each start; empty where none was recorded"""
     train: list[dict[str, Any]]
     """the records of training: step, epoch, loss, lr, images_per_second"""
     evaluations: list[dict[str, Any]]
@@ -130,9 +130,6 @@ def read_run(folder: Path) -> FinishedRun | Unfinished:
             raise ValueError("its weights are not those of a run")
     except (TypeError, ValueError) as error:
         raise UserError(f"{folder / 'result.json'} is damaged: protocol: {one_line(str(error))}") from error
-    starts = _json(folder / "starts.json", list, [])
-    if not all(isinstance(start, dict) and isinstance(start.get("packages", {}), dict) for start in starts):
-        raise UserError(f"{folder / 'starts.json'} is damaged: remove it, it is a record only")
     last = evaluations[-1]
     if (last["epoch"], last["top1"], result["seed"]) != (recipe.epochs, result["top1"], recipe.seed):
         raise UserError(
@@ -145,10 +142,25 @@ def read_run(folder: Path) -> FinishedRun | Unfinished:
         result=result,
         protocol=protocol,
         weights=protocol.weights,
-        starts=starts,
+        starts=_starts(folder, result),
         train=[record for record in records if record["kind"] == "train"],
         evaluations=evaluations,
     )
+
+
+def _is_start(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("packages", {}), dict)
+
+
+def _starts(folder: Path, result: dict[str, Any]) -> list[dict[str, Any]]:
+    """The environment of each start; of a folder without starts.json, the copy in its result.json."""
+    path = folder / "starts.json"
+    starts = _read(path, json.loads, result.get("starts", []))
+    if not isinstance(starts, list) or not all(map(_is_start, starts)):
+        if path.exists():
+            raise UserError(f"{path} is damaged: remove it, result.json has a copy")
+        raise UserError(f"{folder / 'result.json'} is damaged: starts is {starts!r:.100}")
+    return starts
 
 
 def _progress(records: list[dict[str, Any]], evaluations: list[dict[str, Any]], epochs: int) -> str:
