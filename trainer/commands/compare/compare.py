@@ -5,17 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 
-from trainer.commands.compare.comparison import (
-    HEADER,
-    NOTES,
-    Row,
-    cells,
-    details,
-    differences,
-    differing_properties,
-    reached,
-    rows_of,
-)
+from trainer.commands.compare.comparison import HEADER, NOTES, cells, details, differences, reached
+from trainer.commands.compare.protocols import differing_properties
+from trainer.commands.compare.rows import Row, rows_of
 from trainer.commands.compare.run_record import FinishedRun, is_run, read_run
 from trainer.commands.compare.varied import by_varied_values
 from trainer.errors import UserError

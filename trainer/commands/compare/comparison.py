@@ -1,16 +1,13 @@
-"""Runs side by side: a row for each recipe, the details of each row, and the differences between rows."""
+"""Rows side by side: the table, the details of each row, and the differences between rows."""
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from trainer.commands.compare.published import LAST_EPOCHS, against_published, changed, median_of_last
-from trainer.commands.compare.run_record import FinishedRun
+from trainer.commands.compare.protocols import properties
+from trainer.commands.compare.published import LAST_EPOCHS, against_published, median_of_last
+from trainer.commands.compare.rows import Row
 from trainer.commands.compare.statistics import deviation, difference, mean_of
-from trainer.evaluation.protocol import short
-from trainer.recipe_file import Change, recipe_diff, recipe_names
 
 HEADER = ("", "recipe", "n", "top-1, %", f"last {LAST_EPOCHS}, %", "vs published", "images/s", "training")
 NOTES = (
@@ -21,47 +18,7 @@ NOTES = (
     "Intervals are Welch's, 95 %: of 20 true ones, one misses. Within the noise: the interval holds 0.",
 )
 NOT_RECORDED = "not recorded"
-_LABEL = 40  # characters of what was changed, in the table
 _ALL_PAIRS = 6  # rows of which all pairs are compared; of more, each with the first
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """Runs of one resolved recipe and one protocol, on the same data and from the same initial weights; they differ in
-    their seeds."""
-
-    number: int
-    label: str
-    """the recipe's name, and the changes that not all rows of this name share"""
-    runs: list[FinishedRun]
-    changed: list[Change]
-    """what differs from the recipe of this name: one of the package, else that of the first row of this name"""
-
-    @property
-    def seeds(self) -> str:
-        return "1 seed" if len(self.runs) == 1 else f"{len(self.runs)} seeds"
-
-
-def rows_of(runs: Sequence[FinishedRun]) -> tuple[list[Row], list[tuple[Path, str]]]:
-    """The rows, in the order of the runs; and the runs that repeat another one, with the reason."""
-    found: dict[Any, list[FinishedRun]] = {}
-    repeated = []
-    keys = _known_keys(runs)
-    for run in runs:
-        alike = found.setdefault(_identity(_with_key(run, keys)), [])
-        same = next((other for other in alike if other.recipe.seed == run.recipe.seed), None)
-        if same:
-            repeated.append((run.folder, f"the same recipe and seed as {same.folder}: not an independent run"))
-        else:
-            alike.append(run)
-    first: dict[str, FinishedRun] = {}
-    changes = [_changed(alike[0], first.setdefault(alike[0].recipe.name, alike[0])) for alike in found.values()]
-    rows = []
-    for number, (alike, of_this) in enumerate(zip(found.values(), changes, strict=True), 1):
-        name = alike[0].recipe.name
-        of_name = [one for other, one in zip(found.values(), changes, strict=True) if other[0].recipe.name == name]
-        rows.append(Row(number=number, label=_label(name, of_this, of_name), runs=alike, changed=of_this))
-    return rows, repeated
 
 
 def cells(row: Row) -> list[str]:
@@ -120,82 +77,11 @@ def differences(rows: Sequence[Row], allow_different_protocols: bool) -> list[st
     return lines
 
 
-def properties(run: FinishedRun) -> dict[str, str]:
-    """What must agree before accuracies can be compared: each property of protocol and data by name."""
-    protocol, data = run.protocol, run.result["data"]
-    norms = "running averages"
-    if run.weights.norms == "measured":
-        norms = f"measured over {run.weights.norm_images:,} images"
-    return {
-        "resolution": f"{protocol.resolution} px",
-        "crop": f"{protocol.crop_ratio:.3f} x short side",
-        "decoding": "scaled" if protocol.scaled_decoding else "full",
-        "views": "two views" if protocol.views == 2 else "one view",
-        "weights": "averaged" if run.weights.averaging else "last",
-        "norms": norms,
-        "images": f"{protocol.images_seen:,} of {protocol.images_total:,}, {protocol.duplicates} duplicates",
-        "validation data": short(data["val"]),
-        "training data": short(data["train"]),
-    }
-
-
-def differing_properties(runs: Sequence[FinishedRun]) -> list[str]:
-    """The properties that differ, a line for each kind of runs that shares them; nothing where all are alike."""
-    of_runs = [properties(run) for run in runs]
-    differing = [name for name in of_runs[0] if len({one[name] for one in of_runs}) > 1]
-    holders: dict[str, list[str]] = {}
-    for run, one in zip(runs, of_runs, strict=True):
-        holders.setdefault(", ".join(f"{name} {one[name]}" for name in differing), []).append(str(run.folder))
-    return [f"{values} ({_listed(who)})" for values, who in holders.items()] if differing else []
-
-
 def duration(seconds: float) -> str:
     for unit, length in (("h", 3600.0), ("min", 60.0)):
         if seconds >= length:
             return f"{seconds / length:.2f} {unit}"
     return f"{seconds:.1f} s"
-
-
-def _identity(run: FinishedRun) -> Any:
-    """The key of a row. It has the coverage, which nothing else compares if other protocols are allowed."""
-    data, protocol = run.result["data"], run.protocol
-    recipe = replace(run.recipe, seed=0, published=None)
-    coverage = protocol.images_seen, protocol.images_total, protocol.duplicates
-    return recipe, run.init_weights, run.weights.teacher, data["train"], data["val"], coverage
-
-
-def _known_keys(runs: Sequence[FinishedRun]) -> dict[str | None, str]:
-    """The key of the initial weights in a file, by its SHA-256, where all records that have one agree."""
-    starts = {(run.init_weights.sha256, run.init_weights.key) for run in runs if run.init_weights.key}
-    files = [sha256 for sha256, _ in starts]
-    return {sha256: key for sha256, key in starts if key and files.count(sha256) == 1}
-
-
-def _with_key(run: FinishedRun, keys: dict[str | None, str]) -> FinishedRun:
-    """The run with the key of its initial weights, which older records leave out."""
-    start = run.init_weights
-    known = replace(start, key=start.key or keys.get(start.sha256))
-    return replace(run, weights=replace(run.weights, init_weights=known))
-
-
-def _changed(run: FinishedRun, base: FinishedRun) -> list[Change]:
-    if run.recipe.name in recipe_names():
-        found = changed(run.recipe)
-    else:
-        found = recipe_diff(replace(base.recipe, seed=run.recipe.seed), run.recipe)
-    if run.init_weights.kind == "file":
-        found = [*found, Change("initial_weights", None, run.init_weights)]
-    if (teacher := run.weights.teacher) and teacher.file:
-        found = [*found, Change("teacher_weights", None, teacher)]
-    return found
-
-
-def _label(name: str, changes: list[Change], of_name: list[list[Change]]) -> str:
-    if not changes:
-        return name
-    own = [change for change in changes if not all(change in others for others in of_name)]
-    values = ", ".join(f"{change.setting} {change.new}" for change in own)
-    return f"{name} (changed{': ' if own else ''}{values[:_LABEL]}{'...' if len(values) > _LABEL else ''})"
 
 
 def _spread(values: Sequence[float | None]) -> str:
@@ -204,9 +90,8 @@ def _spread(values: Sequence[float | None]) -> str:
     if not known:
         return "-"
     sd = deviation(known)
-    return f"{statistics.fmean(known):.2f}" + (
-        " (one run: no sd)" if sd is None else f" +- {sd:.2f}{_of(known, values)}"
-    )
+    noise = " (one run: no sd)" if sd is None else f" +- {sd:.2f}{_of(known, values)}"
+    return f"{statistics.fmean(known):.2f}{noise}"
 
 
 def _mean_duration(times: Sequence[float | None]) -> str:
@@ -252,7 +137,3 @@ def _hardware(start: dict[str, Any]) -> str:
     device = f"{start['gpu']}, " if start.get("gpu") else ""
     versions = f"torch {start.get('packages', {}).get('torch')}, commit {start.get('commit')}"
     return f"{processes} on {device}{cpus} of {start.get('cpu')}; {versions}"
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

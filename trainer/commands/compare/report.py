@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer.atomic import replace_text
-from trainer.commands.compare.comparison import HEADER, Row, cells, details
+from trainer.commands.compare.comparison import HEADER, cells, details
+from trainer.commands.compare.rows import Row
 from trainer.commands.compare.run_record import FinishedRun
 from trainer.errors import UserError
 from trainer.log.console_log import without_folders

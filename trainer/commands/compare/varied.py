@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from trainer.commands.compare.comparison import Row
+from trainer.commands.compare.rows import Row
 from trainer.commands.compare.statistics import deviation
 from trainer.recipe_file import settings_of
 

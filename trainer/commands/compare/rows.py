@@ -1,0 +1,93 @@
+"""Which runs are one row: those of one recipe, whose seeds differ. What the row is called, and what was changed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from trainer.commands.compare.published import changed
+from trainer.commands.compare.run_record import FinishedRun
+from trainer.recipe_file import Change, recipe_diff, recipe_names
+
+_LABEL = 40  # characters of what was changed, in the table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Runs of one resolved recipe and one protocol, on the same data and from the same initial weights; they differ in
+    their seeds."""
+
+    number: int
+    label: str
+    """the recipe's name, and the changes that not all rows of this name share"""
+    runs: list[FinishedRun]
+    changed: list[Change]
+    """what differs from the recipe of this name: one of the package, else that of the first row of this name"""
+
+    @property
+    def seeds(self) -> str:
+        return "1 seed" if len(self.runs) == 1 else f"{len(self.runs)} seeds"
+
+
+def rows_of(runs: Sequence[FinishedRun]) -> tuple[list[Row], list[tuple[Path, str]]]:
+    """The rows, in the order of the runs; and the runs that repeat another one, with the reason."""
+    found: dict[Any, list[FinishedRun]] = {}
+    repeated = []
+    keys = _known_keys(runs)
+    for run in runs:
+        alike = found.setdefault(_identity(_with_key(run, keys)), [])
+        same = next((other for other in alike if other.recipe.seed == run.recipe.seed), None)
+        if same:
+            repeated.append((run.folder, f"the same recipe and seed as {same.folder}: not an independent run"))
+        else:
+            alike.append(run)
+    first: dict[str, FinishedRun] = {}
+    changes = [_changed(alike[0], first.setdefault(alike[0].recipe.name, alike[0])) for alike in found.values()]
+    rows = []
+    for number, (alike, of_this) in enumerate(zip(found.values(), changes, strict=True), 1):
+        name = alike[0].recipe.name
+        of_name = [one for other, one in zip(found.values(), changes, strict=True) if other[0].recipe.name == name]
+        rows.append(Row(number=number, label=_label(name, of_this, of_name), runs=alike, changed=of_this))
+    return rows, repeated
+
+
+def _identity(run: FinishedRun) -> Any:
+    """The key of a row. It has the coverage, which nothing else compares if other protocols are allowed."""
+    data, protocol = run.result["data"], run.protocol
+    recipe = replace(run.recipe, seed=0, published=None)
+    coverage = protocol.images_seen, protocol.images_total, protocol.duplicates
+    return recipe, run.init_weights, run.weights.teacher, data["train"], data["val"], coverage
+
+
+def _known_keys(runs: Sequence[FinishedRun]) -> dict[str | None, str]:
+    """The key of the initial weights in a file, by its SHA-256, where all records that have one agree."""
+    starts = {(run.init_weights.sha256, run.init_weights.key) for run in runs if run.init_weights.key}
+    files = [sha256 for sha256, _ in starts]
+    return {sha256: key for sha256, key in starts if key and files.count(sha256) == 1}
+
+
+def _with_key(run: FinishedRun, keys: dict[str | None, str]) -> FinishedRun:
+    """The run with the key of its initial weights, which older records leave out."""
+    start = run.init_weights
+    known = replace(start, key=start.key or keys.get(start.sha256))
+    return replace(run, weights=replace(run.weights, init_weights=known))
+
+
+def _changed(run: FinishedRun, base: FinishedRun) -> list[Change]:
+    if run.recipe.name in recipe_names():
+        found = changed(run.recipe)
+    else:
+        found = recipe_diff(replace(base.recipe, seed=run.recipe.seed), run.recipe)
+    if run.init_weights.kind == "file":
+        found = [*found, Change("initial_weights", None, run.init_weights)]
+    if (teacher := run.weights.teacher) and teacher.file:
+        found = [*found, Change("teacher_weights", None, teacher)]
+    return found
+
+
+def _label(name: str, changes: list[Change], of_name: list[list[Change]]) -> str:
+    if not changes:
+        return name
+    own = [change for change in changes if not all(change in others for others in of_name)]
+    values = ", ".join(f"{change.setting} {change.new}" for change in own)
+    return f"{name} (changed{': ' if own else ''}{values[:_LABEL]}{'...' if len(values) > _LABEL else ''})"
