@@ -397,7 +397,9 @@ def test_compare_different_protocols_are_refused_and_named(
     assert f"protocols or data differ: {first} ({a}); {second} ({b}). {remedy}" in refused(capsys, a, b)
     text = told(capsys, a, b, "--allow-different-protocols")
     assert f" differ {first} ({a}) {second} ({b}) " in text
-    assert " 1 - 2 (under different protocols): +0.00 points; both are one run: " in text
+    name = next(name for name in ("validation data", "training data", first.split()[0]) if first.startswith(name))
+    no_conclusion = f"under different protocols ({name}): not of the recipes alone, so no conclusion"
+    assert f" 1 - 2: +0.00 points {no_conclusion} " in text
 
 
 def test_compare_averages_no_runs_on_other_images_or_of_other_teachers(tmp_path: Path, capsys: Captured) -> None:
@@ -407,16 +409,35 @@ def test_compare_averages_no_runs_on_other_images_or_of_other_teachers(tmp_path:
         write_run(tmp_path / f"images/{number}", CIFAR, [91.0 + number], seed=number, protocol={**whole, **protocol})
     (tmp_path / "images/3/starts.json").write_text(json.dumps([{**START, "cpu": "Another CPU"}]))
     text = told(capsys, tmp_path / "images", "--allow-different-protocols")
-    for row in (1, 2, 3, 4):
-        assert f" {row} resnet20_he2015 1 {90 + row}.00 (one run: no sd) " in f" {text}"
-    assert text.count("(under different protocols): ") == 6
+    images = ("10,000 of 10,000, 0", "10,000 of 9,999, 0", "9,999 of 10,000, 0", "10,000 of 10,000, 1")
+    for row, counts in enumerate(images, 1):
+        label = f"resnet20_he2015 (images {counts} duplicates)"
+        assert f" {row} {label} 1 {90 + row}.00 (one run: no sd) " in f" {text}"
+    assert text.count("under different protocols (images): not of the recipes alone, so no conclusion") == 6
     assert " hardware or versions differ between rows, so images/s and times are not of the recipes alone " in text
     for number, sha256 in enumerate("ab"):
         teacher = Teacher(network="resnet50", file=None, sha256=sha256 * 64)
         write_run(tmp_path / f"teachers/{number}", CIFAR, [91.0 + number], seed=number, teacher=teacher)
     text = told(capsys, tmp_path / "teachers")
-    assert " 1 resnet20_he2015 1 91.00 " in f" {text}" and " 2 resnet20_he2015 1 92.00 " in text
+    for row, sha256 in enumerate("ab", 1):
+        label = f"resnet20_he2015 (teacher resnet50 (published weights, sha256:{sha256 * 12}))"
+        assert f" {row} {label} 1 {90 + row}.00 " in f" {text}"
     assert "hardware or versions differ" not in text and "under different protocols" not in text
+
+
+def test_compare_concludes_nothing_across_validation_sets(tmp_path: Path, capsys: Captured) -> None:
+    """However many seeds there are: easier images are no better recipe."""
+    for seed in range(3):
+        write_run(tmp_path / f"a{seed}", CIFAR, [81.0 + seed / 10], seed=seed)
+        write_run(tmp_path / f"b{seed}", CIFAR, [91.0 + seed / 10], seed=seed, val="sha256:" + "2" * 64)
+    text = told(capsys, tmp_path, "--allow-different-protocols", "--html", tmp_path / "report.html")
+    for row, top1, digit in ((1, 81, "1"), (2, 91, "2")):
+        label = f"resnet20_he2015 (validation data sha256:{digit * 12})"
+        assert f" {row} {label} 3 {top1}.10 +- 0.10 " in f" {text}"
+    assert " 1 - 2: -10.00 points under different protocols (validation data): not of the recipes alone, so" in text
+    assert "is better" not in text and "enough to tell" not in text
+    html = (tmp_path / "report.html").read_text()
+    assert html.index("81.10 +- 0.10") < html.index("91.10 +- 0.10")  # not ranked
 
 
 def test_compare_hardware_of_a_run_without_starts_is_that_of_its_result(tmp_path: Path, capsys: Captured) -> None:

@@ -38,7 +38,7 @@ def compare(settings: CompareSettings) -> None:
     sections = {
         VARIED: by_varied_values(rows),
         **{f"to {top1:g} % top-1": reached(rows, top1) for top1 in settings.time_to_accuracy},
-        "differences of top-1": differences(rows, settings.allow_different_protocols),
+        "differences of top-1": differences(rows),
         "differ": differing,
         "not counted": [f"{folder}: {why}" for folder, why in (*not_counted, *repeated)],
         "how to read": list(NOTES),

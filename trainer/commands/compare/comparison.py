@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from trainer.commands.compare.protocols import properties
+from trainer.commands.compare.protocols import differing, properties
 from trainer.commands.compare.published import LAST_EPOCHS, against_published, median_of_last
 from trainer.commands.compare.rows import Row
 from trainer.commands.compare.statistics import deviation, difference, mean_of
@@ -60,17 +60,17 @@ def hardware(row: Row) -> list[str]:
     return list(dict.fromkeys(NOT_RECORDED if start is None else _hardware(start) for start in starts))
 
 
-def differences(rows: Sequence[Row], allow_different_protocols: bool) -> list[str]:
-    """The differences of mean final top-1, pair by pair, and whether the seeds are enough to separate the pair."""
+def differences(rows: Sequence[Row]) -> list[str]:
+    """The differences of mean final top-1, pair by pair, and whether the seeds are enough to separate the pair.
+
+    Of different protocols or data it is the difference alone.
+    """
     pairs = [(first, second) for first in rows for second in rows if first.number < second.number]
     lines = []
     if len(rows) > _ALL_PAIRS:
         pairs = [(rows[0], row) for row in rows[1:]]
         lines.append(f"of {len(rows)} rows, each against the first only; name fewer runs for other pairs")
-    for first, second in pairs:
-        differ = allow_different_protocols and properties(first.runs[0]) != properties(second.runs[0])
-        protocols = " (under different protocols)" if differ else ""
-        lines.append(f"{first.number} - {second.number}{protocols}: {_difference(first, second)}")
+    lines += [f"{first.number} - {second.number}: {_difference(first, second)}" for first, second in pairs]
     recorded = [{*hardware(row)} - {NOT_RECORDED} for row in rows]
     if len({frozenset(one) for one in recorded if one}) > 1:
         lines.append("hardware or versions differ between rows, so images/s and times are not of the recipes alone")
@@ -118,6 +118,8 @@ def _reached(row: Row, top1: float) -> str:
 def _difference(first: Row, second: Row) -> str:
     values = [[run.top1 for run in row.runs] for row in (first, second)]
     delta = f"{statistics.fmean(values[0]) - statistics.fmean(values[1]):+z.2f} points"
+    if names := differing([properties(row.runs[0]) for row in (first, second)]):
+        return f"{delta} under different protocols ({', '.join(names)}): not of the recipes alone, so no conclusion"
     if single := [str(row.number) for row in (first, second) if len(row.runs) == 1]:
         who = f"{single[0]} is one run" if len(single) == 1 else "both are one run"
         return f"{delta}; {who}: noise unknown, so no conclusion; train 2 seeds of each, or more"

@@ -25,14 +25,19 @@ def properties(run: FinishedRun) -> dict[str, str]:
     }
 
 
+def differing(found: Sequence[dict[str, str]]) -> list[str]:
+    """The names whose values are not all the same."""
+    return [name for name in found[0] if len({one[name] for one in found}) > 1]
+
+
 def differing_properties(runs: Sequence[FinishedRun]) -> list[str]:
     """The properties that differ, a line for each kind of runs that shares them; nothing where all are alike."""
     of_runs = [properties(run) for run in runs]
-    differing = [name for name in of_runs[0] if len({one[name] for one in of_runs}) > 1]
+    names = differing(of_runs)
     holders: dict[str, list[str]] = {}
     for run, one in zip(runs, of_runs, strict=True):
-        holders.setdefault(", ".join(f"{name} {one[name]}" for name in differing), []).append(str(run.folder))
-    return [f"{values} ({_listed(who)})" for values, who in holders.items()] if differing else []
+        holders.setdefault(", ".join(f"{name} {one[name]}" for name in names), []).append(str(run.folder))
+    return [f"{values} ({_listed(who)})" for values, who in holders.items()] if names else []
 
 
 def _listed(names: list[str]) -> str:

@@ -1,6 +1,7 @@
 """The comparison as one HTML file with interactive curves; it opens from disk and loads nothing from a network.
 
-It is for other people: rows are ranked by their mean accuracy, and paths have no folders of this machine.
+It is for other people: rows of one protocol are ranked by their mean accuracy, and paths have no folders of this
+machine.
 """
 
 import statistics
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 from trainer.atomic import replace_text
 from trainer.commands.compare.comparison import HEADER, cells, details
+from trainer.commands.compare.protocols import differing_properties
 from trainer.commands.compare.rows import Row
 from trainer.commands.compare.run_record import FinishedRun
 from trainer.errors import UserError
@@ -62,7 +64,7 @@ def write_report(path: Path, rows: Sequence[Row], sections: dict[str, list[str]]
     title = f"Comparison of {sum(len(row.runs) for row in rows)} runs"
     body = [
         f"<h1>{title}</h1>",
-        _table(sorted(rows, key=lambda row: -statistics.fmean(run.top1 for run in row.runs))),
+        _table(_ranked(rows)),
         "<p>One colour for each row: thin lines are its runs, the thick one their mean. Click a name to hide it, "
         "double-click to see it alone; drag to zoom, double-click to zoom out.</p>",
         f"<div>{figure}</div>",
@@ -166,6 +168,12 @@ CURVES = (
     Curve("learning rate", "epoch", _training("lr")),
     Curve("images per second", "epoch", _training("images_per_second")),
 )
+
+
+def _ranked(rows: Sequence[Row]) -> list[Row]:
+    if differing_properties([row.runs[0] for row in rows]):
+        return [*rows]
+    return sorted(rows, key=lambda row: -statistics.fmean(run.top1 for run in row.runs))
 
 
 def _table(rows: Sequence[Row]) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from trainer.commands.compare.protocols import differing, properties
 from trainer.commands.compare.published import changed
 from trainer.commands.compare.run_record import FinishedRun
 from trainer.recipe_file import Change, recipe_diff, recipe_names
@@ -19,7 +20,7 @@ class Row:
 
     number: int
     label: str
-    """the recipe's name, and the changes that not all rows of this name share"""
+    """the recipe's name, the changes that not all rows of this name share, and what tells it from rows of this label"""
     runs: list[FinishedRun]
     changed: list[Change]
     """what differs from the recipe of this name: one of the package, else that of the first row of this name"""
@@ -43,11 +44,16 @@ def rows_of(runs: Sequence[FinishedRun]) -> tuple[list[Row], list[tuple[Path, st
             alike.append(run)
     first: dict[str, FinishedRun] = {}
     changes = [_changed(alike[0], first.setdefault(alike[0].recipe.name, alike[0])) for alike in found.values()]
-    rows = []
-    for number, (alike, of_this) in enumerate(zip(found.values(), changes, strict=True), 1):
+    labels = []
+    for alike, of_this in zip(found.values(), changes, strict=True):
         name = alike[0].recipe.name
         of_name = [one for other, one in zip(found.values(), changes, strict=True) if other[0].recipe.name == name]
-        rows.append(Row(number=number, label=_label(name, of_this, of_name), runs=alike, changed=of_this))
+        labels.append(_label(name, of_this, of_name))
+    told_apart = zip(_told_apart(labels, [*found.values()]), found.values(), changes, strict=True)
+    rows = [
+        Row(number=number, label=label, runs=alike, changed=of_this)
+        for number, (label, alike, of_this) in enumerate(told_apart, 1)
+    ]
     return rows, repeated
 
 
@@ -91,3 +97,13 @@ def _label(name: str, changes: list[Change], of_name: list[list[Change]]) -> str
     own = [change for change in changes if not all(change in others for others in of_name)]
     values = ", ".join(f"{change.setting} {change.new}" for change in own)
     return f"{name} (changed{': ' if own else ''}{values[:_LABEL]}{'...' if len(values) > _LABEL else ''})"
+
+
+def _told_apart(labels: Sequence[str], rows: Sequence[list[FinishedRun]]) -> list[str]:
+    """The labels; rows that share one also say in which protocol, data or teacher they differ."""
+    facts = [{**properties(runs[0]), "teacher": str(runs[0].weights.teacher)} for runs in rows]
+    found = []
+    for label, own in zip(labels, facts, strict=True):
+        names = differing([other for same, other in zip(labels, facts, strict=True) if same == label])
+        found.append(label + (f" ({', '.join(f'{name} {own[name]}' for name in names)})" if names else ""))
+    return found
