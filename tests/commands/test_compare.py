@@ -440,6 +440,47 @@ def test_compare_concludes_nothing_across_validation_sets(tmp_path: Path, capsys
     assert html.index("81.10 +- 0.10") < html.index("91.10 +- 0.10")  # not ranked
 
 
+def write_at(commit: str | None, folder: Path, top1: float, *, seed: int, then: str | None = None) -> Path:
+    """A run at a commit, `then` continued at another."""
+    write_run(folder, CIFAR, [top1], seed=seed)
+    starts = [{**START, "commit": one} for one in (commit, then) if one]
+    (folder / "starts.json").write_text(json.dumps(starts))
+    return folder
+
+
+def test_compare_names_the_commits_of_a_row(tmp_path: Path, capsys: Captured) -> None:
+    for seed, commit in enumerate(("aaaa", "aaaa", "bbbb+", None)):
+        write_at(commit, tmp_path / str(seed), 91.0 + seed, seed=seed)
+    text = told(capsys, tmp_path)
+    assert "1 resnet20_he2015 4 92.50 +- 1.29" in text
+    commits = "commits differ within this row: aaaa (seeds 0, 1); bbbb+ (seed 2); not recorded (seed 3)"
+    assert f" {commits} hardware " in text
+    assert "differ within" not in told(capsys, tmp_path / "0", tmp_path / "1", tmp_path / "3")
+
+
+def test_compare_commits_that_share_a_seed_are_rows(tmp_path: Path, capsys: Captured) -> None:
+    """Old code against new code; a run that continued at the new commit is neither."""
+    for seed in range(3):
+        write_at("aaaa", tmp_path / f"a{seed}", 91.0 + seed / 10, seed=seed)
+        write_at("bbbb", tmp_path / f"b{seed}", 92.0 + seed / 10, seed=seed)
+    write_at("aaaa", tmp_path / "c", 90.0, seed=3, then="bbbb")
+    write_at("bbbb", tmp_path / "d", 95.0, seed=0)
+    text = told(capsys, tmp_path)
+    assert " 1 resnet20_he2015 (commit aaaa) 3 91.10 +- 0.10 " in f" {text}"
+    assert " 2 resnet20_he2015 (commit bbbb) 3 92.10 +- 0.10 " in text
+    assert " 3 resnet20_he2015 (commit aaaa then bbbb) 1 90.00 (one run: no sd) " in text
+    assert " 1 - 2: -1.00 points, 95 % interval -1.23 to -0.77: 2 is better; " in text
+    repeated = f"{tmp_path}/d: the same recipe and seed as {tmp_path}/b0 at commit bbbb: not an independent run"
+    assert f"not counted {repeated} " in text
+
+
+def test_compare_seed_of_an_unknown_commit_is_no_other_code(tmp_path: Path, capsys: Captured) -> None:
+    a, b = write_at("aaaa", tmp_path / "a", 91.0, seed=0), write_at(None, tmp_path / "b", 92.0, seed=0)
+    text = told(capsys, a, b)
+    assert "1 resnet20_he2015 1 91.00 (one run: no sd)" in text
+    assert f"{b}: the same recipe and seed as {a}: not an independent run" in text
+
+
 def test_compare_hardware_of_a_run_without_starts_is_that_of_its_result(tmp_path: Path, capsys: Captured) -> None:
     """The error of a damaged starts.json says to remove it. What no file records is not different hardware."""
     deep = load_recipe("resnet32_he2015")

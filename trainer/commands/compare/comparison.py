@@ -6,7 +6,7 @@ from typing import Any
 
 from trainer.commands.compare.protocols import differing, properties
 from trainer.commands.compare.published import LAST_EPOCHS, against_published, median_of_last
-from trainer.commands.compare.rows import Row
+from trainer.commands.compare.rows import NOT_RECORDED, Row
 from trainer.commands.compare.statistics import deviation, difference, mean_of
 
 HEADER = ("", "recipe", "n", "top-1, %", f"last {LAST_EPOCHS}, %", "vs published", "images/s", "training")
@@ -17,7 +17,6 @@ NOTES = (
     "Accuracies are reached at the end of an epoch.",
     "Intervals are Welch's, 95 %: of 20 true ones, one misses. Within the noise: the interval holds 0.",
 )
-NOT_RECORDED = "not recorded"
 _ALL_PAIRS = 6  # rows of which all pairs are compared; of more, each with the first
 
 
@@ -44,6 +43,8 @@ def details(row: Row) -> list[tuple[str, str]]:
     runs = ", ".join(f"{run.recipe.seed} ({run.folder})" for run in row.runs)
     found.append(("seeds" if len(row.runs) > 1 else "seed", runs))
     found.append(("published", against_published(row.runs).words))
+    if commits := _differing_commits(row):
+        found.append(("commits", commits))
     found += [("hardware", words) for words in hardware(row)]
     found.append(("protocol", row.runs[0].protocol.text(seed=False)))
     return found
@@ -131,6 +132,17 @@ def _difference(first: Row, second: Row) -> str:
         return f"{interval}: {first.seeds} and {second.seeds} are not enough to tell them apart"
     better = first if found.delta > 0 else second
     return f"{interval}: {better.number} is better; {first.seeds} and {second.seeds} are enough to tell"
+
+
+def _differing_commits(row: Row) -> str | None:
+    """Which seeds are of which commit; None where all are of one."""
+    seeds: dict[str, list[str]] = {}
+    for run in row.runs:
+        seeds.setdefault(run.commit or NOT_RECORDED, []).append(str(run.recipe.seed))
+    if len(seeds.keys() - {NOT_RECORDED}) < 2:
+        return None
+    listed = (f"{commit} (seed{'s' if len(of) > 1 else ''} {', '.join(of)})" for commit, of in seeds.items())
+    return f"differ within this row: {'; '.join(listed)}"
 
 
 def _hardware(start: dict[str, Any]) -> str:

@@ -10,13 +10,14 @@ from trainer.commands.compare.published import changed
 from trainer.commands.compare.run_record import FinishedRun
 from trainer.recipe_file import Change, recipe_diff, recipe_names
 
+NOT_RECORDED = "not recorded"
 _LABEL = 40  # characters of what was changed, in the table
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """Runs of one resolved recipe and one protocol, on the same data and from the same initial weights; they differ in
-    their seeds."""
+    their seeds, and may differ in their commits and hardware."""
 
     number: int
     label: str
@@ -31,15 +32,21 @@ class Row:
 
 
 def rows_of(runs: Sequence[FinishedRun]) -> tuple[list[Row], list[tuple[Path, str]]]:
-    """The rows, in the order of the runs; and the runs that repeat another one, with the reason."""
+    """The rows, in the order of the runs; and the runs that repeat another one, with the reason.
+
+    Runs of different commits are one row, unless a seed was run again at another commit: then each commit is a row.
+    """
     found: dict[Any, list[FinishedRun]] = {}
     repeated = []
     keys = _known_keys(runs)
-    for run in runs:
-        alike = found.setdefault(_identity(_with_key(run, keys)), [])
+    identities = [_identity(_with_key(run, keys)) for run in runs]
+    run_again = _run_again(identities, runs)
+    for identity, run in zip(identities, runs, strict=True):
+        alike = found.setdefault((identity, run.commit if identity in run_again else None), [])
         same = next((other for other in alike if other.recipe.seed == run.recipe.seed), None)
         if same:
-            repeated.append((run.folder, f"the same recipe and seed as {same.folder}: not an independent run"))
+            at = f" at commit {run.commit}" if run.commit and run.commit == same.commit else ""
+            repeated.append((run.folder, f"the same recipe and seed as {same.folder}{at}: not an independent run"))
         else:
             alike.append(run)
     first: dict[str, FinishedRun] = {}
@@ -63,6 +70,15 @@ def _identity(run: FinishedRun) -> Any:
     recipe = replace(run.recipe, seed=0, published=None)
     coverage = protocol.images_seen, protocol.images_total, protocol.duplicates
     return recipe, run.init_weights, run.weights.teacher, data["train"], data["val"], coverage
+
+
+def _run_again(identities: Sequence[Any], runs: Sequence[FinishedRun]) -> set[Any]:
+    """The keys of which a seed was run at several commits."""
+    commits: dict[Any, set[str]] = {}
+    for identity, run in zip(identities, runs, strict=True):
+        if run.commit:
+            commits.setdefault((identity, run.recipe.seed), set()).add(run.commit)
+    return {identity for (identity, _), of_seed in commits.items() if len(of_seed) > 1}
 
 
 def _known_keys(runs: Sequence[FinishedRun]) -> dict[str | None, str]:
@@ -100,8 +116,15 @@ def _label(name: str, changes: list[Change], of_name: list[list[Change]]) -> str
 
 
 def _told_apart(labels: Sequence[str], rows: Sequence[list[FinishedRun]]) -> list[str]:
-    """The labels; rows that share one also say in which protocol, data or teacher they differ."""
-    facts = [{**properties(runs[0]), "teacher": str(runs[0].weights.teacher)} for runs in rows]
+    """The labels; rows that share one also say in which protocol, data, teacher or commit they differ."""
+    facts = [
+        {
+            **properties(runs[0]),
+            "teacher": str(runs[0].weights.teacher),
+            "commit": ", ".join(dict.fromkeys(run.commit or NOT_RECORDED for run in runs)),
+        }
+        for runs in rows
+    ]
     found = []
     for label, own in zip(labels, facts, strict=True):
         names = differing([other for same, other in zip(labels, facts, strict=True) if same == label])

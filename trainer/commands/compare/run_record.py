@@ -57,6 +57,13 @@ class FinishedRun:
         return self.weights.init_weights
 
     @property
+    def commit(self) -> str | None:
+        """The commit of the code, or those of its starts in order; None where none was recorded."""
+        return (
+            " then ".join(dict.fromkeys(str(start["commit"]) for start in self.starts if start.get("commit"))) or None
+        )
+
+    @property
     def top1(self) -> float:
         """Of the final weights, in %."""
         return float(self.result["top1"])
