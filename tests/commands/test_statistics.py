@@ -7,10 +7,16 @@ import statistics
 import pytest
 from scipy import stats
 
-from trainer.commands.compare.statistics import Mean, deviation, difference, mean_of, published_mean, t_quantile
+from trainer.commands.compare.statistics import (
+    deviation,
+    difference,
+    mean_of,
+    published_difference,
+    t_quantile,
+)
 
 
-@pytest.mark.parametrize("freedom", [1.0, 1.3, 2.0, 4.7, 30.0, 1e4, math.inf])
+@pytest.mark.parametrize("freedom", [1.0, 1.3, 2.0, 4.7, 30.0, 1e4, 1e16, math.inf])
 @pytest.mark.parametrize("probability", [0.6, 0.975, 0.995])
 def test_quantiles_are_students(probability: float, freedom: float) -> None:
     expected = stats.norm.ppf(probability) if math.isinf(freedom) else stats.t.ppf(probability, freedom)
@@ -49,10 +55,37 @@ def test_deviation_is_with_n_minus_1_and_one_value_has_none() -> None:
         mean_of([1.0])
 
 
-def test_published_mean_is_as_well_known_as_it_says() -> None:
-    assert published_mean(76.26, 0.09, 5) == Mean(76.26, pytest.approx(0.09 / math.sqrt(5)), 4)
-    assert published_mean(77.12, 0.11, None) == Mean(77.12, 0.11, math.inf)
-    assert published_mean(91.25, None, 1) == Mean(91.25, 0.0, math.inf)
+def test_published_deviation_enters_as_welch_has_it() -> None:
+    """A difference that ends where the interval begins has Welch's p of 5 %."""
+    ours = [76.0, 76.3, 76.5]
+    found = published_difference(ours, 76.26, 0.09, 5)
+    assert found
+    for end in (found.low, found.high):
+        moved = statistics.fmean(ours) - end, statistics.stdev(ours), 3
+        assert stats.ttest_ind_from_stats(*moved, 76.26, 0.09, 5, equal_var=False).pvalue == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(("runs", "counted"), [(1, 1), (None, 1), (5, 5)])
+def test_published_runs_without_a_deviation_vary_as_ours(runs: int | None, counted: int) -> None:
+    """The interval for a further run of ours, or for the mean of several."""
+    ours = [91.0, 91.2, 91.3, 91.1]
+    found = published_difference(ours, 91.25, None, runs)
+    half = float(stats.t.ppf(0.975, 3)) * statistics.stdev(ours) * math.sqrt(1 / 4 + 1 / counted)
+    assert found and (found.low, found.high) == pytest.approx((-0.1 - half, -0.1 + half), rel=1e-6)
+    assert published_difference([91.0, 91.0], 91.25, None, runs) is None
+
+
+@pytest.mark.slow
+def test_published_run_of_the_same_recipe_is_within_the_noise_95_times_of_100() -> None:
+    """However many runs of ours there are: as an exact number it would be outside more often than not."""
+    draw = random.Random(0)
+    held = 0
+    for _ in range(200):
+        published, *ours = (draw.gauss(76, 0.1) for _ in range(21))
+        found = published_difference(ours, published, None, 1)
+        assert found
+        held += found.holds_zero
+    assert 0.92 <= held / 200 <= 0.98
 
 
 def test_statistics_values_without_any_deviation_say_nothing_of_their_noise() -> None:
@@ -62,6 +95,6 @@ def test_statistics_values_without_any_deviation_say_nothing_of_their_noise() ->
 
 @pytest.mark.parametrize("runs", [1, None])
 def test_interval_against_a_known_deviation_alone_is_the_normal_distributions(runs: int | None) -> None:
-    found = difference(mean_of([76.5, 76.5]), published_mean(76.0, 0.1, runs))
+    found = published_difference([76.5, 76.5], 76.0, 0.1, runs)
     half = statistics.NormalDist().inv_cdf(0.975) * 0.1
     assert found and (found.low, found.high) == pytest.approx((0.5 - half, 0.5 + half))

@@ -7,7 +7,7 @@ from typing import Any
 from trainer.commands.compare.protocols import differing, properties
 from trainer.commands.compare.published import LAST_EPOCHS, against_published, median_of_last
 from trainer.commands.compare.rows import NOT_RECORDED, Row
-from trainer.commands.compare.statistics import deviation, difference, mean_of
+from trainer.commands.compare.statistics import Interval, deviation, difference, mean_of
 
 HEADER = ("", "recipe", "n", "top-1, %", f"last {LAST_EPOCHS}, %", "vs published", "images/s", "training")
 NOTES = (
@@ -15,7 +15,8 @@ NOTES = (
     f"of each run's median over its last {LAST_EPOCHS} epochs (Goyal et al. 2017).",
     "training: time without evaluation, saving between epochs and stops, from images_per_second; images/s: median. "
     "Accuracies are reached at the end of an epoch.",
-    "Intervals are Welch's, 95 %: of 20 true ones, one misses. Within the noise: the interval holds 0.",
+    "Intervals are Welch's, 95 %: one of 20 misses the true difference. Within the noise: the interval holds 0, which "
+    "does not show that the two are equal. A result published without deviation is taken to vary as ours do.",
 )
 _ALL_PAIRS = 6  # rows of which all pairs are compared; of more, each with the first
 
@@ -57,8 +58,8 @@ def reached(rows: Sequence[Row], top1: float) -> list[str]:
 
 def hardware(row: Row) -> list[str]:
     """The hardware and versions of the runs, each combination once."""
-    starts = [start for run in row.runs for start in run.starts or [None]]
-    return list(dict.fromkeys(NOT_RECORDED if start is None else _hardware(start) for start in starts))
+    found = (words for run in row.runs for words in [*map(_hardware, run.starts)] or [NOT_RECORDED])
+    return list(dict.fromkeys(found))
 
 
 def differences(rows: Sequence[Row]) -> list[str]:
@@ -71,7 +72,14 @@ def differences(rows: Sequence[Row]) -> list[str]:
     if len(rows) > _ALL_PAIRS:
         pairs = [(rows[0], row) for row in rows[1:]]
         lines.append(f"of {len(rows)} rows, each against the first only; name fewer runs for other pairs")
-    lines += [f"{first.number} - {second.number}: {_difference(first, second)}" for first, second in pairs]
+    intervals = [_interval(first, second) for first, second in pairs]
+    for (first, second), found in zip(pairs, intervals, strict=True):
+        words = f"; {found}" if isinstance(found, str) else f", {_conclusion(first, second, found)}"
+        lines.append(f"{first.number} - {second.number}: {_mean(first) - _mean(second):+z.2f} points{words}")
+    if (tested := sum(isinstance(found, Interval) for found in intervals)) > 1:
+        by_chance = 100 * (1 - 0.95**tested)  # at most, also where pairs share a row (Sidak 1967, JASA 62)
+        equal = f"{tested} intervals: if all these rows were equally good, one or more would still be called better"
+        lines.append(f"{equal} in up to {by_chance:.0f} of 100 such comparisons")
     recorded = [{*hardware(row)} - {NOT_RECORDED} for row in rows]
     if len({frozenset(one) for one in recorded if one}) > 1:
         lines.append("hardware or versions differ between rows, so images/s and times are not of the recipes alone")
@@ -116,18 +124,24 @@ def _reached(row: Row, top1: float) -> str:
     return f"{images:,.0f} images, {epochs:.1f} epochs, {time} of training ({who})"
 
 
-def _difference(first: Row, second: Row) -> str:
-    values = [[run.top1 for run in row.runs] for row in (first, second)]
-    delta = f"{statistics.fmean(values[0]) - statistics.fmean(values[1]):+z.2f} points"
+def _mean(row: Row) -> float:
+    return statistics.fmean(run.top1 for run in row.runs)
+
+
+def _interval(first: Row, second: Row) -> Interval | str:
+    """The interval of the difference of mean top-1, or why there is none."""
     if names := differing([properties(row.runs[0]) for row in (first, second)]):
-        return f"{delta} under different protocols ({', '.join(names)}): not of the recipes alone, so no conclusion"
+        return f"different protocols ({', '.join(names)}): not of the recipes alone, so no conclusion"
     if single := [str(row.number) for row in (first, second) if len(row.runs) == 1]:
         who = f"{single[0]} is one run" if len(single) == 1 else "both are one run"
-        return f"{delta}; {who}: noise unknown, so no conclusion; train 2 seeds of each, or more"
-    found = difference(mean_of(values[0]), mean_of(values[1]))
-    if not found:
-        return f"{delta}; no deviation among the seeds of either: their noise is unknown"
-    interval = f"{delta}, 95 % interval {found.low:+z.2f} to {found.high:+z.2f}"
+        return f"{who}: noise unknown, so no conclusion; train 3 seeds of each, or more"
+    of_first, of_second = (mean_of([run.top1 for run in row.runs]) for row in (first, second))
+    unknown = "no deviation among the seeds of either: their noise is unknown, so no conclusion"
+    return difference(of_first, of_second) or unknown
+
+
+def _conclusion(first: Row, second: Row, found: Interval) -> str:
+    interval = f"95 % interval {found.low:+z.2f} to {found.high:+z.2f}"
     if found.holds_zero:
         return f"{interval}: {first.seeds} and {second.seeds} are not enough to tell them apart"
     better = first if found.delta > 0 else second

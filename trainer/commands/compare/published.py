@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from trainer.commands.compare.run_record import FinishedRun
-from trainer.commands.compare.statistics import difference, mean_of, published_mean
+from trainer.commands.compare.statistics import published_difference
 from trainer.recipe import Published, Recipe
 from trainer.recipe.datasets import IMAGES
 from trainer.recipe_file import Change, load_recipe, override_diff, recipe_names
@@ -42,8 +42,7 @@ def median_of_last(run: FinishedRun) -> float | None:
 def against_published(runs: Sequence[FinishedRun]) -> Verdict:
     """Compares runs of one recipe, which differ in their seeds, with its published result, or says why it cannot.
 
-    Within the noise: 0 lies in Welch's 95 % interval of the difference. A published result without a deviation counts
-    as exact, so that only our noise matters; one without a number of runs counts as one run.
+    Within the noise: 0 lies in the 95 % interval of the difference; see published_difference.
     """
     published = published_of(runs[0].recipe)
     if not published:
@@ -61,12 +60,12 @@ def against_published(runs: Sequence[FinishedRun]) -> Verdict:
         compared += f" ({len(values)} of {len(runs)} runs)"
     if len(values) == 1:
         return Verdict(f"{delta}, noise unknown", f"{compared}; one run: noise unknown")
-    found = difference(mean_of(values), published_mean(published.top1, published.sd, published.runs))
+    found = published_difference(values, published.top1, published.sd, published.runs)
     if not found:
         equal = f"{len(values)} equal results, published without deviation: noise unknown"
         return Verdict(f"{delta}, noise unknown", f"{compared}; {equal}")
-    noise = "the noise" if published.sd is not None else "our noise, published without deviation"
-    if published.sd is not None and not published.runs:
+    noise = "the noise" + (", published without deviation, so taken to vary as ours" if published.sd is None else "")
+    if not published.runs:
         noise += ", published without number of runs, so taken as one"
     place = "within" if found.holds_zero else "outside"
     interval = f"(95 % interval {found.low:+z.2f} to {found.high:+z.2f})"

@@ -44,11 +44,19 @@ def mean_of(values: Sequence[float]) -> Mean:
     return Mean(statistics.fmean(values), sd / math.sqrt(len(values)), len(values) - 1)
 
 
-def published_mean(value: float, sd: float | None, runs: int | None) -> Mean:
-    """A published mean. Without a deviation it counts as exact, without a number of runs as one run."""
+def published_difference(
+    values: Sequence[float], published: float, sd: float | None, runs: int | None
+) -> Interval | None:
+    """The mean of `values` minus a published mean, as difference() gives it. Without a number of runs it counts as one.
+
+    Without a deviation the published runs are taken to vary as ours do, so that one published run stays as uncertain as
+    one of ours, however many ours are.
+    """
+    ours, theirs = mean_of(values), runs or 1
     if sd is None:
-        return Mean(value, 0.0, math.inf)
-    return Mean(value, sd / math.sqrt(runs or 1), runs - 1 if runs and runs > 1 else math.inf)
+        of_both = ours.standard_error * math.sqrt(1 + len(values) / theirs)  # sd * sqrt(1 / ours + 1 / theirs)
+        return difference(ours._replace(standard_error=of_both), Mean(published, 0.0, math.inf))
+    return difference(ours, Mean(published, sd / math.sqrt(theirs), theirs - 1 if theirs > 1 else math.inf))
 
 
 def difference(first: Mean, second: Mean, confidence: float = 0.95) -> Interval | None:
@@ -68,7 +76,7 @@ def difference(first: Mean, second: Mean, confidence: float = 0.95) -> Interval 
 
 def t_quantile(probability: float, freedom: float) -> float:
     """The value that Student's t stays below with this probability, from 0.5 up; freedom of at least 1, or inf."""
-    if math.isinf(freedom):
+    if freedom > 1e6:  # the normal distribution's within 2e-6; beyond, the difference of two lgamma loses its digits
         return statistics.NormalDist().inv_cdf(probability)
     high = 1.0
     while _t_probability(high, freedom) < probability:
