@@ -85,6 +85,10 @@ def test_report_ranks_its_rows_and_holds_no_absolute_path(report: Path) -> None:
     assert page.text.index("91.10 +- 0.10") < page.text.index("90.00 (one run")
 
 
+def test_report_sets_the_table_of_a_sweep_in_a_font_of_one_width(report: Path) -> None:
+    assert '<div class="aligned">optimizer.lr  n  top-1, %       row\n0.1 ' in report.read_text()
+
+
 def test_report_loads_nothing_and_may_not(report: Path) -> None:
     page = Links()
     page.feed(report.read_text())

@@ -9,12 +9,11 @@ from trainer.commands.compare.comparison import HEADER, NOTES, cells, details, d
 from trainer.commands.compare.protocols import differing_properties
 from trainer.commands.compare.rows import Row, rows_of
 from trainer.commands.compare.run_record import FinishedRun, is_run, read_run
-from trainer.commands.compare.varied import by_varied_values
+from trainer.commands.compare.varied import VARIED, by_varied_values
 from trainer.errors import UserError
 from trainer.process.rows import hanging, width
 from trainer.settings import CompareSettings
 
-VARIED = "by varied values"
 _RIGHT = {"n", "images/s", "training"}  # right-aligned columns
 
 

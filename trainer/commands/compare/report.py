@@ -15,6 +15,7 @@ from trainer.commands.compare.comparison import HEADER, cells, details
 from trainer.commands.compare.protocols import differing_properties
 from trainer.commands.compare.rows import Row
 from trainer.commands.compare.run_record import FinishedRun
+from trainer.commands.compare.varied import VARIED
 from trainer.errors import UserError
 from trainer.log.console_log import without_folders
 
@@ -40,7 +41,7 @@ h1 { font-size: 1.4em } h2 { font-size: 1.1em; margin: 2em 0 .5em }
 table { border-collapse: collapse } th, td { padding: .25em 1.2em .25em 0; text-align: left; vertical-align: top }
 thead th { border-bottom: 2px solid #222 } tbody td { border-bottom: 1px solid #ddd }
 td, th { font-variant-numeric: tabular-nums; overflow-wrap: anywhere } th { font-weight: 600 }
-.lines { white-space: pre-wrap }
+.lines { white-space: pre-wrap } .aligned { white-space: pre; font-family: monospace; overflow-x: auto }
 .row th { white-space: nowrap; font-weight: normal; color: #555 } .row { font-size: .9em }
 .swatch { display: inline-block; width: .8em; height: .8em; margin-right: .4em }
 """
@@ -65,8 +66,8 @@ def write_report(path: Path, rows: Sequence[Row], sections: dict[str, list[str]]
     body = [
         f"<h1>{title}</h1>",
         _table(_ranked(rows)),
-        "<p>One colour for each row: thin lines are its runs, the thick one their mean. Click a name to hide it, "
-        "double-click to see it alone; drag to zoom, double-click to zoom out.</p>",
+        "<p>One colour for each row: thin lines are its runs, the thick one their mean where they have equally many "
+        "points. Click a name to hide it, double-click to see it alone; drag to zoom, double-click to zoom out.</p>",
         f"<div>{figure}</div>",
         *(_row(row) for row in rows),
         *(_section(name, lines) for name, lines in sections.items() if lines),
@@ -195,4 +196,5 @@ def _row(row: Row) -> str:
 
 def _section(name: str, lines: Sequence[str]) -> str:
     text = "\n".join(without_folders(line) for line in lines)
-    return f'<h2>{escape(name)}</h2><div class="lines">{escape(text)}</div>'
+    kind = "aligned" if name == VARIED else "lines"
+    return f'<h2>{escape(name)}</h2><div class="{kind}">{escape(text)}</div>'

@@ -8,6 +8,7 @@ from trainer.commands.compare.rows import Row
 from trainer.commands.compare.statistics import deviation
 from trainer.recipe_file import settings_of
 
+VARIED = "by varied values"  # title of these tables, whose columns need a font of one width
 _NOT_VARIED = ("name", "seed", "published")
 
 
