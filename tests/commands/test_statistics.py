@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from trainer.commands.compare.statistics import (
+    Interval,
     deviation,
     difference,
     mean_of,
@@ -53,6 +54,13 @@ def test_deviation_is_with_n_minus_1_and_one_value_has_none() -> None:
     assert deviation([1.0]) is None
     with pytest.raises(ValueError, match="1 values have no standard deviation"):
         mean_of([1.0])
+
+
+def test_interval_shows_on_which_side_of_0_it_lies() -> None:
+    assert str(Interval(0.6, 0.0031, 1.2)) == "95 % interval +0.003 to +1.200"
+    assert str(Interval(-0.6, -1.2, -0.00004)) == "95 % interval -1.20000 to -0.00004"
+    assert str(Interval(0.6, -0.0031, 1.2)) == "95 % interval +0.00 to +1.20"
+    assert str(Interval(0.6, 0.0051, 1.2)) == "95 % interval +0.01 to +1.20"
 
 
 def test_published_deviation_enters_as_welch_has_it() -> None:

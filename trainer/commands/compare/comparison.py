@@ -141,11 +141,10 @@ def _interval(first: Row, second: Row) -> Interval | str:
 
 
 def _conclusion(first: Row, second: Row, found: Interval) -> str:
-    interval = f"95 % interval {found.low:+z.2f} to {found.high:+z.2f}"
     if found.holds_zero:
-        return f"{interval}: {first.seeds} and {second.seeds} are not enough to tell them apart"
+        return f"{found}: {first.seeds} and {second.seeds} are not enough to tell them apart"
     better = first if found.delta > 0 else second
-    return f"{interval}: {better.number} is better; {first.seeds} and {second.seeds} are enough to tell"
+    return f"{found}: {better.number} is better; {first.seeds} and {second.seeds} are enough to tell"
 
 
 def _differing_commits(row: Row) -> str | None:

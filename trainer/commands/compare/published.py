@@ -68,8 +68,7 @@ def against_published(runs: Sequence[FinishedRun]) -> Verdict:
     if not published.runs:
         noise += ", published without number of runs, so taken as one"
     place = "within" if found.holds_zero else "outside"
-    interval = f"(95 % interval {found.low:+z.2f} to {found.high:+z.2f})"
-    return Verdict(f"{delta}, {place} noise", f"{compared} {interval}: {place} {noise}")
+    return Verdict(f"{delta}, {place} noise", f"{compared} ({found}): {place} {noise}")
 
 
 def not_comparable(run: FinishedRun, published: Published) -> str | None:

@@ -30,6 +30,11 @@ class Interval(NamedTuple):
     def holds_zero(self) -> bool:
         return self.low <= 0 <= self.high
 
+    def __str__(self) -> str:
+        nearest = min(abs(self.low), abs(self.high))
+        digits = 2 if self.holds_zero else next((digits for digits in range(2, 20) if round(nearest, digits)), 20)
+        return f"95 % interval {self.low:+z.{digits}f} to {self.high:+z.{digits}f}"  # never +0.00 where it excludes 0
+
 
 def deviation(values: Sequence[float]) -> float | None:
     """The standard deviation with n - 1; None for a single value, which has none."""
