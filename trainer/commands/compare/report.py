@@ -41,6 +41,7 @@ h1 { font-size: 1.4em } h2 { font-size: 1.1em; margin: 2em 0 .5em }
 table { border-collapse: collapse } th, td { padding: .25em 1.2em .25em 0; text-align: left; vertical-align: top }
 thead th { border-bottom: 2px solid #222 } tbody td { border-bottom: 1px solid #ddd }
 td, th { font-variant-numeric: tabular-nums; overflow-wrap: anywhere } th { font-weight: 600 }
+thead th, td:first-child { white-space: nowrap }
 .lines { white-space: pre-wrap } .aligned { white-space: pre; font-family: monospace; overflow-x: auto }
 .row th { white-space: nowrap; font-weight: normal; color: #555 } .row { font-size: .9em }
 .swatch { display: inline-block; width: .8em; height: .8em; margin-right: .4em }
