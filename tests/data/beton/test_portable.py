@@ -185,3 +185,22 @@ except UserError as error:
     (line,) = ended.stdout.splitlines()
     assert line.startswith("reading without FFCV's library (No module named")
     assert line.endswith("pip install --force-reinstall --no-deps opencv-python-headless")
+
+
+def test_reader_takes_a_bare_folder_called_ffcv_for_no_installation(tmp_path: Path) -> None:
+    (tmp_path / "ffcv").mkdir()
+    code = """
+import importlib.util
+import sys
+from importlib.machinery import PathFinder
+
+installed = importlib.util.find_spec
+importlib.util.find_spec = lambda name: PathFinder.find_spec(name, sys.path[-1:]) if name == "ffcv" else installed(name)
+sys.path.append(sys.argv[1])
+from trainer.data.beton.decoder import WHY_PORTABLE
+print(WHY_PORTABLE)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT
+    )
+    assert (ended.returncode, ended.stdout) == (0, "ffcv is not installed\n"), ended.stderr

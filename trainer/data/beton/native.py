@@ -16,10 +16,11 @@ def _load() -> None:
     unlike ctypes' addresses, let numba store the compiled function for the next process.
     """
     found = importlib.util.find_spec("ffcv")
-    if found is None or not found.submodule_search_locations:
+    folders = (found and found.submodule_search_locations) or ()  # any folder called ffcv counts as a package
+    files = [file for folder in folders for file in Path(folder).glob("_libffcv*.so")]
+    if not files:
         raise ImportError("ffcv is not installed")
-    folder = Path(found.submodule_search_locations[0])
-    library = ctypes.CDLL(str(next(folder.glob("_libffcv*.so"))))
+    library = ctypes.CDLL(str(files[0]))
     for name in ("imdecode", "resize"):
         llvm.add_symbol(f"ffcv_{name}", ctypes.cast(getattr(library, name), ctypes.c_void_p).value)
 
