@@ -5,21 +5,23 @@ import os
 import re
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tests.support import odd_images
 from tests.support.odd_images import class_folders
+from trainer.data.beton.encoded_image import decoded
 from trainer.data.beton.index import read_index
 from trainer.data.beton.manifest import read_manifest
 from trainer.data.beton.prepare import PrepareOptions, prepare_folder
 from trainer.data.crop import CropFn, eval_view, train_view
 from trainer.data.formats import open_dataset, open_source
 from trainer.data.image_folder import ImageFolderSource
-from trainer.data.images import has_orientation
+from trainer.data.images import has_orientation, upright
 from trainer.data.loader import Loader, Source
 from trainer.errors import LocalError
 from trainer.recipe import CenterCrop, RandomResizedCrop
@@ -207,6 +209,37 @@ def test_prepare_turns_images_where_it_is_asked_to(tmp_path: Path, capsys: pytes
         assert manifest.exif_oriented == 1
         assert manifest.source.exif == ("applied" if options.apply_exif else "ignored")
         assert "1 image with an EXIF orientation" in (printed := capsys.readouterr().out) and said in printed
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_upright_turns_as_pil_does(orientation: int, extension: str, tmp_path: Path) -> None:
+    path = tmp_path / f"turned.{extension}"
+    odd_images.turned(path, orientation)
+    with Image.open(path) as opened, Image.open(path) as again:
+        assert np.array_equal(np.asarray(upright(opened)), np.asarray(ImageOps.exif_transpose(again)))
+
+
+@pytest.mark.parametrize(
+    ("tag", "kind", "count", "value"),
+    [
+        (0x011A, 2, 4, b"72d\0"),  # XResolution, a RATIONAL, as text
+        (0x0128, 2, 3, b"in\0\0"),  # ResolutionUnit, a SHORT, as text
+        (0x0128, 4, 1, (70000).to_bytes(4, "little")),  # as LONG
+    ],
+    ids=["text", "short text", "long"],
+)
+def test_prepare_turns_images_whatever_their_other_exif_tags_are(
+    tag: int, kind: int, count: int, value: bytes, tmp_path: Path
+) -> None:
+    folder = class_folders(tmp_path / "src", train=1, val=1) / "train"
+    odd_images.turned_with(folder / "a" / "001.jpg", tag, kind, count, value)
+    encoded = (folder / "a" / "001.jpg").read_bytes()
+    assert np.array_equal(decoded(encoded, apply_exif=True), np.rot90(decoded(encoded), -1))
+    prepare_folder(tmp_path / "src", tmp_path / "out", replace(AS_IT_IS, apply_exif=True))
+    index, manifest = read_index(tmp_path / "out" / "train.beton"), read_manifest(tmp_path / "out" / "train.beton")
+    assert (index.heights[1], index.widths[1]) == (60, 40)
+    assert (manifest.exif_oriented, manifest.count) == (1, 4)
 
 
 def test_manifest_says_which_folder_and_which_order_of_classes(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from trainer.errors import one_line
 
@@ -61,9 +61,25 @@ def is_turned(opened: Image.Image) -> bool:
     return False
 
 
+_TURNS = {  # by EXIF orientation, as in ImageOps.exif_transpose
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
 def upright(opened: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says."""
-    return ImageOps.exif_transpose(opened)
+    """The image turned as its EXIF orientation says.
+
+    PIL's exif_transpose also writes the other tags again, and raises where one of them has an unusual type.
+    """
+    opened.load()  # of a TIFF, PIL turns the pixels here and removes the tag
+    turn = _TURNS.get(opened.getexif().get(_ORIENTATION, 1))
+    return opened if turn is None else opened.transpose(turn)
 
 
 def read_bytes(path: Path) -> bytes:
