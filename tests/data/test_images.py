@@ -18,6 +18,7 @@ from trainer.data.beton.encoded_image import decoded
 from trainer.data.beton.index import read_index
 from trainer.data.beton.manifest import read_manifest
 from trainer.data.beton.prepare import PrepareOptions, prepare_folder
+from trainer.data.content import Content, Stamp, read_content
 from trainer.data.crop import CropFn, eval_view, train_view
 from trainer.data.formats import open_dataset, open_source
 from trainer.data.image_folder import ImageFolderSource
@@ -181,6 +182,32 @@ def test_stamp_lies_in_the_cache_folder_where_the_images_cannot_be_written_to(
     assert len(list((tmp_path / "cache").rglob("*.json"))) == 1
     monkeypatch.setattr("trainer.data.image_folder.read_bytes", lambda path: pytest.fail("read again"))
     assert ImageFolderSource(folder).checksum == first
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        "{}",
+        "null",
+        "5",
+        '"x"',
+        "[]",
+        '{"state": "now"}',
+        '{"state": "now", "checksum": 5, "oriented": 1, "decoded": false}',
+        '{"state": "now", "checksum": "c", "oriented": "x", "decoded": false}',
+        '{"state": "now", "checksum": "c", "oriented": true, "decoded": false}',
+        '{"state": "now", "checksum": "c", "oriented": 1, "decoded": false, "more": 1}',
+        '{"state": "before", "checksum": "c", "oriented": 1, "decoded": false}',
+    ],
+)
+def test_content_is_read_again_where_the_stamp_is_not_one_of_ours(stored: str, tmp_path: Path) -> None:
+    (tmp_path / ".verified").write_text(stored)
+    stamp, labels = Stamp(tmp_path / ".verified", "now"), np.zeros(1, np.int64)
+    found = read_content(stamp, labels, lambda image: b"an image", "images")
+    assert found == read_content(stamp, labels, lambda image: pytest.fail("read again"), "images")
+    assert re.fullmatch("files-sha256:[0-9a-f]{64}", found.checksum) and found == Content(
+        checksum=found.checksum, oriented=0
+    )
 
 
 @pytest.mark.parametrize("name", ["turned.jpg", "turned.png", "turned.webp"])

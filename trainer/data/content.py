@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_type_hints
 
 import numpy as np
 
@@ -57,11 +57,12 @@ class Stamp:
         return cls(path, digest.hexdigest())
 
     def read(self) -> Content | None:
-        """What was found, None where no stamp is of this state."""
+        """What was found, None where no stamp is of this state, or something else lies in its place."""
         for path in self._places():
-            with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
+            with contextlib.suppress(OSError, ValueError, RecursionError):
                 found = json.loads(path.read_text(encoding="ascii"))
-                if found.pop("state") == self.state:
+                kinds = {name: type(value) for name, value in found.items()} if isinstance(found, dict) else {}
+                if kinds == {"state": str, **get_type_hints(Content)} and found.pop("state") == self.state:
                     return Content(**found)
         return None
 
