@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.data.sources.miniatures import RAW, assert_holds, changed_by_replacing, pixels, png
+from trainer.__main__ import main
 from trainer.data.sources.parquet import ParquetOptions, prepare
 from trainer.errors import UserError
 
@@ -136,6 +137,8 @@ def test_parquet_images_may_be_bytes_or_paths_and_labels_text(tmp_path: Path) ->
         ({"a": [b"a"], "b": [b"b"], "label": [0]}, None, "several image columns, a, b: choose one with --image-column"),
         ({"label": [0]}, None, "no image column among label"),
         ({"image": [b"a"], "label": [-1]}, {"label": {"names": ["x"], "_type": "ClassLabel"}}, "labels are -1 to -1"),
+        ({"image": [b"a"], "label": ["x"]}, {"label": {"names": ["x"], "_type": "ClassLabel"}}, "label holds string"),
+        ({"image": [b"a"], "label": [0.7]}, {"label": {"names": ["x"], "_type": "ClassLabel"}}, "label holds double"),
         ({"image": [b"a", b"b"], "label": [0, None]}, None, "1 rows have no label"),
     ],
 )
@@ -150,6 +153,20 @@ def test_parquet_damaged_file_is_named(files: Path, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UserError, match=r"train-00001-of-00002\.parquet is not a whole parquet file"):
         prepare([str(files)], tmp_path / "out", options())
+
+
+def test_parquet_damaged_labels_are_one_line(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pyarrow.parquet import ParquetFile
+
+    path = files / "train-00001-of-00002.parquet"
+    group = ParquetFile(path).metadata.row_group(0)
+    (column,) = (group.column(place) for place in range(4) if group.column(place).path_in_schema == "fine")
+    content, start = bytearray(path.read_bytes()), column.dictionary_page_offset or column.data_page_offset
+    content[start : start + column.total_compressed_size] = bytes(column.total_compressed_size)
+    path.write_bytes(content)
+    assert main(["prepare", "parquet", str(files), "--out", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path} is not a whole parquet file: ") and "\\n" not in line
 
 
 def test_parquet_without_pyarrow_says_what_to_install(

@@ -3,7 +3,7 @@
 import contextlib
 import json
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from trainer.data.beton.journal import file_stamp
 from trainer.data.beton.manifest import DataOrigin, Manifest
 from trainer.data.beton.prepare import write_splits
-from trainer.data.images import read_bytes
+from trainer.data.images import read_bytes, reason
 from trainer.data.listing import composed
 from trainer.data.sources.files import split_files
 from trainer.data.sources.options import FilesOptions
@@ -51,7 +51,7 @@ def prepare(patterns: Sequence[str], out: Path, options: ParquetOptions) -> dict
             "the files to WebDataset shards or class folders first"
         )
     try:
-        import pyarrow  # noqa: F401
+        import pyarrow.parquet  # noqa: F401
     except ImportError as error:
         raise UserError(f"parquet needs pyarrow: pip install pyarrow ({error})") from error
     train_files, val_files = split_files(patterns, ".parquet", options)
@@ -102,10 +102,16 @@ class _Rows:
                 count = opened.metadata.row_group(group).num_rows
                 first = len(self.names) - self._starts[len(self._starts) - group - 1]
                 self.names += [f"{file.name}[{row}]" for row in range(first, first + count)]
-            column = opened.read([columns.label], use_threads=False)[columns.label]
+            with _damage_named(file):
+                column = opened.read([columns.label], use_threads=False)[columns.label]
             if column.null_count:
                 raise UserError(f"{file}: {column.null_count} rows have no {columns.label}")
             values.append(column.to_numpy())
+            if columns.classes is not None and values[-1].dtype.kind not in "biu":
+                raise UserError(
+                    f"{file}: {columns.label} holds {column.type}, but the metadata names the classes: write their "
+                    f"numbers as integers, or leave out the metadata"
+                )
         if not self.names:
             raise UserError(f"{files[0]} holds no rows")
         self.values = np.concatenate(values)
@@ -129,12 +135,21 @@ class _Rows:
 
 
 def _open(file: Path) -> Any:
-    from pyarrow import ArrowException, parquet
+    from pyarrow import parquet
+
+    with _damage_named(file):
+        return parquet.ParquetFile(file, pre_buffer=False)  # without threads, which a forked process would lack
+
+
+@contextlib.contextmanager
+def _damage_named(file: Path) -> Iterator[None]:
+    """Raises UserError where the file cannot be read."""
+    from pyarrow import ArrowException
 
     try:
-        return parquet.ParquetFile(file, pre_buffer=False)  # without threads, which a forked process would lack
+        yield
     except (ArrowException, OSError) as error:
-        raise UserError(f"{file} is not a whole parquet file: {error}") from error
+        raise UserError(f"{file} is not a whole parquet file: {reason(error)}") from error
 
 
 def _columns(file: Path, options: ParquetOptions) -> _Columns:
