@@ -1,12 +1,14 @@
 """predict names the class that the evaluation predicts; docs/your-own-photos.md runs as printed."""
 
 import contextlib
+import errno
 import io
 import json
 import os
 import re
 import shlex
 import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,12 @@ from PIL import Image
 from torchvision import models
 from torchvision.transforms import functional as transforms
 
+from tests.support.odd_images import class_folders
 from tests.support.processes import ROOT
 from tests.support.small_recipe import recipe as small
 from trainer.__main__ import main
 from trainer.commands import predict
+from trainer.data.listing import list_class_folders
 from trainer.distributed import process_group
 from trainer.evaluation.imagenet import class_name, imagenet_classes
 from trainer.recipe import CenterCrop
@@ -86,22 +90,81 @@ GREY = replace(
 )
 
 
+@pytest.fixture
+def grey(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LevelOfGrey is the network of whatever weights are given."""
+    weights = MagicMock(recipe_at_evaluation=GREY, classes=list("vwxyz"), networks=[(MagicMock(), None)], notes=())
+    weights.networks[0][0].text.return_value = "weights"
+    monkeypatch.setattr(predict, "find_weights", lambda *_: weights)
+    monkeypatch.setattr(predict, "load_network", lambda *_: LevelOfGrey())
+
+
+def settings_of(images: Iterable[Path]) -> PredictSettings:
+    return PredictSettings(weights=Path("run"), images=tuple(images), top=1, workers=1, device="cpu")
+
+
+@pytest.mark.parametrize("given", [["-"], ["x" * 300, "good.png", "a" * 5000, "nul\0.png"]])
+def test_predict_name_that_no_file_can_have_costs_no_other_image(
+    given: list[str], grey: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("good.png")
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{'x' * 300}\ngood.png\n{'a' * 5000}\nnul\0.png\n"))
+    assert predict.predict_images(settings_of(map(Path, given))) == 2
+    out, err = capsys.readouterr()
+    assert out.startswith("good.png: v ") and out.count("\n") == 1
+    reasons = [line.partition(": ")[2].partition(": ")[2] for line in err.splitlines() if line.startswith("error: ")]
+    too_long = "cannot be read: File name too long"
+    assert reasons == [too_long, too_long, "damaged, or not an image: embedded null byte"]
+
+
+def test_predict_lists_a_folder_as_training_does(
+    grey: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = class_folders(tmp_path) / "train"
+    (folder / "a" / ".cache").mkdir()
+    for name in ("._000.png", ".cache/0.png", "notes.txt"):
+        (folder / "a" / name).write_bytes(b"no image")
+    assert predict.predict_images(settings_of([folder])) == 0
+    out, err = capsys.readouterr()
+    listed = list_class_folders(folder)
+    assert [line.partition(": ")[0] for line in out.splitlines()] == [str(folder / file) for file in listed.files]
+    assert len(listed.notes) == 2 and set(listed.notes) < set(err.splitlines())
+
+
+def test_predict_folder_that_cannot_be_read_costs_no_image_beside_it(
+    grey: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = class_folders(tmp_path) / "train"
+
+    def without_b(function: Callable[[Path], Any]) -> Callable[[Path], Any]:
+        def denied(path: Path) -> Any:
+            if path == folder / "b":
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return function(path)
+
+        return denied
+
+    for name in ("scandir", "listdir"):  # root may read all folders
+        monkeypatch.setattr(os, name, without_b(getattr(os, name)))
+    assert predict.predict_images(settings_of([folder])) == 2
+    out, err = capsys.readouterr()
+    assert out.count("\n") == 8
+    assert [line for line in err.splitlines() if line.startswith("error: ")] == [
+        f"error: {folder / 'b'}: cannot be read: Permission denied"
+    ]
+
+
 def test_predict_gives_each_file_its_own_class_past_unreadable_ones_and_full_batches(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    grey: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     levels = {"a.png": 3, "b.png": None, "c.png": 1, "d.png": 0, "e.png": None, "f.png": 4, "g.png": 2, "h.png": 2}
     for name, level in levels.items():
         if level is not None:
             Image.new("RGB", (8, 8), (round(level * 255 / 4),) * 3).save(tmp_path / name)
-    weights = MagicMock(recipe_at_evaluation=GREY, classes=list("vwxyz"), networks=[(MagicMock(), None)], notes=())
-    weights.networks[0][0].text.return_value = "weights"
-    monkeypatch.setattr(predict, "find_weights", lambda *_: weights)
-    monkeypatch.setattr(predict, "load_network", lambda *_: LevelOfGrey())
     monkeypatch.setattr(predict, "_BATCH", 3)
     monkeypatch.chdir(tmp_path)
-    images = tuple(map(Path, levels))
-    settings = PredictSettings(weights=Path("run"), images=images, top=1, workers=1, device="cpu")
-    assert predict.predict_images(settings) == 2
+    assert predict.predict_images(settings_of(map(Path, levels))) == 2
     out, err = capsys.readouterr()
     expected = [f"{name}: {'vwxyz'[level]}" for name, level in levels.items() if level is not None]
     assert [line.rpartition(" ")[0].rpartition(" ")[0] for line in out.splitlines()] == expected

@@ -1,5 +1,6 @@
 """Which images class folders hold, and with which labels: every command lists them by one function."""
 
+import errno
 import os
 import unicodedata
 from contextlib import ExitStack
@@ -14,7 +15,7 @@ from tests.support.odd_images import CLASSES, class_folders, picture
 from tests.support.small_recipe import recipe as small
 from trainer.data.beton.prepare import PrepareOptions, prepare_folder
 from trainer.data.formats import find, open_dataset, open_source
-from trainer.data.listing import class_order_of, list_class_folders
+from trainer.data.listing import class_order_of, list_class_folders, list_images
 from trainer.distributed import process_group
 from trainer.errors import SharedError, UserError
 from trainer.settings import TrainSettings
@@ -67,6 +68,41 @@ def test_listing_skips_what_systems_leave_and_counts_it_in_one_line(tmp_path: Pa
     found = list_class_folders(folder)
     assert found.counts() == dict.fromkeys(CLASSES, 4)
     assert found.notes == (f"{folder}: ignored 5 hidden or system files and folders, such as '.ipynb_checkpoints'",)
+
+
+def test_list_images_finds_those_of_the_class_folders_and_says_what_it_skips(tmp_path: Path) -> None:
+    folder = class_folders(tmp_path / "photos") / "train"
+    class_folders(tmp_path / "store", ("x",))
+    for name in (".cache", "folder.jpg", "empty"):
+        (folder / "a" / name).mkdir()
+    for name in ("a/._000.png", "a/.cache/0.png", "a/folder.jpg/0.jpg", "b/text.txt", ".verified"):
+        (folder / name).write_bytes(b"")
+    os.symlink(tmp_path / "store", folder / "a" / "linked")
+    os.symlink("..", folder / "a" / "loop")
+    listed = list_class_folders(folder)
+    found, notes = list_images(folder)
+    assert found == [folder / file for file in listed.files] and len(found) == 12 + 1 + 6
+    assert notes == listed.notes and len(notes) == 3
+    assert list_images(folder / "a" / "empty") == ([], ())
+
+
+def test_list_images_has_a_folder_that_cannot_be_read_in_place_of_its_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = class_folders(tmp_path) / "train"
+    scandir, locked = os.scandir, folder / "b"
+
+    def denied(path: Path) -> object:
+        if path == locked:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    expected = [file for file in list_images(folder)[0] if locked not in file.parents]
+    monkeypatch.setattr(os, "scandir", denied)
+    found, _ = list_images(folder)
+    assert [path for path in found if path != locked] == expected and len(found) == 8 + 1
+    with pytest.raises(UserError, match="b cannot be read: Permission denied"):
+        list_class_folders(folder)
 
 
 def test_classes_that_differ_only_in_unicode_composition_are_equal(tmp_path: Path) -> None:

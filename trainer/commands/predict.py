@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from trainer.commands.weights import Weights, find_weights, load_network
 from trainer.data.crop import eval_view
 from trainer.data.device import device_batches
 from trainer.data.encoded import image_size, read_crop
-from trainer.data.images import read_bytes
+from trainer.data.images import EXTENSIONS, read_bytes
+from trainer.data.listing import list_images
 from trainer.data.loader import Batch, default_workers
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World
@@ -80,14 +81,16 @@ def _protocol(weights: Weights, recipe: Recipe, trained: str) -> str:
 
 
 def _names(given: Iterable[Path]) -> Iterator[Path]:
-    """The image files: of a folder, all images below it, sorted; of -, the names on standard input."""
+    """The image files: of a folder, all images below it, see list_images; of -, the names on standard input."""
     for path in given:
         if path == STANDARD_INPUT:
             if isinstance(sys.stdin, io.TextIOWrapper):
                 sys.stdin.reconfigure(errors="surrogateescape")  # a file's name may be any bytes
             yield from (Path(line.rstrip("\r\n")) for line in sys.stdin if line.strip())
-        elif path.is_dir():
-            images = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in IMG_EXTENSIONS]
+        elif os.path.isdir(path):  # unlike is_dir, it raises for no name
+            images, notes = list_images(path)
+            for note in notes:
+                print(note, file=sys.stderr, flush=True)
             yield from images or [path]  # without images the folder itself is the one that cannot be read
         else:
             yield path
@@ -95,10 +98,11 @@ def _names(given: Iterable[Path]) -> Iterator[Path]:
 
 def _read(path: Path, crop: CenterCrop) -> np.ndarray | str:
     """The crop of the evaluation, uint8 RGB of shape (resolution, resolution, 3); or why it cannot be read."""
-    if path.is_dir():
-        return f"a folder without images ({', '.join(IMG_EXTENSIONS)})"
     pixels = np.empty((crop.resolution, crop.resolution, 3), np.uint8)
     try:
+        if os.path.isdir(path):
+            os.listdir(path)  # raises where it cannot be read
+            return f"a folder without images ({', '.join(EXTENSIONS)})"
         encoded = read_bytes(path)
         height, width = image_size(encoded)
         boxes = eval_view(crop)(np.arange(1), np.array([height]), np.array([width]))

@@ -85,6 +85,17 @@ def list_class_folders(folder: Path, order: ClassOrder = "text") -> Listing:
     return Listing(classes=classes, labels=np.array(labels, np.int64), files=files, notes=skipped.notes(folder))
 
 
+def list_images(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """The images below `folder` that list_class_folders would find in a class, and a line for each kind of others.
+
+    A folder below it that cannot be read is among the images: whoever opens it is told why.
+    """
+    skipped = _Skipped([], [], [])
+    seen = {_identity(above): str(above) for above in (folder.resolve(), *folder.resolve().parents)}
+    files = _walk(folder, "", seen, skipped, keep_unreadable=True)
+    return [folder / file for file in files], skipped.notes(folder)
+
+
 def sort_classes(names: Iterable[str], order: ClassOrder, where: object = "the classes") -> list[str]:
     """Class names in text order, as torchvision's ImageFolder has them, or by their numbers.
 
@@ -138,17 +149,28 @@ def _are_numbers(classes: Sequence[str]) -> bool:
     return all(name.isdecimal() for name in classes) and sort_classes(classes, "numeric") != sorted(classes)
 
 
-def _walk(folder: Path, inner: str, seen: dict[tuple[int, int], str], skipped: _Skipped) -> list[str]:
-    """The images of one class, relative to `folder`, in torchvision's order: by folder, then by name."""
+def _walk(
+    folder: Path, inner: str, seen: dict[object, str], skipped: _Skipped, *, keep_unreadable: bool = False
+) -> list[str]:
+    """The images below folder/inner, relative to `folder`, in torchvision's order: by folder, then by name.
+
+    `keep_unreadable`: a folder that cannot be read is listed in place of its images. Else it is a UserError.
+    """
     by_folder: dict[str, list[str]] = {}
     waiting = [inner]
     while waiting:
         here = waiting.pop()
         by_folder[here] = []
-        for entry, is_folder in _entries(folder / here):
-            path = f"{here}/{entry}"
+        try:
+            entries = _entries(folder / here)
+        except UserError:
+            if not keep_unreadable:
+                raise
+            by_folder[here], entries = [here], []
+        for entry, is_folder in entries:
+            path = os.path.join(here, entry)
             if _is_system(entry):
-                skipped.system.append(path)
+                skipped.system += [path] if entry != STAMP else []
             elif is_folder:
                 if seen.setdefault(_identity(folder / path), path) != path:
                     skipped.links.append(path)
@@ -177,12 +199,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _identity(folder: Path) -> tuple[int, int]:
-    """What all links to a folder share."""
+def _identity(folder: Path) -> object:
+    """What all links to a folder share. Of one that cannot be read its path: _entries says why."""
     try:
         status = os.stat(folder)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be read: {error.strerror}") from error
+    except OSError:
+        return folder
     return status.st_dev, status.st_ino
 
 
