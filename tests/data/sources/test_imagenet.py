@@ -1,5 +1,6 @@
 """ImageNet's official files in miniature: the same file comes out as from the class folders that they unpack to."""
 
+import gzip
 import io
 import shutil
 import tarfile
@@ -10,6 +11,7 @@ import pytest
 
 from tests.data.sources.miniatures import AS_IT_IS, changed_by_replacing, contents, jpeg
 from trainer.data.beton.prepare import prepare_folder
+from trainer.data.sources import imagenet
 from trainer.data.sources.imagenet import DEVKIT, KAGGLE, META, SOLUTION, SYNSETS, TRAIN, TRUTH, VAL, prepare
 from trainer.errors import UserError
 
@@ -207,3 +209,34 @@ def test_imagenet_incomplete_download_is_named(downloads: Path, tmp_path: Path) 
     says(f"{META} and {TRUTH} do not fit together")
     (downloads / f"{DEVKIT}.tar.gz").write_bytes(tar_of({"readme.txt": b""}, "w:gz"))
     says(f"has no {META}")
+
+
+def test_imagenet_list_of_wnids_that_is_no_text_is_named(downloads: Path, tmp_path: Path) -> None:
+    (downloads / SYNSETS).write_bytes(b"n01440764\n\xff\xfe\n")
+    with pytest.raises(UserError, match=f"{SYNSETS} holds .*, and not one WNID per line"):
+        prepare(downloads, tmp_path / "out", AS_IT_IS)
+
+
+def test_imagenet_development_kit_is_read_to_its_checksum(downloads: Path, tmp_path: Path) -> None:
+    """A wrong digit of the labels, where the compressed stream itself is sound: gzip's blocks may be stored as is."""
+    path = downloads / f"{DEVKIT}.tar.gz"
+    stored = gzip.compress(gzip.decompress(path.read_bytes()), compresslevel=0)
+    truth = "".join(f"{number}\n" for number in VALIDATION).encode()
+    assert stored.count(truth) == 1
+    path.write_bytes(stored.replace(truth, b"1" + truth[1:]))
+    with pytest.raises(UserError, match=f"{path.name} cannot be read .*CRC check failed.*: download it again"):
+        prepare(downloads, tmp_path / "out", AS_IT_IS)
+
+
+def test_imagenet_damage_anywhere_in_the_development_kit_is_named(downloads: Path) -> None:
+    path = downloads / f"{DEVKIT}.tar.gz"
+    large = np.random.default_rng(0).integers(97, 110, 100_000, np.uint8).tobytes()  # more than is read at once
+    whole = tar_of({f"{DEVKIT}/data/{META}": large, f"{DEVKIT}/data/{TRUTH}": b"1\n"}, "w:gz")
+    path.write_bytes(whole)
+    assert imagenet._of_devkit(downloads, META) == large and imagenet._of_devkit(downloads, TRUTH) == b"1\n"
+    damaged = range(10, len(whole), 401)  # after gzip's header (RFC 1952)
+    for place in damaged:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with pytest.raises(UserError, match=f"{path.name} .*download it again"):
+            imagenet._of_devkit(downloads, META)
+    assert len(damaged) > 100

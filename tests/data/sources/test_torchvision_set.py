@@ -134,6 +134,19 @@ def test_torchvision_set_that_is_not_there_is_one_line_and_no_download(tmp_path:
         prepare("CocoDetection", tmp_path / "out", options(tmp_path))
 
 
+def test_torchvision_set_whose_test_images_have_no_labels_says_which_file_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FER2013 as Kaggle's competition has it: train.csv, and test.csv without labels."""
+    (tmp_path / "fer2013").mkdir()
+    pixels = " ".join(["0"] * 48 * 48)
+    (tmp_path / "fer2013" / "train.csv").write_text(f"emotion,pixels\n1,{pixels}\n")
+    (tmp_path / "fer2013" / "test.csv").write_text(f"pixels\n{pixels}\n")
+    monkeypatch.setattr("torchvision.datasets.fer2013.check_integrity", lambda *_, **__: True)
+    with pytest.raises(UserError, match=r"FER2013 val\[0\] has no label, .*: put fer2013\.csv or icml_"):
+        prepare("FER2013", tmp_path / "out", options(tmp_path))
+
+
 def named_splits(train: str, val: str) -> dict[str, dict[str, object]]:
     return {"train": {"split": train}, "val": {"split": val}}
 
@@ -224,3 +237,18 @@ def test_torchvision_labels_are_those_of_the_images(known: dict[str, object], op
     dataset = InMemory(**known)
     assert torchvision_set._labels("train", dataset).tolist() == TRUTH
     assert dataset.opened == opened
+
+
+class Damaged(InMemory):
+    """An image cannot be opened, as PIL says it."""
+
+    def __getitem__(self, image: int) -> tuple[np.ndarray, int]:
+        if image == 0:
+            raise OSError("image file is truncated")
+        return super().__getitem__(image)
+
+
+def test_torchvision_labels_do_not_need_an_image_that_cannot_be_read() -> None:
+    assert torchvision_set._labels("train", Damaged(targets=TRUTH)).tolist() == TRUTH
+    with pytest.raises(UserError, match=r"DTD train\[0\] has no label, or cannot be read: download it again"):
+        torchvision_set._labels("DTD train", Damaged())

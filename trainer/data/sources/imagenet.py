@@ -9,6 +9,7 @@ import csv
 import io
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -155,7 +156,7 @@ def _folders(src: Path, split: str) -> _Split:
 def _val_wnids(src: Path) -> list[str]:
     """The WNID of each validation image, by its number."""
     if (path := src / SYNSETS).exists():
-        wnids = path.read_text(encoding="utf-8").split()
+        wnids = path.read_text(encoding="utf-8", errors="replace").split()
         if wrong := [wnid for wnid in wnids if not _WNID.fullmatch(wnid)]:
             raise UserError(f"{path} holds {wrong[0]!r}, and not one WNID per line, such as n01440764")
         return wnids
@@ -207,10 +208,11 @@ def _of_devkit(src: Path, name: str) -> bytes:
             return path.read_bytes()
         path = src / f"{DEVKIT}.tar.gz"
         with tarfile.open(path, "r:gz") as tar:
-            for member in tar:
-                if Path(member.name).name == name and (file := tar.extractfile(member)):
-                    return file.read()
-    except (OSError, EOFError, tarfile.TarError) as error:
+            found = [member for member in tar if Path(member.name).name == name and member.isfile()]
+            require_end(tar, path, _AGAIN)  # where gzip's checksum is
+            if found and (file := tar.extractfile(found[0])):
+                return file.read()
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise UserError(f"{path} cannot be read ({error}): {_AGAIN}") from error
     raise UserError(f"{path} has no {name}: {_AGAIN}")
 

@@ -40,6 +40,7 @@ SMALL = tuple(_SMALL)
 """sets of small images that were never JPEGs: stored as raw pixels unless the options say otherwise"""
 _CALLS = _SMALL | _LARGE
 _CHECKED = 16  # labels that are compared with those of the images
+_LABELLED_FILES = {"FER2013": "fer2013.csv or icml_face_data.csv"}  # its test.csv has none
 _LABELS = ("targets", "labels", "_labels", "y")  # what the sets call their list of labels
 
 
@@ -111,7 +112,10 @@ def _reader(dataset: Any) -> Read:
 
 
 def _labels(title: str, dataset: Any) -> np.ndarray:
-    """The label of every image: from the set's own list, or by reading every image where there is none to trust."""
+    """The label of every image: from the set's own list, or by reading every image where there is none to trust.
+
+    Raises UserError where an image has no label, or cannot be read for it.
+    """
     for attribute in _LABELS:
         values = getattr(dataset, attribute, None)
         if values is not None and len(values) == len(dataset):
@@ -121,17 +125,30 @@ def _labels(title: str, dataset: Any) -> np.ndarray:
                 return labels.astype(np.int64)
     samples = getattr(dataset, "samples", None) or getattr(dataset, "_samples", None)
     if isinstance(samples, Sequence) and len(samples) == len(dataset):
-        return np.array([label for _, label in samples], np.int64)
-    labels = np.empty(len(dataset), np.int64)
-    with show_progress(f"labels of {title}", len(dataset)) as show:
-        for image in range(len(dataset)):
-            labels[image] = dataset[image][1]
-            show(image + 1)
-    return labels
+        found = [label for _, label in samples]
+    else:
+        found = []
+        with show_progress(f"labels of {title}", len(dataset)) as show:
+            for image in range(len(dataset)):
+                found.append(_label(dataset, image))
+                show(image + 1)
+    if None in found:
+        file = _LABELLED_FILES.get(title.partition(" ")[0])
+        remedy = f"put {file}, which has labels, beside its other files" if file else "download it again"
+        raise UserError(f"{title}[{found.index(None)}] has no label, or cannot be read: {remedy}")
+    return np.array(found, np.int64)
 
 
 def _agree(dataset: Any, labels: np.ndarray, images: np.ndarray) -> bool:
-    return all(int(labels[image]) == dataset[int(image)][1] for image in images)
+    return all(_label(dataset, int(image)) in (int(labels[image]), None) for image in images)
+
+
+def _label(dataset: Any, image: int) -> Any:
+    """None where the set has none, or the image cannot be read."""
+    try:
+        return dataset[image][1]
+    except Exception:  # a decoder may raise anything
+        return None
 
 
 def _class_names(dataset: Any) -> list[str] | None:
