@@ -134,6 +134,12 @@ def require_same_classes(where: object, train: Sequence[str], val: Sequence[str]
         raise UserError(f"{where}: train and val have their classes in different orders: prepare them together")
 
 
+def require_outside(out: Path, folder: Path) -> None:
+    """Raises UserError where `out` is within class folders: it would itself be taken for a class without images."""
+    if folder.resolve() in out.resolve().parents:
+        raise UserError(f"--out {out} is inside {folder}, whose folders are classes: choose a folder outside it")
+
+
 def in_utf8(name: str) -> str:
     """A file's name as UTF-8, whatever the locale: the same images have the same names in every job."""
     return os.fsencode(name).decode("utf-8", "surrogateescape")

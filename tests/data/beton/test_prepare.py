@@ -117,6 +117,13 @@ def test_prepare_what_is_wrong_with_a_folder_is_reported(pets: Path, tmp_path: P
         prepare_folder(tmp_path / "nowhere", out)
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_prepare_folder_is_not_written_among_its_class_folders(pets: Path, split: str) -> None:
+    with pytest.raises(UserError, match=f"is inside .*{split}, whose folders are classes"):
+        prepare_folder(pets, pets / split / "data", AS_IT_IS)
+    assert not (pets / split / "data").exists()
+
+
 def test_folder_that_cannot_be_read_is_an_error_not_fewer_images(pets: Path, tmp_path: Path) -> None:
     deeper = os.open(pets / "train" / "cat", os.O_RDONLY)
     for _ in range(25):  # to a path longer than Linux takes (4096), which stops root too

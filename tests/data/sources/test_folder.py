@@ -87,6 +87,17 @@ def test_folder_with_validation_images_needs_no_part_of_the_training_images(pets
             options(val_fraction=fraction)
 
 
+@pytest.mark.parametrize("inside", ["data", "more/data", "cat/data"])
+def test_folder_is_not_written_among_its_class_folders(pets: Path, tmp_path: Path, inside: str) -> None:
+    """The second start would take it for a class without images."""
+    (tmp_path / "link").symlink_to(pets / "train")
+    for src in (pets, pets / "train", tmp_path / "link"):
+        with pytest.raises(UserError, match=r"--out .*data is inside .*: choose a folder outside it"):
+            prepare(src, pets / "train" / inside, options(val_fraction=0.1))
+    assert sorted(path.name for path in (pets / "train").iterdir()) == list(COUNTS)
+    assert prepare(pets, pets / inside, options(val_fraction=0.1))["val"].count == 5
+
+
 def test_prepare_says_what_to_pass_where_validation_is_missing(
     pets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -240,3 +240,10 @@ def test_imagenet_damage_anywhere_in_the_development_kit_is_named(downloads: Pat
         with pytest.raises(UserError, match=f"{path.name} .*download it again"):
             imagenet._of_devkit(downloads, META)
     assert len(damaged) > 100
+
+
+def test_imagenet_is_not_written_among_its_class_folders(folders: Path) -> None:
+    for split in ("train", "val"):
+        with pytest.raises(UserError, match=f"is inside .*{split}, whose folders are classes"):
+            prepare(folders, folders / split / "data", AS_IT_IS)
+        assert not (folders / split / "data").exists()

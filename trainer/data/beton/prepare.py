@@ -25,7 +25,7 @@ from trainer.data.beton.placing import shared
 from trainer.data.beton.writer import is_complete, journal_of, write_beton
 from trainer.data.formats import FOLDERS, class_folders
 from trainer.data.images import has_orientation, read_bytes, to_rgb
-from trainer.data.listing import ClassOrder, class_order_note, list_class_folders, require_same_classes
+from trainer.data.listing import ClassOrder, class_order_note, list_class_folders, require_outside, require_same_classes
 from trainer.errors import UserError, counted
 from trainer.process.long_task import time_left
 
@@ -74,6 +74,8 @@ def prepare_folder(
     the options say otherwise.
     """
     found = {split: class_folders(src, split) for split in SPLITS}
+    for split in SPLITS:
+        require_outside(out, found[split].folder)
     listed = {split: list_class_folders(found[split].folder, options.class_order) for split in SPLITS}
     for split in SPLITS:
         for note in (*found[split].notes, *listed[split].notes):

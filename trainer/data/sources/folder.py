@@ -5,7 +5,7 @@ from pathlib import Path
 from trainer.data.beton.manifest import DataOrigin, Manifest
 from trainer.data.beton.prepare import prepare_folder, write_splits
 from trainer.data.formats import FOLDERS, TEST
-from trainer.data.listing import class_order_note, list_class_folders
+from trainer.data.listing import class_order_note, list_class_folders, require_outside
 from trainer.data.sources.options import SplitOptions
 from trainer.data.sources.splits import of_files, splits_of
 from trainer.errors import UserError
@@ -15,7 +15,8 @@ def prepare(src: Path, out: Path, options: SplitOptions) -> dict[str, Manifest]:
     """SRC/train/CLASS/... and SRC/val/CLASS/..., see prepare_folder.
 
     With --val-fraction the validation images are drawn from SRC/train/CLASS/..., or from SRC/CLASS/... where SRC has no
-    folder train. SRC/test is not touched then. Raises UserError where SRC has validation images.
+    folder train. SRC/test is not touched then. Raises UserError where SRC has validation images, and where OUT is among
+    the class folders.
     """
     if options.val_fraction is None:
         if (src / "train").is_dir() and not any((src / name).is_dir() for name in (*FOLDERS["val"], TEST)):
@@ -27,6 +28,7 @@ def prepare(src: Path, out: Path, options: SplitOptions) -> dict[str, Manifest]:
     if found := [name for name in FOLDERS["val"] if (src / name).is_dir()]:
         raise UserError(f"{src / found[0]} has validation images: leave out --val-fraction, or give {src / 'train'}")
     folder = src / "train" if (src / "train").is_dir() else src
+    require_outside(out, folder)
     listed = list_class_folders(folder, options.class_order)
     for note in (*listed.notes, *class_order_note(listed.classes)):
         print(note)

@@ -19,7 +19,7 @@ import numpy as np
 from trainer.data.archive import require_end
 from trainer.data.beton.manifest import DataOrigin, Manifest
 from trainer.data.beton.prepare import IMAGENET, PrepareOptions, show_progress, write_splits
-from trainer.data.listing import list_class_folders
+from trainer.data.listing import list_class_folders, require_outside
 from trainer.data.sources.ranges import Ranges
 from trainer.data.sources.splits import Labelled, both_splits, of_files
 from trainer.errors import UserError
@@ -51,8 +51,8 @@ def prepare(src: Path, out: Path, options: PrepareOptions = IMAGENET) -> dict[st
     images = src / KAGGLE if (src / KAGGLE).is_dir() else src
     _require_all_there(src, images)
     val_wnids = _val_wnids(src) if _is_flat(images) else None
-    val = _flat(images, val_wnids) if val_wnids else _folders(images, "val")
-    train = _train_tar(images / TRAIN) if (images / TRAIN).exists() else _folders(images, "train")
+    val = _flat(images, val_wnids) if val_wnids else _folders(images / "val", out)
+    train = _train_tar(images / TRAIN) if (images / TRAIN).exists() else _folders(images / "train", out)
     classes = sorted(set(train.wnids))
     for missing, where, other in (
         (set(val.wnids) - set(classes), "validation", "training"),
@@ -145,11 +145,12 @@ def _flat(src: Path, wnids: list[str]) -> _Split:
     return _Split(wnids, names, read)
 
 
-def _folders(src: Path, split: str) -> _Split:
-    listed = list_class_folders(src / split)
+def _folders(folder: Path, out: Path) -> _Split:
+    require_outside(out, folder)
+    listed = list_class_folders(folder)
     for note in listed.notes:
         print(note)
-    paths = [src / split / name for name in listed.files]
+    paths = [folder / name for name in listed.files]
     return _Split([listed.classes[label] for label in listed.labels], [path.name for path in paths], paths)
 
 
