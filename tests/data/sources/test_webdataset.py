@@ -1,12 +1,13 @@
 """WebDataset shards as .beton files; the files that patterns stand for."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.data.sources.miniatures import RAW, assert_holds, changed_by_replacing, pixels, png
 from tests.data.test_webdataset import write_shard
-from trainer.data.sources.files import expand, split_files
+from trainer.data.sources.files import _braces, expand, split_files
 from trainer.data.sources.options import FilesOptions
 from trainer.data.sources.webdataset import prepare
 from trainer.errors import UserError
@@ -98,11 +99,26 @@ def test_files_patterns_are_expanded_as_bash_does(tmp_path: Path) -> None:
     assert names("{b-11,a-08}.tar", "a-{09,10}.tar") == ["b-11", "a-08", "a-09", "a-10"]
     assert names("b-*.tar") == ["b-11", "b-7", "b-8"]
     assert names("") == ["a-08", "a-09", "a-10", "b-11", "b-7", "b-8"]
-    for pattern, answer in (("c-*.tar", "no such file"), ("b-{7..9}.tar", "b-9.tar: there is no such file")):
+    for pattern, answer in (
+        ("c-*.tar", "no such file"),
+        ("b-{7..9}.tar", "b-9.tar: there is no such file"),
+        ("b-{9..7}.tar", "b-9.tar: there is no such file"),
+        ("b-{1..999999999999999999}.tar", "b-1.tar: there is no such file"),
+        (f"{{{'1' * 19}..2}}", "no such file"),
+    ):
         with pytest.raises(UserError, match=answer):
-            names(pattern)
+            names("a-08.tar", pattern)
     with pytest.raises(UserError, match=r"a-08\.tar is given twice"):
         names("a-08.tar", "a-*.tar")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["{3..1}", "{7..11}", "{5..5}", "{0..10}", "{01..100}", "{1..010}", "{010..8}", "{b,a}-{2..1}", "{1}-{a"],
+)
+def test_files_braces_are_what_bash_makes_of_them(pattern: str) -> None:
+    said = subprocess.run(["bash", "-c", f"printf '%s\\n' {pattern}"], capture_output=True, text=True, check=True)
+    assert list(_braces(pattern)) == said.stdout.splitlines()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import glob
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from trainer.data.formats import FOLDERS
@@ -68,12 +68,18 @@ def expand(patterns: Sequence[str], suffix: str) -> tuple[Path, ...]:
 
 
 def _braces(pattern: str) -> Iterator[str]:
-    """shards-{08..10}.tar -> shards-08.tar, shards-09.tar, shards-10.tar; {a,b} -> a, b. As bash does."""
+    """shards-{08..10}.tar -> shards-08.tar, shards-09.tar, shards-10.tar; {3..1} -> 3, 2, 1; {a,b} -> a, b: as in bash.
+
+    Braces within braces and steps ({1..9..2}) are not known.
+    """
     for brace in re.finditer(r"\{([^{}]*)\}", pattern):
-        between = re.fullmatch(r"(\d+)\.\.(\d+)", brace[1])
-        if between:
-            width = len(between[1]) if between[1].startswith("0") or len(between[1]) == len(between[2]) else 0
-            inner = [f"{number:0{width}}" for number in range(int(between[1]), int(between[2]) + 1)]
+        inner: Iterable[str]
+        if between := re.fullmatch(r"(\d{1,18})\.\.(\d{1,18})", brace[1]):
+            padded = any(end.startswith("0") and len(end) > 1 for end in between.groups())
+            width = max(map(len, between.groups())) if padded else 0
+            first, last = map(int, between.groups())
+            step = 1 if first <= last else -1
+            inner = (f"{number:0{width}}" for number in range(first, last + step, step))
         elif "," in brace[1]:
             inner = brace[1].split(",")
         else:
