@@ -4,7 +4,8 @@ The result for an image depends on that image and its argument alone, bit for bi
 coordinates are integers in fixed point, and everything else is elementwise. No value is read back from the device.
 
 The operations are those of TrivialAugment and RandAugment (Müller and Hutter 2021, arXiv:2103.10158, Table 5; Cubuk et
-al. 2019, arXiv:1909.13719). Colours equal those of torchvision's functional operations on uint8 tensors.
+al. 2019, arXiv:1909.13719). Colours equal those of torchvision.transforms.v2 on uint8 tensors. Its first transforms
+differ in a few values: in autocontrast by 1, and where solarize's threshold (policies.py) is rounded.
 """
 
 from collections.abc import Callable
