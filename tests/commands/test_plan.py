@@ -165,6 +165,8 @@ def test_terminal_without_block_characters_gets_a_plan_too() -> None:
         (["resnet50_finetune"], r"is for 'any folder of classes'.* not known: add --data DIR"),
         (["resnet20_digits", "--data", "nowhere"], r"--data nowhere has neither train.beton nor the folder train/"),
         (["resnet20_digits", "--data", "synthetic:x"], r"names no number of images"),
+        (["resnet20_digits", "--data", "synthetic:1000000000"], r"names no number of images below a billion"),
+        (["resnet20_digits", "--data", "synthetic:" + "1" * 60], r"--data synthetic:1{50} names no number of images"),
         (["resnet20_digits", "--data", "synthetic:50"], r"global_batch_size=96 is more than the 50 training images"),
         (["resnet20_digits", "--world-size", "0"], r"world_size=0 is not a positive number"),
         (["resnet20_digits", "--images-per-second", "nan"], r"images_per_second=nan is not a positive number"),

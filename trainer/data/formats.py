@@ -133,8 +133,8 @@ def find(data: str, split: Split) -> Found:
     folders below DATA/train/. Raises UserError if there is none of them."""
     if data.startswith(SYNTHETIC):
         count = data.removeprefix(SYNTHETIC)
-        if not count.isdecimal() or not int(count):
-            raise UserError(f"--data {data} names no number of images: write synthetic:50000")
+        if not count.isdecimal() or len(count) > 9 or not int(count):
+            raise UserError(f"--data {data:.60} names no number of images below a billion: write synthetic:50000")
         return Synthetic(int(count) if split == "train" else max(1, int(count) // 10))
     if found := _unmixed(Path(data), split):
         return found

@@ -130,6 +130,10 @@ def test_csv_paths_may_be_relative_to_another_folder(folder: Path) -> None:
         ),
         ("path,label,split\nimages/0.png,a,train\n", "lists no validation images"),
         ("path,label,split\nimages/0.png,a,train\nimages/1.png,b,val\n", "no training images: 'b'"),
+        (
+            f"path,label\nimages/0.png,{'1' * 5000}\nimages/1.png,2\n",
+            r"the label 1{20}\.\.\. has 5,000 digits: use at most",
+        ),
         ("path,label\nimages/0.png,a\nimages/1.png,b\n", "has no validation images: pass --val-fraction 0.1"),
     ],
 )

@@ -20,6 +20,7 @@ from trainer.data.listing import composed
 from trainer.data.sources.options import SplitOptions
 from trainer.errors import UserError
 
+_MOST_DIGITS = 255  # as many as a folder's name may have; Python converts 4,300
 Read = Callable[[int], bytes | Image.Image | np.ndarray]
 
 
@@ -112,11 +113,14 @@ def require_known_classes(train: np.ndarray, val: np.ndarray, classes: Sequence[
 def sorted_classes(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
     """The classes in their order, and the label of each name. Numbers are sorted as numbers, other names as text.
 
-    Names that differ only in how Unicode composes their letters are one class.
+    Names that differ only in how Unicode composes their letters are one class. Raises UserError for a number that is
+    too long.
     """
     names = [composed(name) for name in names]
     distinct = set(names)
     are_numbers = all(name.isdecimal() for name in distinct)
+    if are_numbers and (long := [name for name in distinct if len(name) > _MOST_DIGITS]):
+        raise UserError(f"the label {long[0][:20]}... has {len(long[0]):,} digits: use at most {_MOST_DIGITS}")
     classes = sorted(distinct, key=lambda name: (int(name), name)) if are_numbers else sorted(distinct)
     labels = {name: label for label, name in enumerate(classes)}
     return classes, np.array([labels[name] for name in names], np.int64)
