@@ -110,6 +110,7 @@ def test_prepare_has_kinds_with_their_own_defaults() -> None:
         (["folder", "SRC"], r"--out PATH folder to write train\.beton and val\.beton into"),
         (["digits", "SRC", "--out", "DIR"], r"Unrecognized options: SRC"),
         (["csv", "a.csv", "--out", "DIR", "--class-order", "numeric"], r"Unrecognized options: --class-order, numeric"),
+        (["imagenet", "SRC", "--out", "DIR", "--class-order", "numeric"], r"Unrecognized options: --class-order"),
         (["folder", "SRC", "--out", "DIR", "--jpeg-qualty", "9"], r"did you mean --jpeg-quality"),
         (["folder", "SRC", "--out", "DIR", "--jpeg-quality", "0"], r"jpeg_quality=0 is not 1 to 100"),
         (["folder", "SRC", "--out", "DIR", "--write-mode", "smart"], r"'smart'.*'jpg', 'raw', 'proportion'"),

@@ -460,6 +460,12 @@ def test_prepare_missing_batch_is_named(batches: Path, tmp_path: Path) -> None:
         prepare_cifar10(tmp_path / "nowhere", tmp_path / "out")
 
 
+def test_cifar_batches_have_their_own_class_order(batches: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--class-order numeric is for class folders, and .* holds CIFAR-10's batches"):
+        prepare_cifar10(batches, tmp_path / "out", replace(SMALL_IMAGES, class_order="numeric"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_cifar_folders_are_taken_too(pets: Path, tmp_path: Path) -> None:
     (pets / "val").rename(pets / "test")
     manifests = prepare_cifar10(pets, tmp_path / "out")

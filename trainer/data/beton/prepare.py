@@ -106,6 +106,11 @@ def prepare_cifar10(src: Path, out: Path, options: PrepareOptions = SMALL_IMAGES
     classes = _unpickle(folder / "batches.meta").get("label_names")
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         raise UserError(f"{folder / 'batches.meta'} has no label_names: it is not CIFAR-10's")
+    if options.class_order != "text":
+        raise UserError(
+            f"--class-order {options.class_order} is for class folders, and {folder} holds CIFAR-10's batches, which "
+            f"have their own order: leave it out"
+        )
     origin = DataOrigin(kind="cifar10", name=src.resolve().name)
     splits = {}
     for split, batches in (("val", ["test_batch"]), ("train", [f"data_batch_{number}" for number in range(1, 6)])):

@@ -23,7 +23,7 @@ class Kind:
     without: tuple[str, ...] = ()  # options that do not apply to it
 
 
-_NO_FOLDERS = ("class_order",)
+_OWN_ORDER = ("class_order",)  # of kinds without class folders, and of ImageNet, whose classes are WNIDs
 
 KINDS = {
     "folder": Kind(
@@ -32,23 +32,23 @@ KINDS = {
     ),
     "csv": Kind(
         "the images of a CSV or TSV list", "FILE", Path, "CSV or TSV file with a path and a label on each line",
-        csv_list.CsvOptions(), csv_list.prepare, _NO_FOLDERS,
+        csv_list.CsvOptions(), csv_list.prepare, _OWN_ORDER,
     ),
     "imagenet": Kind(
         "ImageNet", "SRC", Path, "folder with ImageNet's official files as they are downloaded", IMAGENET,
-        imagenet.prepare,
+        imagenet.prepare, _OWN_ORDER,
     ),
     "webdataset": Kind(
         "WebDataset shards", "SHARDS", tuple[str, ...], "shards: 'train-{000..123}.tar', other patterns, or a folder",
-        FilesOptions(), webdataset.prepare, _NO_FOLDERS,
+        FilesOptions(), webdataset.prepare, _OWN_ORDER,
     ),
     "parquet": Kind(
         "parquet files", "FILES", tuple[str, ...], "parquet files: 'train-*.parquet', other patterns, or a folder",
-        parquet.ParquetOptions(), parquet.prepare, _NO_FOLDERS,
+        parquet.ParquetOptions(), parquet.prepare, _OWN_ORDER,
     ),
     "torchvision": Kind(
         "a data set of torchvision", "NAME", str, "class of torchvision.datasets, such as Food101",
-        torchvision_set.TorchvisionOptions(), torchvision_set.prepare, _NO_FOLDERS,
+        torchvision_set.TorchvisionOptions(), torchvision_set.prepare, _OWN_ORDER,
     ),
     "cifar10": Kind(
         "CIFAR-10", "SRC", Path, "CIFAR-10's folder of Python batches, or class folders below train/ and test/",
@@ -56,7 +56,7 @@ KINDS = {
     ),
     "digits": Kind(
         "scikit-learn's handwritten digits", "", None, "", SMALL_IMAGES,
-        lambda source, out, options: prepare_digits(out, options), _NO_FOLDERS,
+        lambda source, out, options: prepare_digits(out, options), _OWN_ORDER,
     ),
 }  # fmt: skip
 
