@@ -87,8 +87,13 @@ def _open(name: str, root: Path, arguments: dict[str, Any]) -> Any:
 
 
 def _stamp(root: Path) -> int:
-    """A number that changes when a file below the folder is replaced or written to."""
-    stamps = [(path, file_stamp(Path(path, name))) for path, _, names in sorted(os.walk(root)) for name in names]
+    """A number that changes when a file below the folder is replaced or written to, but for what `prepare` writes."""
+    stamps = [
+        (path, file_stamp(Path(path, name)))
+        for path, _, names in sorted(os.walk(root))
+        for name in names
+        if not name.startswith(("train.beton", "val.beton"))
+    ]
     return zlib.crc32(repr(sorted(stamps)).encode(errors="surrogateescape"))
 
 
