@@ -28,7 +28,7 @@ from typing import Any
 
 from launch.snapshot import code_name, copy_code, package_versions
 from trainer.atomic import replace_text
-from trainer.errors import UserError, one_line
+from trainer.errors import NOT_JSON, UserError, one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class Submission:
         path = self.folder / "job.json"
         try:
             return Job(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, *NOT_JSON, TypeError) as error:
             raise UserError(f"{path} cannot be read, so its job is not known: {error}") from error
 
     def recipe_file(self, run: Run) -> Path:
@@ -200,7 +200,7 @@ def submission_of(run_dir: Path) -> tuple[Submission, int]:
         raise UserError(_no_run(run_dir)) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (*NOT_JSON, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): remove it, and launch the run again to continue it") from error
 
 

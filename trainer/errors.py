@@ -9,6 +9,8 @@ DISK_AWAY = (
     errno.ENETDOWN, errno.ENETUNREACH,
 )  # fmt: skip
 """The errors that NFS, Lustre and other shared disks return while their server is unreachable."""
+NOT_JSON = (ValueError, RecursionError)
+"""The errors that json.loads raises for text that is not JSON, is damaged, or is nested too deeply."""
 
 
 class Stopped(Exception):  # noqa: N818

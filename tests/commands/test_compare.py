@@ -300,6 +300,7 @@ def test_protocol_of_other_fields_is_refused(tmp_path: Path, capsys: Captured, c
     [
         ("result.json", "{", "result.json is damaged or cannot be read"),
         ("result.json", "[]", "result.json is damaged: it is no JSON object"),
+        ("result.json", "[" * 100_000, "result.json is damaged or cannot be read: maximum recursion depth exceeded"),
         ("result.json", '{"top1": 91.0}', "result.json is damaged: seed is None"),
         ("metrics.jsonl", '{"kind": "train"}\n' * 2, "metrics.jsonl is damaged, line 1"),
         ("metrics.jsonl", "no\n" * 3, "metrics.jsonl is damaged, line 1"),

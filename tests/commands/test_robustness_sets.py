@@ -143,6 +143,7 @@ def test_real_labels_by_file_name(source: ImageFolderSource, tmp_path: Path) -> 
     ("content", "answer"),
     [
         ("no json", r"cannot be read as JSON: .*; --real timm is the table"),
+        ("[" * 100_000, r"cannot be read as JSON: maximum recursion depth exceeded"),
         ("3", "has no list of classes for ILSVRC2012_val_00000001.JPEG"),
         ("[[0]]", "has no list of classes for ILSVRC2012_val_00000002.JPEG"),
         (json.dumps([[10]] * 24), "has the class 10, and the network 10 classes"),

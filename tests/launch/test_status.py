@@ -117,9 +117,10 @@ def test_launch_record_that_cannot_be_read_is_not_called_damaged(
 ) -> None:
     """To launch the run again would not help."""
     path = tmp_path / "launch.json"
-    path.write_text("{}")
-    with pytest.raises(UserError, match=r"launch\.json is damaged .*: remove it, and launch the run again"):
-        submission_of(tmp_path)
+    for damaged in ("[" * 100_000, "{}"):
+        path.write_text(damaged)
+        with pytest.raises(UserError, match=r"launch\.json is damaged .*: remove it, and launch the run again"):
+            submission_of(tmp_path)
     with pytest.raises(UserError, match=r"there is no folder .*launch\.json"):
         submission_of(path)
 
@@ -152,8 +153,9 @@ def test_progress_between_two_lines_of_metrics_is_that_of_progress_json(
     (tmp_path / "recipe.py").write_text(recipe_source(recipe))
     clock = iter([100.0, 102.0, 106.0, 200.0, 203.0])
     monkeypatch.setattr(live.time, "monotonic", lambda: next(clock))
-    (tmp_path / "progress.json").write_text("{")  # of a start that was killed while it wrote
-    assert read_progress(tmp_path).last_written is None
+    for damaged in ("[" * 100_000, "{"):  # {: of a start that was killed while it wrote
+        (tmp_path / "progress.json").write_text(damaged)
+        assert read_progress(tmp_path).last_written is None
     file = live.LiveFile(tmp_path, recipe.global_batch_size)
     file.after_step(1, 0.1)
     first = read_progress(tmp_path)

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from trainer.errors import UserError
+from trainer.errors import NOT_JSON, UserError
 from trainer.evaluation.protocol import Selection, TrainedWeights, WeightMean, WeightsFile
 from trainer.evaluation.result import trained_weights
 from trainer.model import build_model, without_pretrained
@@ -208,7 +208,7 @@ def _stated_classes(metadata: dict[str, str]) -> list[str] | None:
     """The class names that export writes into a file's metadata; None where it holds none, or something else."""
     try:
         found = json.loads(metadata.get("classes", "null"))
-    except ValueError:
+    except NOT_JSON:
         return None
     is_names = isinstance(found, list) and found and all(isinstance(name, str) for name in found)
     return found if is_names else None

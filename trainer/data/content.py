@@ -21,7 +21,7 @@ import numpy as np
 from trainer.atomic import replace_text
 from trainer.data.images import has_orientation
 from trainer.distributed.cpus import usable_cpus
-from trainer.errors import UserError
+from trainer.errors import NOT_JSON, UserError
 from trainer.process.variables import cache_folder
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ class Stamp:
     def read(self) -> Content | None:
         """What was found, None where no stamp is of this state, or something else lies in its place."""
         for path in self._places():
-            with contextlib.suppress(OSError, ValueError, RecursionError):
+            with contextlib.suppress(OSError, *NOT_JSON):
                 found = json.loads(path.read_text(encoding="ascii"))
                 kinds = {name: type(value) for name, value in found.items()} if isinstance(found, dict) else {}
                 if kinds == {"state": str, **get_type_hints(Content)} and found.pop("state") == self.state:

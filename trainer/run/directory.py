@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from trainer.atomic import MAKE_ROOM, replace_text
-from trainer.errors import DISK_AWAY, DiskError, UserError
+from trainer.errors import DISK_AWAY, NOT_JSON, DiskError, UserError
 from trainer.process.variables import whole_number
 from trainer.recipe import Recipe
 from trainer.recipe_file import recipe_source
@@ -173,7 +173,7 @@ class Run:
     def _owner(self) -> "Attempt":
         try:
             return Attempt(**json.loads((self.folder / ".owner").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+        except (OSError, *NOT_JSON, TypeError):
             return Attempt()
 
     @property
@@ -184,7 +184,7 @@ class Run:
             starts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
             if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
                 raise ValueError("no list of starts")
-        except (ValueError, RecursionError) as error:
+        except NOT_JSON as error:
             raise UserError(f"{path} is damaged ({error}): delete it, training does not need it") from error
         return starts
 

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from trainer.errors import NOT_JSON
+
 NAME = "progress.json"
 _SECONDS = 5.0  # between two writes
 
@@ -30,7 +32,7 @@ def read_live(run_dir: Path) -> Live | None:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         return Live(int(values["step"]), float(values["epoch"]), values["images_per_second"], path.stat().st_mtime)
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, *NOT_JSON, LookupError, TypeError):
         return None
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer.atomic import replace_text
+from trainer.errors import NOT_JSON
 
 Record = dict[str, Any]
 _ALSO_NEEDED = {"train": ("lr", "images_per_second"), "eval": ("top1",), "eval_ema": ("top1",), "eval_swa": ("top1",)}
@@ -33,7 +34,7 @@ def read_metrics(path: Path) -> MetricsFile:
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-        except (ValueError, RecursionError) as error:
+        except NOT_JSON as error:
             reason: str | None = str(error)
         else:
             reason = _reason(record)

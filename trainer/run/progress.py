@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from trainer.errors import UserError, counted
+from trainer.errors import NOT_JSON, UserError, counted
 from trainer.recipe import Recipe
 from trainer.recipe_file import load_recipe
 from trainer.run.checkpoint_names import newest_step
@@ -97,7 +97,7 @@ def finished(run_dir: Path, recipe_source: str, data: str | None = None) -> str 
         if checkpoint.with_name(f"{checkpoint.name}.sha256").read_text(encoding="utf-8").split()[0] != digest:
             return None
         top1 = f"top-1 {result['top1']:.2f} % after {counted(progress.step, 'step')}"
-    except (OSError, ValueError, LookupError, TypeError):  # training finds out what is wrong
+    except (OSError, *NOT_JSON, LookupError, TypeError):  # training finds out what is wrong
         return None
     return (
         f"{run_dir} is finished: {top1}. To measure it again: python -m trainer evaluate {quote(str(run_dir))}. "

@@ -13,7 +13,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from trainer.errors import UserError, one_line
+from trainer.errors import NOT_JSON, UserError, one_line
 from trainer.evaluation.protocol import Protocol, TrainedWeights
 from trainer.recipe import Recipe
 from trainer.recipe_file import is_resolved, load_recipe
@@ -207,5 +207,5 @@ def _read(path: Path, parse: Callable[[str], Any], default: Any) -> Any:
         return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return default
-    except (OSError, ValueError) as error:
+    except (OSError, *NOT_JSON) as error:
         raise UserError(f"{path} is damaged or cannot be read: {error}") from error

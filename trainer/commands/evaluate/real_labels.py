@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trainer.data.encoded import EncodedSource
 from trainer.data.loader import Source
-from trainer.errors import UserError, first_line
+from trainer.errors import NOT_JSON, UserError, first_line
 from trainer.evaluation.imagenet import real_labels_json
 
 OF_TIMM = "timm"
@@ -38,7 +38,7 @@ def read_real_labels(file: Path, source: Source, classes: int, positions: Sequen
     try:
         content = real_labels_json() if str(file) == OF_TIMM else file.read_bytes()
         table = json.loads(content)
-    except (OSError, ValueError) as error:
+    except (OSError, *NOT_JSON) as error:
         raise UserError(
             f"--real {file} cannot be read as JSON: {first_line(error)}; --real {OF_TIMM} is the table of ImageNet"
         ) from error

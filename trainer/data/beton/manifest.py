@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from trainer.atomic import atomic_write
-from trainer.errors import UserError
+from trainer.errors import NOT_JSON, UserError
 
 FORMAT_VERSION = 2  # 1 had no jpeg_tiles
 # Fields that earlier manifests of this version lack.
@@ -151,7 +151,7 @@ def read_manifest(beton: Path) -> Manifest:
         ) from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON
+    except NOT_JSON as error:
         raise UserError(f"{path} is not a manifest (not JSON: {error}): {WRITE_AGAIN}") from error
     version = data.get("format_version") if isinstance(data, dict) else None
     if type(version) is int and version == 1 and isinstance(data.get("options"), dict):
@@ -205,7 +205,7 @@ def read_stamp(path: Path) -> object:
     """The stamp beside the file, None where there is none that can be read: then the file is hashed again."""
     try:
         return json.loads(stamp_path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    except (OSError, *NOT_JSON):
         return None
 
 

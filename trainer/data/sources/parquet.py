@@ -19,7 +19,7 @@ from trainer.data.listing import composed
 from trainer.data.sources.files import split_files
 from trainer.data.sources.options import FilesOptions
 from trainer.data.sources.splits import Labelled, sorted_classes, splits_of
-from trainer.errors import UserError
+from trainer.errors import NOT_JSON, UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +173,7 @@ def _columns(file: Path, options: ParquetOptions) -> _Columns:
 def _features(schema: Any) -> dict[str, dict[str, Any]]:
     """What Hugging Face's metadata says of each column; nothing where there is none, or none that can be read."""
     found: Any = None
-    with contextlib.suppress(ValueError, AttributeError):
+    with contextlib.suppress(*NOT_JSON, AttributeError):
         found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     features = found.items() if isinstance(found, dict) else ()
     return {name: feature for name, feature in features if isinstance(feature, dict)}
