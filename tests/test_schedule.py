@@ -9,7 +9,7 @@ import torch
 from timm.scheduler import CosineLRScheduler
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
-from trainer.data.resolution import resolution_at
+from trainer.data.resolution import resolution_at, resolution_changes
 from trainer.recipe import Constant, Cosine, Linear, ProgressiveResizing, RandomResizedCrop, Schedule, Steps, Warmup
 from trainer.recipe_file import load_recipe
 from trainer.schedule import lr_at
@@ -187,8 +187,13 @@ def test_linear_after_a_warmup_is_ffcvs_triangle(epochs: int) -> None:
 
 
 def resolutions(progressive: ProgressiveResizing | None, *, own: int, epochs: int) -> list[int]:
-    recipe = replace(GOYAL, train_crop=RandomResizedCrop(resolution=own), progressive=progressive)
-    return [resolution_at(recipe, epoch) for epoch in range(epochs)]
+    """Of each epoch: as training asks for it, and as the list of changes says."""
+    crop = RandomResizedCrop(resolution=own)
+    recipe = replace(GOYAL, train_crop=crop, progressive=progressive, epochs=epochs)
+    found = [resolution_at(recipe, epoch) for epoch in range(epochs)]
+    changes = [0, *(epoch for epoch in range(1, epochs) if found[epoch] != found[epoch - 1])]
+    assert resolution_changes(recipe) == {epoch: found[epoch] for epoch in changes}
+    return found
 
 
 def ffcvs(start: int, own: int, first: int, last: int, epochs: int) -> list[int]:
@@ -213,6 +218,19 @@ def test_ffcvs_resnet50_of_16_epochs_grows_after_epoch_11_and_the_tie_goes_up() 
 
 def test_crop_that_does_not_grow_has_its_own_resolution() -> None:
     assert resolutions(None, own=176, epochs=3) == [176] * 3
+
+
+def test_resolution_changes_are_found_among_the_epochs_in_which_crops_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(
+        "trainer.data.resolution.resolution_at",
+        lambda recipe, epoch: asked.append(epoch) or resolution_at(recipe, epoch),
+    )
+    progressive = ProgressiveResizing(start_resolution=160, start_epoch=1, end_epoch=2.5)
+    crop = RandomResizedCrop(resolution=192)
+    recipe = replace(GOYAL, train_crop=crop, progressive=progressive, epochs=1_000_000)
+    assert resolution_changes(recipe) == {0: 160, 2: 192}
+    assert asked == [0, 1, 2, 3]
 
 
 def test_schedule_both_ends_are_exact_and_what_lies_between_never_leaves_them() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from trainer.data.resolution import resolution_at
+from trainer.data.resolution import resolutions
 from trainer.errors import UserError, first_line
 from trainer.loss import build_loss
 from trainer.model import build_model, without_pretrained
@@ -60,7 +60,7 @@ def build_teacher(recipe: Recipe, weights: Path | None, classes: list[str]) -> t
 
 def require_resolutions(module: nn.Module, teacher: Teacher, recipe: Recipe, device: torch.device) -> None:
     """Raises UserError where the teacher cannot run an image of each resolution that the recipe trains at."""
-    for resolution in sorted({resolution_at(recipe, epoch) for epoch in range(recipe.epochs)}):
+    for resolution in sorted(resolutions(recipe)):
         image = torch.zeros(1, 3, resolution, resolution, device=device)
         try:
             with torch.inference_mode(), autocast(recipe.precision, device):

@@ -82,8 +82,8 @@ class TrainSettings:
     """minutes without a heartbeat of a process, e.g. because its machine is lost, before the run ends with an error"""
 
     def __post_init__(self) -> None:
-        check_positive(self, "workers", "log_every", "checkpoint_steps", "keep_last_checkpoints", "profile_steps")
-        check_positive(self, "bucket_mb")
+        check_positive(self, "log_every", "checkpoint_steps", "keep_last_checkpoints", "profile_steps", "bucket_mb")
+        check_workers(self.workers)
         if self.weights_key and not self.initial_weights:
             raise ValueError(f"--weights-key {self.weights_key} chooses among weights of a file: add --initial-weights")
         _check_graphs(self)
@@ -164,7 +164,8 @@ class BenchmarkSettings:
     """JSON file for the figures"""
 
     def __post_init__(self) -> None:
-        check_positive(self, "workers", "rounds", "seconds")
+        check_positive(self, "rounds", "seconds")
+        check_workers(self.workers)
         compiled = self.compile or self.compile_mode != "default" or self.cuda_graph
         if self.fit and (self.data or self.original or compiled):
             raise ValueError(
@@ -256,6 +257,11 @@ def check_positive(settings: object, *names: str) -> None:
         value = getattr(settings, name)
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name}={value} is not a positive number")
+
+
+def check_workers(workers: int | None) -> None:
+    if workers is not None and not 0 < workers <= 1024:
+        raise ValueError(f"workers={workers} is not a number of threads from 1 to 1,024")
 
 
 def _check_graphs(settings: TrainSettings | BenchmarkSettings) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from trainer.settings import check_positive, one_or_more
+from trainer.settings import check_positive, check_workers, one_or_more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,8 @@ class EvaluateSettings:
     """auto: cuda if there is a GPU"""
 
     def __post_init__(self) -> None:
-        check_positive(self, "workers", "resolution")
+        check_positive(self, "resolution")
+        check_workers(self.workers)
         if self.resolution and self.resolution > 2048:
             raise ValueError(f"resolution={self.resolution} is more than 2,048 pixels")
         if self.flip_tta and self.no_flip_tta:
@@ -85,7 +86,8 @@ class AverageSettings:
     def __post_init__(self) -> None:
         if not self.checkpoints:
             raise ValueError("which checkpoints? give the folder of a run, or two or more checkpoint files")
-        check_positive(self, "last", "norm_images", "workers")
+        check_positive(self, "last", "norm_images")
+        check_workers(self.workers)
         if self.last < 2:
             raise ValueError("last=1 is one checkpoint, which has no mean: use 2 or more")
 
@@ -116,7 +118,8 @@ class PredictSettings:
     def __post_init__(self) -> None:
         if not self.images:
             raise ValueError("which images? give image files, folders of them, or - to read names from standard input")
-        check_positive(self, "top", "workers")
+        check_positive(self, "top")
+        check_workers(self.workers)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,8 +35,9 @@ def test_evaluate_takes_a_run_and_what_to_evaluate() -> None:
         (["one", "--chekpoint", "best"], r"--chekpoint.*did you mean --checkpoint"),
         (["one", "--checkpoint", "last"], r"'last'.*'newest', 'best'"),
         (["one", "--workers", "x"], r"--workers: .*'x'"),
-        (["one", "--workers", "0"], r"workers=0 is not a positive number"),
-        (["one", "--workers", "-1"], r"workers=-1 is not a positive number"),
+        (["one", "--workers", "0"], r"workers=0 is not a number of threads from 1 to 1,024"),
+        (["one", "--workers", "-1"], r"workers=-1 is not a number of threads"),
+        (["one", "--workers", "1025"], r"workers=1025 is not a number of threads"),
     ],
 )
 def test_cli_commands_mistake_in_evaluate_is_one_line(words: list[str], answer: str) -> None:
@@ -66,8 +67,8 @@ def test_cli_commands_mistake_at_a_terminal_has_no_colour_codes(
 
 
 def test_cli_commands_message_of_a_check_names_no_class_of_the_program() -> None:
-    with pytest.raises(UserError, match=r"^workers=0 is not a positive number; see python -m trainer evaluate --help"):
-        evaluate("one", "--workers", "0")
+    with pytest.raises(UserError, match=r"^resolution=0 is not a positive number; see python -m trainer evaluate"):
+        evaluate("one", "--resolution", "0")
 
 
 def test_recipes_takes_words_and_no_options() -> None:

@@ -131,6 +131,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: replace(GOYAL, clip_grad_norm=1, clip_grad_agc=0.01), r"clip_grad_norm and clip_grad_agc are both set"),
     (lambda: replace(GOYAL, num_classes=1), r"num_classes=1: there is nothing to learn"),
     (lambda: replace(GOYAL, repeats=0), r"repeats=0 is not a positive number"),
+    (lambda: replace(GOYAL, epochs=1_000_001), r"epochs=1000001 is more than a million"),
     (lambda: replace(GOYAL, norm_batch_size=48), r"micro_batch_size=128 is not a multiple of norm_batch_size=48"),
     (
         lambda: replace(GOYAL, norm_batch_size=32, sync_norm=True),
@@ -164,6 +165,13 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
 def test_recipe_what_is_invalid_is_refused(build: Callable[[], Any], answer: str) -> None:
     with pytest.raises(ValueError, match=answer):
         build()
+
+
+def test_recipe_huge_batch_that_processes_cannot_share_is_refused_at_once() -> None:
+    """10^18 micro-batches have more divisors than anybody has processes."""
+    huge = replace(GOYAL, global_batch_size=10**18, micro_batch_size=1, norm_batch_size=None)
+    with pytest.raises(ValueError, match=r"3 processes cannot share .*: use 1, 2, 4, 5, .*, 1000000 processes, or"):
+        huge.accumulation(3)
 
 
 def test_optimizers_start_from_one_vocabulary() -> None:

@@ -1,5 +1,8 @@
 """The resolution of the training crops as a pure function of the epoch."""
 
+import math
+from itertools import groupby
+
 from trainer.recipe import Recipe
 
 
@@ -20,6 +23,13 @@ def resolution_at(recipe: Recipe, epoch: int) -> int:
     return min(max(rounded, min(start, own)), max(start, own))
 
 
+def resolution_changes(recipe: Recipe) -> dict[int, int]:
+    """The resolution from each epoch on in which it changes, the first one included: {0: 160, 12: 192}."""
+    end = recipe.progressive.end_epoch if recipe.progressive else 0
+    growing = range(min(recipe.epochs, math.ceil(end) + 1))
+    return {next(epochs): size for size, epochs in groupby(growing, lambda epoch: resolution_at(recipe, epoch))}
+
+
 def resolutions(recipe: Recipe) -> set[int]:
     """All resolutions that training has, in pixels."""
-    return {resolution_at(recipe, epoch) for epoch in range(recipe.epochs)}
+    return {*resolution_changes(recipe).values()}

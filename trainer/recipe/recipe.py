@@ -149,6 +149,8 @@ class Recipe:
         for name in ("num_classes", "repeats", "epochs", "global_batch_size", "micro_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is not a positive number")
+        if self.epochs > 1_000_000:
+            raise ValueError(f"epochs={self.epochs} is more than a million")
         _check_multiple(self, "global_batch_size", "micro_batch_size")
         if self.norm_batch_size is not None:
             if self.sync_norm:
@@ -202,7 +204,8 @@ class Recipe:
         """
         micro_batches = self.global_batch_size // self.micro_batch_size
         if micro_batches % world_size:
-            fitting = [str(count) for count in range(1, micro_batches + 1) if micro_batches % count == 0]
+            most = min(micro_batches, 1_000_000)
+            fitting = [str(count) for count in range(1, most + 1) if micro_batches % count == 0]
             raise ValueError(
                 f"{world_size} processes cannot share global_batch_size={self.global_batch_size} in micro-batches of "
                 f"{self.micro_batch_size}: use {', '.join(fitting)} processes, or change --global-batch-size or "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from itertools import groupby
+from itertools import pairwise
 
 from torch import nn
 
@@ -23,7 +23,7 @@ from trainer.commands.plan.measure import choose_device, measured_bytes
 from trainer.commands.plan.scaling import Links, all_reduce_seconds, misfit, ring_bytes, speed, world_sizes
 from trainer.commands.plan.text import Row, in_bytes, in_flops, in_macs, in_time, section, table
 from trainer.commands.plan.warnings import warnings
-from trainer.data.resolution import resolution_at
+from trainer.data.resolution import resolution_changes
 from trainer.errors import counted
 from trainer.fine_tuning import apply_fine_tuning, train_mode
 from trainer.model import build_model, without_pretrained
@@ -112,13 +112,10 @@ def _training_rows(recipe: Recipe, facts: DataFacts, steps: int) -> list[Row]:
 
 def _resolutions(recipe: Recipe) -> str:
     """The training crops: "160 px from epoch 0, 192 px from epoch 12"."""
-    runs = [
-        (resolution, next(epochs))
-        for resolution, epochs in groupby(range(recipe.epochs), lambda epoch: resolution_at(recipe, epoch))
-    ]
-    if len(runs) == 1:
-        return f"{runs[0][0]} px"
-    return ", ".join(f"{size} px from epoch {epoch}" for size, epoch in runs)
+    changes = resolution_changes(recipe)
+    if len(changes) == 1:
+        return f"{changes[0]} px"
+    return ", ".join(f"{size} px from epoch {epoch}" for epoch, size in changes.items())
 
 
 def _network_rows(recipe: Recipe, model: nn.Module, tuning: str | None) -> list[Row]:
@@ -140,9 +137,12 @@ def _flops_rows(recipe: Recipe, model: nn.Module, cost: PassCost, steps: int) ->
     """Counts the forward passes of all resolutions, and assumes the same ratio of training to forward for each."""
     own = recipe.train_crop.resolution
     ratio = cost.training_flops / cost.forward_flops
-    epochs = [resolution_at(recipe, epoch) for epoch in range(recipe.epochs)]
-    forward = {size: cost.forward_flops if size == own else forward_flops(recipe, model, size) for size in {*epochs}}
-    total = steps * recipe.global_batch_size * sum(ratio * forward[size] for size in epochs)
+    changes = resolution_changes(recipe)
+    forward = [cost.forward_flops if size == own else forward_flops(recipe, model, size) for size in changes.values()]
+    images = [
+        steps * recipe.global_batch_size * (after - before) for before, after in pairwise([*changes, recipe.epochs])
+    ]
+    total = ratio * sum(count * flops for count, flops in zip(images, forward, strict=True))
     return [
         ("forward", f"{in_flops(cost.forward_flops)} per image at {own} px, {in_macs(cost.forward_flops)}"),
         ("training", f"{in_flops(cost.training_flops)} per image, {ratio:.2f} x forward (3 is the usual estimate)"),
