@@ -91,6 +91,8 @@ class TrainSettings:
             raise ValueError(f"profile_steps={self.profile_steps} is more than 100: no viewer opens such a trace")
         if self.profile_from < 0:
             raise ValueError(f"profile_from={self.profile_from} is negative")
+        if self.profile_from != TrainSettings.profile_from and self.profile_steps is None:
+            raise ValueError(f"--profile-from {self.profile_from} records nothing by itself: add --profile-steps")
         if self.log_every > 10_000:
             raise ValueError(f"log_every={self.log_every} is more than 10,000 steps")
         for name in ("checkpoint_minutes", "timeout_minutes", "heartbeat_timeout_minutes"):
@@ -132,6 +134,12 @@ class PlanSettings:
         check_positive(self, "world_size", "images_per_second", "gpus_per_node", "link_gbytes", "network_gbytes")
         if self.world_size > 1_000_000:
             raise ValueError(f"world_size={self.world_size} is more than a million processes")
+        links = ("gpus_per_node", "link_gbytes", "network_gbytes")
+        given = [name for name in links if getattr(self, name) != getattr(PlanSettings, name)]
+        if given and self.images_per_second is None:
+            raise ValueError(f"--{given[0].replace('_', '-')} is for the prediction: add --images-per-second")
+        if self.device != "auto" and not self.measure:
+            raise ValueError(f"--device {self.device} is where --measure runs: add that, or leave --device out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -174,6 +174,10 @@ MISTAKES = {
     "seed": (["--seed", "-1"], r"seed=-1 is not within 0 and 2\*\*63 - 1"),
     "std": (["--std", "1", "1", "0"], r"std=\(1\.0, 1\.0, 0\.0\) has a value that is not positive"),
     "keep_last_checkpoints": (["--keep-last-checkpoints", "0"], r"keep_last_checkpoints=0 is not a positive number"),
+    "profile of no steps": (
+        ["--profile-from", "5"],
+        r"--profile-from 5 records nothing by itself: add --profile-steps",
+    ),
     "minutes": (["--checkpoint-minutes", "0"], r"checkpoint_minutes=0\.0 is not above 0 and within a month"),
     "hparams": (
         ["--hparams", "epochs", "optimizer.lrr"],
@@ -186,7 +190,7 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 @ON_ANY_SCREEN
 def test_cli_train_mistake_is_one_line_that_names_the_value(name: str, screen: str) -> None:
-    assert len(MISTAKES) == 25
+    assert len(MISTAKES) == 26
     options, answer = MISTAKES[name]
     with stdout(screen) as printed, pytest.raises(UserError) as caught:
         parse_train(["resnet20_digits", *NEEDED, *options])

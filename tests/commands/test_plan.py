@@ -171,7 +171,12 @@ def test_terminal_without_block_characters_gets_a_plan_too() -> None:
         (["resnet20_digits", "--world-size", "0"], r"world_size=0 is not a positive number"),
         (["resnet20_digits", "--images-per-second", "nan"], r"images_per_second=nan is not a positive number"),
         (["resnet20_digits", "--network-gbytes", "0"], r"network_gbytes=0.0 is not a positive number"),
-        (["resnet20_digits", "--device", "cuda"], r"torch sees no GPU"),
+        (
+            ["resnet20_digits", "--gpus-per-node", "4"],
+            r"--gpus-per-node is for the prediction: add --images-per-second",
+        ),
+        (["resnet20_digits", "--device", "cuda"], r"--device cuda is where --measure runs: add that, or leave"),
+        (["resnet20_digits", "--device", "cuda", "--measure"], r"torch sees no GPU"),
         (["resnet20_digits", "--global-batch-size", "100"], r"=100 is not a multiple of micro_batch_size=48"),
         (["resnet20"], r"no recipe is called 'resnet20'"),
         (["--world-size", "2"], r"the recipe comes first"),
