@@ -40,8 +40,9 @@ def parse(command: type[T], words: Sequence[str], name: str, description: str | 
             for word in words_of(command, list(launchers), Path(chosen[-1]) if chosen else None)
             if not settings_of([word]) & overridden
         ]
+    empty = _may_be_empty(command)
     try:
-        return parse_options(command, [*from_file, *words], name, description, program="launch")
+        return parse_options(command, [*from_file, *words], name, description, program="launch", may_be_empty=empty)
     except UserError as error:
         raise answered(error) from error
 
@@ -135,6 +136,12 @@ def _require_different(runs: list[Run]) -> None:
         same = found.setdefault((run.recipe, *options), run)
         if same is not run:
             raise UserError(f"{same.name} and {run.name} would be the same training: name each value once")
+
+
+def _may_be_empty(command: type) -> set[str]:
+    """The options that name no path: an empty --container replaces that of the cluster's file."""
+    texts = [field.name for field in fields(command) if field.type in ("str", "str | None", "Repeated")]
+    return {f"--{name.replace('_', '-')}" for name in texts if name != "data"}
 
 
 def _split(command: type, words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:

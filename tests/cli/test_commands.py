@@ -35,6 +35,8 @@ def test_evaluate_takes_a_run_and_what_to_evaluate() -> None:
         (["one", "--chekpoint", "best"], r"--chekpoint.*did you mean --checkpoint"),
         (["one", "--checkpoint", "last"], r"'last'.*'newest', 'best'"),
         (["one", "--workers", "x"], r"--workers: .*'x'"),
+        ([""], r"^the word after evaluate is empty: is a variable unset\?$"),
+        (["one", "--out", ""], r"^--out is empty"),
         (["one", "--workers", "0"], r"workers=0 is not a number of threads from 1 to 1,024"),
         (["one", "--workers", "-1"], r"workers=-1 is not a number of threads"),
         (["one", "--workers", "1025"], r"workers=1025 is not a number of threads"),
@@ -116,6 +118,7 @@ def test_prepare_has_kinds_with_their_own_defaults() -> None:
         (["folder", "SRC", "--out", "DIR", "--jpeg-quality", "0"], r"jpeg_quality=0 is not 1 to 100"),
         (["folder", "SRC", "--out", "DIR", "--write-mode", "smart"], r"'smart'.*'jpg', 'raw', 'proportion'"),
         (["folder", "SRC", "--out", "DIR", "--workers", "0"], r"workers=0 is not 1 or more"),
+        (["folder", "", "--out", "DIR"], r"^the word after prepare folder is empty"),
     ],
 )
 def test_cli_commands_mistake_in_prepare_is_one_line(words: list[str], answer: str) -> None:

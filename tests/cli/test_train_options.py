@@ -209,6 +209,22 @@ def test_data_and_run_dir_must_be_given(left_out: int, missing: str, screen: str
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["--data", "DIR", "--run-dir", ""], "--run-dir"),
+        (["--data", "DIR", "--run-dir="], "--run-dir"),
+        (["--data", "", "--run-dir", "runs/one"], "--data"),
+        ([*NEEDED, "--initial-weights", ""], "--initial-weights"),
+        (["", *NEEDED], "the word after train resnet20_digits"),
+    ],
+)
+def test_cli_train_empty_word_is_no_path(words: list[str], option: str) -> None:
+    """`--run-dir "$RUN"` without RUN would be the current folder."""
+    with pytest.raises(UserError, match=rf"^{option} is empty: is a variable unset\?$"):
+        parse_train(["resnet20_digits", *words])
+
+
 def test_suggestion_is_an_option_that_helps() -> None:
     with pytest.raises(UserError) as caught:
         parse_train(["resnet20_digits", *NEEDED, "--optimizer.lrr", "1"])

@@ -130,6 +130,7 @@ def test_habits_name_options_that_there_are() -> None:
         ),
         (["resnet20_digits", "--data", "synthetic:64", "--run-dir", "run\nb"], "run\\nb: the name has a line end"),
         (["resnet20_digits", *NEEDED, "--vary", "epochs=2,4"], "write it before the recipe's name"),
+        (["resnet20_digits", "--data", "", "--run-dir", "run"], "--data is empty: is a variable unset?"),
     ],
 )
 def test_launch_mistake_is_one_line_before_anything_is_submitted(
@@ -353,6 +354,22 @@ def test_launch_without_slurm_a_plan_is_shown_and_a_job_is_refused_with_the_reme
     assert "--gpus-per-node" not in shown
     assert "Plan of resnet20_digits" in shown
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("words", [["cancel", ""], ["status", "a", ""], ["logs", "", "--rank", "1"]])
+def test_launch_empty_word_is_no_folder(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """`cancel "$RUN"` without RUN would cancel the runs of the current folder."""
+    assert main(words) == 2
+    assert f"the word after {words[words.index('') - 1]} is empty: is a variable unset?" in capsys.readouterr().err
+
+
+def test_launch_empty_text_replaces_that_of_the_clusters_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "launch.toml").write_text('container = "srun-container"\naccount = ""\n')
+    found = parse(SlurmSettings, ["--container", ""], "slurm")
+    assert (found.container, found.account) == ("", "")
+    with pytest.raises(UserError, match="--data is empty"):
+        parse(PreflightSettings, ["--data="], "preflight")
 
 
 @pytest.mark.parametrize("verb", ["status", "logs", "cancel"])

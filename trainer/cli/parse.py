@@ -8,7 +8,7 @@ import io
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields, make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
@@ -153,8 +153,13 @@ def parse(
     description: str | None = None,
     *,
     program: str = "trainer",
+    may_be_empty: Collection[str] = (),
 ) -> T:
-    """Parses the options of one command into its dataclass. Raises UserError with one line for any mistake."""
+    """Parses the options of one command into its dataclass. Raises UserError with one line for any mistake.
+
+    `may_be_empty`: the options that take an empty word, such as --setup.
+    """
+    _refuse_empty(words, command, may_be_empty)
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed), _wide_enough(), _lines_joined(words):
@@ -171,6 +176,19 @@ def parse(
         if end.code:
             raise UserError(f"{_one_line(printed.getvalue())}; see python -m {program} {command} --help") from end
         raise
+
+
+def _refuse_empty(words: Sequence[str], command: str, allowed: Collection[str]) -> None:
+    """Raises UserError for a word like "$RUN" where RUN is unset: as a path it would mean the current folder."""
+    for place, word in enumerate(words):
+        before, equals, value = word.partition("=")
+        if not word:
+            before = words[place - 1] if place else command
+        elif value or not (equals and word.startswith("-")):
+            continue
+        if before.replace("_", "-") not in allowed:
+            what = before if before.startswith("-") else f"the word after {before}"
+            raise UserError(f"{what} is empty: is a variable unset?")
 
 
 @contextlib.contextmanager
