@@ -202,6 +202,16 @@ def test_newest_checkpoint_is_known_by_its_name(tmp_path: Path) -> None:
     assert newest_step(tmp_path) == 140
 
 
+def test_start_waits_for_checkpoints_on_a_disk_that_is_away(submission: Submission) -> None:
+    """An OSError is waited for: launch/disk.py."""
+    run_dir = Path(submission.job.runs[0])
+    run_dir.mkdir(exist_ok=True)
+    (run_dir / "checkpoints").symlink_to(run_dir / "nowhere")
+    with pytest.raises(OSError, match=r"a link to .*nowhere, which is not there: .*checkpoints"):
+        begin(submission, 0, 0, "n1")
+    assert attempts(submission, 0) == []
+
+
 def test_ports_differ_from_start_to_start_and_leave_those_in_use_out() -> None:
     import socket
 

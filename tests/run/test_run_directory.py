@@ -1,5 +1,6 @@
 """A run directory belongs to one recipe, one data set and one process at a time."""
 
+import errno
 import json
 import re
 import shutil
@@ -98,6 +99,86 @@ def test_finished_run_without_checkpoints_is_not_overwritten(tmp_path: Path) -> 
         with pytest.raises(UserError, match="holds a finished run without its checkpoints: use another --run-dir"):
             Run(tmp_path).claim(other)
     assert (tmp_path / "recipe.py").read_text() == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "name", ["events.out.tfevents.1.host", "metrics.jsonl", "starts.json", "log.txt", "checkpoints/best.pt"]
+)
+def test_run_directory_files_of_another_program_stay_as_they_were(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=rf"holds {re.escape(name)} of another program .*: use another --run-dir"):
+        Run(tmp_path).claim(load_recipe(RECIPE))
+    assert contents(tmp_path) == {name: b"mine"}
+
+
+def test_run_directory_takes_a_folder_with_what_comes_before_the_recipe(tmp_path: Path) -> None:
+    """Of a launcher, of the compiler, and of a start that was killed before it had written recipe.py."""
+    for name in ("launch.json", "launch/001/job.json", "compiled/a.nbi", ".lock", ".owner", "recipe.py.partial"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "checkpoints").mkdir()  # the user's, e.g. a link to a large disk
+    Run(tmp_path).claim(load_recipe(RECIPE))
+
+
+TRAINED = '{"kind": "train", "step": 3, "epoch": 0.2, "loss": 1.0, "lr": 0.1, "images_per_second": 1.0}\n'
+EVALUATED = '{"kind": "eval", "step": 14, "epoch": 1.0, "loss": 1.0, "top1": 50.0}\n'
+
+
+def begun(folder: Path, *, metrics: str, saves: bool) -> None:
+    """What a run leaves that was killed, and whose checkpoints were then removed."""
+    with Run(folder) as run:
+        run.claim(load_recipe(RECIPE))
+        (folder / "events.out.tfevents.1").write_text("events")
+        (folder / "metrics.jsonl").write_text(metrics)
+        if saves:
+            run.save(checkpoint_content(step=3), 3)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "saves", "step"), [(TRAINED, True, 3), (TRAINED + EVALUATED, False, 14), ("", True, 0)]
+)
+def test_run_whose_checkpoints_are_gone_does_not_start_over(
+    metrics: str, saves: bool, step: int, tmp_path: Path
+) -> None:
+    begun(tmp_path, metrics=metrics, saves=saves)
+    before = contents(tmp_path)
+    said = rf"its checkpoints are gone \(step {step} in metrics\.jsonl\): bring them back, or use another --run-dir"
+    with pytest.raises(UserError, match=said):
+        Run(tmp_path).claim(load_recipe(RECIPE))
+    assert contents(tmp_path) == before
+
+
+def test_run_that_was_killed_before_its_first_checkpoint_starts_over(tmp_path: Path) -> None:
+    begun(tmp_path, metrics=TRAINED, saves=False)
+    Run(tmp_path).claim(load_recipe(RECIPE))
+    assert not (tmp_path / "events.out.tfevents.1").exists()
+
+
+def test_checkpoints_on_a_disk_that_is_away_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link to nothing, and a folder that cannot be listed: neither is a run without checkpoints."""
+    recipe = load_recipe(RECIPE)
+    Run(tmp_path).claim(recipe)
+    away = tmp_path / "checkpoints"
+    away.symlink_to(tmp_path / "disk" / "checkpoints")
+    with pytest.raises(UserError, match=r"checkpoints: a link to .*disk/checkpoints, which is not there: bring") as link:
+        Run(tmp_path).claim(recipe)
+    away.unlink()
+
+    def stale(folder: Path) -> list[str]:
+        raise OSError(errno.ESTALE, "Stale file handle", str(folder))
+
+    monkeypatch.setattr("trainer.run.checkpoint_names.os.listdir", stale)
+    with pytest.raises(UserError, match="checkpoints: Stale file handle: bring it back") as unread:
+        Run(tmp_path).claim(recipe)
+    assert link.value.exit_code == unread.value.exit_code == 75
+    with pytest.raises(OSError, match="Stale file handle"):
+        Run(tmp_path).checkpoints.newest()
 
 
 def test_folder_of_data_is_no_run_directory(digits: Path, capfd: pytest.CaptureFixture[str]) -> None:

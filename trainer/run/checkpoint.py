@@ -17,6 +17,7 @@ from torch import Tensor
 
 from trainer.atomic import MAKE_ROOM, atomic_write, rename, replace_text
 from trainer.errors import DiskError, UserError, first_line
+from trainer.run.checkpoint_names import checkpoint_files
 from trainer.run.init_weights import InitWeights
 from trainer.run.teacher import Teacher
 
@@ -173,7 +174,7 @@ class Checkpoints:
         return self.folder / f"step_{step:08d}.pt"
 
     def _newest_first(self) -> list[Path]:
-        return sorted(self.folder.glob("step_*.pt"), reverse=True)
+        return [*reversed(checkpoint_files(self.folder).values())]
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:

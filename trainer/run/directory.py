@@ -1,7 +1,7 @@
 """The run directory: the recipe it belongs to, the hardware of each start, the result.
 
 recipe.py  starts.json  metrics.jsonl  result.json  log.txt  checkpoints/  events.out.tfevents.* (TensorBoard)
-progress.json (while it trains)  not_finite.json (after a number that is not finite)
+progress.json (while it trains)  not_finite.json (after a number that is not finite)  .saved (after a checkpoint)
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from trainer.recipe_file import recipe_source
 from trainer.run.background import BackgroundWriter, copied
 from trainer.run.checkpoint import CheckpointContent, Checkpoints
 from trainer.run.checkpoint_names import has_checkpoints
-from trainer.run.usable import require_usable, stored_recipe
+from trainer.run.usable import SAVED, require_usable, stored_recipe
 
 _MAY_PASS = (errno.ENOSPC, errno.EDQUOT, *DISK_AWAY)
 _ROOM_HELPS = (*_MAY_PASS, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -138,7 +138,12 @@ class Run:
         self._require_ours()
         self.finish_saving()
         copy: CheckpointContent = copied(content)
-        self._writer.start(lambda: self.checkpoints.save(copy, step))
+
+        def write() -> None:
+            self.checkpoints.save(copy, step)
+            (self.folder / SAVED).touch()
+
+        self._writer.start(write)
         self._saved_at = time.monotonic()
 
     def finish_saving(self) -> None:

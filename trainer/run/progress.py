@@ -1,5 +1,6 @@
 """The progress of a run, read from its directory without torch."""
 
+import contextlib
 import hashlib
 import json
 from dataclasses import dataclass
@@ -43,14 +44,15 @@ def read_progress(run_dir: Path) -> RunProgress:
         recipe = load_recipe(run_dir / "recipe.py")
     except UserError:  # not started, or of another version
         return RunProgress()
-    try:
+    records, saved = [], 0
+    with contextlib.suppress(OSError):
         records = read_metrics(run_dir / "metrics.jsonl").records
-    except OSError:
-        records = []
+    with contextlib.suppress(OSError):
+        saved = newest_step(run_dir)
     trained = [record for record in records if record["kind"] == "train"]
     evaluated = [record for record in records if record["kind"] != "train"]
     top1 = evaluated[-1]["top1"] if evaluated else None
-    saved, live = newest_step(run_dir), read_live(run_dir)
+    live = read_live(run_dir)
     speed = trained[-1]["images_per_second"] if trained else None
     step, epoch = (records[-1]["step"], records[-1]["epoch"]) if records else (0, 0.0)
     if live and live.step > step:

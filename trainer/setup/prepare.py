@@ -203,7 +203,7 @@ def newest_checkpoint(run: Run, identity: RunIdentity, world: World) -> Checkpoi
     require_same(world, "checkpoint", found[0].name if found else "none")
     damaged = run.checkpoints.damaged
     if damaged and not found:
-        raise UserError(f"no checkpoint can be read ({damaged[0]}): remove {run.checkpoints.folder} to start anew")
+        raise UserError(f"no checkpoint can be read ({damaged[0]}): bring one back, or use another --run-dir")
     if damaged and world.is_main:
         print(f"{'; '.join(damaged)}; falling back to the one before", file=sys.stderr)
     if not found:
