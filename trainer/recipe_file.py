@@ -3,6 +3,7 @@
 import ast
 import re
 import runpy
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -91,7 +92,10 @@ class Change(NamedTuple):
 
 def recipe_diff(old: Recipe, new: Recipe) -> list[Change]:
     """The settings that differ."""
-    before, after = _flat(old), _flat(new)
+    return _diff(_flat(old), _flat(new))
+
+
+def _diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
     return [
         Change(name, before.get(name), after.get(name))
         for name in dict.fromkeys((*before, *after))
@@ -102,6 +106,17 @@ def recipe_diff(old: Recipe, new: Recipe) -> list[Change]:
 def recipe_changes(old: Recipe, new: Recipe) -> list[str]:
     """The settings that differ, as text: "optimizer.lr: 0.1 -> 0.2"."""
     return [str(change) for change in recipe_diff(old, new)]
+
+
+def changes_since(recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """The same for settings_of() a recipe now and at a checkpoint.
+
+    What the checkpoint lacks came with a later version of the trainer, unless it is an item of a dict: a part has a
+    name of its own among the settings, and a dict has none.
+    """
+    later = {name for name in settings.keys() - recorded.keys() if name.rpartition(".")[0] in {"", *settings}}
+    known = {name: value for name, value in settings.items() if name not in later}
+    return [str(change) for change in _diff(recorded, known)]
 
 
 def override_diff(recipe: Recipe) -> list[Change]:

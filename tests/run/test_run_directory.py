@@ -23,7 +23,8 @@ from trainer.evaluation.evaluate import evaluate_networks
 from trainer.evaluation.result import Evaluation
 from trainer.model import build_model
 from trainer.model.weights_file import read_weights_file as real
-from trainer.recipe_file import load_recipe
+from trainer.recipe import LibraryOptimizer
+from trainer.recipe_file import load_recipe, settings_of
 from trainer.run import checkpoint
 from trainer.run.directory import Run
 from trainer.run.init_weights import InitWeights
@@ -166,7 +167,9 @@ def test_checkpoints_on_a_disk_that_is_away_are_waited_for(tmp_path: Path, monke
     Run(tmp_path).claim(recipe)
     away = tmp_path / "checkpoints"
     away.symlink_to(tmp_path / "disk" / "checkpoints")
-    with pytest.raises(UserError, match=r"checkpoints: a link to .*disk/checkpoints, which is not there: bring") as link:
+    with pytest.raises(
+        UserError, match=r"checkpoints: a link to .*disk/checkpoints, which is not there: bring"
+    ) as link:
         Run(tmp_path).claim(recipe)
     away.unlink()
 
@@ -362,6 +365,7 @@ def test_weights_that_a_run_starts_from_are_read_once(
         ready = prepare(recipe, settings, world, stack)
         found = ready.state.module.state_dict()
     assert read == [tmp_path / "w.pth"] and ready.init_weights.key == "state_dict"
+    assert ready.identity["recipe"] == settings_of(recipe)
     assert all(torch.equal(value, found[name]) for name, value in given.state_dict().items())
 
 
@@ -433,6 +437,34 @@ def test_run_continues_with_its_teacher_whatever_the_files_name(tmp_path: Path) 
         continued(tmp_path / "c", (start, published), (start, teacher))
     with pytest.raises(UserError, match=r"published weights have changed: install .* \(see starts\.json\)"):
         continued(tmp_path / "d", (start, published), (start, replace(published, sha256="2" * 64)))
+
+
+def test_recipe_that_was_edited_in_the_run_directory_is_not_continued(tmp_path: Path) -> None:
+    """Its weights would be recorded as those of a recipe that they were not trained with."""
+    recipe = load_recipe(RECIPE)
+    edited = replace(recipe, epochs=recipe.epochs + 1, optimizer=replace(recipe.optimizer, weight_decay=0.5))
+    of_run, now = (settings_of(each) for each in (recipe, edited))
+    decay = recipe.optimizer.weight_decay
+
+    def continues(recorded: dict[str, Any] | None, given: dict[str, Any]) -> None:
+        parts = {} if recorded is None else {"recipe": recorded}
+        with Run(tmp_path) as run, process_group.world("cpu", 1) as world:
+            checkpoint.write(run.checkpoints.folder / "step_00000001.pt", checkpoint_content(**parts))
+            assert newest_checkpoint(run, checkpoint_content(recipe=given), world)
+
+    said = rf"than \S+recipe\.py now is: optimizer\.weight_decay: {decay} -> 0\.5; epochs: 2 -> 3\. Change it back, or"
+    with pytest.raises(UserError, match=said):
+        continues(of_run, now)
+    continues(of_run, of_run)
+    continues(None, now)  # of a trainer that did not record it
+    del of_run["ema"], of_run["model.zero_init_residual"]  # of one that had no such settings
+    continues(of_run, settings_of(recipe))
+    library = LibraryOptimizer(lr=0.1, name="timm/lion", options={"betas": (0.9, 0.99)})
+    lion, other = (settings_of(replace(recipe, optimizer=each)) for each in (library, replace(library, options={})))
+    continues(lion, lion)
+    for one, another in ((lion, other), (other, lion)):
+        with pytest.raises(UserError, match=r"optimizer\.options\.betas: "):
+            continues(one, another)
 
 
 def test_validation_image_that_cannot_be_opened_shows_before_the_first_step(

@@ -52,6 +52,8 @@ class RunIdentity(TypedDict):
     """fields of trainer.run.init_weights.InitWeights"""
     teacher: NotRequired[dict[str, str | None] | None]
     """fields of trainer.run.teacher.Teacher; None, or absent in old checkpoints: no distillation"""
+    recipe: NotRequired[dict[str, Any]]
+    """trainer.recipe_file.settings_of it; absent in old checkpoints"""
 
 
 class CheckpointContent(TrainingContent, RunIdentity):

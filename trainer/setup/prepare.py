@@ -23,7 +23,7 @@ from trainer.model.weights_file import StateDict
 from trainer.precision import emulation_note, set_tf32
 from trainer.process.garbage import collected_by_steps
 from trainer.recipe import LibraryModel, Recipe
-from trainer.recipe_file import recipe_source
+from trainer.recipe_file import changes_since, recipe_source, settings_of
 from trainer.run.checkpoint import CheckpointContent, RunIdentity
 from trainer.run.directory import Run
 from trainer.run.environment import changed_rounding, environment
@@ -122,6 +122,7 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
         "classes": train_loader.source.classes,
         "init_weights": start.to_dict(),
         "teacher": taught_by.to_dict() if taught_by else None,
+        "recipe": settings_of(recipe),
     }
     checkpoint = newest_checkpoint(run, identity, world)
     if checkpoint:
@@ -193,7 +194,7 @@ def init_weights(recipe: Recipe, settings: TrainSettings) -> tuple[InitWeights, 
 
 
 def newest_checkpoint(run: Run, identity: RunIdentity, world: World) -> CheckpointContent | None:
-    """The newest checkpoint that is whole, the same on all ranks and of the same data; None for a new run.
+    """The newest checkpoint that is whole, the same on all ranks and of the same recipe and data; None for a new run.
 
     A run that started from other weights than the recipe's continues without --initial-weights.
     """
@@ -209,6 +210,12 @@ def newest_checkpoint(run: Run, identity: RunIdentity, world: World) -> Checkpoi
     if not found:
         return None
     path, content = found
+    if "recipe" in content and (changes := changes_since(content["recipe"], identity["recipe"])):
+        stored = run.folder / "recipe.py"  # has been edited: require_usable() has compared it with the recipe given
+        raise UserError(
+            f"{path} was trained with another recipe than {stored} now is: {'; '.join(changes)}. Change it back, or "
+            f"use another --run-dir"
+        )
     if content["classes"] != identity["classes"] and sorted(content["classes"]) == sorted(identity["classes"]):
         raise UserError(
             f"{path} was trained with its classes in another order: add --class-order "
