@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.support.evaluation import evaluate
 from tests.support.processes import SUPPORT, run
 from trainer.__main__ import main
 from trainer.commands.evaluate.record import _default_place
@@ -27,7 +28,6 @@ from trainer.data.order import eval_batches
 from trainer.distributed import process_group
 from trainer.errors import UserError
 from trainer.evaluation.calibration import BINS, calibration_bins, calibration_error, details
-from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.result import _detail_rows
 from trainer.model import build_model
 from trainer.recipe import CenterCrop, LibraryModel

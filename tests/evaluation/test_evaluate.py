@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.support.evaluation import evaluate
 from tests.support.processes import SUPPORT, metrics
 from trainer.__main__ import main
 from trainer.data.crop import eval_view
@@ -22,7 +23,7 @@ from trainer.data.loader import Loader
 from trainer.distributed import process_group
 from trainer.distributed.run_ahead import RunAhead
 from trainer.errors import UserError
-from trainer.evaluation.evaluate import evaluate, evaluate_images, evaluate_networks, predict, summarize
+from trainer.evaluation.evaluate import evaluate_images, evaluate_networks, predict, summarize
 from trainer.evaluation.protocol import Averaging, Protocol, TrainedWeights, WeightsFile
 from trainer.evaluation.result import Evaluation, trained_weights
 from trainer.model import build_model

@@ -12,13 +12,14 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.api_pb2 import DATA_TYPE_FLOAT64
 from torch.utils.tensorboard import SummaryWriter
 
+from tests.support.evaluation import evaluate
 from tests.support.processes import SUPPORT
 from trainer.data.crop import CropBoxes
 from trainer.data.formats import open_source
 from trainer.data.loader import Loader
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World
-from trainer.evaluation.evaluate import Predictions, evaluate, predict
+from trainer.evaluation.evaluate import Predictions, predict
 from trainer.log.hparams import columns, settings_of
 from trainer.log.pictures import augmented, confusion_matrix, confusion_picture, mistakes, sheet
 from trainer.log.tensorboard_log import TensorBoardLog, kept_events

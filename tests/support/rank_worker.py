@@ -12,12 +12,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from tests.support.evaluation import evaluate
 from trainer.data.crop import train_view
 from trainer.data.formats import open_source
 from trainer.data.loader import Loader
 from trainer.data.order import epoch_order, train_batches
 from trainer.distributed import process_group
-from trainer.evaluation.evaluate import evaluate
 from trainer.model import build_model
 from trainer.recipe import RandomResizedCrop
 from trainer.recipe_file import load_recipe

@@ -36,13 +36,6 @@ class Predictions(NamedTuple):
     confidence: np.ndarray  # float64: the predicted class's softmax
 
 
-def evaluate(
-    model: nn.Module, loader: Loader, recipe: Recipe, world: World, crop: CenterCrop | None = None
-) -> Evaluation:
-    """Evaluates one network: see evaluate_networks."""
-    return evaluate_networks({"eval": model}, loader, recipe, world, crop=crop)["eval"]
-
-
 def evaluate_networks(
     networks: dict[str, nn.Module],
     loader: Loader,
@@ -178,7 +171,10 @@ def summarize(images: torch.Tensor, remedy: str = "") -> Evaluation:
 def predict(
     model: nn.Module, loader: Loader, recipe: Recipe, world: World, crop: CenterCrop | None = None
 ) -> Predictions:
-    """The prediction for every image, the same on all ranks. Called by all ranks together. `crop`: see evaluate."""
+    """The prediction for every image, the same on all ranks. Called by all ranks together.
+
+    `crop`: instead of the recipe's.
+    """
     (images,) = evaluate_images([model], loader, recipe, world, crop or recipe.eval_crop, predictions=True)
     return Predictions(loader.source.labels, images[:, 4].long().numpy(), images[:, 5].numpy())
 
