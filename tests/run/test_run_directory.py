@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support.made_up_runs import write_run
 from tests.support.processes import SUPPORT, kill, start, wait_for_step
 from tests.support.small_checkpoint import checkpoint_content
 from trainer.__main__ import main
@@ -24,10 +25,11 @@ from trainer.evaluation.result import Evaluation
 from trainer.model import build_model
 from trainer.model.weights_file import read_weights_file as real
 from trainer.recipe import LibraryOptimizer
-from trainer.recipe_file import load_recipe, settings_of
+from trainer.recipe_file import load_recipe, recipe_source, settings_of
 from trainer.run import checkpoint
 from trainer.run.directory import Run
 from trainer.run.init_weights import InitWeights
+from trainer.run.progress import finished, read_progress
 from trainer.run.teacher import Teacher
 from trainer.settings import TrainSettings
 from trainer.setup.prepare import newest_checkpoint, prepare
@@ -100,6 +102,16 @@ def test_finished_run_without_checkpoints_is_not_overwritten(tmp_path: Path) -> 
         with pytest.raises(UserError, match="holds a finished run without its checkpoints: use another --run-dir"):
             Run(tmp_path).claim(other)
     assert (tmp_path / "recipe.py").read_text() == before
+
+
+@pytest.mark.parametrize("result", ["[" * 100_000, "{", "[]", "{}"])
+def test_run_with_a_damaged_result_is_not_known_to_be_finished(result: str, tmp_path: Path) -> None:
+    """Training finds out what is wrong."""
+    recipe = load_recipe("resnet20_he2015")
+    folder = write_run(tmp_path / "run", recipe, [91.0])
+    assert read_progress(folder).finished
+    (folder / "result.json").write_text(result)
+    assert finished(folder, recipe_source(recipe), "DIR") is None
 
 
 def contents(folder: Path) -> dict[str, bytes]:
