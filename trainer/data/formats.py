@@ -86,14 +86,15 @@ def open_split(
     resolution: int,
     check_content: bool = True,
     class_order: ClassOrder | None = None,
+    like: Sequence[str] | None = None,
 ) -> Source:
     """Opens a split of the folder `data`, whatever its classes. `num_classes` and `resolution` are of synthetic:COUNT.
 
     `check_content`: compare every byte with the manifest's checksum, if that has not been done yet. `class_order`: of
-    class folders, None for text; other formats store their order. Raises UserError if there are no images, or if they
-    are damaged.
+    class folders, None for that of `like`, the classes of weights, or text; other formats store their order. Raises
+    UserError if there are no images, or if they are damaged.
     """
-    return _open(find(data, split), num_classes, resolution, check_content, class_order)
+    return _open(find(data, split), num_classes, resolution, check_content, class_order, like)
 
 
 def require_classes(source: Source, data: str, num_classes: int) -> None:
@@ -119,13 +120,10 @@ def open_dataset(
     """Opens `data` outside training: also a single file, or a folder without splits (see find_dataset).
 
     `num_classes` and `resolution` (px) apply to synthetic:COUNT; other images have as many classes as they have.
-    `check_content`, `class_order`: see open_source. `like`: the classes of the weights, whose order class folders get
-    where no class_order is asked for. Raises UserError if there are no images, or if they are damaged.
+    `check_content`, `class_order`, `like`: see open_split. Raises UserError if there are no images, or if they are
+    damaged.
     """
-    found = find_dataset(data, split)
-    if like and class_order is None and isinstance(found, ClassFolders):
-        class_order = class_order_of(like)
-    return _open(found, num_classes, resolution, check_content, class_order)
+    return _open(find_dataset(data, split), num_classes, resolution, check_content, class_order, like)
 
 
 def find(data: str, split: Split) -> Found:
@@ -270,7 +268,12 @@ def _listed(split: str) -> str:
 
 
 def _open(
-    found: Found, num_classes: int, resolution: int, check_content: bool, class_order: ClassOrder | None = None
+    found: Found,
+    num_classes: int,
+    resolution: int,
+    check_content: bool,
+    class_order: ClassOrder | None = None,
+    like: Sequence[str] | None = None,
 ) -> Source:
     if class_order and not isinstance(found, ClassFolders):
         raise UserError(
@@ -291,7 +294,7 @@ def _open(
         case ClassFolders(folder, notes):
             from trainer.data.image_folder import ImageFolderSource
 
-            return ImageFolderSource(folder, class_order or "text", notes)
+            return ImageFolderSource(folder, class_order or (class_order_of(like) if like else "text"), notes)
 
 
 def open_beton(path: Path, check_content: bool) -> Source:
