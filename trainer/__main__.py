@@ -180,7 +180,7 @@ def _average(argv: list[str]) -> int:
     options = parse(weights_settings.AverageSettings, argv, "average")
     _require_there(*options.checkpoints)
     announce(f"mean of checkpoints of {options.checkpoints[0]}")
-    from trainer.commands.average import average_weights
+    from trainer.commands.average.average import average_weights
 
     average_weights(options)
     return 0

@@ -29,6 +29,11 @@ def remeasure_norms(recipe: Recipe, networks: dict[str, nn.Module], loader: Load
         measure_norms(network, (batch.images for batch in stream), world, recipe.precision)
 
 
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """The norms of `model` that have running statistics."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+
+
 @torch.no_grad()
 def measure_norms(model: nn.Module, batches: Iterable[Tensor], world: World, precision: Precision) -> None:
     """Replaces the running mean and variance of every BatchNorm with those of its input over all images of all ranks.
@@ -43,7 +48,7 @@ def measure_norms(model: nn.Module, batches: Iterable[Tensor], world: World, pre
     unbiased one, as in PyTorch's running statistics. torch.optim.swa_utils.update_bn averages v alone, so it ignores
     how much the batch means differ. It also enables dropout and drop path; here they are off, as in evaluation.
     """
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    norms = batch_norms(model)
     if not norms:
         return
     sums = [torch.zeros(3, norm.num_features, dtype=torch.float64, device=world.device) for norm in norms]

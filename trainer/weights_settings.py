@@ -68,12 +68,12 @@ class AverageSettings:
 
     checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional, one_or_more("RUN|FILE")]
     """folder of a run, or two or more checkpoint files of one network"""
-    last: int = 5
-    """number of checkpoints of a run, its newest ones"""
+    last: int | None = None
+    """number of checkpoints of a run, its newest ones; None: 5"""
     recipe: str | None = None
     """recipe with the network and the evaluation crop, for weights files; a run has its own"""
     data: str | None = None
-    """folder as for train, with training and validation images; None: the data of the run"""
+    """folder as for train, with the training images of the run; None: the data of the run"""
     norm_images: int | None = None
     """training images for batch norm's statistics; None: the recipe's precise_norm_images, else 8,192"""
     out: Path | None = None
@@ -88,7 +88,7 @@ class AverageSettings:
             raise ValueError("which checkpoints? give the folder of a run, or two or more checkpoint files")
         check_positive(self, "last", "norm_images")
         check_workers(self.workers)
-        if self.last < 2:
+        if self.last == 1:
             raise ValueError("last=1 is one checkpoint, which has no mean: use 2 or more")
 
 

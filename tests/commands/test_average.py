@@ -15,14 +15,17 @@ from torch import nn
 from tests.support.small_checkpoint import checkpoint_content
 from tests.support.small_recipe import recipe as small
 from trainer.__main__ import main
-from trainer.commands import average
-from trainer.commands.average import Member, _members, _selection, mean_state
+from trainer.commands.average import average
+from trainer.commands.average.average import mean_state, measures_norms
+from trainer.commands.average.members import Member, from_one_run, read_members, selection_of
 from trainer.commands.weights import file_weights
+from trainer.data.formats import open_source
+from trainer.data.loader import Loader
 from trainer.distributed import process_group
 from trainer.errors import UserError
 from trainer.evaluation.protocol import Selection, TrainedWeights
 from trainer.model import build_model
-from trainer.recipe import SWA, FineTuning
+from trainer.recipe import SGD, SWA, CifarResNet, FineTuning, LibraryModel, Recipe
 from trainer.recipe_file import recipe_source
 from trainer.run import checkpoint
 from trainer.run.checkpoint import MeanOf
@@ -156,20 +159,21 @@ def test_average_of_files_of_two_runs_is_written_where_asked(
     assert record["protocol"]["seed"] is None
 
 
-def small_run(folder: Path, *steps: int) -> Path:
+def small_run(folder: Path, *steps: int, recipe: Recipe = small, **parts: Any) -> Path:
     """The folder of the checkpoints of a run, as a run leaves them, with one weight; best.pt is the last."""
     run = Run(folder)
     folder.mkdir(exist_ok=True)
-    (folder / "recipe.py").write_text(recipe_source(small))
+    (folder / "recipe.py").write_text(recipe_source(recipe))
     for step in steps:
         place = asdict(Position(steps_per_epoch=14, epoch=step // 14, batch=step % 14))
-        run.checkpoints.save(checkpoint_content(position=place, model={"w": torch.tensor(float(step))}), step)
+        content = checkpoint_content(position=place, model={"w": torch.tensor(float(step))}, **parts)
+        run.checkpoints.save(content, step)
     run.checkpoints.mark_best(steps[-1])
     return run.checkpoints.folder
 
 
 def members(*files: Path) -> list[Member]:
-    return _members(AverageSettings(checkpoints=files))
+    return read_members(AverageSettings(checkpoints=files))
 
 
 def test_checkpoint_counts_once_in_the_mean_whatever_its_name(tmp_path: Path) -> None:
@@ -223,11 +227,114 @@ def test_mean_states_that_an_epoch_of_it_was_selected(
     folder = small_run(tmp_path, 14, 28)
     checkpoint.write(folder / "other.pt", {**checkpoint.read(folder / "step_00000014.pt"), "step": 0})
     found = members(*(folder / name for name in names))
-    assert _selection(found) == selection
-    about = MeanOf(count=2, first=1.0, last=2.0, norm_images=0, selection=_selection(found))
+    assert selection_of(found) == selection
+    about = MeanOf(count=2, first=1.0, last=2.0, norm_images=0, selection=selection_of(found))
     checkpoint.write(folder / "average.pt", {**found[-1].content, "mean_of": about})
     ((trained, _),) = file_weights(folder / "average.pt", None).networks
     assert isinstance(trained, TrainedWeights) and trained.selection == selection
+
+
+TRAINED_ON = {"data": {"train": "sha256:" + "1" * 64, "val": "sha256:" + "2" * 64}, "classes": ["cat", "dog"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts", "answer"),
+    [
+        ({}, {"classes": ["dog", "cat"]}, r"class 0 is 'cat' in the first and 'dog' in the second"),
+        ({}, {"classes": ["cat"]}, r"the number of classes is 2 in the first and 1 in the second"),
+        ({}, {"data": {"train": "sha256:" + "3" * 64}}, r"the training data is sha256:1{12} in the first and sha256:3"),
+        ({"std": (0.5, 0.5, 0.5)}, {}, r"std is \(0\.229, .*\) in the first and \(0\.5, 0\.5, 0\.5\) in the second"),
+        ({"mean": (0.5, 0.5, 0.5)}, {}, r"mean is \(0\.485, .* in the second"),
+        ({"model": CifarResNet(depth=8, zero_init_residual=True)}, {}, r"model is CifarResNet\(.* in the second"),
+    ],
+)
+def test_checkpoints_of_different_tasks_have_no_mean(
+    changes: dict[str, Any], parts: dict[str, Any], answer: str, tmp_path: Path
+) -> None:
+    """Their tensors have the same shapes, so nothing else would tell."""
+    one = small_run(tmp_path / "one", 14, **TRAINED_ON) / "step_00000014.pt"
+    other = small_run(tmp_path / "two", 28, recipe=replace(small, **changes), **{**TRAINED_ON, **parts})
+    with pytest.raises(UserError, match=answer) as caught:
+        members(one, other / "step_00000028.pt")
+    assert str(caught.value).startswith(f"{one} and {other / 'step_00000028.pt'} cannot be averaged: ")
+
+
+def test_checkpoints_of_runs_that_differ_in_how_they_were_trained_have_a_mean(tmp_path: Path) -> None:
+    """A soup: other seeds, rates and epochs, and published weights that one run has from a file."""
+    model = LibraryModel(name="timm/resnet18", pretrained=True)
+    one = small_run(tmp_path / "one", 14, recipe=replace(small, model=model), **TRAINED_ON)
+    other = replace(small, model=replace(model, pretrained=False), seed=1, epochs=9, optimizer=SGD(lr=1.0))
+    two = small_run(tmp_path / "two", 28, recipe=other, **TRAINED_ON)
+    assert len(members(one / "best.pt", two / "best.pt")) == 2
+
+
+def test_mean_of_several_runs_claims_the_seed_of_none(tmp_path: Path) -> None:
+    """Wherever it lies. That of one run has its seed, also once the run's folder has another name."""
+    one, two = small_run(tmp_path / "one", 14, 28), small_run(tmp_path / "two", 42)
+    soup = members(one / "best.pt", two / "best.pt")
+    own = members(one / "step_00000014.pt", one / "best.pt")
+    assert (from_one_run(soup), from_one_run(own)) == (False, True)
+    for name, found in (("soup.pt", soup), ("own.pt", own)):
+        about = MeanOf(count=2, first=1.0, last=2.0, norm_images=0, one_run=from_one_run(found))
+        checkpoint.write(one / name, {**found[-1].content, "mean_of": about})
+    (tmp_path / "one").rename(tmp_path / "renamed")
+    weights = {name: file_weights(tmp_path / "renamed" / "checkpoints" / name, None) for name in ("soup.pt", "own.pt")}
+    assert {name: found.of_run for name, found in weights.items()} == {"soup.pt": False, "own.pt": True}
+    steps = {name: found.networks[0][0].steps for name, found in weights.items()}  # type: ignore[union-attr]
+    assert steps == {"soup.pt": None, "own.pt": 28}
+
+
+def test_average_says_which_checkpoints_it_takes(tmp_path: Path) -> None:
+    folder = small_run(tmp_path / "run", 14, 28, 42)
+    files = (folder / "step_00000014.pt", folder / "step_00000028.pt")
+    with pytest.raises(UserError, match=r"run is a folder: give one run, or checkpoint files of several"):
+        small_run(tmp_path / "two", 14)
+        read_members(AverageSettings(checkpoints=(tmp_path / "run", tmp_path / "two")))
+    with pytest.raises(UserError, match=r"--last 2 chooses among the checkpoints of a run, and these are files"):
+        read_members(AverageSettings(checkpoints=files, last=2))
+    newest = read_members(AverageSettings(checkpoints=(tmp_path / "run",), last=2))
+    assert [member.epoch for member in newest] == [2.0, 3.0]
+    with pytest.raises(UserError, match=r"holds 3 checkpoints: use --last 3, or train with --keep-last-checkpoints 5"):
+        read_members(AverageSettings(checkpoints=(tmp_path / "run",)))
+
+
+def test_norms_are_measured_on_the_images_that_the_checkpoints_were_trained_on(digits: Path) -> None:
+    """Not on the validation images, whatever --data names, and not on others that have the same classes."""
+    with Loader(open_source(str(digits), "train", num_classes=10, resolution=16), workers=1) as loader:
+        trained_on, classes = loader.source.checksum, loader.source.classes
+
+    def opened(data: Path, checksum: str = trained_on) -> int:
+        newest = MagicMock(content=checkpoint_content(data={"train": checksum}, classes=classes))
+        settings = AverageSettings(checkpoints=(Path("run"),), data=str(data))
+        with (
+            process_group.world("cpu", 1) as world,
+            average._open_training_images(small, newest, settings, world) as loader,
+        ):
+            return len(loader)
+
+    assert opened(digits) == 1437
+    with pytest.raises(UserError, match=r"val\.beton has neither train\.beton nor the folder train/"):
+        opened(digits / "val.beton")
+    other = r"has other training images \(sha256:\w+\) than the checkpoints were trained on \(sha256:0{12}\), and batch"
+    with pytest.raises(UserError, match=other):
+        opened(digits, "sha256:" + "0" * 64)
+
+
+def test_norm_images_are_refused_where_no_norm_is_measured() -> None:
+    one = MagicMock()
+    one.weights.recipe = replace(small, fine_tuning=FineTuning(freeze_norms=True))
+    plain, asked = (AverageSettings(checkpoints=(Path("run"),), norm_images=images) for images in (None, 96))
+    network, without = build_model(small.model, 10), nn.Conv2d(3, 10, 3)
+    for members_, module, reason in (
+        ([one, one], network, r"--norm-images 96: fine-tuning kept batch norm's statistics.*: leave it out"),
+        ([MagicMock()], without, r"--norm-images 96: the network has no batch norm: leave it out"),
+    ):
+        assert not measures_norms(members_, module, plain)
+        with pytest.raises(UserError, match=reason):
+            measures_norms(members_, module, asked)
+    learned = MagicMock()
+    learned.weights.recipe = small
+    assert measures_norms([one, learned], network, asked)
 
 
 @pytest.mark.parametrize("changes", [{"sync_norm": True}, {"norm_batch_size": 8}])

@@ -147,6 +147,7 @@ def _of_checkpoint(
     at, data = Position.of(content["position"]), content["data"]
     init_weights = InitWeights.from_dict(content["init_weights"])
     mean = mean_of(content)
+    of_run = of_run and (mean is None or mean.get("one_run", False))
     kinds: dict[str, Selection] = {"best": "best", "step": "newest"}
     selection = kinds.get(file.stem.partition("_")[0], "unknown")
     if mean:

@@ -74,12 +74,14 @@ class MeanOf(TypedDict):
     """training samples that the norms were measured over; 0: fine-tuning keeps their statistics"""
     selection: NotRequired[Literal["newest", "best", "unknown"]]
     """best: one of the epochs was chosen by its accuracy, unknown: one may have been; absent in old checkpoints"""
+    one_run: NotRequired[bool]
+    """whether the checkpoints came from one folder; absent in old checkpoints, of which it is not known"""
 
 
 def mean_of(content: Mapping[str, Any]) -> MeanOf | None:
     """What a checkpoint is the mean of; None: it is of one training. Raises ValueError where that is damaged."""
     found = content.get("mean_of")
-    fields = {"selection": None, **found} if isinstance(found, dict) else {}
+    fields = {**dict.fromkeys(MeanOf.__optional_keys__), **found} if isinstance(found, dict) else {}
     if found is not None and fields.keys() != MeanOf.__required_keys__ | MeanOf.__optional_keys__:
         raise ValueError(f"mean_of is {found!r:.100}")
     return cast(MeanOf | None, found)

@@ -1,48 +1,34 @@
 """The command average: the mean of several checkpoints' weights, with norms recomputed, evaluated and saved."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from trainer.commands.average.members import Member, from_one_run, read_members, selection_of
 from trainer.commands.evaluate.evaluate import evaluate_in
 from trainer.commands.out_file import require_folder, require_not_read, require_outside_checkpoints
-from trainer.commands.weights import Weights, file_weights, load_network
-from trainer.data.formats import open_dataset
+from trainer.commands.weights import load_network
+from trainer.data.formats import open_split
 from trainer.data.listing import composed
 from trainer.data.loader import Loader, check_square, default_workers
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World, on_every_rank, require_same
 from trainer.errors import UserError
-from trainer.evaluation.protocol import Selection, TrainedWeights
+from trainer.evaluation.protocol import short
 from trainer.model import set_norm_batch
-from trainer.precise_bn import remeasure_norms
+from trainer.precise_bn import batch_norms, remeasure_norms
 from trainer.precision import set_tf32
 from trainer.recipe import PaddedCrop, Recipe
 from trainer.run import checkpoint
-from trainer.run.checkpoint import CheckpointContent, MeanOf, checked
-from trainer.run.directory import Run
+from trainer.run.checkpoint import MeanOf
 from trainer.run.state import Position
 from trainer.weights_settings import AverageSettings, EvaluateSettings
 
 NORM_IMAGES = 8192
 """images that norms are measured over where the recipe does not say: pycls's NUM_SAMPLES_PRECISE"""
-
-
-@dataclass(frozen=True)
-class Member:
-    """One checkpoint of the mean."""
-
-    weights: Weights
-    state: dict[str, Tensor]
-    content: CheckpointContent
-    selection: Selection
-
-    @property
-    def epoch(self) -> float:
-        return Position.of(self.content["position"]).epochs
 
 
 def average_weights(settings: AverageSettings) -> None:
@@ -51,7 +37,7 @@ def average_weights(settings: AverageSettings) -> None:
     The weights of a checkpoint are those of its run's result: the moving average, where it has one.
     """
     with process_group.world(settings.device, timeout_minutes=30) as world:
-        members = on_every_rank(world, lambda: _members(settings))
+        members = on_every_rank(world, lambda: read_members(settings))
         out = on_every_rank(world, lambda: _place(settings))
         require_same(world, "checkpoints", " ".join(member.weights.sha256 for member in members))
         first, newest = members[0].weights, max(members, key=lambda member: member.epoch)
@@ -59,16 +45,16 @@ def average_weights(settings: AverageSettings) -> None:
         set_tf32(recipe.precision)
         mean = on_every_rank(world, lambda: mean_state([member.state for member in members]))
         network = on_every_rank(world, lambda: load_network(first, mean, recipe.num_classes, world.device))
-        images = 0
-        if not (recipe.fine_tuning and recipe.fine_tuning.keeps_statistics):  # else all checkpoints have the same
-            images = _measure_norms(network, recipe, newest, settings, world)
+        measured = on_every_rank(world, lambda: measures_norms(members, network, settings))
+        images = _measure_norms(network, recipe, newest, settings, world) if measured else 0
         epochs = [member.epoch for member in members]
         about = MeanOf(
             count=len(members),
             first=min(epochs),
             last=max(epochs),
             norm_images=images,
-            selection=_selection(members),
+            selection=selection_of(members),
+            one_run=from_one_run(members),
         )
         state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
         content = {**newest.content, "model": state, "average": None, "optimizer": {}, "norms_measured": bool(images)}
@@ -112,6 +98,20 @@ def mean_state(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     }
 
 
+def measures_norms(members: Sequence[Member], network: nn.Module, settings: AverageSettings) -> bool:
+    """Whether the mean needs norms of its own. Raises UserError where it does not, and --norm-images is given."""
+    tunings = [member.weights.recipe.fine_tuning for member in members]
+    if not batch_norms(network):
+        reason = "the network has no batch norm"
+    elif all(tuning and tuning.keeps_statistics for tuning in tunings):
+        reason = "fine-tuning kept batch norm's statistics, so all checkpoints have the same"
+    else:
+        return True
+    if settings.norm_images:
+        raise UserError(f"--norm-images {settings.norm_images}: {reason}: leave it out")
+    return False
+
+
 def _measure_norms(network: nn.Module, recipe: Recipe, newest: Member, settings: AverageSettings, world: World) -> int:
     """Measures the norms over training images, and returns over how many."""
     set_norm_batch(network, recipe.norm_batch_size, sync_norm=recipe.sync_norm)
@@ -132,54 +132,6 @@ def norm_images(settings: AverageSettings, recipe: Recipe, images: int, world: W
             f"{world.size} processes: use a larger --norm-images, or fewer processes"
         )
     return wanted // share * share
-
-
-def _files(settings: AverageSettings) -> list[Path]:
-    """The checkpoint files. Raises UserError where there are too few."""
-    paths = list(settings.checkpoints)
-    if len(paths) == 1 and not paths[0].is_file():
-        run = Run(paths[0])
-        _ = run.recipe  # raises UserError where it is no run
-        found = sorted(run.checkpoints.folder.glob("step_*.pt"))
-        if len(found) < settings.last:
-            raise UserError(
-                f"{run.checkpoints.folder} holds {len(found)} checkpoints: use --last {max(2, len(found))}, or train "
-                f"with --keep-last-checkpoints {settings.last}"
-            )
-        return found[-settings.last :]
-    if len(paths) < 2:
-        raise UserError("one file has no mean: give the folder of a run, or two or more checkpoints")
-    return paths
-
-
-def _members(settings: AverageSettings) -> list[Member]:
-    """The checkpoints of the mean. Raises UserError where one cannot be averaged, and where two are the same."""
-    members = [_member(file, settings) for file in _files(settings)]
-    known: dict[str, Path] = {}
-    for member in members:
-        file = member.weights.file
-        if other := known.get(member.weights.sha256):
-            which = "is named twice" if file == other else f"is the same checkpoint as {other}"
-            raise UserError(f"{file} {which}: each counts once in the mean, leave one out")
-        known[member.weights.sha256] = file
-    return members
-
-
-def _selection(members: Sequence[Member]) -> Selection:
-    """How the epochs were chosen: best where one was chosen by its accuracy, unknown where one may have been."""
-    found = {member.selection for member in members}
-    return "best" if "best" in found else "unknown" if "unknown" in found else "newest"
-
-
-def _member(file: Path, settings: AverageSettings) -> Member:
-    weights = file_weights(file, settings.recipe)
-    trained, network = weights.networks[0]
-    if not isinstance(trained, TrainedWeights) or isinstance(network, Path):
-        raise UserError(f"{file} is no checkpoint of this trainer: only these can be averaged")
-    content = checked(checkpoint.read(file), file)
-    if checkpoint.mean_of(content):
-        raise UserError(f"{file} is a mean of checkpoints already: leave it out")
-    return Member(weights, network, content, trained.selection)
 
 
 def _place(settings: AverageSettings) -> Path:
@@ -203,9 +155,10 @@ def _place(settings: AverageSettings) -> Path:
 
 
 def _open_training_images(recipe: Recipe, newest: Member, settings: AverageSettings, world: World) -> Loader:
+    """The images that the checkpoints were trained on. Raises UserError where `--data` has other ones, or none."""
     data = settings.data or newest.content["data_folder"]
     resolution, classes = recipe.train_crop.resolution, [composed(name) for name in newest.content["classes"]]
-    source = open_dataset(
+    source = open_split(
         data,
         "train",
         num_classes=len(classes),
@@ -218,5 +171,11 @@ def _open_training_images(recipe: Recipe, newest: Member, settings: AverageSetti
     if source.classes != classes:
         source.close()
         raise UserError(f"{data} has other classes than the checkpoints: add --data DIR")
+    if source.checksum != (trained_on := newest.content["data"].get("train", "unknown")):
+        source.close()
+        raise UserError(
+            f"{data} has other training images ({short(source.checksum)}) than the checkpoints were trained on "
+            f"({short(trained_on)}), and batch norm is measured on those: add --data DIR"
+        )
     workers = settings.workers or default_workers(world.cpus)
     return Loader(source, workers=workers, pin_memory=world.device.type == "cuda")

@@ -1,0 +1,1 @@
+"""Averages the weights of several checkpoints, and evaluates their mean."""
