@@ -14,15 +14,17 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from torch import nn
 
 from tests.support.processes import ROOT, SUPPORT, TIMEOUT, command, ranks_of, run, run_new, start_new, wait_for_step
 from trainer.__main__ import main
 from trainer.cli.parse import parse
 from trainer.distributed.process_group import World
 from trainer.errors import UserError
-from trainer.recipe_file import load_recipe
+from trainer.recipe import SWA, FineTuning, LibraryModel
+from trainer.recipe_file import load_recipe, recipe_source
 from trainer.settings import TrainSettings
-from trainer.setup.checks import check_norm_images, slow_start
+from trainer.setup.checks import check_batch_norm, check_norm_images, slow_start
 
 RECIPE = str(SUPPORT / "small_recipe.py")
 Mistake = tuple[list[str], str]
@@ -50,6 +52,8 @@ def mistakes(digits: Path, tmp_path: Path) -> dict[str, Mistake]:
     """Command lines, each with a pattern of the line that has to answer it."""
     good = ["train", RECIPE, "--data", str(digits), "--run-dir", str(tmp_path / "run")]
     (tmp_path / "a_file").write_text("in the way")
+    squeeze = replace(load_recipe(RECIPE), model=LibraryModel(name="torchvision/squeezenet1_1"), precise_norm_images=96)
+    (tmp_path / "squeeze.py").write_text(recipe_source(squeeze))
     folders = [tmp_path / name for name in ("cut", "foreign", "flipped", "no_manifest")]
     return {
         "no data": (
@@ -92,6 +96,10 @@ def mistakes(digits: Path, tmp_path: Path) -> dict[str, Mistake]:
             ["train", "resnet50_finetune", *good[2:], "--num-classes", "10", "--model.no-pretrained"],
             r"fine_tuning needs weights to start from: add --initial-weights FILE",
         ),
+        "norms of a network without": (
+            ["train", str(tmp_path / "squeeze.py"), *good[2:]],
+            r"precise_norm_images=96 measures the statistics of batch norm, and SqueezeNet has none: use --precise-",
+        ),
         "norms that see one value": (
             [
                 "train",
@@ -126,6 +134,7 @@ CASES = (
     "no manifest",
     "norms over too many images",
     "fine-tuning of nothing",
+    "norms of a network without",
     "norms that see one value",
     "no run",
 )
@@ -283,6 +292,27 @@ def test_norm_images_that_processes_cannot_share_are_refused(images: int, proces
     recipe, world = replace(load_recipe(RECIPE), precise_norm_images=48), cast(World, SimpleNamespace(size=processes))
     with pytest.raises(UserError, match=f"^precise_norm_images{answer}") if answer else nullcontext():
         check_norm_images(recipe, images, world)
+
+
+def test_norms_are_measured_if_and_only_if_the_network_has_them() -> None:
+    """SWA needs that, unless fine-tuning keeps the statistics; a library's network may have other norms."""
+    small = load_recipe(RECIPE)
+    plain, measured = replace(small, model=LibraryModel(name="timm/resnet18")), replace(small, precise_norm_images=96)
+    averaged = replace(plain, swa=SWA(start_epoch=1))
+    with_norms, without = nn.BatchNorm2d(3), nn.GroupNorm(1, 3)
+    for recipe, module in (
+        (small, with_norms),
+        (small, without),
+        (measured, with_norms),
+        (averaged, without),
+        (replace(averaged, precise_norm_images=96), with_norms),
+        (replace(averaged, fine_tuning=FineTuning(freeze_norms=True)), with_norms),
+    ):
+        check_batch_norm(recipe, module)
+    with pytest.raises(UserError, match=r"precise_norm_images=96 measures .* GroupNorm has none: use --precise-norm"):
+        check_batch_norm(measured, without)
+    with pytest.raises(UserError, match=r"BatchNorm2d has batch norm: set precise_norm_images, e.g. to 1024"):
+        check_batch_norm(averaged, with_norms)
 
 
 def test_compile_gets_a_note(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from trainer.recipe.distillation import Distillation
 from trainer.recipe.ema import EMA, SWA
 from trainer.recipe.fine_tuning import FineTuning
 from trainer.recipe.loss import BinaryCrossEntropy, CrossEntropy, Loss
-from trainer.recipe.model import Model
+from trainer.recipe.model import LibraryModel, Model
 from trainer.recipe.optimizer import Optimizer
 from trainer.recipe.order import QuasiRandom
 from trainer.recipe.schedule import Schedule
@@ -163,7 +163,8 @@ class Recipe:
             raise ValueError(
                 "ema and swa both average the weights, and only one of them gives the result: use only one"
             )
-        if self.swa and self.precise_norm_images is None and not frozen_norms:
+        may_lack_norms = isinstance(self.model, LibraryModel)  # which is known once it is built
+        if self.swa and self.precise_norm_images is None and not frozen_norms and not may_lack_norms:
             raise ValueError("swa needs norms of its own: set precise_norm_images, e.g. to 64 * micro_batch_size")
         if self.precise_norm_images is not None:
             _check_multiple(self, "precise_norm_images", "micro_batch_size")

@@ -3,10 +3,12 @@
 from dataclasses import asdict, replace
 
 import numpy as np
+from torch import nn
 
 from trainer.data.order import classes_in_window
 from trainer.distributed.process_group import World, require_same
 from trainer.errors import UserError, counted
+from trainer.precise_bn import batch_norms
 from trainer.recipe import Cosine, Recipe, Steps
 from trainer.recipe_file import recipe_source
 from trainer.run.environment import code
@@ -56,6 +58,24 @@ def check_norm_images(recipe: Recipe, images: int, world: World) -> None:
         raise UserError(
             f"precise_norm_images={wanted} cannot be shared by {world.size} processes in micro-batches of "
             f"{recipe.micro_batch_size}: use a multiple of {shared}, or None"
+        )
+
+
+def check_batch_norm(recipe: Recipe, module: nn.Module) -> None:
+    """Raises UserError where batch norm is to be measured and there is none, and where SWA needs it to be measured.
+
+    Only a network that is built knows: a library's may have norms of any kind.
+    """
+    has_norms, tuning = bool(batch_norms(module)), recipe.fine_tuning
+    if recipe.precise_norm_images is not None and not has_norms:
+        raise UserError(
+            f"precise_norm_images={recipe.precise_norm_images} measures the statistics of batch norm, and "
+            f"{type(module).__name__} has none: use --precise-norm-images None"
+        )
+    if recipe.swa and recipe.precise_norm_images is None and has_norms and not (tuning and tuning.keeps_statistics):
+        raise UserError(
+            f"swa needs norms of its own, and {type(module).__name__} has batch norm: set precise_norm_images, e.g. to "
+            f"{64 * recipe.micro_batch_size}"
         )
 
 

@@ -34,6 +34,7 @@ from trainer.run.teacher import Teacher
 from trainer.settings import TrainSettings
 from trainer.setup.checks import (
     accumulation_steps,
+    check_batch_norm,
     check_norm_images,
     likely_mistakes,
     order_mistakes,
@@ -129,6 +130,7 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
         identity["init_weights"] = checkpoint["init_weights"]
     torch.manual_seed(recipe.seed)  # the same initialisation on every rank
     module, notes = build_module(recipe, settings, world, fresh=checkpoint is None, weights=weights)
+    check_batch_norm(recipe, module)
     state = build_state(recipe, module, world, steps_per_epoch=steps_per_epoch, log_every=settings.log_every)
     if checkpoint:
         state.restore(checkpoint)
