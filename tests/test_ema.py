@@ -59,7 +59,7 @@ def test_average_is_the_formula_for_weights_and_statistics_and_a_copy_of_counts(
     assert updates == {(1, 0.0): 12, (1, 1.0): 8, (3, 0.0): 4, (3, 1.0): 3}[every, start_epoch]
 
 
-@pytest.mark.parametrize(("start_epoch", "every"), [(0, 1), (2, 1), (1, 3)])
+@pytest.mark.parametrize(("start_epoch", "every"), [(1, 1), (2, 1), (1, 3)])
 def test_swa_is_the_mean_of_the_weights_after_its_epochs(start_epoch: int, every: int) -> None:
     """Beside torch.optim.swa_utils and the mean written out."""
     module, exact = network().double(), {"rtol": 1e-12, "atol": 1e-12}
@@ -102,9 +102,9 @@ def test_decay_zero_is_the_weights_themselves() -> None:
     assert all(torch.equal(tensor, state[name]) for name, tensor in average.state_dict().items())
 
 
+@pytest.mark.parametrize("spec", [EMA(decay=0.99, every=2, start_epoch=1.0), SWA(start_epoch=1)])
 @pytest.mark.parametrize("epochs", [0.5, 2.0])
-def test_run_that_continues_from_a_checkpoint_has_the_same_average(epochs: float) -> None:
-    spec = EMA(decay=0.99, every=2, start_epoch=1.0)
+def test_run_that_continues_from_a_checkpoint_has_the_same_average(epochs: float, spec: EMA | SWA) -> None:
     module = network()
     average = Average(spec, module)
     for step in range(1, 4):

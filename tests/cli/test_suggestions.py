@@ -18,7 +18,7 @@ from trainer.cli.parse import parse_train
 from trainer.cli.peer_options import ANSWERS, PEERS, rows
 from trainer.cli.peer_tables import HABITS
 from trainer.errors import UserError
-from trainer.recipe import LARS, LibraryModel, Mixing
+from trainer.recipe import LARS, SWA, LibraryModel, Mixing
 from trainer.recipe_file import load_recipe, recipe_names
 from trainer.settings import BenchmarkSettings, TrainSettings
 from trainer.weights_settings import ExportSettings
@@ -152,6 +152,8 @@ def test_suggestions_part_on_the_command_line_is_answered_with_the_lines_of_a_re
     answer = mistake("resnet20_digits", "--mixing.mixup-alpha", "0.2")
     assert "this recipe has mixing=None" in answer
     assert recipe_written_as(answer, tmp_path).mixing == Mixing(mixup_alpha=0.2)
+    answer = mistake("resnet18_torchvision_v1", "--swa", "SWA")
+    assert recipe_written_as(answer, tmp_path).swa == SWA(start_epoch=67)  # three quarters of 90 epochs
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ recipe = replace(
     progressive=ProgressiveResizing(start_resolution=8, start_epoch=0, end_epoch=1, multiple=8),
     augmentation=AugMix(), mixing=Mixing(mixup_alpha=0.2, cutmix_alpha=1.0),
     distillation=Distillation(teacher=CifarResNet(depth=8, width=2), temperature=2.0),
-    clip_grad_norm=None, clip_grad_agc=0.05, swa=SWA(start_epoch=0), precise_norm_images=96,
+    clip_grad_norm=None, clip_grad_agc=0.05, swa=SWA(start_epoch=1), precise_norm_images=96,
 )
 """
 LAST = 1437 // 96

@@ -115,7 +115,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: Linear(final_lr=-1), r"schedule\.final_lr=-1 is negative"),
     (lambda: EMA(decay=1.0), r"ema\.decay=1\.0 is not within \[0, 1\)"),
     (lambda: EMA(decay=0.9, every=0), r"ema\.every=0 is not a positive number"),
-    (lambda: SWA(start_epoch=-1), r"swa\.start_epoch=-1 is negative"),
+    (lambda: SWA(start_epoch=0), r"swa\.start_epoch=0 averages the initial weights too: use 1 or more"),
     (lambda: SWA(start_epoch=1, every=0), r"swa\.every=0 is not a positive number"),
     (lambda: replace(GOYAL, swa=SWA(start_epoch=75)), r"swa needs norms of its own: set precise_norm_images"),
     (

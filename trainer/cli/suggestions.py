@@ -190,7 +190,7 @@ def _example(kind: Any, current: Any) -> str:
         "decay": "0.9999",
         "probability": "0.25",
         "start_resolution": "160",
-        "start_epoch": "0",
+        "start_epoch": "3 * base.epochs // 4" if kind.__name__ == "SWA" else "0",  # SWA: as Izmailov et al. 2018
         "end_epoch": "60",
         "crop_ratio": "224 / 256",
         "epochs": f"{getattr(current, 'epochs', 5)!r}",

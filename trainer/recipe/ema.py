@@ -38,5 +38,6 @@ class SWA:
     """epochs from one set of weights to the next, the paper's cycle"""
 
     def __post_init__(self) -> None:
-        check_not_negative("swa.start_epoch", self.start_epoch)
+        if self.start_epoch < 1:
+            raise ValueError(f"swa.start_epoch={self.start_epoch} averages the initial weights too: use 1 or more")
         check_positive_int("swa.every", self.every)
