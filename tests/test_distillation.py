@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -215,12 +217,15 @@ def with_teacher(teacher: CifarResNet | LibraryModel) -> Recipe:
 def test_teacher_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     other_classes = checkpoint_content(model=build_model(TEACHER, 10).state_dict(), classes=[*"abcdefghij"])
     torch.save(other_classes, tmp_path / "named.pt")
+    other_order = {"classes": json.dumps(CLASSES[::-1])}  # as export writes it
+    save_file(build_model(TEACHER, 10).state_dict(), tmp_path / "named.safetensors", other_order)
     cases: list[tuple[Recipe, Path | None, str]] = [
         (DISTILLED, None, "distillation needs the teacher's weights: add --teacher-weights FILE"),
         (DISTILLED, tmp_path / "none.pt", "the teacher's weights: there is no file"),
         (DISTILLED, saved(tmp_path / "8.pt", CifarResNet(depth=8)), "8.pt is of another network: "),
         (DISTILLED, saved(tmp_path / "5.pt", classes=5), "5.pt is for 5 classes, and the data has 10"),
         (DISTILLED, tmp_path / "named.pt", "named.pt was trained on other classes than the data has"),
+        (DISTILLED, tmp_path / "named.safetensors", "named.safetensors was trained on other classes than the data has"),
     ]
     for name in ("timm/resnet18", "torchvision/resnet18"):
         published = LibraryModel(name=name, pretrained=True)

@@ -109,21 +109,19 @@ def teacher_loss(spec: Distillation, logits: torch.Tensor, teachers: torch.Tenso
 
 def _load(module: nn.Module, file: Path, classes: list[str]) -> None:
     try:
-        content = read_weights_file(file)
-        state = state_dict_in(content, file).fitted(module.state_dict()).tensors
+        weights = state_dict_in(read_weights_file(file), file).fitted(module.state_dict())
     except UserError as error:
         raise UserError(f"the teacher's weights: {error}") from error
-    found = mismatch(module, state)
+    found = mismatch(module, weights.tensors)
     if found.fatal:
         raise UserError(f"the teacher's weights: {file} is of another network: {found}")
     if found.other_classes:
         raise UserError(
             f"the teacher's weights: {file} is for {found.classes_there} classes, and the data has {len(classes)}"
         )
-    known = content.get("classes") if isinstance(content, dict) else None
-    if isinstance(known, list) and known != classes:
+    if weights.classes and weights.classes != classes:
         raise UserError(f"the teacher's weights: {file} was trained on other classes than the data has")
-    module.load_state_dict(state, strict=False)
+    module.load_state_dict(weights.tensors, strict=False)
 
 
 def _digest(module: nn.Module) -> str:

@@ -19,7 +19,7 @@ from trainer.commands.weights import file_weights
 from trainer.errors import UserError
 from trainer.evaluation.protocol import WeightsFile
 from trainer.model import build_model, load_initial_weights
-from trainer.model.weights_file import read_weights_file, state_dict_in
+from trainer.model.weights_file import StateDict, read_weights_file, state_dict_in
 from trainer.recipe import EMA
 from trainer.recipe_file import load_recipe, recipe_source
 from trainer.run import checkpoint
@@ -36,6 +36,10 @@ OPTIMIZER = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": 
 
 def prefixed(prefix: str, state: State = PLAIN) -> State:
     return {prefix + name: value for name, value in state.items()}
+
+
+def found_in(file: Path, key: str | None = None) -> StateDict:
+    return state_dict_in(read_weights_file(file), file, key)
 
 
 # name of the file -> content, where the weights are, whether they are the average, and the prefix that is said
@@ -76,7 +80,7 @@ def test_weights_of_other_programs_are_found_whatever_the_files_name(tmp_path: P
 
 def test_weights_of_safetensors_are_known_by_content(tmp_path: Path) -> None:
     save_file(PLAIN, tmp_path / "model.bin")
-    assert state_dict_in(read_weights_file(tmp_path / "model.bin"), tmp_path).tensors.keys() == PLAIN.keys()
+    assert found_in(tmp_path / "model.bin").tensors.keys() == PLAIN.keys()
 
 
 def test_file_of_torch_is_read_whatever_its_name(tmp_path: Path) -> None:
@@ -85,24 +89,34 @@ def test_file_of_torch_is_read_whatever_its_name(tmp_path: Path) -> None:
     assert isinstance(network, dict) and network.keys() == PLAIN.keys()
 
 
-def test_class_names_in_a_file_of_safetensors_are_read_whatever_its_name(tmp_path: Path) -> None:
+def test_class_names_that_a_file_states_are_read_whatever_its_name(tmp_path: Path) -> None:
+    """In the metadata of safetensors, and as a value of a checkpoint, whichever of its weights are taken."""
     save_file(PLAIN, tmp_path / "model.bin", {"classes": '["cat", "dog"]'})
     assert file_weights(tmp_path / "model.bin", str(SUPPORT / "small_recipe.py")).classes == ["cat", "dog"]
+    torch.save({"model": prefixed("model."), "ema": AVERAGE, "classes": ["cat", "dog"]}, tmp_path / "model.pth")
+    for key in ("model", None):
+        found = found_in(tmp_path / "model.pth", key).fitted(PLAIN.keys())
+        assert (found.classes, found.tensors.keys()) == (["cat", "dog"], PLAIN.keys())
+
+
+@pytest.mark.parametrize("stated", ["no JSON", "[]", "{}", '[["cat"]]', "null", "3"])
+def test_file_that_states_no_class_names_has_none(stated: str, tmp_path: Path) -> None:
+    save_file(PLAIN, tmp_path / "model.safetensors", {"classes": stated})
+    assert found_in(tmp_path / "model.safetensors").classes is None
 
 
 def test_weights_key_chooses_and_a_wrong_one_lists_them(tmp_path: Path) -> None:
-    content = {"state_dict": PLAIN, "state_dict_ema": AVERAGE}
-    assert state_dict_in(content, tmp_path, "state_dict").tensors is not None
-    assert torch.equal(state_dict_in(content, tmp_path, "state_dict").tensors["fc.bias"], PLAIN["fc.bias"])
+    torch.save({"state_dict": PLAIN, "state_dict_ema": AVERAGE}, tmp_path / "weights.pth")
+    assert torch.equal(found_in(tmp_path / "weights.pth", "state_dict").tensors["fc.bias"], PLAIN["fc.bias"])
     with pytest.raises(UserError, match=r"--weights-key nope: .* has weights at state_dict, state_dict_ema"):
-        state_dict_in(content, tmp_path, "nope")
+        found_in(tmp_path / "weights.pth", "nope")
 
 
 def test_weights_without_an_obvious_choice_are_the_users(tmp_path: Path) -> None:
-    content = {"student": PLAIN, "teacher": AVERAGE}
+    torch.save({"student": PLAIN, "teacher": AVERAGE}, tmp_path / "weights.pth")
     with pytest.raises(UserError, match="holds several weights, student, teacher: choose one with --weights-key"):
-        state_dict_in(content, tmp_path)
-    assert state_dict_in(content, tmp_path, "teacher").key == "teacher"
+        found_in(tmp_path / "weights.pth")
+    assert found_in(tmp_path / "weights.pth", "teacher").key == "teacher"
 
 
 def test_evaluated_weights_of_a_file_are_named_in_notes_and_protocol(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Finds the weights to evaluate or export, in a run, a checkpoint or any weights file, and what is known of them."""
 
 import hashlib
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -15,7 +14,7 @@ from trainer.evaluation.result import trained_weights
 from trainer.model import build_model, without_pretrained
 from trainer.model.identify import advice
 from trainer.model.weights import mismatch
-from trainer.model.weights_file import StateDict, read_weights_file, safetensors_metadata, state_dict_in
+from trainer.model.weights_file import StateDict, read_weights_file, state_dict_in, stated_classes
 from trainer.recipe import Recipe
 from trainer.recipe_file import load_recipe
 from trainer.run import checkpoint
@@ -104,17 +103,17 @@ def file_weights(file: Path, recipe_name: str | None, key: str | None = None) ->
             raise UserError(f"--weights-key {key}: {file} is an ONNX file, which holds one network: leave it out")
         from trainer.commands.export.onnx import onnx_metadata
 
-        return _of_file(file, recipe, file, classes=_stated_classes(onnx_metadata(file)))
+        return _of_file(file, recipe, file, classes=stated_classes(onnx_metadata(file)))
     if file.with_name(f"{file.name}.sha256").is_file() and file.suffix == ".pt":
         content: object = checkpoint.read(file)
     else:
         content = read_weights_file(file)
     if isinstance(content, dict) and CheckpointContent.__required_keys__ <= content.keys():
         return _of_checkpoint(file, checked(content, file), recipe, of_run=of_run, key=key)
-    classes = _stated_classes(safetensors_metadata(file))
     with torch.device("meta"):  # the names only
         names = build_model(without_pretrained(recipe.model), recipe.num_classes).state_dict()
-    return _of_file(file, recipe, state_dict_in(content, file, key).fitted(names), classes=classes)
+    found = state_dict_in(content, file, key).fitted(names)
+    return _of_file(file, recipe, found, classes=found.classes)
 
 
 def load_network(weights: Weights, network: Network, num_classes: int, device: torch.device) -> nn.Module:
@@ -203,16 +202,6 @@ def _of_file(file: Path, recipe: Recipe, found: StateDict | Path, *, classes: li
         classes=classes,
         notes=notes,
     )
-
-
-def _stated_classes(metadata: dict[str, str]) -> list[str] | None:
-    """The class names that export writes into a file's metadata; None where it holds none, or something else."""
-    try:
-        found = json.loads(metadata.get("classes", "null"))
-    except NOT_JSON:
-        return None
-    is_names = isinstance(found, list) and found and all(isinstance(name, str) for name in found)
-    return found if is_names else None
 
 
 def _require_fit(model: nn.Module, theirs: dict[str, Tensor], file: Path, num_classes: int) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -40,6 +41,8 @@ class StateDict:
     """keys of other weights, which were not taken"""
     prefix: str = ""
     """taken from every name, besides what DistributedDataParallel and torch.compile put there"""
+    classes: list[str] | None = None
+    """that the file states, in the order of the outputs; None: it states none"""
 
     @property
     def notes(self) -> list[str]:
@@ -59,7 +62,7 @@ class StateDict:
             tensors, prefix = {name.removeprefix(first): value for name, value in tensors.items()}, prefix + first
         if not tensors.keys() <= set(names):
             return self
-        return StateDict(tensors=tensors, key=self.key, others=self.others, prefix=prefix)
+        return replace(self, tensors=tensors, prefix=prefix)
 
 
 def read_weights_file(file: Path) -> object:
@@ -111,6 +114,18 @@ def safetensors_metadata(file: Path) -> dict[str, str]:
         return tensors.metadata() or {}
 
 
+def stated_classes(about: Mapping[str, object]) -> list[str] | None:
+    """The class names in a checkpoint's content, or as JSON in the metadata that export writes; None: none."""
+    found = about.get("classes")
+    try:
+        found = json.loads(found) if isinstance(found, str) else found
+    except ValueError:
+        return None
+    if not isinstance(found, list) or not found or not all(isinstance(name, str) for name in found):
+        return None
+    return found
+
+
 def _is_safetensors(start: bytes, file: Path) -> bool:
     """By the first bytes: the length of a JSON object, and its brace."""
     return start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= file.stat().st_size
@@ -123,10 +138,11 @@ def state_dict_in(content: object, file: Path, key: str | None = None) -> StateD
     there is none, or no obvious choice.
     """
     found = dict(_state_dicts(content))
+    classes = stated_classes({**safetensors_metadata(file), **content}) if isinstance(content, Mapping) else None
     if key is not None:
         if key not in found:
             raise UserError(f"--weights-key {key}: {file} has weights at {_listed(found) or 'no key'}")
-        return StateDict(tensors=_unwrapped(found[key]), key=key)
+        return StateDict(tensors=_unwrapped(found[key]), key=key, classes=classes)
     if not found:
         raise UserError(f"{file} {_what_else(content)}")
     averaged = [name for name in found if _AVERAGED.search(name.lower())]
@@ -134,7 +150,7 @@ def state_dict_in(content: object, file: Path, key: str | None = None) -> StateD
     if chosen is None:
         raise UserError(f"{file} holds several weights, {_listed(found)}: choose one with --weights-key")
     others = tuple(name or "plain ones" for name in found if name != chosen)
-    return StateDict(tensors=_unwrapped(found[chosen]), key=chosen, others=others)
+    return StateDict(tensors=_unwrapped(found[chosen]), key=chosen, others=others, classes=classes)
 
 
 def _state_dicts(content: object, at: str = _BARE, depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
