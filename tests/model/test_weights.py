@@ -91,6 +91,34 @@ def test_weights_different_number_of_classes_keeps_the_new_head_and_says_so(tmp_
     )
 
 
+@pytest.mark.parametrize(
+    ("stated", "difference"),
+    [
+        ([*"abcdefghij"], None),
+        (None, None),
+        ([*"bacdefghij"], "class 0 is 'b' in the file and 'a' in the data"),
+        ([*"abcdefghik"], "class 9 is 'k' in the file and 'j' in the data"),
+    ],
+)
+def test_classifier_is_new_where_the_file_states_other_classes(
+    tmp_path: Path, stated: list[str] | None, difference: str | None
+) -> None:
+    """As many, so that no shape tells: its outputs are of other classes, or of the same in another order."""
+    theirs = build(seed=1).state_dict()
+    torch.save({"model": theirs, "classes": stated}, tmp_path / "weights.pt")
+    model = build(seed=2)
+    before = copy(model.state_dict())
+    sentence = load_initial_weights(model, tmp_path / "weights.pt", classes=[*"abcdefghij"])
+    after = model.state_dict()
+    kept = [
+        name for name in after if torch.equal(after[name], before[name]) and not torch.equal(after[name], theirs[name])
+    ]
+    assert kept == (["fc.weight", "fc.bias"] if difference else [])
+    assert all(torch.equal(after[name], theirs[name]) for name in after if name not in kept)
+    new = f"; fc.weight and fc.bias stay as initialised, because {difference}" if difference else ""
+    assert sentence == f"initial weights: {len(theirs) - len(kept)} tensors of {tmp_path}/weights.pt, model{new}"
+
+
 def test_file_from_before_norms_counted_batches_is_complete(tmp_path: Path) -> None:
     state = build(seed=1).state_dict()
     old = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}

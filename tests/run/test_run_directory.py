@@ -381,6 +381,24 @@ def test_weights_that_a_run_starts_from_are_read_once(
     assert all(torch.equal(value, found[name]) for name, value in given.state_dict().items())
 
 
+def test_run_that_starts_from_weights_of_other_classes_says_that_its_classifier_is_new(
+    digits: Path, tmp_path: Path
+) -> None:
+    recipe = load_recipe(RECIPE)
+    given = build_model(recipe.model, recipe.num_classes).state_dict()
+    torch.save({"state_dict": given, "classes": [*"1023456789"]}, tmp_path / "w.pth")
+    settings = TrainSettings(
+        data=str(digits), run_dir=tmp_path / "run", device="cpu", workers=1, initial_weights=tmp_path / "w.pth"
+    )
+    with process_group.world("cpu", 1) as world, ExitStack() as stack:
+        ready = prepare(recipe, settings, world, stack)
+    (said,) = [note for note in ready.notes if note.startswith("initial weights: ")]
+    assert said.endswith(
+        "; fc.weight and fc.bias stay as initialised, because class 0 is '1' in the file and '0' in the data"
+    )
+    assert not torch.equal(ready.state.module.get_parameter("fc.weight"), given["fc.weight"])
+
+
 @pytest.mark.slow
 def test_run_directory_other_initial_weights_than_a_run_started_from_are_refused(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]

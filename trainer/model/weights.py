@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -19,33 +21,44 @@ def load_initial_weights(
     key: str | None = None,
     spec: recipe.Model | None = None,
     *,
+    classes: Sequence[str] = (),
     read: StateDict | None = None,
 ) -> str:
     """Copy the weights of `file` into `model`, all of them or none, and return a sentence for the log.
 
     The file is a state_dict or a checkpoint with one, of torch.save or safetensors; no code in it is run. `key` says
-    which one where there are several, None: the averaged one. Where only its number of classes differs, the model keeps
-    the classifier it has, and the sentence says so. Raises UserError for a file that cannot be read and for any other
-    name or shape that does not fit; where `spec` is what `model` was built by, it names the option that fits the file.
-    `read`: what read_initial_weights has returned for this file and key.
+    which one where there are several, None: the averaged one. Where only its number of classes differs, or where it
+    states others than `classes`, the model keeps the classifier it has, and the sentence says so. Raises UserError for
+    a file that cannot be read and for any other name or shape that does not fit; where `spec` is what `model` was built
+    by, it names the option that fits the file. `read`: what read_initial_weights has returned for this file and key.
     """
     weights = (read or read_initial_weights(file, key)).fitted(model.state_dict())
     theirs = weights.tensors
     found = mismatch(model, theirs)
     if found.fatal:
         raise UserError(f"initial weights: {file} is of another model: {found}{advice(theirs, spec)}")
-    fresh = found.other_classes
+    fresh, reason = (
+        found.other_classes,
+        f"the file has {found.classes_there} classes and the model {found.classes_here}",
+    )
+    if not fresh and (difference := _first_difference(weights.classes, classes)):
+        fresh, reason = _classifier_tensors(model, theirs), difference
     model.load_state_dict({name: tensor for name, tensor in theirs.items() if name not in fresh}, strict=False)
     sentence = (
         f"initial weights: {len(theirs) - len(fresh)} tensors of {file}{f', {weights.key}' if weights.key else ''}"
     )
     sentence += "".join(f"; {note}" for note in weights.notes)
     if fresh:
-        sentence += (
-            f"; {' and '.join(fresh)} stay as initialised, "
-            f"because the file has {found.classes_there} classes and the model {found.classes_here}"
-        )
+        sentence += f"; {' and '.join(fresh)} stay as initialised, because {reason}"
     return sentence
+
+
+def _first_difference(there: Sequence[str] | None, here: Sequence[str]) -> str:
+    """How the classes of a file differ from the data's; empty where they do not, or where either is not known."""
+    if not there or not here:
+        return ""
+    pairs = enumerate(zip_longest(there, here))
+    return next((f"class {n} is {a!r} in the file and {b!r} in the data" for n, (a, b) in pairs if a != b), "")
 
 
 def read_initial_weights(file: Path, key: str | None) -> StateDict:
@@ -110,13 +123,18 @@ def classifiers(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if any(module is head for head in heads)]
 
 
+def _classifier_tensors(model: nn.Module, theirs: Container[str]) -> list[str]:
+    """The names of the classifier's tensors that a state_dict has too."""
+    prefixes = tuple(f"{name}." for name in classifiers(model))
+    return [name for name in model.state_dict() if name.startswith(prefixes) and name in theirs]
+
+
 def _other_classes(model: nn.Module, ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
     """The classifier's tensors that differ in their first dimension, the number of classes, and in nothing else."""
-    prefixes = tuple(f"{name}." for name in classifiers(model))
+    named = ((name, ours[name]) for name in _classifier_tensors(model, theirs))
     return [
         name
-        for name, tensor in ours.items()
-        if name.startswith(prefixes) and name in theirs
+        for name, tensor in named
         if theirs[name].ndim == tensor.ndim and theirs[name].shape[1:] == tensor.shape[1:]
         if theirs[name].shape != tensor.shape
     ]

@@ -1,5 +1,8 @@
 """Builds the network, its teacher and the state of training on their device, on all ranks together."""
 
+from collections.abc import Sequence
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -42,12 +45,18 @@ def open_teacher(
 
 
 def build_module(
-    recipe: Recipe, settings: TrainSettings, world: World, *, fresh: bool, weights: StateDict | None = None
+    recipe: Recipe,
+    settings: TrainSettings,
+    world: World,
+    *,
+    fresh: bool,
+    weights: StateDict | None = None,
+    classes: Sequence[str] = (),
 ) -> tuple[nn.Module, list[str]]:
     """The network on its device, and lines for the log.
 
     `fresh`: False where its weights will be restored. `weights`: those in settings.initial_weights, which are large: a
-    file is read once.
+    file is read once. `classes`: of the data, whose classifier is new where that file states others.
     """
     spec = recipe.model if fresh else without_pretrained(recipe.model)
 
@@ -59,7 +68,8 @@ def build_module(
     notes = []
     if fresh and settings.initial_weights:
         file, key = settings.initial_weights, settings.weights_key
-        notes.append(on_every_rank(world, lambda: load_initial_weights(module, file, key, spec, read=weights)))
+        load = partial(load_initial_weights, module, file, key, spec, classes=classes, read=weights)
+        notes.append(on_every_rank(world, load))
     if tuning := recipe.fine_tuning:
         if fresh and not settings.initial_weights and not (isinstance(spec, LibraryModel) and spec.pretrained):
             raise UserError("fine_tuning needs weights to start from: add --initial-weights FILE")

@@ -129,7 +129,9 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
     if checkpoint:
         identity["init_weights"] = checkpoint["init_weights"]
     torch.manual_seed(recipe.seed)  # the same initialisation on every rank
-    module, notes = build_module(recipe, settings, world, fresh=checkpoint is None, weights=weights)
+    module, notes = build_module(
+        recipe, settings, world, fresh=checkpoint is None, weights=weights, classes=train_loader.source.classes
+    )
     check_batch_norm(recipe, module)
     state = build_state(recipe, module, world, steps_per_epoch=steps_per_epoch, log_every=settings.log_every)
     if checkpoint:
