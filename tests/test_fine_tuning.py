@@ -1,15 +1,27 @@
 """What is frozen does not move by a bit, in steps of real training; what is not, does."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from timm.layers import EvoNorm2dB0
 from torch import nn
 
+from tests.support.command_lines import resolved
+from trainer.commands.plan.data import DataFacts
+from trainer.commands.plan.warnings import warnings
+from trainer.data.contents import Contents
+from trainer.distributed import process_group
 from trainer.errors import UserError
 from trainer.fine_tuning import apply_fine_tuning, train_mode
 from trainer.model import build_model
+from trainer.model.library import pixel_mismatch
 from trainer.optim.optimizer import build_optimizer
 from trainer.recipe import LAMB, LARS, SGD, AdamW, CifarResNet, DecoupledSGD, FineTuning, LibraryModel, Optimizer
+from trainer.settings import TrainSettings
+from trainer.setup import networks
+from trainer.setup.networks import build_module
 
 OPTIMIZERS: list[Optimizer] = [
     SGD(lr=0.1),
@@ -138,6 +150,28 @@ def test_norm_within_the_classifier_learns_with_it() -> None:
 )
 def test_log_counts_what_is_frozen(spec: FineTuning, sentence: str) -> None:
     assert apply_fine_tuning(resnet8(), spec) == sentence
+
+
+def test_pretrained_weights_are_refused_with_the_pixels_that_they_expect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless a file replaces them. The message has the options that mend it, and plan warns."""
+    name = "timm/test_resnet"
+    recipe = resolved("resnet50_finetune", "--model.name", name)
+    settings = TrainSettings(data="DIR", run_dir=Path("run"))
+    with process_group.world("cpu", 1) as world, pytest.raises(UserError) as caught:
+        build_module(recipe, settings, world, fresh=True)
+    said = str(caught.value)
+    assert said == (
+        f"the pretrained {name} expects mean=(0.5, 0.5, 0.5) and std=(0.5, 0.5, 0.5), but the recipe has "
+        f"(0.485, 0.456, 0.406) and (0.229, 0.224, 0.225): use --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5"
+    )
+    facts = DataFacts(name="data", train=Contents(count=64), val=Contents(count=64))
+    assert said in warnings(recipe, facts, 1)
+    mended = resolved("resnet50_finetune", "--model.name", name, *said.partition(": use ")[2].split())
+    assert pixel_mismatch(mended.model, mended.mean, mended.std) == ""
+    assert not any("expects" in note for note in warnings(mended, facts, 1))
+    monkeypatch.setattr(networks, "build_model", lambda *_, **__: resnet8())
+    with process_group.world("cpu", 1) as world, pytest.raises(UserError, match="initial weights: there is no file"):
+        build_module(recipe, replace(settings, initial_weights=Path("nowhere.pth")), world, fresh=True)
 
 
 def test_timms_classifier_is_found_whatever_its_name() -> None:

@@ -12,7 +12,7 @@ from trainer.data.resolution import resolutions
 from trainer.errors import UserError, first_line
 from trainer.loss import build_loss
 from trainer.model import build_model, without_pretrained
-from trainer.model.library import published_weights
+from trainer.model.library import pixel_mismatch, published_weights
 from trainer.model.weights import mismatch
 from trainer.model.weights_file import read_weights_file, state_dict_in
 from trainer.precision import autocast
@@ -43,11 +43,8 @@ def build_teacher(recipe: Recipe, weights: Path | None, classes: list[str]) -> t
                 f"the teacher {spec.name} was published for {published.classes} classes, and the data has "
                 f"{len(classes)}: use a teacher that was trained on this data, with --teacher-weights FILE"
             )
-        if (published.mean, published.std) != (recipe.mean, recipe.std):
-            raise UserError(
-                f"the teacher {spec.name} expects mean={published.mean} and std={published.std}, but it sees the "
-                f"student's images, with {recipe.mean} and {recipe.std}: set the recipe's mean and std to the teacher's"
-            )
+        if problem := pixel_mismatch(spec, recipe.mean, recipe.std):  # it sees the student's images
+            raise UserError(f"the teacher {problem}")
         module = build_model(spec, len(classes))
         found = Teacher(network=spec.name, file=None, sha256=_digest(module))
     else:

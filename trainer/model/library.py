@@ -11,7 +11,7 @@ from torch import nn
 
 from trainer.errors import UserError
 from trainer.model.weights import classifiers
-from trainer.recipe import LibraryModel
+from trainer.recipe import LibraryModel, Model
 
 
 def library_model(spec: LibraryModel, num_classes: int) -> nn.Module:
@@ -139,3 +139,20 @@ def published_weights(spec: LibraryModel) -> Published:
     if config is None:
         raise UserError(f"timm publishes no weights of {name}: choose another model")
     return Published(int(config.num_classes), tuple(config.mean), tuple(config.std))
+
+
+def pixel_mismatch(spec: Model, mean: tuple[float, ...], std: tuple[float, ...]) -> str:
+    """How the pixels that published weights expect differ from a recipe's; empty: not at all, or `spec` has none.
+
+    Raises UserError as published_weights does.
+    """
+    if not isinstance(spec, LibraryModel) or not spec.pretrained:
+        return ""
+    published = published_weights(spec)
+    if (published.mean, published.std) == (mean, std):
+        return ""
+    theirs = [" ".join(map(str, values)) for values in (published.mean, published.std)]
+    return (
+        f"{spec.name} expects mean={published.mean} and std={published.std}, but the recipe has {mean} and {std}: use "
+        f"--mean {theirs[0]} --std {theirs[1]}"
+    )

@@ -14,6 +14,7 @@ from trainer.ema import Average
 from trainer.errors import UserError
 from trainer.fine_tuning import apply_fine_tuning
 from trainer.model import build_model, load_initial_weights, without_pretrained
+from trainer.model.library import pixel_mismatch
 from trainer.model.weights_file import StateDict
 from trainer.optim.optimizer import audit, build_optimizer
 from trainer.precision import Precision, build_scaler
@@ -61,6 +62,8 @@ def build_module(
     spec = recipe.model if fresh else without_pretrained(recipe.model)
 
     def build() -> nn.Module:
+        if not settings.initial_weights and (problem := pixel_mismatch(spec, recipe.mean, recipe.std)):
+            raise UserError(f"the pretrained {problem}")
         return build_model(spec, recipe.num_classes, recipe.norm_batch_size, sync_norm=recipe.sync_norm)
 
     first = on_every_rank(world, lambda: build() if world.local_rank == 0 else None)  # one download for each machine

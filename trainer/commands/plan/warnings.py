@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trainer.commands.plan.data import DataFacts, data_warnings
 from trainer.commands.plan.scaling import misfit
+from trainer.model.library import pixel_mismatch
 from trainer.optim.optimizer import batch_scaling
 from trainer.recipe import Recipe, Steps
 from trainer.recipe_file import load_recipe, recipe_names
@@ -18,6 +19,8 @@ def warnings(recipe: Recipe, facts: DataFacts, world_size: int) -> list[str]:
     notes += data_warnings(recipe, facts)
     if recipe.name in recipe_names():
         notes += override_warnings(load_recipe(recipe.name), recipe)
+    if problem := pixel_mismatch(recipe.model, recipe.mean, recipe.std):
+        notes.append(f"the pretrained {problem}")
     return notes + likely_mistakes(recipe)
 
 
