@@ -90,7 +90,7 @@ def test_average_of_one_checkpoint_with_itself_is_that_checkpoint_bit_for_bit(fi
     assert main(["average", str(tmp_path / "run"), "--last", "2"]) == 0
     mean = checkpoint.read(last.with_name("average.pt"))
     assert [name for name, tensor in same["average"].items() if not torch.equal(mean["model"][name], tensor)] == []
-    record = json.loads(last.with_name("average.pt.evaluation.json").read_text())
+    record = json.loads(last.with_name("average.pt_16px_1.000_fp32.evaluation.json").read_text())
     result = json.loads((finished / "result.json").read_text())
     assert (record["top1"], record["loss"]) == (result["top1"], result["loss"])
 
@@ -154,7 +154,7 @@ def test_average_of_files_of_two_runs_is_written_where_asked(
     assert main(["average", *files]) == 2
     assert "of several runs: where is their mean to be written? Add --out FILE.pt" in capsys.readouterr().err
     assert main(["average", *files, "--out", str(tmp_path / "soup.pt")]) == 0
-    record = json.loads((tmp_path / "soup.pt.evaluation.json").read_text())
+    record = json.loads((tmp_path / "soup.pt_16px_1.000_fp32.evaluation.json").read_text())
     assert record["protocol"]["weights"]["averaging"]["count"] == 2
     assert record["protocol"]["seed"] is None
 

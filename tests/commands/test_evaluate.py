@@ -33,6 +33,7 @@ from trainer.model import build_model
 from trainer.recipe import CenterCrop, LibraryModel
 from trainer.recipe_file import load_recipe, recipe_source
 from trainer.run.checkpoint import write as write_checkpoint
+from trainer.weights_settings import EvaluateSettings
 
 pytestmark = pytest.mark.slow
 
@@ -130,13 +131,39 @@ def test_evaluate_two_processes_write_the_same_record(finished: Path, record: di
     assert two == {name: value for name, value in record.items() if name != "ran_on"}
 
 
-def test_record_of_different_images_does_not_replace_that_of_the_runs_own(tmp_path: Path) -> None:
-    weights, result = MagicMock(file=Path("step_00000014.pt"), data={"val": "sha256:" + "1" * 64}), MagicMock()
-    result.crop, result.real_labels = CenterCrop(resolution=16, crop_ratio=1.0), None
-    names = [
-        _default_place(weights, MagicMock(checksum="sha256:" + digit * 64), result, tmp_path).name for digit in "12"
+def test_record_of_a_different_protocol_or_of_different_images_replaces_none(tmp_path: Path) -> None:
+    """Of a run, and of a file: that has no data of its own, and what else may differ is asked for with each command."""
+    images = {"1": "sha256:" + "1" * 64, "2": "sha256:" + "2" * 64}
+    (tmp_path / "w.pth").touch()
+
+    def name(of: Path, data: str, *, real: str | None = None, key: str | None = None, **changes: Any) -> str:
+        crop = replace(CenterCrop(resolution=16, crop_ratio=1.0), **changes)
+        known = None if of.is_file() else {"val": images["1"]}
+        return _default_place(
+            MagicMock(file=Path("step_00000014.pt"), data=known),
+            load_recipe(SMALL),
+            MagicMock(checksum=images[data]),
+            MagicMock(crop=crop, real_labels=real),
+            EvaluateSettings(weights=of, weights_key=key),
+        ).name
+
+    assert name(tmp_path, "1") == "step_00000014_16px_1.000.json"
+    assert name(tmp_path, "2") == "step_00000014_16px_1.000_data-22222222.json"
+    assert name(tmp_path, "1", real=images["2"]) == "step_00000014_16px_1.000_real-22222222.json"
+    of_file = [
+        name(tmp_path / "w.pth", "1"),
+        name(tmp_path / "w.pth", "2"),
+        name(tmp_path / "w.pth", "1", resolution=32),
+        name(tmp_path / "w.pth", "1", crop_ratio=0.875),
+        name(tmp_path / "w.pth", "1", flip_tta=True),
+        name(tmp_path / "w.pth", "1", scaled_decoding=True),
+        name(tmp_path / "w.pth", "1", real=images["1"]),
+        name(tmp_path / "w.pth", "1", real=images["2"]),
+        name(tmp_path / "w.pth", "1", key="state/dict"),
     ]
-    assert names == ["step_00000014_16px_1.000.json", "step_00000014_16px_1.000_data-22222222.json"]
+    assert of_file[0] == "w.pth_16px_1.000_data-11111111_fp32.evaluation.json"
+    assert of_file[-1] == "w.pth_16px_1.000_data-11111111_fp32_state_dict.evaluation.json"
+    assert len(set(of_file)) == len(of_file) == 9
 
 
 def test_record_replaces_neither_weights_nor_what_is_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -271,7 +298,8 @@ def test_state_dict_evaluates_as_in_the_run(
     file = tmp_path / f"weights{suffix}"
     write(checkpoint["model"], file)
     assert main(["evaluate", str(file), "--recipe", str(finished / "recipe.py"), "--data", str(digits)]) == 0
-    found = json.loads((tmp_path / f"weights{suffix}.evaluation.json").read_text())
+    (written,) = tmp_path.glob(f"weights{suffix}_16px_1.000_data-*_fp32.evaluation.json")
+    found = json.loads(written.read_text())
     plain = record["also"][0]
     assert all(found[name] == plain[name] for name in ("top1", "top5", "loss", "ece", "classes", "bins"))
     assert f"weights of weights{suffix} (sha256:{found['weights']['sha256'][:12]})" in found["protocol_text"]

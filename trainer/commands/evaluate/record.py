@@ -29,7 +29,7 @@ def write_record(
 ) -> Path:
     """Writes the evaluation record and returns its path. Raises UserError where it cannot be written."""
     content = evaluation_record(weights, recipe, source, results, world)
-    place = settings.out or _default_place(weights, source, results[0], settings.weights)
+    place = settings.out or _default_place(weights, recipe, source, results[0], settings)
     try:
         if not settings.out and not settings.weights.is_file():
             place.parent.mkdir(exist_ok=True)
@@ -66,14 +66,22 @@ def evaluation_record(
     }
 
 
-def _default_place(weights: Weights, source: Source, result: EvalResult, evaluated: Path) -> Path:
-    """Beside a file; in a run, one file for each checkpoint, protocol and other data set."""
+def _default_place(
+    weights: Weights, recipe: Recipe, source: Source, result: EvalResult, settings: EvaluateSettings
+) -> Path:
+    """Beside a file, or in a run: one file for each checkpoint, protocol and other data set."""
     crop = result.crop
-    if evaluated.is_file():
-        return evaluated.with_name(f"{evaluated.name}.evaluation.json")
-    name = f"{weights.file.stem}_{crop.resolution}px_{crop.crop_ratio:.3f}{'_flip' if crop.flip_tta else ''}"
-    name += "_scaled" if crop.scaled_decoding else ""
-    name += "_real" if result.real_labels else ""
+    protocol = f"{crop.resolution}px_{crop.crop_ratio:.3f}{'_flip' if crop.flip_tta else ''}"
+    protocol += "_scaled" if crop.scaled_decoding else ""
+    protocol += f"_real-{_digits(result.real_labels)}" if result.real_labels else ""
     if weights.data is None or weights.data.get("val") != source.checksum:
-        name += f"_data-{source.checksum.rpartition(':')[2][:8]}"
-    return evaluated / "evaluations" / f"{name}.json"
+        protocol += f"_data-{_digits(source.checksum)}"
+    if not settings.weights.is_file():
+        return settings.weights / "evaluations" / f"{weights.file.stem}_{protocol}.json"
+    protocol += f"_{recipe.precision}"  # of --recipe; a run has its own
+    protocol += f"_{settings.weights_key.replace('/', '_')}" if settings.weights_key else ""
+    return settings.weights.with_name(f"{settings.weights.name}_{protocol}.evaluation.json")
+
+
+def _digits(checksum: str) -> str:
+    return checksum.rpartition(":")[2][:8]
