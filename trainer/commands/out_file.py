@@ -1,9 +1,20 @@
-"""Where a command may write what --out names: never over the files that it reads, nor among a run's checkpoints."""
+"""Where a command may write: never over what it reads, nor over a file that belongs to a run or a data set."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from trainer.errors import UserError
+
+_OF_A_RUN = (
+    "recipe.py", "starts.json", "metrics.jsonl", "result.json", "log.txt", "progress.json", "not_finite.json",
+    "launch.json", ".lock", ".owner", "events.out.tfevents.",
+)  # fmt: skip
+"""how the names of the files begin that a run writes"""
+_FOLDERS_OF_A_RUN = {
+    "checkpoints": "checkpoints", "profile": "profiles", "compiled": "compiled kernels", "launch": "logs"
+}  # fmt: skip
+_OF_A_DATA_SET = (".beton", ".ffcv", ".beton.json", ".ffcv.json", ".tar")
 
 
 def require_folder(out: Path) -> None:
@@ -12,14 +23,46 @@ def require_folder(out: Path) -> None:
         raise UserError(f"--out {out}: there is no folder {out.parent}")
 
 
-def require_not_read(out: Path, read: Iterable[Path | str | None]) -> None:
+def require_replaceable(
+    out: Path, *, read: Iterable[Path | str | None] = (), data: Iterable[str | None] = (), option: str = "--out"
+) -> None:
+    """Raises UserError where `out` would replace what the command reads, or a file of any run or data set.
+
+    `read`: files; `data`: data sets.
+    """
+    require_not_read(out, read, option)
+    require_outside_runs(out, option)
+    if out.name.endswith(_OF_A_DATA_SET):
+        raise UserError(f"{option} {out} has the name of a data set's file: choose a different one")
+    if folder := next((name for name in data if name and _is_among_images(out, name)), None):
+        raise UserError(f"{option} {out} is among the images of {folder}: choose another folder")
+
+
+def require_not_read(out: Path, read: Iterable[Path | str | None], option: str = "--out") -> None:
     """Raises UserError where `out` is one of the files that the command reads."""
     if any(file and Path(file).resolve() == out.resolve() for file in read):
-        raise UserError(f"{out} is a file that this command reads and would replace: use another --out")
+        raise UserError(f"{out} is a file that this command reads and would replace: use another {option}")
 
 
-def require_outside_checkpoints(out: Path) -> None:
-    """Raises UserError where `out` lies among the checkpoints of a run."""
-    for folder in (out.absolute().parent, out.resolve().parent):  # either may be a link
-        if folder.name == "checkpoints" and (folder.parent / "recipe.py").is_file():
-            raise UserError(f"--out {out} is among the checkpoints of a run: choose another folder")
+def require_outside_runs(out: Path, option: str = "--out") -> None:
+    """Raises UserError where `out` is a file that a run writes itself, or lies in a folder of such files."""
+    for file in (out.absolute(), out.resolve()):  # either may be a link
+        if file.name.startswith(_OF_A_RUN) and (file.parent / "recipe.py").is_file():
+            raise UserError(f"{option} {out} is a file of the run {out.parent}: choose a different name")
+        for folder in file.parents:
+            if folder.name in _FOLDERS_OF_A_RUN and (folder.parent / "recipe.py").is_file():
+                what = _FOLDERS_OF_A_RUN[folder.name]
+                raise UserError(f"{option} {out} is among the {what} of a run: choose another folder")
+
+
+def _is_among_images(out: Path, data: str) -> bool:
+    """Whether `out` lies in a class folder of a data set, where it may replace an image, or be taken for one."""
+    from trainer.data.formats import ClassFolders, Split, find_dataset  # needs NumPy, which compare does without
+
+    splits: tuple[Split, ...] = ("train", "val")
+    for split in splits:
+        with suppress(UserError):  # the data set has no such split
+            found = find_dataset(data, split)
+            if isinstance(found, ClassFolders) and found.folder.resolve() in out.resolve().parents[1:]:
+                return True
+    return False

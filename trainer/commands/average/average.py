@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from trainer.commands.average.members import Member, from_one_run, read_members, selection_of
 from trainer.commands.evaluate.evaluate import evaluate_in
-from trainer.commands.out_file import require_folder, require_not_read, require_outside_checkpoints
+from trainer.commands.out_file import require_folder, require_not_read, require_outside_runs
 from trainer.commands.weights import load_network
 from trainer.data.formats import open_split
 from trainer.data.listing import composed
@@ -148,9 +148,9 @@ def _place(settings: AverageSettings) -> Path:
         raise UserError(f"--out {out}: a run's own checkpoints have such names, choose a different one")
     else:
         require_folder(out)
-    require_not_read(out, settings.checkpoints)
+    require_not_read(out, (*settings.checkpoints, settings.recipe))
     if out.absolute().parent.resolve() != beside.resolve():  # a mean may lie among its own run's checkpoints
-        require_outside_checkpoints(out)
+        require_outside_runs(out)
     return out
 
 

@@ -129,7 +129,7 @@ def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
 
 def _check(settings: BenchmarkSettings) -> Path | None:
     """Checks what would otherwise fail after minutes. Returns the folder of the original training images."""
-    require_writable(settings.json)
+    require_writable(settings.json, settings.data, settings.original)
     if settings.original is None:
         return None
     for name in FOLDERS["train"]:

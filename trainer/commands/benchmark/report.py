@@ -8,6 +8,7 @@ from trainer.commands.benchmark.measure import WARM_UP, Measured
 from trainer.commands.benchmark.peak import Peak
 from trainer.commands.benchmark.verdict import Rates, smallest_useful_side, verdict
 from trainer.commands.benchmark.whole_epoch import epoch_line
+from trainer.commands.out_file import require_replaceable
 from trainer.data.loader import Source
 from trainer.errors import UserError, counted
 from trainer.recipe import Recipe
@@ -33,10 +34,15 @@ _LABELS = {
 }
 
 
-def require_writable(file: Path | None) -> None:
-    """Raises UserError where the figures could not be written to the file of --json; None: there is none."""
+def require_writable(file: Path | None, *data: str | None) -> None:
+    """Raises UserError where the figures could not be written to the file of --json; None: there is none.
+
+    `data`: the data sets that are read.
+    """
     if file and (file.is_dir() or not os.access(file.absolute().parent, os.W_OK)):
         raise UserError(f"--json {file} cannot be written: name a file in a folder that exists")
+    if file:
+        require_replaceable(file, data=data, option="--json")
 
 
 def figures(

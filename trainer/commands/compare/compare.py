@@ -10,6 +10,7 @@ from trainer.commands.compare.protocols import differing_properties
 from trainer.commands.compare.rows import Row, rows_of
 from trainer.commands.compare.run_record import FinishedRun, is_run, read_run
 from trainer.commands.compare.varied import VARIED, by_varied_values
+from trainer.commands.out_file import require_replaceable
 from trainer.errors import UserError
 from trainer.process.rows import hanging, width
 from trainer.settings import CompareSettings
@@ -23,6 +24,8 @@ def compare(settings: CompareSettings) -> None:
     Raises UserError where a folder neither is a run nor holds one, where a named run is damaged, where no run is
     finished, and where protocols or data differ and settings.allow_different_protocols does not allow it.
     """
+    if settings.html:
+        require_replaceable(settings.html, option="--html")
     runs, not_counted = read_runs(settings.runs)
     if not runs:
         listed = "; ".join(f"{folder} ({why})" for folder, why in not_counted)

@@ -12,7 +12,7 @@ from torch import nn
 from trainer.commands.evaluate.classes import RestrictedNetwork, class_positions, is_part_of
 from trainer.commands.evaluate.real_labels import RealLabels, read_real_labels
 from trainer.commands.evaluate.record import write_record
-from trainer.commands.out_file import require_folder, require_not_read, require_outside_checkpoints
+from trainer.commands.out_file import require_folder, require_replaceable
 from trainer.commands.weights import Network, Weights, find_weights, load_network
 from trainer.data.formats import open_dataset
 from trainer.data.listing import composed
@@ -141,8 +141,8 @@ def _find(settings: EvaluateSettings) -> Weights:
     """The weights to evaluate. Raises UserError for options that do not apply to them."""
     if settings.out:
         require_folder(settings.out)
-        require_not_read(settings.out, (settings.weights, settings.recipe, settings.real, settings.data))
-        require_outside_checkpoints(settings.out)
+        read = (settings.weights, settings.recipe, settings.real, settings.data)
+        require_replaceable(settings.out, read=read)
     return find_weights(settings.weights, settings.recipe, settings.checkpoint, settings.weights_key)
 
 
@@ -171,6 +171,8 @@ def _open_data(weights: Weights, recipe: Recipe, settings: EvaluateSettings, wor
     data = settings.data or weights.data_folder
     if data is None:
         raise UserError(f"on which images? {weights.file} does not say: add --data DIR")
+    if settings.out:
+        require_replaceable(settings.out, data=(data,))
     resolution = recipe.eval_crop.resolution
     source = open_dataset(
         data,

@@ -14,7 +14,7 @@ from trainer.atomic import atomic_write
 from trainer.commands.export.onnx import OnnxNetwork, write_onnx
 from trainer.commands.export.timm_folder import CONFIG, TENSORS, atomic_folder, load_folder, timm_network, write_config
 from trainer.commands.export.torch_program import run_alone, saved, write_program
-from trainer.commands.out_file import require_folder, require_outside_checkpoints
+from trainer.commands.out_file import require_folder, require_replaceable
 from trainer.commands.weights import Weights, file_sha256, load_network, run_weights
 from trainer.errors import UserError, first_line
 from trainer.evaluation.protocol import describe_crop
@@ -132,7 +132,7 @@ def _place(run: Run, recipe: Recipe, settings: ExportSettings) -> Path:
     if out.suffix not in suffixes and settings.to != "timm":
         raise UserError(f"--out {settings.out}: a file for {settings.to} ends in {' or '.join(suffixes)}")
     require_folder(settings.out)
-    require_outside_checkpoints(settings.out)
+    require_replaceable(settings.out)
     return settings.out
 
 

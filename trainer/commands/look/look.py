@@ -7,7 +7,7 @@ import torch
 
 from trainer.commands.look.contact_sheet import Tile, draw_sheet, letterboxed
 from trainer.commands.look.statistics import statistics_of
-from trainer.commands.out_file import require_folder
+from trainer.commands.out_file import require_folder, require_replaceable
 from trainer.data.augment import Augmenter
 from trainer.data.contents import Contents
 from trainer.data.crop import eval_view, train_view
@@ -37,6 +37,7 @@ def look(settings: LookSettings) -> None:
     if settings.out.suffix.lower() != ".png":
         raise UserError(f"--out {settings.out}: the grid is a PNG: use --out {settings.out.with_suffix('.png').name}")
     require_folder(settings.out)
+    require_replaceable(settings.out, data=(settings.data,))
     recipe = load_recipe(settings.recipe) if settings.recipe else None
     source = open_dataset(settings.data, settings.split, num_classes=1, resolution=1, class_order=settings.class_order)
     with Loader(source, workers=default_workers(1)) as loader:

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from torch import nn
 
+from trainer.commands.out_file import require_replaceable
 from trainer.commands.plan import curve
 from trainer.commands.plan.cost import (
     Memory,
@@ -41,6 +42,8 @@ def plan(recipe: Recipe, settings: PlanSettings) -> None:
     Raises UserError if the data is unknown, damaged or smaller than a step, if the network cannot run the recipe's
     micro-batch, and if lr.png cannot be written or --measure cannot run.
     """
+    if settings.out:
+        require_replaceable(settings.out / "lr.png", data=(settings.data,))
     facts = data_facts(recipe, settings.data)
     steps = steps_in_epoch(recipe, facts.train.count)
     device = choose_device(settings.device)
