@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from trainer.errors import NOT_JSON, UserError
+from trainer.errors import UserError
 from trainer.evaluation.protocol import Selection, TrainedWeights, WeightMean, WeightsFile
 from trainer.evaluation.result import trained_weights
 from trainer.model import build_model, without_pretrained

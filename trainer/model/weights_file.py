@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainer.errors import UserError, one_line
+from trainer.errors import NOT_JSON, UserError, one_line
 
 _BARE = ""  # the key of a state_dict that is the whole content
 _WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
@@ -119,7 +119,7 @@ def stated_classes(about: Mapping[str, object]) -> list[str] | None:
     found = about.get("classes")
     try:
         found = json.loads(found) if isinstance(found, str) else found
-    except ValueError:
+    except NOT_JSON:
         return None
     if not isinstance(found, list) or not found or not all(isinstance(name, str) for name in found):
         return None
