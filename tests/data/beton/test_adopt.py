@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from trainer.__main__ import main
-from trainer.data.beton.index import BetonIndex, content_checksum, read_index
+from trainer.data.beton.index import METADATA, METADATA_START, BetonIndex, content_checksum, read_index
 from trainer.data.beton.layout import layout_of
 from trainer.data.beton.manifest import read_manifest
 from trainer.data.crop import eval_view
@@ -114,6 +114,12 @@ def test_adopt_checks_every_byte_once(theirs: Path, tmp_path: Path, capfd: pytes
     assert main(["prepare", "adopt", str(file), "--classes", str(theirs / "names.txt")]) == 2
     assert "image 3 cannot be decoded: write the file again" in capfd.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["val.ffcv"]
+    flipped = bytearray((theirs / "val.ffcv").read_bytes())
+    flipped[METADATA_START + 3 * METADATA.itemsize + METADATA["f0"].fields["width"][1]] ^= 64  # 32 px become 96
+    file.write_bytes(flipped)
+    assert read_index(file).widths.tolist() == [SIDE] * 3 + [96] + [SIDE] * 8
+    assert main(["prepare", "adopt", str(file), "--classes", str(theirs / "names.txt")]) == 2
+    assert "image 3 cannot be decoded: write the file again" in capfd.readouterr().err
     file.write_bytes(changed[:-24])
     assert main(["prepare", "adopt", str(file), "--classes", str(theirs / "names.txt"), "--overwrite"]) == 2
     assert "is it truncated?" in capfd.readouterr().err

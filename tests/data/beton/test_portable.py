@@ -1,5 +1,6 @@
 """Without FFCV's library, Numba and llvmlite: .beton files are written and read, with the same pixels."""
 
+import io
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from tests.data.beton.test_decode import SAMPLINGS, SHAPE, crops, jpeg, markers, photo, read, thorough
 from tests.data.test_scaled_decoding import Box, large_boxes
@@ -101,6 +103,24 @@ def test_portable_decoder_finds_the_damage_that_the_compiled_one_finds(tmp_path:
         for box in ((0, 0, 96, 96), (0, 0, 14, 14)):
             assert read(tmp_path, one, SHAPE, box, box[2])[1] == BAD_JPEG
             assert read_portably(tmp_path, one, SHAPE, box, box[2])[1] == BAD_JPEG
+
+
+@pytest.mark.parametrize("kind", ["tiles", "no tiles", "progressive"])
+@pytest.mark.parametrize("shape", [(96, 97), (97, 96), (95, 96), (96, 64), (128, 96)])
+def test_portable_and_compiled_decoder_refuse_a_jpeg_of_another_size(
+    tmp_path: Path, kind: str, shape: tuple[int, int]
+) -> None:
+    """libjpeg would fill a part of the image, and leave in the rest what the image before had there."""
+    stored = jpeg(photo(*SHAPE), interval=2 if kind == "tiles" else 0)
+    if kind == "progressive":
+        saved = io.BytesIO()
+        Image.open(io.BytesIO(stored)).save(saved, "JPEG", progressive=True)
+        stored = saved.getvalue()
+    box = 0, 0, 64, 64
+    for reader in (read, read_portably):
+        for scaled in (False, True):  # at an eighth, 95 px are as many as 96
+            assert reader(tmp_path, stored, SHAPE, box, 8, scaled=scaled)[1] == 0
+            assert reader(tmp_path, stored, shape, box, 8, scaled=scaled)[1] == BAD_JPEG
 
 
 GATED = """

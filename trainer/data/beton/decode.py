@@ -27,7 +27,7 @@ _ZERO, _ONE, _TWO, _THREE, _FOUR, _FIVE, _SIX, _SEVEN, _EIGHT = (np.uint64(numbe
 def _layout(jpeg, size):  # type: ignore[no-untyped-def]
     """(offset of the frame's header, offset of the scan's data, MCU height and width in px, restart interval).
 
-    The interval is 0 unless the JPEG is one baseline scan of all components with restart markers.
+    The interval is 0 unless the JPEG is one baseline scan with restart markers; all are 0 where no frame is found.
     """
     nothing = 0, 0, 0, 0, 0
     frame = components = interval = np.int64(0)
@@ -51,10 +51,10 @@ def _layout(jpeg, size):  # type: ignore[no-untyped-def]
             interval = np.int64(jpeg[place + 4]) << 8 | np.int64(jpeg[place + 5])
         elif marker == 0xDA:  # SOS
             if not frame or np.int64(jpeg[place + 4]) != components:
-                return nothing
+                return frame, 0, 0, 0, 0
             return frame, end, mcu_height, mcu_width, interval
         elif 0xC1 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # another kind of frame
-            return nothing
+            return place if place + 10 <= end else 0, 0, 0, 0, 0
         place = end
     return nothing
 
@@ -86,17 +86,18 @@ def _splice(jpeg, size, height, width, top, left, bottom, right, shrunk, ends, o
 
     `shrunk`: the decoder will divide height and width by it. Returns (bytes written, first row, first column, height,
     width) of the area they cover. Returns 0 bytes and the whole image where the JPEG has no tiles or is damaged between
-    them: the decoder then reports the damage.
+    them: the decoder then reports the damage. Returns -1 bytes where the JPEG says another height or width.
     """
     nothing = 0, 0, 0, height, width
     frame, start, mcu_height, mcu_width, interval = _layout(jpeg, size)
+    if frame and (np.int64(jpeg[frame + 5]) << 8 | np.int64(jpeg[frame + 6]) != height
+                  or np.int64(jpeg[frame + 7]) << 8 | np.int64(jpeg[frame + 8]) != width):  # fmt: skip
+        return -1, 0, 0, height, width
     if interval == 0:
         return nothing
     row_mcus, rows = -(-width // mcu_width), -(-height // mcu_height)
     tile_width, columns = interval * mcu_width, row_mcus // interval
-    stored = (np.int64(jpeg[frame + 5]) << 8 | np.int64(jpeg[frame + 6]),
-              np.int64(jpeg[frame + 7]) << 8 | np.int64(jpeg[frame + 8]))  # fmt: skip
-    if row_mcus % interval or stored != (height, width) or not _find_tiles(jpeg, size, start, ends[: rows * columns]):
+    if row_mcus % interval or not _find_tiles(jpeg, size, start, ends[: rows * columns]):
         return nothing
 
     margin = _MARGIN * shrunk
@@ -145,10 +146,10 @@ def _load(file, pointer, size, mode, height, width, box, shrunk, scratch):  # ty
         file_bytes, size, height, width, top, left, bottom, right, shrunk, ends, tiles
     )
     source = tiles.ctypes.data if spliced else file_bytes.ctypes.data
-    failed = imdecode(
+    sound = spliced >= 0 and not imdecode(  # which itself takes a JPEG of any size
         source, spliced or size, rows, columns, pixels.ctypes.data, rows, columns, 0, 0, 1, shrunk, False, False
     )
-    return BAD_JPEG if failed else 0, row, column, rows, columns
+    return 0 if sound else BAD_JPEG, row, column, rows, columns
 
 
 @njit(nogil=True, cache=can_be_cached())

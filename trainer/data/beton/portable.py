@@ -39,10 +39,10 @@ def decode(
             if len(content) != sizes[position]:
                 return position, SHORT_READ
             shrunk = divisor(box_height, box_width, out.shape[1]) if scaled else 1
-            content, row, column, height, width = spliced(
-                content, height, width, first_row, first, bottom, right, shrunk
-            )
             try:
+                content, row, column, height, width = spliced(
+                    content, height, width, first_row, first, bottom, right, shrunk
+                )
                 pixels = decode_jpeg(content, fast=True, shrunk=shrunk, buffer=scratch[3])
             except ValueError:
                 return position, BAD_JPEG
@@ -60,11 +60,14 @@ def spliced(
 ) -> tuple[bytes, int, int, int, int]:
     """The tiles under the rows top to bottom and columns left to right, as a JPEG of its own; see decode._splice.
 
-    Returns (its bytes, first row, first column, height, width); the whole image where there are no tiles.
+    Returns (its bytes, first row, first column, height, width); the whole image where there are no tiles. Raises
+    ValueError where the JPEG says another height or width.
     """
     whole = jpeg, 0, 0, height, width
     layout = read_layout(jpeg)
-    if layout is None or layout.interval == 0 or (layout.height, layout.width) != (height, width):
+    if layout and (layout.height, layout.width) != (height, width):
+        raise ValueError(f"a JPEG of {layout.height} x {layout.width} px instead of {height} x {width}")
+    if layout is None or layout.interval == 0:
         return whole
     tile_height, tile_width = layout.mcu_height, layout.interval * layout.mcu_width
     row_mcus, rows = -(-width // layout.mcu_width), -(-height // tile_height)
