@@ -210,11 +210,16 @@ def test_content_is_read_again_where_the_stamp_is_not_one_of_ours(stored: str, t
     )
 
 
-@pytest.mark.parametrize("name", ["turned.jpg", "turned.png", "turned.webp"])
-def test_exif_orientation_is_counted_and_said(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "width"), [("turned.jpg", 60), ("turned.png", 60), ("turned.webp", 60), ("turned.webp", 600)]
+)
+def test_exif_orientation_is_counted_and_said(
+    tmp_path: Path, name: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("trainer.data.content.CHUNK", 4)
     folder = class_folders(tmp_path) / "train"
-    odd_images.turned(folder / "c" / name)
+    odd_images.turned(folder / "c" / name, width=width)
+    assert width == 60 or (folder / "c" / name).stat().st_size > 100_000  # the EXIF of a WebP comes last
     assert has_orientation((folder / "c" / name).read_bytes())
     assert not has_orientation((folder / "a" / "000.png").read_bytes())
     source = ImageFolderSource(folder)

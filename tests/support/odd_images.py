@@ -53,12 +53,12 @@ def big_text() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + text + _chunk(b"IDAT", zlib.compress(rows)) + _chunk(b"IEND", b"")
 
 
-def turned(path: Path, orientation: int = 6) -> None:
-    """Saves a JPEG or PNG of 40 x 60 px that says by EXIF how it is to be turned."""
-    image = picture(0, 0, side=60).crop((0, 0, 60, 40))
+def turned(path: Path, orientation: int = 6, width: int = 60) -> None:
+    """Saves an image, by default of 40 x 60 px, that says by EXIF how it is to be turned."""
+    image = picture(0, 0, side=width).crop((0, 0, width, width * 2 // 3))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    image.save(path, exif=exif)
+    image.save(path, exif=exif, quality=95)
 
 
 def turned_with(path: Path, tag: int, kind: int, count: int, value: bytes) -> None:

@@ -49,7 +49,9 @@ def has_orientation(encoded: bytes) -> bool:
 
     TIFF's own tag is none of these: PIL applies it when it decodes.
     """
-    if b"exif" not in encoded[:_EXIF_WITHIN].lower():  # "Exif" in JPEG, "eXIf" in PNG, "EXIF" in WebP
+    if encoded[8:16] == b"WEBPVP8X" and len(encoded) > 20:  # EXIF comes after the pixels; a bit says that there is some
+        return bool(encoded[20] & 8) and _orientation(encoded)
+    if b"exif" not in encoded[:_EXIF_WITHIN].lower():  # "Exif" in JPEG, "eXIf" in PNG
         return b"eXIf" in encoded[-_EXIF_WITHIN:] and _orientation(encoded)
     return _orientation(encoded)
 
