@@ -24,18 +24,21 @@ def to_rgb(image: Image.Image | np.ndarray) -> np.ndarray:
 
     Gray is repeated, alpha is dropped, CMYK and palettes are converted as PIL does (and so torchvision's ImageFolder).
     Of 16 bits the upper 8 are kept, where PIL would clip to white; float must be 0 to 1. EXIF orientation is ignored.
-    Raises BadImageError for other pixels, and whatever PIL raises where the file is damaged.
+    Raises BadImageError for other pixels, such as 32 bits, whose white is unknown, and whatever PIL raises where the
+    file is damaged.
     """
     if isinstance(image, Image.Image):
         if image.mode in ("P", "PA", "La", "RGBa"):  # by way of alpha: PIL warns of the direct way, or lacks it
             image = image.convert("LA" if image.mode == "La" else "RGBA")
         wide = image.mode in ("I", "F") or image.mode.startswith("I;16")
         pixels = np.asarray(image if wide else image.convert("RGB"))
+        if image.mode == "I" and image.format == "PPM":  # of 16 bits, which PIL scales to 65535
+            pixels = pixels.astype(np.uint16)
     else:
         pixels = image
     if pixels.dtype.kind == "f" and pixels.min() >= 0 and pixels.max() <= 1:
         pixels = np.round(pixels * 255).astype(np.uint8)
-    elif pixels.dtype.kind in "ui" and pixels.dtype.itemsize in (2, 4) and pixels.min() >= 0 and pixels.max() < 65536:
+    elif pixels.dtype.kind in "ui" and pixels.dtype.itemsize == 2 and pixels.min() >= 0:
         pixels = (pixels >> 8).astype(np.uint8)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
