@@ -4,6 +4,7 @@ import io
 import os
 import re
 import shutil
+import socket
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image, ImageOps
 
 from tests.support import odd_images
 from tests.support.odd_images import class_folders
+from tests.support.processes import start
 from trainer.data.beton.encoded_image import decoded
 from trainer.data.beton.index import read_index
 from trainer.data.beton.manifest import read_manifest
@@ -22,7 +24,7 @@ from trainer.data.content import Content, Stamp, read_content
 from trainer.data.crop import CropFn, eval_view, train_view
 from trainer.data.formats import open_dataset, open_source
 from trainer.data.image_folder import ImageFolderSource
-from trainer.data.images import has_orientation, upright
+from trainer.data.images import BadImageError, has_orientation, read_bytes, upright
 from trainer.data.loader import Loader, Source
 from trainer.errors import LocalError
 from trainer.recipe import CenterCrop, RandomResizedCrop
@@ -116,15 +118,16 @@ def test_class_folders_give_the_crops_of_a_file_that_stores_their_images_unshrun
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "content"), [
     ("bomb.png", odd_images.bomb()), ("big_text.png", odd_images.big_text()), ("empty.jpg", b""),
-    ("cut.jpg", odd_images.truncated_jpeg()), ("text.png", b"<html>"), ("link.png", None),
+    ("cut.jpg", odd_images.truncated_jpeg()), ("text.png", b"<html>"), ("link.png", "nowhere.png"),
+    ("loop.png", "loop.png"),
 ])  # fmt: skip
 def test_whatever_a_decoder_raises_is_one_line_with_file_index_and_remedy(
-    tmp_path: Path, name: str, content: bytes | None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, name: str, content: bytes | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trainer.data.content.CHUNK", 4)  # the bad image is not among the first
     folder = class_folders(tmp_path) / "train"
-    if content is None:
-        os.symlink("nowhere.png", folder / "b" / name)
+    if isinstance(content, str):
+        os.symlink(content, folder / "b" / name)
     else:
         (folder / "b" / name).write_bytes(content)
     source = ImageFolderSource(folder)
@@ -140,6 +143,33 @@ def test_whatever_a_decoder_raises_is_one_line_with_file_index_and_remedy(
     assert manifests["train"].count == 12 and manifests["train"].skipped == [f"train/b/{name}"]
     (folder / "b" / name).unlink()
     assert len(whole(ImageFolderSource(folder), 32)) == 12
+
+
+def test_named_pipe_among_images_is_one_line_and_keeps_nobody_waiting(tmp_path: Path) -> None:
+    os.mkfifo(class_folders(tmp_path) / "train" / "b" / "pipe.png")
+    process = start(["look", str(tmp_path), "--check", "--out", str(tmp_path / "sheet.png")])
+    said, error = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "b/pipe.png: image 8 cannot be read: it is no regular file: repair or remove it" in said
+    assert "1 of 13 images cannot be decoded" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", ["folder", "socket", "device"])
+def test_images_that_are_no_regular_files_are_bad_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Which --skip-bad leaves out, unlike those that a disk does not give."""
+    path = tmp_path / "x.jpg"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        path.symlink_to("/dev/zero")  # would be read until the memory is full
+    else:
+        monkeypatch.chdir(tmp_path)  # the path of a socket may have 107 bytes
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(path.name)
+    with pytest.raises(BadImageError, match=r"^it is no regular file$"):
+        read_bytes(path)
 
 
 def test_bad_images_of_shards_are_named_by_shard_and_sample(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """Any image file as RGB of 8 bits. Every command opens and converts images here, so that all see the same pixels."""
 
 import contextlib
+import errno
 import io
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -88,13 +91,26 @@ def upright(opened: Image.Image) -> Image.Image:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The file's content. Raises OSError, and BadImageError for a link to nothing."""
+    """The file's content; see read_file."""
+    return read_file(path)[0]
+
+
+def read_file(path: Path) -> tuple[bytes, os.stat_result]:
+    """The file's content, and its status after that was read.
+
+    Raises OSError, and BadImageError for a link that leads to no file and for what is no regular file. A named pipe is
+    none: reading it would wait for somebody who writes.
+    """
     try:
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError as error:
-        if path.is_symlink():
-            raise BadImageError("it is a link to a file that is not there") from error
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise BadImageError("it is no regular file")
+            return file.read(), os.fstat(file.fileno())
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP) and path.is_symlink():
+            raise BadImageError("it is a link that leads to no file") from error
+        if error.errno in (errno.EISDIR, errno.ENXIO):  # a folder; a socket, or a device that is not there
+            raise BadImageError("it is no regular file") from error
         raise
 
 
