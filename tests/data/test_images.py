@@ -172,6 +172,16 @@ def test_images_that_are_no_regular_files_are_bad_ones(
         read_bytes(path)
 
 
+def test_image_folder_notices_an_image_that_is_replaced(tmp_path: Path) -> None:
+    folder = class_folders(tmp_path) / "train"
+    source = ImageFolderSource(folder)
+    (folder / "b" / "001.png").write_bytes((folder / "c" / "001.png").read_bytes())
+    os.utime(folder / "b" / "001.png", ns=(0, 0))
+    source.sizes(np.array([4]))
+    with pytest.raises(LocalError, match=r"b/001\.png was written to since the start: run the same command again"):
+        source.sizes(np.array([5]))
+
+
 def test_bad_images_of_shards_are_named_by_shard_and_sample(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "train.tar", "w") as tar:
         for name, content in (("0.jpg", odd_images.truncated_jpeg()), ("0.cls", b"0"), ("._0.jpg", b"Mac OS X")):
@@ -189,7 +199,7 @@ def test_content_decides_about_the_checksum_and_is_read_once(tmp_path: Path, mon
     first = ImageFolderSource(folder).checksum
     assert (folder / ".verified").is_file()
     with monkeypatch.context() as patch:
-        patch.setattr("trainer.data.image_folder.read_bytes", lambda path: pytest.fail("read again"))
+        patch.setattr("trainer.data.image_folder.read_file", lambda path: pytest.fail("read again"))
         assert ImageFolderSource(folder).checksum == first
     (folder / "c" / "003.bmp").write_bytes((folder / "b" / "000.bmp").read_bytes())  # the same name and length
     second = ImageFolderSource(folder)
@@ -212,7 +222,7 @@ def test_stamp_lies_in_the_cache_folder_where_the_images_cannot_be_written_to(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     first = ImageFolderSource(folder).checksum
     assert len(list((tmp_path / "cache").rglob("*.json"))) == 1
-    monkeypatch.setattr("trainer.data.image_folder.read_bytes", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr("trainer.data.image_folder.read_file", lambda path: pytest.fail("read again"))
     assert ImageFolderSource(folder).checksum == first
 
 

@@ -3,11 +3,13 @@
 import os
 from pathlib import Path
 
+import numpy as np
+
 from trainer.data.content import Stamp
 from trainer.data.encoded import EncodedSource
-from trainer.data.images import read_bytes
+from trainer.data.images import read_file
 from trainer.data.listing import STAMP, ClassOrder, in_utf8, list_class_folders
-from trainer.errors import UserError, one_line
+from trainer.errors import LocalError, UserError, one_line
 
 
 class ImageFolderSource(EncodedSource):
@@ -17,7 +19,8 @@ class ImageFolderSource(EncodedSource):
         """Raises UserError if there are no class folders, or if one of them is empty."""
         found = list_class_folders(folder, class_order)
         self._paths = [folder / file for file in found.files]
-        files = ((file, *_state(path)) for file, path in zip(found.files, self._paths, strict=True))
+        self._states = np.fromiter(map(_state, self._paths), np.dtype((np.int64, 2)), len(self._paths))
+        files = ((file, int(size), int(when)) for file, (size, when) in zip(found.files, self._states, strict=True))
         super().__init__(
             labels=found.labels,
             classes=found.classes,
@@ -27,7 +30,10 @@ class ImageFolderSource(EncodedSource):
         )
 
     def encoded(self, image: int) -> bytes:
-        return read_bytes(self._paths[image])
+        content, status = read_file(self._paths[image])
+        if (status.st_size, status.st_mtime_ns) != tuple(self._states[image]):
+            raise LocalError(f"{self._paths[image]} was written to since the start: run the same command again")
+        return content
 
     def where(self, image: int) -> str:
         return str(self._paths[image])
