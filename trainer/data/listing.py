@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from trainer.data.images import EXTENSIONS
-from trainer.errors import UserError, one_line
+from trainer.errors import UserError, counted, one_line
 
 ClassOrder = Literal["text", "numeric"]
 STAMP = ".verified"  # what content.py leaves in a folder
@@ -138,6 +138,19 @@ def require_outside(out: Path, folder: Path) -> None:
     """Raises UserError where `out` is within class folders: it would itself be taken for a class without images."""
     if folder.resolve() in out.resolve().parents:
         raise UserError(f"--out {out} is inside {folder}, whose folders are classes: choose a folder outside it")
+
+
+def require_training_images(where: object, train: np.ndarray, val: np.ndarray, classes: Sequence[str]) -> None:
+    """Raises UserError where a class has validation images only: a network could not learn it.
+
+    `train`, `val`: the labels of their images.
+    """
+    if len(unknown := np.setdiff1d(val, train)):
+        first = one_line(", ".join(repr(classes[label]) for label in unknown[:5])) + ", ..." * (len(unknown) > 5)
+        raise UserError(
+            f"{where}: {counted(len(unknown), 'class')} with validation images and no training images: {first}: add "
+            f"training images, or remove the others"
+        )
 
 
 def in_utf8(name: str) -> str:

@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 
 from trainer.data.formats import Split, open_split, require_classes
-from trainer.data.listing import require_same_classes
+from trainer.data.listing import require_same_classes, require_training_images
 from trainer.data.loader import Loader, Source, check_square, default_workers
 from trainer.distributed.process_group import World, on_every_rank, require_same
 from trainer.errors import LocalError
@@ -31,6 +31,8 @@ def open_loaders(recipe: Recipe, settings: TrainSettings, world: World, stack: E
         eval_loader = open_one("val", recipe.eval_crop.resolution)
         require_same_classes(settings.data, train_loader.source.classes, eval_loader.source.classes)
         require_classes(train_loader.source, settings.data, recipe.num_classes)
+        labels = train_loader.source.labels, eval_loader.source.labels
+        require_training_images(settings.data, *labels, train_loader.source.classes)
         if isinstance(recipe.train_crop, PaddedCrop):
             check_square(train_loader.source, recipe.train_crop.resolution)
         if world.local_rank == 0 and (bad := next(eval_loader.source.bad_images(), None)):

@@ -248,6 +248,14 @@ def test_prepare_arrays_of_which_one_is_bad_leave_no_val_behind(tmp_path: Path, 
     verify(tmp_path / "val.beton", read_manifest(tmp_path / "val.beton"))
 
 
+def test_prepare_class_whose_training_images_are_all_skipped_is_named(tmp_path: Path) -> None:
+    splits = {"val": made(3), "train": made(3, bad=1)}
+    with pytest.raises(UserError, match="1 class with validation images and no training images: '1': add training"):
+        write_splits(tmp_path, splits, replace(AS_IT_IS, skip_bad=True))
+    splits = {"val": made(3, bad=1), "train": made(3)}  # a class that is not validated is the user's matter
+    assert write_splits(tmp_path, splits, replace(AS_IT_IS, skip_bad=True, overwrite=True))["val"].count == 2
+
+
 def test_defaults_are_ffcvs_for_imagenet() -> None:
     assert (IMAGENET.max_resolution, IMAGENET.write_mode) == (500, "proportion")
     assert (IMAGENET.compress_probability, IMAGENET.jpeg_quality) == (0.5, 90)

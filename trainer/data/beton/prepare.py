@@ -25,7 +25,14 @@ from trainer.data.beton.placing import shared
 from trainer.data.beton.writer import is_complete, journal_of, write_beton
 from trainer.data.formats import FOLDERS, class_folders
 from trainer.data.images import has_orientation, read_bytes, to_rgb
-from trainer.data.listing import ClassOrder, class_order_note, list_class_folders, require_outside, require_same_classes
+from trainer.data.listing import (
+    ClassOrder,
+    class_order_note,
+    list_class_folders,
+    require_outside,
+    require_same_classes,
+    require_training_images,
+)
 from trainer.errors import UserError, counted
 from trainer.process.long_task import time_left
 
@@ -196,7 +203,11 @@ def _read_batch(path: Path, num_classes: int) -> tuple[np.ndarray, np.ndarray, l
 
 
 def write_splits(out: Path, splits: dict[str, Images], options: PrepareOptions) -> dict[str, Manifest]:
-    """Writes OUT/SPLIT.beton for each split. Raises UserError where one cannot be written or is there already."""
+    """Writes OUT/SPLIT.beton for each split.
+
+    Raises UserError where one cannot be written or is there already, and where --skip-bad left out all training images
+    of a class.
+    """
     if options.shuffle:
         splits = {split: shuffled(images) if split == "train" else images for split, images in splits.items()}
     paths = {split: out / f"{split}.beton" for split in splits}
@@ -222,6 +233,8 @@ def write_splits(out: Path, splits: dict[str, Images], options: PrepareOptions) 
         raise
     for journal in journals.values():
         journal.remove()
+    train, val = (np.flatnonzero(manifests[split].class_counts) for split in ("train", "val"))
+    require_training_images(out, train, val, manifests["train"].classes)
     return manifests
 
 

@@ -16,7 +16,7 @@ from trainer.data.beton.pixels import shrink
 from trainer.data.beton.placing import shared
 from trainer.data.beton.prepare import PrepareOptions
 from trainer.data.images import has_orientation, is_turned, read_bytes, to_rgb, upright
-from trainer.data.listing import composed
+from trainer.data.listing import composed, require_training_images
 from trainer.data.sources.options import SplitOptions
 from trainer.errors import UserError
 
@@ -73,7 +73,7 @@ def both_splits(
     train: Labelled, val: Labelled, classes: Sequence[str], origin: DataOrigin, options: PrepareOptions
 ) -> dict[str, Images]:
     """The images of val and train as prepare writes them: val first, so that what is wrong shows early."""
-    require_known_classes(train.labels, val.labels, classes)
+    require_training_images(origin.name, train.labels, val.labels, classes)
     return {split: _images(found, classes, origin, options) for split, found in (("val", val), ("train", train))}
 
 
@@ -101,13 +101,6 @@ def hold_out(labels: np.ndarray, names: Sequence[str], fraction: float, seed: in
         count = min(max(1, int(fraction * (end - start) + 0.5)), end - start - 1)
         held_out[order[start : start + count]] = True
     return held_out
-
-
-def require_known_classes(train: np.ndarray, val: np.ndarray, classes: Sequence[str]) -> None:
-    """Raises UserError where a class has validation images only: a network could not learn it."""
-    if len(unknown := np.setdiff1d(val, train)):
-        first = ", ".join(repr(classes[label]) for label in unknown[:5]) + ", ..." * (len(unknown) > 5)
-        raise UserError(f"{len(unknown)} classes have validation images and no training images: {first}")
 
 
 def sorted_classes(names: Sequence[str]) -> tuple[list[str], np.ndarray]:

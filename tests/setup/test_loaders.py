@@ -1,0 +1,33 @@
+"""Training and validation images that do not belong together are refused before the first step."""
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.data.test_webdataset import jpeg, write_shard
+from tests.support.small_recipe import recipe as small
+from trainer.distributed import process_group
+from trainer.errors import UserError
+from trainer.recipe import RandomResizedCrop
+from trainer.settings import TrainSettings
+from trainer.setup.loaders import open_loaders
+
+
+def open_both(data: Path, num_classes: int) -> None:
+    recipe = replace(small, num_classes=num_classes, train_crop=RandomResizedCrop(resolution=16))
+    settings = TrainSettings(data=str(data), run_dir=data / "run", workers=1)
+    with process_group.world("cpu", timeout_minutes=15) as world, ExitStack() as stack:
+        open_loaders(recipe, settings, world, stack)
+
+
+def test_loaders_name_a_class_without_training_images(tmp_path: Path) -> None:
+    files = [[(f"{label}.jpg", jpeg()), (f"{label}.cls", b"%d" % label)] for label in range(4)]
+    (tmp_path / "classes.txt").write_text("cat\ndog\nemu\nfox\n")
+    write_shard(tmp_path / "train.tar", [*files[0], *files[1]])
+    write_shard(tmp_path / "val.tar", [*files[1], *files[3]])
+    with pytest.raises(UserError, match="1 class with validation images and no training images: 'fox': add training"):
+        open_both(tmp_path, 4)
+    write_shard(tmp_path / "val.tar", files[1])
+    open_both(tmp_path, 4)
