@@ -1,5 +1,6 @@
 """Training and validation images that do not belong together are refused before the first step."""
 
+import shutil
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.data.test_webdataset import jpeg, write_shard
+from tests.support.odd_images import class_folders
 from tests.support.small_recipe import recipe as small
+from trainer.data.beton.prepare import PrepareOptions, prepare_folder
 from trainer.distributed import process_group
 from trainer.errors import UserError
 from trainer.recipe import RandomResizedCrop
@@ -31,3 +34,27 @@ def test_loaders_name_a_class_without_training_images(tmp_path: Path) -> None:
         open_both(tmp_path, 4)
     write_shard(tmp_path / "val.tar", files[1])
     open_both(tmp_path, 4)
+
+
+@pytest.mark.parametrize("kind", ["folders", "shards", "betons"])
+def test_loaders_refuse_training_images_under_the_name_of_validation(tmp_path: Path, kind: str) -> None:
+    """By a link, or copied. A part of them is no mistake: whoever overfits on purpose may validate on it."""
+    if kind == "folders":
+        shutil.rmtree(class_folders(tmp_path) / "val")
+        (tmp_path / "val").symlink_to("train")
+    elif kind == "shards":
+        write_shard(tmp_path / "train.tar", [("0.jpg", jpeg()), ("0.cls", b"2")])
+        (tmp_path / "val.tar").symlink_to("train.tar")
+    else:
+        prepare_folder(class_folders(tmp_path / "src"), tmp_path, PrepareOptions(write_mode="raw", workers=1))
+        for name in ("beton", "beton.json"):
+            shutil.copy(tmp_path / f"train.{name}", tmp_path / f"val.{name}")
+    with pytest.raises(
+        UserError, match=r"train and val hold the same images, .*: put other images into val, or a part"
+    ):
+        open_both(tmp_path, 3)
+    if kind == "folders":
+        (tmp_path / "val").unlink()
+        shutil.copytree(tmp_path / "train", tmp_path / "val")
+        (tmp_path / "val" / "c" / "000.png").unlink()
+        open_both(tmp_path, 3)

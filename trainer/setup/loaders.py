@@ -6,7 +6,7 @@ from trainer.data.formats import Split, open_split, require_classes
 from trainer.data.listing import require_same_classes, require_training_images
 from trainer.data.loader import Loader, Source, check_square, default_workers
 from trainer.distributed.process_group import World, on_every_rank, require_same
-from trainer.errors import LocalError
+from trainer.errors import LocalError, UserError
 from trainer.recipe import PaddedCrop, Recipe
 from trainer.settings import TrainSettings
 
@@ -43,6 +43,11 @@ def open_loaders(recipe: Recipe, settings: TrainSettings, world: World, stack: E
     train_loader, eval_loader = on_every_rank(world, lambda: first or open_both())
     for split, loader in (("training", train_loader), ("validation", eval_loader)):
         require_same(world, f"{split} data", loader.source.checksum)
+    if train_loader.source.checksum == eval_loader.source.checksum:
+        raise UserError(
+            f"{settings.data}: train and val hold the same images, of which an accuracy says nothing: put other images "
+            f"into val, or a part of them to overfit on purpose"
+        )
     return train_loader, eval_loader
 
 

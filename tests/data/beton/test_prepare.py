@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -122,6 +123,14 @@ def test_prepare_folder_is_not_written_among_its_class_folders(pets: Path, split
     with pytest.raises(UserError, match=f"is inside .*{split}, whose folders are classes"):
         prepare_folder(pets, pets / split / "data", AS_IT_IS)
     assert not (pets / split / "data").exists()
+
+
+def test_prepare_validation_folder_that_is_a_link_to_the_training_folder_is_refused(pets: Path, tmp_path: Path) -> None:
+    shutil.rmtree(pets / "val")
+    (pets / "valid").symlink_to("train")
+    with pytest.raises(UserError, match=r"train and .*valid are one folder, by a link: remove .* --val-fraction 0.1"):
+        prepare_folder(pets, tmp_path / "out", AS_IT_IS)
+    assert not (tmp_path / "out").exists()
 
 
 def test_folder_that_cannot_be_read_is_an_error_not_fewer_images(pets: Path, tmp_path: Path) -> None:

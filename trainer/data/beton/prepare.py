@@ -83,6 +83,11 @@ def prepare_folder(
     found = {split: class_folders(src, split) for split in SPLITS}
     for split in SPLITS:
         require_outside(out, found[split].folder)
+    if found["train"].folder.resolve() == found["val"].folder.resolve():
+        raise UserError(
+            f"{found['train'].folder} and {found['val'].folder} are one folder, by a link: remove the link, and draw "
+            f"validation images with --val-fraction 0.1"
+        )
     listed = {split: list_class_folders(found[split].folder, options.class_order) for split in SPLITS}
     for split in SPLITS:
         for note in (*found[split].notes, *listed[split].notes):
