@@ -70,6 +70,25 @@ def test_parquet_file_that_is_replaced_changes_the_stamps_of_its_images(files: P
     assert found == {"train": [False] * 7 + [True] * 4, "val": [False] * 5}
 
 
+@pytest.mark.parametrize("kind", ["text", "struct"])
+def test_parquet_image_at_a_path_that_is_replaced_changes_its_stamp(tmp_path: Path, kind: str) -> None:
+    """In row groups of three, of which the second holds bytes only; a path beside bytes is not read."""
+    for number in range(9):
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+    paths = [f"{number}.png" for number in range(9)]
+    stored = [{"bytes": png(number) if number in (1, 3, 4, 5) else None, "path": paths[number]} for number in range(9)]
+    file = write(tmp_path / "train.parquet", {"image": paths if kind == "text" else stored, "label": [0] * 9})
+    val = write(tmp_path / "val.parquet", {"image": [png(9)], "label": [0]})
+    chosen = options(val=(str(val),), image_column="image")
+    for number in (0, 2, 4, 8):
+        replaced = tmp_path / paths[number]
+        found = changed_by_replacing(replaced, lambda: prepare([str(file)], tmp_path / "out", chosen))
+        changed = [image == number and (kind == "text" or number != 4) for image in range(9)]
+        assert found == {"train": changed, "val": [False]}
+    found = changed_by_replacing(file, lambda: prepare([str(file)], tmp_path / "out", chosen))
+    assert found == {"train": [True] * 9, "val": [False]}
+
+
 def test_parquet_bad_image_is_named_by_file_and_row(files: Path, tmp_path: Path) -> None:
     columns = rows(range(7, 13))
     columns["img"][4]["bytes"] = b"no image"

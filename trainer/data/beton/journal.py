@@ -88,7 +88,7 @@ def file_stamp(path: Path) -> int:
     """A number that changes when the file is replaced or written to; 0 where it cannot be read."""
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name that no file can have
         return 0
     return (status.st_mtime_ns * 31 + status.st_size) & (1 << 62) - 1
 

@@ -85,6 +85,7 @@ class _Rows:
         self._starts: list[int] = []  # the first row of each group, over all files
         self.names: list[str] = []
         self._held: tuple[int, Any] = (-1, None)  # the group that is in memory
+        self._paths: tuple[int, list[str | None]] = (-1, [])  # a group, and the paths in it
         values = []
         for file in files:
             opened = _open(file)
@@ -117,7 +118,13 @@ class _Rows:
         self.values = np.concatenate(values)
 
     def stamp(self, image: int) -> int:
-        return file_stamp(self._groups[bisect_right(self._starts, image) - 1][0])
+        """Changes with the parquet file, and with the file at the row's path where it may hold the image."""
+        number = bisect_right(self._starts, image) - 1
+        file, group = self._groups[number]
+        if self._paths[0] != number:
+            self._paths = number, _paths(_open(file), group, self._columns.image)
+        path = self._paths[1][image - self._starts[number]] if self._paths[1] else None
+        return file_stamp(file) ^ (file_stamp(file.parent / path) if path else 0)
 
     def read(self, image: int) -> bytes:
         number = bisect_right(self._starts, image) - 1
@@ -150,6 +157,28 @@ def _damage_named(file: Path) -> Iterator[None]:
         yield
     except (ArrowException, OSError) as error:
         raise UserError(f"{file} is not a whole parquet file: {reason(error)}") from error
+
+
+def _paths(opened: Any, group: int, column: str) -> list[str | None]:
+    """The paths in a row group, read without its images; empty where all of these are bytes."""
+    from pyarrow import types
+
+    kind = opened.schema_arrow.field(column).type
+    if types.is_struct(kind):
+        row_group = opened.metadata.row_group(group)
+        for leaf in map(row_group.column, range(row_group.num_columns)):
+            known = leaf.path_in_schema == f"{column}.bytes" and leaf.statistics
+            if known and known.has_null_count and known.null_count == 0:
+                return []
+        if kind.get_field_index("path") < 0:
+            return []
+        rows = opened.read_row_group(group, [f"{column}.path"], use_threads=False)[column].to_pylist()
+        values = [row and row["path"] for row in rows]
+    elif "binary" in str(kind):
+        return []
+    else:
+        values = opened.read_row_group(group, [column], use_threads=False)[column].to_pylist()
+    return [value if isinstance(value, str) else None for value in values]
 
 
 def _columns(file: Path, options: ParquetOptions) -> _Columns:
