@@ -6,6 +6,7 @@ import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -260,6 +261,20 @@ def test_index_damaged_jpeg_is_named(beton: Path, damage: Callable[[Path, BetonI
     image = jpegs(beton)[5]
     damage(beton, read_index(beton), image)
     refuse(beton, f"image {image} is not a whole JPEG")
+
+
+def test_index_file_that_shrinks_while_its_jpegs_are_looked_at_is_an_error(
+    beton: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And ends no process: behind the end of a file, a memory map is a SIGBUS."""
+    check = beton_index._check_jpegs
+
+    def shrink_and_check(path: Path, file: BinaryIO, index: BetonIndex) -> None:
+        os.truncate(path, int(index.pointers[index.modes == beton_index.JPEG].max()))
+        check(path, file, index)
+
+    monkeypatch.setattr(beton_index, "_check_jpegs", shrink_and_check)
+    refuse(beton, "the file became shorter while it was read")
 
 
 def test_swapped_pointers_are_named(beton: Path) -> None:

@@ -169,15 +169,18 @@ def _check_images(path: Path, index: BetonIndex, num_classes: int | None) -> Non
 
 
 def _check_jpegs(path: Path, file: BinaryIO, index: BetonIndex) -> None:
-    """FF D8 at the start and FF D9 at the end, looked at through a memory map in the order of the file."""
+    """FF D8 at the start and FF D9 at the end, looked at in the order of the file: 2 s for a million JPEGs.
+
+    Not through a memory map, which is faster: there a file that shrinks meanwhile is a SIGBUS.
+    """
     jpegs = np.flatnonzero(index.modes == JPEG)
     jpegs = jpegs[np.argsort(index.pointers[jpegs])]
-    content = np.memmap(file, np.uint8, "r")
-    starts = index.pointers[jpegs]
-    ends = starts + index.sizes[jpegs]
+    starts, sizes = index.pointers[jpegs], index.sizes[jpegs]
+    places = np.column_stack([starts, starts + sizes - 2])
+    content = b"".join(os.pread(file.fileno(), 2, place) for place in places.ravel().tolist())
+    _require(path, len(content) == 4 * len(jpegs), SHRUNK)
     sound = np.ones(len(index), bool)
-    for places, byte in ((starts, 0xFF), (starts + 1, 0xD8), (ends - 2, 0xFF), (ends - 1, 0xD9)):
-        sound[jpegs] &= content[places] == byte
+    sound[jpegs] = np.frombuffer(content, "S4") == b"\xff\xd8\xff\xd9"
     _require_all(path, sound, "is not a whole JPEG (FF D8 ... FF D9)")
 
 
