@@ -1,6 +1,9 @@
 """look draws the images that training sees, reproducibly; the figures it prints are those of the files."""
 
 import re
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from tests.support.processes import SUPPORT
 from trainer.__main__ import main
 from trainer.commands.look import look
 from trainer.commands.look.contact_sheet import GAP, LABEL, SIDE, Tile, draw_sheet, letterboxed
+from trainer.commands.look.statistics import statistics_of
 from trainer.data.beton.index import RAW, read_index
 from trainer.data.crop import CropBoxes
 from trainer.data.formats import open_source
@@ -126,6 +130,36 @@ def test_letterboxed_image_is_whole(photos: Path) -> None:
         top, left = (side - height) // 2, (side - width) // 2
         np.testing.assert_array_equal(square[top : top + height, left : left + width], pixels)
         assert (square == 225).all(axis=2).sum() >= side * side - height * width
+
+
+def test_look_keeps_no_large_image_and_reads_no_square_of_its_long_side(tmp_path: Path) -> None:
+    """48 squares of 2,000 px would be 576 MB."""
+    (tmp_path / "wide").mkdir()
+    for number in range(48):
+        image = Image.new("RGB", (2000, 100), (number, 100, 200))
+        image.save(tmp_path / "wide" / f"{number:02}.png")
+    source = ImageFolderSource(tmp_path)
+    with peak_memory() as peak:
+        squares = [letterboxed(source, image) for image in range(48)]
+        assert peak() < 20e6
+    for number, square in enumerate(squares):
+        assert square.shape == (SIDE, SIDE, 3)
+        assert (square[76:84] == (number, 100, 200)).all()
+        assert (square[:76] == 225).all() and (square[84:] == 225).all()
+    with peak_memory() as peak:
+        found = statistics_of(source, np.arange(1), threads=1)
+        assert peak() < 5e6
+    assert np.allclose(found.mean, (0, 100 / 255, 200 / 255))
+
+
+@contextmanager
+def peak_memory() -> Iterator[Callable[[], int]]:
+    """The bytes that Python and numpy held at most."""
+    tracemalloc.start()
+    try:
+        yield lambda: tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def test_figures_are_those_of_the_files(

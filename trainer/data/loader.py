@@ -50,7 +50,8 @@ class Source(Protocol):
     def read(self, images: np.ndarray, crops: CropBoxes, out: np.ndarray) -> None:
         """Writes what is cut from the images into `out`: uint8 RGB, shape (n, resolution, resolution, 3).
 
-        Raises LocalError, naming file and image, where one cannot be decoded.
+        Where every box has the height and width of `out`, it need not be square. Raises LocalError, naming file and
+        image, where one cannot be decoded.
         """
         ...
 

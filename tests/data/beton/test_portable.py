@@ -16,6 +16,7 @@ from PIL import Image
 from tests.data.beton.test_decode import SAMPLINGS, SHAPE, crops, jpeg, markers, photo, read, thorough
 from tests.data.test_scaled_decoding import Box, large_boxes
 from tests.support.processes import ROOT, TIMEOUT
+from trainer.data.beton import decode as compiled
 from trainer.data.beton import portable
 from trainer.data.beton.index import BAD_JPEG, JPEG, RAW
 from trainer.data.beton.source import scratch
@@ -121,6 +122,16 @@ def test_portable_and_compiled_decoder_refuse_a_jpeg_of_another_size(
         for scaled in (False, True):  # at an eighth, 95 px are as many as 96
             assert reader(tmp_path, stored, SHAPE, box, 8, scaled=scaled)[1] == 0
             assert reader(tmp_path, stored, shape, box, 8, scaled=scaled)[1] == BAD_JPEG
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_portable_and_compiled_box_that_is_not_square_is_copied(flip: bool) -> None:
+    pixels, (top, left, height, width) = photo(60, 90), (7, 11, 40, 70)
+    expected = pixels[top : top + height, left : left + width]
+    for cut in (compiled.cut, portable.cut):
+        found = np.empty((height, width, 3), np.uint8)
+        cut(pixels.reshape(-1), 60, 90, top, left, height, width, 1, np.zeros(3, np.uint8), flip, found)
+        assert np.array_equal(found, expected[:, ::-1] if flip else expected)
 
 
 GATED = """

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from trainer.atomic import atomic_write
-from trainer.data.crop import CropBoxes
+from trainer.commands.look.whole_image import whole_image
 from trainer.data.loader import Source
 from trainer.errors import UserError
 from trainer.evaluation.result import printable
@@ -26,17 +26,14 @@ class Tile(NamedTuple):
 def letterboxed(source: Source, image: int) -> np.ndarray:
     """The uncropped image, centred in a gray square of its longer side: uint8 RGB, shape (side, side, 3).
 
-    Raises LocalError with the file and the image if it cannot be decoded.
+    A larger image is scaled to a tile. Raises LocalError with the file and the image if it cannot be decoded.
     """
-    images = np.array([image])
-    heights, widths = source.sizes(images)
-    height, width = int(heights[0]), int(widths[0])
-    side = max(height, width)
-    out = np.empty((1, side, side, 3), np.uint8)
-    box = np.array([[-((side - height) // 2), -((side - width) // 2), side, side]], np.int32)  # copied, not resized
-    source.read(images, CropBoxes(box, np.zeros(1, bool), _EMPTY), out)
-    pixels: np.ndarray = out[0]
-    return pixels
+    whole = Image.fromarray(whole_image(source, image))
+    whole.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    side = max(whole.size)
+    square = Image.new("RGB", (side, side), _EMPTY)
+    square.paste(whole, ((side - whole.width) // 2, (side - whole.height) // 2))
+    return np.asarray(square)
 
 
 def draw_sheet(groups: list[list[Tile]], columns: int, file: Path) -> None:

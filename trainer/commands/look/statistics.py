@@ -4,8 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from trainer.data.crop import CropBoxes
+from trainer.commands.look.whole_image import whole_image
 from trainer.data.loader import Source
 
 Channels = tuple[float, float, float]
@@ -34,14 +35,9 @@ def statistics_of(source: Source, images: np.ndarray, threads: int) -> Statistic
 
 def _moments(source: Source, image: int) -> np.ndarray:
     """Mean of the pixels and of their squares: float64, shape (2, 3)."""
-    heights, widths = source.sizes(np.array([image]))
-    height, width = int(heights[0]), int(widths[0])
-    side = max(height, width)
-    out = np.empty((1, side, side, 3), np.uint8)
-    box = np.array([[0, 0, side, side]], np.int32)  # copied, not resized; what lies beyond the image is cut off below
-    source.read(np.array([image]), CropBoxes(box, np.zeros(1, bool), (0, 0, 0)), out)
-    pixels = out[0, :height, :width].reshape(-1, 3) / 255
-    return np.stack([pixels.mean(axis=0), (pixels**2).mean(axis=0)])
+    counts = np.reshape(Image.fromarray(whole_image(source, image)).histogram(), (3, 256))
+    shares, values = counts / counts[0].sum(), np.arange(256) / 255
+    return np.stack([shares @ values, shares @ values**2])
 
 
 def _channels(values: np.ndarray) -> Channels:

@@ -254,11 +254,10 @@ def _shrink(pixels, width, top, left, box_height, box_width, shrunk, flip, targe
 @njit(nogil=True, cache=can_be_cached())
 def _copy(pixels, height, width, top, left, fill, flip, target):  # type: ignore[no-untyped-def]
     """Copies a box of the target's size. `fill` is the colour beyond the image."""
-    size = target.shape[0]
-    for row in range(size):
-        for column in range(size):
+    for row in range(target.shape[0]):
+        for column in range(target.shape[1]):
             y, x = top + row, left + column
-            place = size - 1 - column if flip else column
+            place = target.shape[1] - 1 - column if flip else column
             within = 0 <= y < height and 0 <= x < width
             start = (y * width + x) * 3
             for channel in range(3):
@@ -270,11 +269,11 @@ def cut(pixels, height, width, top, left, box_height, box_width, shrunk, fill, f
     """Writes a box of an image into `target`, uint8 RGB of shape (size, size, 3), resized to it and mirrored if `flip`.
 
     `pixels` hold the image, of height x width px, at 1 / `shrunk` of its size: RGB, uint8, flat. A box that reaches
-    beyond the image must have the target's size, and gets `fill` there.
+    beyond the image must have the target's size, and gets `fill` there. A target of the box's size need not be square.
     """
     size = target.shape[0]
     inside = top >= 0 and left >= 0 and top + box_height <= height and left + box_width <= width
-    if not inside or (box_height == size and box_width == size):
+    if not inside or (box_height == target.shape[0] and box_width == target.shape[1]):
         _copy(pixels, height, width, top, left, fill, flip, target)
     elif shrunk > 1 or (min(box_height, box_width) >= size and (box_height % size or box_width % size)):
         _shrink(pixels, width, top, left, box_height, box_width, shrunk, flip, target)

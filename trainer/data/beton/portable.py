@@ -114,18 +114,18 @@ def cut(
     fill: np.ndarray, flip: bool, target: np.ndarray,
 ) -> None:  # fmt: skip
     """See decode.cut; `pixels` may have any shape."""
-    size = len(target)
+    rows, columns = target.shape[:2]
     image = pixels.reshape(-(-height // shrunk), -(-width // shrunk), 3)
     inside = top >= 0 and left >= 0 and top + box_height <= height and left + box_width <= width
-    if not inside or (box_height, box_width) == (size, size):
+    if not inside or (box_height, box_width) == (rows, columns):
         target[:] = fill
-        part = image[max(top, 0) : max(top + size, 0), max(left, 0) : max(left + size, 0)]
+        part = image[max(top, 0) : max(top + rows, 0), max(left, 0) : max(left + columns, 0)]
         target[max(-top, 0) :, max(-left, 0) :][: part.shape[0], : part.shape[1]] = part
     elif shrunk > 1:
         _average(image, top, left, box_height, box_width, shrunk, target)
     else:
         part = image[top : top + box_height, left : left + box_width]
-        target[:] = cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA)
+        target[:] = cv2.resize(part, (columns, rows), interpolation=cv2.INTER_AREA)
     if flip:
         target[:] = cv2.flip(target, 1)
 
