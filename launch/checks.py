@@ -158,7 +158,8 @@ def _facts(checks: Checks) -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = None
-    devices = 0 if checks.device == "cpu" else torch.cuda.device_count()
+    # is_available() starts CUDA; device_count() asks NVML, which counts GPUs also where CUDA cannot start
+    devices = torch.cuda.device_count() if checks.device != "cpu" and torch.cuda.is_available() else 0
     facts: dict[str, Any] = {"versions": versions, "devices": devices, "data": None}
     facts["device"] = torch.cuda.get_device_name() if devices else "CPU"
     if checks.data:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from launch import checks
@@ -70,6 +71,22 @@ def test_preflight_every_process_has_to_see_its_device() -> None:
     of_one = nodes()
     of_one[3] |= {"devices": 0, "device": "CPU"}
     assert compare(of_one, Checks(data=None, run_dir=None, device="cuda")) == ["n2: rank 3 sees no GPU"]
+
+
+@pytest.mark.parametrize("device", ["cuda", "auto"])
+def test_preflight_leaves_out_a_node_whose_cuda_cannot_start(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Fabric Manager or with an old driver, NVML counts the GPUs nevertheless."""
+
+    def get_device_name() -> str:
+        raise RuntimeError("Unexpected error from cudaGetDeviceCount(). Error 802: system not yet initialized")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", get_device_name)
+    asked = Checks(data=None, run_dir=None, device=device)
+    found = checks._facts(asked)
+    faults = compare(nodes(devices=found["devices"], device=found["device"]), asked)
+    assert len(faults) == 2 and all(isinstance(fault, NodeFault) and fault.node == "n2" for fault in faults)
 
 
 def test_preflight_leaves_out_a_node_where_others_are_sound() -> None:
