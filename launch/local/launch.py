@@ -33,7 +33,7 @@ class Local:
         return options.processes or _gpus() or 1
 
     def train_options(self, options: LocalSettings) -> dict[str, str]:
-        return {}
+        return {"--device": "cuda"} if _gpus() else {}  # a later start whose GPU is gone must not train on CPUs
 
     def describe(self, options: LocalSettings, submission: Submission, runs: list[Run]) -> str:
         return f"# torchrun --nproc-per-node {self.processes(options)} on this machine, one run after another"

@@ -33,8 +33,9 @@ class Slurm:
 
     def train_options(self, options: SlurmSettings) -> dict[str, str]:
         derived = {"--timeout-minutes": str(options.timeout_minutes)}
-        if resolved(options).gpus_per_node:
-            derived["--device"] = "cuda"  # a node whose GPU is gone must not train on its CPUs
+        if (gpus := resolved(options).gpus_per_node) is not None:
+            # a node whose GPU is gone must not train on its CPUs, nor a job without GPUs on those that its nodes have
+            derived["--device"] = "cuda" if gpus else "cpu"
         return derived
 
     def describe(self, options: SlurmSettings, submission: Submission, runs: list[Run]) -> str:

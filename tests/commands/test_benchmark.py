@@ -389,7 +389,7 @@ def test_benchmark_two_processes_are_measured_together(recipe_file: str, photos:
         (["--json", "nowhere/b.json"], "--json nowhere/b.json cannot be written"),
         (["--data", "nowhere"], "--data nowhere has neither train.beton nor the folder train/"),
         (["--rounds", "0"], "rounds=0 is not a positive number"),
-        (["--device", "cuda"], "--device cuda, but torch sees no GPU"),
+        (["--device", "cuda"], "torch can use no GPU: check nvidia-smi, "),
     ],
 )
 def test_benchmark_mistake_is_one_line(

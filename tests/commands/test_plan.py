@@ -176,7 +176,7 @@ def test_terminal_without_block_characters_gets_a_plan_too() -> None:
             r"--gpus-per-node is for the prediction: add --images-per-second",
         ),
         (["resnet20_digits", "--device", "cuda"], r"--device cuda is where --measure runs: add that, or leave"),
-        (["resnet20_digits", "--device", "cuda", "--measure"], r"torch sees no GPU"),
+        (["resnet20_digits", "--device", "cuda", "--measure"], r"torch can use no GPU"),
         (["resnet20_digits", "--global-batch-size", "100"], r"=100 is not a multiple of micro_batch_size=48"),
         (["resnet20"], r"no recipe is called 'resnet20'"),
         (["--world-size", "2"], r"the recipe comes first"),

@@ -18,6 +18,7 @@ from launch.checks import run_checks
 from launch.comparison import Checks
 from tests.support.processes import TIMEOUT, rank_variables, start_ranks
 from trainer.__main__ import main
+from trainer.commands.plan.measure import choose_device
 from trainer.distributed import faulty_node, process_group
 from trainer.distributed.process_group import World, gpu_index, refuse_shared_gpus, require_same, share_buffers
 from trainer.errors import NodeError, SharedError, Stopped, UserError
@@ -36,7 +37,7 @@ def test_gpu_index_is_the_local_rank_or_the_only_visible_gpu(
 
 
 @pytest.mark.parametrize(
-    ("count", "problem"), [(7, "8 processes on this machine, but 7 GPUs"), (0, "torch sees no GPU")]
+    ("count", "problem"), [(7, "8 processes on this machine, but 7 GPUs"), (0, "torch can use no GPU")]
 )
 def test_gpu_index_refuses_too_few_gpus_on_every_rank_of_the_machine(count: int, problem: str) -> None:
     for local_rank in range(8):
@@ -154,6 +155,42 @@ def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "set_device", lambda _device: None)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: MagicMock(uuid="GPU-1"))
+
+
+@pytest.mark.parametrize(("machines", "error", "code"), [(1, UserError, 2), (2, NodeError, 75)])
+def test_gpu_that_cuda_cannot_use_is_not_replaced_by_the_cpu(
+    machines: int, error: type[UserError], code: int, one_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NVML counts it where CUDA cannot start. On the CPU this rank would wait for ranks that wait in NCCL."""
+    for name, value in (("WORLD_SIZE", str(machines)), ("MASTER_ADDR", "n0"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with (
+        pytest.raises(error, match=r"torch can use no GPU: .* or use --device cpu") as refused,
+        process_group.world("auto", 1),
+    ):
+        pass
+    assert refused.value.exit_code == code
+    with pytest.raises(UserError, match="torch can use no GPU"):
+        choose_device("auto")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert choose_device("auto") == torch.device("cpu")
+
+
+def test_rank_with_another_kind_of_device_than_rank_0_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a driver among others: its gloo and their NCCL would wait for each other."""
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "n0"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    process_group.refuse_other_device("cuda", 0, store)
+    monkeypatch.setattr(process_group, "_store", lambda *_: store)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with (
+        pytest.raises(NodeError, match="rank 1 would train on cpu, but rank 0 on cuda"),
+        process_group.world("auto", 1),
+    ):
+        pass
+    process_group.refuse_other_device("cuda", 1, store)
 
 
 def test_one_process_on_a_gpu_needs_no_nccl(one_gpu: None) -> None:

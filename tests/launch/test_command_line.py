@@ -14,9 +14,12 @@ from launch.__main__ import main
 from launch.command_line import parse, parse_launch, runs_of
 from launch.habits import ANSWERS
 from launch.layout import Layout, layout_of
+from launch.local import launch as local
 from launch.local.launch import Local
 from launch.local.settings import LocalSettings
 from launch.settings import PreflightSettings, ProcessSettings
+from launch.slurm import launch as slurm
+from launch.slurm.launch import Slurm
 from launch.slurm.settings import SlurmSettings
 from launch.slurm.time import minutes_of
 from trainer.cli.parse import parse_train, train_words
@@ -33,6 +36,24 @@ def test_options_recipes_and_words_of_the_job_are_distinguished() -> None:
     assert (options.setup, options.seeds) == (("a", "b"), (0, 1, 2))
     assert recipes == ["one", "two.py"]
     assert job == ["--data", "D", "--seed", "3"]
+
+
+@pytest.mark.parametrize(("gpus", "device"), [(8, "cuda"), (0, None)])
+def test_launch_local_holds_every_start_to_the_gpus_that_it_sees(
+    gpus: int, device: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later start may see none of them."""
+    monkeypatch.setattr(local, "_gpus", lambda: gpus)
+    assert Local().train_options(LocalSettings(processes=2)).get("--device") == device
+
+
+@pytest.mark.parametrize(("gpus", "device"), [(8, "cuda"), (0, "cpu"), (None, None)])
+def test_launch_slurm_trains_on_what_the_job_asks_for(
+    gpus: int | None, device: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also on CPUs of nodes that have GPUs. None: the partition does not say whether it has any."""
+    monkeypatch.setattr(slurm, "resolved", lambda options: options)
+    assert Slurm().train_options(SlurmSettings(gpus_per_node=gpus)).get("--device") == device
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from trainer.errors import NodeError, SharedError, Stopped, UnreachableError, Us
 from trainer.process.variables import place_in_run, whole_number
 
 T = TypeVar("T")
+NO_GPU = "torch can use no GPU: check nvidia-smi, the driver and its Fabric Manager, or use --device cpu"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +48,8 @@ class World:
 
 @contextmanager
 def world(device: str, timeout_minutes: float) -> Iterator[World]:
-    """Joins the run's processes, and leaves them at the end of the block. `device`: auto is cuda if there is a GPU."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    """Joins the run's processes, and leaves them at the end of the block. `device`: see device_type."""
+    device = device_type(device)
     rank, size, local_rank, local_size = place_in_run()
     timeout = timedelta(minutes=timeout_minutes)
     here = torch.device("cpu")
@@ -62,6 +62,8 @@ def world(device: str, timeout_minutes: float) -> Iterator[World]:
         bind_gloo()
     try:
         store = _store(size, timeout)
+        if store is not None:
+            refuse_other_device(device, rank, store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
         if size > 1:
             lost_peer.listen(rank, timeout)
@@ -97,6 +99,22 @@ def world(device: str, timeout_minutes: float) -> Iterator[World]:
     dist.destroy_process_group()
 
 
+def device_type(wanted: str) -> str:
+    """cuda or cpu. auto is cuda where there is a GPU, also one that CUDA cannot use, so that no CPU takes its place."""
+    return wanted if wanted != "auto" else "cuda" if torch.cuda.device_count() else "cpu"
+
+
+def refuse_other_device(device: str, rank: int, store: Any) -> None:
+    """Raises NodeError where rank 0 trains on cuda and this one on cpu, or the reverse: NCCL would wait for gloo."""
+    if rank == 0:
+        store.set("device", device)
+    elif (first := store.get("device").decode()) != device:
+        raise NodeError(
+            f"node {socket.gethostname()}: rank {rank} would train on {device}, but rank 0 on {first}: give all ranks "
+            f"the same --device, or leave this node out"
+        )
+
+
 def gpu_index(local_rank: int, local_size: int, count: int, *, one_machine: bool) -> int:
     """Which of the `count` GPUs that this process sees is its own: a launcher may show it all of them, or only its own.
 
@@ -104,7 +122,7 @@ def gpu_index(local_rank: int, local_size: int, count: int, *, one_machine: bool
     All ranks of the machine raise it, so that the one that prints does.
     """
     if count == 0:
-        problem = "--device cuda, but torch sees no GPU: check nvidia-smi, or use --device cpu"
+        problem = NO_GPU
     elif 1 < count < local_size:
         problem = f"{local_size} processes on this machine, but {count} GPUs: start {count} or fewer"
     else:

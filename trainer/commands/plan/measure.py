@@ -22,10 +22,11 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def choose_device(wanted: str) -> torch.device:
-    """auto, cuda or cpu as a device. Raises UserError for cuda where there is none."""
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda, but torch sees no GPU: check nvidia-smi, or use --device cpu")
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    """auto, cuda or cpu as a device. Raises UserError for a GPU that cannot be used."""
+    kind = process_group.device_type(wanted)
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(process_group.NO_GPU)
+    return torch.device(kind)
 
 
 def measured_bytes(recipe: Recipe, device: torch.device, accumulation: int, expected: int) -> int:
