@@ -1,9 +1,12 @@
 """The host waits for a GPU that is too far behind, and for nothing else."""
 
+import time
+from unittest.mock import MagicMock
+
 import pytest
 import torch
 
-from trainer.distributed.run_ahead import AHEAD, RunAhead
+from trainer.distributed.run_ahead import AHEAD, RunAhead, wait_for_gpu, waits_since
 
 
 class Event:
@@ -33,6 +36,20 @@ def test_host_is_at_most_so_many_micro_batches_ahead_of_a_gpu(monkeypatch: pytes
     for _ in range(3):
         run_ahead.after_batch()
     assert Event.waited_for == [1, 2, 3]
+
+
+def test_wait_for_a_gpu_is_known_while_it_lasts() -> None:
+    seen: list[float | None] = []
+
+    def synchronize() -> None:
+        seen.append(waits_since())
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    before = time.monotonic()
+    with pytest.raises(RuntimeError):
+        wait_for_gpu(MagicMock(synchronize=synchronize))
+    assert seen[0] is not None and before <= seen[0] <= time.monotonic()
+    assert waits_since() is None
 
 
 def test_cpu_is_never_ahead(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,7 +114,11 @@ def end_of_rank_0(
 
 
 def test_rank_that_hangs_is_named_before_the_collectives_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They would after 30 minutes. Both have a heartbeat, but rank 1 never enters the phase that rank 0 is in."""
+    """They would after 30 minutes. Both have a heartbeat, but rank 1 never enters the phase that rank 0 is in.
+
+    Rank 0's GPU waits for that of rank 1, and this process for it.
+    """
+    monkeypatch.setattr(module, "waits_since", lambda: 100.0)
 
     def exchange(watchdog: Watchdog, now: float) -> None:
         watchdog._store_answered_at = now
@@ -206,6 +210,37 @@ def test_ranks_end_with_their_launcher_also_before_they_have_joined(digits: Path
 
 def threads(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+# A GPU that never ends what it has been given, such as an exchange in a CUDA graph, which has no timeout.
+HUNG_GPU = """
+import threading
+import torch
+from trainer.distributed import process_group
+from trainer.distributed.run_ahead import AHEAD, RunAhead
+from trainer.distributed.stop import StopSignal
+from trainer.distributed.watchdog import Watchdog
+
+class Event:
+    def __init__(self, **_): pass
+    def record(self): pass
+    def synchronize(self): threading.Event().wait()
+
+torch.cuda.Event = Event
+with process_group.world("cpu", 1) as world, StopSignal(world) as signal, Watchdog(world, signal, 3, 0.02):
+    run_ahead = RunAhead(torch.device("cuda", 0))
+    for _ in range(AHEAD + 1):
+        run_ahead.after_batch()
+"""
+
+
+@pytest.mark.slow
+def test_gpu_that_hangs_is_named_and_ends_the_run() -> None:
+    (rank,) = start_ranks(["-c", HUNG_GPU], 1)
+    _, said = rank.communicate(timeout=TIMEOUT)
+    assert rank.returncode == 75, said
+    answer = r"error: rank 0 has waited for its GPU for \d+ s: the GPU hangs, or an exchange with other GPUs; [^\n]+\n"
+    assert re.fullmatch(answer, said)
 
 
 @pytest.mark.slow

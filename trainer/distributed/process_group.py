@@ -22,6 +22,7 @@ from trainer.distributed import lost_peer
 from trainer.distributed.affinity import bind, bindings, cpus_per_rank, place_of
 from trainer.distributed.cpus import usable_cpus
 from trainer.distributed.interface import bind_gloo
+from trainer.distributed.run_ahead import wait_for_gpu
 from trainer.errors import NodeError, SharedError, Stopped, UnreachableError, UserError, first_line
 from trainer.process.variables import place_in_run, whole_number
 
@@ -221,7 +222,7 @@ def start_sum(world: World, tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
         copied.record()
 
         def read() -> torch.Tensor:
-            copied.synchronize()
+            wait_for_gpu(copied)
             return here
 
         return read

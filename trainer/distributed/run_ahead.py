@@ -1,10 +1,27 @@
-"""How far the host may be ahead of the GPU."""
+"""How far the host may be ahead of the GPU, and since when it waits for it."""
 
+import time
 from collections import deque
 
 import torch
 
 AHEAD = 8  # batches: a GPU with short steps always has something to do
+_waits_since: float | None = None  # of this process, whose main thread alone waits
+
+
+def wait_for_gpu(event: torch.cuda.Event) -> None:
+    """Waits until the GPU has done what was there before the event. The watchdog ends a wait that does not end."""
+    global _waits_since
+    _waits_since = time.monotonic()
+    try:
+        event.synchronize()
+    finally:
+        _waits_since = None
+
+
+def waits_since() -> float | None:
+    """When the wait for the GPU began that has not ended, in seconds of time.monotonic(); None where there is none."""
+    return _waits_since
 
 
 class RunAhead:
@@ -26,4 +43,4 @@ class RunAhead:
         self._ends.append(torch.cuda.Event(blocking=True))  # the host sleeps: the cores are for the loader
         self._ends[-1].record()
         if len(self._ends) > AHEAD:
-            self._ends.popleft().synchronize()
+            wait_for_gpu(self._ends.popleft())

@@ -2,7 +2,8 @@
 
 A collective waits for its slowest rank without knowing which one that is. So a thread of every rank publishes the
 rank's heartbeat and progress in torch's store, and reads those of others: rank 0 reads all, the others read rank 0. The
-main thread may be blocked forever, so the watchdog's thread ends the process: with one line and exit code 75.
+main thread may be blocked forever, so the watchdog's thread ends the process: with one line and exit code 75. It does
+so too where the main thread waits for its own GPU, or for images, for too long.
 
 The same messages carry the requests to stop, and rank 0's answer to them (see horizon.py).
 """
@@ -20,6 +21,7 @@ import torch.distributed as dist
 from trainer.distributed.horizon import Horizon
 from trainer.distributed.parent import CONTINUES, end_now
 from trainer.distributed.process_group import World
+from trainer.distributed.run_ahead import waits_since
 from trainer.distributed.stop import StopSignal
 from trainer.errors import Stopped
 
@@ -84,6 +86,7 @@ class Watchdog:
     ) -> None:
         self._world, self._stop_signal = world, stop_signal
         self._heartbeat_timeout = 60 * heartbeat_timeout_minutes
+        self._timeout = 60 * timeout_minutes  # of the collectives, except those that a CUDA graph replays
         self._behind = 60 * timeout_minutes * 0.9  # before the collectives time out, which name no rank
         self._storage = 60 * timeout_minutes * 0.8  # before the waiting rank is itself reported as behind
         self._loaders: tuple[ImageQueue, ...] = ()
@@ -145,6 +148,9 @@ class Watchdog:
                 if since is not None and (waited := now - max(since, started)) > self._storage:
                     what = f"rank {self._world.rank} has waited for images for {_duration(waited)}"
                     end_now(f"{what}: is the storage of --data reachable there? {CONTINUES}")
+            if (since := waits_since()) is not None and (waited := now - max(since, started)) > self._timeout:
+                what = f"rank {self._world.rank} has waited for its GPU for {_duration(waited)}"
+                end_now(f"{what}: the GPU hangs, or an exchange with other GPUs; {CONTINUES}")
             if self._world.size == 1:
                 self._heartbeat += 1
                 self._update_peers({0: self._report()}, now)

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from trainer.distributed.process_group import World
+from trainer.distributed.run_ahead import wait_for_gpu
 
 T = TypeVar("T")
 Mark = float | torch.cuda.Event
@@ -152,5 +153,5 @@ def _seconds(first: Mark, last: Mark) -> float:
         assert isinstance(last, float)
         return last - first
     assert not isinstance(last, float)
-    last.synchronize()
+    wait_for_gpu(last)
     return float(first.elapsed_time(last)) / 1000
