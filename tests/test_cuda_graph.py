@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from tests.support.forked import Forked
 from tests.support.processes import TIMEOUT, different, start_ranks
-from tests.support.recorded_run import NEVER, RECIPE, REPLAYS, Run
+from tests.support.recorded_run import NEVER, RECIPE, REPLAYS, Run, full
 from trainer import cuda_graph
 from trainer.__main__ import main
 from trainer.cuda_graph import (
@@ -28,7 +29,7 @@ from trainer.cuda_graph import (
 )
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World
-from trainer.errors import SharedError, UserError
+from trainer.errors import LocalError, SharedError, UserError
 from trainer.recipe import LAMB, SGD, AdamW, DecoupledSGD
 from trainer.settings import BenchmarkSettings, TrainSettings
 
@@ -66,6 +67,16 @@ def test_cuda_graph_that_is_wrong_on_one_rank_ends_all_ranks_together() -> None:
     (said, _), (other, _) = ended(start_ranks(["-m", "tests.support.recorded_run", "aten.native_batch_norm."], 2))
     assert said == other
     assert "the CUDA graph of the step differs from the plain step in " in said
+
+
+@pytest.mark.slow
+def test_cuda_graph_that_does_not_fit_on_one_rank_ends_all_and_that_rank_says_why() -> None:
+    """Rank 0 waits for the gradients of rank 1, and not for what it says of its comparison."""
+    ranks = start_ranks(["-m", "tests.support.recorded_run", "memory"], 2)
+    (_, lost), (said, _) = [rank.communicate(timeout=TIMEOUT) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [75, 2]
+    assert re.match(r"out of GPU memory, .*: leave out --cuda-graph, or .*: CUDA out of memory", said)
+    assert "another process of this run has exited" in lost
 
 
 def ended(ranks: list[Forked]) -> list[tuple[str, str]]:
@@ -194,19 +205,14 @@ def test_cuda_graph_that_does_not_fit_into_memory_says_so_and_what_to_leave_out(
     run = Run(world)
     recorded = run.step._recorded
     assert recorded
-    at_fault = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-
-    def full(*_given: object) -> Computed:
-        raise at_fault
-
     recorded._record = full  # type: ignore[assignment]
     with pytest.raises(SharedError, match=r"out of GPU memory, .*: leave out --cuda-graph, or .*: CUDA out of memory"):
         run.train()
     run = Run(world)
     recorded = run.step._recorded
     assert recorded
-    recorded._replay = full  # type: ignore[assignment, method-assign]
-    with pytest.raises(SharedError, match=r"out of GPU memory, .*: leave out --cuda-graph, or .*: CUDA out of memory"):
+    recorded._replay = full  # type: ignore[method-assign]
+    with pytest.raises(LocalError, match=r"out of GPU memory, .*: leave out --cuda-graph, or .*: CUDA out of memory"):
         run.train()
 
 

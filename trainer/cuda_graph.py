@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from trainer.distributed.process_group import World, on_every_rank, true_on_all_ranks
-from trainer.errors import UserError, first_line
+from trainer.errors import LocalError, UserError, first_line
 from trainer.recipe import SGD, AdamW, Recipe
 from trainer.run.state import TrainingState
 from trainer.settings import CompileMode
@@ -151,7 +151,8 @@ class RecordedStep:
     def __call__(self, images: Tensor, targets: Tensor, seed: int) -> Computed:
         """Updates the weights by the groups' "lr". `seed`: of drop path and dropout.
 
-        Raises SharedError where the step cannot be recorded, or where a replay differs from the plain step.
+        Raises SharedError where the step cannot be recorded, or where a replay differs from the plain step; LocalError
+        where the comparison does not fit into this rank's memory.
         """
         for group in self._groups:
             group["lr"] = torch.tensor(group["lr"]).item()  # the plain step rounds as the recorded one does
@@ -159,7 +160,10 @@ class RecordedStep:
         size = images.shape, targets.shape
         if recording := self._recordings.get(size):
             if not recording.is_checked:
-                checked = on_every_rank(self._world, lambda: self._check(recording, images, targets, seed))
+                try:
+                    checked = on_every_rank(self._world, lambda: self._check(recording, images, targets, seed))
+                except torch.OutOfMemoryError as error:  # the others wait for this rank's gradients, not for its word
+                    raise LocalError(_out_of_memory(error)) from error
                 recording.is_checked = true_on_all_ranks(self._world, checked)
                 torch.manual_seed(seed)
             return self._replay(recording, images, targets)
@@ -170,7 +174,7 @@ class RecordedStep:
         return computed
 
     def close(self) -> None:
-        """Frees the recordings. NCCL's communicators cannot end before the graphs that use them."""
+        """Waits for the device and frees the recordings. NCCL's communicators cannot end before graphs with them."""
         if self._world.device.type == "cuda":
             torch.cuda.synchronize(self._world.device)
         for recording in self._recordings.values():
@@ -187,7 +191,7 @@ class RecordedStep:
             while cause.__context__:  # torch ends the recording, which fails too
                 cause = cause.__context__
             if isinstance(cause, torch.OutOfMemoryError):
-                raise _out_of_memory(cause) from error
+                raise UserError(_out_of_memory(cause)) from error
             raise UserError(f"the step cannot be a CUDA graph: {first_line(cause)}: leave out --cuda-graph") from error
         return _Recording(images, targets, graph, computed)
 
@@ -212,10 +216,7 @@ class RecordedStep:
         outcomes = []
         for step in steps:
             torch.manual_seed(seed)
-            try:
-                computed = step(images, targets)
-            except torch.OutOfMemoryError as error:
-                raise _out_of_memory(error) from error
+            computed = step(images, targets)
             outputs = {name: [value.clone()] for name, value in computed._asdict().items()}
             outcomes.append(self._snapshot() | outputs)
             self._restore(before)
@@ -258,8 +259,8 @@ class RecordedStep:
         return found
 
 
-def _out_of_memory(error: Exception) -> UserError:
-    return UserError(
+def _out_of_memory(error: BaseException) -> str:
+    return (
         f"out of GPU memory, because a CUDA graph needs memory besides the plain step's: leave out "
         f"--cuda-graph, or train with more processes: {first_line(error)}"
     )

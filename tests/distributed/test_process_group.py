@@ -4,7 +4,7 @@ import resource
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import MagicMock
@@ -20,8 +20,15 @@ from tests.support.processes import TIMEOUT, rank_variables, start_ranks
 from trainer.__main__ import main
 from trainer.commands.plan.measure import choose_device
 from trainer.distributed import faulty_node, process_group
-from trainer.distributed.process_group import World, gpu_index, refuse_shared_gpus, require_same, share_buffers
-from trainer.errors import NodeError, SharedError, Stopped, UserError
+from trainer.distributed.process_group import (
+    World,
+    gpu_index,
+    if_all_end,
+    refuse_shared_gpus,
+    require_same,
+    share_buffers,
+)
+from trainer.errors import LocalError, NodeError, SharedError, Stopped, UserError
 from trainer.process.unforeseen import exit_code_of
 from trainer.run.init_weights import InitWeights
 from trainer.run.teacher import Teacher
@@ -220,6 +227,30 @@ def test_nccl_group_is_destroyed_where_all_ranks_end_together(
         raise error
     assert calls.init_process_group.call_args.args == ("nccl",)
     assert calls.destroy_process_group.call_count == destroyed
+
+
+@pytest.mark.parametrize(
+    ("size", "error", "called"),
+    [
+        (2, None, 1),
+        (2, Stopped("", signal.SIGTERM), 1),
+        (2, SharedError(""), 1),
+        (2, LocalError(""), 0),
+        (1, LocalError(""), 1),
+    ],
+    ids=repr,
+)
+def test_device_is_waited_for_at_the_end_unless_a_rank_ends_alone(
+    size: int, error: BaseException | None, called: int
+) -> None:
+    """Its device may wait for the other ranks, and those for the end of this process."""
+    world = World(rank=0, size=size, local_rank=0, local_size=size, device=torch.device("cpu"), gloo=MagicMock())
+    close = MagicMock()
+    with pytest.raises(type(error)) if error else nullcontext(), ExitStack() as stack:
+        stack.push(if_all_end(world, close))
+        if error:
+            raise error
+    assert close.call_count == called
 
 
 # Two ranks with different gradients: with bf16 they are rounded before they are summed, and the weights stay fp32. A

@@ -4,19 +4,25 @@ import json
 import os
 import pty
 import re
+import signal
 import sys
 import threading
 import time
 from contextlib import closing, suppress
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.support.processes import SUPPORT, TIMEOUT, run
 from trainer.__main__ import main
+from trainer.distributed.process_group import World
+from trainer.errors import LocalError, SharedError, Stopped
 from trainer.log import console_log
 from trainer.log.console_log import ConsoleLog, without_folders
+from trainer.log.profile import Profiler
 from trainer.run.state import Position
 
 RECIPE = str(SUPPORT / "small_recipe.py")
@@ -189,6 +195,23 @@ def test_profile_holds_the_steps_that_were_asked_for_also_after_a_stop(
     (tmp_path / "result.json").unlink()  # else the run is finished, and a start only says so
     assert main(words(digits, tmp_path, *window)) == 0
     assert "no profile: step 14 is complete, which is after steps 8 to 9" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "written"),
+    [(Stopped("", signal.SIGTERM), True), (SharedError(""), True), (LocalError(""), False)],
+    ids=repr,
+)
+def test_profile_is_written_unless_a_rank_ends_alone(error: Exception, written: bool, tmp_path: Path) -> None:
+    """The trace is complete when the device has done its work, which may wait for the other ranks."""
+    world = World(rank=0, size=2, local_rank=0, local_size=2, device=torch.device("cpu"), gloo=MagicMock())
+    with (
+        pytest.raises(type(error)),
+        Profiler(tmp_path, world, lambda _: None, first=0, count=5, step=0, total=9) as profile,
+    ):
+        profile.step_done(1)
+        raise error
+    assert [*tmp_path.glob("profile/*")] == [tmp_path / "profile" / "steps_1-1.pt.trace.json"] * written
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """Steps of a recipe, recorded as a CUDA graph would be and replayed, beside the same steps without.
 
-Usage: python -m tests.support.recorded_run [FAULT]: compares both on several ranks.
+Usage: python -m tests.support.recorded_run [FAULT]: compares both on several ranks. FAULT: see main.
 """
 
 import sys
@@ -14,12 +14,14 @@ from tests.support.processes import different, flat
 from tests.support.recorder import Recording, recorder
 from tests.support.small_recipe import recipe as small
 from trainer import step
-from trainer.cuda_graph import WARM_UP
+from trainer.cuda_graph import WARM_UP, Computed
 from trainer.data.device import DeviceBatch
 from trainer.distributed import process_group
+from trainer.distributed.parent import end_process
 from trainer.distributed.process_group import World, gather
-from trainer.errors import SharedError
+from trainer.errors import LocalError, SharedError
 from trainer.model import build_model
+from trainer.process.unforeseen import exit_code_of
 from trainer.recipe import EMA, SGD, CifarResNet, Cosine, Mixing, Recipe, Warmup
 from trainer.setup.networks import build_state
 from trainer.step import TrainingStep
@@ -83,10 +85,22 @@ class Run:
         return self
 
 
+def full(*_given: object) -> Computed:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
 def main(fault: str = "") -> None:
-    """Prints the replays of every rank, and what is different, also from rank to rank. `fault`: of rank 1 alone."""
+    """Prints the replays of every rank, and what is different, also from rank to rank.
+
+    `fault`: of rank 1 alone: an operation that its recording lacks, or `memory`, which its first replay lacks.
+    """
     with process_group.world("cpu", timeout_minutes=15) as world:
         recipe = replace(RECIPE, global_batch_size=8 * world.size)
+        if fault == "memory":
+            run = Run(world, recipe)
+            if world.rank == 1 and run.step._recorded:
+                run.step._recorded._replay = full  # type: ignore[method-assign]
+            run.train()
         if fault:
             try:
                 Run(world, recipe, without=fault if world.rank == 1 else "").train()
@@ -102,4 +116,9 @@ def main(fault: str = "") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except Exception as error:  # as trainer.__main__ ends a rank
+        code = exit_code_of(error) if not isinstance(error, LocalError) else 2
+        print(error)
+        end_process(code)

@@ -91,8 +91,7 @@ def world(device: str, timeout_minutes: float) -> Iterator[World]:
         )
     except BaseException as error:
         lost_peer.leave()
-        # else the groups' end would wait for peers, which wait for this process to end
-        if size == 1 or isinstance(error, Stopped | SharedError):  # or all ranks end by this error
+        if all_end(size, error):  # else the groups' end would wait for peers, which wait for this process to end
             lost_peer.finish(rank)
             dist.destroy_process_group()
         raise
@@ -179,6 +178,21 @@ def on_every_rank(world: World, action: Callable[[], T]) -> T:
         rank, text, exit_code = failed[0]
         raise SharedError(text if len(failed) == world.size else f"rank {rank}: {text}", exit_code)
     return result  # type: ignore[return-value]
+
+
+def all_end(size: int, error: BaseException | None) -> bool:
+    """Whether all of `size` ranks end by this error, or by none: then no rank or device waits for another one."""
+    return size == 1 or error is None or isinstance(error, Stopped | SharedError)
+
+
+def if_all_end(world: World, action: Callable[[], None]) -> Callable[[object, BaseException | None, object], None]:
+    """For ExitStack.push: calls an `action` that waits for the device, unless this rank ends alone. See all_end."""
+
+    def leave(_kind: object, error: BaseException | None, _traceback: object) -> None:
+        if all_end(world.size, error):
+            action()
+
+    return leave
 
 
 def on_main_rank(world: World, action: Callable[[], object]) -> None:

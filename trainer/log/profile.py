@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from trainer.distributed.process_group import World
+from trainer.distributed.process_group import World, all_end
 from trainer.errors import UserError
 from trainer.run.state import Position
 from trainer.settings import TrainSettings
@@ -27,7 +27,7 @@ class Profiler:
         """`step` of `total` steps are complete. Raises UserError if the run ends before the first recorded step."""
         if count and first >= total:
             raise UserError(f"--profile-from {first} is not below the run's {total} steps: use a smaller one")
-        self._folder, self._device, self._say = folder / "profile", world.device, say
+        self._folder, self._world, self._say = folder / "profile", world, say
         self._first, self._last = max(first, step), min(first + count, total)
         self._profile: profile | None = None
         self._mark: record_function | None = None
@@ -48,7 +48,7 @@ class Profiler:
             return
         if not self._profile:
             os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # no messages of its own, e.g. about GPUs
-            cuda = [ProfilerActivity.CUDA] if self._device.type == "cuda" else []
+            cuda = [ProfilerActivity.CUDA] if self._world.device.type == "cuda" else []
             self._profile = profile(activities=[ProfilerActivity.CPU, *cuda])
             self._profile.start()
         self._mark = record_function(f"ProfilerStep#{step + 1}")
@@ -59,8 +59,8 @@ class Profiler:
         if not self._profile:
             return
         self._end_step()
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)  # otherwise the last kernels are missing
+        if self._world.device.type == "cuda":
+            torch.cuda.synchronize(self._world.device)  # otherwise the last kernels are missing
         self._profile.stop()
         if self._recorded > self._first:
             self._folder.mkdir(exist_ok=True)
@@ -75,8 +75,9 @@ class Profiler:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if all_end(self._world.size, error):  # else the device may wait for other ranks, and close() for the device
+            self.close()
 
     def _end_step(self) -> None:
         if self._mark:

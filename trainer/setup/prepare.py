@@ -13,7 +13,14 @@ from trainer.cpu.accelerate import replaced
 from trainer.cuda_graph import check_compile_mode, check_recordable
 from trainer.data.listing import class_order_of
 from trainer.data.loader import Loader
-from trainer.distributed.process_group import World, on_every_rank, on_main_rank, require_same, true_on_all_ranks
+from trainer.distributed.process_group import (
+    World,
+    if_all_end,
+    on_every_rank,
+    on_main_rank,
+    require_same,
+    true_on_all_ranks,
+)
 from trainer.distributed.same_weights import require_same_weights
 from trainer.errors import UserError, counted
 from trainer.evaluation.protocol import TrainedWeights, short
@@ -149,7 +156,7 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
         cuda_graph=settings.cuda_graph,
         bucket_mb=settings.bucket_mb,
     )
-    stack.callback(step.close)
+    stack.push(if_all_end(world, step.close))
     stack.enter_context(collected_by_steps())
     return Prepared(
         world=world,

@@ -35,7 +35,7 @@ from trainer.data.loader import Batch, Loader, check_square, default_workers
 from trainer.data.order import epoch_order, train_batches
 from trainer.data.stream import train_stream
 from trainer.distributed import process_group
-from trainer.distributed.process_group import World, on_every_rank, require_same
+from trainer.distributed.process_group import World, if_all_end, on_every_rank, require_same
 from trainer.errors import SharedError, UserError, counted
 from trainer.precision import set_tf32
 from trainer.recipe import PaddedCrop, Recipe
@@ -93,7 +93,7 @@ def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
             compile_mode=compile_mode,
             cuda_graph=settings.cuda_graph,
         )
-        stack.callback(step.close)
+        stack.push(if_all_end(world, step.close))
         parts = _parts(recipe, loader, step, world, accumulation)
         if eval_loader:
             parts["evaluation"] = evaluation_part(recipe, eval_loader, step.state, world)
