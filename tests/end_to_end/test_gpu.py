@@ -6,6 +6,8 @@ from nowhere, and what a backward pass does is not seen here.
 """
 
 import contextlib
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -18,6 +20,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
+from trainer.commands.benchmark import fit_trial
 from trainer.commands.benchmark.repeated_step import RepeatedStep
 from trainer.data import device
 from trainer.data.augment import Augmenter
@@ -25,6 +28,7 @@ from trainer.data.device import DeviceBatch, device_batches
 from trainer.data.loader import Batch
 from trainer.distributed import process_group
 from trainer.distributed.process_group import World
+from trainer.distributed.run_ahead import RunAhead
 from trainer.log.cadence import Cadence
 from trainer.log.lines import LogLines
 from trainer.model import build_model
@@ -157,6 +161,28 @@ def test_batch_is_prepared_ahead_but_never_held_back_for_the_next(ready: bool, r
     for _batch in device_batches(loader(), GPU, PLAIN.mean, PLAIN.std, is_ready=lambda: ready):
         found.append(taken)
     assert found == read
+
+
+def test_batches_in_memory_are_those_that_fit_counts(gpu: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that is as far behind as RunAhead lets it, and needs the images of a step until it has done it."""
+    made: list[weakref.ref[torch.Tensor]] = []
+    needed: deque[torch.Tensor] = deque()
+    most = 0
+
+    def device_batch(images: torch.Tensor, labels: torch.Tensor, samples: torch.Tensor) -> DeviceBatch:
+        nonlocal most
+        made.append(weakref.ref(images))
+        most = max(most, sum(image() is not None for image in made))
+        return DeviceBatch(images, labels, samples)
+
+    monkeypatch.setattr(device, "DeviceBatch", device_batch)
+    monkeypatch.setattr(torch.cuda, "Event", lambda **_: MagicMock(synchronize=needed.popleft))
+    run_ahead = RunAhead(GPU)
+    for batch in device_batches(batches(PLAIN, 20), GPU, PLAIN.mean, PLAIN.std):
+        needed.append(batch.images)
+        run_ahead.after_batch()
+    counted = fit_trial._batch_bytes(PLAIN, GPU) / fit_trial._batch_bytes(PLAIN, torch.device("cpu"))
+    assert 3 * counted == most
 
 
 @pytest.mark.slow

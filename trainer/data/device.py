@@ -33,7 +33,9 @@ def device_batches(
 ) -> Iterator[DeviceBatch]:
     """Copies uint8 images to the device, then augments and normalises them there.
 
-    On a GPU this happens one batch ahead, on a stream of its own.
+    On a GPU this happens one batch ahead, on a stream of its own, which does not wait for the model. A batch's memory
+    is free when the GPU has done its step. So the batches of all steps that the host is ahead are in memory: see
+    RunAhead.
 
     `is_ready`: whether the next of `batches` can be had without waiting. If not, nothing is prepared ahead: a batch is
     never held back for the one after it. Torch's cache of pinned memory takes a batch's memory back, and waits for the

@@ -10,6 +10,7 @@ import torch
 
 from trainer.commands.benchmark.memory import free_bytes, limit_data
 from trainer.commands.plan.measure import choose_device, measured_bytes
+from trainer.distributed.run_ahead import AHEAD
 from trainer.errors import UserError, first_line
 from trainer.recipe import Recipe
 from trainer.recipe_file import load_recipe
@@ -28,7 +29,7 @@ def main(words: list[str]) -> int:
     try:
         if device.type == "cpu":
             limit_data(free_bytes())
-        batches = torch.zeros(_batch_bytes(recipe) // _FLOAT, device=device)  # as training holds while it computes
+        batches = torch.zeros(_batch_bytes(recipe, device) // _FLOAT, device=device)  # as training has besides
         accumulation = recipe.global_batch_size // recipe.micro_batch_size
         print(measured_bytes(recipe, device, accumulation, expected=0) + batches.nbytes)
     except (MemoryError, torch.OutOfMemoryError):
@@ -43,9 +44,14 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def _batch_bytes(recipe: Recipe) -> int:
-    """The batch before its augmentation, the copies that this makes, and the next batch, which is ready."""
-    return 3 * recipe.micro_batch_size * 3 * recipe.train_crop.resolution**2 * _FLOAT
+def _batch_bytes(recipe: Recipe, device: torch.device) -> int:
+    """The batches in memory besides the one that is trained on.
+
+    On a CPU: a batch before its augmentation, the copies that this makes, and the next batch, which is ready. A GPU has
+    also those of the steps that it has not done yet, because the host is up to AHEAD steps ahead: see device_batches.
+    """
+    count = AHEAD + 2 if device.type == "cuda" else 3
+    return count * recipe.micro_batch_size * 3 * recipe.train_crop.resolution**2 * _FLOAT
 
 
 if __name__ == "__main__":
