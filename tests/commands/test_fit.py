@@ -143,12 +143,21 @@ def test_fit_mistake_is_one_line(words: list[str], answer: str, capsys: pytest.C
     assert answer in capsys.readouterr().err
 
 
+NO_MEMORY_HERE = (
+    "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes",
+    "CUDA error: out of memory",
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+)
+
+
 @pytest.mark.parametrize(
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to"),
         MemoryError(),
+        *map(RuntimeError, NO_MEMORY_HERE),
     ],
 )
 def test_out_of_memory_names_fit_as_the_next_thing_to_try(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,6 +165,22 @@ def test_out_of_memory_names_fit_as_the_next_thing_to_try(error: Exception, caps
     said = capsys.readouterr().err
     assert re.fullmatch(r"error: out of (GPU )?memory: use a smaller --micro-batch-size, [^\n]+\n", said)
     assert "python -m trainer benchmark RECIPE --fit" in said
+
+
+@pytest.mark.parametrize("text", [*NO_MEMORY_HERE, "could not create a primitive", "can't start new thread"])
+def test_fit_trial_knows_each_way_to_run_out_of_memory(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured_bytes(*_: object, **__: object) -> int:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(fit_trial, "limit_data", lambda _: None)
+    monkeypatch.setattr(fit_trial, "measured_bytes", measured_bytes)
+    (tmp_path / "recipe.py").write_text(recipe_source(SMALL))
+    assert fit_trial.main([str(tmp_path / "recipe.py"), "cpu"]) == NO_MEMORY
+    text = "CUDA error: an illegal memory access was encountered"
+    with pytest.raises(RuntimeError, match=text):
+        fit_trial.main([str(tmp_path / "recipe.py"), "cpu"])
 
 
 def in_a_fork(function: Callable[[], int]) -> int:

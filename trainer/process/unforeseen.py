@@ -18,6 +18,9 @@ _SMALLER_BATCH = (
     "use a smaller --micro-batch-size, which changes neither the global batch nor the learning rate; "
     "python -m trainer benchmark RECIPE --fit finds the largest that fits"
 )
+# Of allocators: torch's, C++'s, the CUDA runtime's, cuBLAS's (CUBLAS_STATUS_ALLOC_FAILED) and cuDNN's. Not of an
+# "illegal memory access".
+OUT_OF_MEMORY = r"(out of|enough|allocate) memory|bad_alloc|_ALLOC(ATION)?_FAILED"
 _LONGEST_REASON = 120  # characters of what gloo or NCCL says
 _SOURCE_LINE = re.compile(r"\[\S+\.\w+:\d+\] ")  # gloo's own, before what it says
 # What the CUDA runtime says of a GPU that is broken, gone or taken, rather than of a program's mistake:
@@ -56,7 +59,13 @@ def exit_code_of(error: Exception, run_dir: Path | None = None) -> int:
     if type(error).__name__ == "OutOfMemoryError":
         print_error(f"out of GPU memory: {_SMALLER_BATCH}: {first_line(error)}")
         return 2
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
+    if type(error).__name__.startswith("Dist") or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+        from trainer.distributed import lost_peer
+
+        lost_peer.report(one_line(_communication_failure(error)))
+        return EXIT_RETRY
+    no_memory = isinstance(error, RuntimeError) and re.search(OUT_OF_MEMORY, str(error), re.IGNORECASE)
+    if no_memory or isinstance(error, MemoryError):
         print_error(f"out of memory: {_SMALLER_BATCH}: {first_line(error)}")
         return 2
     if isinstance(error, RuntimeError) and (missing := _NO_COMPILER.search(str(error))):
@@ -65,11 +74,6 @@ def exit_code_of(error: Exception, run_dir: Path | None = None) -> int:
             f"--compile needs a {kind} compiler: install {program}, or leave --compile out: {first_line(error)}"
         )
         return 2
-    if type(error).__name__.startswith("Dist") or (isinstance(error, RuntimeError) and "gloo" in str(error)):
-        from trainer.distributed import lost_peer
-
-        lost_peer.report(one_line(_communication_failure(error)))
-        return EXIT_RETRY
     if isinstance(error, RuntimeError) and (operation := _NOT_DETERMINISTIC.match(first_line(error))):
         says = f"this network needs {operation[1]}, which has no deterministic kernel here"
         print_error(f"--deterministic: {says}: leave the option out, or use another network")

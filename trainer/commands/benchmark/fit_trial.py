@@ -12,14 +12,14 @@ from trainer.commands.benchmark.memory import free_bytes, limit_data
 from trainer.commands.plan.measure import choose_device, measured_bytes
 from trainer.distributed.run_ahead import AHEAD
 from trainer.errors import UserError, first_line
+from trainer.process.unforeseen import OUT_OF_MEMORY
 from trainer.recipe import Recipe
 from trainer.recipe_file import load_recipe
 
 NO_MEMORY = 3
 """exit code: an allocation failed"""
-_NO_MEMORY = re.compile(
-    r"memory|bad_alloc|could not (create|execute) a primitive|can't start new thread", re.IGNORECASE
-)
+_NO_MEMORY = re.compile(rf"{OUT_OF_MEMORY}|could not (create|execute) a|can't start new thread", re.IGNORECASE)
+"""also what oneDNN and threads say where a limit was reached"""
 _FLOAT = 4  # bytes
 
 
@@ -34,7 +34,7 @@ def main(words: list[str]) -> int:
         print(measured_bytes(recipe, device, accumulation, expected=0) + batches.nbytes)
     except (MemoryError, torch.OutOfMemoryError):
         return NO_MEMORY
-    except RuntimeError as error:  # of a CPU's allocator, and of oneDNN
+    except RuntimeError as error:  # of a CPU's allocator, of oneDNN, cuBLAS and cuDNN
         if not _NO_MEMORY.search(str(error)):
             raise
         return NO_MEMORY
