@@ -19,6 +19,9 @@ from trainer.commands.benchmark import fit, fit_trial
 from trainer.commands.benchmark.fit import accumulations, largest_fitting, micro_batches, run_trial
 from trainer.commands.benchmark.fit_trial import NO_MEMORY
 from trainer.commands.benchmark.memory import cgroup_room, limit_data
+from trainer.commands.plan.measure import measured_bytes
+from trainer.distributed import process_group
+from trainer.errors import UserError
 from trainer.process.unforeseen import exit_code_of
 from trainer.recipe import Mixing
 from trainer.recipe_file import load_recipe, recipe_source
@@ -181,6 +184,20 @@ def test_fit_trial_knows_each_way_to_run_out_of_memory(
     text = "CUDA error: an illegal memory access was encountered"
     with pytest.raises(RuntimeError, match=text):
         fit_trial.main([str(tmp_path / "recipe.py"), "cpu"])
+
+
+def test_fit_and_plan_measure_the_kernels_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[bool] = []
+
+    def world(*_: object, **__: object) -> None:
+        chosen.append(torch.backends.cudnn.benchmark)
+        raise UserError("enough")
+
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(process_group, "world", world)
+    with pytest.raises(UserError, match="enough"):
+        measured_bytes(SMALL, torch.device("cpu"), 1, expected=0)
+    assert chosen == [True]
 
 
 def in_a_fork(function: Callable[[], int]) -> int:

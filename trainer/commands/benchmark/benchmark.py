@@ -43,7 +43,7 @@ from trainer.recipe_file import recipe_source
 from trainer.settings import BenchmarkSettings, TrainSettings
 from trainer.setup.checks import accumulation_steps, steps_in_epoch
 from trainer.setup.networks import build_module
-from trainer.setup.prepare import start_record
+from trainer.setup.prepare import choose_kernels, start_record
 
 FEW_BATCHES = 20  # in an epoch: then its start, when nothing is read ahead yet, takes much of the time
 
@@ -63,7 +63,7 @@ def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
             check_recordable(recipe, world)
         check_compile_mode(recipe, world, settings.compile_mode)
         set_tf32(recipe.precision)
-        torch.backends.cudnn.benchmark = True
+        choose_kernels(deterministic=False)
         original = on_every_rank(world, lambda: _check(settings))
         workers = settings.workers or default_workers(world.cpus)
         loader = stack.enter_context(on_every_rank(world, lambda: _open(recipe, "train", settings, workers, world)))

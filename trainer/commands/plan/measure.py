@@ -16,6 +16,7 @@ from trainer.precision import set_tf32
 from trainer.recipe import Recipe
 from trainer.settings import TrainSettings
 from trainer.setup.networks import build_module, build_state
+from trainer.setup.prepare import choose_kernels
 from trainer.step import TrainingStep
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -39,6 +40,7 @@ def measured_bytes(recipe: Recipe, device: torch.device, accumulation: int, expe
     """
     _check_room(device, expected)
     set_tf32(recipe.precision)
+    choose_kernels(deterministic=False)
     like_training = TrainSettings(data="", run_dir=Path())
     with process_group.world(device.type, timeout_minutes=30) as world:
         before = _start(world.device)
