@@ -34,7 +34,7 @@ from trainer.data.beton.prepare import PrepareOptions, prepare_folder
 from trainer.data.formats import open_beton
 from trainer.data.loader import BATCHES_AHEAD, Loader
 from trainer.distributed import process_group
-from trainer.distributed.cpus import usable_cpus
+from trainer.distributed.cpus import default_workers
 from trainer.distributed.process_group import World
 from trainer.distributed.run_ahead import RunAhead
 from trainer.errors import UserError
@@ -60,7 +60,7 @@ class GpuSettings:
     photos: Path | None = None
     """folder of class folders of photographs, to write one from"""
     workers: int | None = None
-    """threads that read images; None: all CPUs"""
+    """threads that read images; None: as many as in training"""
     batch: int = 256
     resolution: int = 224
     depth: Literal[18, 34, 50, 101, 152] = 50
@@ -101,7 +101,7 @@ def main(settings: GpuSettings) -> None:
 
 
 def _open(settings: GpuSettings, record: Record, world: World, stack: ExitStack) -> Loader:
-    workers = settings.workers or usable_cpus()
+    workers = settings.workers or default_workers(world.cpus)
     hardware = environment(world, TrainSettings(data="", run_dir=Path(), workers=workers))
     record.found |= {
         "what": f"ResNet-{settings.depth}, {settings.resolution} px, batch {settings.batch}, {settings.precision}",

@@ -9,6 +9,7 @@ from typing import NoReturn
 from launch.rank import run_rank
 from launch.slurm.environment import of_slurm
 from launch.submission import Submission, start_line
+from trainer.distributed.cpus import default_workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,14 @@ class SlurmProcess:
         os.environ.update(variables)
         print(start_line(int(variables["TORCHELASTIC_RESTART_COUNT"])), flush=True)
         words = list(self.words)
-        if "--workers" not in words:
-            words += ["--workers", str(cpus)]
+        if "--workers" not in words and _may_use_more(cpus, int(variables["LOCAL_WORLD_SIZE"])):
+            words += ["--workers", str(default_workers(cpus))]
         run_rank(Submission(self.submission), self.index, words, self.preflight)
+
+
+def _may_use_more(cpus: int, processes: int) -> bool:
+    """Whether these processes of a node may use CPUs that Slurm has given to others. Else each one finds out its own.
+
+    A cluster may confine no process (TaskPlugin=none).
+    """
+    return len(os.sched_getaffinity(0)) > cpus * processes

@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from tests.support.processes import ROOT, TIMEOUT
-from trainer.data.loader import default_workers
 from trainer.distributed.affinity import Place, bindings, cpus_of_gpu, cpus_per_rank
-from trainer.distributed.cpus import Quota, cgroup_quota, usable_cpus
+from trainer.distributed.cpus import Quota, cgroup_quota, default_workers, usable_cpus
 
 
 def groups(tmp_path: Path, limits: dict[str, str], own: str) -> tuple[Path, Path]:

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock, patch
 
 import pytest
 
@@ -23,6 +24,7 @@ from launch.attempt import (
     rank_codes,
     require_room,
 )
+from launch.slurm import process
 from launch.slurm.environment import of_slurm
 from launch.slurm.start import ending_of, excluded
 from launch.submission import Job, Submission
@@ -309,6 +311,28 @@ def test_slurms_variables_become_torchruns() -> None:
     }
     _, cpus = of_slurm({**given, "SLURM_CPUS_PER_TASK": "12"})
     assert cpus == min(12, len(os.sched_getaffinity(0)))
+
+
+@pytest.mark.parametrize(
+    ("usable", "given", "added"),
+    [
+        (8, [], []),  # each process has CPUs of its own
+        (32, [], []),  # the four of a node share those of the job
+        (64, [], ["--workers", "7"]),  # Slurm confines nobody, and others use this node too
+        (64, ["--workers", "3"], []),
+    ],
+)
+def test_slurm_process_finds_its_loader_threads_out_unless_it_may_use_cpus_of_others(
+    usable: int, given: list[str], added: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    slurm = {"NTASKS": "4", "JOB_NUM_NODES": "1", "PROCID": "0", "LOCALID": "0", "JOB_ID": "17", "CPUS_PER_TASK": "8"}
+    ran: list[list[str]] = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {*range(usable)})
+    monkeypatch.setattr(process, "run_rank", lambda _submission, _index, words, _preflight: ran.append(words))
+    monkeypatch.setattr(process, "signal", MagicMock())
+    with patch.dict(os.environ, {f"SLURM_{name}": value for name, value in slurm.items()}):
+        process.SlurmProcess(submission=tmp_path, index=0, words=("train", *given), preflight=False)()
+    assert ran == [["train", *given, *added]]
 
 
 def test_start_that_ends_by_a_node_at_fault_names_it(submission: Submission, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,9 @@ from trainer.data.device import device_batches
 from trainer.data.encoded import image_size, read_crop
 from trainer.data.images import EXTENSIONS, read_bytes
 from trainer.data.listing import list_images
-from trainer.data.loader import Batch, default_workers
+from trainer.data.loader import Batch
 from trainer.distributed import process_group
+from trainer.distributed.cpus import default_workers
 from trainer.distributed.process_group import World
 from trainer.errors import UserError, first_line, one_line
 from trainer.evaluation.imagenet import class_name, imagenet_classes

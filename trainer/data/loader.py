@@ -20,7 +20,6 @@ from trainer.data.crop import CropBoxes, CropFn, reflect_edges
 from trainer.data.read_ahead import reading_ahead
 from trainer.errors import UserError
 
-_ROOM_FROM = 4  # CPUs
 BATCHES_AHEAD = 3  # batches being read while the caller works on one
 
 
@@ -155,11 +154,6 @@ class Loader:
         for future in futures:
             future.result()
         return batch
-
-
-def default_workers(cpus: int) -> int:
-    """Number of reader threads for a process with `cpus` CPUs. With four or more, the main thread keeps one."""
-    return cpus if cpus < _ROOM_FROM else cpus - 1
 
 
 def check_square(source: Source, resolution: int) -> None:

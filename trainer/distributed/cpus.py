@@ -1,4 +1,4 @@
-"""How many CPUs a process may use: its affinity and its control group's quota."""
+"""How many CPUs a process may use, by its affinity and its control group's quota, and how many threads read images."""
 
 import contextlib
 import math
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+_ROOM_FROM = 4  # CPUs
 _CGROUP, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
@@ -21,6 +22,11 @@ def usable_cpus() -> int:
     """CPUs that this process may use: those of its affinity, or fewer where a control group has a smaller quota."""
     cpus, quota = len(os.sched_getaffinity(0)), cgroup_quota()
     return cpus if quota is None else max(1, min(cpus, math.ceil(quota.cpus)))
+
+
+def default_workers(cpus: int) -> int:
+    """Number of reader threads for a process with `cpus` CPUs. With four or more, the main thread keeps one."""
+    return cpus if cpus < _ROOM_FROM else cpus - 1
 
 
 def cgroup_quota(cgroup: Path = _CGROUP, root: Path = _CGROUPS) -> Quota | None:

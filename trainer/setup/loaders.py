@@ -4,7 +4,8 @@ from contextlib import ExitStack
 
 from trainer.data.formats import Split, open_split, require_classes
 from trainer.data.listing import require_same_classes, require_training_images
-from trainer.data.loader import Loader, Source, check_square, default_workers
+from trainer.data.loader import Loader, Source, check_square
+from trainer.distributed.cpus import default_workers
 from trainer.distributed.process_group import World, on_every_rank, require_same
 from trainer.errors import LocalError, UserError
 from trainer.recipe import PaddedCrop, Recipe

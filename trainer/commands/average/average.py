@@ -13,8 +13,9 @@ from trainer.commands.out_file import require_folder, require_not_read, require_
 from trainer.commands.weights import load_network
 from trainer.data.formats import open_split
 from trainer.data.listing import composed
-from trainer.data.loader import Loader, check_square, default_workers
+from trainer.data.loader import Loader, check_square
 from trainer.distributed import process_group
+from trainer.distributed.cpus import default_workers
 from trainer.distributed.process_group import World, on_every_rank, require_same
 from trainer.errors import UserError
 from trainer.evaluation.protocol import short

@@ -31,10 +31,11 @@ from trainer.data.augment import Augmenter
 from trainer.data.crop import train_view
 from trainer.data.device import DeviceBatch, device_batches
 from trainer.data.formats import FOLDERS, beton_file, open_source
-from trainer.data.loader import Batch, Loader, check_square, default_workers
+from trainer.data.loader import Batch, Loader, check_square
 from trainer.data.order import epoch_order, train_batches
 from trainer.data.stream import train_stream
 from trainer.distributed import process_group
+from trainer.distributed.cpus import default_workers
 from trainer.distributed.process_group import World, if_all_end, on_every_rank, require_same
 from trainer.errors import SharedError, UserError, counted
 from trainer.precision import set_tf32

@@ -16,8 +16,9 @@ from trainer.commands.out_file import require_folder, require_replaceable
 from trainer.commands.weights import Network, Weights, find_weights, load_network
 from trainer.data.formats import open_dataset
 from trainer.data.listing import composed
-from trainer.data.loader import Loader, default_workers
+from trainer.data.loader import Loader
 from trainer.distributed import process_group
+from trainer.distributed.cpus import default_workers
 from trainer.distributed.process_group import World, on_every_rank, require_same
 from trainer.errors import UserError, first_line
 from trainer.evaluation.calibration import details

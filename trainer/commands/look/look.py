@@ -13,10 +13,11 @@ from trainer.data.contents import Contents
 from trainer.data.crop import eval_view, train_view
 from trainer.data.device import device_batches
 from trainer.data.formats import open_dataset
-from trainer.data.loader import Loader, Source, check_square, default_workers
+from trainer.data.loader import Loader, Source, check_square
 from trainer.data.mixing import mix
 from trainer.data.order import epoch_order, train_batches
 from trainer.data.resolution import resolution_at
+from trainer.distributed.cpus import default_workers
 from trainer.errors import UserError
 from trainer.evaluation.protocol import describe_crop, short
 from trainer.evaluation.result import printable
