@@ -18,18 +18,20 @@ import torch
 from tests.support.processes import SUPPORT, TIMEOUT, run, run_new
 from trainer.__main__ import main
 from trainer.commands.benchmark import benchmark, peers
-from trainer.commands.benchmark.measure import Measured
+from trainer.commands.benchmark.measure import Measured, Part, window_length
 from trainer.commands.benchmark.peak import Peak, peak
 from trainer.commands.benchmark.peers import Peer, PeerError, job
 from trainer.commands.benchmark.repeated_step import RepeatedStep
 from trainer.commands.benchmark.report import FFCV, TORCHVISION, figures, report
 from trainer.commands.benchmark.verdict import Rates, more_threads, smaller_side, smallest_useful_side, verdict
 from trainer.commands.benchmark.whole_epoch import epoch_line, evaluation_part, whole_epoch
+from trainer.cuda_graph import DDP_WARM_UP
 from trainer.data.formats import open_source
 from trainer.data.loader import Loader
 from trainer.data.stream import train_stream
 from trainer.data.synthetic import SyntheticSource
 from trainer.distributed import process_group
+from trainer.log import throughput
 from trainer.model import build_model
 from trainer.recipe import (
     EMA,
@@ -169,6 +171,20 @@ def test_benchmark_notes_what_disturbs_its_figures(monkeypatch: pytest.MonkeyPat
         "measured at 32 px, the resolution of the last epochs; the first ones have 16 px",
         "an epoch has 19 micro-batches only: much of the measured time is its start",
     ]
+
+
+def test_benchmark_window_is_not_sized_by_the_recording_of_a_cuda_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With DDP the 11th step is recorded and the 12th compared, which takes seconds; all others take 2**-7 s."""
+    now, calls = 0.0, itertools.count(1)
+
+    def step(_batch: object) -> None:
+        nonlocal now
+        now += 5.0 if next(calls) in (DDP_WARM_UP, DDP_WARM_UP + 1) else 2**-7
+
+    monkeypatch.setattr(throughput, "time", SimpleNamespace(perf_counter=lambda: now))
+    part = Part(batches=lambda _: (batch for batch in itertools.count()), work=step, images=1, first=DDP_WARM_UP + 1)
+    with process_group.world("cpu", timeout_minutes=1) as world:
+        assert window_length(part, 1.0, world) == 128
 
 
 def test_benchmark_only_crops_that_are_resized_leave_the_stored_size_open() -> None:

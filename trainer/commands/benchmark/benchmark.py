@@ -26,7 +26,7 @@ from trainer.commands.benchmark.report import FFCV, TORCHVISION, figures, report
 from trainer.commands.benchmark.verdict import smallest_useful_side
 from trainer.commands.benchmark.whole_epoch import evaluation_part, seconds_of_copy, whole_epoch
 from trainer.commands.plan.cost import pass_cost
-from trainer.cuda_graph import check_compile_mode, check_recordable
+from trainer.cuda_graph import DDP_WARM_UP, check_compile_mode, check_recordable
 from trainer.data.augment import Augmenter
 from trainer.data.crop import train_view
 from trainer.data.device import DeviceBatch, device_batches
@@ -96,6 +96,8 @@ def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
         )
         stack.push(if_all_end(world, step.close))
         parts = _parts(recipe, loader, step, world, accumulation)
+        if settings.cuda_graph:
+            parts["compute"] = replace(parts["compute"], first=DDP_WARM_UP + 1)
         if eval_loader:
             parts["evaluation"] = evaluation_part(recipe, eval_loader, step.state, world)
         _wait_for_peers(peers, world, notes)

@@ -38,6 +38,8 @@ class Part:
     """of a micro-batch"""
     warm_up: int = 1
     """uncounted micro-batches before a window"""
+    first: int = 0
+    """uncounted micro-batches before the first trial window, among which a CUDA graph is recorded and checked"""
     accumulation: int = 1
     """micro-batches of one step: a window holds whole steps if it is at least this long"""
 
@@ -102,6 +104,8 @@ def window(part: Part, count: int, round_number: int, world: World) -> Rates:
 
 def window_length(part: Part, seconds: float, world: World) -> int:
     """The micro-batches that take the slowest rank about `seconds`. Its trial windows also trigger compilation."""
+    if part.first:
+        window(part, part.first, 0, world)
     count = 1
     while True:
         rate = min(gather(world, window(part, count, 0, world).images_per_second))
