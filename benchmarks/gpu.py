@@ -79,7 +79,7 @@ class GpuSettings:
 
 
 def main(settings: GpuSettings) -> None:
-    """Measures and reports. Raises UserError where images are not given, or cannot be read."""
+    """Measures and reports. Raises UserError if images are not given, or cannot be read."""
     if (settings.data is None) == (settings.photos is None):
         raise UserError("which images? give --data DIR, a folder with train.beton, or --photos PHOTOS, class folders")
     record = Record(settings.json, settings.minutes)

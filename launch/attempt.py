@@ -32,7 +32,7 @@ class Ending:
     failed: bool = False
     """whether a process crashed or was killed, after which its launcher ends the others with SIGTERM"""
     by_user: str | None = None
-    """how the user ended the run; None where he did not, and where nobody knows"""
+    """how the user ended the run; None if he did not, or if nobody knows"""
     sent: signal.Signals = signal.SIGTERM
     """the signal that the user sent"""
     cause: str | None = None
@@ -90,7 +90,7 @@ def decide(codes: dict[int, int], ending: Ending, *, restarts_without_progress: 
 def begin(submission: Submission, index: int, number: int, nodes: str, port: int | None = None) -> None:
     """Records that start `number` of run `index` begins, once there is room for a checkpoint.
 
-    Raises UserError where the user has cancelled the run, or the last starts brought no checkpoint. `port`: where its
+    Raises UserError if the user has cancelled the run, or the last starts brought no checkpoint. `port`: where its
     processes meet; None: torchrun finds one.
     """
     job = submission.job
@@ -170,7 +170,7 @@ def attempts(submission: Submission, index: int) -> list[dict[str, Any]]:
 
 
 def require_room(run_dir: Path, otherwise: Path) -> None:
-    """Raises OSError where a file as large as the newest checkpoint cannot be written, because of a quota for example.
+    """Raises OSError if a file as large as the newest checkpoint cannot be written, because of a quota for example.
 
     `otherwise`: a folder on the same disk, where the run's own does not exist yet.
     """
@@ -219,7 +219,7 @@ def boot_id() -> str:
 
 
 def _seconds_since(start: dict[str, Any]) -> float | None:
-    """How long a start took, whatever was done to the clock meanwhile; None where it began on a different machine."""
+    """How long a start took, whatever was done to the clock meanwhile; None if it began on a different machine."""
     clock = start.get("clock", {})
     if clock.get("boot") != boot_id():
         return None

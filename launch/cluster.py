@@ -36,17 +36,17 @@ class Cluster(Protocol):
         """What submit() would start, for --plan."""
 
     def submit(self, options: Any, runs: list[Run]) -> Callable[[], int]:
-        """Starts the runs. Raises UserError where the cluster refuses them.
+        """Starts the runs. Raises UserError if the cluster refuses them.
 
         No other launch of them can be made meanwhile. What takes long, such as training in the foreground, is left to
         the function that it returns, whose result is the exit code.
         """
 
     def state(self, submission: Submission, index: int) -> State:
-        """The state of a run's job. Raises UserError where the submission's record cannot be read."""
+        """The state of a run's job. Raises UserError if the submission's record cannot be read."""
 
     def cancel(self, submission: Submission, index: int) -> str:
-        """Ends a run's job, which saves first, and returns one line. Raises UserError where that fails."""
+        """Ends a run's job, which saves first, and returns one line. Raises UserError if that fails."""
 
     def log_file(self, submission: Submission, index: int, rank: int) -> Path:
         """The file with a rank's output; several ranks may share one."""
@@ -65,7 +65,7 @@ CLUSTERS: dict[str, Cluster] = {"slurm": Slurm(), "local": Local()}  # preflight
 
 
 def cluster_of(job: Job) -> Cluster:
-    """The launcher that started a job. Raises UserError where this version does not know it."""
+    """The launcher that started a job. Raises UserError if this version does not know it."""
     if job.cluster not in CLUSTERS:
         raise UserError(f"the job was started by the launcher {job.cluster!r}, known are {', '.join(CLUSTERS)}")
     return CLUSTERS[job.cluster]

@@ -20,7 +20,7 @@ _COMMAND_LINE_ONLY = {"cluster", "plan", "seeds", "vary", "name", "nodes", "gpus
 
 
 def cluster_file(chosen: Path | None) -> Path | None:
-    """The file that was chosen, or else launch.toml of this folder; None where there is none."""
+    """The file that was chosen, or else launch.toml of this folder; None if there is none."""
     return chosen or (_FILE if _FILE.is_file() else None)
 
 
@@ -28,7 +28,7 @@ def words_of(command: type, launchers: list[type], chosen: Path | None) -> list[
     """The options of `command` that the cluster's file sets, as words of the command line; none without a file.
 
     The file may hold options of all `launchers`; a command that is not a launcher takes those of ProcessSettings.
-    Raises UserError where it cannot be read, holds an unknown option, or a value of the wrong type.
+    Raises UserError if it cannot be read, holds an unknown option, or a value of the wrong type.
     """
     if not (path := cluster_file(chosen)):
         return []
@@ -58,7 +58,7 @@ def words_of(command: type, launchers: list[type], chosen: Path | None) -> list[
 
 
 def _check_type(path: Path, key: str, value: Any, kind: str) -> None:
-    """Raises UserError where the value is not of the field's type, or no list of strings for one that repeats."""
+    """Raises UserError if the value is not of the field's type, or no list of strings for one that repeats."""
     if kind == "Repeated" and isinstance(value, list) and all(isinstance(line, str) for line in value):
         return
     expected: dict[str, Any] = {"int": int, "str": str, "bool": bool, "float": (int, float)}

@@ -99,7 +99,7 @@ def runs_of(
 def _run(
     name: str, words: list[str], values: tuple[Value, ...], seed: int | None, processes: int, several: bool
 ) -> Run:
-    """The run with these values. Raises UserError, naming them, where python -m trainer train would."""
+    """The run with these values. Raises UserError, naming them, if python -m trainer train would."""
     varied = [word for value in values for word in value.words()]
     seeded = [] if seed is None else ["--seed", str(seed)]
     try:
@@ -129,7 +129,7 @@ def _run(
 
 
 def _require_different(runs: list[Run]) -> None:
-    """Raises UserError where two runs would train the same: 0.1 and 0.10 are one value."""
+    """Raises UserError if two runs would train the same: 0.1 and 0.10 are one value."""
     found: dict[object, Run] = {}
     for run in runs:
         options = [word for word in run.options if word != str(run.run_dir)]

@@ -37,12 +37,12 @@ def launch(name: str, words: list[str]) -> int:
 
 
 def state_of(submission: Submission, index: int) -> State:
-    """The state of run number `index`. Raises UserError where the submission's record cannot be read."""
+    """The state of run number `index`. Raises UserError if the submission's record cannot be read."""
     return cluster_of(submission.job).state(submission, index)
 
 
 def cancel(run_dir: Path) -> str:
-    """Ends a run's job, which saves first, and returns one line. Raises UserError where there is nothing to end."""
+    """Ends a run's job, which saves first, and returns one line. Raises UserError if there is nothing to end."""
     submission, index = submission_of(run_dir)
     state = state_of(submission, index)
     if state.is_over:
@@ -51,7 +51,7 @@ def cancel(run_dir: Path) -> str:
 
 
 def refuse_running(runs: list[Run]) -> None:
-    """Raises UserError where a run's earlier job is not over."""
+    """Raises UserError if a run's earlier job is not over."""
     for run in runs:
         folder = run.run_dir
         if not (folder / "launch.json").is_file():

@@ -20,7 +20,7 @@ class Layout:
 
 
 def layout_of(settings: ProcessSettings) -> Layout:
-    """Raises UserError where the numbers contradict each other, or GPUs do not fill whole nodes."""
+    """Raises UserError if the numbers contradict each other, or GPUs do not fill whole nodes."""
     nodes, gpus_per_node, gpus = settings.nodes, settings.gpus_per_node or 0, settings.gpus
     if gpus is not None:
         if not gpus_per_node:

@@ -16,7 +16,7 @@ _OFTEN, _SELDOM = 0.5, 5.0  # s from one look at the file to the next, and from 
 
 
 def logs(options: LogsSettings) -> None:
-    """Prints the log of one rank, and the first error of the others. Raises UserError where there is no log."""
+    """Prints the log of one rank, and the first error of the others. Raises UserError if there is no log."""
     submission, index = submission_of(options.run)
     path = log_file(submission, index, options.rank)
     waits = options.follow and not state_of(submission, index).is_over
@@ -28,7 +28,7 @@ def logs(options: LogsSettings) -> None:
 
 
 def log_file(submission: Submission, index: int, rank: int) -> Path:
-    """The file with a rank's output. Raises UserError where there is no such rank."""
+    """The file with a rank's output. Raises UserError if there is no such rank."""
     job = submission.job
     if rank not in range(job.processes):
         raise UserError(f"--rank {rank}: the run has {job.processes} processes, ranks 0 to {job.processes - 1}")
@@ -44,7 +44,7 @@ def trouble_elsewhere(submission: Submission, index: int, rank: int) -> str | No
 
 
 def first_trouble(submission: Submission, index: int) -> tuple[int, str] | None:
-    """The rank and the last error of the log that was finished first, of those that have one; None where none has.
+    """The rank and the last error of the log that was finished first, of those that have one; None if none has.
 
     An error about a lost peer does not count: it follows from the failure of another rank.
     """

@@ -21,5 +21,5 @@ class State:
 
     @property
     def is_over(self) -> bool:
-        """False where nobody answers: asking again is better than starting a second job."""
+        """False if nobody answers: asking again is better than starting a second job."""
         return self.name not in WAITING | ACTIVE | {"UNKNOWN"}

@@ -26,7 +26,7 @@ _STYLES = {"RUNNING": "green", "COMPLETED": "dim", "FAILED": "red", "GONE": "red
 
 
 def status(options: StatusSettings) -> None:
-    """Prints a line for each run. Raises UserError where a folder holds none."""
+    """Prints a line for each run. Raises UserError if a folder holds none."""
     found = [run for folder in options.runs or (Path(),) for run in launched_runs(folder)]
     rows = [row(run_dir) for run_dir in dict.fromkeys(found)]
     table = Table(*_COLUMNS, box=None, pad_edge=False, header_style="bold")

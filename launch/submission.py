@@ -83,7 +83,7 @@ class Submission:
 
     @property
     def job(self) -> Job:
-        """Raises UserError where it cannot be read."""
+        """Raises UserError if it cannot be read."""
         path = self.folder / "job.json"
         try:
             return Job(**json.loads(path.read_text(encoding="utf-8")))
@@ -120,7 +120,7 @@ class Submission:
             shutil.rmtree(unused, ignore_errors=True)
 
     def mark_cancelled(self, index: int) -> None:
-        """Prevents run number `index` from starting again. Raises UserError where the mark cannot be written."""
+        """Prevents run number `index` from starting again. Raises UserError if the mark cannot be written."""
         try:
             replace_text(self.attempts(index) / "cancelled", now())
         except OSError as error:
@@ -137,7 +137,7 @@ def _is_used(code: Path) -> bool:
 
 
 def new_submission(runs: list[Run]) -> Submission:
-    """Writes code and recipes below the runs' folder. Raises UserError where that fails."""
+    """Writes code and recipes below the runs' folder. Raises UserError if that fails."""
     parent = common_folder(runs) / "launch"
     submission = None
     try:
@@ -191,7 +191,7 @@ def require_plain_folder(runs: list[Run]) -> None:
 
 
 def submission_of(run_dir: Path) -> tuple[Submission, int]:
-    """The newest launch of this run, and the run's number in it. Raises UserError where it was not launched."""
+    """The newest launch of this run, and the run's number in it. Raises UserError if it was not launched."""
     path = run_dir / "launch.json"
     try:
         pointer: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -51,7 +51,7 @@ Recorder = Callable[[Callable[[], Computed]], tuple[Graph, Computed]]
 
 
 def check_recordable(recipe: Recipe, world: World) -> None:
-    """Raises UserError where the recipe's step cannot be one CUDA graph, on this device."""
+    """Raises UserError if the recipe's step cannot be one CUDA graph, on this device."""
     if world.device.type != "cuda":
         raise UserError(f"cuda_graph needs a GPU, and this trains on {world.device.type}: leave out --cuda-graph")
     if recipe.precision == "fp16":
@@ -69,7 +69,7 @@ def check_recordable(recipe: Recipe, world: World) -> None:
 
 
 def check_compile_mode(recipe: Recipe, world: World, mode: CompileMode) -> None:
-    """Raises UserError where the CUDA graphs that torch.compile makes in this mode would lose gradients.
+    """Raises UserError if the CUDA graphs that torch.compile makes in this mode would lose gradients.
 
     Each forward pass frees what the passes before it have returned, the gradients too (torch 2.14,
     torch/_inductor/cudagraph_trees.py, format_dealloc_msg). On a CPU there are no such graphs.
@@ -151,7 +151,7 @@ class RecordedStep:
     def __call__(self, images: Tensor, targets: Tensor, seed: int) -> Computed:
         """Updates the weights by the groups' "lr". `seed`: of drop path and dropout.
 
-        Raises SharedError where the step cannot be recorded, or where a replay differs from the plain step; LocalError
+        Raises SharedError if the step cannot be recorded, or if a replay differs from the plain step; LocalError
         where the comparison does not fit into this rank's memory.
         """
         for group in self._groups:

@@ -27,8 +27,8 @@ Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 def build_teacher(recipe: Recipe, weights: Path | None, classes: list[str]) -> tuple[nn.Module, Teacher]:
     """The recipe's teacher on the CPU, frozen and in evaluation mode, and what it is. `classes`: the data's, in order.
 
-    `weights`: its file, None for those that its library publishes. Raises UserError where there are no weights, or
-    where they are of another network or of other classes.
+    `weights`: its file, None for those that its library publishes. Raises UserError if there are no weights, or
+    if they are of another network or of other classes.
     """
     assert recipe.distillation is not None
     spec = recipe.distillation.teacher
@@ -56,7 +56,7 @@ def build_teacher(recipe: Recipe, weights: Path | None, classes: list[str]) -> t
 
 
 def require_resolutions(module: nn.Module, teacher: Teacher, recipe: Recipe, device: torch.device) -> None:
-    """Raises UserError where the teacher cannot run an image of each resolution that the recipe trains at."""
+    """Raises UserError if the teacher cannot run an image of each resolution that the recipe trains at."""
     for resolution in sorted(resolutions(recipe)):
         image = torch.zeros(1, 3, resolution, resolution, device=device)
         try:

@@ -40,7 +40,7 @@ def measure_norms(model: nn.Module, batches: Iterable[Tensor], world: World, pre
 
     `model` is the module itself, not DDP's wrapper. `batches`: float32 [N, 3, H, W] on the model's device. N is that of
     training, because norms normalise each batch by its own statistics here too. Called by all ranks together, each with
-    its share. Parameters, gradients, modes and num_batches_tracked do not change. Raises ValueError where a norm gets
+    its share. Parameters, gradients, modes and num_batches_tracked do not change. Raises ValueError if a norm gets
     no image, and then changes nothing.
 
     The mean is E[m] and the variance E[m^2 + v] - E[m]^2 for batches with means m and variances v (Wu and Johnson 2021,

@@ -68,7 +68,7 @@ class TrainingStep:
         `accumulation`: micro-batches of each process in one step. `teacher`: that of recipe.distillation, on the
         device, frozen and in evaluation mode. `compile_mode`: that of torch.compile, None for eager mode.
         `cuda_graph`: record the step and replay it; check_recordable says where. `bucket_mb`: MiB of gradients in one
-        message between processes. Raises SharedError where the network cannot run a micro-batch.
+        message between processes. Raises SharedError if the network cannot run a micro-batch.
         """
         self.accumulation = accumulation
         self.lr = 0.0

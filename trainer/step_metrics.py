@@ -33,7 +33,7 @@ class Summary(NamedTuple):
     """The steps since the last line of the log."""
 
     loss: float  # mean
-    grad_norm: float | None  # mean, without skipped steps; None where all were skipped
+    grad_norm: float | None  # mean, without skipped steps; None if all were skipped
     grad_norm_max: float | None
     skipped: int  # steps that fp16's scaler skipped, because their gradient was not finite
     spikes: list[StepRecord]

@@ -48,7 +48,7 @@ def _publish(file: int, new: Path, path: Path) -> None:
 def runner(submission: Submission) -> Runner | None:
     """The process that runs a local submission; None: it has ended, or is not there yet.
 
-    Raises UserError where nobody can tell from here: on another machine, and without locks that it shares.
+    Raises UserError if nobody can tell from here: on another machine, and without locks that it shares.
     """
     path = _file(submission)
     try:
@@ -87,7 +87,7 @@ def _file(submission: Submission) -> Path:
 
 
 def _require_gone(submission: Submission, host: str, *, has_locks: bool) -> None:
-    """Raises UserError where a run of a machine called `host` may be alive, though nobody is seen to hold its lock."""
+    """Raises UserError if a run of a machine called `host` may be alive, though nobody is seen to hold its lock."""
     otherwise = f"ask there, or remove launch.json from the run's folder if {host} is gone"
     if not has_locks:
         raise UserError(f"{host} ran it, and this disk has no locks to say whether it still does: {otherwise}")

@@ -25,7 +25,7 @@ class Ended:
 
     words: str = "ended"
     code: int = 0
-    """exit code of the process that failed first; negative after a signal; 0 where none failed"""
+    """exit code of the process that failed first; negative after a signal; 0 if none failed"""
     signal: Signals | None = None
     """that this process received and forwarded"""
 

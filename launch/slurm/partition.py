@@ -40,7 +40,7 @@ class Partition:
 def partition_of(name: str | None) -> Partition | None:
     """The partition, the partitions of a list, or the cluster's default one; None without Slurm and for unknown names.
 
-    Raises UserError where Slurm is here and does not answer: the job would not get what its nodes have.
+    Raises UserError if Slurm is here and does not answer: the job would not get what its nodes have.
     """
     asked = ("-p", name) if name else ()
     shown = run_slurm("sinfo", "-h", "-N", "-o", "%P|%G|%c|%l", *asked)
@@ -81,7 +81,7 @@ def gpus_of(gres: str) -> int:
 def resolved(options: Settings) -> Settings:
     """The options with GPUs and CPUs that are not given taken from the partition's nodes; asks Slurm once.
 
-    Raises UserError where its nodes differ in their GPUs, and for a time limit that the partition does not allow.
+    Raises UserError if its nodes differ in their GPUs, and for a time limit that the partition does not allow.
     """
     gres = getattr(options, "gres", None)
     if gres:

@@ -54,7 +54,7 @@ def job_state(submission: Submission, index: int) -> State:
 
 
 def cancel_job(submission: Submission, index: int) -> str:
-    """Marks the run as cancelled, then runs scancel. Raises UserError where scancel fails; the mark stays."""
+    """Marks the run as cancelled, then runs scancel. Raises UserError if scancel fails; the mark stays."""
     job = submission.job
     name = job_name(job, index)
     submission.mark_cancelled(index)

@@ -3,8 +3,8 @@
     python -m launch.slurm.start begin FOLDER ADDRESS
     python -m launch.slurm.start end FOLDER CODE SIGNALLED SHOWN MACHINE
 
-CODE: srun's exit code. SIGNALLED: not empty where the script was sent SIGTERM. SHOWN: `scontrol show job`, or nothing
-where Slurm does not answer. MACHINE: the state of the script's node, by systemd and by Slurm, where it was signalled.
+CODE: srun's exit code. SIGNALLED: not empty if the script was sent SIGTERM. SHOWN: `scontrol show job`, or nothing
+if Slurm does not answer. MACHINE: the state of the script's node, by systemd and by Slurm, where it was signalled.
 With the standard library only: the node's Python may have no packages. It prints one of
 
     meet ADDRESS:PORT    where the processes meet
@@ -93,13 +93,13 @@ def ending_of(
 
 
 def excluded(shown: str, faulty: list[str]) -> str:
-    """The job's ExcNodeList with the faulty nodes; empty where there are none."""
+    """The job's ExcNodeList with the faulty nodes; empty if there are none."""
     before = _values(shown).get("ExcNodeList", "(null)").replace("(null)", "")
     return ",".join(filter(None, [before, *faulty])) if faulty else ""
 
 
 def restarts(shown: str) -> int:
-    """How often Slurm has queued the job again; 0 where it does not say so."""
+    """How often Slurm has queued the job again; 0 if it does not say so."""
     return int(_values(shown).get("Restarts", 0))
 
 

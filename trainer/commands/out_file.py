@@ -18,7 +18,7 @@ _OF_A_DATA_SET = (".beton", ".ffcv", ".beton.json", ".ffcv.json", ".tar")
 
 
 def require_folder(out: Path) -> None:
-    """Raises UserError where there is no folder for `out`."""
+    """Raises UserError if there is no folder for `out`."""
     if not out.absolute().parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}")
 
@@ -26,7 +26,7 @@ def require_folder(out: Path) -> None:
 def require_replaceable(
     out: Path, *, read: Iterable[Path | str | None] = (), data: Iterable[str | None] = (), option: str = "--out"
 ) -> None:
-    """Raises UserError where `out` would replace what the command reads, or a file of any run or data set.
+    """Raises UserError if `out` would replace what the command reads, or a file of any run or data set.
 
     `read`: files; `data`: data sets.
     """
@@ -39,13 +39,13 @@ def require_replaceable(
 
 
 def require_not_read(out: Path, read: Iterable[Path | str | None], option: str = "--out") -> None:
-    """Raises UserError where `out` is one of the files that the command reads."""
+    """Raises UserError if `out` is one of the files that the command reads."""
     if any(file and Path(file).resolve() == out.resolve() for file in read):
         raise UserError(f"{out} is a file that this command reads and would replace: use another {option}")
 
 
 def require_outside_runs(out: Path, option: str = "--out") -> None:
-    """Raises UserError where `out` is a file that a run writes itself, or lies in a folder of such files."""
+    """Raises UserError if `out` is a file that a run writes itself, or lies in a folder of such files."""
     for file in (out.absolute(), out.resolve()):  # either may be a link
         if file.name.startswith(_OF_A_RUN) and (file.parent / "recipe.py").is_file():
             raise UserError(f"{option} {out} is a file of the run {out.parent}: choose a different name")

@@ -41,8 +41,8 @@ _BATCH = 64  # images; also how many names of standard input are read before the
 def predict_images(settings: PredictSettings) -> int:
     """Prints a line for each image: its most probable classes. An image without an answer is a line on stderr.
 
-    It has none where it cannot be read, or the network computes NaN. Returns the exit code: 2 if there was such an
-    image, else 0. Raises UserError where no image can be predicted.
+    It has none if it cannot be read, or the network computes NaN. Returns the exit code: 2 if there was such an
+    image, else 0. Raises UserError if no image can be predicted.
     """
     weights = find_weights(settings.weights, settings.recipe, settings.checkpoint, settings.weights_key)
     recipe = weights.recipe_at_evaluation

@@ -30,7 +30,7 @@ Network = dict[str, Tensor] | Path  # a state_dict, or an .onnx file, which hold
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """The weights that were found. `classes` and `data` are None where the file does not say."""
+    """The weights that were found. `classes` and `data` are None if the file does not say."""
 
     file: Path
     sha256: str
@@ -64,7 +64,7 @@ def find_weights(
 
 
 def run_weights(run: Run, which: str) -> Weights:
-    """The weights of a run's checkpoint, "newest", "best" or "average". Raises UserError where none can be read."""
+    """The weights of a run's checkpoint, "newest", "best" or "average". Raises UserError if none can be read."""
     recipe = run.recipe
     if which == "best":
         file, content = run.checkpoints.best, run.checkpoints.read_best()
@@ -90,7 +90,7 @@ def file_weights(file: Path, recipe_name: str | None, key: str | None = None) ->
 
     A checkpoint within its run's folder has the run's recipe; for other files `recipe_name`, a name or a path, says
     which network it is. `key` says which weights of the file, in our checkpoints model or average; None: the only or
-    the averaged ones, of a checkpoint both. Raises UserError where what is needed is missing, and for a file that
+    the averaged ones, of a checkpoint both. Raises UserError if what is needed is missing, and for a file that
     cannot be read.
     """
     in_run = file.absolute().parent.parent
@@ -117,7 +117,7 @@ def file_weights(file: Path, recipe_name: str | None, key: str | None = None) ->
 
 
 def load_network(weights: Weights, network: Network, num_classes: int, device: torch.device) -> nn.Module:
-    """The network with all of these weights, on `device`. Raises UserError where they belong to another network."""
+    """The network with all of these weights, on `device`. Raises UserError if they belong to another network."""
     if isinstance(network, Path):
         from trainer.commands.export.onnx import OnnxNetwork
 

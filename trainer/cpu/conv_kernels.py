@@ -57,7 +57,7 @@ _PRODUCTS, _SUMS, _BEFORE, _PACKED_X = (_ROW_BYTES * number for number in range(
 def _pack(scratch, image, image_bytes, row_bytes, column_bytes, rows, columns, from_row, to_row, to, pitch):
     """16 channels of rows of an image and of the next one, alternating; zeros for rows that are outside.
 
-    image_bytes is 0 where there is no next image.
+    image_bytes is 0 if there is no next image.
     """
     for row in range(from_row, to_row):
         inside = 0 <= row < rows

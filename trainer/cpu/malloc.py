@@ -6,7 +6,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of <malloc.h>
 
 
 def keep_freed_memory() -> bool:
-    """Stops glibc's malloc from returning memory to the system; False where the C library is a different one.
+    """Stops glibc's malloc from returning memory to the system; False if the C library is a different one.
 
     By default it maps each large tensor anew, and the kernel clears its pages one by one: 75,000 page faults and an
     eighth of the time of a step of ResNet-18 on two cores (docs/experiments.md). The process then stays at its largest

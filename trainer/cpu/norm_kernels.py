@@ -287,7 +287,7 @@ def backward(
 ) -> None:  # fmt: skip
     """Writes the gradients of x, the shortcut, weight and bias from dy and what forward() wrote.
 
-    y and dshortcut are 0 where there was no shortcut.
+    y and dshortcut are 0 if there was no shortcut.
     """
     work = _work(pixels, len(dweight), x=x, shortcut=dshortcut, y=y, dy=dy, dx=dx)
     _backward(_do_parts.address, np.uint32(threads), *work, pixels, per_channel, eps, dweight, dbias)

@@ -116,7 +116,7 @@ def erased_boxes(erasing: RandomErasing, draws: np.ndarray, height: int, width: 
     tries and a ratio, height / width, uniform in its logarithm, as torchvision and timm).
 
     `draws`: uniform, shape (n, 41): whether, then area, ratio, top and left of each try. Returns (top, left, height,
-    width): int64, shape (n, 4), in pixels; all 0 where nothing is erased.
+    width): int64, shape (n, 4), in pixels; all 0 if nothing is erased.
     """
     area, ratio, top, left = draws[:, 1:].reshape(-1, 4, _TRIES).transpose(1, 0, 2)
     low, high = erasing.scale

@@ -57,7 +57,7 @@ class Stamp:
         return cls(path, digest.hexdigest())
 
     def read(self) -> Content | None:
-        """What was found, None where no stamp is of this state, or something else lies in its place."""
+        """What was found, None if no stamp is of this state, or something else lies in its place."""
         for path in self._places():
             with contextlib.suppress(OSError, *NOT_JSON):
                 found = json.loads(path.read_text(encoding="ascii"))
@@ -67,7 +67,7 @@ class Stamp:
         return None
 
     def write(self, content: Content) -> None:
-        """Remembers it beside the files, else in the cache folder; does nothing where neither can be written to."""
+        """Remembers it beside the files, else in the cache folder; does nothing if neither can be written to."""
         for path in self._places():
             with contextlib.suppress(OSError, UserError):  # UserError: another process is writing it
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,7 @@ class EncodedSource:
         stamp: Stamp | None = None,
         notes: tuple[str, ...] = (),
     ) -> None:
-        """`checksum`: None where it is that of the bytes that `encoded` returns, which `stamp` then remembers."""
+        """`checksum`: None if it is that of the bytes that `encoded` returns, which `stamp` then remembers."""
         self.labels, self.classes, self.name = labels, classes, name
         self._checksum, self._stamp = checksum, stamp
         self._content: Content | None = None

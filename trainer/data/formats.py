@@ -172,7 +172,7 @@ def find_dataset(data: str, split: Split) -> Found:
 
 
 def class_folders(data: Path, split: str) -> ClassFolders:
-    """The class folders of a split, whatever else lies in `data`. Raises UserError where there are none."""
+    """The class folders of a split, whatever else lies in `data`. Raises UserError if there are none."""
     found: Found | None = _class_folders(data, split, FOLDERS[split])
     if found is None and split == "val" and (test := _class_folders(data, split, (TEST,))):
         found = _for_validation(test, data)
@@ -234,7 +234,7 @@ def _tars(folder: Path) -> list[Path]:
 
 
 def _refuse_downloads(folder: Path) -> None:
-    """Raises UserError where ImageNet lies as it is downloaded: `prepare imagenet` alone reads that."""
+    """Raises UserError if ImageNet lies as it is downloaded: `prepare imagenet` alone reads that."""
     if any((folder / name).exists() for name in _DOWNLOADS):
         raise UserError(
             f"{folder} has ImageNet's files as they are downloaded: convert them with python -m trainer prepare "
@@ -249,7 +249,7 @@ def _class_folders(folder: Path, split: str, names: tuple[str, ...]) -> ClassFol
 
 
 def _only(found: Iterable[str], folder: Path, split: str) -> str:
-    """The name of the one that was found. Raises UserError where there are several: none is the obvious choice."""
+    """The name of the one that was found. Raises UserError if there are several: none is the obvious choice."""
     first, *others = found
     if others:
         raise UserError(

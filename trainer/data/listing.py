@@ -58,8 +58,8 @@ def list_class_folders(folder: Path, order: ClassOrder = "text") -> Listing:
     """The images of all class folders below `folder`. Classes are sorted as text or as numbers, images as text.
 
     Names that differ only in how Unicode composes their letters are one class. A folder that links lead to several
-    times is walked once. Hidden names and those that systems leave behind are skipped. Raises UserError where there
-    are no class folders, where one holds no images or is another one's link, and where a folder cannot be read.
+    times is walked once. Hidden names and those that systems leave behind are skipped. Raises UserError if there
+    are no class folders, if one holds no images or is another one's link, and if a folder cannot be read.
     """
     skipped = _Skipped([], [], [])
     found: dict[str, list[str]] = {}  # class -> names of its folders
@@ -122,7 +122,7 @@ def class_order_note(classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def require_same_classes(where: object, train: Sequence[str], val: Sequence[str]) -> None:
-    """Raises UserError where a class has training images only, or validation images only, and says which."""
+    """Raises UserError if a class has training images only, or validation images only, and says which."""
     for here, there, split, other in ((train, val, "train", "val"), (val, train, "val", "train")):
         if missing := [name for name in here if name not in set(there)]:
             first = one_line(", ".join(map(repr, missing[:5]))) + ", ..." * (len(missing) > 5)
@@ -135,13 +135,13 @@ def require_same_classes(where: object, train: Sequence[str], val: Sequence[str]
 
 
 def require_outside(out: Path, folder: Path) -> None:
-    """Raises UserError where `out` is within class folders: it would itself be taken for a class without images."""
+    """Raises UserError if `out` is within class folders: it would itself be taken for a class without images."""
     if folder.resolve() in out.resolve().parents:
         raise UserError(f"--out {out} is inside {folder}, whose folders are classes: choose a folder outside it")
 
 
 def require_training_images(where: object, train: np.ndarray, val: np.ndarray, classes: Sequence[str]) -> None:
-    """Raises UserError where a class has validation images only: a network could not learn it.
+    """Raises UserError if a class has validation images only: a network could not learn it.
 
     `train`, `val`: the labels of their images.
     """

@@ -50,7 +50,7 @@ class Source(Protocol):
         """Writes what is cut from the images into `out`: uint8 RGB, shape (n, resolution, resolution, 3).
 
         Where every box has the height and width of `out`, it need not be square. Raises LocalError, naming file and
-        image, where one cannot be decoded.
+        image, if one cannot be decoded.
         """
         ...
 
@@ -157,7 +157,7 @@ class Loader:
 
 
 def check_square(source: Source, resolution: int) -> None:
-    """Raises UserError where a padded crop would not find images of its own size."""
+    """Raises UserError if a padded crop would not find images of its own size."""
     images = np.arange(len(source.labels))
     heights, widths = source.sizes(images)
     wrong = np.flatnonzero((heights != resolution) | (widths != resolution))

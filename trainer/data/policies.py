@@ -144,7 +144,7 @@ def rand_arguments(
 
 _AUTO_BINS = 10
 _SubPolicy = tuple[tuple[Operation, float, int], tuple[Operation, float, int]]
-# Cubuk et al. 2018, appendix, with torchvision's numbers: operation, probability, magnitude (0 where there is none)
+# Cubuk et al. 2018, appendix, with torchvision's numbers: operation, probability, magnitude (0 if there is none)
 _AUTO_POLICIES: dict[str, list[_SubPolicy]] = {
     "imagenet": [
         ((Operation.POSTERIZE, 0.4, 8), (Operation.ROTATE, 0.6, 9)),

@@ -78,7 +78,7 @@ def _files(
 
 
 def _require_different(shards: tuple[Path, ...]) -> None:
-    """Raises UserError where two shards are one file, by a link: each of its images would be trained on twice."""
+    """Raises UserError if two shards are one file, by a link: each of its images would be trained on twice."""
     seen: dict[Path, Path] = {}
     for shard in shards:
         if (other := seen.setdefault(shard.resolve(), shard)) != shard:

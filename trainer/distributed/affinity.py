@@ -31,7 +31,7 @@ def place_of(device: torch.device) -> Place:
 
 
 def cpus_of_gpu(device: torch.device, devices: Path = Path("/sys/bus/pci/devices")) -> set[int]:
-    """The CPUs of the GPU's NUMA node; none where the system does not say."""
+    """The CPUs of the GPU's NUMA node; none if the system does not say."""
     found: Any = torch.cuda.get_device_properties(device)
     try:
         name = f"{found.pci_domain_id:04x}:{found.pci_bus_id:02x}:{found.pci_device_id:02x}.0"

@@ -70,7 +70,7 @@ def warm_up_buckets(model: nn.Module, images: torch.Tensor, precision: Precision
 
     DDP rebuilds its gradient buckets after the first backward pass, and with three or more ranks the buckets determine
     the order in which gradients are summed. After a warm-up, a resumed run sums in the same order as an uninterrupted
-    one. Raises SharedError where the network cannot run these images.
+    one. Raises SharedError if the network cannot run these images.
     """
     module = model.module if isinstance(model, DistributedDataParallel) else model
     buffers = [buffer.clone() for buffer in module.buffers()]

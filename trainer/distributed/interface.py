@@ -24,7 +24,7 @@ def bind_gloo() -> None:
 
 
 def interface_to(host: str) -> str | None:
-    """The name of the interface whose address packets to `host` leave from; None where that is not known.
+    """The name of the interface whose address packets to `host` leave from; None if that is not known.
 
     If `host` is this machine, which its loopback interface reaches, it is the interface of the default route.
     """

@@ -34,7 +34,7 @@ _counter: Any = None  # connected beforehand: torch logs a store that ends while
 def listen(rank: int, timeout: timedelta) -> None:
     """From now on this process ends when any rank has reported a lost peer, until leave() or finish() is called.
 
-    Raises RuntimeError where the store does not answer within `timeout`.
+    Raises RuntimeError if the store does not answer within `timeout`.
     """
     global _thread, _counter
     _counter = _store(timeout)
@@ -77,7 +77,7 @@ def report(message: str) -> None:
 
 
 def _count() -> int | None:
-    """How many ranks have reported the loss, now that this one does; None where the store does not answer."""
+    """How many ranks have reported the loss, now that this one does; None if the store does not answer."""
     counts: list[int] = []
 
     def ask() -> None:

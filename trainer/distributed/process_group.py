@@ -105,7 +105,7 @@ def device_type(wanted: str) -> str:
 
 
 def refuse_other_device(device: str, rank: int, store: Any) -> None:
-    """Raises NodeError where rank 0 trains on cuda and this one on cpu, or the reverse: NCCL would wait for gloo."""
+    """Raises NodeError if rank 0 trains on cuda and this one on cpu, or the reverse: NCCL would wait for gloo."""
     if rank == 0:
         store.set("device", device)
     elif (first := store.get("device").decode()) != device:
@@ -118,7 +118,7 @@ def refuse_other_device(device: str, rank: int, store: Any) -> None:
 def gpu_index(local_rank: int, local_size: int, count: int, *, one_machine: bool) -> int:
     """Which of the `count` GPUs that this process sees is its own: a launcher may show it all of them, or only its own.
 
-    Raises UserError where there are too few; on several machines NodeError, because another machine may have enough.
+    Raises UserError if there are too few; on several machines NodeError, because another machine may have enough.
     All ranks of the machine raise it, so that the one that prints does.
     """
     if count == 0:
@@ -133,7 +133,7 @@ def gpu_index(local_rank: int, local_size: int, count: int, *, one_machine: bool
 
 
 def refuse_shared_gpus(places: list[tuple[str, str]]) -> None:
-    """Raises SharedError where two ranks have the same GPU. `places`: host name and UUID of each rank's GPU."""
+    """Raises SharedError if two ranks have the same GPU. `places`: host name and UUID of each rank's GPU."""
     for rank, place in enumerate(places):
         if (first := places.index(place)) != rank:
             raise SharedError(

@@ -20,7 +20,7 @@ def wait_for_gpu(event: torch.cuda.Event) -> None:
 
 
 def waits_since() -> float | None:
-    """When the wait for the GPU began that has not ended, in seconds of time.monotonic(); None where there is none."""
+    """When the wait for the GPU began that has not ended, in seconds of time.monotonic(); None if there is none."""
     return _waits_since
 
 

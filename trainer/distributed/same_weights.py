@@ -24,7 +24,7 @@ def digest(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def require_same_weights(world: World, weights: Iterable[torch.Tensor], step: int) -> None:
-    """Raises SharedError with exit code 75 where a rank's weights differ after `step` steps. Called by all ranks.
+    """Raises SharedError with exit code 75 if a rank's weights differ after `step` steps. Called by all ranks.
 
     The error names the ranks in the minority with their nodes; all of them where there is no majority.
     """

@@ -58,7 +58,7 @@ class PeerStatus(NamedTuple):
 
 
 def find_stalled_ranks(peers: dict[int, PeerStatus], now: float, heartbeat_timeout: float, behind: float) -> str | None:
-    """One line that names the ranks which hold up the run; None where there are none.
+    """One line that names the ranks which hold up the run; None if there are none.
 
     `heartbeat_timeout`: seconds without a heartbeat after which a rank counts as lost. `behind`: the same for a rank
     that has a heartbeat but makes no progress while others wait for it.

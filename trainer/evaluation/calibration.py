@@ -17,7 +17,7 @@ class ClassAccuracy:
 
     name: str
     images: int
-    top1: float | None  # %; None where there are no images
+    top1: float | None  # %; None if there are no images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Bin:
     """The images whose confidence lies in one fifteenth of (0, 1]: a point of the reliability diagram."""
 
     images: int
-    confidence: float | None  # mean, in %; None where there are no images
+    confidence: float | None  # mean, in %; None if there are no images
     top1: float | None  # %
 
 
@@ -41,7 +41,7 @@ class Details:
 def details(labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, classes: list[str]) -> Details:
     """`labels`, `predicted`: int64; `confidence`: float64, the softmax of the prediction; all of shape (images,).
 
-    Raises UserError where a confidence is not a number.
+    Raises UserError if a confidence is not a number.
     """
     if wrong := int((~np.isfinite(confidence)).sum()):
         raise UserError(

@@ -171,7 +171,7 @@ class Log:
                 stack.callback(self._live.close)
 
     def _require_in_place(self) -> None:
-        """Raises DiskError where the folder was removed or moved: its open files could still be written to."""
+        """Raises DiskError if the folder was removed or moved: its open files could still be written to."""
         path = self._run_dir / "metrics.jsonl"
         if not path.exists() or not os.path.samestat(os.stat(path), self._opened):
             raise gone(self._run_dir)

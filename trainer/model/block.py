@@ -132,7 +132,7 @@ def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int, gr
 
 
 def stochastic_depth(drop_path: float) -> nn.Module | None:
-    """Drops the branches of images at random, by torch's global generator; None where there is nothing to drop."""
+    """Drops the branches of images at random, by torch's global generator; None if there is nothing to drop."""
     if drop_path == 0:
         return None
     from torchvision.ops import StochasticDepth  # loads all of torchvision, which our networks do without

@@ -81,7 +81,7 @@ def _shapes_in_timm(name: str, classes: int) -> dict[str, torch.Size]:
 
 
 def advice(state: Mapping[str, Tensor], spec: recipe.Model | None) -> str:
-    """A sentence about the network of a file, with what to use in place of `spec`; empty where it is not known."""
+    """A sentence about the network of a file, with what to use in place of `spec`; empty if it is not known."""
     found = network_of(state)
     match found:
         case None:

@@ -100,7 +100,7 @@ def _torchvision_file(name: str) -> str:
 
 
 def _timm_file(name: str) -> str:
-    """The same for timm; empty where it has published none."""
+    """The same for timm; empty if it has published none."""
     import timm
 
     cfg = timm.get_pretrained_cfg(name.partition("/")[2])
@@ -120,7 +120,7 @@ class Published(NamedTuple):
 
 
 def published_weights(spec: LibraryModel) -> Published:
-    """What the library's published weights are for; nothing is downloaded. Raises UserError where there are none."""
+    """What the library's published weights are for; nothing is downloaded. Raises UserError if there are none."""
     library, _, name = spec.name.partition("/")
     try:
         if library == "torchvision":

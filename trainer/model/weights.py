@@ -54,7 +54,7 @@ def load_initial_weights(
 
 
 def _first_difference(there: Sequence[str] | None, here: Sequence[str]) -> str:
-    """How the classes of a file differ from the data's; empty where they do not, or where either is not known."""
+    """How the classes of a file differ from the data's; empty if they do not, or if either is not known."""
     if not there or not here:
         return ""
     pairs = enumerate(zip_longest(there, here))

@@ -46,7 +46,7 @@ class StateDict:
 
     @property
     def notes(self) -> list[str]:
-        """What was chosen, one line each; nothing where there was no choice."""
+        """What was chosen, one line each; nothing if there was no choice."""
         chosen = f"the file also holds {', '.join(self.others)}: its averaged weights, {self.key}, are used"
         others = [f"{chosen}; --weights-key chooses"] if self.others else []
         return others + ([f"{self.prefix!r} was taken from the start of every name"] if self.prefix else [])
@@ -66,7 +66,7 @@ class StateDict:
 
 
 def read_weights_file(file: Path) -> object:
-    """What a file of torch.save or of safetensors holds, whatever its name. Raises UserError where it is neither.
+    """What a file of torch.save or of safetensors holds, whatever its name. Raises UserError if it is neither.
 
     It is read with weights_only: besides tensors and plain values only argparse.Namespace is built, which torchvision's
     and timm's checkpoints keep their options in.
@@ -134,7 +134,7 @@ def _is_safetensors(start: bytes, file: Path) -> bool:
 def state_dict_in(content: object, file: Path, key: str | None = None) -> StateDict:
     """The state_dict within what was read, without what wrappers put before its names.
 
-    `key` chooses among several; None: the only one, or the averaged one where there is one. Raises UserError where
+    `key` chooses among several; None: the only one, or the averaged one where there is one. Raises UserError if
     there is none, or no obvious choice.
     """
     found = dict(_state_dicts(content))

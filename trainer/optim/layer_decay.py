@@ -19,7 +19,7 @@ def lr_factors(model: nn.Module, spec: FineTuning) -> dict[nn.Parameter, float]:
 
     The classifier's is 1. Outside it the factor is spec.backbone_lr * spec.layer_decay ** depth, where depth counts
     layers from the classifier, which is 0, down to the stem. Layers are those of timm's group_matcher: residual blocks
-    in a ResNet. Raises UserError where layer_decay is not 1 and timm knows no layers of this model.
+    in a ResNet. Raises UserError if layer_decay is not 1 and timm knows no layers of this model.
     """
     heads = {parameter for name in classifiers(model) for parameter in model.get_submodule(name).parameters()}
     layers = _layers(model) if spec.layer_decay != 1 else {}

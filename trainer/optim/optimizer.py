@@ -85,7 +85,7 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def classifier_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The tensors of the layers that the logits come from; empty where the model has no such layer."""
+    """The tensors of the layers that the logits come from; empty if the model has no such layer."""
     return [parameter for name in classifiers(model) for parameter in model.get_submodule(name).parameters()]
 
 

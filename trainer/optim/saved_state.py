@@ -14,7 +14,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], mode
 
     torch matches them by their place alone. Another version of the trainer or of a library may group or order them in
     another way, so they are first put into the saved groups and order: the run continues with the weight decay that it
-    had. Raises ValueError where the parameters are others, or have no names and may be in another order.
+    had. Raises ValueError if the parameters are others, or have no names and may be in another order.
     """
     names = [group.get("param_names") for group in saved["param_groups"]]
     if None not in names:

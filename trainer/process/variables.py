@@ -7,7 +7,7 @@ from trainer.errors import UserError
 
 
 def whole_number(name: str, default: int) -> int:
-    """The variable's value; `default` where it is unset or empty. Raises UserError where it is no number from 0."""
+    """The variable's value; `default` where it is unset or empty. Raises UserError if it is no number from 0."""
     text = os.environ.get(name, "").strip()
     if not text:
         return default
@@ -19,7 +19,7 @@ def whole_number(name: str, default: int) -> int:
 def place_in_run() -> tuple[int, int, int, int]:
     """RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, as torchrun sets them; one process where none is set.
 
-    Raises UserError where they contradict one another: the process would wait for others for ever.
+    Raises UserError if they contradict one another: the process would wait for others for ever.
     """
     rank, size = whole_number("RANK", 0), whole_number("WORLD_SIZE", 1)
     local_rank, local_size = whole_number("LOCAL_RANK", 0), whole_number("LOCAL_WORLD_SIZE", 1)
@@ -35,7 +35,7 @@ def place_in_run() -> tuple[int, int, int, int]:
 
 
 def cache_folder() -> Path | None:
-    """The user's folder for what can be made again; None where there is no home, as for a container's bare uid."""
+    """The user's folder for what can be made again; None if there is no home, as for a container's bare uid."""
     if given := os.environ.get("XDG_CACHE_HOME"):
         return Path(given) / "shortcut-trainer"
     home = Path(os.path.expanduser("~"))  # unlike Path.home(), it does not raise for a user without an entry

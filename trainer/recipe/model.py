@@ -38,7 +38,7 @@ class ResNet:
     fc_std: float | None = None
     """standard deviation of the classifier's normal initialisation (Goyal: 0.01); None: PyTorch's default"""
     fc_bias: float | None = None
-    """value the classifier's bias starts at; None: PyTorch's default, or 0 where fc_std is set"""
+    """value the classifier's bias starts at; None: PyTorch's default, or 0 if fc_std is set"""
     drop_path: float = 0.0
     """probability that an image skips the last block's branch; it grows linearly from 0 in the first block (stochastic
     depth, Huang et al. 2016, arXiv:1603.09382, section 3)"""

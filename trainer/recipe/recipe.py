@@ -70,7 +70,7 @@ class Recipe:
     dataset: str
     """the data set it is written for, as people call it"""
     published: Published | None = None
-    """None where nobody has published one"""
+    """None if nobody has published one"""
 
     model: Model
     num_classes: int
@@ -201,7 +201,7 @@ class Recipe:
     def accumulation(self, world_size: int) -> int:
         """Forward passes per process and optimizer step, so that `world_size` processes fill the global batch.
 
-        Raises ValueError, naming the process counts that fit, where the micro-batches cannot be shared evenly.
+        Raises ValueError, naming the process counts that fit, if the micro-batches cannot be shared evenly.
         """
         micro_batches = self.global_batch_size // self.micro_batch_size
         if micro_batches % world_size:

@@ -79,7 +79,7 @@ class MeanOf(TypedDict):
 
 
 def mean_of(content: Mapping[str, Any]) -> MeanOf | None:
-    """What a checkpoint is the mean of; None: it is of one training. Raises ValueError where that is damaged."""
+    """What a checkpoint is the mean of; None: it is of one training. Raises ValueError if that is damaged."""
     found = content.get("mean_of")
     fields = {**dict.fromkeys(MeanOf.__optional_keys__), **found} if isinstance(found, dict) else {}
     if found is not None and fields.keys() != MeanOf.__required_keys__ | MeanOf.__optional_keys__:
@@ -88,7 +88,7 @@ def mean_of(content: Mapping[str, Any]) -> MeanOf | None:
 
 
 def checked(content: object, path: Path) -> CheckpointContent:
-    """The content of `path`. Raises UserError where a key is missing or has a value of the wrong type."""
+    """The content of `path`. Raises UserError if a key is missing or has a value of the wrong type."""
     hints = get_type_hints(CheckpointContent)
     needed = CheckpointContent.__required_keys__
     if not isinstance(content, dict) or (missing := needed - content.keys()):
@@ -171,7 +171,7 @@ class Checkpoints:
         return None
 
     def read_best(self) -> CheckpointContent:
-        """The best checkpoint. Raises UserError where there is none that can be read."""
+        """The best checkpoint. Raises UserError if there is none that can be read."""
         return checked(read(self.best), self.best)
 
     def _path(self, step: int) -> Path:
@@ -209,7 +209,7 @@ def _write_checksum(content: Path, path: Path | None = None) -> bool:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What was written to `path`, on the CPU. Raises UserError where the file is absent, incomplete or damaged."""
+    """What was written to `path`, on the CPU. Raises UserError if the file is absent, incomplete or damaged."""
     try:
         expected = _checksum_file(path).read_text(encoding="utf-8").split()[::2]
         if _sha256(path) not in expected:

@@ -9,9 +9,9 @@ _NAME = re.compile(r"step_(\d+)\.pt")
 
 
 def checkpoint_files(folder: Path) -> dict[int, Path]:
-    """The checkpoints in a folder by their steps, in order, whole or not; none where there is no folder.
+    """The checkpoints in a folder by their steps, in order, whole or not; none if there is no folder.
 
-    Raises OSError where it cannot be read: Path.glob would find none, and the run would start over.
+    Raises OSError if it cannot be read: Path.glob would find none, and the run would start over.
     """
     try:
         names = map(_NAME.fullmatch, os.listdir(folder))

@@ -82,13 +82,13 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        """The resolved recipe. Raises UserError where there is none: `folder` is not a run."""
+        """The resolved recipe. Raises UserError if there is none: `folder` is not a run."""
         return stored_recipe(self.folder)
 
     def claim(self, recipe: Recipe) -> None:
         """Reserves the directory for this recipe and, until it ends, for this process.
 
-        Raises UserError where another process uses it, or where it cannot be used for this recipe: require_usable().
+        Raises UserError if another process uses it, or if it cannot be used for this recipe: require_usable().
         """
         require_usable(self.folder, recipe)
         stored = self.folder / "recipe.py"
@@ -133,7 +133,7 @@ class Run:
     def save(self, content: CheckpointContent, step: int) -> None:
         """Copies a checkpoint and begins to write it. Waits for the last one, and raises its error if it had one.
 
-        Raises UserError where a later attempt of the same job has taken the directory over.
+        Raises UserError if a later attempt of the same job has taken the directory over.
         """
         self._require_ours()
         self.finish_saving()
@@ -147,7 +147,7 @@ class Run:
         self._saved_at = time.monotonic()
 
     def finish_saving(self) -> None:
-        """Returns when the last checkpoint is on the disk. Raises UserError where it could not be written."""
+        """Returns when the last checkpoint is on the disk. Raises UserError if it could not be written."""
         try:
             self._writer.wait()
         except DiskError:

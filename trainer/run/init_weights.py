@@ -30,7 +30,7 @@ class InitWeights:
 
     @classmethod
     def of_file(cls, path: Path) -> Self:
-        """The weights in a file. Raises UserError where it cannot be read."""
+        """The weights in a file. Raises UserError if it cannot be read."""
         try:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -27,7 +27,7 @@ class Live(NamedTuple):
 
 
 def read_live(run_dir: Path) -> Live | None:
-    """The content of the file; None where there is none, or while it is being written."""
+    """The content of the file; None if there is none, or while it is being written."""
     path = run_dir / NAME
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -25,7 +25,7 @@ class MetricsFile(NamedTuple):
 
 
 def read_metrics(path: Path) -> MetricsFile:
-    """The records of the file, in order; none where there is no file. Raises OSError where it cannot be read."""
+    """The records of the file, in order; none if there is no file. Raises OSError if it cannot be read."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except FileNotFoundError:
@@ -58,7 +58,7 @@ def truncate_metrics(path: Path, step: int) -> MetricsFile:
 
 
 def _reason(record: Any) -> str | None:
-    """Why this is not a record of a run; None where it is one."""
+    """Why this is not a record of a run; None if it is one."""
     if not isinstance(record, dict) or record.get("kind") not in tuple(_ALSO_NEEDED):
         return "not a record of a run"
     numbers = {name: number for name, number in record.items() if name not in ("kind", "spikes")}

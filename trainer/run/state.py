@@ -27,7 +27,7 @@ class Position:
 
     @classmethod
     def of(cls, found: dict[str, Any]) -> Self:
-        """The position in a checkpoint. Raises UserError where its fields are others, or out of range."""
+        """The position in a checkpoint. Raises UserError if its fields are others, or out of range."""
         names = [field.name for field in fields(cls)]
         numbers = isinstance(found, dict) and all(type(value) in (int, float) for value in found.values())
         if not numbers or [*found] != names or not 0 <= found["batch"] <= found["steps_per_epoch"]:
@@ -92,7 +92,7 @@ class TrainingState:
         }
 
     def restore(self, content: TrainingContent) -> None:
-        """Restores what save() returned. Raises UserError where it does not fit."""
+        """Restores what save() returned. Raises UserError if it does not fit."""
         for name, value in asdict(Position.of(content["position"])).items():
             setattr(self.position, name, value)
         try:

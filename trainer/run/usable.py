@@ -19,7 +19,7 @@ _WRITTEN = (
 
 
 def stored_recipe(folder: Path) -> Recipe:
-    """The resolved recipe of a run. Raises UserError where there is none: `folder` is not a run."""
+    """The resolved recipe of a run. Raises UserError if there is none: `folder` is not a run."""
     if not (folder / "recipe.py").is_file():
         reason = "it has no recipe.py" if folder.is_dir() else "there is no such folder"
         raise UserError(f"{folder} is not the folder of a run: {reason}")
@@ -27,8 +27,8 @@ def stored_recipe(folder: Path) -> Recipe:
 
 
 def require_usable(folder: Path, recipe: Recipe) -> None:
-    """Raises UserError where the folder's checkpoints are of another recipe (the message lists the differences), where
-    it holds a run whose checkpoints are gone, or where it is not a run directory; DiskError where its checkpoints are
+    """Raises UserError if the folder's checkpoints are of another recipe (the message lists the differences), if
+    it holds a run whose checkpoints are gone, or if it is not a run directory; DiskError where its checkpoints are
     on a disk that is away."""
     stored = folder / "recipe.py"
     if stored.exists() and not is_resolved(stored):
@@ -57,7 +57,7 @@ def require_usable(folder: Path, recipe: Recipe) -> None:
 
 
 def _require_free(folder: Path) -> None:
-    """Raises UserError where a folder without recipe.py holds what training would replace. That file is written first:
+    """Raises UserError if a folder without recipe.py holds what training would replace. That file is written first:
     a start that died early leaves none of these."""
     if data := next(folder.glob("*.beton"), None):
         raise UserError(f"{folder} holds data, {data.name}: use another --run-dir")

@@ -18,7 +18,7 @@ _OWN = ("data", "run_dir", "initial_weights", "teacher_weights", "workers", "dev
 
 
 def require_same_everywhere(recipe: Recipe, settings: TrainSettings, world: World) -> None:
-    """Raises SharedError where ranks were started with different code, recipes, seeds or options.
+    """Raises SharedError if ranks were started with different code, recipes, seeds or options.
 
     Paths and the number of loader threads may differ between machines; the contents of the files are compared later.
     """
@@ -29,7 +29,7 @@ def require_same_everywhere(recipe: Recipe, settings: TrainSettings, world: Worl
 
 
 def accumulation_steps(recipe: Recipe, world: World) -> int:
-    """Micro-batches of each process in one step. Raises UserError where the processes cannot share a step evenly."""
+    """Micro-batches of each process in one step. Raises UserError if the processes cannot share a step evenly."""
     try:
         return recipe.accumulation(world.size)
     except ValueError as error:
@@ -37,7 +37,7 @@ def accumulation_steps(recipe: Recipe, world: World) -> int:
 
 
 def steps_in_epoch(recipe: Recipe, images: int) -> int:
-    """Whole steps that `images` training images are enough for. Raises UserError where that is none."""
+    """Whole steps that `images` training images are enough for. Raises UserError if that is none."""
     if images < recipe.global_batch_size:
         raise UserError(
             f"global_batch_size={recipe.global_batch_size} is more than the {images} training images: "
@@ -47,7 +47,7 @@ def steps_in_epoch(recipe: Recipe, images: int) -> int:
 
 
 def check_norm_images(recipe: Recipe, images: int, world: World) -> None:
-    """Raises UserError where precise_norm_images are more than the data, or cannot be shared evenly."""
+    """Raises UserError if precise_norm_images are more than the data, or cannot be shared evenly."""
     wanted, shared = recipe.precise_norm_images or 0, recipe.micro_batch_size * world.size
     if wanted > images:
         raise UserError(
@@ -62,7 +62,7 @@ def check_norm_images(recipe: Recipe, images: int, world: World) -> None:
 
 
 def check_batch_norm(recipe: Recipe, module: nn.Module) -> None:
-    """Raises UserError where batch norm is to be measured and there is none, and where SWA needs it to be measured.
+    """Raises UserError if batch norm is to be measured and there is none, and if SWA needs it to be measured.
 
     Only a network that is built knows: a library's may have norms of any kind.
     """

@@ -28,7 +28,7 @@ from trainer.step_metrics import StepMetrics
 def open_teacher(
     recipe: Recipe, settings: TrainSettings, world: World, classes: list[str]
 ) -> tuple[nn.Module | None, Teacher | None]:
-    """The teacher of a distillation on its device, and what it is; None where the recipe has none."""
+    """The teacher of a distillation on its device, and what it is; None if the recipe has none."""
     if recipe.distillation is None:
         if settings.teacher_weights:
             raise UserError(f"--teacher-weights {settings.teacher_weights}: {recipe.name} has no distillation")
@@ -56,7 +56,7 @@ def build_module(
 ) -> tuple[nn.Module, list[str]]:
     """The network on its device, and lines for the log.
 
-    `fresh`: False where its weights will be restored. `weights`: those in settings.initial_weights, which are large: a
+    `fresh`: False if its weights will be restored. `weights`: those in settings.initial_weights, which are large: a
     file is read once. `classes`: of the data, whose classifier is new where that file states others.
     """
     spec = recipe.model if fresh else without_pretrained(recipe.model)

@@ -79,7 +79,7 @@ class Prepared:
     def checkpoint(self, *, norms_measured: bool) -> CheckpointContent:
         """The content of a checkpoint of the state as it is now. Called by all ranks together.
 
-        Raises SharedError where their weights differ.
+        Raises SharedError if their weights differ.
         """
         weights = [weight for network in self.state.networks.values() for weight in network.parameters()]
         require_same_weights(self.world, weights, self.state.position.step)
@@ -194,7 +194,7 @@ def choose_kernels(*, deterministic: bool) -> None:
 
 
 def init_weights(recipe: Recipe, settings: TrainSettings) -> tuple[InitWeights, StateDict | None]:
-    """Where the initial weights come from, and those of a file. Raises UserError where it cannot be read."""
+    """Where the initial weights come from, and those of a file. Raises UserError if it cannot be read."""
     if settings.initial_weights:
         found = InitWeights.of_file(settings.initial_weights)
         weights = read_initial_weights(settings.initial_weights, settings.weights_key)

@@ -86,7 +86,7 @@ def _recipe_for(out: Path, settings: AverageSettings) -> str | None:
 def mean_state(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The mean of each tensor of floating-point numbers, computed in float64; of others the last one's.
 
-    Raises UserError where names or shapes differ.
+    Raises UserError if names or shapes differ.
     """
     shapes = [{name: tensor.shape for name, tensor in state.items()} for state in states]
     if any(shape != shapes[0] for shape in shapes):
@@ -100,7 +100,7 @@ def mean_state(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def measures_norms(members: Sequence[Member], network: nn.Module, settings: AverageSettings) -> bool:
-    """Whether the mean needs norms of its own. Raises UserError where it does not, and --norm-images is given."""
+    """Whether the mean needs norms of its own. Raises UserError if it does not, and --norm-images is given."""
     tunings = [member.weights.recipe.fine_tuning for member in members]
     if not batch_norms(network):
         reason = "the network has no batch norm"
@@ -136,7 +136,7 @@ def norm_images(settings: AverageSettings, recipe: Recipe, images: int, world: W
 
 
 def _place(settings: AverageSettings) -> Path:
-    """The file for the mean. Raises UserError where it would replace a checkpoint, or cannot be written."""
+    """The file for the mean. Raises UserError if it would replace a checkpoint, or cannot be written."""
     first = settings.checkpoints[0]
     beside = first.parent if first.is_file() else first / "checkpoints"
     out = settings.out or beside / "average.pt"
@@ -156,7 +156,7 @@ def _place(settings: AverageSettings) -> Path:
 
 
 def _open_training_images(recipe: Recipe, newest: Member, settings: AverageSettings, world: World) -> Loader:
-    """The images that the checkpoints were trained on. Raises UserError where `--data` has other ones, or none."""
+    """The images that the checkpoints were trained on. Raises UserError if `--data` has other ones, or none."""
     data = settings.data or newest.content["data_folder"]
     resolution, classes = recipe.train_crop.resolution, [composed(name) for name in newest.content["classes"]]
     source = open_split(

@@ -35,7 +35,7 @@ class Member:
 
 
 def _files(settings: AverageSettings) -> list[Path]:
-    """The checkpoint files. Raises UserError where there are too few."""
+    """The checkpoint files. Raises UserError if there are too few."""
     paths, last = list(settings.checkpoints), settings.last or LAST
     if len(paths) == 1 and not paths[0].is_file():
         run = Run(paths[0])
@@ -57,7 +57,7 @@ def _files(settings: AverageSettings) -> list[Path]:
 
 
 def read_members(settings: AverageSettings) -> list[Member]:
-    """The checkpoints of the mean. Raises UserError where one cannot be averaged, and where two are the same or have
+    """The checkpoints of the mean. Raises UserError if one cannot be averaged, and if two are the same or have
     nothing to do with each other."""
     members = [_member(file, settings) for file in _files(settings)]
     known: dict[str, Path] = {}
@@ -72,7 +72,7 @@ def read_members(settings: AverageSettings) -> list[Member]:
 
 
 def _require_alike(members: Sequence[Member]) -> None:
-    """Raises UserError where two members differ in their classes, training images, network, mean or std."""
+    """Raises UserError if two members differ in their classes, training images, network, mean or std."""
     first, *others = members
     ours = _facts(first)
     for other in others:
@@ -99,7 +99,7 @@ def _facts(member: Member) -> dict[str, object]:
 
 
 def selection_of(members: Sequence[Member]) -> Selection:
-    """How the epochs were chosen: best where one was chosen by its accuracy, unknown where one may have been."""
+    """How the epochs were chosen: best where one was chosen by its accuracy, unknown if one may have been."""
     found = {member.selection for member in members}
     return "best" if "best" in found else "unknown" if "unknown" in found else "newest"
 

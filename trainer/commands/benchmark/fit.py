@@ -36,13 +36,13 @@ class Trial:
     peak: int | None
     """bytes; None: it does not fit"""
     reason: str
-    """why it does not fit; empty where it does"""
+    """why it does not fit; empty if it does"""
 
 
 def fit(recipe: Recipe, settings: BenchmarkSettings) -> None:
     """Prints the trials, the largest micro-batch and what follows from it; writes settings.json.
 
-    Raises UserError where not even the smallest micro-batch fits, where a step fails for a different reason, and before
+    Raises UserError if not even the smallest micro-batch fits, if a step fails for a different reason, and before
     any trial where settings.json cannot be written.
     """
     require_writable(settings.json)
@@ -98,7 +98,7 @@ def micro_batches(recipe: Recipe) -> list[int]:
 
 
 def largest_fitting(sizes: Sequence[int], first: int, fits: Callable[[int], bool]) -> int | None:
-    """The largest of ascending `sizes` that fits, beginning with `first`, which is one of them; None where none does.
+    """The largest of ascending `sizes` that fits, beginning with `first`, which is one of them; None if none does.
 
     It doubles, or halves, until one fits and a larger one does not, and bisects what is between them.
     """
@@ -139,7 +139,7 @@ def accumulations(recipe: Recipe, largest: int) -> list[tuple[int, int, int]]:
 
 
 def run_trial(recipe: Recipe, device: str) -> Trial:
-    """Runs a trial in a process of its own. Raises UserError where its step fails for another reason than memory."""
+    """Runs a trial in a process of its own. Raises UserError if its step fails for another reason than memory."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "recipe.py"
         file.write_text(recipe_source(recipe), encoding="utf-8")

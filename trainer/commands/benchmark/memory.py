@@ -19,7 +19,7 @@ def free_bytes() -> int:
 
 
 def process_limits() -> list[int]:
-    """The soft limits of this process in bytes, of `ulimit -v` and `ulimit -d`; none where it has none."""
+    """The soft limits of this process in bytes, of `ulimit -v` and `ulimit -d`; none if it has none."""
     limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
     return [limit for limit in limits if limit != resource.RLIM_INFINITY]
 

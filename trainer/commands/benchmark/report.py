@@ -35,7 +35,7 @@ _LABELS = {
 
 
 def require_writable(file: Path | None, *data: str | None) -> None:
-    """Raises UserError where the figures could not be written to the file of --json; None: there is none.
+    """Raises UserError if the figures could not be written to the file of --json; None: there is none.
 
     `data`: the data sets that are read.
     """

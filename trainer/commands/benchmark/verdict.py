@@ -29,7 +29,7 @@ class Rates:
     loader: float
     compute: float
     real: float  # loader and compute together, as in training
-    copy: float | None  # host to device; None where the CPU is the device
+    copy: float | None  # host to device; None if the CPU is the device
     workers: int  # loader threads of each process
     cpus: int  # that each process may use, its share of the machine's
     processes: int

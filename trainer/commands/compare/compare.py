@@ -21,8 +21,8 @@ _RIGHT = {"n", "images/s", "training"}  # right-aligned columns
 def compare(settings: CompareSettings) -> None:
     """Prints the runs side by side, and writes an HTML report on request.
 
-    Raises UserError where a folder neither is a run nor holds one, where a named run is damaged, where no run is
-    finished, and where protocols or data differ and settings.allow_different_protocols does not allow it.
+    Raises UserError if a folder neither is a run nor holds one, if a named run is damaged, if no run is
+    finished, and if protocols or data differ and settings.allow_different_protocols does not allow it.
     """
     if settings.html:
         require_replaceable(settings.html, option="--html")

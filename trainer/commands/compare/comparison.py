@@ -148,7 +148,7 @@ def _conclusion(first: Row, second: Row, found: Interval) -> str:
 
 
 def _differing_commits(row: Row) -> str | None:
-    """Which seeds are of which commit; None where all are of one."""
+    """Which seeds are of which commit; None if all are of one."""
     seeds: dict[str, list[str]] = {}
     for run in row.runs:
         seeds.setdefault(run.commit or NOT_RECORDED, []).append(str(run.recipe.seed))

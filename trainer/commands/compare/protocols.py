@@ -31,7 +31,7 @@ def differing(found: Sequence[dict[str, str]]) -> list[str]:
 
 
 def differing_properties(runs: Sequence[FinishedRun]) -> list[str]:
-    """The properties that differ, a line for each kind of runs that shares them; nothing where all are alike."""
+    """The properties that differ, a line for each kind of runs that shares them; nothing if all are alike."""
     of_runs = [properties(run) for run in runs]
     names = differing(of_runs)
     holders: dict[str, list[str]] = {}

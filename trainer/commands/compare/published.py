@@ -33,7 +33,7 @@ def changed(recipe: Recipe) -> list[Change]:
 
 
 def median_of_last(run: FinishedRun) -> float | None:
-    """The median top-1 of the last five epochs, in %; None where one of them is not there or was not evaluated."""
+    """The median top-1 of the last five epochs, in %; None if one of them is not there or was not evaluated."""
     before = run.recipe.epochs - LAST_EPOCHS
     last = {record["epoch"]: record["top1"] for record in run.evaluations if record["epoch"] > before}
     return statistics.median(last.values()) if len(last) == LAST_EPOCHS else None
@@ -72,7 +72,7 @@ def against_published(runs: Sequence[FinishedRun]) -> Verdict:
 
 
 def not_comparable(run: FinishedRun, published: Published) -> str | None:
-    """Why a run cannot be compared with the published result; None where it can. The recipes' tests cover the rest."""
+    """Why a run cannot be compared with the published result; None if it can. The recipes' tests cover the rest."""
     recipe, protocol = run.recipe, run.protocol
     if recipe.name not in recipe_names():
         return f"{recipe.name} is a recipe of your own, so its differences are unknown"

@@ -58,7 +58,7 @@ class Curve(NamedTuple):
 
 
 def write_report(path: Path, rows: Sequence[Row], sections: dict[str, list[str]]) -> None:
-    """Writes the table, the curves and the sections. Raises UserError where it cannot."""
+    """Writes the table, the curves and the sections. Raises UserError if it cannot."""
     try:
         figure = _figure(rows)
     except ImportError as error:
@@ -129,7 +129,7 @@ def _line(row: Row) -> dict[str, str]:
 
 
 def _mean(points: Sequence[tuple[list[float], list[float]]]) -> tuple[list[float], list[float]] | None:
-    """The mean of x and y, point by point; None where runs differ in their number of points, as by --log-every."""
+    """The mean of x and y, point by point; None if runs differ in their number of points, as by --log-every."""
     if len({len(x) for x, _ in points}) != 1:
         return None
     xs, ys = ([statistics.fmean(values) for values in zip(*axis, strict=True)] for axis in zip(*points, strict=True))

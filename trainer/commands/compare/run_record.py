@@ -46,7 +46,7 @@ class FinishedRun:
     weights: TrainedWeights
     """of the protocol"""
     starts: list[dict[str, Any]]
-    """the environment of each start; empty where none was recorded"""
+    """the environment of each start; empty if none was recorded"""
     train: list[dict[str, Any]]
     """the records of training: step, epoch, loss, lr, images_per_second"""
     evaluations: list[dict[str, Any]]
@@ -58,7 +58,7 @@ class FinishedRun:
 
     @property
     def commit(self) -> str | None:
-        """The commit of the code, or those of its starts in order; None where none was recorded."""
+        """The commit of the code, or those of its starts in order; None if none was recorded."""
         return (
             " then ".join(dict.fromkeys(str(start["commit"]) for start in self.starts if start.get("commit"))) or None
         )
@@ -77,7 +77,7 @@ class FinishedRun:
         return step * self.recipe.global_batch_size
 
     def seconds(self, step: int) -> float | None:
-        """Training time until after this step, from images_per_second; None where no rate was logged.
+        """Training time until after this step, from images_per_second; None if no rate was logged.
 
         Each record's rate applies to the steps since the previous record; the last rate also to the steps after it.
         """
@@ -100,7 +100,7 @@ class FinishedRun:
         return steps, list(accumulate(times))
 
     def reached(self, top1: float) -> dict[str, Any] | None:
-        """The first evaluation with at least this top-1, in %; None where there is none."""
+        """The first evaluation with at least this top-1, in %; None if there is none."""
         return next((record for record in self.evaluations if record["top1"] >= top1), None)
 
 
@@ -110,7 +110,7 @@ def is_run(folder: Path) -> bool:
 
 
 def read_run(folder: Path) -> FinishedRun | Unfinished:
-    """The run in this folder. Raises UserError, naming the file, where one of its files is damaged."""
+    """The run in this folder. Raises UserError, naming the file, if one of its files is damaged."""
     recipe = load_recipe(folder / "recipe.py")
     records = _records(folder / "metrics.jsonl")
     result = _json(folder / "result.json", dict, {})

@@ -67,7 +67,7 @@ def published_difference(
 def difference(first: Mean, second: Mean, confidence: float = 0.95) -> Interval | None:
     """First minus second, with Welch's interval for unequal deviations (Welch 1947, Biometrika 34).
 
-    None where both standard errors are 0: values without deviation give no estimate of their noise.
+    None if both standard errors are 0: values without deviation give no estimate of their noise.
     """
     variances = (first.standard_error**2, second.standard_error**2)
     if not sum(variances):

@@ -32,10 +32,10 @@ def is_part_of(found: list[str], known: list[str]) -> bool:
 
 
 def class_positions(found: list[str], known: list[str], data: str) -> list[int] | None:
-    """The network's output for each class of the images; None where the classes are the network's, in its order.
+    """The network's output for each class of the images; None if the classes are the network's, in its order.
 
     `found`: the images' classes, `known`: the network's. Folders that are numbers, as ImageNet-V2's, count ImageNet's
-    classes from 0. Raises UserError where a class is not the network's, or where all are but in another order.
+    classes from 0. Raises UserError if a class is not the network's, or if all are but in another order.
     """
     if found == known:
         return None

@@ -71,7 +71,7 @@ class Answers(NamedTuple):
 
 
 def _answers(weights: Weights, recipe: Recipe, loader: Loader, settings: EvaluateSettings) -> Answers:
-    """Raises UserError where the classes of the weights are known and the images have others."""
+    """Raises UserError if the classes of the weights are known and the images have others."""
     found = loader.source.classes
     known, data = _known_classes(weights), settings.data or str(weights.data_folder)
     imagenet = imagenet_classes(recipe)
@@ -168,7 +168,7 @@ def _at_protocol(weights: Weights, settings: EvaluateSettings) -> Recipe:
 
 
 def _open_data(weights: Weights, recipe: Recipe, settings: EvaluateSettings, world: World) -> Loader:
-    """The images to evaluate. Raises UserError where it is not known which."""
+    """The images to evaluate. Raises UserError if it is not known which."""
     data = settings.data or weights.data_folder
     if data is None:
         raise UserError(f"on which images? {weights.file} does not say: add --data DIR")

@@ -63,7 +63,7 @@ def read_real_labels(file: Path, source: Source, classes: int, positions: Sequen
 
 
 def _entry(table: Any, name: str, file: Path) -> list[Any]:
-    """The entry of an image. Raises UserError where the table has none."""
+    """The entry of an image. Raises UserError if the table has none."""
     if isinstance(table, list):
         numbered = _IMAGENET_NAME.search(name)
         if not numbered:

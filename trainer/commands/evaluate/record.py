@@ -27,7 +27,7 @@ def write_record(
     world: World,
     settings: EvaluateSettings,
 ) -> Path:
-    """Writes the evaluation record and returns its path. Raises UserError where it cannot be written."""
+    """Writes the evaluation record and returns its path. Raises UserError if it cannot be written."""
     content = evaluation_record(weights, recipe, source, results, world)
     place = settings.out or _default_place(weights, recipe, source, results[0], settings)
     try:

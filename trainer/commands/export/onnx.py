@@ -65,7 +65,7 @@ def write_onnx(model: nn.Module, resolution: int, about: dict[str, str], file: P
     """Writes `model`, in eval mode on the CPU, for any number of normalised images of `resolution` px.
 
     Its input is named images, float32 [batch, 3, resolution, resolution], its output logits; `about` becomes the
-    file's metadata. Raises UserError where torch cannot export the network.
+    file's metadata. Raises UserError if torch cannot export the network.
     """
     try:
         import onnx  # noqa: F401  # torch needs both, and would say so only after minutes

@@ -30,7 +30,7 @@ def timm_network(
 ) -> tuple[str, nn.Module]:
     """The name of timm's network with the parameters of `model` that computes the same, and it with its weights.
 
-    `differ`: whether the logits of two networks differ. Raises UserError where timm has no such network.
+    `differ`: whether the logits of two networks differ. Raises UserError if timm has no such network.
     """
     import timm
 
@@ -80,7 +80,7 @@ def write_config(theirs: nn.Module, weights: Weights, words: str, file: Path) ->
 
 
 def load_folder(folder: Path, weights: Weights) -> nn.Module:
-    """What timm makes of the folder. Raises UserError where its classes or its reading of images are not the run's."""
+    """What timm makes of the folder. Raises UserError if its classes or its reading of images are not the run's."""
     import timm
     import timm.data
 
@@ -106,7 +106,7 @@ def load_folder(folder: Path, weights: Weights) -> nn.Module:
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yields a temporary folder to write to, renamed to `folder` when the block ends, removed if it raises.
 
-    An earlier export in that place is replaced. Raises UserError where other files would be removed with it, and where
+    An earlier export in that place is replaced. Raises UserError if other files would be removed with it, and if
     the folder is a link, which no folder can replace.
     """
     if folder.is_symlink():

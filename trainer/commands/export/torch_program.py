@@ -38,7 +38,7 @@ with torch.inference_mode():
 def write_program(model: nn.Module, resolution: int, about: dict[str, str], file: Path) -> None:
     """Writes `model`, in eval mode on the CPU: normalised images float32 [batch, 3, resolution, resolution] -> logits.
 
-    Raises UserError where torch cannot export the network.
+    Raises UserError if torch cannot export the network.
     """
     example = torch.zeros(2, 3, resolution, resolution)  # two: a batch of one would become a constant
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():

@@ -66,7 +66,7 @@ def look(settings: LookSettings) -> None:
 
 
 def _require_sound(source: Source) -> None:
-    """Decodes every image, and prints a line for each that cannot be. Raises UserError where there is one."""
+    """Decodes every image, and prints a line for each that cannot be. Raises UserError if there is one."""
     bad = 0
     for line in source.bad_images():
         print(f"  bad       {line}", flush=True)

@@ -24,7 +24,7 @@ def statistics_of(source: Source, images: np.ndarray, threads: int) -> Statistic
     """Statistics over all pixels of these whole images, in which each image counts alike, whatever its size.
 
     This is how training sees them: each gives one crop of the same size. `images`: int64, shape (n,).
-    Raises LocalError where one cannot be decoded.
+    Raises LocalError if one cannot be decoded.
     """
     with ThreadPoolExecutor(threads) as pool:
         moments = np.array(list(pool.map(lambda image: _moments(source, int(image)), images)))

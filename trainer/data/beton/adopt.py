@@ -23,7 +23,7 @@ _SMALL = 32  # px, of the crops that only show whether an image can be decoded
 def adopt(settings: AdoptSettings) -> None:
     """Checks each file once, every byte, and writes manifest and stamp beside it. The file itself is not changed.
 
-    Raises UserError where a file is damaged, has fields that are not image and label, has labels that `classes` does
+    Raises UserError if a file is damaged, has fields that are not image and label, has labels that `classes` does
     not name, or has a manifest already.
     """
     classes = class_names(settings.classes)

@@ -27,7 +27,7 @@ _ZERO, _ONE, _TWO, _THREE, _FOUR, _FIVE, _SIX, _SEVEN, _EIGHT = (np.uint64(numbe
 def _layout(jpeg, size):  # type: ignore[no-untyped-def]
     """(offset of the frame's header, offset of the scan's data, MCU height and width in px, restart interval).
 
-    The interval is 0 unless the JPEG is one baseline scan with restart markers; all are 0 where no frame is found.
+    The interval is 0 unless the JPEG is one baseline scan with restart markers; all are 0 if no frame is found.
     """
     nothing = 0, 0, 0, 0, 0
     frame = components = interval = np.int64(0)

@@ -18,4 +18,4 @@ def _load() -> tuple[Any, Any, str]:
 
 
 decode, cut, WHY_PORTABLE = _load()
-"""WHY_PORTABLE: why FFCV's library is not used; empty where it is"""
+"""WHY_PORTABLE: why FFCV's library is not used; empty if it is"""

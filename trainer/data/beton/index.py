@@ -71,7 +71,7 @@ class BetonIndex:
 
 
 def read_index(path: Path, num_classes: int | None = None, check_jpegs: bool = True) -> BetonIndex:
-    """Where every image lies. Raises UserError, naming file and image, where the structure is not whole.
+    """Where every image lies. Raises UserError, naming file and image, if the structure is not whole.
 
     `num_classes` checks the labels' range. `check_jpegs` looks at the first and last two bytes of every JPEG: not
     needed where the content is known to be right, and slow on a cold network disk.

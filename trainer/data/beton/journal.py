@@ -85,7 +85,7 @@ def key_of(
 
 
 def file_stamp(path: Path) -> int:
-    """A number that changes when the file is replaced or written to; 0 where it cannot be read."""
+    """A number that changes when the file is replaced or written to; 0 if it cannot be read."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):  # ValueError: a name that no file can have

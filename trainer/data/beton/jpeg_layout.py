@@ -27,11 +27,11 @@ class JpegLayout(NamedTuple):
     one_scan: bool
     """baseline, all components in one scan: its data runs from the top of the image to the bottom"""
     interval: int
-    """MCUs between restart markers; 0 where there are none, or not one scan"""
+    """MCUs between restart markers; 0 if there are none, or not one scan"""
 
 
 def read_layout(jpeg: bytes | memoryview) -> JpegLayout | None:
-    """What the header says; None where it is no JPEG, or cut off before the first scan."""
+    """What the header says; None if it is no JPEG, or cut off before the first scan."""
     if bytes(jpeg[:3]) != START:
         return None
     frame = interval = kind = 0

@@ -41,7 +41,7 @@ class Layout:
 
 
 def layout_of(fields: list[tuple[str, int]]) -> Layout:
-    """The layout for fields of these names and type ids. Raises ValueError, naming them, where there is no such choice.
+    """The layout for fields of these names and type ids. Raises ValueError, naming them, if there is no such choice.
 
     The image is the only field of images, or the one called image; the label the only integer, or the one called label.
     """

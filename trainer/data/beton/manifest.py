@@ -140,7 +140,7 @@ def manifest_path(beton: Path) -> Path:
 
 
 def read_manifest(beton: Path) -> Manifest:
-    """The manifest of a .beton file. Raises UserError where it is missing or is not one."""
+    """The manifest of a .beton file. Raises UserError if it is missing or is not one."""
     path = manifest_path(beton)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -202,7 +202,7 @@ def stamp_now(path: Path, checksum: str) -> dict[str, int | str]:
 
 
 def read_stamp(path: Path) -> object:
-    """The stamp beside the file, None where there is none that can be read: then the file is hashed again."""
+    """The stamp beside the file, None if there is none that can be read: then the file is hashed again."""
     try:
         return json.loads(stamp_path(path).read_text(encoding="utf-8"))
     except (OSError, *NOT_JSON):

@@ -8,7 +8,7 @@ removes cv2, and pip then takes the other for installed. opencv-python also need
 
 
 def require_opencv(purpose: str) -> None:
-    """Raises UserError, naming the purpose, where cv2 cannot be imported or is no longer complete.
+    """Raises UserError, naming the purpose, if cv2 cannot be imported or is no longer complete.
 
     Also sets its number of threads to 1: the loader's threads and prepare's processes are as many as there are CPUs,
     and in a forked process OpenCV would wait for its parent's for ever.

@@ -210,7 +210,7 @@ def _read_batch(path: Path, num_classes: int) -> tuple[np.ndarray, np.ndarray, l
 def write_splits(out: Path, splits: dict[str, Images], options: PrepareOptions) -> dict[str, Manifest]:
     """Writes OUT/SPLIT.beton for each split.
 
-    Raises UserError where one cannot be written or is there already, and where --skip-bad left out all training images
+    Raises UserError if one cannot be written or is there already, and if --skip-bad left out all training images
     of a class.
     """
     if options.shuffle:

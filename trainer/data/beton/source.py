@@ -31,7 +31,7 @@ class BetonSource:
     """The images of one .beton file, checked against its manifest before the first is read."""
 
     def __init__(self, path: Path, check_content: bool = True) -> None:
-        """Raises UserError where the file, its manifest or its content is not what was written."""
+        """Raises UserError if the file, its manifest or its content is not what was written."""
         manifest = read_manifest(path)
         self.path = path
         self.name = one_line(f"{manifest.source.name}, {path.name}")

@@ -150,7 +150,7 @@ def _open(file: Path) -> Any:
 
 @contextlib.contextmanager
 def _damage_named(file: Path) -> Iterator[None]:
-    """Raises UserError where the file cannot be read."""
+    """Raises UserError if the file cannot be read."""
     from pyarrow import ArrowException
 
     try:
@@ -160,7 +160,7 @@ def _damage_named(file: Path) -> Iterator[None]:
 
 
 def _paths(opened: Any, group: int, column: str) -> list[str | None]:
-    """The paths in a row group, read without its images; empty where all of these are bytes."""
+    """The paths in a row group, read without its images; empty if all of these are bytes."""
     from pyarrow import types
 
     kind = opened.schema_arrow.field(column).type
@@ -200,7 +200,7 @@ def _columns(file: Path, options: ParquetOptions) -> _Columns:
 
 
 def _features(schema: Any) -> dict[str, dict[str, Any]]:
-    """What Hugging Face's metadata says of each column; nothing where there is none, or none that can be read."""
+    """What Hugging Face's metadata says of each column; nothing if there is none, or none that can be read."""
     found: Any = None
     with contextlib.suppress(*NOT_JSON, AttributeError):
         found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})

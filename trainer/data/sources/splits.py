@@ -53,7 +53,7 @@ def splits_of(
 ) -> dict[str, Images]:
     """As both_splits; without `val`, the validation images are drawn from the training images.
 
-    Raises UserError where the options do not say how many, and where they do although there are validation images.
+    Raises UserError if the options do not say how many, and if they do although there are validation images.
     """
     if val is not None:
         if options.val_fraction is not None:

@@ -119,7 +119,7 @@ def _reader(dataset: Any) -> Read:
 def _labels(title: str, dataset: Any) -> np.ndarray:
     """The label of every image: from the set's own list, or by reading every image where there is none to trust.
 
-    Raises UserError where an image has no label, or cannot be read for it.
+    Raises UserError if an image has no label, or cannot be read for it.
     """
     for attribute in _LABELS:
         values = getattr(dataset, attribute, None)
@@ -149,7 +149,7 @@ def _agree(dataset: Any, labels: np.ndarray, images: np.ndarray) -> bool:
 
 
 def _label(dataset: Any, image: int) -> Any:
-    """None where the set has none, or the image cannot be read."""
+    """None if the set has none, or the image cannot be read."""
     try:
         return dataset[image][1]
     except Exception:  # a decoder may raise anything
