@@ -122,12 +122,12 @@ class StepMetrics:
         means = self._means(sum_over_ranks(self._world, self._buffer), step)
         return NotFiniteError(what, self._records(means, step), self._losses_by_rank(step - 1))
 
-    def restore(self, means: torch.Tensor | None, known_from: int, step: int) -> None:
+    def restore(self, means: torch.Tensor, known_from: int, step: int) -> None:
         """Takes what means() returned after `step` steps, of any number of ranks.
 
-        Without it, and where its `count` differs, the records begin there.
+        If its `count` differs, the records begin there.
         """
-        if means is None or means.shape != self._restored.shape:
+        if means.shape != self._restored.shape:
             self.known_from = step
         else:
             self._restored, self._restored_until, self.known_from = means, step, known_from

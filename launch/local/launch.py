@@ -110,8 +110,8 @@ class Local:
         job = submission.job
         if not job.background:
             return Path(job.runs[index]) / "log.txt"  # the rest went to the terminal
-        if index and ((own := own_log(submission, index)).exists() or not attempts(submission, index)):
-            return own  # earlier versions wrote that of all runs into one file
+        if index:
+            return own_log(submission, index)
         found = sorted(submission.logs.glob("*_0_log.out"))  # one for all ranks
         return found[0] if found else submission.logs / "log.out"
 

@@ -169,26 +169,6 @@ def test_rows_differ_by_the_weights_within_a_file_and_not_by_its_name(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("keys", "rows"),
-    [
-        ((None, "ema", "ema"), "3"),
-        (("ema", None, None), "3"),
-        (("ema", "model", None), "111"),
-    ],
-)
-def test_run_without_a_recorded_key_is_in_the_row_of_the_only_key_of_its_file(
-    tmp_path: Path, capsys: Captured, keys: tuple[str | None, ...], rows: str
-) -> None:
-    """Older records have none; of two keys it may be either."""
-    for seed, key in enumerate(keys):
-        write_run(tmp_path / str(seed), CIFAR, [91.0 + seed], seed=seed, init_weights=replace(X_PTH, key=key))
-    write_run(tmp_path / "other", CIFAR, [80.0], seed=9)
-    text = told(capsys, tmp_path)
-    assert re.findall(r"initial_weights .*? (\d) 9\d\.\d\d [+(]", text.partition(" changed ")[0]) == [*rows]
-    assert "resnet20_he2015 1 80.00" in text
-
-
-@pytest.mark.parametrize(
     "start",
     [
         InitWeights(kind="recipe"),

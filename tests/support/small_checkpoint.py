@@ -23,6 +23,8 @@ def checkpoint_content(**parts: Any) -> CheckpointContent:
         "data_folder": "",
         "classes": [],
         "init_weights": InitWeights(kind="recipe").to_dict(),
+        "teacher": None,
+        "recipe": {},
         "norms_measured": False,
     }
     return {**content, **parts}  # type: ignore[typeddict-item]

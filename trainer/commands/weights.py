@@ -146,11 +146,11 @@ def _of_checkpoint(
     at, data = Position.of(content["position"]), content["data"]
     init_weights = InitWeights.from_dict(content["init_weights"])
     mean = mean_of(content)
-    of_run = of_run and (mean is None or mean.get("one_run", False))
+    of_run = of_run and (mean is None or mean["one_run"])
     kinds: dict[str, Selection] = {"best": "best", "step": "newest"}
     selection = kinds.get(file.stem.partition("_")[0], "unknown")
     if mean:
-        selection = mean.get("selection", "newest")
+        selection = mean["selection"]
 
     def trained(*, averaged: bool) -> TrainedWeights:
         found = trained_weights(
@@ -162,7 +162,7 @@ def _of_checkpoint(
             of_run=of_run,
             selection=selection,
             selected_on=data.get("val") if selection == "best" else None,
-            teacher=Teacher.from_dict(content.get("teacher")),
+            teacher=Teacher.from_dict(content["teacher"]),
         )
         if mean is None:
             return found

@@ -184,11 +184,10 @@ class Protocol:
     @classmethod
     def from_dict(cls, values: Any) -> Self:
         """The opposite of to_dict. Raises ValueError or TypeError, naming the field, for anything else."""
-        earlier = {"restricted_to": None, "real_labels": None}  # of records from before these fields
-        found = dict(_fields_of(cls, {**earlier, **values} if isinstance(values, dict) else values))
+        found = dict(_fields_of(cls, values))
         weights = found["weights"]
         if isinstance(weights, dict) and "step" in weights:
-            inner = dict(_fields_of(TrainedWeights, {"teacher": None, **weights}))  # runs before there were teachers
+            inner = dict(_fields_of(TrainedWeights, weights))
             inner["teacher"] = Teacher.from_dict(inner["teacher"])
             inner["init_weights"] = InitWeights.from_dict(inner["init_weights"])
             if inner["averaging"] is not None:
@@ -196,8 +195,7 @@ class Protocol:
                 inner["averaging"] = kind(**_fields_of(kind, inner["averaging"]))
             found["weights"] = TrainedWeights(**inner)
         else:
-            known = {"key": "", **weights} if isinstance(weights, dict) else weights  # earlier records have no key
-            found["weights"] = WeightsFile(**_fields_of(WeightsFile, known))
+            found["weights"] = WeightsFile(**_fields_of(WeightsFile, weights))
         made = cls(**found)
         check_values(made, cls, "")
         return made

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, NotRequired, TypedDict, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypedDict, Union, cast, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -35,8 +35,8 @@ class TrainingContent(TypedDict):
     """the averaged network; None: neither EMA nor SWA"""
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
-    metric_means: NotRequired[Tensor]
-    """the ring buffer of StepMetrics, means over the ranks; absent in old checkpoints, which have sums"""
+    metric_means: Tensor
+    """the ring buffer of StepMetrics, means over the ranks"""
     metrics_from: int
     """the first step that `metric_means` knows of"""
 
@@ -50,10 +50,10 @@ class RunIdentity(TypedDict):
     classes: list[str]
     init_weights: dict[str, str | None]
     """fields of trainer.run.init_weights.InitWeights"""
-    teacher: NotRequired[dict[str, str | None] | None]
-    """fields of trainer.run.teacher.Teacher; None, or absent in old checkpoints: no distillation"""
-    recipe: NotRequired[dict[str, Any]]
-    """trainer.recipe_file.settings_of it; absent in old checkpoints"""
+    teacher: dict[str, str | None] | None
+    """fields of trainer.run.teacher.Teacher; None: no distillation"""
+    recipe: dict[str, Any]
+    """trainer.recipe_file.settings_of it"""
 
 
 class CheckpointContent(TrainingContent, RunIdentity):
@@ -72,17 +72,16 @@ class MeanOf(TypedDict):
     last: float
     norm_images: int
     """training samples that the norms were measured over; 0: fine-tuning keeps their statistics"""
-    selection: NotRequired[Literal["newest", "best", "unknown"]]
-    """best: one of the epochs was chosen by its accuracy, unknown: one may have been; absent in old checkpoints"""
-    one_run: NotRequired[bool]
-    """whether the checkpoints came from one folder; absent in old checkpoints, of which it is not known"""
+    selection: Literal["newest", "best", "unknown"]
+    """best: one of the epochs was chosen by its accuracy, unknown: one may have been"""
+    one_run: bool
+    """whether the checkpoints came from one folder"""
 
 
 def mean_of(content: Mapping[str, Any]) -> MeanOf | None:
     """What a checkpoint is the mean of; None: it is of one training. Raises ValueError if that is damaged."""
     found = content.get("mean_of")
-    fields = {**dict.fromkeys(MeanOf.__optional_keys__), **found} if isinstance(found, dict) else {}
-    if found is not None and fields.keys() != MeanOf.__required_keys__ | MeanOf.__optional_keys__:
+    if found is not None and (not isinstance(found, dict) or found.keys() != MeanOf.__required_keys__):
         raise ValueError(f"mean_of is {found!r:.100}")
     return cast(MeanOf | None, found)
 
@@ -95,14 +94,12 @@ def checked(content: object, path: Path) -> CheckpointContent:
         lacks = ", ".join(sorted(missing)) if isinstance(content, dict) else "content"
         raise UserError(f"{path} has no {lacks}: {FOREIGN}")
     for name, hint in hints.items():
-        if name not in content:
-            continue
         kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         if not isinstance(content[name], tuple(get_origin(kind) or kind for kind in kinds)):
             raise UserError(f"{path}: {name} is of type {type(content[name]).__name__}: {FOREIGN}")
     try:
         InitWeights.from_dict(content["init_weights"])
-        Teacher.from_dict(content.get("teacher"))
+        Teacher.from_dict(content["teacher"])
         mean_of(content)
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: init_weights, teacher or mean: {first_line(error)}: {FOREIGN}") from error

@@ -1,7 +1,7 @@
 """Where a run's weights came from before its first step. Needs no torch: compare reads it from result.json."""
 
 import hashlib
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,7 +19,7 @@ class InitWeights:
     sha256: str | None = None
     """of the file, in hexadecimal"""
     key: str | None = None
-    """where they are in the file, such as state_dict_ema; None: they are all of it, or the record is older than this"""
+    """where they are in the file, such as state_dict_ema; None: they are all of it"""
 
     def __post_init__(self) -> None:
         given = (self.file, self.sha256)
@@ -44,10 +44,6 @@ class InitWeights:
         if not isinstance(values, dict):
             raise TypeError(f"{values!r:.100} is not an object")
         return cls(**values)
-
-    def may_be(self, recorded: Self) -> bool:
-        """Whether a record is of these weights; one without a key may be of any in the file."""
-        return self == recorded or (recorded.key is None and replace(self, key=None) == recorded)
 
     def to_dict(self) -> dict[str, str | None]:
         """For JSON and for a checkpoint."""

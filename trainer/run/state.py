@@ -106,6 +106,6 @@ class TrainingState:
             if content["average"] is None:
                 raise ValueError("it has no averaged weights")
             self.average.load_state_dict(content["average"])
-        load_optimizer(self.optimizer, content["optimizer"], self.module)
+        load_optimizer(self.optimizer, content["optimizer"])
         self.scaler.load_state_dict(content["scaler"])
-        self.metrics.restore(content.get("metric_means"), content["metrics_from"], content["step"])
+        self.metrics.restore(content["metric_means"], content["metrics_from"], content["step"])

@@ -74,7 +74,7 @@ class Prepared:
 
     @property
     def teacher(self) -> Teacher | None:
-        return Teacher.from_dict(self.identity.get("teacher"))
+        return Teacher.from_dict(self.identity["teacher"])
 
     def checkpoint(self, *, norms_measured: bool) -> CheckpointContent:
         """The content of a checkpoint of the state as it is now. Called by all ranks together.
@@ -221,7 +221,7 @@ def newest_checkpoint(run: Run, identity: RunIdentity, world: World) -> Checkpoi
     if not found:
         return None
     path, content = found
-    if "recipe" in content and (changes := changes_since(content["recipe"], identity["recipe"])):
+    if changes := changes_since(content["recipe"], identity["recipe"]):
         stored = run.folder / "recipe.py"  # has been edited: require_usable() has compared it with the recipe given
         raise UserError(
             f"{path} was trained with another recipe than {stored} now is: {'; '.join(changes)}. Change it back, or "
@@ -239,7 +239,7 @@ def newest_checkpoint(run: Run, identity: RunIdentity, world: World) -> Checkpoi
                 f"{identity['data_folder']} ({short(identity['data'][split])}): use another --run-dir, "
                 f"or the images as they were"
             )
-    taught, teacher = (Teacher.from_dict(each.get("teacher")) for each in (content, identity))
+    taught, teacher = (Teacher.from_dict(each["teacher"]) for each in (content, identity))
     if taught != teacher:
         remedy = "give that --teacher-weights again" if taught and taught.file else "leave --teacher-weights out"
         if taught and teacher and not taught.file and not teacher.file:
@@ -247,7 +247,7 @@ def newest_checkpoint(run: Run, identity: RunIdentity, world: World) -> Checkpoi
         before, now = taught or "no teacher", teacher or "no teacher"
         raise UserError(f"{path} was distilled from {before}, not from {now}: {remedy}, or use another --run-dir")
     started = InitWeights.from_dict(content["init_weights"])
-    if asked.kind == "file" and not asked.may_be(started):
+    if asked.kind == "file" and asked != started:
         raise UserError(
             f"{path} was not started from {asked}, but from {started}: leave --initial-weights out to continue, "
             f"or use another --run-dir"

@@ -42,15 +42,6 @@ def test_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_manifest(beton) == MANIFEST
 
 
-def test_manifest_from_before_there_were_tiles_says_that_there_are_none(tmp_path: Path) -> None:
-    beton = tmp_path / "train.beton"
-    data = dataclasses.asdict(MANIFEST) | {"format_version": 1}
-    del data["options"]["jpeg_tiles"]
-    manifest_path(beton).write_text(json.dumps(data))
-    plain = dataclasses.replace(MANIFEST.options, jpeg_tiles=False)
-    assert read_manifest(beton) == dataclasses.replace(MANIFEST, options=plain)
-
-
 def test_manifest_missing_manifest_says_what_writes_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train\.beton\.json is missing.*python -m trainer prepare"):
         read_manifest(tmp_path / "train.beton")

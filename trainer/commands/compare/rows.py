@@ -38,8 +38,7 @@ def rows_of(runs: Sequence[FinishedRun]) -> tuple[list[Row], list[tuple[Path, st
     """
     found: dict[Any, list[FinishedRun]] = {}
     repeated = []
-    keys = _known_keys(runs)
-    identities = [_identity(_with_key(run, keys)) for run in runs]
+    identities = [_identity(run) for run in runs]
     run_again = _run_again(identities, runs)
     for identity, run in zip(identities, runs, strict=True):
         alike = found.setdefault((identity, run.commit if identity in run_again else None), [])
@@ -79,20 +78,6 @@ def _run_again(identities: Sequence[Any], runs: Sequence[FinishedRun]) -> set[An
         if run.commit:
             commits.setdefault((identity, run.recipe.seed), set()).add(run.commit)
     return {identity for (identity, _), of_seed in commits.items() if len(of_seed) > 1}
-
-
-def _known_keys(runs: Sequence[FinishedRun]) -> dict[str | None, str]:
-    """The key of the initial weights in a file, by its SHA-256, where all records that have one agree."""
-    starts = {(run.init_weights.sha256, run.init_weights.key) for run in runs if run.init_weights.key}
-    files = [sha256 for sha256, _ in starts]
-    return {sha256: key for sha256, key in starts if key and files.count(sha256) == 1}
-
-
-def _with_key(run: FinishedRun, keys: dict[str | None, str]) -> FinishedRun:
-    """The run with the key of its initial weights, which older records leave out."""
-    start = run.init_weights
-    known = replace(start, key=start.key or keys.get(start.sha256))
-    return replace(run, weights=replace(run.weights, init_weights=known))
 
 
 def _changed(run: FinishedRun, base: FinishedRun) -> list[Change]:

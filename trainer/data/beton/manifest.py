@@ -22,9 +22,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from trainer.atomic import atomic_write
 from trainer.errors import NOT_JSON, UserError
 
-FORMAT_VERSION = 2  # 1 had no jpeg_tiles
-# Fields that earlier manifests of this version lack.
-ADDED = {"folder", "class_order", "exif", "exif_oriented", "held_out", "shuffled"}
+FORMAT_VERSION = 2
 WRITE_AGAIN = "write it again with: python -m trainer prepare"
 MAX_SIDE = 65500  # px, the longest side of a JPEG in libjpeg (JPEG_MAX_DIMENSION); FFCV stores sides in 16 bits
 
@@ -154,8 +152,6 @@ def read_manifest(beton: Path) -> Manifest:
     except NOT_JSON as error:
         raise UserError(f"{path} is not a manifest (not JSON: {error}): {WRITE_AGAIN}") from error
     version = data.get("format_version") if isinstance(data, dict) else None
-    if type(version) is int and version == 1 and isinstance(data.get("options"), dict):
-        data, version = _from_version_1(data), FORMAT_VERSION
     if version != FORMAT_VERSION:  # said first: another version may have other settings
         raise UserError(f"{path}: format_version={version!r}, but this program reads {FORMAT_VERSION}: {WRITE_AGAIN}")
     try:
@@ -163,11 +159,6 @@ def read_manifest(beton: Path) -> Manifest:
     except UserError as error:
         raise UserError(f"{path}: {error}: {WRITE_AGAIN}") from error
     return manifest
-
-
-def _from_version_1(data: dict[str, Any]) -> dict[str, Any]:
-    """What was written before there were tiles, as this version says it."""
-    return {**data, "format_version": FORMAT_VERSION, "options": {"jpeg_tiles": False, **data["options"]}}
 
 
 def write_manifest(manifest: Manifest, beton: Path) -> None:
@@ -222,10 +213,10 @@ def _from_json(kind: Any, value: Any, where: str) -> Any:
     built: Any = None
     if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, dict):
         hints = get_type_hints(kind)
-        for problem, names in (("has no", hints.keys() - value - ADDED), ("has an unknown", value.keys() - hints)):
+        for problem, names in (("has no", hints.keys() - value), ("has an unknown", value.keys() - hints)):
             if names:
                 raise UserError(f"{where} {problem} {', '.join(map(repr, sorted(names)))}")
-        built = kind(**{name: _from_json(hints[name], value[name], name) for name in hints if name in value})
+        built = kind(**{name: _from_json(hints[name], value[name], name) for name in hints})
     elif origin is list and isinstance(value, list):
         built = [_from_json(arguments[0], item, f"an item of {where}") for item in value]
     elif origin is dict and isinstance(value, dict):
