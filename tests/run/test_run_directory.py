@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import shutil
 from contextlib import ExitStack
@@ -173,26 +174,27 @@ def test_run_that_was_killed_before_its_first_checkpoint_starts_over(tmp_path: P
     assert not (tmp_path / "events.out.tfevents.1").exists()
 
 
-def test_checkpoints_on_a_disk_that_is_away_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "code"), [(None, 75), (errno.ESTALE, 75), (errno.EACCES, 2)])
+def test_checkpoints_on_a_disk_that_is_away_are_waited_for(
+    number: int | None, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A link to nothing, and a folder that cannot be listed: neither is a run without checkpoints."""
-    recipe = load_recipe(RECIPE)
-    Run(tmp_path).claim(recipe)
+    Run(tmp_path).claim(load_recipe(RECIPE))
     away = tmp_path / "checkpoints"
-    away.symlink_to(tmp_path / "disk" / "checkpoints")
-    with pytest.raises(
-        UserError, match=r"checkpoints: a link to .*disk/checkpoints, which is not there: bring"
-    ) as link:
-        Run(tmp_path).claim(recipe)
-    away.unlink()
+    says = f"a link to {tmp_path}/disk, which is not there"
+    if number is None:
+        away.symlink_to(tmp_path / "disk")
+    else:
+        says = os.strerror(number)
 
-    def stale(folder: Path) -> list[str]:
-        raise OSError(errno.ESTALE, "Stale file handle", str(folder))
+        def fails(folder: Path) -> list[str]:
+            raise OSError(number, says, str(folder))
 
-    monkeypatch.setattr("trainer.run.checkpoint_names.os.listdir", stale)
-    with pytest.raises(UserError, match="checkpoints: Stale file handle: bring it back") as unread:
-        Run(tmp_path).claim(recipe)
-    assert link.value.exit_code == unread.value.exit_code == 75
-    with pytest.raises(OSError, match="Stale file handle"):
+        monkeypatch.setattr("trainer.run.checkpoint_names.os.listdir", fails)
+    with pytest.raises(UserError, match=f"^{away}: {says}: bring it back or make it readable, or") as refused:
+        Run(tmp_path).claim(load_recipe(RECIPE))
+    assert refused.value.exit_code == code
+    with pytest.raises(OSError, match=says):
         Run(tmp_path).checkpoints.newest()
 
 

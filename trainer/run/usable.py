@@ -28,8 +28,8 @@ def stored_recipe(folder: Path) -> Recipe:
 
 def require_usable(folder: Path, recipe: Recipe) -> None:
     """Raises UserError if the folder's checkpoints are of another recipe (the message lists the differences), if
-    it holds a run whose checkpoints are gone, or if it is not a run directory; DiskError where its checkpoints are
-    on a disk that is away."""
+    it holds a run whose checkpoints are gone, or if it is not a run directory. The exit code is 75 where their disk
+    is away."""
     stored = folder / "recipe.py"
     if stored.exists() and not is_resolved(stored):
         raise UserError(f"{stored} is somebody's own file: use another --run-dir")
@@ -39,8 +39,9 @@ def require_usable(folder: Path, recipe: Recipe) -> None:
         is_started = has_checkpoints(folder)
         lost_step = None if is_started or not stored.exists() else _saved_step(folder)
     except OSError as error:
+        kind = DiskError if isinstance(error, FileNotFoundError) else UserError  # a link to a disk that is not mounted
         what = f"{error.filename}: {error.strerror}"
-        raise DiskError(f"{what}: bring it back, or use another --run-dir") from error
+        raise kind(f"{what}: bring it back or make it readable, or use another --run-dir") from error
     if not is_started and (folder / "result.json").exists():
         raise UserError(f"{folder} holds a finished run without its checkpoints: use another --run-dir")
     if not is_started and lost_step is not None:
