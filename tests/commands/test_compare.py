@@ -267,7 +267,7 @@ def test_result_of_a_different_version_is_refused(tmp_path: Path, capsys: Captur
         ({"resolution": "32"}, "protocol: resolution='32' is not of type int"),
         ({"views": 3}, "protocol: views=3 is not one of 1, 2"),
         ({"weights": None}, "protocol: WeightsFile needs exactly file, sha256"),
-        ({"weights": {"file": "x.pth", "sha256": "0"}}, "protocol: its weights are not those of a run"),
+        ({"weights": {"file": "x.pth", "sha256": "0", "key": ""}}, "protocol: its weights are not those of a run"),
         ({"more": 1}, "protocol: Protocol needs exactly dataset, split, "),
     ],
 )

@@ -234,14 +234,3 @@ def test_class_positions_refuses_other_classes(found: list[str], answer: str) ->
 def test_restricted_network_keeps_the_logits_it_is_asked_for() -> None:
     network, features = nn.Linear(3, 5), torch.randn(4, 3)
     assert torch.equal(RestrictedNetwork(network, [3, 0])(features), network(features)[:, [3, 0]])
-
-
-def test_protocol_of_an_earlier_version_has_neither_field() -> None:
-    fields = {
-        "dataset": "val.beton", "split": "val", "checksum": "sha256:0", "images_seen": 1, "images_total": 1,
-        "duplicates": 0, "resolution": 32, "crop_ratio": 1.0, "scaled_decoding": False, "views": 1,
-        "precision": "fp32", "seed": None, "weights": {"file": "w.pth", "sha256": "0"},
-    }  # fmt: skip
-    read = Protocol.from_dict(fields)
-    assert (read.restricted_to, read.real_labels) == (None, None)
-    assert read == Protocol.from_dict(read.to_dict())

@@ -435,7 +435,6 @@ def continued(
     [
         (X_PTH, X_PTH),
         (X_PTH, replace(X_PTH, file="renamed.pth")),
-        (replace(X_PTH, key=None), X_PTH),  # of a trainer that did not record it
         (X_PTH, InitWeights(kind="recipe")),
         (X_PTH, InitWeights(kind="pretrained")),  # the recipe's, which --initial-weights replaced
     ],

@@ -46,8 +46,8 @@ def open_loaders(recipe: Recipe, settings: TrainSettings, world: World, stack: E
         require_same(world, f"{split} data", loader.source.checksum)
     if train_loader.source.checksum == eval_loader.source.checksum:
         raise UserError(
-            f"{settings.data}: train and val hold the same images, of which an accuracy says nothing: put other images "
-            f"into val, or a part of them to overfit on purpose"
+            f"{settings.data}: train and val hold the same images, so that validation would report training accuracy: "
+            f"put other images into val, or a part of these to overfit on purpose"
         )
     return train_loader, eval_loader
 
