@@ -207,7 +207,7 @@ def test_mean_replaces_no_checkpoint_that_it_is_of_and_none_of_a_different_run(t
 
 def test_mean_is_no_part_of_a_mean(tmp_path: Path) -> None:
     folder = small_run(tmp_path, 14, 28)
-    about = MeanOf(count=2, first=1.0, last=2.0, norm_images=0)
+    about = MeanOf(count=2, first=1.0, last=2.0, norm_images=0, selection="newest", one_run=True)
     checkpoint.write(folder / "average.pt", {**checkpoint.read(folder / "best.pt"), "mean_of": about})
     with pytest.raises(UserError, match=r"average\.pt is a mean of checkpoints already: leave it out"):
         members(folder / "step_00000014.pt", folder / "average.pt")
@@ -228,7 +228,7 @@ def test_mean_states_that_an_epoch_of_it_was_selected(
     checkpoint.write(folder / "other.pt", {**checkpoint.read(folder / "step_00000014.pt"), "step": 0})
     found = members(*(folder / name for name in names))
     assert selection_of(found) == selection
-    about = MeanOf(count=2, first=1.0, last=2.0, norm_images=0, selection=selection_of(found))
+    about = MeanOf(count=2, first=1.0, last=2.0, norm_images=0, selection=selection_of(found), one_run=True)
     checkpoint.write(folder / "average.pt", {**found[-1].content, "mean_of": about})
     ((trained, _),) = file_weights(folder / "average.pt", None).networks
     assert isinstance(trained, TrainedWeights) and trained.selection == selection
@@ -275,7 +275,7 @@ def test_mean_of_several_runs_claims_the_seed_of_none(tmp_path: Path) -> None:
     own = members(one / "step_00000014.pt", one / "best.pt")
     assert (from_one_run(soup), from_one_run(own)) == (False, True)
     for name, found in (("soup.pt", soup), ("own.pt", own)):
-        about = MeanOf(count=2, first=1.0, last=2.0, norm_images=0, one_run=from_one_run(found))
+        about = MeanOf(count=2, first=1.0, last=2.0, norm_images=0, selection="newest", one_run=from_one_run(found))
         checkpoint.write(one / name, {**found[-1].content, "mean_of": about})
     (tmp_path / "one").rename(tmp_path / "renamed")
     weights = {name: file_weights(tmp_path / "renamed" / "checkpoints" / name, None) for name in ("soup.pt", "own.pt")}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from tests.support.full_disk import no_space_at
 from tests.support.processes import SUPPORT
 from trainer.__main__ import main
 from trainer.commands.export import export as verb
@@ -386,7 +387,7 @@ def test_export_full_disk_is_one_line(
     if kind == "onnx":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
-    (tmp_path / f"{name}.partial").symlink_to("/dev/full")
+    no_space_at(tmp_path / f"{name}.partial")
     assert main(["export", str(resnet), "--to", kind, "--out", str(tmp_path / name)]) == 2
     assert capfd.readouterr().err == f"error: {tmp_path / name} cannot be written: No space left on device\n"
     assert not list(tmp_path.iterdir())

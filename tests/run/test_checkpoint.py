@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support.full_disk import no_space_at
 from tests.support.small_checkpoint import checkpoint_content
 from trainer.errors import UserError
 from trainer.model import build_model
@@ -390,7 +391,7 @@ def test_full_disk_is_one_line_and_leaves_the_old_checkpoint_alone(fits: int, tm
 
 
 def test_device_that_is_full_says_so(tmp_path: Path) -> None:
-    (tmp_path / "step_00000001.pt.partial").symlink_to("/dev/full")
+    no_space_at(tmp_path / "step_00000001.pt.partial")
     with pytest.raises(UserError, match=r"step_00000001\.pt: .*No space left on device"):
         write(tmp_path / "step_00000001.pt", small(1))
     assert newest_mark(tmp_path) is None
