@@ -29,7 +29,7 @@ from trainer.recipe import (
     Steps,
     Warmup,
 )
-from trainer.recipe_file import RECIPES, load_recipe, recipe_changes, recipe_names, recipe_source
+from trainer.recipe_file import RECIPES, load_recipe, recipe_diff, recipe_names, recipe_source
 
 
 def test_recipe_of_a_user_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,9 +43,9 @@ def test_recipe_of_a_user_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_recipe_of_a_user_may_be_a_variant(tmp_path: Path) -> None:
     base = "from dataclasses import replace\n\nfrom recipes.resnet50_goyal2017_8k import recipe as base\n\n"
     (tmp_path / "warm.py").write_text(f"{base}recipe = replace(base, name='warm', epochs=18)\n")
-    assert recipe_changes(load_recipe("resnet50_goyal2017_8k"), load_recipe(tmp_path / "warm.py")) == [
-        "name: resnet50_goyal2017_8k -> warm",
-        "epochs: 90 -> 18",
+    assert recipe_diff(load_recipe("resnet50_goyal2017_8k"), load_recipe(tmp_path / "warm.py")) == [
+        ("name", "resnet50_goyal2017_8k", "warm"),
+        ("epochs", 90, 18),
     ]
 
 
@@ -111,7 +111,7 @@ def test_stored_recipe_is_the_recipe(tmp_path: Path) -> None:
         path.write_text(recipe_source(recipe))
         again = load_recipe(path)
         assert again == recipe
-        assert recipe_changes(recipe, again) == []
+        assert recipe_diff(recipe, again) == []
         assert recipe_source(again) == recipe_source(recipe)
 
 
@@ -209,16 +209,16 @@ HE = load_recipe("resnet20_he2015")
     ],
 )
 def test_changes_are_named_with_both_values(other: Recipe, changes: list[str] | None) -> None:
-    found = recipe_changes(HE, other)
+    found = [str(change) for change in recipe_diff(HE, other)]
     if changes is not None:
         assert found == changes
     assert bool(found) is (other != HE)
-    assert len(recipe_changes(other, HE)) == len(found)
+    assert len(recipe_diff(other, HE)) == len(found)
 
 
 def test_recipe_file_different_part_with_the_same_values_is_a_change() -> None:
     cosine, linear = replace(HE, schedule=Cosine()), replace(HE, schedule=Linear())
-    assert recipe_changes(cosine, linear) == ["schedule: Cosine -> Linear"]
+    assert recipe_diff(cosine, linear) == [("schedule", "Cosine", "Linear")]
 
 
 def test_recipes_of_the_package_are_those_in_the_folder() -> None:

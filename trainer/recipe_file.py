@@ -87,6 +87,7 @@ class Change(NamedTuple):
     new: Any
 
     def __str__(self) -> str:
+        """For people, such as "optimizer.lr: 0.1 -> 0.2"."""
         return f"{self.setting}: {self.old} -> {self.new}"
 
 
@@ -103,12 +104,7 @@ def _diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
     ]
 
 
-def recipe_changes(old: Recipe, new: Recipe) -> list[str]:
-    """The settings that differ, as text: "optimizer.lr: 0.1 -> 0.2"."""
-    return [str(change) for change in recipe_diff(old, new)]
-
-
-def changes_since(recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+def changes_since(recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Change]:
     """The same for settings_of() a recipe now and at a checkpoint.
 
     What the checkpoint lacks came with a later version of the trainer, unless it is an item of a dict: a part has a
@@ -116,7 +112,7 @@ def changes_since(recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> l
     """
     later = {name for name in settings.keys() - recorded.keys() if name.rpartition(".")[0] in {"", *settings}}
     known = {name: value for name, value in settings.items() if name not in later}
-    return [str(change) for change in _diff(recorded, known)]
+    return _diff(recorded, known)
 
 
 def override_diff(recipe: Recipe) -> list[Change]:

@@ -17,7 +17,7 @@ from trainer.recipe import (
     Recipe,
     Steps,
 )
-from trainer.recipe_file import load_recipe, overrides_of, recipe_changes, recipe_names
+from trainer.recipe_file import load_recipe, overrides_of, recipe_diff, recipe_names
 
 
 def different_value(name: str, value: Any) -> Any:
@@ -79,8 +79,8 @@ def test_cli_train_every_value_of_a_recipe_is_an_option_that_changes_this_value_
         wanted = different_value(setting, value)
         found = resolved(name, *as_words(setting, wanted))
         assert dict(leaves(found))[setting] == wanted
-        (change,) = recipe_changes(recipe, found)
-        assert change.startswith(f"{setting}: {value} -> ")
+        (change,) = recipe_diff(recipe, found)
+        assert (change.setting, change.old) == (setting, value)
         changed += 1
     assert changed == count
 
@@ -97,9 +97,9 @@ def test_cli_train_numbers_become_what_the_setting_is() -> None:
 
 
 def test_cli_train_nothing_is_derived_behind_the_readers_back() -> None:
-    assert recipe_changes(
+    assert recipe_diff(
         load_recipe("resnet50_goyal2017_8k"), resolved("resnet50_goyal2017_8k", "--global-batch-size", "256")
-    ) == ["global_batch_size: 8192 -> 256"]
+    ) == [("global_batch_size", 8192, 256)]
 
 
 @pytest.mark.slow

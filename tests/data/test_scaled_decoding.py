@@ -26,7 +26,7 @@ from trainer.data.synthetic import SyntheticSource
 from trainer.evaluation.protocol import WeightsFile
 from trainer.evaluation.result import EvalResult, Evaluation, protocol
 from trainer.recipe import CenterCrop, PaddedCrop, RandomResizedCrop, ScaleJitterCrop
-from trainer.recipe_file import load_recipe, overrides_of, recipe_changes, recipe_source
+from trainer.recipe_file import load_recipe, overrides_of, recipe_diff, recipe_source
 from trainer.settings import TrainSettings
 from trainer.train import train
 
@@ -272,7 +272,7 @@ def test_recipes_from_before_are_the_same_and_a_change_is_named(tmp_path: Path) 
     before = re.sub(r" +scaled_decoding=False,\n", "", written)
     assert before != written
     (tmp_path / "before.py").write_text(before)
-    assert recipe_changes(load_recipe(tmp_path / "before.py"), recipe) == []
+    assert recipe_diff(load_recipe(tmp_path / "before.py"), recipe) == []
     faster = replace(recipe, train_crop=replace(recipe.train_crop, scaled_decoding=True))
     assert overrides_of(faster) == ["train_crop.scaled_decoding: False -> True"]
     (tmp_path / "faster.py").write_text(recipe_source(faster))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from trainer.errors import DiskError, UserError
 from trainer.recipe import Recipe
-from trainer.recipe_file import is_resolved, load_recipe, recipe_changes
+from trainer.recipe_file import is_resolved, load_recipe, recipe_diff
 from trainer.run.checkpoint_names import has_checkpoints
 from trainer.run.metrics_file import read_metrics
 from trainer.run.progress import how_to_train_longer
@@ -49,11 +49,11 @@ def require_usable(folder: Path, recipe: Recipe) -> None:
             f"{folder}: its checkpoints are gone (step {lost_step} in metrics.jsonl): bring them back, or use another "
             f"--run-dir"
         )
-    if is_started and (changes := recipe_changes(stored_recipe(folder), recipe)):
-        longer = any(change.startswith("epochs: ") for change in changes)
+    if is_started and (changes := recipe_diff(stored_recipe(folder), recipe)):
+        longer = any(change.setting == "epochs" for change in changes)
         raise UserError(
-            f"{folder} was started with another recipe: {'; '.join(changes)}. Use another --run-dir, or the recipe as "
-            f"it was{f'. {how_to_train_longer(folder)}' if longer else ''}"
+            f"{folder} was started with another recipe: {'; '.join(map(str, changes))}. Use another --run-dir, or the "
+            f"recipe as it was{f'. {how_to_train_longer(folder)}' if longer else ''}"
         )
 
 

@@ -224,8 +224,8 @@ def newest_checkpoint(run: Run, identity: RunIdentity, world: World) -> Checkpoi
     if changes := changes_since(content["recipe"], identity["recipe"]):
         stored = run.folder / "recipe.py"  # has been edited: require_usable() has compared it with the recipe given
         raise UserError(
-            f"{path} was trained with another recipe than {stored} now is: {'; '.join(changes)}. Change it back, or "
-            f"use another --run-dir"
+            f"{path} was trained with another recipe than {stored} now is: {'; '.join(map(str, changes))}. Change it "
+            f"back, or use another --run-dir"
         )
     if content["classes"] != identity["classes"] and sorted(content["classes"]) == sorted(identity["classes"]):
         raise UserError(
