@@ -360,7 +360,7 @@ def changed(run_dir: Path, change: Any) -> None:
 CHANGES: dict[str, tuple[Any, str]] = {
     "nothing in it": (
         lambda state: {},
-        "has no average, classes, data, data_folder, init_weights, metrics_from, model, norms_measured, ",
+        "has no average, classes, data, data_folder, init_weights, metric_means, metrics_from, model, norms_measured, ",
     ),
     "no position": (lambda state: {**state, "position": {"epoch": 1}}, "position is {'epoch': 1}, not numbers"),
     "no metrics": (lambda state: {**state, "metric_means": None}, "metric_means is of type NoneType"),
