@@ -103,7 +103,7 @@ def test_weights_different_number_of_classes_keeps_the_new_head_and_says_so(tmp_
 def test_classifier_is_new_where_the_file_states_other_classes(
     tmp_path: Path, stated: list[str] | None, difference: str | None
 ) -> None:
-    """As many, so that no shape tells: its outputs are of other classes, or of the same in another order."""
+    """The shapes are the same. Only the class names tell that its outputs are of other classes, or in another order."""
     theirs = build(seed=1).state_dict()
     torch.save({"model": theirs, "classes": stated}, tmp_path / "weights.pt")
     model = build(seed=2)

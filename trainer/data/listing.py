@@ -88,7 +88,7 @@ def list_class_folders(folder: Path, order: ClassOrder = "text") -> Listing:
 def list_images(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
     """The images below `folder` that list_class_folders would find in a class, and a line for each kind of others.
 
-    A folder below it that cannot be read is among the images: whoever opens it is told why.
+    A subfolder that cannot be read is listed among the images: opening it says why.
     """
     skipped = _Skipped([], [], [])
     seen = {_identity(above): str(above) for above in (folder.resolve(), *folder.resolve().parents)}

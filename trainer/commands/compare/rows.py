@@ -21,7 +21,7 @@ class Row:
 
     number: int
     label: str
-    """the recipe's name, the changes that not all rows of this name share, and what tells it from rows of this label"""
+    """the recipe's name, the changes that set this row apart, and what tells rows of the same label apart"""
     runs: list[FinishedRun]
     changed: list[Change]
     """what differs from the recipe of this name: one of the package, else that of the first row of this name"""
