@@ -12,6 +12,7 @@ from trainer.evaluation.protocol import Selection, TrainedWeights, short
 from trainer.model import without_pretrained
 from trainer.run import checkpoint
 from trainer.run.checkpoint import CheckpointContent, checked
+from trainer.run.checkpoint_names import checkpoint_files
 from trainer.run.directory import Run
 from trainer.run.state import Position
 from trainer.weights_settings import AverageSettings
@@ -40,7 +41,7 @@ def _files(settings: AverageSettings) -> list[Path]:
     if len(paths) == 1 and not paths[0].is_file():
         run = Run(paths[0])
         _ = run.recipe  # raises UserError where it is no run
-        found = sorted(run.checkpoints.folder.glob("step_*.pt"))
+        found = [*checkpoint_files(run.checkpoints.folder).values()]
         if len(found) < last:
             raise UserError(
                 f"{run.checkpoints.folder} holds {len(found)} checkpoints: use --last {max(2, len(found))}, or train "

@@ -21,7 +21,7 @@ class Row:
 
     number: int
     label: str
-    """the recipe's name, the changes that set this row apart, and what tells rows of the same label apart"""
+    """the recipe's name, and what sets this row apart from the others of that name"""
     runs: list[FinishedRun]
     changed: list[Change]
     """what differs from the recipe of this name: one of the package, else that of the first row of this name"""
