@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from trainer.commands.weights import Weights, file_weights
-from trainer.errors import UserError
+from trainer.errors import UserError, counted
 from trainer.evaluation.protocol import Selection, TrainedWeights, short
 from trainer.model import without_pretrained
 from trainer.run import checkpoint
@@ -44,8 +44,8 @@ def _files(settings: AverageSettings) -> list[Path]:
         found = [*checkpoint_files(run.checkpoints.folder).values()]
         if len(found) < last:
             raise UserError(
-                f"{run.checkpoints.folder} holds {len(found)} checkpoints: use --last {max(2, len(found))}, or train "
-                f"with --keep-last-checkpoints {last}"
+                f"{run.checkpoints.folder} holds {counted(len(found), 'checkpoint')}: use --last {max(2, len(found))}, "
+                f"or train with --keep-last-checkpoints {last}"
             )
         return found[-last:]
     if len(paths) < 2:
