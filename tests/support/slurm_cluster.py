@@ -250,9 +250,10 @@ class Cluster:
         self.wait_until(lambda: (self.folder / "munge.sock").exists(), "munged listens")
 
     def _start_accounts(self, conf: str) -> None:
-        data, sock = self.folder / "db", self.folder / "db.sock"
+        data, sock, tmp = self.folder / "db", self.folder / "db.sock", self.folder / "db.tmp"
         data.mkdir()
-        where = ["--no-defaults", f"--user={self._user}", f"--datadir={data}"]
+        tmp.mkdir()  # not /tmp: a server that starts deletes there the temporary tables of all others
+        where = ["--no-defaults", f"--user={self._user}", f"--datadir={data}", f"--tmpdir={tmp}"]
         self.run("mariadb-install-db", *where, "--auth-root-authentication-method=normal", "--skip-test-db")
         self._daemon("mariadbd", *where, f"--socket={sock}", "--skip-networking", "--innodb-flush-log-at-trx-commit=0")
         sql = (
