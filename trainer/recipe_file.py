@@ -92,7 +92,7 @@ class Change(NamedTuple):
 
 
 def recipe_diff(old: Recipe, new: Recipe) -> list[Change]:
-    """The settings that differ."""
+    """The settings that differ, without the published result: to correct it changes no training."""
     return _diff(_flat(old), _flat(new))
 
 
@@ -100,7 +100,7 @@ def _diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
     return [
         Change(name, before.get(name), after.get(name))
         for name in dict.fromkeys((*before, *after))
-        if before.get(name) != after.get(name)
+        if before.get(name) != after.get(name) and name.partition(".")[0] != "published"
     ]
 
 

@@ -8,7 +8,7 @@ from trainer.commands.compare.run_record import FinishedRun
 from trainer.commands.compare.statistics import published_difference
 from trainer.recipe import Published, Recipe
 from trainer.recipe.datasets import IMAGES
-from trainer.recipe_file import Change, load_recipe, override_diff, recipe_names
+from trainer.recipe_file import load_recipe, override_diff, recipe_names
 
 LAST_EPOCHS = 5  # Goyal et al. 2017, section 5: the median over the last 5 epochs
 
@@ -25,11 +25,6 @@ class Verdict(NamedTuple):
 def published_of(recipe: Recipe) -> Published | None:
     """The published result as this package's recipe states it now; for other recipes, as the run's recipe states it."""
     return load_recipe(recipe.name).published if recipe.name in recipe_names() else recipe.published
-
-
-def changed(recipe: Recipe) -> list[Change]:
-    """What differs from the recipe of this name, apart from the seed and the published result."""
-    return [change for change in override_diff(recipe) if change.setting.partition(".")[0] != "published"]
 
 
 def median_of_last(run: FinishedRun) -> float | None:
@@ -76,7 +71,7 @@ def not_comparable(run: FinishedRun, published: Published) -> str | None:
     recipe, protocol = run.recipe, run.protocol
     if recipe.name not in recipe_names():
         return f"{recipe.name} is a recipe of your own, so its differences are unknown"
-    if changed(recipe):
+    if override_diff(recipe):
         return "the recipe was changed"
     if not published.comparable:
         return f"the protocols differ: {published.incomparable}"

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.commands.compare.protocols import differing, properties
-from trainer.commands.compare.published import changed
 from trainer.commands.compare.run_record import FinishedRun
-from trainer.recipe_file import Change, recipe_diff, recipe_names
+from trainer.recipe_file import Change, override_diff, recipe_diff, recipe_names
 
 NOT_RECORDED = "not recorded"
 _LABEL = 40  # characters of what was changed, in the table
@@ -82,7 +81,7 @@ def _run_again(identities: Sequence[Any], runs: Sequence[FinishedRun]) -> set[An
 
 def _changed(run: FinishedRun, base: FinishedRun) -> list[Change]:
     if run.recipe.name in recipe_names():
-        found = changed(run.recipe)
+        found = override_diff(run.recipe)
     else:
         found = recipe_diff(replace(base.recipe, seed=run.recipe.seed), run.recipe)
     if run.init_weights.kind == "file":
