@@ -169,7 +169,7 @@ def test_record_of_a_different_protocol_or_of_different_images_replaces_none(tmp
 def test_record_replaces_neither_weights_nor_what_is_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     weights, real, best = tmp_path / "weights.pth", tmp_path / "real.json", tmp_path / "run" / "checkpoints" / "best.pt"
     best.parent.mkdir(parents=True)
-    (tmp_path / "run" / "recipe.py").write_text("")
+    (tmp_path / "run" / "recipe.py").write_text(recipe_source(load_recipe(SMALL)))
     for file in (weights, real, best):
         file.write_text(file.name)
     for out, reason in (

@@ -360,7 +360,7 @@ def test_checkpoint_is_never_overwritten(resnet: Path, tmp_path: Path, capfd: py
     assert best.read_bytes() == before
     other = tmp_path / "other" / "checkpoints" / "best.pt"
     other.parent.mkdir(parents=True)
-    (tmp_path / "other" / "recipe.py").write_text("")
+    (tmp_path / "other" / "recipe.py").write_text((resnet / "recipe.py").read_text())
     assert main(["export", str(resnet), "--to", "torchvision", "--out", str(other)]) == 2
     assert f"--out {other} is among the checkpoints of a run: choose another folder\n" in capfd.readouterr().err
     assert not other.exists()

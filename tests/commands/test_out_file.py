@@ -14,6 +14,7 @@ from trainer.commands.evaluate.evaluate import _open_data
 from trainer.commands.out_file import require_replaceable
 from trainer.distributed import process_group
 from trainer.errors import UserError
+from trainer.recipe_file import recipe_source
 from trainer.weights_settings import EvaluateSettings
 
 SMALL = str(SUPPORT / "small_recipe.py")
@@ -24,7 +25,7 @@ def run_dir(tmp_path: Path) -> Path:
     """As much of a run as names need: its recipe and its result."""
     folder = tmp_path / "run"
     folder.mkdir()
-    shutil.copy(SMALL, folder / "recipe.py")
+    (folder / "recipe.py").write_text(recipe_source(small))
     (folder / "result.json").write_text("{}")
     return folder
 
@@ -44,6 +45,13 @@ def test_out_file_is_none_of_those_that_a_run_directory_holds(run_dir: Path, tmp
         require_replaceable(tmp_path / "link.json")
     for free in (run_dir / "evaluations" / "mine.json", run_dir / "mine.json", tmp_path / "result.json"):
         require_replaceable(free)
+
+
+def test_out_file_beside_a_recipe_of_the_users_own_is_free(run_dir: Path) -> None:
+    """A folder in which somebody works is no run, also where their recipe is called recipe.py."""
+    shutil.copy(SMALL, run_dir / "recipe.py")
+    for name in ("result.json", "log.txt", "checkpoints/model.onnx", "launch/table.json"):
+        require_replaceable(run_dir / name)
 
 
 @pytest.mark.parametrize("name", ["train.beton", "val.ffcv", "train.beton.json", "val.ffcv.json", "train-0.tar"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -153,6 +154,15 @@ def test_weights_key_chooses_within_a_checkpoint_of_our_own(tmp_path: Path) -> N
     checkpoint.write(tmp_path / "checkpoints" / "step_00000028.pt", {**content, "average": None})
     with pytest.raises(UserError, match=r"--weights-key average: .*step_00000028\.pt has weights at model"):
         found("average", "step_00000028.pt")
+
+
+def test_weights_beside_a_recipe_of_the_users_own_are_not_taken_for_its_run(tmp_path: Path) -> None:
+    """Nothing says that they come from it, with its seed."""
+    shutil.copy(SUPPORT / "small_recipe.py", tmp_path / "recipe.py")
+    (tmp_path / "downloads").mkdir()
+    torch.save(PLAIN, tmp_path / "downloads" / "weights.pt")
+    with pytest.raises(UserError, match=r"which network is .*weights\.pt, and how is it evaluated\? Add --recipe NAME"):
+        file_weights(tmp_path / "downloads" / "weights.pt", None)
 
 
 def test_weights_key_is_refused_where_there_is_nothing_to_choose(tmp_path: Path) -> None:

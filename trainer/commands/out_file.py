@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from trainer.errors import UserError
+from trainer.run.usable import is_run
 
 _OF_A_RUN = (
     "recipe.py", "starts.json", "metrics.jsonl", "result.json", "log.txt", "progress.json", "not_finite.json",
@@ -47,10 +48,10 @@ def require_not_read(out: Path, read: Iterable[Path | str | None], option: str =
 def require_outside_runs(out: Path, option: str = "--out") -> None:
     """Raises UserError if `out` is a file that a run writes itself, or lies in a folder of such files."""
     for file in (out.absolute(), out.resolve()):  # either may be a link
-        if file.name.startswith(_OF_A_RUN) and (file.parent / "recipe.py").is_file():
+        if file.name.startswith(_OF_A_RUN) and is_run(file.parent):
             raise UserError(f"{option} {out} is a file of the run {out.parent}: choose a different name")
         for folder in file.parents:
-            if folder.name in _FOLDERS_OF_A_RUN and (folder.parent / "recipe.py").is_file():
+            if folder.name in _FOLDERS_OF_A_RUN and is_run(folder.parent):
                 what = _FOLDERS_OF_A_RUN[folder.name]
                 raise UserError(f"{option} {out} is among the {what} of a run: choose another folder")
 

@@ -23,6 +23,7 @@ from trainer.run.directory import Run
 from trainer.run.init_weights import InitWeights
 from trainer.run.state import Position
 from trainer.run.teacher import Teacher
+from trainer.run.usable import is_run
 from trainer.setup.networks import move_to_device
 
 Network = dict[str, Tensor] | Path  # a state_dict, or an .onnx file, which holds the network too
@@ -94,7 +95,7 @@ def file_weights(file: Path, recipe_name: str | None, key: str | None = None) ->
     cannot be read.
     """
     in_run = file.absolute().parent.parent
-    of_run = recipe_name is None and file.suffix == ".pt" and (in_run / "recipe.py").is_file()
+    of_run = recipe_name is None and file.suffix == ".pt" and is_run(in_run)
     if recipe_name is None and not of_run:
         raise UserError(f"which network is {file}, and how is it evaluated? Add --recipe NAME (or a recipe's path)")
     recipe = Run(in_run).recipe if of_run else load_recipe(str(recipe_name))

@@ -18,6 +18,11 @@ _WRITTEN = (
 """What training writes, replaces or removes. A launcher's own files are not among them."""
 
 
+def is_run(folder: Path) -> bool:
+    """Whether `folder` is a run directory: its recipe.py was written by a run, not by a person."""
+    return (folder / "recipe.py").is_file() and is_resolved(folder / "recipe.py")
+
+
 def stored_recipe(folder: Path) -> Recipe:
     """The resolved recipe of a run. Raises UserError if there is none: `folder` is not a run."""
     if not (folder / "recipe.py").is_file():

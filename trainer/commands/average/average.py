@@ -26,6 +26,7 @@ from trainer.recipe import PaddedCrop, Recipe
 from trainer.run import checkpoint
 from trainer.run.checkpoint import MeanOf
 from trainer.run.state import Position
+from trainer.run.usable import is_run
 from trainer.weights_settings import AverageSettings, EvaluateSettings
 
 NORM_IMAGES = 8192
@@ -77,7 +78,7 @@ def average_weights(settings: AverageSettings) -> None:
 
 def _recipe_for(out: Path, settings: AverageSettings) -> str | None:
     """The recipe to evaluate the mean with; None: that of the run it lies in."""
-    if settings.recipe or (out.absolute().parent.parent / "recipe.py").is_file():
+    if settings.recipe or is_run(out.absolute().parent.parent):
         return settings.recipe
     first = settings.checkpoints[0].absolute()
     return str((first.parent.parent if first.is_file() else first) / "recipe.py")

@@ -8,11 +8,12 @@ from shlex import quote
 from trainer.commands.compare.comparison import HEADER, NOTES, cells, details, differences, reached
 from trainer.commands.compare.protocols import differing_properties
 from trainer.commands.compare.rows import Row, rows_of
-from trainer.commands.compare.run_record import FinishedRun, is_run, read_run
+from trainer.commands.compare.run_record import FinishedRun, read_run
 from trainer.commands.compare.varied import VARIED, by_varied_values
 from trainer.commands.out_file import require_replaceable
 from trainer.errors import UserError
 from trainer.process.rows import hanging, width
+from trainer.run.usable import is_run
 from trainer.settings import CompareSettings
 
 _RIGHT = {"n", "images/s", "training"}  # right-aligned columns

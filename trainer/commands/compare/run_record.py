@@ -16,7 +16,7 @@ from typing import Any
 from trainer.errors import NOT_JSON, UserError, one_line
 from trainer.evaluation.protocol import Protocol, TrainedWeights
 from trainer.recipe import Recipe
-from trainer.recipe_file import is_resolved, load_recipe
+from trainer.recipe_file import load_recipe
 from trainer.run.init_weights import InitWeights
 from trainer.run.metrics_file import read_metrics
 from trainer.run.progress import total_steps
@@ -102,11 +102,6 @@ class FinishedRun:
     def reached(self, top1: float) -> dict[str, Any] | None:
         """The first evaluation with at least this top-1, in %; None if there is none."""
         return next((record for record in self.evaluations if record["top1"] >= top1), None)
-
-
-def is_run(folder: Path) -> bool:
-    """Whether `folder` is a run directory: its recipe.py was written by a run, not by a person."""
-    return (folder / "recipe.py").is_file() and is_resolved(folder / "recipe.py")
 
 
 def read_run(folder: Path) -> FinishedRun | Unfinished:
