@@ -168,6 +168,15 @@ def test_run_whose_checkpoints_are_gone_does_not_start_over(
     assert contents(tmp_path) == before
 
 
+def test_run_goes_on_if_it_cannot_note_that_it_has_saved(tmp_path: Path) -> None:
+    (tmp_path / ".saved").symlink_to(tmp_path / "nowhere" / "file")
+    with Run(tmp_path) as run:
+        run.claim(load_recipe(RECIPE))
+        run.save(checkpoint_content(step=3), 3)
+        run.finish_saving()
+    assert (tmp_path / "checkpoints" / "step_00000003.pt").is_file()
+
+
 def test_run_that_was_killed_before_its_first_checkpoint_starts_over(tmp_path: Path) -> None:
     begun(tmp_path, metrics=TRAINED, saves=False)
     Run(tmp_path).claim(load_recipe(RECIPE))

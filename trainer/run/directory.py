@@ -141,7 +141,8 @@ class Run:
 
         def write() -> None:
             self.checkpoints.save(copy, step)
-            (self.folder / SAVED).touch()
+            with contextlib.suppress(OSError):  # the checkpoint is there, and training goes on without this file
+                (self.folder / SAVED).touch()
 
         self._writer.start(write)
         self._saved_at = time.monotonic()
