@@ -135,7 +135,8 @@ def test_run_directory_takes_a_folder_with_what_comes_before_the_recipe(tmp_path
     for name in ("launch.json", "launch/001/job.json", "compiled/a.nbi", ".lock", ".owner", "recipe.py.partial"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    (tmp_path / "checkpoints").mkdir()  # the user's, e.g. a link to a large disk
+    for name in ("lost+found", ".snapshot"):  # of a disk that the user has mounted there, or linked to
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
     Run(tmp_path).claim(load_recipe(RECIPE))
 
 

@@ -13,7 +13,7 @@ SAVED = ".saved"
 """an empty file of a run that has saved a checkpoint"""
 _WRITTEN = (
     "metrics.jsonl", "starts.json", "result.json", "log.txt", "progress.json", "not_finite.json",
-    "events.out.tfevents.*", "checkpoints/*",
+    "events.out.tfevents.*", "checkpoints/[!.]*.*",
 )  # fmt: skip
 """What training writes, replaces or removes. A launcher's own files are not among them."""
 
