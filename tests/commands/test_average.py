@@ -296,6 +296,8 @@ def test_average_says_which_checkpoints_it_takes(tmp_path: Path) -> None:
     assert [member.epoch for member in newest] == [2.0, 3.0]
     with pytest.raises(UserError, match=r"holds 3 checkpoints: use --last 3, or train with --keep-last-checkpoints 5"):
         read_members(AverageSettings(checkpoints=(tmp_path / "run",)))
+    with pytest.raises(UserError, match=r"holds 1 checkpoint: train with --keep-last-checkpoints 5$"):
+        read_members(AverageSettings(checkpoints=(tmp_path / "two",)))
 
 
 def test_norms_are_measured_on_the_images_that_the_checkpoints_were_trained_on(digits: Path) -> None:

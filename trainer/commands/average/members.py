@@ -43,9 +43,10 @@ def _files(settings: AverageSettings) -> list[Path]:
         _ = run.recipe  # raises UserError where it is no run
         found = [*checkpoint_files(run.checkpoints.folder).values()]
         if len(found) < last:
+            fewer = f"use --last {len(found)}, or " if len(found) > 1 else ""
             raise UserError(
-                f"{run.checkpoints.folder} holds {counted(len(found), 'checkpoint')}: use --last {max(2, len(found))}, "
-                f"or train with --keep-last-checkpoints {last}"
+                f"{run.checkpoints.folder} holds {counted(len(found), 'checkpoint')}: {fewer}train with "
+                f"--keep-last-checkpoints {last}"
             )
         return found[-last:]
     if len(paths) < 2:
