@@ -284,6 +284,21 @@ def test_mean_of_several_runs_claims_the_seed_of_none(tmp_path: Path) -> None:
     assert steps == {"soup.pt": None, "own.pt": 28}
 
 
+def test_average_reads_each_checkpoint_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are large, and a run that still trains may replace best.pt between two reads."""
+    folder, read = small_run(tmp_path / "run", 14, 28), []
+
+    def counted(path: Path) -> dict[str, Any]:
+        read.append(path)
+        return {**original(path), "optimizer": {"state": "large"}}
+
+    original = checkpoint.read
+    monkeypatch.setattr(checkpoint, "read", counted)
+    found = read_members(AverageSettings(checkpoints=(tmp_path / "run",), last=2))
+    assert read == [folder / "step_00000014.pt", folder / "step_00000028.pt"]
+    assert [member.content["optimizer"] for member in found] == [{}, {}]
+
+
 def test_average_says_which_checkpoints_it_takes(tmp_path: Path) -> None:
     folder = small_run(tmp_path / "run", 14, 28, 42)
     files = (folder / "step_00000014.pt", folder / "step_00000028.pt")

@@ -41,6 +41,7 @@ class Weights:
     classes: list[str] | None = None
     data: dict[str, str] | None = None  # checksums by split
     data_folder: str | None = None
+    content: CheckpointContent | None = None  # of a checkpoint of this trainer, without its optimizer
     notes: tuple[str, ...] = ()
 
     @property
@@ -187,6 +188,7 @@ def _of_checkpoint(
         classes=content["classes"],
         data=data,
         data_folder=content["data_folder"],
+        content={**content, "optimizer": {}},  # which is as large as the weights
     )
 
 

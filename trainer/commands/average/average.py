@@ -59,7 +59,7 @@ def average_weights(settings: AverageSettings) -> None:
             one_run=from_one_run(members),
         )
         state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
-        content = {**newest.content, "model": state, "average": None, "optimizer": {}, "norms_measured": bool(images)}
+        content = {**newest.content, "model": state, "average": None, "norms_measured": bool(images)}
         on_every_rank(world, lambda: checkpoint.write(out, {**content, "mean_of": about}) if world.is_main else None)
         if world.is_main:
             for member in members:

@@ -10,8 +10,7 @@ from trainer.commands.weights import Weights, file_weights
 from trainer.errors import UserError, counted
 from trainer.evaluation.protocol import Selection, TrainedWeights, short
 from trainer.model import without_pretrained
-from trainer.run import checkpoint
-from trainer.run.checkpoint import CheckpointContent, checked
+from trainer.run.checkpoint import CheckpointContent, mean_of
 from trainer.run.checkpoint_names import checkpoint_files
 from trainer.run.directory import Run
 from trainer.run.state import Position
@@ -114,9 +113,8 @@ def from_one_run(members: Sequence[Member]) -> bool:
 def _member(file: Path, settings: AverageSettings) -> Member:
     weights = file_weights(file, settings.recipe)
     trained, network = weights.networks[0]
-    if not isinstance(trained, TrainedWeights) or isinstance(network, Path):
+    if not weights.content or not isinstance(trained, TrainedWeights) or isinstance(network, Path):
         raise UserError(f"{file} is no checkpoint of this trainer: only these can be averaged")
-    content = checked(checkpoint.read(file), file)
-    if checkpoint.mean_of(content):
+    if mean_of(weights.content):
         raise UserError(f"{file} is a mean of checkpoints already: leave it out")
-    return Member(weights, network, content, trained.selection)
+    return Member(weights, network, weights.content, trained.selection)
