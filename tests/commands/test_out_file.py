@@ -41,7 +41,7 @@ def test_out_file_is_none_of_those_that_a_run_directory_holds(run_dir: Path, tmp
         with pytest.raises(UserError, match=r"^--out .* is (a file of the run|among the [a-z ]+ of a run)"):
             require_replaceable(out)
     (tmp_path / "link.json").symlink_to(run_dir / "result.json")
-    with pytest.raises(UserError, match=r"link\.json is a file of the run"):
+    with pytest.raises(UserError, match=rf"link\.json is a file of the run {run_dir}: choose"):
         require_replaceable(tmp_path / "link.json")
     for free in (run_dir / "evaluations" / "mine.json", run_dir / "mine.json", tmp_path / "result.json"):
         require_replaceable(free)

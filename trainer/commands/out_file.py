@@ -49,7 +49,7 @@ def require_outside_runs(out: Path, option: str = "--out") -> None:
     """Raises UserError if `out` is a file that a run writes itself, or lies in a folder of such files."""
     for file in (out.absolute(), out.resolve()):  # either may be a link
         if file.name.startswith(_OF_A_RUN) and is_run(file.parent):
-            raise UserError(f"{option} {out} is a file of the run {out.parent}: choose a different name")
+            raise UserError(f"{option} {out} is a file of the run {file.parent}: choose a different name")
         for folder in file.parents:
             if folder.name in _FOLDERS_OF_A_RUN and is_run(folder.parent):
                 what = _FOLDERS_OF_A_RUN[folder.name]
