@@ -8,8 +8,8 @@ labels. Adam at lr 0.03 and batch 4096, 5,000 steps of warmup from 0, half a cos
 crops of 5 % to 100 % of the area: the authors' configs/proj/distill/bit_i1k.py. Its weight decay of 3e-4 is not
 multiplied by the rate, AdamW's is: so 3e-4 / 0.03 here, on convolutions and the classifier alone.
 Unverified: that 82.8 % are of 9,600 epochs is from memory of the paper's Table 1; the config has 1,200, for which
---epochs 1200. That they are of one teacher: the table names none, and an author has written of "a couple". That timm's
-initialisation is the authors' was not checked, nor the crop's range of aspect ratios.
+--epochs 1200. That one teacher gave them is our reading: the table names none, and an author has written of "a couple".
+That timm's initialisation is the authors' was not checked, nor the crop's range of aspect ratios.
 Not as there: bf16, theirs was fp32 on TPUs with Adam's first moment in bf16; all of the training images, theirs leaves
 out 2 %, so that its epochs have 306 steps; images are resized by FFCV's area filter. With group norms,
 --micro-batch-size 128 changes nothing but which images are mixed.

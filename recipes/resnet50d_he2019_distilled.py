@@ -8,7 +8,7 @@ The teacher's weights are a file. Those of the authors are not in PyTorch's form
 resnet50d_he2019_smoothing --model.depth 152. The result depends on them, so compare shows the published number without
 a difference.
 Unverified: the result is from memory. The authors' code (gluoncv) halves both losses, the paper's formula does not;
-which of them the result is of, neither says.
+neither says which of them gave the result.
 Not as in the paper: as in resnet50d_he2019_smoothing; bf16, there fp16.
 
     torchrun --nproc-per-node 8 -m trainer train resnet50d_he2019_distilled --data DIR --run-dir DIR \\
