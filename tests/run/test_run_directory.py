@@ -487,18 +487,16 @@ def test_recipe_that_was_edited_in_the_run_directory_is_not_continued(tmp_path: 
     of_run, now = (settings_of(each) for each in (recipe, edited))
     decay = recipe.optimizer.weight_decay
 
-    def continues(recorded: dict[str, Any] | None, given: dict[str, Any]) -> None:
-        parts = {} if recorded is None else {"recipe": recorded}
+    def continues(recorded: dict[str, Any], given: dict[str, Any]) -> None:
         with Run(tmp_path) as run, process_group.world("cpu", 1) as world:
-            checkpoint.write(run.checkpoints.folder / "step_00000001.pt", checkpoint_content(**parts))
+            checkpoint.write(run.checkpoints.folder / "step_00000001.pt", checkpoint_content(recipe=recorded))
             assert newest_checkpoint(run, checkpoint_content(recipe=given), world)
 
     said = rf"than \S+recipe\.py now is: optimizer\.weight_decay: {decay} -> 0\.5; epochs: 2 -> 3\. Change it back, or"
     with pytest.raises(UserError, match=said):
         continues(of_run, now)
     continues(of_run, of_run)
-    continues(None, now)  # of a trainer that did not record it
-    del of_run["ema"], of_run["model.zero_init_residual"]  # of one that had no such settings
+    del of_run["ema"], of_run["model.zero_init_residual"]  # of an earlier version, which had no such settings
     continues(of_run, settings_of(recipe))
     library = LibraryOptimizer(lr=0.1, name="timm/lion", options={"betas": (0.9, 0.99)})
     lion, other = (settings_of(replace(recipe, optimizer=each)) for each in (library, replace(library, options={})))
