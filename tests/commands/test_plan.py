@@ -206,6 +206,18 @@ def test_plan_without_matplotlib_the_error_says_what_to_install(
         save_picture(small, 14, tmp_path / "lr.png")
 
 
+@pytest.mark.slow
+def test_plan_needs_a_device_only_to_measure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """CUDA may be unable to use the GPU of a login node, and --device cpu belongs to --measure."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "Memory of one process" in planned(["resnet20_digits"], capsys)
+    assert main(["plan", "resnet20_digits", "--measure"]) == 2
+    assert "torch can use no GPU" in capsys.readouterr().err
+
+
 def test_step_that_the_job_may_not_hold_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "cgroup_room", lambda: [2 * 10**9])
     with pytest.raises(UserError, match=r"--measure would take about 3\.0 GB, and 1\.9 GB are free"):

@@ -46,7 +46,7 @@ def plan(recipe: Recipe, settings: PlanSettings) -> None:
         require_replaceable(settings.out / "lr.png", data=(settings.data,))
     facts = data_facts(recipe, settings.data)
     steps = steps_in_epoch(recipe, facts.train.count)
-    device = choose_device(settings.device)
+    device = choose_device(settings.device) if settings.measure else None
     _say(f"Plan of {recipe.name}: nothing is trained")
     _show("Recipe", _recipe_rows(recipe))
     notes = warnings(recipe, facts, settings.world_size)
@@ -66,7 +66,7 @@ def plan(recipe: Recipe, settings: PlanSettings) -> None:
     _show("Floating-point operations", _flops_rows(recipe, model, cost, steps))
     used = memory(recipe, model, cost.activations)
     measured = None
-    if settings.measure:
+    if device:
         accumulation = 1 if misfit(recipe, settings.world_size) else recipe.accumulation(settings.world_size)
         measured = measured_bytes(recipe, device, accumulation, used.total), device.type
     _show("Memory of one process", _memory_rows(recipe, used, measured))
