@@ -174,17 +174,22 @@ def test_parquet_damaged_file_is_named(files: Path, tmp_path: Path) -> None:
         prepare([str(files)], tmp_path / "out", options())
 
 
-def test_parquet_damaged_labels_are_one_line(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("damaged", ["fine", "img.path"])
+def test_parquet_damaged_column_is_one_line(
+    damaged: str, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from pyarrow.parquet import ParquetFile
 
-    path = files / "train-00001-of-00002.parquet"
+    columns = rows(range(7, 10))
+    columns["img"][0]["bytes"] = None  # so that its path is looked at
+    path = write(files / "train-00001-of-00002.parquet", columns, FEATURES)
     group = ParquetFile(path).metadata.row_group(0)
-    (column,) = (group.column(place) for place in range(4) if group.column(place).path_in_schema == "fine")
+    (column,) = (group.column(place) for place in range(4) if group.column(place).path_in_schema == damaged)
     content, start = bytearray(path.read_bytes()), column.dictionary_page_offset or column.data_page_offset
     content[start : start + column.total_compressed_size] = bytes(column.total_compressed_size)
     path.write_bytes(content)
     assert main(["prepare", "parquet", str(files), "--out", str(tmp_path / "out")]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert line.startswith(f"error: {path} is not a whole parquet file: ") and "\\n" not in line
 
 

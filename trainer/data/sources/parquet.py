@@ -122,7 +122,8 @@ class _Rows:
         number = bisect_right(self._starts, image) - 1
         file, group = self._groups[number]
         if self._paths[0] != number:
-            self._paths = number, _paths(_open(file), group, self._columns.image)
+            with _damage_named(file):
+                self._paths = number, _paths(_open(file), group, self._columns.image)
         path = self._paths[1][image - self._starts[number]] if self._paths[1] else None
         return file_stamp(file) ^ (file_stamp(file.parent / path) if path else 0)
 
