@@ -124,7 +124,8 @@ def class_order_note(classes: Sequence[str]) -> tuple[str, ...]:
 def require_same_classes(where: object, train: Sequence[str], val: Sequence[str]) -> None:
     """Raises UserError if a class has training images only, or validation images only, and says which."""
     for here, there, split, other in ((train, val, "train", "val"), (val, train, "val", "train")):
-        if missing := [name for name in here if name not in set(there)]:
+        known = set(there)
+        if missing := [name for name in here if name not in known]:
             first = one_line(", ".join(map(repr, missing[:5]))) + ", ..." * (len(missing) > 5)
             raise UserError(
                 f"{where}: {len(missing)} classes of {split} are not in {other}: {first}: add images of them to "

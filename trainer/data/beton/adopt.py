@@ -1,5 +1,6 @@
 """Files that FFCV's own writer made get a manifest, without being written again."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def class_names(source: Path) -> list[str]:
             f"--classes {source} cannot be read ({reason(error)}): give a text file with one name per line, or the "
             f"folder of class folders that the file was made from"
         ) from error
-    if twice := next((name for name in names if names.count(name) > 1), None):
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
         raise UserError(f"--classes {source} names {twice!r} twice: one name per line, in the order of the labels")
     return names
 
