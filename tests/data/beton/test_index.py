@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import shutil
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -275,6 +276,20 @@ def test_index_file_that_shrinks_while_its_jpegs_are_looked_at_is_an_error(
 
     monkeypatch.setattr(beton_index, "_check_jpegs", shrink_and_check)
     refuse(beton, "the file became shorter while it was read")
+
+
+def test_index_looks_at_the_jpegs_of_a_large_file_in_little_memory(tmp_path: Path) -> None:
+    """Of 14 million images at once, Python objects would take 4 GB."""
+    count = 100_000
+    (tmp_path / "jpeg").write_bytes(b"\xff\xd8\xff\xd9")
+    zeros = np.zeros(count, np.int64)
+    index = BetonIndex(labels=zeros, heights=zeros, widths=zeros, modes=zeros, pointers=zeros, sizes=zeros + 4)
+    tracemalloc.start()
+    with open(tmp_path / "jpeg", "rb") as file:
+        beton_index._check_jpegs(tmp_path, file, index)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 80 * count
 
 
 def test_swapped_pointers_are_named(beton: Path) -> None:
