@@ -18,7 +18,7 @@ from launch.local.torchrun import torchrun
 from launch.settings import ProcessSettings
 from launch.state import State
 from launch.submission import Job, Run, Submission, new_submission, require_plain_folder
-from trainer.errors import UserError
+from trainer.errors import UserError, counted
 
 
 class Local:
@@ -103,7 +103,7 @@ class Local:
             os.kill(found.pid, signal.SIGTERM)
         except OSError as error:  # it has just ended, or is another user's
             raise UserError(f"{run_dir}: process {found.pid}, which runs it: {error.strerror}") from error
-        others = f", and with it the {len(job.runs) - 1} other runs of its launch" if len(job.runs) > 1 else ""
+        others = f", and with it {counted(len(job.runs) - 1, 'other run')} of its launch" if len(job.runs) > 1 else ""
         return f"{run_dir} is asked to save and stop{others}"
 
     def log_file(self, submission: Submission, index: int, rank: int) -> Path:

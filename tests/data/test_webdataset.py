@@ -147,8 +147,8 @@ def change_bit(path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[list[File], str, Callable[[Path], object] | None, str]] = {
-    "no label": ([("7.jpg", jpeg())], "w", None, r"sample 7 has 1 images and 0 \.cls files: write one of each"),
-    "no image": ([("7.cls", b"0")], "w", None, r"sample 7 has 0 images and 1 \.cls files"),
+    "no label": ([("7.jpg", jpeg())], "w", None, r"sample 7 has 1 image and 0 \.cls files: write one of each"),
+    "no image": ([("7.cls", b"0")], "w", None, r"sample 7 has 0 images and 1 \.cls file: write"),
     "two images": ([("7.jpg", jpeg()), ("7.png", jpeg()), ("7.cls", b"0")], "w", None, r"sample 7 has 2 images"),
     "apart": (
         [("7.jpg", jpeg()), ("7.cls", b"0"), ("8.jpg", jpeg()), ("8.cls", b"0"), ("7.cls", b"0")],

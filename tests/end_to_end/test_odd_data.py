@@ -76,7 +76,7 @@ def test_class_that_only_training_has_is_named_and_either_remedy_helps(
     shutil.rmtree(data / "val" / "b")
     assert main(train_words(data, tmp_path / "run")) == 2
     said = capfd.readouterr().err
-    assert "1 classes of train are not in val: 'b': add images of them to val, or remove them from train" in said
+    assert "1 class of train missing from val: 'b': add images to val, or remove those from train" in said
     assert "--num-classes" not in said
     shutil.rmtree(data / "train" / "b")
     assert main(train_words(data, tmp_path / "run")) == 2

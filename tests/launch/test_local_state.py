@@ -175,6 +175,22 @@ def test_cancel_signals_no_process_but_the_one_that_runs_the_launch(
     assert signalled == [os.getpid()] and launched.is_cancelled(0)
 
 
+@pytest.mark.parametrize(
+    ("names", "others"),
+    [
+        ("a", ""),
+        ("ab", ", and with it 1 other run of its launch"),
+        ("abc", ", and with it 2 other runs of its launch"),
+    ],
+)
+def test_cancel_says_how_many_other_runs_it_ends(
+    names: str, others: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "kill", lambda *_: None)
+    with runs_here(group_of(names, tmp_path, background=True)):
+        assert jobs.cancel(tmp_path / "a") == f"{tmp_path / 'a'} is asked to save and stop{others}"
+
+
 @pytest.mark.parametrize("boot", ["another", None])
 def test_run_whose_lock_only_its_own_machine_sees_is_not_started_twice(launched: Submission, boot: str | None) -> None:
     """It writes to its log every few seconds. On one machine, whatever its containers are called, locks are right."""

@@ -319,7 +319,7 @@ def test_train_and_val_of_other_classes_are_refused(
     data = ["--data", str(tmp_path / "data"), "--num-classes", "4", "--global-batch-size", "32"]
     assert main(["train", "resnet50_torchvision_v1", *data, "--run-dir", str(tmp_path / "run")]) == 2
     assert (
-        "1 classes of train are not in val: 'class3': add images of them to val, or remove them"
+        "1 class of train missing from val: 'class3': add images to val, or remove those from train"
         in capfd.readouterr().err
     )
 

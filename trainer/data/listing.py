@@ -128,8 +128,8 @@ def require_same_classes(where: object, train: Sequence[str], val: Sequence[str]
         if missing := [name for name in here if name not in known]:
             first = one_line(", ".join(map(repr, missing[:5]))) + ", ..." * (len(missing) > 5)
             raise UserError(
-                f"{where}: {len(missing)} classes of {split} are not in {other}: {first}: add images of them to "
-                f"{other}, or remove them from {split}"
+                f"{where}: {counted(len(missing), 'class')} of {split} missing from {other}: {first}: add images to "
+                f"{other}, or remove those from {split}"
             )
     if list(train) != list(val):
         raise UserError(f"{where}: train and val have their classes in different orders: prepare them together")

@@ -43,8 +43,8 @@ def read_samples(number: int, shard: Path) -> Iterator[Sample]:
                 labels = [part for part in parts if _extension(part.name) == LABEL]
                 if (len(images), len(labels)) != (1, 1):
                     raise UserError(
-                        f"{shard}: sample {key} has {len(images)} images and {len(labels)} .{LABEL} files: write one "
-                        f"of each"
+                        f"{shard}: sample {key} has {counted(len(images), 'image')} and "
+                        f"{counted(len(labels), f'.{LABEL} file')}: write one of each"
                     )
                 text = os.pread(file.fileno(), min(labels[0].size, 32), labels[0].offset_data)
                 label = _label(shard, labels[0].name, text)

@@ -296,7 +296,7 @@ def test_swapped_pointers_are_named(beton: Path) -> None:
     index = read_index(beton)
     for image, other in ((3, 7), (7, 3)):
         overwrite(beton, metadata_at(image) + 5, struct.pack("<Q", index.pointers[other]))
-    refuse(beton, r"image 3 \(and 1 others\) has another place")
+    refuse(beton, r"image 3 \(and 1 other\) has another place")
 
 
 def test_index_images_swapped_everywhere_are_found_by_the_checksum(beton: Path) -> None:

@@ -105,7 +105,7 @@ def test_prepare_what_is_wrong_with_a_folder_is_reported(pets: Path, tmp_path: P
     (pets / "train" / "fox").mkdir()
     says(r"fox holds no images \(\.jpg .*\)")
     Image.new("RGB", (3, 3)).save(pets / "train" / "fox" / "1.png")
-    says("1 classes of train are not in val: 'fox'")
+    says("1 class of train missing from val: 'fox'")
     (pets / "val" / "fox").mkdir()
     says("fox holds no images")
     Image.new("RGB", (3, 3)).save(pets / "val" / "fox" / "1.png")

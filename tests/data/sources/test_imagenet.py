@@ -190,7 +190,7 @@ def test_imagenet_incomplete_download_is_named(downloads: Path, tmp_path: Path) 
     (downloads / TRAIN).write_bytes(tar_of(train_images()[WNIDS[0]]))
     says("and not one tar file for each class")
     (downloads / TRAIN).write_bytes(tar_of({f"{wnid}.tar": tar_of(train_images()[wnid]) for wnid in WNIDS[:2]}))
-    says("1 classes have validation images and no training images, such as n02119789")
+    says("1 class with validation images and no training images, such as n02119789")
     tars = {f"{wnid}.tar": tar_of(train_images()[wnid]) for wnid in WNIDS}
     whole = tars[f"{WNIDS[1]}.tar"]
     with tarfile.open(fileobj=io.BytesIO(whole)) as tar:

@@ -158,7 +158,7 @@ def test_parquet_images_may_be_bytes_or_paths_and_labels_text(tmp_path: Path) ->
         ({"image": [b"a"], "label": [-1]}, {"label": {"names": ["x"], "_type": "ClassLabel"}}, "labels are -1 to -1"),
         ({"image": [b"a"], "label": ["x"]}, {"label": {"names": ["x"], "_type": "ClassLabel"}}, "label holds string"),
         ({"image": [b"a"], "label": [0.7]}, {"label": {"names": ["x"], "_type": "ClassLabel"}}, "label holds double"),
-        ({"image": [b"a", b"b"], "label": [0, None]}, None, "1 rows have no label"),
+        ({"image": [b"a", b"b"], "label": [0, None]}, None, "1 row without label: every image needs one"),
     ],
 )
 def test_parquet_mistake_is_named(tmp_path: Path, columns: dict, features: dict | None, answer: str) -> None:

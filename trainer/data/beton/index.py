@@ -18,7 +18,7 @@ from trainer.data.beton.layout import IMAGE, layout_of
 from trainer.data.beton.manifest import WRITE_AGAIN, Manifest, Sizes, read_manifest, read_stamp, stamp_now, write_stamp
 from trainer.data.contents import Contents, Stored
 from trainer.distributed.cpus import usable_cpus
-from trainer.errors import UserError
+from trainer.errors import UserError, counted
 from trainer.process.long_task import LongTask
 
 # The layout: header, two field descriptors, one row of metadata per image, pages of image bytes, allocation table.
@@ -296,5 +296,5 @@ def _require_all(path: Path, held: np.ndarray, otherwise: str) -> None:
     """Raises UserError, naming the first image for which `held` is False."""
     if not held.all():
         wrong = np.flatnonzero(~held)
-        others = f" (and {len(wrong) - 1} others)" if len(wrong) > 1 else ""
+        others = f" (and {counted(len(wrong) - 1, 'other')})" if len(wrong) > 1 else ""
         raise UserError(f"{path}: image {wrong[0]}{others} {otherwise}; {WRITE_AGAIN}")

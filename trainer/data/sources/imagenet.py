@@ -22,7 +22,7 @@ from trainer.data.beton.prepare import IMAGENET, PrepareOptions, show_progress, 
 from trainer.data.listing import list_class_folders, require_outside
 from trainer.data.sources.ranges import Ranges
 from trainer.data.sources.splits import Labelled, both_splits, of_files
-from trainer.errors import UserError
+from trainer.errors import UserError, counted
 
 TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12"
 TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
@@ -60,8 +60,8 @@ def prepare(src: Path, out: Path, options: PrepareOptions = IMAGENET) -> dict[st
     ):
         if missing:
             raise UserError(
-                f"{src}: {len(missing)} classes have {where} images and no {other} images, such as {min(missing)}: is "
-                f"a download incomplete?"
+                f"{src}: {counted(len(missing), 'class')} with {where} images and no {other} images, such as "
+                f"{min(missing)}: is a download incomplete?"
             )
     origin = DataOrigin(kind="imagenet", name=src.resolve().name)
     splits = both_splits(_labelled(train, classes), _labelled(val, classes), classes, origin, options)

@@ -19,7 +19,7 @@ from trainer.data.listing import composed
 from trainer.data.sources.files import split_files
 from trainer.data.sources.options import FilesOptions
 from trainer.data.sources.splits import Labelled, sorted_classes, splits_of
-from trainer.errors import NOT_JSON, UserError
+from trainer.errors import NOT_JSON, UserError, counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,9 @@ class _Rows:
             with _damage_named(file):
                 column = opened.read([columns.label], use_threads=False)[columns.label]
             if column.null_count:
-                raise UserError(f"{file}: {column.null_count} rows have no {columns.label}")
+                raise UserError(
+                    f"{file}: {counted(column.null_count, 'row')} without {columns.label}: every image needs one"
+                )
             values.append(column.to_numpy())
             if columns.classes is not None and values[-1].dtype.kind not in "biu":
                 raise UserError(
