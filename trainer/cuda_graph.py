@@ -174,7 +174,7 @@ class RecordedStep:
         return computed
 
     def close(self) -> None:
-        """Waits for the device and frees the recordings. NCCL's communicators cannot end before graphs with them."""
+        """Waits for the device and frees the recordings: graphs must end before the NCCL communicators they use."""
         if self._world.device.type == "cuda":
             torch.cuda.synchronize(self._world.device)
         for recording in self._recordings.values():

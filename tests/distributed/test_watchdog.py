@@ -239,7 +239,7 @@ def test_gpu_that_hangs_is_named_and_ends_the_run() -> None:
     (rank,) = start_ranks(["-c", HUNG_GPU], 1)
     _, said = rank.communicate(timeout=TIMEOUT)
     assert rank.returncode == 75, said
-    answer = r"error: rank 0 has waited for its GPU for \d+ s: the GPU hangs, or an exchange with other GPUs; [^\n]+\n"
+    answer = r"error: rank 0 has waited for its GPU for \d+ s: the GPU, or an exchange with other GPUs, hangs; [^\n]+\n"
     assert re.fullmatch(answer, said)
 
 

@@ -88,7 +88,7 @@ def _names(given: Iterable[Path]) -> Iterator[Path]:
             if isinstance(sys.stdin, io.TextIOWrapper):
                 sys.stdin.reconfigure(errors="surrogateescape")  # a file's name may be any bytes
             yield from (Path(line.rstrip("\r\n")) for line in sys.stdin if line.strip())
-        elif os.path.isdir(path):  # unlike is_dir, it raises for no name
+        elif os.path.isdir(path):  # unlike is_dir, it never raises
             images, notes = list_images(path)
             for note in notes:
                 print(note, file=sys.stderr, flush=True)

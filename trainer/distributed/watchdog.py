@@ -150,7 +150,7 @@ class Watchdog:
                     end_now(f"{what}: is the storage of --data reachable there? {CONTINUES}")
             if (since := waits_since()) is not None and (waited := now - max(since, started)) > self._timeout:
                 what = f"rank {self._world.rank} has waited for its GPU for {_duration(waited)}"
-                end_now(f"{what}: the GPU hangs, or an exchange with other GPUs; {CONTINUES}")
+                end_now(f"{what}: the GPU, or an exchange with other GPUs, hangs; {CONTINUES}")
             if self._world.size == 1:
                 self._heartbeat += 1
                 self._update_peers({0: self._report()}, now)

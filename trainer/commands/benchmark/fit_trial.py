@@ -29,7 +29,7 @@ def main(words: list[str]) -> int:
     try:
         if device.type == "cpu":
             limit_data(free_bytes())
-        batches = torch.zeros(_batch_bytes(recipe, device) // _FLOAT, device=device)  # as training has besides
+        batches = torch.zeros(_batch_bytes(recipe, device) // _FLOAT, device=device)  # training holds them besides
         accumulation = recipe.global_batch_size // recipe.micro_batch_size
         print(measured_bytes(recipe, device, accumulation, expected=0) + batches.nbytes)
     except (MemoryError, torch.OutOfMemoryError):

@@ -64,8 +64,8 @@ class BetonSource:
             raise LocalError(f"{self.path}: image {images[failed]} cannot be read: the file has become shorter")
         if code == BAD_JPEG:
             raise LocalError(
-                f"{self.path}: image {images[failed]} is a damaged JPEG, or one of another size: write the file again "
-                f"with prepare"
+                f"{self.path}: image {images[failed]} is a damaged JPEG, or not of the size that the index states: "
+                f"write the file again with prepare"
             )
 
         self._require_unchanged()
