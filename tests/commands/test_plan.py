@@ -218,7 +218,9 @@ def test_plan_needs_a_device_only_to_measure(
     assert "torch can use no GPU" in capsys.readouterr().err
 
 
-def test_step_that_the_job_may_not_hold_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_that_the_job_may_not_hold_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "meminfo").write_text("MemAvailable:    8000000 kB\n")  # what other programs take now is not tested
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
     monkeypatch.setattr(memory, "cgroup_room", lambda: [2 * 10**9])
     with pytest.raises(UserError, match=r"--measure would take about 3\.0 GB, and 1\.9 GB are free"):
         measured_bytes(small, torch.device("cpu"), 1, expected=3 * 10**9)
