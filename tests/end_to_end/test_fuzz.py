@@ -23,6 +23,7 @@ from trainer.model import build_model, load_initial_weights
 from trainer.recipe import CifarResNet, Recipe
 from trainer.recipe_file import load_recipe, recipe_names, recipe_source
 from trainer.run import checkpoint
+from trainer.run.checksum import file_sha256
 from trainer.run.directory import Run
 from trainer.run.metrics_file import truncate_metrics
 from trainer.settings import BenchmarkSettings, CompareSettings, PlanSettings, TrainSettings
@@ -271,7 +272,7 @@ def test_fuzz_any_checkpoint_is_read_whole_or_one_line(data: st.DataObject, tmp_
     path.write_bytes(bytes_of(path.read_bytes(), data))
     fits = data.draw(st.booleans())
     if fits:
-        path.with_name("fuzzed.pt.sha256").write_text(f"{checkpoint._sha256(path)}  fuzzed.pt\n")
+        path.with_name("fuzzed.pt.sha256").write_text(f"{file_sha256(path)}  fuzzed.pt\n")
     try:
         found = checkpoint.read(path)
     except UserError as error:

@@ -18,7 +18,6 @@ from tests.support.processes import SUPPORT, kill, start, wait_for_step
 from tests.support.small_checkpoint import checkpoint_content
 from trainer.__main__ import main
 from trainer.commands.compare.run_record import FinishedRun, read_run
-from trainer.commands.weights import file_sha256
 from trainer.distributed import process_group
 from trainer.errors import UserError
 from trainer.evaluation.evaluate import evaluate_networks
@@ -28,6 +27,7 @@ from trainer.model.weights_file import read_weights_file as real
 from trainer.recipe import LibraryOptimizer
 from trainer.recipe_file import load_recipe, recipe_source, settings_of
 from trainer.run import checkpoint
+from trainer.run.checksum import file_sha256
 from trainer.run.directory import Run
 from trainer.run.init_weights import InitWeights
 from trainer.run.progress import finished, read_progress

@@ -1,6 +1,5 @@
 """Finds the weights to evaluate or export, in a run, a checkpoint or any weights file, and what is known of them."""
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -19,6 +18,7 @@ from trainer.recipe import Recipe
 from trainer.recipe_file import load_recipe
 from trainer.run import checkpoint
 from trainer.run.checkpoint import CheckpointContent, checked, mean_of
+from trainer.run.checksum import checksum_file, file_sha256
 from trainer.run.directory import Run
 from trainer.run.init_weights import InitWeights
 from trainer.run.state import Position
@@ -106,7 +106,7 @@ def file_weights(file: Path, recipe_name: str | None, key: str | None = None) ->
         from trainer.commands.export.onnx import onnx_metadata
 
         return _of_file(file, recipe, file, classes=stated_classes(onnx_metadata(file)))
-    if file.with_name(f"{file.name}.sha256").is_file() and file.suffix == ".pt":
+    if checksum_file(file).is_file() and file.suffix == ".pt":
         content: object = checkpoint.read(file)
     else:
         content = read_weights_file(file)
@@ -131,10 +131,9 @@ def load_network(weights: Weights, network: Network, num_classes: int, device: t
     return model
 
 
-def file_sha256(file: Path) -> str:
+def _sha256(file: Path) -> str:
     try:
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
+        return file_sha256(file)
     except OSError as error:  # or a running training has just removed its old checkpoint
         raise UserError(f"{file} cannot be read: {error.strerror}: try again if its run is still training") from error
 
@@ -181,7 +180,7 @@ def _of_checkpoint(
         networks.append((trained(averaged=False), content["model"]))
     return Weights(
         file=file,
-        sha256=file_sha256(file),
+        sha256=_sha256(file),
         recipe=recipe,
         of_run=of_run,
         networks=networks,
@@ -193,7 +192,7 @@ def _of_checkpoint(
 
 
 def _of_file(file: Path, recipe: Recipe, found: StateDict | Path, *, classes: list[str] | None) -> Weights:
-    sha256 = file_sha256(file)
+    sha256 = _sha256(file)
     network, key, notes = (found, "", ()) if isinstance(found, Path) else (found.tensors, found.key, tuple(found.notes))
     weights = WeightsFile(file=file.name, sha256=sha256, key=key)
     return Weights(

@@ -5,7 +5,6 @@ the format of `sha256sum --check`. The checksum is renamed into place first: whe
 It holds tensors and plain values only, so it is read with weights_only=True and cannot run code.
 """
 
-import hashlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from trainer.atomic import MAKE_ROOM, atomic_write, rename, replace_text
 from trainer.errors import DiskError, UserError, first_line
 from trainer.run.checkpoint_names import checkpoint_files
+from trainer.run.checksum import checksum_file, file_sha256
 from trainer.run.init_weights import InitWeights
 from trainer.run.teacher import Teacher
 
@@ -131,7 +131,7 @@ class Checkpoints:
         self._saved_step = step
         # checkpoints of later steps are damaged, or the run would have continued there: they do not count
         for old in [other for other in self._newest_first() if other <= path][self._keep :]:
-            for file in (old, _checksum_file(old)):
+            for file in (old, checksum_file(old)):
                 file.unlink(missing_ok=True)
         return path
 
@@ -199,30 +199,21 @@ def _write_checksum(content: Path, path: Path | None = None) -> bool:
     Until it is renamed, the checksum file lists the old file too. Returns whether there is an old one.
     """
     path = path or content
-    line = f"{_sha256(content)}  {path.name}\n"
-    replaces = path != content and path.exists() and _checksum_file(path).exists()
-    replace_text(_checksum_file(path), line + (_checksum_file(path).read_text(encoding="utf-8") if replaces else ""))
+    line = f"{file_sha256(content)}  {path.name}\n"
+    replaces = path != content and path.exists() and checksum_file(path).exists()
+    replace_text(checksum_file(path), line + (checksum_file(path).read_text(encoding="utf-8") if replaces else ""))
     return replaces
 
 
 def read(path: Path) -> dict[str, Any]:
     """What was written to `path`, on the CPU. Raises UserError if the file is absent, incomplete or damaged."""
     try:
-        expected = _checksum_file(path).read_text(encoding="utf-8").split()[::2]
-        if _sha256(path) not in expected:
-            raise UserError(f"{path}: damaged: its SHA-256 is not the one in {_checksum_file(path).name}")
+        expected = checksum_file(path).read_text(encoding="utf-8").split()[::2]
+        if file_sha256(path) not in expected:
+            raise UserError(f"{path}: damaged: its SHA-256 is not the one in {checksum_file(path).name}")
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except Exception as error:  # torch.load raises whatever the damage leads to
         raise UserError(f"{path}: not a checkpoint that can be read: {first_line(error)}") from error
     return content
-
-
-def _checksum_file(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,11 +1,11 @@
 """Where a run's weights came from before its first step. Needs no torch: compare reads it from result.json."""
 
-import hashlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from trainer.errors import UserError, one_line
+from trainer.run.checksum import file_sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,7 @@ class InitWeights:
     def of_file(cls, path: Path) -> Self:
         """The weights in a file. Raises UserError if it cannot be read."""
         try:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = file_sha256(path)
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from error
         return cls(kind="file", file=path.name, sha256=digest)

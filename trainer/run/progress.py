@@ -1,7 +1,6 @@
 """The progress of a run, read from its directory without torch."""
 
 import contextlib
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from trainer.errors import NOT_JSON, UserError, counted
 from trainer.recipe import Recipe
 from trainer.recipe_file import load_recipe
 from trainer.run.checkpoint_names import newest_step
+from trainer.run.checksum import checksum_file, file_sha256
 from trainer.run.live import read_live
 from trainer.run.metrics_file import read_metrics
 from trainer.settings import TrainSettings
@@ -94,9 +94,7 @@ def finished(run_dir: Path, recipe_source: str, data: str | None = None) -> str 
         if data is not None and result["data"] != {split: _manifest_checksum(data, split) for split in result["data"]}:
             return None
         checkpoint = run_dir / "checkpoints" / f"step_{progress.step:08}.pt"
-        with checkpoint.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if checkpoint.with_name(f"{checkpoint.name}.sha256").read_text(encoding="utf-8").split()[0] != digest:
+        if checksum_file(checkpoint).read_text(encoding="utf-8").split()[0] != file_sha256(checkpoint):
             return None
         top1 = f"top-1 {result['top1']:.2f} % after {counted(progress.step, 'step')}"
     except (OSError, *NOT_JSON, LookupError, TypeError):  # training finds out what is wrong

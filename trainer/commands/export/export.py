@@ -15,11 +15,12 @@ from trainer.commands.export.onnx import OnnxNetwork, write_onnx
 from trainer.commands.export.timm_folder import CONFIG, TENSORS, atomic_folder, load_folder, timm_network, write_config
 from trainer.commands.export.torch_program import run_alone, saved, write_program
 from trainer.commands.out_file import require_folder, require_replaceable
-from trainer.commands.weights import Weights, file_sha256, load_network, run_weights
+from trainer.commands.weights import Weights, load_network, run_weights
 from trainer.errors import UserError, first_line
 from trainer.evaluation.protocol import describe_crop
 from trainer.process.rows import rows_or_lines
 from trainer.recipe import LibraryModel, Recipe, ResNet
+from trainer.run.checksum import file_sha256
 from trainer.run.directory import Run
 from trainer.weights_settings import ExportSettings
 
