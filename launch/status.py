@@ -74,7 +74,7 @@ def _is_starting(starts: list[dict[str, Any]], at: RunProgress) -> bool:
 
 def _progress(at: RunProgress, state: State) -> list[str]:
     step = f"{at.step:,}" + (f"/{at.steps:,}" if at.steps else "")
-    left = "" if at.seconds_left is None or at.finished or state.is_over else in_time(at.seconds_left)
+    left = "" if at.seconds_left is None or at.finished or state.is_over else _hours_and_minutes(at.seconds_left)
     return [
         step if at.step else "",
         f"{at.epoch:.2f}/{at.epochs}" if at.epochs else "",
@@ -101,8 +101,8 @@ def _why(submission: Submission, index: int, state: State) -> str:
     return "; ".join(part for part in (now, f"before: {before}" if before else "") if part)
 
 
-def in_time(seconds: float) -> str:
-    """Seconds, minutes, hours and minutes, or days and hours, for people."""
+def _hours_and_minutes(seconds: float) -> str:
+    """7,380 s -> "2 h 03 min": what a person adds to the clock. Also "40 s", "12 min" and "3 d 4 h"."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

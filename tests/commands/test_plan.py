@@ -21,10 +21,11 @@ from trainer.commands.plan.curve import ASCII, WIDTH, draw, marks, save_picture
 from trainer.commands.plan.data import DataFacts, data_facts, data_warnings
 from trainer.commands.plan.measure import measured_bytes
 from trainer.commands.plan.scaling import Links, all_reduce_seconds, misfit, ring_bytes, speed, world_sizes
-from trainer.commands.plan.text import in_bytes, in_flops, in_macs, in_time, section, table
+from trainer.commands.plan.text import section
 from trainer.commands.plan.warnings import override_warnings, warnings
 from trainer.data.contents import Contents
 from trainer.errors import UserError
+from trainer.process.units import format_bytes, format_flops
 from trainer.recipe import (
     AdamW,
     CenterCrop,
@@ -73,9 +74,9 @@ def test_plan_of_the_digits_says_what_training_would_do(
     assert row(plan, "images") == "26,880 in all; 93 are left out of each epoch"
     assert row(plan, "parameters") == "269,722, all of them trained"
     assert row(plan, "forward") == "20.3 MFLOPs per image at 16 px, 10.1 MMACs"
-    assert row(plan, "whole run").startswith(in_flops(26_880 * (3 * 20_276_480 - 2 * 16 * 16 * 16 * 27)))
+    assert row(plan, "whole run").startswith(format_flops(26_880 * (3 * 20_276_480 - 2 * 16 * 16 * 16 * 27)))
     sizes = [(digits / f"{split}.beton").stat().st_size for split in ("train", "val")]
-    assert row(plan, ".beton") == f"{in_bytes(sizes[0])} for training, {in_bytes(sizes[1])} for validation"
+    assert row(plan, ".beton") == f"{format_bytes(sizes[0])} for training, {format_bytes(sizes[1])} for validation"
     assert "The resolved recipe" not in plan
     assert max(map(len, plan.splitlines())) <= 120
     assert "\x1b" not in plan
@@ -132,7 +133,7 @@ def test_plan_weighs_the_operations_of_each_resolution_by_its_epochs(monkeypatch
     monkeypatch.setattr(verb, "forward_flops", lambda _recipe, _model, size: {16: 30_000}[size])
     cost = PassCost(forward_flops=100_000, training_flops=250_000, activations=0)
     flops = dict(verb._flops_rows(recipe, torch.nn.Module(), cost, steps=10))
-    assert flops["whole run"] == f"{in_flops(10 * 96 * 2.5 * (2 * 30_000 + 100_000))}, without evaluation"
+    assert flops["whole run"] == f"{format_flops(10 * 96 * 2.5 * (2 * 30_000 + 100_000))}, without evaluation"
     assert flops["training"].startswith("250 kFLOPs per image, 2.50 x forward")
     facts = DataFacts(name="D", train=Contents(count=960), val=Contents(count=96))
     training = dict(verb._training_rows(recipe, facts, steps=10))
@@ -222,7 +223,7 @@ def test_step_that_the_job_may_not_hold_is_not_tried(tmp_path: Path, monkeypatch
     (tmp_path / "meminfo").write_text("MemAvailable:    8000000 kB\n")  # what other programs take now is not tested
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
     monkeypatch.setattr(memory, "cgroup_room", lambda: [2 * 10**9])
-    with pytest.raises(UserError, match=r"--measure would take about 3\.0 GB, and 1\.9 GB are free"):
+    with pytest.raises(UserError, match=r"--measure would take about 3\.00 GB, and 1\.90 GB are free"):
         measured_bytes(small, torch.device("cpu"), 1, expected=3 * 10**9)
 
 
@@ -458,19 +459,7 @@ def test_number_of_processes_that_was_asked_for_is_looked_at() -> None:
 # ------------------------------------------------------------------------------------------------------------- the text
 
 
-def test_plan_numbers_have_units_and_three_digits() -> None:
-    assert [in_bytes(count) for count in (0, 999, 999.7, 1234, 99_960, 9_996_000, 2.5e12)] == [
-        "0 bytes", "999 bytes", "1.00 kB", "1.23 kB", "100 kB", "10.0 MB", "2.50 TB",
-    ]  # fmt: skip
-    assert in_flops(8_178_368_512) == "8.18 GFLOPs"
-    assert in_macs(8_178_368_512) == "4.09 GMACs"
-    assert [in_time(seconds) for seconds in (0.00025, 1.5, 90, 7300, 86400 * 4000)] == [
-        "0.25 ms", "1.5 s", "90 s", "2.03 h", "4,000 days",
-    ]  # fmt: skip
-
-
-def test_rows_that_do_not_fit_continue_below_and_short_table_rows_run_on() -> None:
+def test_rows_that_do_not_fit_continue_below() -> None:
     text = section("Title", [("name", "word " * 60)])
     assert text.startswith("\nTitle\n  name         word word")
     assert all(len(line) <= 110 for line in text.splitlines())
-    assert table(["a", "bb"], [["1", "2"], ["30", "4000"], ["5"]]) == [" a    bb", " 1     2", "30  4000", "5"]

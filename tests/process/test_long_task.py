@@ -33,7 +33,8 @@ def test_long_task_writes_counts_of_images_in_full(
 
 
 @pytest.mark.parametrize(
-    ("seconds", "done", "text"), [(10, 5, "about 10 s left"), (100, 1, "about 15 min left"), (1, 10, "about 0 s left")]
+    ("seconds", "done", "text"),
+    [(10, 5, "about 10 s left"), (100, 1, "about 15 minutes left"), (1, 10, "about 0 s left")],
 )
 def test_time_left_is_that_of_the_rest_at_the_same_speed(seconds: float, done: float, text: str) -> None:
     assert time_left(seconds, done, 10) == text

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.process.rows import hanging, rows, rows_or_lines, width
+from trainer.process.rows import hanging, rows, rows_or_lines, text_table, width
 
 TEXT = "photos, val: 30 of 30 images, 0 duplicates; 64 px, centre crop of 0.875 x short side, one view"
 
@@ -30,3 +30,9 @@ def test_rows_are_whole_lines_in_a_pipe(is_terminal: bool, monkeypatch: pytest.M
     shown = rows_or_lines([("recipe", "mine"), ("protocol", TEXT)])
     assert shown.splitlines()[0] == "  recipe    mine"
     assert (f"  protocol  {TEXT}" in shown) != is_terminal
+
+
+def test_text_table_aligns_its_columns_and_short_rows_run_on() -> None:
+    table = [["a", "bb"], ["1", "2"], ["30", "4000"], ["longer"]]
+    assert text_table(table) == ["a   bb", "1   2", "30  4000", "longer"]
+    assert text_table(table, right=[0, 1]) == [" a    bb", " 1     2", "30  4000", "longer"]

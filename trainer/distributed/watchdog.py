@@ -24,6 +24,7 @@ from trainer.distributed.process_group import World
 from trainer.distributed.run_ahead import waits_since
 from trainer.distributed.stop import StopSignal
 from trainer.errors import Stopped
+from trainer.process.units import rough_duration
 
 COMPUTING, EXCHANGING = "computing", "exchanging gradients"
 _MAX_INTERVAL = 2.0  # s between two checks
@@ -66,14 +67,14 @@ def find_stalled_ranks(peers: dict[int, PeerStatus], now: float, heartbeat_timeo
     watched = {rank: peer for rank, peer in peers.items() if not peer.report.left}
     if lost := [rank for rank, peer in watched.items() if now - peer.heartbeat_at > heartbeat_timeout]:
         waited = now - min(watched[rank].heartbeat_at for rank in lost)
-        return f"{_ranks(lost)} not answered for {_duration(waited)}: stopped, or its machine is gone; {CONTINUES}"
+        return f"{_ranks(lost)} not answered for {rough_duration(waited)}: stopped, or its machine is gone; {CONTINUES}"
     if not watched or now - max(peer.progress_at for peer in watched.values()) <= behind:
         return None
     progress = {rank: peer.report.progress for rank, peer in watched.items()}
     last = [rank for rank, phases in progress.items() if phases == min(progress.values())]
     report, waited = watched[last[0]].report, now - watched[last[0]].progress_at
     if len(last) < len(watched):  # else all evaluate, save, or are in a collective, which has a timeout of its own
-        where = f"in step {report.step + 1} for {_duration(waited)}"
+        where = f"in step {report.step + 1} for {rough_duration(waited)}"
         return f"{_ranks(last)} hung {where}, the others wait for it; {CONTINUES}"
     return None
 
@@ -146,17 +147,17 @@ class Watchdog:
             checked = now
             for since in [loader.waits_since for loader in self._loaders]:
                 if since is not None and (waited := now - max(since, started)) > self._storage:
-                    what = f"rank {self._world.rank} has waited for images for {_duration(waited)}"
+                    what = f"rank {self._world.rank} has waited for images for {rough_duration(waited)}"
                     end_now(f"{what}: is the storage of --data reachable there? {CONTINUES}")
             if (since := waits_since()) is not None and (waited := now - max(since, started)) > self._timeout:
-                what = f"rank {self._world.rank} has waited for its GPU for {_duration(waited)}"
+                what = f"rank {self._world.rank} has waited for its GPU for {rough_duration(waited)}"
                 end_now(f"{what}: the GPU, or an exchange with other GPUs, hangs; {CONTINUES}")
             if self._world.size == 1:
                 self._heartbeat += 1
                 self._update_peers({0: self._report()}, now)
             elif now - self._store_answered_at > self._heartbeat_timeout:
                 keeper = "torchrun" if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else "rank 0"
-                limit = _duration(self._heartbeat_timeout)
+                limit = rough_duration(self._heartbeat_timeout)
                 end_now(f"{keeper} has not answered rank {self._world.rank} for {limit}; {CONTINUES}")
             if verdict := find_stalled_ranks(self._peers, now, self._heartbeat_timeout, self._behind):
                 if self._world.is_main and self._world.size > 1:  # in a thread: the store itself may be what hangs
@@ -228,7 +229,3 @@ def _ranks(ranks: list[int]) -> str:
         return f"rank {ranks[0]} has"
     more = f" and {len(ranks) - 8} more" if len(ranks) > 8 else ""
     return f"ranks {', '.join(map(str, ranks[:8]))}{more} have"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"

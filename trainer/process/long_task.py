@@ -3,6 +3,8 @@
 import sys
 import time
 
+from trainer.process.units import rough_duration
+
 FIRST, EVERY = 3.0, 10.0  # seconds before the first line, and between two lines
 
 
@@ -33,4 +35,4 @@ def _amount(number: float) -> str:
 def time_left(seconds: float, done: float, total: float) -> str:
     """The rest at the speed so far, as "about 90 s left". `seconds`: what `done` of the total took; done is not 0."""
     left = seconds * (total - done) / done
-    return f"about {left:.0f} s left" if left < 120 else f"about {left / 60:.0f} min left"
+    return f"about {rough_duration(left)} left"

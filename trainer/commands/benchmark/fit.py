@@ -18,8 +18,10 @@ from trainer.commands.benchmark.memory import free_bytes, process_limits
 from trainer.commands.benchmark.report import require_writable
 from trainer.commands.plan.measure import choose_device
 from trainer.commands.plan.scaling import misfit
-from trainer.commands.plan.text import in_bytes, in_time, section, table
+from trainer.commands.plan.text import section
 from trainer.errors import UserError
+from trainer.process.rows import text_table
+from trainer.process.units import format_bytes, format_duration
 from trainer.recipe import Recipe
 from trainer.recipe_file import recipe_source
 from trainer.settings import BenchmarkSettings
@@ -54,8 +56,8 @@ def fit(recipe: Recipe, settings: BenchmarkSettings) -> None:
         started = perf_counter()
         trial = run_trial(replace(recipe, micro_batch_size=images), device.type)
         trials.append(trial)
-        answer = f"fits, {in_bytes(trial.peak)}" if trial.peak is not None else f"does not fit: {trial.reason}"
-        print(f"  micro-batch {images:>6,}: {answer} ({in_time(perf_counter() - started)})", flush=True)
+        answer = f"fits, {format_bytes(trial.peak)}" if trial.peak is not None else f"does not fit: {trial.reason}"
+        print(f"  micro-batch {images:>6,}: {answer} ({format_duration(perf_counter() - started)})", flush=True)
         return trial.peak is not None
 
     print(f"{recipe.name}, {recipe.precision}, {recipe.train_crop.resolution} px, on {_named(device)}", flush=True)
@@ -158,7 +160,7 @@ def run_trial(recipe: Recipe, device: str) -> Trial:
 
 def _report(recipe: Recipe, largest: int, peak: int, shares: list[tuple[int, int, int]], *, is_all: bool) -> str:
     limit = ", the whole global batch" if is_all else ""
-    rows = [("largest", f"--micro-batch-size {largest}{limit}: peak {in_bytes(peak)} in one process")]
+    rows = [("largest", f"--micro-batch-size {largest}{limit}: peak {format_bytes(peak)} in one process")]
     if recipe.norm_batch_size is None and largest != recipe.micro_batch_size:
         rows.append(
             (
@@ -169,12 +171,13 @@ def _report(recipe: Recipe, largest: int, peak: int, shares: list[tuple[int, int
             )
         )
     header = ("processes", "--micro-batch-size", "accumulation")
-    lines = table(header, [[f"{count:,}", f"{images:,}", f"{passes:,}"] for count, images, passes in shares])
+    cells = [[f"{count:,}", f"{images:,}", f"{passes:,}"] for count, images, passes in shares]
+    lines = text_table([header, *cells], right=range(len(header)))
     return section("", rows, ["", f"for the global batch of {recipe.global_batch_size:,}:", *lines])
 
 
 def _named(device: torch.device) -> str:
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        return f"{torch.cuda.get_device_name(device)}, {in_bytes(total)}"
-    return f"CPU, {in_bytes(min([free_bytes(), *process_limits()]))} free"
+        return f"{torch.cuda.get_device_name(device)}, {format_bytes(total)}"
+    return f"CPU, {format_bytes(min([free_bytes(), *process_limits()]))} free"

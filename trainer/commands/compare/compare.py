@@ -12,7 +12,7 @@ from trainer.commands.compare.run_record import FinishedRun, read_run
 from trainer.commands.compare.varied import VARIED, by_varied_values
 from trainer.commands.out_file import require_replaceable
 from trainer.errors import UserError
-from trainer.process.rows import hanging, width
+from trainer.process.rows import hanging, text_table, width
 from trainer.run.usable import is_run
 from trainer.settings import CompareSettings
 
@@ -102,15 +102,8 @@ def as_text(rows: Sequence[Row], sections: dict[str, list[str]], columns: int | 
     def wrapped(first: str, text: str) -> str:
         return hanging(first, text, columns) if columns else first + text
 
-    table = [list(HEADER), *(cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in table) for column in range(len(HEADER))]
-    lines = [
-        "  ".join(
-            text.rjust(width) if name in _RIGHT else text.ljust(width)
-            for text, width, name in zip(line, widths, HEADER, strict=True)
-        ).rstrip()
-        for line in table
-    ]
+    right = [number for number, name in enumerate(HEADER) if name in _RIGHT]
+    lines = text_table([HEADER, *map(cells, rows)], right)
     for row in rows:
         lines += ["", f"{row.number}  {row.label}"]
         lines += [wrapped(f"   {what:<9}  ", words) for what, words in details(row)]

@@ -86,7 +86,8 @@ def differences(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def duration(seconds: float) -> str:
+def _duration(seconds: float) -> str:
+    """Two decimals in every row, unlike format_duration: rows are compared with each other."""
     for unit, length in (("h", 3600.0), ("min", 60.0)):
         if seconds >= length:
             return f"{seconds / length:.2f} {unit}"
@@ -105,7 +106,7 @@ def _spread(values: Sequence[float | None]) -> str:
 
 def _mean_duration(times: Sequence[float | None]) -> str:
     known = [time for time in times if time is not None]
-    return duration(statistics.fmean(known)) + _of(known, times) if known else "-"
+    return _duration(statistics.fmean(known)) + _of(known, times) if known else "-"
 
 
 def _of(known: Sequence[float], every: Sequence[float | None]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from trainer.commands.compare.rows import Row
 from trainer.commands.compare.statistics import deviation
+from trainer.process.rows import text_table
 from trainer.recipe_file import settings_of
 
 VARIED = "by varied values"  # title of these tables, whose columns need a font of one width
@@ -45,8 +46,7 @@ def _table(rows: Sequence[Row], varied: list[str]) -> list[str]:
         cells.append(
             [*("-" if value is None else str(value) for value in values), str(len(top1)), accuracy, str(row.number)]
         )
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    return text_table(cells)
 
 
 def _settings(row: Row) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from trainer.commands.weights import Weights, load_network, run_weights
 from trainer.errors import UserError, first_line
 from trainer.evaluation.protocol import describe_crop
 from trainer.process.rows import rows_or_lines
+from trainer.process.units import format_bytes
 from trainer.recipe import LibraryModel, Recipe, ResNet
 from trainer.run.checksum import file_sha256
 from trainer.run.directory import Run
@@ -86,7 +87,7 @@ def _print_report(recipe: Recipe, settings: ExportSettings, words: str, checked:
         ("checked", checked),
         ("input", f"RGB in [0, 1], minus mean {recipe.mean}, divided by std {recipe.std}: {where}"),
         ("protocol", describe_crop(recipe.eval_crop)),
-        ("written", f"{tensors} ({tensors.stat().st_size / 1e6:.1f} MB, sha256:{file_sha256(tensors)})"),
+        ("written", f"{tensors} ({format_bytes(tensors.stat().st_size)}, sha256:{file_sha256(tensors)})"),
     ]
     print(rows_or_lines(named), flush=True)
     if settings.to != "torch-export":  # evaluate reads weights, or a program of ONNX

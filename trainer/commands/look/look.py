@@ -22,6 +22,7 @@ from trainer.errors import UserError
 from trainer.evaluation.protocol import describe_crop, short
 from trainer.evaluation.result import printable
 from trainer.process.rows import rows_or_lines
+from trainer.process.units import format_bytes
 from trainer.recipe import PaddedCrop, Recipe
 from trainer.recipe_file import load_recipe
 from trainer.settings import LookSettings
@@ -190,7 +191,7 @@ def _sizes(found: Contents) -> list[tuple[str, str]]:
 
 def _storage(found: Contents) -> list[tuple[str, str]]:
     shares = [
-        f"{stored.images / found.count:.1%} {stored.encoding} ({stored.bytes / 1e6:,.1f} MB)" for stored in found.stored
+        f"{stored.images / found.count:.1%} {stored.encoding} ({format_bytes(stored.bytes)})" for stored in found.stored
     ]
     return [("stored", ", ".join(shares))] if shares else []
 

@@ -13,6 +13,7 @@ from trainer.distillation import untrained_teacher
 from trainer.distributed import process_group
 from trainer.errors import UserError
 from trainer.precision import set_tf32
+from trainer.process.units import format_bytes
 from trainer.recipe import Recipe
 from trainer.settings import TrainSettings
 from trainer.setup.networks import build_module, build_state
@@ -70,7 +71,7 @@ def _check_room(device: torch.device, expected: int) -> None:
     available = min([free_bytes(), *process_limits()])
     if expected > available:
         raise UserError(
-            f"--measure would take about {expected / 1e9:.1f} GB, and {available / 1e9:.1f} GB are free: "
+            f"--measure would take about {format_bytes(expected)}, and {format_bytes(available)} are free: "
             f"use a smaller --micro-batch-size, or plan without --measure"
         )
 

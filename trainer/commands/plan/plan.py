@@ -22,14 +22,15 @@ from trainer.commands.plan.cost import (
 from trainer.commands.plan.data import DataFacts, data_facts
 from trainer.commands.plan.measure import choose_device, measured_bytes
 from trainer.commands.plan.scaling import Links, all_reduce_seconds, misfit, ring_bytes, speed, world_sizes
-from trainer.commands.plan.text import Row, in_bytes, in_flops, in_macs, in_time, section, table
+from trainer.commands.plan.text import Row, section
 from trainer.commands.plan.warnings import warnings
 from trainer.data.resolution import resolution_changes
 from trainer.errors import counted
 from trainer.fine_tuning import apply_fine_tuning, train_mode
 from trainer.model import build_model, without_pretrained
 from trainer.optim.optimizer import audit
-from trainer.process.rows import width
+from trainer.process.rows import text_table, width
+from trainer.process.units import format_bytes, format_duration, format_flops, format_macs
 from trainer.recipe import LibraryModel, Recipe
 from trainer.recipe_file import overrides_of, recipe_names, recipe_source
 from trainer.settings import PlanSettings
@@ -147,9 +148,9 @@ def _flops_rows(recipe: Recipe, model: nn.Module, cost: PassCost, steps: int) ->
     ]
     total = ratio * sum(count * flops for count, flops in zip(images, forward, strict=True))
     return [
-        ("forward", f"{in_flops(cost.forward_flops)} per image at {own} px, {in_macs(cost.forward_flops)}"),
-        ("training", f"{in_flops(cost.training_flops)} per image, {ratio:.2f} x forward (3 is the usual estimate)"),
-        ("whole run", f"{in_flops(total)}, without evaluation"),
+        ("forward", f"{format_flops(cost.forward_flops)} per image at {own} px, {format_macs(cost.forward_flops)}"),
+        ("training", f"{format_flops(cost.training_flops)} per image, {ratio:.2f} x forward (3 is the usual estimate)"),
+        ("whole run", f"{format_flops(total)}, without evaluation"),
     ]
 
 
@@ -157,32 +158,39 @@ def _memory_rows(recipe: Recipe, used: Memory, measured: tuple[int, str] | None)
     rows = [
         (
             "weights",
-            f"{in_bytes(used.parameters + used.buffers)}, gradients {in_bytes(used.gradients)}, "
-            f"{type(recipe.optimizer).__name__} {in_bytes(used.optimizer)}"
-            f"{f', their average {in_bytes(used.average)}' if recipe.average else ''}",
+            f"{format_bytes(used.parameters + used.buffers)}, gradients {format_bytes(used.gradients)}, "
+            f"{type(recipe.optimizer).__name__} {format_bytes(used.optimizer)}"
+            f"{f', their average {format_bytes(used.average)}' if recipe.average else ''}",
         ),
-        ("images", f"{in_bytes(used.images)}, a micro-batch of {recipe.micro_batch_size:,} in fp32"),
-        ("activations", f"{in_bytes(used.activations)}, saved by autograd for that micro-batch in {recipe.precision}"),
+        ("images", f"{format_bytes(used.images)}, a micro-batch of {recipe.micro_batch_size:,} in fp32"),
+        (
+            "activations",
+            f"{format_bytes(used.activations)}, saved by autograd for that micro-batch in {recipe.precision}",
+        ),
         (
             "together",
-            f"{in_bytes(used.total)} of tensors; workspaces, gradients of activations and libraries need more",
+            f"{format_bytes(used.total)} of tensors; workspaces, gradients of activations and libraries need more",
         ),
     ]
     if measured:
         peak, device = measured
         kind = "torch.cuda.max_memory_allocated" if device == "cuda" else "growth of the resident set"
-        rows.append(("measured", f"{in_bytes(peak)} at most in two steps on noise on this machine's {device} ({kind})"))
+        rows.append(
+            ("measured", f"{format_bytes(peak)} at most in two steps on noise on this machine's {device} ({kind})")
+        )
     return rows
 
 
 def _disk_rows(used: Memory, facts: DataFacts, data: str | None) -> list[Row]:
     one = checkpoint_bytes(used)
     rows = [
-        ("checkpoints", f"{in_bytes(one)} each; 3 are kept and the best one, and one more while it is written"),
+        ("checkpoints", f"{format_bytes(one)} each; 3 are kept and the best one, and one more while it is written"),
     ]
     files = [found.file_bytes for found in (facts.train, facts.val)]
     if None not in files:
-        rows.append((".beton", f"{in_bytes(files[0] or 0)} for training, {in_bytes(files[1] or 0)} for validation"))
+        rows.append(
+            (".beton", f"{format_bytes(files[0] or 0)} for training, {format_bytes(files[1] or 0)} for validation")
+        )
     else:
         rows.append((".beton", "not prepared" if data else "not known without --data"))
     return rows
@@ -208,8 +216,8 @@ def _processes(recipe: Recipe, settings: PlanSettings, steps: int, gradients: in
         row = [
             f"{count:,}",
             f"{accumulation:,} x {recipe.micro_batch_size:,}",
-            in_bytes(ring_bytes(count, gradients)),
-            in_time(all_reduce) if count > 1 else "-",
+            format_bytes(ring_bytes(count, gradients)),
+            format_duration(all_reduce) if count > 1 else "-",
         ]
         best, worst = (
             speed(recipe, count, gradients, links, images_per_second=alone, overlap=overlap)
@@ -219,15 +227,15 @@ def _processes(recipe: Recipe, settings: PlanSettings, steps: int, gradients: in
             f"{best.images_per_second:,.0f}",
             f"{best.efficiency:.1%}",
             f"{worst.efficiency:.1%}",
-            in_time(steps * recipe.epochs * best.step_seconds),
+            format_duration(steps * recipe.epochs * best.step_seconds),
         ]
         rows.append(row)
     where = f"{settings.link_gbytes:g} GB/s within {settings.gpus_per_node} GPUs, {settings.network_gbytes:g} GB/s per"
     notes = [
         (
             "model",
-            f"not a measurement. Ring all-reduce of {in_bytes(gradients)} of gradients per step, at {where} machine; "
-            f"no latency",
+            f"not a measurement. Ring all-reduce of {format_bytes(gradients)} of gradients per step, at {where} "
+            f"machine; no latency",
         ),
         (
             "speed",
@@ -236,7 +244,7 @@ def _processes(recipe: Recipe, settings: PlanSettings, steps: int, gradients: in
             f"training assume overlap, and ignore loading, evaluation and stragglers",
         ),
     ]
-    return "Processes, at the same batch", notes, table(header, rows)
+    return "Processes, at the same batch", notes, text_table([header, *rows], right=range(len(header)))
 
 
 def _without_speed(recipe: Recipe, asked: int) -> tuple[list[Row], list[str]]:

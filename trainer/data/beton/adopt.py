@@ -32,9 +32,7 @@ def adopt(settings: AdoptSettings) -> None:
         print(note)
     for file in settings.files:
         adopted = _adopt(file, classes, overwrite=settings.overwrite)
-        sizes = adopted.sizes
-        print(f"{beside.manifest_path(file)}: {adopted.count:,} images of {len(classes)} classes, ", end="")
-        print(f"up to {sizes.max_height} x {sizes.max_width} px, {sizes.bytes / 1e6:,.1f} MB", flush=True)
+        print(f"{beside.manifest_path(file)}: {adopted.summary()}", flush=True)
 
 
 def class_names(source: Path) -> list[str]:

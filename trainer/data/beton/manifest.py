@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from trainer.atomic import atomic_write
-from trainer.errors import NOT_JSON, UserError
+from trainer.errors import NOT_JSON, UserError, counted
+from trainer.process.units import format_bytes
 
 FORMAT_VERSION = 2
 WRITE_AGAIN = "write it again with: python -m trainer prepare"
@@ -123,14 +124,19 @@ class Manifest:
     def __post_init__(self) -> None:
         if self.format_version != FORMAT_VERSION:
             raise UserError(f"format_version={self.format_version}, but this program reads version {FORMAT_VERSION}")
-        counted = len(self.class_counts) == len(self.classes) and sum(self.class_counts) == self.count
-        if not counted or self.count < 1 or min(self.class_counts) < 0:
+        agrees = len(self.class_counts) == len(self.classes) and sum(self.class_counts) == self.count
+        if not agrees or self.count < 1 or min(self.class_counts) < 0:
             raise UserError(
                 f"count={self.count} of {len(self.classes)} classes does not agree with {len(self.class_counts)} "
                 f"class_counts, {sum(self.class_counts)} in all"
             )
         if not re.fullmatch("sha256:[0-9a-f]{64}", self.checksum):
             raise UserError(f"checksum={self.checksum!r} is not 'sha256:' and 64 hexadecimal digits")
+
+    def summary(self) -> str:
+        """Returns how many images of what size the file holds, as text for the user."""
+        sizes = f"up to {self.sizes.max_height} x {self.sizes.max_width} px, {format_bytes(self.sizes.bytes)}"
+        return f"{counted(self.count, 'image')} of {counted(len(self.classes), 'class')}, {sizes}"
 
 
 def manifest_path(beton: Path) -> Path:

@@ -257,12 +257,7 @@ def _write_all(
                 paths[split], images, encoding, workers=options.workers, skip_bad=options.skip_bad, keep_journal=True,
                 progress=progress,
             )  # fmt: skip
-        sizes = manifests[split].sizes
-        print(
-            f"{paths[split]}: {counted(manifests[split].count, 'image')} of {counted(len(images.classes), 'class')}, ",
-            end="",
-        )
-        print(f"up to {sizes.max_height} x {sizes.max_width} px, {sizes.bytes / 1e6:,.1f} MB", flush=True)
+        print(f"{paths[split]}: {manifests[split].summary()}", flush=True)
         if oriented := manifests[split].exif_oriented:
             done = "turned by it" if options.apply_exif else "stored as they lie; --apply-exif turns them"
             print(f"{paths[split]}: {counted(oriented, 'image')} with an EXIF orientation: {done}", flush=True)
