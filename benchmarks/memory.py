@@ -23,9 +23,10 @@ def loader_memory(data: Path, batch: int, workers: int) -> Memory:
     from trainer.data.formats import open_beton
     from trainer.data.loader import Loader
     from trainer.data.order import epoch_order, train_batches
+    from trainer.process.linux import proc_bytes
     from trainer.recipe import RandomResizedCrop
 
-    before = _resident()
+    before = proc_bytes("VmRSS") / 1e6
     after = []
     with Loader(open_beton(data, check_content=False), workers=workers) as loader:
         for epoch in range(max(EPOCHS)):
@@ -34,14 +35,8 @@ def loader_memory(data: Path, batch: int, workers: int) -> Memory:
             for _ in loader.batches(samples, train_view(RandomResizedCrop(resolution=224), True, 0, epoch), 224):
                 pass
             if epoch + 1 in EPOCHS:
-                after.append(_resident())
+                after.append(proc_bytes("VmRSS") / 1e6)
     return Memory(before, after)
-
-
-def _resident() -> float:
-    """MB of this process now."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) / 1000
 
 
 def memory_row(data: Path, batch: int, workers: int) -> Row:

@@ -3,12 +3,12 @@
 import contextlib
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from trainer.process.linux import CGROUP, CGROUPS, control_groups
+
 _ROOM_FROM = 4  # CPUs
-_CGROUP, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 class Quota(NamedTuple):
@@ -29,35 +29,18 @@ def default_workers(cpus: int) -> int:
     return cpus if cpus < _ROOM_FROM else cpus - 1
 
 
-def cgroup_quota(cgroup: Path = _CGROUP, root: Path = _CGROUPS) -> Quota | None:
+def cgroup_quota(cgroup: Path = CGROUP, root: Path = CGROUPS) -> Quota | None:
     """The smallest quota of the process's control group and its parents; None for no limit.
 
     Version 2 has it in `cpu.max`; version 1, still on many clusters, in `cpu.cfs_quota_us` and `cpu.cfs_period_us`.
     """
-    try:
-        lines = [line.split(":", 2) for line in cgroup.read_text(encoding="utf-8").splitlines()]
-    except OSError:
-        return None
-    limits = []
-    for number, controllers, name in lines:
-        if number == "0":
-            limits += _limits(root, name, _quota_v2)
-        elif "cpu" in controllers.split(","):
-            limits += _limits(root / "cpu", name, _quota_v1)
-    return min(limits, default=None)
-
-
-def _limits(root: Path, name: str, quota: Callable[[Path], float | None]) -> list[Quota]:
-    """The quotas of the group with this name and of its parents."""
-    folder = root / name.lstrip("/")
-    limits = []
-    for path in (folder, *folder.parents):
+    quotas = []
+    for group, version in control_groups("cpu", cgroup, root):
         with contextlib.suppress(OSError, ValueError):  # no such group here, as in a container
-            if (cpus := quota(path)) is not None:
-                limits.append(Quota(cpus, path))
-        if path == root:
-            break
-    return limits
+            cpus = _quota_v2(group) if version == 2 else _quota_v1(group)
+            if cpus is not None:
+                quotas.append(Quota(cpus, group))
+    return min(quotas, default=None)
 
 
 def _quota_v2(group: Path) -> float | None:

@@ -4,8 +4,10 @@ import re
 import resource
 from pathlib import Path
 
-_MEMINFO, _STATUS = Path("/proc/meminfo"), Path("/proc/self/status")
-_CGROUP, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+from trainer.process.linux import CGROUP, CGROUPS, control_groups, proc_bytes
+
+_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_V2 = ("memory.max", "memory.current", "inactive_file")
 _KEPT_FREE = 0.05  # share of what is free that is left to the rest of the machine
 
 
@@ -14,7 +16,7 @@ def free_bytes() -> int:
 
     A limit of the process itself (`ulimit -v`, `ulimit -d`) is not in it: allocations beyond that fail by themselves.
     """
-    available = 1024 * int(re.findall(r"MemAvailable:\s+(\d+) kB", _MEMINFO.read_text(encoding="utf-8"))[0])
+    available = proc_bytes("MemAvailable", Path("/proc/meminfo"))
     return int((1 - _KEPT_FREE) * min(available, *cgroup_room()))
 
 
@@ -24,45 +26,28 @@ def process_limits() -> list[int]:
     return [limit for limit in limits if limit != resource.RLIM_INFINITY]
 
 
-def cgroup_room(cgroup: Path = _CGROUP, root: Path = _CGROUPS) -> list[int]:
+def cgroup_room(cgroup: Path = CGROUP, root: Path = CGROUPS) -> list[int]:
     """For each control group of the process with a memory limit, the bytes left in it; none without such a group.
 
     Pages of files that were read are not counted as used: the kernel drops them first. Versions 1 and 2.
     """
-    try:
-        lines = [line.split(":", 2) for line in cgroup.read_text(encoding="utf-8").splitlines()]
-    except OSError:
-        return []
-    found = []
-    for _, controllers, name in lines:
-        if controllers == "":
-            found += _rooms(root, name, "memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            found += _rooms(root / "memory", name, *names)
-    return found
-
-
-def limit_data(room: int) -> None:
-    """Lets allocations fail once this process has taken `room` bytes more, before the kernel kills somebody for it."""
-    used = 1024 * int(re.findall(r"VmData:\s+(\d+) kB", _STATUS.read_text(encoding="utf-8"))[0])
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    limits = [limit for limit in (used + room, soft, hard) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_DATA, (min(limits), hard))
-
-
-def _rooms(root: Path, name: str, limit: str, usage: str, reclaimable: str) -> list[int]:
-    folder = root / name.lstrip("/")
     rooms = []
-    for path in (folder, *folder.parents):
+    for group, version in control_groups("memory", cgroup, root):
+        limit, usage, reclaimable = _V2 if version == 2 else _V1
         try:
             most, used, statistics = (
-                (path / name).read_text(encoding="utf-8") for name in (limit, usage, "memory.stat")
+                (group / name).read_text(encoding="utf-8") for name in (limit, usage, "memory.stat")
             )
             pages = re.search(rf"^{reclaimable} (\d+)$", statistics, re.MULTILINE)
             rooms.append(max(0, int(most) - int(used) + (int(pages[1]) if pages else 0)))
         except (OSError, ValueError):  # no such group here, as in a container, or "max"
             pass
-        if path == root:
-            break
     return rooms
+
+
+def limit_data(room: int) -> None:
+    """Lets allocations fail once this process has taken `room` bytes more, before the kernel kills somebody for it."""
+    used = proc_bytes("VmData")
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limits = [limit for limit in (used + room, soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(limits), hard))

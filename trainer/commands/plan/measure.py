@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from trainer.distillation import untrained_teacher
 from trainer.distributed import process_group
 from trainer.errors import UserError
 from trainer.precision import set_tf32
+from trainer.process.linux import proc_bytes
 from trainer.process.units import format_bytes
 from trainer.recipe import Recipe
 from trainer.settings import TrainSettings
@@ -20,7 +20,7 @@ from trainer.setup.networks import build_module, build_state
 from trainer.setup.prepare import choose_kernels
 from trainer.step import TrainingStep
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_CLEAR = Path("/proc/self/clear_refs")
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -82,12 +82,8 @@ def _start(device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
     _CLEAR.write_text("5", encoding="utf-8")  # resets VmHWM, proc(5)
-    return _status("VmRSS")
+    return proc_bytes("VmRSS")
 
 
 def _peak(device: torch.device) -> int:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
-
-
-def _status(name: str) -> int:
-    return int(re.findall(rf"{name}:\s+(\d+) kB", _STATUS.read_text(encoding="utf-8"))[0]) * 1024
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else proc_bytes("VmHWM")
