@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.errors import counted, rate
+from trainer.errors import counted, first_few, rate
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,8 @@ def test_counted_gives_number_and_plural(number: int, noun: str, shown: str) -> 
 )
 def test_rate_has_a_decimal_below_ten(value: float, shown: str) -> None:
     assert rate(value) == shown
+
+
+def test_first_few_counts_the_names_that_are_left_out() -> None:
+    assert first_few(["a", "b"], 2) == "a, b"
+    assert first_few(["a", "b\n", "c", "d"], 2) == r"a, b\n and 2 more"

@@ -2,6 +2,7 @@
 
 import errno
 import signal
+from collections.abc import Sequence
 
 EXIT_RETRY = 75  # EX_TEMPFAIL of sysexits.h: starting again may help
 DISK_AWAY = (
@@ -67,6 +68,12 @@ class UnreachableError(LocalError):
 def one_line(text: str) -> str:
     """Escapes line ends and terminal control codes, which the text of a file or a user may contain."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def first_few(names: Sequence[str], most: int = 3) -> str:
+    """first_few(["a", "b", "c", "d"], 2) is "a, b and 2 more"; in one line, as the names may come from a file."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return one_line(", ".join(names[:most])) + more
 
 
 def counted(number: int, noun: str) -> str:

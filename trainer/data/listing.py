@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from trainer.data.images import EXTENSIONS
-from trainer.errors import UserError, counted, one_line
+from trainer.errors import UserError, counted, first_few, one_line
 
 ClassOrder = Literal["text", "numeric"]
 STAMP = ".verified"  # what content.py leaves in a folder
@@ -126,7 +126,7 @@ def require_same_classes(where: object, train: Sequence[str], val: Sequence[str]
     for here, there, split, other in ((train, val, "train", "val"), (val, train, "val", "train")):
         known = set(there)
         if missing := [name for name in here if name not in known]:
-            first = one_line(", ".join(map(repr, missing[:5]))) + ", ..." * (len(missing) > 5)
+            first = first_few([*map(repr, missing)], 5)
             raise UserError(
                 f"{where}: {counted(len(missing), 'class')} of {split} missing from {other}: {first}: add images to "
                 f"{other}, or remove those from {split}"
@@ -147,7 +147,7 @@ def require_training_images(where: object, train: np.ndarray, val: np.ndarray, c
     `train`, `val`: the labels of their images.
     """
     if len(unknown := np.setdiff1d(val, train)):
-        first = one_line(", ".join(repr(classes[label]) for label in unknown[:5])) + ", ..." * (len(unknown) > 5)
+        first = first_few([repr(classes[label]) for label in unknown], 5)
         raise UserError(
             f"{where}: {counted(len(unknown), 'class')} with validation images and no training images: {first}: add "
             f"training images, or remove the others"

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from trainer.distributed.faulty_node import report_faulty_node
 from trainer.distributed.process_group import World, gather
-from trainer.errors import EXIT_RETRY, SharedError
+from trainer.errors import EXIT_RETRY, SharedError, first_few
 
 
 def digest(tensors: Iterable[torch.Tensor]) -> int:
@@ -57,13 +57,8 @@ def _majority(digests: list[int]) -> int | None:
 def _different(digests: list[int], nodes: list[str], step: int) -> str:
     majority = _majority(digests)
     ranks = [rank for rank, found in enumerate(digests) if found != majority]
-    places = ", ".join(f"rank {rank} (node {nodes[rank]})" for rank in ranks[:8])
-    more = f" and {len(ranks) - 8} more" if len(ranks) > 8 else ""
-    differ = (
-        f"the weights of {places}{more} differ from those of the others"
-        if majority is not None
-        else f"{places}{more} differ"
-    )
+    places = first_few([f"rank {rank} (node {nodes[rank]})" for rank in ranks], 8)
+    differ = f"the weights of {places} differ from those of the others" if majority is not None else f"{places} differ"
     return (
         f"after step {step} {differ}: nothing was saved. Faulty hardware, or ranks on different kinds of it; the same "
         f"command continues from the last checkpoint, better without that node"

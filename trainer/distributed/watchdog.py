@@ -23,7 +23,7 @@ from trainer.distributed.parent import CONTINUES, end_now
 from trainer.distributed.process_group import World
 from trainer.distributed.run_ahead import waits_since
 from trainer.distributed.stop import StopSignal
-from trainer.errors import Stopped
+from trainer.errors import Stopped, first_few
 from trainer.process.units import rough_duration
 
 COMPUTING, EXCHANGING = "computing", "exchanging gradients"
@@ -227,5 +227,4 @@ def _store() -> Any:
 def _ranks(ranks: list[int]) -> str:
     if len(ranks) == 1:
         return f"rank {ranks[0]} has"
-    more = f" and {len(ranks) - 8} more" if len(ranks) > 8 else ""
-    return f"ranks {', '.join(map(str, ranks[:8]))}{more} have"
+    return f"ranks {first_few([*map(str, ranks)], 8)} have"

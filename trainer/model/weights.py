@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from trainer import recipe
-from trainer.errors import UserError, one_line
+from trainer.errors import UserError, first_few
 from trainer.model.identify import advice
 from trainer.model.weights_file import StateDict, read_weights_file, state_dict_in
 
@@ -90,7 +90,7 @@ class Mismatch:
 
     def __str__(self) -> str:
         kinds = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": self.reshaped}
-        return "; ".join(f"{len(names)} {kind} ({_first(names)})" for kind, names in kinds.items() if names)
+        return "; ".join(f"{len(names)} {kind} ({first_few(names)})" for kind, names in kinds.items() if names)
 
 
 def mismatch(model: nn.Module, theirs: dict[str, Tensor]) -> Mismatch:
@@ -138,7 +138,3 @@ def _other_classes(model: nn.Module, ours: dict[str, Tensor], theirs: dict[str, 
         if theirs[name].ndim == tensor.ndim and theirs[name].shape[1:] == tensor.shape[1:]
         if theirs[name].shape != tensor.shape
     ]
-
-
-def _first(names: list[str]) -> str:
-    return one_line(", ".join(names[:3])) + (", ..." if len(names) > 3 else "")

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainer.errors import NOT_JSON, UserError, one_line
+from trainer.errors import NOT_JSON, UserError, first_few, one_line
 
 _BARE = ""  # the key of a state_dict that is the whole content
 _WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
@@ -177,8 +177,7 @@ def _what_else(content: object) -> str:
     if not isinstance(content, Mapping) or not content:
         return f"holds a {type(content).__name__}, not a state_dict"
     strangers = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
-    first = one_line(", ".join(strangers[:3])) + (", ..." if len(strangers) > 3 else "")
-    return f"is not a state_dict and holds none: {len(strangers)} entries are not tensors ({first})"
+    return f"is not a state_dict and holds none: {len(strangers)} entries are not tensors ({first_few(strangers)})"
 
 
 def _listed(found: Mapping[str, object]) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from trainer.commands.compare.run_record import FinishedRun
+from trainer.errors import first_few
 from trainer.evaluation.protocol import short
 
 
@@ -37,8 +38,4 @@ def differing_properties(runs: Sequence[FinishedRun]) -> list[str]:
     holders: dict[str, list[str]] = {}
     for run, one in zip(runs, of_runs, strict=True):
         holders.setdefault(", ".join(f"{name} {one[name]}" for name in names), []).append(str(run.folder))
-    return [f"{values} ({_listed(who)})" for values, who in holders.items()] if names else []
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return [f"{values} ({first_few(who)})" for values, who in holders.items()] if names else []

@@ -13,7 +13,7 @@ from torch import nn
 
 from trainer.atomic import rename
 from trainer.commands.weights import Weights
-from trainer.errors import UserError
+from trainer.errors import UserError, first_few
 from trainer.evaluation.imagenet import class_name
 from trainer.recipe import LibraryModel, Recipe, ResNet
 
@@ -115,7 +115,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     if folder.is_dir():
         others = sorted(path.name for path in folder.iterdir() if path.name not in (CONFIG, TENSORS))
     if others:
-        raise UserError(f"{folder} holds other files than an export ({', '.join(others[:3])}): choose another folder")
+        raise UserError(f"{folder} holds other files than an export ({first_few(others)}): choose another folder")
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()

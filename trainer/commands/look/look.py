@@ -18,7 +18,7 @@ from trainer.data.mixing import mix
 from trainer.data.order import epoch_order, train_batches
 from trainer.data.resolution import resolution_at
 from trainer.distributed.cpus import default_workers
-from trainer.errors import UserError
+from trainer.errors import UserError, first_few
 from trainer.evaluation.protocol import describe_crop, short
 from trainer.evaluation.result import printable
 from trainer.process.rows import rows_or_lines
@@ -169,7 +169,7 @@ def _content(source: Source) -> list[tuple[str, str]]:
     if counts.min() != counts.max():
         balance += f"; fewest {printable(rarest)}, most {printable(commonest)}"
     each = [f"{printable(name)} {count:,}" for name, count in zip(source.classes, counts.tolist(), strict=True)]
-    named = f"{len(empty)} ({', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''})" if empty else "none"
+    named = f"{len(empty)} ({first_few(empty, 5)})" if empty else "none"
     return [
         ("data", f"{source.name}: {len(source.labels):,} images, {short(source.checksum)}"),
         ("classes", balance),
