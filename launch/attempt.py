@@ -42,10 +42,10 @@ class Ending:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What follows from the end of a start."""
+class RestartDecision:
+    """Whether a run is started again after a start has ended, and why."""
 
-    again: bool
+    restart: bool
     reason: str
     code: int = 0
     """exit code of the job, if nothing follows"""
@@ -53,20 +53,26 @@ class Verdict:
     """state of the run (launch/state.py), if nothing follows"""
 
 
-def decide(codes: dict[int, int], ending: Ending, *, restarts_without_progress: int, max_restarts: int) -> Verdict:
+def decide(
+    codes: dict[int, int], ending: Ending, *, restarts_without_progress: int, max_restarts: int
+) -> RestartDecision:
     """Only its user ends a run: see docs/cluster.md. `codes`: of the ranks that recorded one.
 
     `restarts_without_progress`: starts in a row, this one included, after which no checkpoint was newer than before.
     """
     if codes.get(0) == 0:
-        return Verdict(again=False, reason="finished", state="COMPLETED")
+        return RestartDecision(restart=False, reason="finished", state="COMPLETED")
     stops = {code - 128 for code in codes.values()} & {*_STOPS, signal.SIGUSR2}
     saved = ", saved" if stops else ""
     if ending.by_user:
-        return Verdict(again=False, reason=f"{ending.by_user}{saved}", code=128 + ending.sent, state="CANCELLED")
+        return RestartDecision(
+            restart=False, reason=f"{ending.by_user}{saved}", code=128 + ending.sent, state="CANCELLED"
+        )
     wrong = [rank for rank, code in codes.items() if code == 2]
     if wrong and not ending.machine_fault:  # a faulty machine can make a rank reject good input
-        return Verdict(again=False, reason=f"the input cannot be used, see the log of rank {wrong[0]}", code=2)
+        return RestartDecision(
+            restart=False, reason=f"the input cannot be used, see the log of rank {wrong[0]}", code=2
+        )
     if because := ending.cause or ending.machine_fault:
         reason = f"{because}{saved}"
     elif signal.SIGUSR2 in stops:  # a rank that was only asked by its peers to stop reports SIGTERM
@@ -83,8 +89,8 @@ def decide(codes: dict[int, int], ending: Ending, *, restarts_without_progress: 
         reason = ", ".join(failed) or ending.summary
     if restarts_without_progress >= max_restarts:
         reason = f"given up after {restarts_without_progress} starts without a new checkpoint: {reason}"
-        return Verdict(again=False, reason=reason, code=1)
-    return Verdict(again=True, reason=reason)
+        return RestartDecision(restart=False, reason=reason, code=1)
+    return RestartDecision(restart=True, reason=reason)
 
 
 def begin(submission: Submission, index: int, number: int, nodes: str, port: int | None = None) -> None:
@@ -113,22 +119,23 @@ def begin(submission: Submission, index: int, number: int, nodes: str, port: int
     _write(submission, index, start)
 
 
-def end(submission: Submission, index: int, number: int, ending: Ending) -> Verdict:
+def end(submission: Submission, index: int, number: int, ending: Ending) -> RestartDecision:
     """Records how start `number` of run `index` ended, and decides what follows: see decide()."""
     job = submission.job
     step = newest_step(Path(job.runs[index]))
     starts = attempts(submission, index)
     ending = replace(ending, machine_fault=next(iter(faulty_nodes(submission, index, number).values()), None))
     start = next((start for start in starts if start["number"] == number), {"number": number, "step": step})
-    verdict = decide(
+    decision = decide(
         rank_codes(submission, index, number),
         ending,
         restarts_without_progress=_restarts_without_progress(starts, step),
         max_restarts=job.max_restarts_without_checkpoint,
     )
-    how = {"reason": verdict.reason, "again": verdict.again} | ({} if verdict.again else {"state": verdict.state})
+    state = {} if decision.restart else {"state": decision.state}
+    how = {"reason": decision.reason, "again": decision.restart, **state}
     _write(submission, index, {**start, "ended": now(), "seconds": _seconds_since(start), **how})
-    return verdict
+    return decision
 
 
 def note_rank(submission: Submission, index: int, number: int, rank: int, code: int) -> None:

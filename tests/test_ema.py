@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trainer.ema import Average
+from trainer.ema import WeightAverage
 from trainer.evaluation.protocol import WeightMean
 from trainer.model import build_model
 from trainer.recipe import EMA, SWA, CifarResNet
@@ -32,7 +32,7 @@ def move(module: nn.Module, step: int) -> dict[str, torch.Tensor]:
     return copy.deepcopy(module.state_dict())
 
 
-def check(average: Average, expected: dict[str, torch.Tensor]) -> None:
+def check(average: WeightAverage, expected: dict[str, torch.Tensor]) -> None:
     assert average.state_dict().keys() == expected.keys()
     for name, tensor in average.state_dict().items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-12, atol=1e-12)
@@ -42,7 +42,7 @@ def check(average: Average, expected: dict[str, torch.Tensor]) -> None:
 @pytest.mark.parametrize("start_epoch", [0.0, 1.0])
 def test_average_is_the_formula_for_weights_and_statistics_and_a_copy_of_counts(every: int, start_epoch: float) -> None:
     module = network().double()
-    average = Average(EMA(decay=0.9, every=every, start_epoch=start_epoch), module)
+    average = WeightAverage(EMA(decay=0.9, every=every, start_epoch=start_epoch), module)
     expected = copy.deepcopy(module.state_dict())
     updates = 0
     for step in range(1, 13):
@@ -63,7 +63,7 @@ def test_average_is_the_formula_for_weights_and_statistics_and_a_copy_of_counts(
 def test_swa_is_the_mean_of_the_weights_after_its_epochs(start_epoch: int, every: int) -> None:
     """Beside torch.optim.swa_utils and the mean written out."""
     module, exact = network().double(), {"rtol": 1e-12, "atol": 1e-12}
-    average = Average(SWA(start_epoch=start_epoch, every=every), module)
+    average = WeightAverage(SWA(start_epoch=start_epoch, every=every), module)
     theirs = torch.optim.swa_utils.AveragedModel(module, use_buffers=True)
     taken: list[dict[str, torch.Tensor]] = []
     for step in range(4 * 8 + 1):
@@ -84,7 +84,7 @@ def test_swa_is_the_mean_of_the_weights_after_its_epochs(start_epoch: int, every
 
 def test_ema_until_its_start_the_average_is_the_weights_bit_for_bit() -> None:
     module = network()
-    average = Average(EMA(decay=0.999, start_epoch=2.5), module)
+    average = WeightAverage(EMA(decay=0.999, start_epoch=2.5), module)
     for step in range(1, 6):
         state = move(module, step)
         average.update(module, step, epochs=step / 2)
@@ -96,7 +96,7 @@ def test_ema_until_its_start_the_average_is_the_weights_bit_for_bit() -> None:
 
 def test_decay_zero_is_the_weights_themselves() -> None:
     module = network()
-    average = Average(EMA(decay=0.0), module)
+    average = WeightAverage(EMA(decay=0.0), module)
     state = move(module, 1)
     average.update(module, 1, epochs=0.1)
     assert all(torch.equal(tensor, state[name]) for name, tensor in average.state_dict().items())
@@ -106,7 +106,7 @@ def test_decay_zero_is_the_weights_themselves() -> None:
 @pytest.mark.parametrize("epochs", [0.5, 2.0])
 def test_run_that_continues_from_a_checkpoint_has_the_same_average(epochs: float, spec: EMA | SWA) -> None:
     module = network()
-    average = Average(spec, module)
+    average = WeightAverage(spec, module)
     for step in range(1, 4):
         move(module, step)
         average.update(module, step, epochs)
@@ -115,7 +115,7 @@ def test_run_that_continues_from_a_checkpoint_has_the_same_average(epochs: float
     file.seek(0)
     saved = torch.load(file, weights_only=True)
     other = network()
-    other_average = Average(spec, other)
+    other_average = WeightAverage(spec, other)
     other.load_state_dict(saved["model"])
     other_average.load_state_dict(saved["ema"])
     for step in range(4, 9):
@@ -129,7 +129,7 @@ def test_run_that_continues_from_a_checkpoint_has_the_same_average(epochs: float
 
 def test_averaged_network_evaluates_without_gradients_and_leaves_the_trained_one_in_training() -> None:
     module = network().to(memory_format=torch.channels_last)
-    average = Average(EMA(decay=0.9), module)
+    average = WeightAverage(EMA(decay=0.9), module)
     move(module, 1)
     average.update(module, 1, epochs=0.1)
     assert module.training
@@ -142,7 +142,7 @@ def test_averaged_network_evaluates_without_gradients_and_leaves_the_trained_one
 
 def test_channels_last_is_kept_by_the_copy_the_updates_and_a_checkpoint() -> None:
     module = build_model(CifarResNet(depth=8), 10).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = Average(EMA(decay=0.9, start_epoch=1.0), module)
+    average = WeightAverage(EMA(decay=0.9, start_epoch=1.0), module)
     average.update(module, 1, epochs=0.5)
     average.update(module, 2, epochs=1.5)
     average.load_state_dict({name: tensor.contiguous() for name, tensor in average.state_dict().items()})
@@ -153,7 +153,7 @@ def test_channels_last_is_kept_by_the_copy_the_updates_and_a_checkpoint() -> Non
 
 def test_average_of_a_different_network_is_not_taken() -> None:
     with pytest.raises(RuntimeError, match="Missing key"):
-        Average(EMA(decay=0.9), network()).load_state_dict({"0.weight": torch.zeros(4, 3, 3, 3)})
+        WeightAverage(EMA(decay=0.9), network()).load_state_dict({"0.weight": torch.zeros(4, 3, 3, 3)})
 
 
 def test_update_reads_nothing_from_the_device() -> None:
@@ -165,7 +165,7 @@ def test_update_reads_nothing_from_the_device() -> None:
             return func(*args, **(kwargs or {}))
 
     module = network()
-    average = Average(EMA(decay=0.9, start_epoch=1.0), module)
+    average = WeightAverage(EMA(decay=0.9, start_epoch=1.0), module)
     with Reads() as reads:
         average.update(module, 1, epochs=0.5)
         average.update(module, 2, epochs=1.5)

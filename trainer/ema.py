@@ -8,7 +8,7 @@ from torch import nn
 from trainer.recipe import EMA, SWA
 
 
-class Average:
+class WeightAverage:
     """A copy of a network that holds the average of its weights and running statistics.
 
     Create it after `module` is on its device, and before `module` is compiled or wrapped in DDP.

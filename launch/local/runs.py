@@ -53,7 +53,7 @@ class LocalRuns:
                     break
         return first_code
 
-    def _end(self, submission: Submission, index: int, number: int, ended: Ended) -> attempt.Verdict:
+    def _end(self, submission: Submission, index: int, number: int, ended: Ended) -> attempt.RestartDecision:
         """A signal to this process is the user's; one to its ranks alone is not."""
         ending = attempt.Ending(summary=ended.words, failed=ended.code != 0)
         if submission.is_cancelled(index):
@@ -72,12 +72,12 @@ class LocalRuns:
                 run = Path(submission.job.runs[index]).name
                 print(f"launch: {run}: {counted(self.processes, 'process')} to start", file=sys.stderr, flush=True)
             ended = torchrun(self.processes, entry, run_id=submission.folder.name)
-            verdict = patiently(partial(self._end, submission, index, number, ended))
-            if not verdict.again:
-                if verdict.code:
-                    print(f"launch: {verdict.reason}", file=sys.stderr, flush=True)
-                return verdict.code
-            print(f"launch: {verdict.reason}: starting again", file=sys.stderr, flush=True)
+            decision = patiently(partial(self._end, submission, index, number, ended))
+            if not decision.restart:
+                if decision.code:
+                    print(f"launch: {decision.reason}", file=sys.stderr, flush=True)
+                return decision.code
+            print(f"launch: {decision.reason}: starting again", file=sys.stderr, flush=True)
         raise AssertionError("unreachable")
 
 

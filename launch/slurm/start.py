@@ -43,7 +43,7 @@ def main(words: list[str]) -> int:
         code, signalled, shown, machine = words[2:6]
         cancelled = submission.is_cancelled(index)
         ending = ending_of(shown, code, bool(signalled), number, cancelled=cancelled, machine=machine)
-        verdict = attempt.end(submission, index, number, ending)
+        decision = attempt.end(submission, index, number, ending)
     except (OSError, UserError) as error:
         if reason := disk_error(error):  # the script tries again
             if os.environ.get("LAUNCH_TRY", "1") == "1":
@@ -52,9 +52,9 @@ def main(words: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         print("exit 2")
         return 0
-    print(f"launch: {verdict.reason}{': starting again' if verdict.again else ''}", file=sys.stderr, flush=True)
-    if not verdict.again:
-        print(f"exit {verdict.code}")
+    print(f"launch: {decision.reason}{': starting again' if decision.restart else ''}", file=sys.stderr, flush=True)
+    if not decision.restart:
+        print(f"exit {decision.code}")
     elif restarts(shown) > number:
         print("leave")
     else:

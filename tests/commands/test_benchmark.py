@@ -1,4 +1,4 @@
-"""benchmark: measures what training does, derives the verdict from the rates, and reports mistakes in one line."""
+"""benchmark: measures what training does, finds the bottleneck from the rates, and reports mistakes in one line."""
 
 import itertools
 import json
@@ -18,12 +18,18 @@ import torch
 from tests.support.processes import SUPPORT, TIMEOUT, run, run_new
 from trainer.__main__ import main
 from trainer.commands.benchmark import benchmark, peers
+from trainer.commands.benchmark.bottleneck import (
+    Rates,
+    find_bottleneck,
+    more_threads,
+    smaller_side,
+    smallest_useful_side,
+)
 from trainer.commands.benchmark.measure import Measured, Part, window_length
 from trainer.commands.benchmark.peak import Peak, peak
 from trainer.commands.benchmark.peers import Peer, PeerError, job
 from trainer.commands.benchmark.repeated_step import RepeatedStep
 from trainer.commands.benchmark.report import FFCV, TORCHVISION, figures, report
-from trainer.commands.benchmark.verdict import Rates, more_threads, smaller_side, smallest_useful_side, verdict
 from trainer.commands.benchmark.whole_epoch import epoch_line, evaluation_part, whole_epoch
 from trainer.cuda_graph import DDP_WARM_UP
 from trainer.data.formats import open_source
@@ -73,16 +79,16 @@ RECIPE = Recipe(
 )
 OURS = ["loader", "augmentation", "compute", "real", "evaluation"]  # on a CPU, where nothing is copied to a device
 
-# ------------------------------------------------------------------------------------------------------- the verdict
+# ------------------------------------------------------------------------------------------------------- the bottleneck
 
 PLENTY = Rates(loader=3000, compute=1000, real=990, copy=None, workers=8, cpus=8, processes=1)
 
 
 def kind(**rates: Any) -> str:
-    return verdict(replace(PLENTY, **rates)).kind
+    return find_bottleneck(replace(PLENTY, **rates)).kind
 
 
-def test_verdict_changes_at_its_borders_and_nowhere_else() -> None:
+def test_bottleneck_changes_at_its_borders_and_nowhere_else() -> None:
     assert kind(loader=899, real=900) == "loader-bound"
     assert kind(loader=901, real=900) == "balanced"
     assert kind(loader=1249) == "balanced"
@@ -96,19 +102,19 @@ def test_slower_of_reading_and_copying_is_what_feeds() -> None:
     assert kind(loader=5000, copy=5000) == "compute-bound"
 
 
-def test_loader_bound_verdict_says_what_would_remove_it() -> None:
+def test_bottleneck_of_the_loader_says_what_would_remove_it() -> None:
     rates = replace(PLENTY, loader=2100, compute=3300, real=2080, stored_side=500, smallest_side=256)
     assert more_threads(rates) == 5  # 8 x 3,300 / 2,100 = 12.6 in all
     assert smaller_side(rates) == 390
-    assert verdict(rates).words == (
+    assert find_bottleneck(rates).text == (
         "loader-bound: 2,100 of 3,300 images/s; about 5 more loader threads (CPUs) or images stored at 390 px would "
         "remove it"
     )
     assert smaller_side(replace(rates, smallest_side=400)) is None
-    assert "stored" not in verdict(replace(rates, smallest_side=400)).words
-    assert "--workers 13," in verdict(replace(rates, cpus=13)).words
-    assert "--workers" not in verdict(replace(rates, cpus=12)).words
-    assert "for each process" in verdict(replace(rates, processes=2)).words
+    assert "stored" not in find_bottleneck(replace(rates, smallest_side=400)).text
+    assert "--workers 13," in find_bottleneck(replace(rates, cpus=13)).text
+    assert "--workers" not in find_bottleneck(replace(rates, cpus=12)).text
+    assert "for each process" in find_bottleneck(replace(rates, processes=2)).text
 
 
 def test_benchmark_as_many_threads_as_are_asked_for_would_be_enough_and_one_fewer_would_not() -> None:
@@ -119,14 +125,14 @@ def test_benchmark_as_many_threads_as_are_asked_for_would_be_enough_and_one_fewe
 
 
 def test_benchmark_parts_that_hinder_each_other_are_reported() -> None:
-    assert "together" not in verdict(replace(PLENTY, real=801)).words
-    assert "together" in verdict(replace(PLENTY, real=799)).words
+    assert "together" not in find_bottleneck(replace(PLENTY, real=801)).text
+    assert "together" in find_bottleneck(replace(PLENTY, real=799)).text
     sharing = replace(PLENTY, loader=1000, real=500)
-    assert verdict(sharing).words.endswith(
+    assert find_bottleneck(sharing).text.endswith(
         "together they reach 500 images/s, 50% of the slower one alone: they share the CPUs"
     )
-    assert "busy otherwise?" in verdict(replace(sharing, loader=90_000)).words
-    assert "something between them" in verdict(replace(sharing, copy=9000)).words
+    assert "busy otherwise?" in find_bottleneck(replace(sharing, loader=90_000)).text
+    assert "something between them" in find_bottleneck(replace(sharing, copy=9000)).text
 
 
 @pytest.mark.parametrize(("peak", "doubted"), [(1.06e12, False), (1.05e12, True)])

@@ -21,7 +21,7 @@ from trainer.commands.plan.cost import (
     pass_cost,
     saved_storages,
 )
-from trainer.ema import Average
+from trainer.ema import WeightAverage
 from trainer.errors import UserError
 from trainer.fine_tuning import apply_fine_tuning
 from trainer.loss import build_loss
@@ -266,7 +266,7 @@ def test_checkpoint_is_as_long_as_is_reported(tmp_path: Path) -> None:
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     assert recipe.ema is not None
-    average = Average(recipe.ema, model)
+    average = WeightAverage(recipe.ema, model)
     state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
     write(tmp_path / "step_00000001.pt", state)
     expected = checkpoint_bytes(memory(recipe, model, activations=0))

@@ -16,7 +16,7 @@ import trainer.cpu.accelerate as accelerate_module
 from tests.support.matrix_units import pretend_matrix_units
 from trainer import recipe
 from trainer.cpu.accelerate import accelerate, replaced
-from trainer.ema import Average
+from trainer.ema import WeightAverage
 from trainer.model import build_model
 from trainer.model.block import Block
 from trainer.setup.networks import move_to_device
@@ -239,7 +239,7 @@ def test_copies_averages_and_saved_modules_are_accelerated_too(name: str) -> Non
     torch.save(model, stream)
     stream.seek(0)
     saved = torch.load(stream, weights_only=False)
-    average = Average(recipe.EMA(decay=0.9), model)
+    average = WeightAverage(recipe.EMA(decay=0.9), model)
     for copied in (copy.deepcopy(model), saved, average.module):
         assert replaced(copied) == replaced(model) != {}
     average.update(model, step=1, epochs=1.0)
@@ -256,7 +256,7 @@ def test_torch_compile_of_an_accelerated_model_sees_pytorchs_operations() -> Non
     assert not any(FUSED in node for node in nodes(forward(cast(nn.Module, compiled), images(2))))
 
 
-def test_split_norms_stay_split(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ghost_norms_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_matrix_units(monkeypatch)
     plain, accelerated = (build(recipe.CifarResNet(depth=8), norm_batch_size=4) for _ in range(2))
     accelerate(accelerated)

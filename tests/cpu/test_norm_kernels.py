@@ -14,7 +14,7 @@ from trainer import recipe
 from trainer.cpu.accelerate import accelerate
 from trainer.cpu.norm import norm_relu
 from trainer.model import build_model
-from trainer.model.norm import split_norms
+from trainer.model.norm import convert_ghost_batchnorm
 
 HALF_ULP = 2**-8 * 1.001  # of bfloat16, relative: what one rounding may change, and float32's arithmetic before it
 FUSED = "_NormReluBackward"
@@ -167,7 +167,7 @@ def in_bf16(norm: nn.BatchNorm2d) -> None:
 
 
 def split(norm: nn.BatchNorm2d) -> None:
-    split_norms(nn.Sequential(norm), 2)
+    convert_ghost_batchnorm(nn.Sequential(norm), 2)
 
 
 @pytest.mark.parametrize("change", [hooked, evaluated, in_bf16, split])

@@ -58,7 +58,7 @@ def ending(
 
 
 @pytest.mark.parametrize(
-    ("codes", "how", "again", "reason", "code"),
+    ("codes", "how", "restart", "reason", "code"),
     [
         ({0: 2, 1: 75}, ending(), False, "the input cannot be used, see the log of rank 0", 2),
         ({3: 2, 0: 75}, ending(), False, "the input cannot be used, see the log of rank 3", 2),
@@ -91,21 +91,21 @@ def ending(
     ],
 )
 def test_attempt_what_follows_from_how_the_ranks_ended(
-    codes: dict[int, int], how: Ending, again: bool, reason: str, code: int
+    codes: dict[int, int], how: Ending, restart: bool, reason: str, code: int
 ) -> None:
-    verdict = decide(codes, how, restarts_without_progress=1, max_restarts=5)
-    assert (verdict.again, verdict.reason, verdict.code) == (again, reason, code)
-    if not again:
+    decision = decide(codes, how, restarts_without_progress=1, max_restarts=5)
+    assert (decision.restart, decision.reason, decision.code) == (restart, reason, code)
+    if not restart:
         ended = "COMPLETED" if reason == "finished" else "CANCELLED" if how.by_user else "FAILED"
-        assert verdict.state == ended
+        assert decision.state == ended
 
 
 def test_decide_gives_up_after_starts_without_a_checkpoint_whatever_ended_them() -> None:
     for how in (ending(), ending(cause="preempted")):
         for codes in ({}, {0: 143}, {0: 75}):
-            verdict = decide(codes, how, restarts_without_progress=5, max_restarts=5)
-            assert (verdict.again, verdict.state) == (False, "FAILED")
-            assert verdict.reason.startswith("given up after 5 starts without a new checkpoint: ")
+            decision = decide(codes, how, restarts_without_progress=5, max_restarts=5)
+            assert (decision.restart, decision.state) == (False, "FAILED")
+            assert decision.reason.startswith("given up after 5 starts without a new checkpoint: ")
 
 
 RUNNING = "JobId=17 JobState=RUNNING Reason=None Restarts=1 StartTime=2026-01-02T00:00:00 PreemptTime={}"
@@ -162,14 +162,14 @@ def test_starts_that_bring_no_checkpoint_are_given_up_and_others_are_not(
     for number in range(6):  # each saves something before it crashes
         begin(submission, 0, number, "n[1-2]")
         checkpoint(tmp_path, 10 * (number + 1))
-        assert end(submission, 0, number, ending()).again
-    verdicts = []
+        assert end(submission, 0, number, ending()).restart
+    decisions = []
     for number in range(6, 9):
         begin(submission, 0, number, "n[1-2]")
-        verdicts.append(end(submission, 0, number, ending()))
-    assert [verdict.again for verdict in verdicts] == [True, True, False]
-    assert verdicts[-1].reason == "given up after 3 starts without a new checkpoint: srun ended with 137"
-    assert verdicts[-1].code == 1
+        decisions.append(end(submission, 0, number, ending()))
+    assert [decision.restart for decision in decisions] == [True, True, False]
+    assert decisions[-1].reason == "given up after 3 starts without a new checkpoint: srun ended with 137"
+    assert decisions[-1].code == 1
 
 
 def test_starts_ended_from_outside_are_given_up_at_the_next_one(submission: Submission) -> None:

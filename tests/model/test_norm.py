@@ -26,7 +26,7 @@ from trainer.distributed import process_group
 from trainer.distributed.process_group import World
 from trainer.distributed.run_ahead import RunAhead
 from trainer.model import build_model
-from trainer.model.norm import SplitNorm, split_norms
+from trainer.model.norm import GhostBatchNorm2d, convert_ghost_batchnorm
 from trainer.optim.optimizer import sort_parameters
 from trainer.precise_bn import measure_norms
 
@@ -104,7 +104,7 @@ def test_groups_of_a_micro_batch_are_accumulated_micro_batches(name: str, channe
 
 def test_group_is_normalised_by_its_own_mean_and_variance() -> None:
     norm = nn.BatchNorm2d(3)
-    split_norms(norm, 4)
+    convert_ghost_batchnorm(norm, 4)
     batch = images(12)
     for group, found in zip(batch.split(4), norm(batch).detach().split(4), strict=True):
         values = group.double().numpy()
@@ -114,7 +114,7 @@ def test_group_is_normalised_by_its_own_mean_and_variance() -> None:
 
 def test_running_statistics_take_a_step_per_group_in_order() -> None:
     norm = nn.BatchNorm2d(3)
-    split_norms(norm, 4)
+    convert_ghost_batchnorm(norm, 4)
     batch = images(12)
     norm(batch)
     mean, var = np.zeros(3), np.ones(3)
@@ -129,10 +129,10 @@ def test_running_statistics_take_a_step_per_group_in_order() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SPECS)
-def test_split_norms_keep_names_kinds_weights_and_evaluation(name: str) -> None:
+def test_ghost_norms_keep_names_kinds_weights_and_evaluation(name: str) -> None:
     split, plain = build(name, 8), build(name)
     assert len(norms_of(split)) == len(norms_of(plain)) > 0
-    assert all(isinstance(norm, SplitNorm) for norm in norms_of(split))
+    assert all(isinstance(norm, GhostBatchNorm2d) for norm in norms_of(split))
     assert list(split.state_dict()) == list(plain.state_dict())
     assert all(map(torch.equal, split.state_dict().values(), plain.state_dict().values()))
     assert [len(group) for group in sort_parameters(split)] == [len(group) for group in sort_parameters(plain)]
@@ -164,9 +164,9 @@ def test_group_of_no_images_is_refused() -> None:
 def test_norm_splitting_again_changes_the_size_only() -> None:
     model = build("timm", 8)
     kinds = [type(module) for module in model.modules()]
-    split_norms(model, 4)
+    convert_ghost_batchnorm(model, 4)
     assert [type(module) for module in model.modules()] == kinds
-    assert {norm.norm_batch_size for norm in model.modules() if isinstance(norm, SplitNorm)} == {4}
+    assert {norm.norm_batch_size for norm in model.modules() if isinstance(norm, GhostBatchNorm2d)} == {4}
 
 
 @pytest.mark.parametrize("name", ["cifar", "timm"])
@@ -192,7 +192,7 @@ def test_groups_work_in_bf16_and_stay_channels_last() -> None:
     assert all(norm.running_var is not None and norm.running_var.dtype == torch.float32 for norm in norms_of(model))
 
 
-def joined_groups(norm: SplitNorm, batch: Tensor) -> Tensor:
+def joined_groups(norm: GhostBatchNorm2d, batch: Tensor) -> Tensor:
     """The oracle: BatchNorm2d on each group, with autograd's own copies and sums."""
     return torch.cat([nn.BatchNorm2d.forward(norm, group) for group in batch.split(norm.norm_batch_size)])
 
@@ -206,10 +206,10 @@ def test_groups_have_the_values_and_gradients_of_batch_norms_that_are_joined(
     layout = torch.channels_last if channels_last else torch.contiguous_format
     batch = images(12).to(dtype).contiguous(memory_format=layout)
     results = []
-    for forward in (SplitNorm.forward, joined_groups):
+    for forward in (GhostBatchNorm2d.forward, joined_groups):
         norm = nn.BatchNorm2d(3)
-        split_norms(norm, 4)
-        assert isinstance(norm, SplitNorm)
+        convert_ghost_batchnorm(norm, 4)
+        assert isinstance(norm, GhostBatchNorm2d)
         for name in frozen:
             norm.get_parameter(name).requires_grad_(False)
         given = batch.clone().requires_grad_()
@@ -251,7 +251,7 @@ def test_groups_on_a_gpu_leave_the_kernels_of_cudnn_as_they_are(dtype: torch.dty
     """On fake tensors: torch computes bf16 norms by its own kernels, and others by cuDNN's."""
     with FakeTensorMode(), CountedOps() as ops:
         norm = nn.BatchNorm2d(3, device="cuda")
-        split_norms(norm, 4)
+        convert_ghost_batchnorm(norm, 4)
         output = norm(torch.empty(12, 3, 8, 8, dtype=dtype, device="cuda"))
     assert (output.device.type, output.dtype, output.shape) == ("cuda", dtype, (12, 3, 8, 8))
     assert ops.counts["cat"] == (not is_torchs_own)

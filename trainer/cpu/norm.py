@@ -36,7 +36,7 @@ def norm_relu(norm: nn.BatchNorm2d, relu: nn.ReLU, x: Tensor, shortcut: Tensor |
 
 def _is_for(norm: nn.BatchNorm2d, relu: nn.ReLU, x: Tensor, shortcut: Tensor | None) -> bool:
     return (
-        type(norm) is nn.BatchNorm2d  # subclasses, SplitNorm's too, compute something else
+        type(norm) is nn.BatchNorm2d  # subclasses, GhostBatchNorm2d too, compute something else
         and type(relu) is nn.ReLU
         and norm.training
         and norm.affine

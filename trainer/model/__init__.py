@@ -14,7 +14,7 @@ from torch import nn
 from trainer import recipe
 from trainer.model.cifar import CifarResNet
 from trainer.model.library import library_model
-from trainer.model.norm import split_norms
+from trainer.model.norm import convert_ghost_batchnorm
 from trainer.model.preactivation import PreActivationResNet
 from trainer.model.resnet import ResNet
 from trainer.model.weights import load_initial_weights
@@ -50,7 +50,7 @@ def build_model(
 def set_norm_batch(model: nn.Module, norm_batch_size: int | None, *, sync_norm: bool) -> None:
     """Sets the images that each BatchNorm2d of `model` computes its statistics over: see build_model."""
     if norm_batch_size is not None:
-        split_norms(model, norm_batch_size)
+        convert_ghost_batchnorm(model, norm_batch_size)
     if sync_norm:
         from trainer.model.sync_norm import sync_norms  # imports torch's compiler, which takes seconds
 

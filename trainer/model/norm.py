@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
-class SplitNorm(nn.BatchNorm2d):
+class GhostBatchNorm2d(nn.BatchNorm2d):
     """A BatchNorm2d that normalises each group of `norm_batch_size` consecutive images by itself while training.
 
-    [N, C, H, W] -> [N, C, H, W], in the memory format of the input. In training the running statistics take one step
-    per group, in order, as they would in micro-batches of that size. Raises ValueError for a batch that groups do not
-    fill: a smaller group would normalise by statistics that the recipe does not know. Evaluation is BatchNorm2d's.
+    Hoffer et al. 2017 (arXiv:1705.08741) call it ghost batch normalisation. [N, C, H, W] -> [N, C, H, W], in the memory
+    format of the input. In training the running statistics take one step per group, in order, as they would in
+    micro-batches of that size. Raises ValueError for a batch that groups do not fill: a smaller group would normalise
+    by statistics that the recipe does not know. Evaluation is BatchNorm2d's.
     """
 
     norm_batch_size: int
@@ -33,7 +34,7 @@ class SplitNorm(nn.BatchNorm2d):
         return torch.cat([normalise(group) for group in input.split(self.norm_batch_size)])
 
 
-def _writes_groups(norm: SplitNorm, input: Tensor) -> bool:
+def _writes_groups(norm: GhostBatchNorm2d, input: Tensor) -> bool:
     """Whether _NormaliseGroups computes what BatchNorm2d would for each group.
 
     Torch gives fp32 and fp16 on a GPU to cuDNN, and timm's norms do more. torch.compile removes the copies by itself.
@@ -59,7 +60,7 @@ class _NormaliseGroups(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, norm: SplitNorm) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, norm: GhostBatchNorm2d) -> Tensor:
         size, groups = norm.norm_batch_size, len(x) // norm.norm_batch_size
         output, moments = torch.empty_like(x), x.new_empty(2 * groups, x.shape[1], dtype=torch.float32)
         means, invstds = _halves(moments)
@@ -99,27 +100,26 @@ def _halves(moments: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     return rows[: len(rows) // 2], rows[len(rows) // 2 :]
 
 
-def split_norms(model: nn.Module, norm_batch_size: int) -> None:
-    """Makes each BatchNorm2d of `model` compute its statistics over groups of `norm_batch_size` images; see SplitNorm.
+def convert_ghost_batchnorm(model: nn.Module, norm_batch_size: int) -> None:
+    """Makes each BatchNorm2d of `model` compute its statistics over groups of `norm_batch_size` images.
 
-    Goyal et al. 2017 (arXiv:1706.02677, section 2.3) keep n = 32 images per norm whatever the batch; Hoffer et al. 2017
-    (arXiv:1705.08741) call it ghost batch normalisation. Parameters, buffers and their names stay, and
-    every norm is still a BatchNorm2d. Raises ValueError for a size below 1.
+    Goyal et al. 2017 (arXiv:1706.02677, section 2.3) keep n = 32 images per norm whatever the batch. Parameters,
+    buffers and their names stay, and every norm is still a BatchNorm2d. Raises ValueError for a size below 1.
     """
     if norm_batch_size < 1:
         raise ValueError(f"norm_batch_size={norm_batch_size} is not a positive number")
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    split = {kind: _split_class(kind) for kind in {type(norm) for norm in norms}}
+    ghost = {kind: _ghost_class(kind) for kind in {type(norm) for norm in norms}}
     for norm in norms:
         # The class changes and the object stays, as in torch.nn.utils.parametrize: a new object would need every
         # attribute and hook that a library has given its own.
-        norm.__class__ = split[type(norm)]
-        assert isinstance(norm, SplitNorm)
+        norm.__class__ = ghost[type(norm)]
+        assert isinstance(norm, GhostBatchNorm2d)
         norm.norm_batch_size = norm_batch_size
 
 
-def _split_class(norm: type[nn.BatchNorm2d]) -> type[SplitNorm]:
-    """SplitNorm around any kind of BatchNorm2d: timm's has an activation in it."""
-    if issubclass(norm, SplitNorm):
+def _ghost_class(norm: type[nn.BatchNorm2d]) -> type[GhostBatchNorm2d]:
+    """GhostBatchNorm2d around any kind of BatchNorm2d: timm's has an activation in it."""
+    if issubclass(norm, GhostBatchNorm2d):
         return norm
-    return SplitNorm if norm is nn.BatchNorm2d else type(f"Split{norm.__name__}", (SplitNorm, norm), {})
+    return GhostBatchNorm2d if norm is nn.BatchNorm2d else type(f"Ghost{norm.__name__}", (GhostBatchNorm2d, norm), {})

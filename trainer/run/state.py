@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from trainer.ema import Average
+from trainer.ema import WeightAverage
 from trainer.errors import UserError, first_line
 from trainer.optim.saved_state import load_optimizer
 from trainer.run.checkpoint import FOREIGN, TrainingContent
@@ -60,7 +60,7 @@ class TrainingState:
     """Everything that changes during training."""
 
     module: nn.Module
-    average: Average | None
+    average: WeightAverage | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     metrics: StepMetrics

@@ -10,7 +10,7 @@ from trainer.cpu.accelerate import accelerate, replaced
 from trainer.cpu.malloc import keep_freed_memory
 from trainer.distillation import build_teacher, require_resolutions
 from trainer.distributed.process_group import World, on_every_rank, require_same
-from trainer.ema import Average
+from trainer.ema import WeightAverage
 from trainer.errors import UserError
 from trainer.fine_tuning import apply_fine_tuning
 from trainer.model import build_model, load_initial_weights, without_pretrained
@@ -109,7 +109,7 @@ def build_state(
     scaler = build_scaler(recipe.precision, world.device)
     return TrainingState(
         module=module,
-        average=Average(recipe.average, module) if recipe.average else None,
+        average=WeightAverage(recipe.average, module) if recipe.average else None,
         optimizer=build_optimizer(recipe.optimizer, module, recipe.fine_tuning),
         scaler=scaler,
         metrics=StepMetrics(log_every, world, scaled=scaler.is_enabled()),

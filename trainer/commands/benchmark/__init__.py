@@ -2,6 +2,6 @@
 
 Reading order: benchmark.py (what is measured, in turn), measure.py (windows), repeated_step.py (the training step),
 peers.py (FFCV's and torchvision's loaders), peak.py (the device's peak), whole_epoch.py (with evaluation and saving),
-verdict.py (the bottleneck), report.py.
+bottleneck.py, report.py.
 With --fit: fit.py (the search), fit_trial.py (one micro-batch, in a process of its own), memory.py (what is free).
 """

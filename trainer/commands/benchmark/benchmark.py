@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from trainer.atomic import replace_text
+from trainer.commands.benchmark.bottleneck import smallest_useful_side
 from trainer.commands.benchmark.measure import WARM_UP, Measured, Part, gather, window, window_length
 from trainer.commands.benchmark.peak import Peak, peak
 from trainer.commands.benchmark.peers import Peer, PeerError, ffcv_loader, job, torchvision_pipeline
 from trainer.commands.benchmark.repeated_step import RepeatedStep
 from trainer.commands.benchmark.report import FFCV, TORCHVISION, figures, report, require_writable
-from trainer.commands.benchmark.verdict import smallest_useful_side
 from trainer.commands.benchmark.whole_epoch import evaluation_part, seconds_of_copy, whole_epoch
 from trainer.commands.plan.cost import pass_cost
 from trainer.cuda_graph import DDP_WARM_UP, check_compile_mode, check_recordable

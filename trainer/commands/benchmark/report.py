@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from trainer.commands.benchmark.bottleneck import Rates, find_bottleneck, smallest_useful_side
 from trainer.commands.benchmark.measure import WARM_UP, Measured
 from trainer.commands.benchmark.peak import Peak
-from trainer.commands.benchmark.verdict import Rates, smallest_useful_side, verdict
 from trainer.commands.benchmark.whole_epoch import epoch_line
 from trainer.commands.out_file import require_replaceable
 from trainer.data.loader import Source
@@ -62,7 +62,7 @@ def figures(
     """All results, for JSON. `flops`: of one image; `cpus`: that each process may use."""
     rates = {name: rate.total for name, rate in measured.items()}
     processes = int(hardware["processes"])
-    found = verdict(
+    bottleneck = find_bottleneck(
         Rates(
             loader=rates["loader"],
             compute=rates["compute"],
@@ -111,36 +111,36 @@ def figures(
             "peak_flops_per_second": peak.flops_per_second,
             "peak": peak.source,
         },
-        "verdict": {"kind": found.kind, "words": found.words},
+        "verdict": {"kind": bottleneck.kind, "words": bottleneck.text},
         "notes": notes,
         "commit": hardware["commit"],
         "hardware": hardware,
     }
 
 
-def report(found: dict[str, Any]) -> str:
-    """The results as text: a table, ratios, and the verdict as the last line."""
-    parts, mfu, hardware = found["parts"], found["mfu"], found["hardware"]
+def report(results: dict[str, Any]) -> str:
+    """The results as text: a table, ratios, and the bottleneck as the last line."""
+    parts, mfu, hardware = results["parts"], results["mfu"], results["hardware"]
     processes = counted(hardware["processes"], "process")
     lines = [
-        f"{found['recipe']}: micro-batches of {found['micro_batch_size']} at {found['resolution']} px, "
-        f"{found['precision']}; {found['data']['name']}, {found['data']['images']:,} images",
-        f"{processes} on {hardware['gpu'] or hardware['cpu']}, {found['workers']} loader threads each, "
+        f"{results['recipe']}: micro-batches of {results['micro_batch_size']} at {results['resolution']} px, "
+        f"{results['precision']}; {results['data']['name']}, {results['data']['images']:,} images",
+        f"{processes} on {hardware['gpu'] or hardware['cpu']}, {results['workers']} loader threads each, "
         f"{hardware['torch_threads']} of torch; commit {hardware['commit'] or 'unknown'}",
-        f"{'':<42} images/s, median of {found['n']} (range)",
-        *(_row(name, parts, found["decoding"]) for name in _LABELS if name in parts),
+        f"{'':<42} images/s, median of {results['n']} (range)",
+        *(_row(name, parts, results["decoding"]) for name in _LABELS if name in parts),
     ]
     if "copy" not in parts:
         lines.append(f"  {_LABELS['copy']:<40} none: the CPU is the device")
-    ratios = found["ratios"]
+    ratios = results["ratios"]
     lines += [
         f"real / compute {ratios['real/compute']:.2f}, real / loader {ratios['real/loader']:.2f}, "
-        f"waiting for images {found['data_wait']:.0%} of the time{_with_augmenting(parts)}",
+        f"waiting for images {results['data_wait']:.0%} of the time{_with_augmenting(parts)}",
         f"MFU {mfu['real']:.1%}, of compute alone {mfu['compute']:.1%}: {mfu['flops_per_image'] / 1e9:.3g} GFLOP per "
         f"image, peak {mfu['peak_flops_per_second'] / 1e12:.3g} TFLOP/s ({mfu['peak']})",
-        *([epoch_line(found["epoch"])] if "epoch" in found else []),
-        *(f"note: {note}" for note in found["notes"]),
-        found["verdict"]["words"],
+        *([epoch_line(results["epoch"])] if "epoch" in results else []),
+        *(f"note: {note}" for note in results["notes"]),
+        results["verdict"]["words"],
     ]
     return "\n".join(lines)
 

@@ -43,7 +43,7 @@ def details(row: Row) -> list[tuple[str, str]]:
     found = [("changed", "; ".join(map(str, row.changed)))] if row.changed else []
     runs = ", ".join(f"{run.recipe.seed} ({run.folder})" for run in row.runs)
     found.append(("seeds" if len(row.runs) > 1 else "seed", runs))
-    found.append(("published", against_published(row.runs).words))
+    found.append(("published", against_published(row.runs).text))
     if commits := _differing_commits(row):
         found.append(("commits", commits))
     found += [("hardware", words) for words in hardware(row)]

@@ -13,12 +13,12 @@ from trainer.recipe_file import load_recipe, override_diff, recipe_names
 LAST_EPOCHS = 5  # Goyal et al. 2017, section 5: the median over the last 5 epochs
 
 
-class Verdict(NamedTuple):
+class PublishedComparison(NamedTuple):
     """How our accuracy compares with the published one."""
 
     short: str
     """for a table: "+0.03, within noise"; "-" where the two are not compared"""
-    words: str
+    text: str
     """the published result, its protocol, and how ours compares or why it does not"""
 
 
@@ -34,36 +34,36 @@ def median_of_last(run: FinishedRun) -> float | None:
     return statistics.median(last.values()) if len(last) == LAST_EPOCHS else None
 
 
-def against_published(runs: Sequence[FinishedRun]) -> Verdict:
+def against_published(runs: Sequence[FinishedRun]) -> PublishedComparison:
     """Compares runs of one recipe, which differ in their seeds, with its published result, or says why it cannot.
 
     Within the noise: 0 lies in the 95 % interval of the difference; see published_difference.
     """
     published = published_of(runs[0].recipe)
     if not published:
-        return Verdict("-", "none")
+        return PublishedComparison("-", "none")
     if reason := not_comparable(runs[0], published):
-        return Verdict("-", f"{published}: not compared, {reason}")
+        return PublishedComparison("-", f"{published}: not compared, {reason}")
     values = compared_values(runs, published)
     if not values:
         reason = f"no run of ours has an evaluation of each of its last {LAST_EPOCHS} epochs"
-        return Verdict("-", f"{published}: not compared, {reason}")
+        return PublishedComparison("-", f"{published}: not compared, {reason}")
     delta = f"{statistics.fmean(values) - published.top1:+z.2f}"
     ours = {"median of the last 5": f"ours, median of the last {LAST_EPOCHS} epochs,", "best": "ours, best epoch,"}
     compared = f"{published}: {ours.get(published.statistic or 'final', 'ours')} {delta} points"
     if len(values) < len(runs):
         compared += f" ({len(values)} of {len(runs)} runs)"
     if len(values) == 1:
-        return Verdict(f"{delta}, noise unknown", f"{compared}; one run: noise unknown")
+        return PublishedComparison(f"{delta}, noise unknown", f"{compared}; one run: noise unknown")
     found = published_difference(values, published.top1, published.sd, published.runs)
     if not found:
         equal = f"{len(values)} equal results, published without deviation: noise unknown"
-        return Verdict(f"{delta}, noise unknown", f"{compared}; {equal}")
+        return PublishedComparison(f"{delta}, noise unknown", f"{compared}; {equal}")
     noise = "the noise" + (", published without deviation, so taken to vary as ours" if published.sd is None else "")
     if not published.runs:
         noise += ", published without number of runs, so taken as one"
     place = "within" if found.holds_zero else "outside"
-    return Verdict(f"{delta}, {place} noise", f"{compared} ({found}): {place} {noise}")
+    return PublishedComparison(f"{delta}, {place} noise", f"{compared} ({found}): {place} {noise}")
 
 
 def not_comparable(run: FinishedRun, published: Published) -> str | None:

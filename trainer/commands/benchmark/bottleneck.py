@@ -43,29 +43,32 @@ class Rates:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Bottleneck:
+    """What limits training."""
+
     kind: Kind
-    words: str
+    text: str
+    """the kind with its numbers, and what would remove it"""
 
 
-def verdict(rates: Rates) -> Verdict:
+def find_bottleneck(rates: Rates) -> Bottleneck:
     """The part that limits training, with the numbers and what would remove the limit."""
     headroom = rates.feed / rates.compute
     if headroom < BALANCED[0]:
         if rates.copy is not None and rates.copy < rates.loader:
             kind: Kind = "copy-bound"
-            words = f"{rates.copy:,.0f} of {rates.compute:,.0f} images/s reach the device, the loader reads "
-            words += f"{rates.loader:,.0f}"
+            text = f"{rates.copy:,.0f} of {rates.compute:,.0f} images/s reach the device, the loader reads "
+            text += f"{rates.loader:,.0f}"
         else:
             kind = "loader-bound"
-            words = f"{rates.loader:,.0f} of {rates.compute:,.0f} images/s; {_remedy(rates)} would remove it"
+            text = f"{rates.loader:,.0f} of {rates.compute:,.0f} images/s; {_remedy(rates)} would remove it"
     elif headroom > BALANCED[1]:
         kind = "compute-bound"
-        words = f"the loader could feed {headroom:,.{1 if headroom < 10 else 0}f} times as much"
+        text = f"the loader could feed {headroom:,.{1 if headroom < 10 else 0}f} times as much"
     else:
         kind = "balanced"
-        words = f"the loader feeds {headroom:.2f} times what compute takes"
-    return Verdict(kind=kind, words=f"{kind}: {words}{_hindrance(rates)}")
+        text = f"the loader feeds {headroom:.2f} times what compute takes"
+    return Bottleneck(kind=kind, text=f"{kind}: {text}{_hindrance(rates)}")
 
 
 def more_threads(rates: Rates) -> int:
