@@ -28,17 +28,17 @@ Several recipes, --seeds 0 1 2 or --vary optimizer.lr=0.05,0.1 get a run directo
 python -m launch COMMAND --help shows the options of one command."""
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code.
 
     0; 1 where a local run was given up, or preflight found faults; 2 for input that cannot be used; 128 + n after
     signal n.
     """
-    words = list(sys.argv[1:] if words is None else words)
-    if not words or words[0] in ("-h", "--help"):
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
-        return 0 if words else 2
-    if words == ["--version"]:
+        return 0 if argv else 2
+    if argv == ["--version"]:
         print(f"shortcut-trainer {__version__}")
         return 0
     commands: dict[str, Callable[[list[str]], int]] = {
@@ -49,9 +49,9 @@ def main(words: Sequence[str] | None = None) -> int:
         "preflight": _preflight,
     }
     try:
-        if words[0] not in commands:
-            raise UserError(unknown_command(words[0], list(commands)))
-        return commands[words[0]](words[1:])
+        if argv[0] not in commands:
+            raise UserError(unknown_command(argv[0], list(commands)))
+        return commands[argv[0]](argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
@@ -74,24 +74,24 @@ def _usage() -> str:
     return USAGE.format(launchers="\n".join(lines))
 
 
-def _status(words: list[str]) -> int:
-    options = command_line.parse(settings.StatusSettings, words, "status")
+def _status(argv: list[str]) -> int:
+    options = command_line.parse(settings.StatusSettings, argv, "status")
     from launch.status import status
 
     status(options)
     return 0
 
 
-def _logs(words: list[str]) -> int:
-    options = command_line.parse(settings.LogsSettings, words, "logs")
+def _logs(argv: list[str]) -> int:
+    options = command_line.parse(settings.LogsSettings, argv, "logs")
     from launch.logs import logs
 
     logs(options)
     return 0
 
 
-def _cancel(words: list[str]) -> int:
-    options = command_line.parse(settings.CancelSettings, words, "cancel")
+def _cancel(argv: list[str]) -> int:
+    options = command_line.parse(settings.CancelSettings, argv, "cancel")
     if not options.runs:
         raise UserError("which runs? python -m launch cancel RUN ...")
     for run_dir in options.runs:
@@ -99,8 +99,8 @@ def _cancel(words: list[str]) -> int:
     return 0
 
 
-def _preflight(words: list[str]) -> int:
-    options = command_line.parse(settings.PreflightSettings, words, "preflight")
+def _preflight(argv: list[str]) -> int:
+    options = command_line.parse(settings.PreflightSettings, argv, "preflight")
     from launch.preflight import preflight
 
     return preflight(options)

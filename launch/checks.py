@@ -68,17 +68,17 @@ def run_checks(checks: Checks) -> list[str]:
     return faults
 
 
-def quick(words: list[str]) -> int:
-    """The short form, at the start of a job that is about to train with these words.
+def quick(argv: list[str]) -> int:
+    """The short form, at the start of a job that is about to train with these arguments.
 
     Returns the exit code: 0; 2 for faults; 75 where another start may go well, or processes did not meet.
 
     In a job's process, with torchrun's variables set. The port after the job's own is free for it: see attempt.py.
     """
     checks = Checks(
-        data=_value(words, "--data"),
-        run_dir=_value(words, "--run-dir"),
-        device=_value(words, "--device") or "auto",
+        data=_value(argv, "--data"),
+        run_dir=_value(argv, "--run-dir"),
+        device=_value(argv, "--device") or "auto",
         bandwidth=False,
         content=False,
         room=False,
@@ -97,8 +97,8 @@ def quick(words: list[str]) -> int:
         os.environ["MASTER_PORT"] = port
 
 
-def _value(words: list[str], option: str) -> str | None:
-    return words[words.index(option) + 1] if option in words else None
+def _value(argv: list[str], option: str) -> str | None:
+    return argv[argv.index(option) + 1] if option in argv else None
 
 
 def _run(checks: Checks, rank: int, size: int) -> tuple[list[str], list[str]]:

@@ -57,7 +57,7 @@ class Cluster(Protocol):
     def answers(self) -> bool:
         """Whether the cluster can be used from this machine."""
 
-    def run(self, options: ProcessSettings, module: str, words: list[str]) -> int:
+    def run(self, options: ProcessSettings, module: str, argv: list[str]) -> int:
         """Runs `python -m MODULE WORDS` on every process in the foreground, for preflight. Returns the exit code."""
 
 

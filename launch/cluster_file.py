@@ -24,8 +24,8 @@ def cluster_file(chosen: Path | None) -> Path | None:
     return chosen or (_FILE if _FILE.is_file() else None)
 
 
-def words_of(command: type, launchers: list[type], chosen: Path | None) -> list[str]:
-    """The options of `command` that the cluster's file sets, as words of the command line; none without a file.
+def argv_of(command: type, launchers: list[type], chosen: Path | None) -> list[str]:
+    """The options of `command` that the cluster's file sets, as arguments; none without a file.
 
     The file may hold options of all `launchers`; a command that is not a launcher takes those of ProcessSettings.
     Raises UserError if it cannot be read, holds an unknown option, or a value of the wrong type.
@@ -39,7 +39,7 @@ def words_of(command: type, launchers: list[type], chosen: Path | None) -> list[
     found = [field for launcher in launchers for field in fields(launcher)]
     known = {field.name: str(field.type) for field in found if field.name not in _COMMAND_LINE_ONLY}
     here = {field.name for field in fields(command if command in launchers else ProcessSettings)}
-    words = []
+    argv = []
     for key, value in values.items():
         name = key.replace("-", "_")
         if name in _COMMAND_LINE_ONLY:
@@ -51,10 +51,10 @@ def words_of(command: type, launchers: list[type], chosen: Path | None) -> list[
         if name in here:
             option = f"--{name.replace('_', '-')}"
             if isinstance(value, bool):
-                words.append(option if value else option.replace("--", "--no-", 1))
+                argv.append(option if value else option.replace("--", "--no-", 1))
             else:
-                words += [f"{option}={one}" for one in (value if isinstance(value, list) else [value])]
-    return words
+                argv += [f"{option}={one}" for one in (value if isinstance(value, list) else [value])]
+    return argv
 
 
 def _check_type(path: Path, key: str, value: Any, kind: str) -> None:

@@ -18,10 +18,10 @@ from trainer.recipe_file import load_recipe
 from trainer.run.progress import finished
 
 
-def launch(name: str, words: list[str]) -> int:
+def launch(name: str, argv: list[str]) -> int:
     """`python -m launch NAME WORDS`: starts the runs, or with --plan prints them, and returns the exit code."""
     cluster = CLUSTERS[name]
-    options, recipes, given = parse_launch(cluster.settings, words, name)
+    options, recipes, given = parse_launch(cluster.settings, argv, name)
     processes = cluster.processes(options)
     runs = runs_of(options.seeds, recipes, given, processes, options.vary, cluster.train_options(options))
     if options.plan:
@@ -80,7 +80,7 @@ def _plan(cluster: Cluster, options: LaunchSettings, runs: list[Run], processes:
         for run in runs:
             (scratch / f"{run.name}.py").write_text(run.recipe, encoding="utf-8")
             print(f"# every process of {run.run_dir}")
-            print(f"python -m trainer {shlex.join(run.words(submission.recipe_file(run)))}\n", flush=True)
+            print(f"python -m trainer {shlex.join(run.argv(submission.recipe_file(run)))}\n", flush=True)
         recipes = {replace(load_recipe(scratch / f"{run.name}.py"), seed=0): run for run in reversed(runs)}
         for run in reversed(recipes.values()):  # the first run of each recipe, whatever its seed
             data = ["--data", run.data]

@@ -19,7 +19,7 @@ from trainer.distributed.parent import end_process
 from trainer.errors import UserError
 
 
-def run_rank(submission: Submission, index: int, words: list[str], preflight: bool = False) -> NoReturn:
+def run_rank(submission: Submission, index: int, argv: list[str], preflight: bool = False) -> NoReturn:
     """Runs python -m trainer WORDS in this process, records its exit code and ends the process at once.
 
     With 0 after a signal, when everything is saved: any other code would have the peers killed while they end.
@@ -30,9 +30,9 @@ def run_rank(submission: Submission, index: int, words: list[str], preflight: bo
     try:
         from trainer.__main__ import main
 
-        code = quick(words) if preflight else 0
+        code = quick(argv) if preflight else 0
         if code == 0:
-            code = main(words)
+            code = main(argv)
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
     except BaseException:

@@ -45,7 +45,7 @@ class Run:
     names_a_file: bool = False
     """whether the training compares a file, of its initial weights or its teacher, with that of its earlier starts"""
 
-    def words(self, recipe_file: Path) -> list[str]:
+    def argv(self, recipe_file: Path) -> list[str]:
         """The arguments of python -m trainer."""
         return ["train", str(recipe_file), *self.options]
 

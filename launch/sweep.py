@@ -23,8 +23,8 @@ class Value(NamedTuple):
     """as on the command line, with underscores: optimizer.weight_decay"""
     text: str
 
-    def words(self) -> list[str]:
-        """What python -m trainer train takes: a flag for True and False, several words for a tuple."""
+    def argv(self) -> list[str]:
+        """The arguments of python -m trainer train: a flag for True and False, several words for a tuple."""
         path, _, last = self.setting.replace("_", "-").rpartition(".")
         prefix = f"--{path}." if path else "--"
         if self.text.lower() in _FLAGS:
@@ -38,8 +38,7 @@ class Value(NamedTuple):
 def combinations(vary: tuple[str, ...], given: list[str]) -> list[tuple[Value, ...]]:
     """One tuple of values for each run; one empty tuple where nothing varies. The last setting changes fastest.
 
-    `given`: the words of the job. Raises UserError for what is not SETTING=VALUE,VALUE and for a setting that is set
-    twice.
+    `given`: the job's arguments. Raises UserError for what is not SETTING=VALUE,VALUE, or sets a setting twice.
     """
     settings = [_values(text) for text in vary]
     names = [values[0].setting for values in settings]
@@ -79,9 +78,9 @@ def _values(text: str) -> list[Value]:
     return [Value(setting.replace("-", "_"), value) for value in values]
 
 
-def settings_of(words: Sequence[str]) -> set[str]:
-    """What these words set, with underscores: --timeout_minutes=60 and --timeout-minutes 60 -> timeout_minutes"""
-    return {_setting(word) for word in words if word.startswith("--")}
+def settings_of(argv: Sequence[str]) -> set[str]:
+    """The settings in `argv`, with underscores: --timeout_minutes=60 and --timeout-minutes 60 -> timeout_minutes."""
+    return {_setting(word) for word in argv if word.startswith("--")}
 
 
 def _setting(word: str) -> str:

@@ -57,7 +57,7 @@ class Local:
         local_runs = LocalRuns(
             submission=submission.folder,
             processes=processes,
-            words=tuple(tuple(run.words(submission.recipe_file(run))) for run in runs),
+            argv=tuple(tuple(run.argv(submission.recipe_file(run))) for run in runs),
             gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
             background=options.background,
         )
@@ -121,11 +121,11 @@ class Local:
     def answers(self) -> bool:
         return True
 
-    def run(self, options: ProcessSettings, module: str, words: list[str]) -> int:
+    def run(self, options: ProcessSettings, module: str, argv: list[str]) -> int:
         layout = layout_of(options)
         if layout.nodes > 1:
             raise UserError(f"--nodes {layout.nodes}, but this is one machine and no Slurm answers here (sinfo)")
-        return torchrun(layout.processes, ["-m", module, *words], run_id=module).code
+        return torchrun(layout.processes, ["-m", module, *argv], run_id=module).code
 
 
 def _gpus() -> int:

@@ -24,7 +24,7 @@ class LocalRuns:
 
     submission: Path
     processes: int
-    words: tuple[tuple[str, ...], ...]
+    argv: tuple[tuple[str, ...], ...]
     gpus: str | None
     """CUDA_VISIBLE_DEVICES at submission; None: it was not set"""
     background: bool = False
@@ -44,10 +44,10 @@ class LocalRuns:
         os.environ["PYTHONSAFEPATH"] = "1"  # the copy of the code, not that of the folder this was started in
         with runs_here(submission):
             first_code = 0
-            for index, words in enumerate(self.words):
+            for index, argv in enumerate(self.argv):
                 if self.background and index:
                     patiently(partial(_write_to, own_log(submission, index)))
-                code = self._run(submission, index, words)
+                code = self._run(submission, index, argv)
                 first_code = first_code or code
                 if code > 128:
                     break
@@ -55,17 +55,17 @@ class LocalRuns:
 
     def _end(self, submission: Submission, index: int, number: int, ended: Ended) -> attempt.RestartDecision:
         """A signal to this process is the user's; one to its ranks alone is not."""
-        ending = attempt.Ending(summary=ended.words, failed=ended.code != 0)
+        ending = attempt.Ending(summary=ended.summary, failed=ended.code != 0)
         if submission.is_cancelled(index):
-            ending = attempt.Ending(summary=ended.words, by_user=attempt.CANCELLED)
+            ending = attempt.Ending(summary=ended.summary, by_user=attempt.CANCELLED)
         elif ended.signal is not None and ended.signal != signal.SIGUSR2:
-            ending = attempt.Ending(summary=ended.words, by_user=ended.words, sent=ended.signal)
+            ending = attempt.Ending(summary=ended.summary, by_user=ended.summary, sent=ended.signal)
         return attempt.end(submission, index, number, ending)
 
-    def _run(self, submission: Submission, index: int, words: tuple[str, ...]) -> int:
+    def _run(self, submission: Submission, index: int, argv: tuple[str, ...]) -> int:
         for number in itertools.count():
             patiently(partial(attempt.begin, submission, index, number, socket.gethostname()))
-            entry = ["-u", "-m", "launch.rank", str(submission.folder), str(index), str(number), *words]
+            entry = ["-u", "-m", "launch.rank", str(submission.folder), str(index), str(number), *argv]
             if self.background:
                 print(start_line(number), flush=True)
             elif sys.stderr.isatty():  # the processes are silent while they import torch

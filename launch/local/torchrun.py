@@ -23,7 +23,7 @@ _PATIENCE = "600"  # s that it waits, after a signal, for the processes to save
 class Ended:
     """How the processes ended."""
 
-    words: str = "ended"
+    summary: str = "ended"
     code: int = 0
     """exit code of the process that failed first; negative after a signal; 0 if none failed"""
     signal: Signals | None = None
@@ -54,13 +54,13 @@ def torchrun(processes: int, entry: list[str], run_id: str) -> Ended:
     try:
         elastic_launch(config, sys.executable)(*entry)
     except SignalException as error:
-        return Ended(words=f"stopped by {error.sigval.name}", signal=error.sigval)
+        return Ended(summary=f"stopped by {error.sigval.name}", signal=error.sigval)
     except ChildFailedError as error:
         rank, code = first_failure(
             {rank: (failure.timestamp, failure.exitcode) for rank, failure in error.failures.items()}
         )
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
-        return Ended(words=f"rank {rank} {how}", code=code)
+        return Ended(summary=f"rank {rank} {how}", code=code)
     finally:
         for number, handler in before.items():  # it leaves its own ones, which raise
             signal.signal(number, handler)

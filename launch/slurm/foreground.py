@@ -14,16 +14,16 @@ from trainer.errors import UserError
 _OPTIONS = ("partition", "account", "qos", "constraint", "mem", "exclude", "nodelist", "reservation")
 
 
-def run(options: ProcessSettings, module: str, words: list[str]) -> int:
-    """Runs `python -m MODULE WORDS` on every process and returns srun's exit code. Raises UserError without srun."""
-    command = _command(options, module, words)
+def run(options: ProcessSettings, module: str, argv: list[str]) -> int:
+    """Runs `python -m MODULE ARGV` on every process and returns srun's exit code. Raises UserError without srun."""
+    command = _command(options, module, argv)
     try:
         return subprocess.run(command).returncode
     except OSError as error:
         raise UserError(f"{command[0]} cannot be run: {error.strerror}") from error
 
 
-def _command(options: ProcessSettings, module: str, words: list[str]) -> list[str]:
+def _command(options: ProcessSettings, module: str, argv: list[str]) -> list[str]:
     """srun; with setup lines, an allocation whose first node runs them once and then srun, as a job's script does."""
     layout = layout_of(options)
     processes = _flags(
@@ -44,7 +44,7 @@ def _command(options: ProcessSettings, module: str, words: list[str]) -> list[st
     )
     # All of them find the faults and exit with 1: the first to do so must not have the others killed at once.
     ends = ["--kill-on-bad-exit=0", "--wait=15"]
-    each = [*options.srun, "bash", "-c", _script(options, module, words)]
+    each = [*options.srun, "bash", "-c", _script(options, module, argv)]
     if not options.setup:
         return ["srun", *ends, *processes, *job, *each]
     script = "\n".join([*options.setup, shlex.join(["srun", *ends, *processes, *each])])
@@ -58,7 +58,7 @@ def _flags(given: Mapping[str, object]) -> list[str]:
     return [f"--{name}={value}" for name, value in given.items() if value is not None]
 
 
-def _script(options: ProcessSettings, module: str, words: list[str]) -> str:
+def _script(options: ProcessSettings, module: str, argv: list[str]) -> str:
     """For each process, which finds the first node's address for itself."""
     python = " ".join(filter(None, [options.container, shlex.quote(options.python or sys.executable)]))
     here = Path(__file__).parent.parent.parent
@@ -67,6 +67,6 @@ def _script(options: ProcessSettings, module: str, words: list[str]) -> str:
         'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
         "export MASTER_ADDR=$(scontrol show node \"$first\" | sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/p')",
         "export MASTER_PORT=$((10000 + SLURM_JOB_ID * 7919 % 22000))",
-        f"exec {python} -m {module} {shlex.join(words)}",
+        f"exec {python} -m {module} {shlex.join(argv)}",
     ]
     return "\n".join(lines)

@@ -92,9 +92,9 @@ class Slurm:
     def answers(self) -> bool:
         return has_slurm()
 
-    def run(self, options: ProcessSettings, module: str, words: list[str]) -> int:
+    def run(self, options: ProcessSettings, module: str, argv: list[str]) -> int:
         few = replace(resolved(options), cpus_per_task=options.cpus_per_task)  # a check need not wait for all CPUs
-        return foreground.run(few, module, words)
+        return foreground.run(few, module, argv)
 
 
 def _slurm_processes(
@@ -104,7 +104,7 @@ def _slurm_processes(
         SlurmProcess(
             submission=submission.folder,
             index=index,
-            words=tuple(run.words(submission.recipe_file(run))),
+            argv=tuple(run.argv(submission.recipe_file(run))),
             preflight=options.preflight and layout.nodes > 1,
         )
         for index, run in enumerate(runs)

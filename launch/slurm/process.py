@@ -18,7 +18,7 @@ class SlurmProcess:
 
     submission: Path
     index: int
-    words: tuple[str, ...]
+    argv: tuple[str, ...]
     """of python -m trainer"""
     preflight: bool
 
@@ -30,10 +30,10 @@ class SlurmProcess:
         variables, cpus = of_slurm(os.environ)
         os.environ.update(variables)
         print(start_line(int(variables["TORCHELASTIC_RESTART_COUNT"])), flush=True)
-        words = list(self.words)
-        if "--workers" not in words and _may_use_more(cpus, int(variables["LOCAL_WORLD_SIZE"])):
-            words += ["--workers", str(default_workers(cpus))]
-        run_rank(Submission(self.submission), self.index, words, self.preflight)
+        argv = list(self.argv)
+        if "--workers" not in argv and _may_use_more(cpus, int(variables["LOCAL_WORLD_SIZE"])):
+            argv += ["--workers", str(default_workers(cpus))]
+        run_rank(Submission(self.submission), self.index, argv, self.preflight)
 
 
 def _may_use_more(cpus: int, processes: int) -> bool:

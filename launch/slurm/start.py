@@ -28,9 +28,9 @@ from trainer.errors import UserError
 _GOING_DOWN = {"stopping", "DOWN", "NOT_RESPONDING", "*", "POWERING_DOWN", "POWER_DOWN", "REBOOT_ISSUED", "FAIL"}
 
 
-def main(words: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Prints the answer, and messages to stderr. Returns 1, without an answer, where the disk cannot be written."""
-    what, submission = words[0], Submission(Path(words[1]))
+    what, submission = argv[0], Submission(Path(argv[1]))
     index = int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))
     number = int(os.environ.get("SLURM_RESTART_COUNT", 0))
     try:
@@ -38,9 +38,9 @@ def main(words: list[str]) -> int:
             port = attempt.free_port(int(os.environ["SLURM_JOB_ID"]) * 100 + number)
             nodes = os.environ["SLURM_JOB_NODELIST"]
             attempt.begin(submission, index, number, nodes, port)
-            print(f"meet {words[2]}:{port}")
+            print(f"meet {argv[2]}:{port}")
             return 0
-        code, signalled, shown, machine = words[2:6]
+        code, signalled, shown, machine = argv[2:6]
         cancelled = submission.is_cancelled(index)
         ending = ending_of(shown, code, bool(signalled), number, cancelled=cancelled, machine=machine)
         decision = attempt.end(submission, index, number, ending)

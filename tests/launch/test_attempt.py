@@ -331,7 +331,7 @@ def test_slurm_process_finds_its_loader_threads_out_unless_it_may_use_cpus_of_ot
     monkeypatch.setattr(process, "run_rank", lambda _submission, _index, words, _preflight: ran.append(words))
     monkeypatch.setattr(process, "signal", MagicMock())
     with patch.dict(os.environ, {f"SLURM_{name}": value for name, value in slurm.items()}):
-        process.SlurmProcess(submission=tmp_path, index=0, words=("train", *given), preflight=False)()
+        process.SlurmProcess(submission=tmp_path, index=0, argv=("train", *given), preflight=False)()
     assert ran == [["train", *given, *added]]
 
 

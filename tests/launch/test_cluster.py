@@ -51,7 +51,7 @@ class Tiny:
         )
         submission.point(runs)
         for index, run in enumerate(runs):
-            words = run.words(submission.recipe_file(run))
+            words = run.argv(submission.recipe_file(run))
             (submission.logs / f"{index}.txt").write_text(f"started {' '.join(words)}\n")
         return lambda: 0
 
@@ -72,8 +72,8 @@ class Tiny:
     def answers(self) -> bool:
         return True
 
-    def run(self, options: ProcessSettings, module: str, words: list[str]) -> int:
-        print(f"tiny runs {module} {words[0]}")
+    def run(self, options: ProcessSettings, module: str, argv: list[str]) -> int:
+        print(f"tiny runs {module} {argv[0]}")
         return 0
 
 

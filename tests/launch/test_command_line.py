@@ -22,7 +22,7 @@ from launch.slurm import launch as slurm
 from launch.slurm.launch import Slurm
 from launch.slurm.settings import SlurmSettings
 from launch.slurm.time import minutes_of
-from trainer.cli.parse import parse_train, train_words
+from trainer.cli.parse import parse_train, train_argv
 from trainer.errors import UserError
 from trainer.recipe_file import load_recipe, recipe_source
 
@@ -237,8 +237,8 @@ def test_launch_words_of_the_job_are_read_back_as_they_were() -> None:
         "resnet20_digits --data synthetic:64 --run-dir r --no-pictures --compile --workers 3 --checkpoint-minutes 2.5"
     )
     _, settings = parse_train(words.split())
-    assert "--no-pictures" in train_words(settings)
-    assert parse_train(["resnet20_digits", *train_words(settings)])[1] == settings
+    assert "--no-pictures" in train_argv(settings)
+    assert parse_train(["resnet20_digits", *train_argv(settings)])[1] == settings
 
 
 @pytest.mark.slow

@@ -239,7 +239,7 @@ def test_local_signal_ends_the_runs_that_follow_and_the_first_code_is_the_groups
 ) -> None:
     """Of four runs the first finishes, the second has wrong input, and Ctrl-C ends the third."""
     launched, began = group_of("abcd", tmp_path, background=False), list[int]()
-    ends = [(0, Ended()), (2, Ended(words="rank 0 ended with 2", code=2)), (130, Ended(signal=signal.SIGINT))]
+    ends = [(0, Ended()), (2, Ended(summary="rank 0 ended with 2", code=2)), (130, Ended(signal=signal.SIGINT))]
 
     def torchrun(processes: int, entry: list[str], run_id: str) -> Ended:
         index = int(entry[4])
@@ -252,7 +252,7 @@ def test_local_signal_ends_the_runs_that_follow_and_the_first_code_is_the_groups
     monkeypatch.setenv("PYTHONPATH", "")
     monkeypatch.setenv("PYTHONSAFEPATH", "")
     words = (("one",), ("two",), ("three",), ("four",))
-    group = runs.LocalRuns(submission=launched.folder, processes=1, words=words, gpus=None)
+    group = runs.LocalRuns(submission=launched.folder, processes=1, argv=words, gpus=None)
     assert (group.run(), began) == (2, [0, 1, 2])
 
 
@@ -267,7 +267,7 @@ def test_local_group_in_the_background_has_a_log_for_each_run(
     def torchrun(processes: int, entry: list[str], run_id: str) -> Ended:
         os.write(2, f"error: {entry[-1]} is wrong\n".encode())
         note_rank(launched, int(entry[4]), 0, 0, 2)
-        return Ended(words="rank 0 ended with 2", code=2)
+        return Ended(summary="rank 0 ended with 2", code=2)
 
     monkeypatch.setattr(runs, "torchrun", torchrun)
     monkeypatch.setenv("PYTHONPATH", "")
@@ -275,7 +275,7 @@ def test_local_group_in_the_background_has_a_log_for_each_run(
     saved = [os.dup(number) for number in (1, 2)]
     try:
         group = runs.LocalRuns(
-            submission=launched.folder, processes=1, words=(("one",), ("two",)), gpus=None, background=True
+            submission=launched.folder, processes=1, argv=(("one",), ("two",)), gpus=None, background=True
         )
         assert group.run() == 2
     finally:

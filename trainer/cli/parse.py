@@ -42,20 +42,20 @@ _NARROWEST = 40  # columns: tyro does not return in a window of four
 _IDENTITY = ("name", "dataset", "published")  # fields of a recipe that the command line cannot change
 
 
-def parse_with_recipe(options: type[T], words: Sequence[str], command: str) -> tuple[Recipe, T]:
+def parse_with_recipe(options: type[T], argv: Sequence[str], command: str) -> tuple[Recipe, T]:
     """Parses `RECIPE OPTIONS [--optimizer.lr 1.6 ...]` into the resolved recipe and the command's options."""
     usage = f"python -m trainer {command} RECIPE"
-    if not words:
+    if not argv:
         raise UserError(f"which recipe? {usage} ... ({known_recipes()})")
-    if words[0] in ("-h", "--help"):
+    if argv[0] in ("-h", "--help"):
         parse(options, ["--help"], f"{command} RECIPE", _recipe_help(options))
-    if words[0].startswith("-"):
-        network = words[1] if len(words) > 1 and words[0] in ("-a", "--arch", "--model", "-m") else None
+    if argv[0].startswith("-"):
+        network = argv[1] if len(argv) > 1 and argv[0] in ("-a", "--arch", "--model", "-m") else None
         if network and (hint := suggestions.for_unknown_recipe(network, recipe_names())):
             raise UserError(f"the recipe comes first: {usage} ... For {one_line(network)}: {hint}")
-        raise UserError(f"the recipe comes first: {usage} {words[0]} ... ({known_recipes()})")
-    recipe = load_recipe(words[0])
-    if recipe.fine_tuning is None and any(re.match("--fine[-_]tuning[.]", word) for word in words):
+        raise UserError(f"the recipe comes first: {usage} {argv[0]} ... ({known_recipes()})")
+    recipe = load_recipe(argv[0])
+    if recipe.fine_tuning is None and any(re.match("--fine[-_]tuning[.]", word) for word in argv):
         recipe = replace(recipe, fine_tuning=FineTuning())  # its values can be given to any recipe
     hidden = [(name, Annotated[Any, tyro.conf.Suppress], getattr(recipe, name)) for name in _IDENTITY]
     # tyro makes options of dataclasses, so two are built here: the recipe's without its identity, and one with both.
@@ -70,25 +70,25 @@ def parse_with_recipe(options: type[T], words: Sequence[str], command: str) -> t
         kw_only=True,
     )
     try:
-        parsed: Any = parse(both, words[1:], f"{command} {words[0]}", options.__doc__)
+        parsed: Any = parse(both, argv[1:], f"{command} {argv[0]}", options.__doc__)
     except UserError as error:
         unknown = _unrecognized(str(error))
-        if answers := suggestions.for_unknown_options(unknown, words[0], recipe):
+        if answers := suggestions.for_unknown_options(unknown, argv[0], recipe):
             raise UserError(f"Unrecognized options: {', '.join(unknown)}. {'. '.join(answers)}") from error
-        if len(words) > 1 and not words[1].startswith("-") and "--data" in str(error):
+        if len(argv) > 1 and not argv[1].startswith("-") and "--data" in str(error):
             raise UserError(
-                f"{one_line(words[1])!r} needs an option before it: did you mean --data {words[1]}? {error}"
+                f"{one_line(argv[1])!r} needs an option before it: did you mean --data {argv[1]}? {error}"
             ) from error
         raise
     return Recipe(**_shallow(parsed.recipe)), parsed.settings
 
 
-def parse_train(words: Sequence[str], processes: int | None = None) -> tuple[Recipe, TrainSettings]:
+def parse_train(argv: Sequence[str], processes: int | None = None) -> tuple[Recipe, TrainSettings]:
     """Parses `RECIPE --data DIR --run-dir DIR [--optimizer.lr 1.6 ...]`.
 
     Raises UserError for a mistake, and if the recipe's batch cannot be divided over this number of `processes`.
     """
-    recipe, settings = parse_with_recipe(TrainSettings, words, "train")
+    recipe, settings = parse_with_recipe(TrainSettings, argv, "train")
     for name in settings.hparams:
         if name not in settings_of(recipe):
             raise UserError(f"--hparams {name}: {recipe.name} has no setting of this name, such as optimizer.lr")
@@ -100,26 +100,26 @@ def parse_train(words: Sequence[str], processes: int | None = None) -> tuple[Rec
     return recipe, settings
 
 
-def train_words(settings: TrainSettings) -> list[str]:
+def train_argv(settings: TrainSettings) -> list[str]:
     """The inverse of parse_train: the options for these settings, without those that have their defaults."""
-    words = []
+    argv = []
     for field in fields(TrainSettings):
         value = getattr(settings, field.name)
         option = field.name.replace("_", "-")
         if value == field.default:
             continue
         if isinstance(value, bool):
-            words.append(f"--{option}" if value else f"--no-{option}")
+            argv.append(f"--{option}" if value else f"--no-{option}")
         else:
-            words += [f"--{option}", *map(str, value if isinstance(value, tuple) else [value])]
-    return words
+            argv += [f"--{option}", *map(str, value if isinstance(value, tuple) else [value])]
+    return argv
 
 
-def parse_prepare(words: Sequence[str]) -> Prepare:
+def parse_prepare(argv: Sequence[str]) -> Prepare:
     """Parses `folder SRC --out DIR [--max-resolution 400 ...]`: what to convert, and how."""
     from trainer.data.sources.kinds import KINDS, default_options
 
-    kind = words[0] if words else ""
+    kind = argv[0] if argv else ""
     usage = " | ".join(f"{name} {known.argument}".strip() for name, known in KINDS.items())
     if kind in ("-h", "--help"):
         print(f"usage: python -m trainer prepare {usage}  --out DIR, or adopt FILE ...; add --help for options")
@@ -127,7 +127,7 @@ def parse_prepare(words: Sequence[str]) -> Prepare:
     if kind not in KINDS:
         which = f"not {kind!r}" if kind else "and the kind comes first"
         raise UserError(f"prepare converts {', '.join(KINDS)}, {which}: use python -m trainer prepare folder SRC")
-    defaults = default_options(kind, words[1:])
+    defaults = default_options(kind, argv[1:])
     fixed = tyro.conf.Fixed, tyro.conf.SuppressFixed
     left_out = [(name, Annotated[Any, *fixed], getattr(defaults, name)) for name in KINDS[kind].without]
     known = make_dataclass("Options", left_out, bases=(type(defaults),), frozen=True, kw_only=True)
@@ -139,7 +139,7 @@ def parse_prepare(words: Sequence[str]) -> Prepare:
         argument = tyro.conf.arg(help=KINDS[kind].help, metavar=KINDS[kind].argument, help_behavior_hint="(required)")
         options.insert(0, ("source", Annotated[KINDS[kind].type, tyro.conf.Positional, argument]))
     prepare = make_dataclass("Prepare", options, kw_only=True)
-    parsed: Any = parse(prepare, words[1:], f"prepare {kind}", f"Convert {KINDS[kind].images} to .beton files.")
+    parsed: Any = parse(prepare, argv[1:], f"prepare {kind}", f"Convert {KINDS[kind].images} to .beton files.")
     source = getattr(parsed, "source", None)
     if source == ():  # tyro takes none for an answer
         raise UserError(f"Missing from python -m trainer prepare {kind}: {KINDS[kind].argument} {KINDS[kind].help}")
@@ -148,7 +148,7 @@ def parse_prepare(words: Sequence[str]) -> Prepare:
 
 def parse(
     options: type[T],
-    words: Sequence[str],
+    argv: Sequence[str],
     command: str,
     description: str | None = None,
     *,
@@ -159,13 +159,13 @@ def parse(
 
     `may_be_empty`: the options that take an empty word, such as --setup.
     """
-    _refuse_empty(words, command, may_be_empty)
+    _refuse_empty(argv, command, may_be_empty)
     printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(printed), _wide_enough(), _lines_joined(words):
+        with contextlib.redirect_stderr(printed), _wide_enough(), _lines_joined(argv):
             return tyro.cli(
                 options,
-                args=list(words),
+                args=list(argv),
                 prog=f"python -m {program} {command}",
                 description=description or options.__doc__,
                 config=(tyro.conf.AvoidSubcommands,),
@@ -178,12 +178,12 @@ def parse(
         raise
 
 
-def _refuse_empty(words: Sequence[str], command: str, allowed: Collection[str]) -> None:
+def _refuse_empty(argv: Sequence[str], command: str, allowed: Collection[str]) -> None:
     """Raises UserError for a word like "$RUN" where RUN is unset: as a path it would mean the current folder."""
-    for place, word in enumerate(words):
+    for place, word in enumerate(argv):
         before, equals, value = word.partition("=")
         if not word:
-            before = words[place - 1] if place else command
+            before = argv[place - 1] if place else command
         elif value or not (equals and word.startswith("-")):
             continue
         if before.replace("_", "-") not in allowed:
@@ -207,13 +207,13 @@ def _wide_enough() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _lines_joined(words: Sequence[str]) -> Iterator[None]:
+def _lines_joined(argv: Sequence[str]) -> Iterator[None]:
     """Help texts have no line breaks but those between paragraphs.
 
     docstring_parser, which tyro asks for the docstring of a field, keeps the indentation of its lines
     (docstring_parser 0.18, attrdoc.py), and tyro keeps the breaks before indented lines.
     """
-    if not {"-h", "--help"} & set(words):
+    if not {"-h", "--help"} & set(argv):
         yield
         return
     from docstring_parser import attrdoc

@@ -107,10 +107,10 @@ def for_unknown_part(name: str) -> str:
     return f"trainer.recipe has no {name}. The parts of a recipe are {listed}"
 
 
-def for_unknown_options(words: list[str], name: str, recipe: Recipe) -> list[str]:
+def for_unknown_options(unknown: list[str], name: str, recipe: Recipe) -> list[str]:
     """What to do instead of these options, which `train NAME` does not have."""
     answers = []
-    for word, following in zip_longest(words, words[1:], fillvalue=""):
+    for word, following in zip_longest(unknown, unknown[1:], fillvalue=""):
         option, _, given = word.partition("=")
         if answer := _for_part(option, given or following, name, recipe) or peer_options.answer(option):
             answers.append(f"Instead of {option}: {answer}")

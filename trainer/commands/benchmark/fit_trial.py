@@ -23,9 +23,9 @@ _NO_MEMORY = re.compile(rf"{OUT_OF_MEMORY}|could not (create|execute) a|can't st
 _FLOAT = 4  # bytes
 
 
-def main(words: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Runs the trial and returns the exit code."""
-    recipe, device = load_recipe(words[0]), choose_device(words[1])
+    recipe, device = load_recipe(argv[0]), choose_device(argv[1])
     try:
         if device.type == "cpu":
             limit_data(free_bytes())

@@ -49,12 +49,12 @@ def export(settings: ExportSettings) -> None:
     run = Run(settings.run_dir)
     weights = run_weights(run, settings.checkpoint)
     (trained, network), recipe = weights.networks[0], weights.recipe
-    words = trained.text()
+    description = trained.text()
     out = _place(run, recipe, settings)
     name = torchvision_name(recipe) if settings.to == "torchvision" else ""
     model = load_network(weights, network, recipe.num_classes, torch.device("cpu"))
     model = model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-    about = _about(weights, words)
+    about = _about(weights, description)
     try:
         with (atomic_folder if settings.to == "timm" else atomic_write)(out) as partial:
             match settings.to:
@@ -62,7 +62,7 @@ def export(settings: ExportSettings) -> None:
                     partial.write_bytes(saved(model.state_dict()))
                     checked = _check_torchvision(model, recipe, partial, name)
                 case "timm":
-                    checked = _write_timm(model, weights, words, about, partial)
+                    checked = _write_timm(model, weights, description, about, partial)
                 case "safetensors":
                     _save_tensors(model.state_dict(), about, partial)
                     checked = _check_safetensors(model, about, partial)
@@ -74,16 +74,16 @@ def export(settings: ExportSettings) -> None:
                     checked = _check_program(model, recipe, partial)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror or first_line(error)}") from error
-    _print_report(recipe, settings, words, checked, out)
+    _print_report(recipe, settings, description, checked, out)
 
 
-def _print_report(recipe: Recipe, settings: ExportSettings, words: str, checked: str, out: Path) -> None:
+def _print_report(recipe: Recipe, settings: ExportSettings, description: str, checked: str, out: Path) -> None:
     """Prints what was written, and what its user has to know."""
     where = "config.json has this" if settings.to == "timm" else "this is NOT in the file"
     tensors = out / TENSORS if settings.to == "timm" else out
     named = [
         ("recipe", recipe.name),
-        ("weights", words.removeprefix("weights ")),
+        ("weights", description.removeprefix("weights ")),
         ("checked", checked),
         ("input", f"RGB in [0, 1], minus mean {recipe.mean}, divided by std {recipe.std}: {where}"),
         ("protocol", describe_crop(recipe.eval_crop)),
@@ -138,14 +138,14 @@ def _place(run: Run, recipe: Recipe, settings: ExportSettings) -> Path:
     return settings.out
 
 
-def _about(weights: Weights, words: str) -> dict[str, str]:
+def _about(weights: Weights, description: str) -> dict[str, str]:
     """Metadata for file formats that hold some; values other than text are JSON."""
     recipe = weights.recipe
     return {
         "format": "pt",  # what safetensors files of PyTorch's tensors say
         "recipe": recipe.name,
         "model": json.dumps({"kind": type(recipe.model).__name__, **asdict(recipe.model)}),
-        "weights": words,
+        "weights": description,
         "checkpoint": f"sha256:{weights.sha256}",
         "eval_crop": json.dumps(asdict(recipe.eval_crop)),
         "mean": json.dumps(recipe.mean),
@@ -201,11 +201,11 @@ def _check_onnx(model: nn.Module, recipe: Recipe, file: Path) -> str:
     )
 
 
-def _write_timm(model: nn.Module, weights: Weights, words: str, about: dict[str, str], folder: Path) -> str:
+def _write_timm(model: nn.Module, weights: Weights, description: str, about: dict[str, str], folder: Path) -> str:
     recipe = weights.recipe
     name, theirs = timm_network(model, recipe, lambda ours, other: not _difference(ours, other, recipe) <= SAME)
     _save_tensors(model.state_dict(), about, folder / TENSORS)
-    write_config(theirs, weights, words, folder / CONFIG)
+    write_config(theirs, weights, description, folder / CONFIG)
     difference = _difference(model, load_folder(folder, weights), recipe)
     _require(difference, SAME, f"timm's {name}")
     return (

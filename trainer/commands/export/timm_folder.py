@@ -54,7 +54,7 @@ def timm_network(
     raise UserError(f"timm has no network like that of {recipe.name}: use --to safetensors or torch-export")
 
 
-def write_config(theirs: nn.Module, weights: Weights, words: str, file: Path) -> None:
+def write_config(theirs: nn.Module, weights: Weights, description: str, file: Path) -> None:
     """Writes config.json for timm's network: how to build it, its classes, and how the evaluation reads images."""
     recipe, crop = weights.recipe, weights.recipe.eval_crop
     original: Any = theirs.pretrained_cfg  # of the library's own weights: only what describes the network is kept
@@ -70,7 +70,7 @@ def write_config(theirs: nn.Module, weights: Weights, words: str, file: Path) ->
             "mean": recipe.mean,
             "std": recipe.std,
             "tag": "local",
-            "description": f"{recipe.name}: {words}",
+            "description": f"{recipe.name}: {description}",
         },
     }
     if weights.classes:

@@ -61,8 +61,8 @@ KINDS = {
 }  # fmt: skip
 
 
-def default_options(kind: str, words: Sequence[str]) -> PrepareOptions:
-    """The options' defaults; for torchvision's data sets they depend on NAME, the first of the words."""
-    if kind == "torchvision" and words and words[0] in torchvision_set.SMALL:
+def default_options(kind: str, argv: Sequence[str]) -> PrepareOptions:
+    """The options' defaults; for torchvision's data sets they depend on NAME, the first argument."""
+    if kind == "torchvision" and argv and argv[0] in torchvision_set.SMALL:
         return torchvision_set.TorchvisionOptions(write_mode="raw")
     return KINDS[kind].options
