@@ -106,7 +106,7 @@ DATA_FORMAT = [
     ),
     Edit(
         "trainer/data/formats.py",
-        "Found = Synthetic | ",
+        "DataFormat = Synthetic | ",
         "@dataclass(frozen=True)\nclass Arrays:\n    file: Path\n\n\n",
     ),
     Edit("trainer/data/formats.py", "Beton | WebDataset | ClassFolders", "Arrays | "),

@@ -127,10 +127,10 @@ def _train(argv: list[str]) -> int:
         print(note)
         return 0
     if alone:
-        from trainer.data.formats import find
+        from trainer.data.formats import find_split
 
-        find(options.data, "train")  # what is missing is an error that need not wait for torch
-        find(options.data, "val")
+        find_split(options.data, "train")  # what is missing is an error that need not wait for torch
+        find_split(options.data, "val")
     announce(f"{recipe.name} on {options.data} -> {options.run_dir}")
     from trainer.errors import Stopped
     from trainer.process import compile_cache

@@ -14,7 +14,7 @@ from torchvision.datasets import ImageFolder
 from tests.support.odd_images import CLASSES, class_folders, picture
 from tests.support.small_recipe import recipe as small
 from trainer.data.beton.prepare import PrepareOptions, prepare_folder
-from trainer.data.formats import find, open_dataset, open_source
+from trainer.data.formats import find_split, open_dataset, open_source
 from trainer.data.listing import class_order_of, list_class_folders, list_images, require_same_classes
 from trainer.distributed import process_group
 from trainer.errors import SharedError, UserError
@@ -199,12 +199,12 @@ def test_two_validation_folders_are_the_users_choice(tmp_path: Path) -> None:
     class_folders(tmp_path / "more")
     (tmp_path / "more" / "val").rename(tmp_path / "valid")
     with pytest.raises(UserError, match=r"has val and valid: which are the val images\? Rename or move the other"):
-        find(str(tmp_path), "val")
+        find_split(str(tmp_path), "val")
     (tmp_path / "valid").rename(tmp_path / "unused")
-    assert find(str(tmp_path), "val")
+    assert find_split(str(tmp_path), "val")
 
 
 def test_one_validation_folder_with_two_names_by_a_link_is_no_choice(tmp_path: Path) -> None:
     class_folders(tmp_path)
     os.symlink("val", tmp_path / "valid")
-    assert find(str(tmp_path), "val")
+    assert find_split(str(tmp_path), "val")

@@ -15,7 +15,7 @@ from tests.support.processes import weights
 from trainer.__main__ import main
 from trainer.data.contents import Stored
 from trainer.data.crop import eval_view, train_view
-from trainer.data.formats import Beton, ClassFolders, WebDataset, find, find_dataset, open_dataset, open_source
+from trainer.data.formats import Beton, ClassFolders, WebDataset, find_dataset, find_split, open_dataset, open_source
 from trainer.data.image_folder import ImageFolderSource
 from trainer.data.loader import Loader
 from trainer.data.webdataset import WebDatasetSource
@@ -247,12 +247,12 @@ def test_find_takes_imagenets_downloads_for_no_shards(tmp_path: Path) -> None:
         "val/cat/0.jpg",
     )
     for split in ("train", "val"):
-        assert find(str(tmp_path), split) == find_dataset(str(tmp_path), split) == ClassFolders(tmp_path / split)
+        assert find_split(str(tmp_path), split) == find_dataset(str(tmp_path), split) == ClassFolders(tmp_path / split)
 
 
 def test_find_says_how_to_convert_imagenets_downloads(tmp_path: Path) -> None:
     touch(tmp_path, "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
-    for found in (find, find_dataset):
+    for found in (find_split, find_dataset):
         with pytest.raises(UserError, match=r"as they are downloaded: .* prepare imagenet .* --out DIR"):
             found(str(tmp_path), "train")
 
@@ -260,13 +260,13 @@ def test_find_says_how_to_convert_imagenets_downloads(tmp_path: Path) -> None:
 def test_find_takes_own_shards_of_imagenet_whatever_their_names_begin_with(tmp_path: Path) -> None:
     touch(tmp_path, "ILSVRC2012_img_train.tar", "ILSVRC2012_img_train-0.tar")
     shards = WebDataset((tmp_path / "ILSVRC2012_img_train-0.tar",))
-    assert find(str(tmp_path), "train") == find_dataset(str(tmp_path), "train") == shards
+    assert find_split(str(tmp_path), "train") == find_dataset(str(tmp_path), "train") == shards
 
 
 @pytest.mark.parametrize("other", ["train/cat/0.jpg", "train-0.tar"])
 def test_find_mixes_no_prepared_split_with_images_that_are_not(tmp_path: Path, other: str) -> None:
     touch(tmp_path, "val.beton", other)
-    for found in (find, find_dataset):
+    for found in (find_split, find_dataset):
         with pytest.raises(UserError, match=r"has val\.beton, but no train\.beton: was prepare interrupted"):
             found(str(tmp_path), "train")
         assert found(str(tmp_path), "val") == Beton(tmp_path / "val.beton")
@@ -274,20 +274,20 @@ def test_find_mixes_no_prepared_split_with_images_that_are_not(tmp_path: Path, o
 
 def test_find_prefers_beton_then_shards_then_class_folders(tmp_path: Path) -> None:
     everything = touch(tmp_path / "all", "train.beton", "train-0.tar", "train/0.tar", "train/cat/0.jpg")
-    assert find(str(everything), "train") == Beton(everything / "train.beton")
+    assert find_split(str(everything), "train") == Beton(everything / "train.beton")
     (everything / "train.beton").unlink()
-    assert find(str(everything), "train") == WebDataset((everything / "train-0.tar",))
+    assert find_split(str(everything), "train") == WebDataset((everything / "train-0.tar",))
     (everything / "train-0.tar").unlink()
-    assert find(str(everything), "train") == WebDataset((everything / "train" / "0.tar",))
+    assert find_split(str(everything), "train") == WebDataset((everything / "train" / "0.tar",))
     (everything / "train" / "0.tar").unlink()
-    assert find(str(everything), "train") == ClassFolders(everything / "train")
+    assert find_split(str(everything), "train") == ClassFolders(everything / "train")
 
 
 def test_find_tells_the_splits_of_shards_apart_by_whole_words(tmp_path: Path) -> None:
     names = ["imagenet1k-train-0001.tar", "imagenet1k-train-0000.tar", "imagenet1k-validation-00.tar", "trainer.tar"]
     folder = touch(tmp_path, *names, "test-0.tar")
-    assert find(str(folder), "train") == WebDataset((folder / names[1], folder / names[0]))
-    assert find(str(folder), "val") == WebDataset((folder / names[2],))
+    assert find_split(str(folder), "train") == WebDataset((folder / names[1], folder / names[0]))
+    assert find_split(str(folder), "val") == WebDataset((folder / names[2],))
 
 
 def test_find_anywhere_takes_one_shard_and_a_folder_of_shards(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def _of_checkpoint(
     held = {"average": content["average"], "model": content["model"]}
     if key is not None and not held.get(key):
         raise UserError(f"--weights-key {key}: {file} has weights at {', '.join(name for name in held if held[name])}")
-    at, data = Position.of(content["position"]), content["data"]
+    at, data = Position.from_dict(content["position"]), content["data"]
     init_weights = InitWeights.from_dict(content["init_weights"])
     mean = mean_of(content)
     of_run = of_run and (mean is None or mean["one_run"])

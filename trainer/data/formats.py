@@ -1,7 +1,7 @@
 """The data formats: what lies in a folder, and the Source that reads it. Nothing else tells formats apart.
 
-A new format is its own file with a Source, a class in Found that _in_folder returns, and a `case` in _open, which mypy
-asks for.
+A new format is its own file with a Source, a class in DataFormat that _in_folder returns, and a `case` in _open, which
+mypy asks for.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class ClassFolders:
     notes: tuple[str, ...] = field(default=(), compare=False)
 
 
-Found = Synthetic | Beton | WebDataset | ClassFolders
+DataFormat = Synthetic | Beton | WebDataset | ClassFolders
+"""where the images of one split lie, and in which format"""
 
 
 def open_source(
@@ -94,7 +95,7 @@ def open_split(
     class folders, None for that of `like`, the classes of weights, or text; other formats store their order. Raises
     UserError if there are no images, or if they are damaged.
     """
-    return _open(find(data, split), num_classes, resolution, check_content, class_order, like)
+    return _open(find_split(data, split), num_classes, resolution, check_content, class_order, like)
 
 
 def require_classes(source: Source, data: str, num_classes: int) -> None:
@@ -126,7 +127,7 @@ def open_dataset(
     return _open(find_dataset(data, split), num_classes, resolution, check_content, class_order, like)
 
 
-def find(data: str, split: Split) -> Found:
+def find_split(data: str, split: Split) -> DataFormat:
     """The split in the folder `data`: DATA/train.beton, then DATA/*train*.tar and DATA/train/*.tar, then the class
     folders below DATA/train/. Raises UserError if there is none of them."""
     if data.startswith(SYNTHETIC):
@@ -143,11 +144,11 @@ def find(data: str, split: Split) -> Found:
     )
 
 
-def find_dataset(data: str, split: Split) -> Found:
-    """As find, and also: a .beton file, a .tar shard, a folder of class folders, a folder of shards without splits."""
+def find_dataset(data: str, split: Split) -> DataFormat:
+    """As find_split, and also a .beton file, a .tar shard, or a folder of class folders or of shards without splits."""
     path = Path(data)
     if data.startswith(SYNTHETIC):
-        return find(data, split)
+        return find_split(data, split)
     if path.suffix in (".beton", ".ffcv") and not path.is_dir():
         return Beton(path)
     if path.suffix == ".tar" and path.is_file():
@@ -173,7 +174,7 @@ def find_dataset(data: str, split: Split) -> Found:
 
 def class_folders(data: Path, split: str) -> ClassFolders:
     """The class folders of a split, whatever else lies in `data`. Raises UserError if there are none."""
-    found: Found | None = _class_folders(data, split, FOLDERS[split])
+    found: DataFormat | None = _class_folders(data, split, FOLDERS[split])
     if found is None and split == "val" and (test := _class_folders(data, split, (TEST,))):
         found = _for_validation(test, data)
     if not isinstance(found, ClassFolders):
@@ -187,7 +188,7 @@ def beton_file(data: str, split: Split) -> Path | None:
     return found.file if isinstance(found, Beton) else None
 
 
-def _in_folder(folder: Path, split: str) -> Found | None:
+def _in_folder(folder: Path, split: str) -> DataFormat | None:
     for beton in (folder / f"{split}.beton", folder / f"{split}.ffcv"):
         if beton.exists():
             return Beton(beton)
@@ -198,7 +199,7 @@ def _in_folder(folder: Path, split: str) -> Found | None:
     return None
 
 
-def _unmixed(folder: Path, split: str) -> Found | None:
+def _unmixed(folder: Path, split: str) -> DataFormat | None:
     """What _in_folder finds. Raises UserError for class folders or shards where the other split was prepared: they may
     hold other images."""
     found = _in_folder(folder, split)
@@ -268,19 +269,19 @@ def _listed(split: str) -> str:
 
 
 def _open(
-    found: Found,
+    dataset: DataFormat,
     num_classes: int,
     resolution: int,
     check_content: bool,
     class_order: ClassOrder | None = None,
     like: Sequence[str] | None = None,
 ) -> Source:
-    if class_order and not isinstance(found, ClassFolders):
+    if class_order and not isinstance(dataset, ClassFolders):
         raise UserError(
-            f"--class-order {class_order} is for class folders, and this is a {type(found).__name__}, which stores its "
-            f"classes in their order: leave it out, or give it to python -m trainer prepare"
+            f"--class-order {class_order} is for class folders, and this is a {type(dataset).__name__}, which stores "
+            f"its classes in their order: leave it out, or give it to python -m trainer prepare"
         )
-    match found:
+    match dataset:
         case Synthetic(count):
             from trainer.data.synthetic import SyntheticSource
 
@@ -304,13 +305,13 @@ def open_beton(path: Path, check_content: bool) -> Source:
     return BetonSource(path, check_content)
 
 
-def read_contents(found: Found, *, most_opened: int) -> Contents:
+def read_contents(dataset: DataFormat, *, most_opened: int) -> Contents:
     """What a split holds, without decoding an image: see Source.contents."""
-    if isinstance(found, Beton):
+    if isinstance(dataset, Beton):
         from trainer.data.beton.index import read_contents as of_beton
 
-        return of_beton(found.file)
-    source = _open(found, num_classes=1, resolution=1, check_content=False)
+        return of_beton(dataset.file)
+    source = _open(dataset, num_classes=1, resolution=1, check_content=False)
     contents = source.contents(most_opened)
     source.close()
     return contents

@@ -26,15 +26,15 @@ class Position:
     best_top1: float = -1.0  # of the epochs evaluated so far, in %
 
     @classmethod
-    def of(cls, found: dict[str, Any]) -> Self:
-        """The position in a checkpoint. Raises UserError if its fields are others, or out of range."""
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Returns the position that a checkpoint holds. Raises UserError if its fields are others, or out of range."""
         names = [field.name for field in fields(cls)]
-        numbers = isinstance(found, dict) and all(type(value) in (int, float) for value in found.values())
-        if not numbers or [*found] != names or not 0 <= found["batch"] <= found["steps_per_epoch"]:
+        numbers = isinstance(values, dict) and all(type(value) in (int, float) for value in values.values())
+        if not numbers or [*values] != names or not 0 <= values["batch"] <= values["steps_per_epoch"]:
             raise UserError(
-                f"the checkpoint's position is {found!r:.100}, not numbers for {', '.join(names)}: {FOREIGN}"
+                f"the checkpoint's position is {values!r:.100}, not numbers for {', '.join(names)}: {FOREIGN}"
             )
-        return cls(**found)
+        return cls(**values)
 
     @property
     def step(self) -> int:
@@ -93,7 +93,7 @@ class TrainingState:
 
     def restore(self, content: TrainingContent) -> None:
         """Restores what save() returned. Raises UserError if it does not fit."""
-        for name, value in asdict(Position.of(content["position"])).items():
+        for name, value in asdict(Position.from_dict(content["position"])).items():
             setattr(self.position, name, value)
         try:
             self._restore(content)

@@ -119,7 +119,7 @@ def _measure_norms(network: nn.Module, recipe: Recipe, newest: Member, settings:
     set_norm_batch(network, recipe.norm_batch_size, sync_norm=recipe.sync_norm)
     with on_every_rank(world, lambda: _open_training_images(recipe, newest, settings, world)) as loader:
         images = on_every_rank(world, lambda: norm_images(settings, recipe, len(loader), world))
-        at = Position.of(newest.content["position"])  # the images that training measured norms on at that place
+        at = Position.from_dict(newest.content["position"])  # the images that training measured norms on at that place
         remeasure_norms(replace(recipe, precise_norm_images=images), {"mean": network}, loader, world, at.epoch)
     return images
 

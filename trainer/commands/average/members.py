@@ -31,7 +31,7 @@ class Member:
 
     @property
     def epoch(self) -> float:
-        return Position.of(self.content["position"]).epochs
+        return Position.from_dict(self.content["position"]).epochs
 
 
 def _files(settings: AverageSettings) -> list[Path]:

@@ -26,9 +26,9 @@ def properties(run: FinishedRun) -> dict[str, str]:
     }
 
 
-def differing(found: Sequence[dict[str, str]]) -> list[str]:
+def differing(of_runs: Sequence[dict[str, str]]) -> list[str]:
     """The names whose values are not all the same."""
-    return [name for name in found[0] if len({one[name] for one in found}) > 1]
+    return [name for name in of_runs[0] if len({one[name] for one in of_runs}) > 1]
 
 
 def differing_properties(runs: Sequence[FinishedRun]) -> list[str]:

@@ -25,29 +25,29 @@ class RestrictedNetwork(nn.Module):
         return logits[:, self.positions]
 
 
-def is_part_of(found: list[str], known: list[str]) -> bool:
-    """Whether the images' classes are some of the known ones, or as many numbers, as ImageNet-V2's folders."""
-    is_numbered = len(found) == len(known) and all(name.isdecimal() for name in found)
-    return set(found) < set(known) or is_numbered
+def is_part_of(data_classes: list[str], model_classes: list[str]) -> bool:
+    """Whether the images' classes are some of the network's, or as many numbers, as ImageNet-V2's folders."""
+    is_numbered = len(data_classes) == len(model_classes) and all(name.isdecimal() for name in data_classes)
+    return set(data_classes) < set(model_classes) or is_numbered
 
 
-def class_positions(found: list[str], known: list[str], data: str) -> list[int] | None:
-    """The network's output for each class of the images; None if the classes are the network's, in its order.
+def class_positions(data_classes: list[str], model_classes: list[str], data: str) -> list[int] | None:
+    """Returns the network's output for each class of the images; None if both have the same classes in the same order.
 
-    `found`: the images' classes, `known`: the network's. Folders that are numbers, as ImageNet-V2's, count ImageNet's
-    classes from 0. Raises UserError if a class is not the network's, or if all are but in another order.
+    Folders that are numbers, as ImageNet-V2's, count ImageNet's classes from 0. Raises UserError if a class is not the
+    network's, or if all are but in another order.
     """
-    if found == known:
+    if data_classes == model_classes:
         return None
-    if all(name.isdecimal() for name in found) and all(map(is_wordnet_id, known)):
-        positions = [int(name) for name in found]
-        if max(positions) < len(known) and len(set(positions)) == len(positions):
-            return None if positions == list(range(len(known))) else positions
-    place = {name: index for index, name in enumerate(known)}
-    strangers = [name for name in found if name not in place]
-    if strangers or len(found) >= len(known):
-        raise UserError(f"{data} has other classes than the weights: {_differ(found, known, strangers)}")
-    return [place[name] for name in found]
+    if all(name.isdecimal() for name in data_classes) and all(map(is_wordnet_id, model_classes)):
+        positions = [int(name) for name in data_classes]
+        if max(positions) < len(model_classes) and len(set(positions)) == len(positions):
+            return None if positions == list(range(len(model_classes))) else positions
+    place = {name: index for index, name in enumerate(model_classes)}
+    strangers = [name for name in data_classes if name not in place]
+    if strangers or len(data_classes) >= len(model_classes):
+        raise UserError(f"{data} has other classes than the weights: {_differ(data_classes, model_classes, strangers)}")
+    return [place[name] for name in data_classes]
 
 
 def _differ(found: list[str], known: list[str], strangers: list[str]) -> str:

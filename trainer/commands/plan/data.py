@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trainer.data.contents import Contents
-from trainer.data.formats import Split, find, read_contents
+from trainer.data.formats import Split, find_split, read_contents
 from trainer.errors import UserError
 from trainer.recipe import PaddedCrop, Recipe
 from trainer.recipe.datasets import IMAGES
@@ -72,7 +72,7 @@ def data_warnings(recipe: Recipe, facts: DataFacts) -> list[str]:
 
 
 def _split(data: str, split: Split) -> Contents:
-    return read_contents(find(data, split), most_opened=_SAMPLED)
+    return read_contents(find_split(data, split), most_opened=_SAMPLED)
 
 
 def _share(found: Contents, wrong: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> str:
