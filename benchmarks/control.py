@@ -100,7 +100,7 @@ def rank_process(
     here |= {"WORLD_SIZE": size, "RANK": rank, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in here.items()})
     torch.set_num_threads(1)
-    with process_group.world("cpu", 5) as world:
+    with process_group.initialize("cpu", 5) as world:
         found = measure(world, steps, pause, rounds)
         if world.is_main:
             out.send(found)

@@ -84,7 +84,7 @@ def main(settings: GpuSettings) -> None:
         raise UserError("which images? give --data DIR, a folder with train.beton, or --photos PHOTOS, class folders")
     record = Record(settings.json, settings.minutes)
     with ExitStack() as stack, record.time_limit():
-        world = stack.enter_context(process_group.world(settings.device, timeout_minutes=30))
+        world = stack.enter_context(process_group.initialize(settings.device, timeout_minutes=30))
         loader = _open(settings, record, world, stack)
         recipe = _recipe(settings, max(CLASSES, len(loader.source.classes)))
         set_tf32(recipe.precision)

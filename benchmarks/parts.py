@@ -102,7 +102,7 @@ def own_arithmetic(base: Recipe, world: World) -> dict[str, tuple[Program, Progr
 def measure(rounds: int) -> dict[str, list[float]]:
     """CPU seconds of each program in each round."""
     torch.set_num_threads(1)
-    with process_group.world("cpu", timeout_minutes=5) as world:
+    with process_group.initialize("cpu", timeout_minutes=5) as world:
         base = base_recipe()
         programs: dict[str, Program] = {"plain": step_of(base, world)}
         for name, part in PARTS.items():

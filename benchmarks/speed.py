@@ -109,7 +109,7 @@ def _some_of_cifar(cifar: Path, folder: Path) -> Path:
 
 def _environment_rows(photos: Path, rounds: int, load: float) -> tuple[str, dict[str, object]]:
     """Commit, hardware, n and method: what makes the numbers results."""
-    with process_group.world("cpu", timeout_minutes=1) as world:
+    with process_group.initialize("cpu", timeout_minutes=1) as world:
         found = environment(world, TrainSettings(data="", run_dir=Path()))
     found |= {"date": date.today().isoformat(), "load": load, "rounds": rounds}
     images = len(list(photos.glob("*/*")))

@@ -16,7 +16,7 @@ from launch.comparison import Checks, MachineFault, NodeFault, compare, fault_of
 from launch.links import all_reduce, bandwidths, slow_links
 from trainer.distributed.faulty_node import report_faulty_node
 from trainer.distributed.interface import bind_gloo
-from trainer.errors import EXIT_RETRY, UnreachableError, UserError, first_line
+from trainer.errors import EXIT_RETRY, UnreachableError, UserError, counted, first_line
 from trainer.process.limits import raise_open_file_limit
 
 _PACKAGES = (
@@ -34,25 +34,25 @@ def run_checks(checks: Checks) -> list[str]:
     raise_open_file_limit()
     import torch.distributed as dist
 
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     where = f"node {node_name()}, rank {rank}"
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    if size > int(os.environ["LOCAL_WORLD_SIZE"]):
+    if world_size > int(os.environ["LOCAL_WORLD_SIZE"]):
         bind_gloo()
     serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"  # torchrun has its own
     try:
-        tcp = dist.TCPStore(address, port, size, serves, _WAIT, wait_for_workers=False)  # type: ignore[attr-defined]
+        tcp = dist.TCPStore(address, port, world_size, serves, _WAIT, wait_for_workers=False)  # type: ignore[attr-defined]
         store = dist.PrefixStore("preflight", tcp)  # type: ignore[attr-defined]
-        missing = _missing(store, rank, size)
+        missing = _missing(store, rank, world_size)
     except (dist.DistError, ValueError, RuntimeError) as error:  # type: ignore[attr-defined]
         raise UnreachableError(f"{where}: cannot reach the first node, {address}: {first_line(error)}") from error
     if missing:
         raise UnreachableError(
-            f"these ranks did not start within {_WAIT.seconds} s: {missing}; others: {_hosts(store, size)}"
+            f"these ranks did not start within {_WAIT.seconds} s: {missing}; others: {_hosts(store, world_size)}"
         )
     try:
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_WAIT)
-        lines, faults = _run(checks, rank, size)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=_WAIT)
+        lines, faults = _run(checks, rank, world_size)
         if may_start_again(faults):
             for fault in faults:
                 if isinstance(fault, NodeFault) and fault.node == node_name():
@@ -60,7 +60,8 @@ def run_checks(checks: Checks) -> list[str]:
         if rank == 0:
             for line in [*lines, *(f"fault: {fault}" for fault in faults)]:
                 print(line)
-            print(f"preflight: {size} processes, {len(faults) or 'no'} fault{'s' * (len(faults) > 1)}", flush=True)
+            found = counted(len(faults), "fault") if faults else "no fault"
+            print(f"preflight: {world_size} processes, {found}", flush=True)
         dist.barrier()  # the first process that ends badly may take the others with it
         dist.destroy_process_group()
     except (dist.DistError, RuntimeError) as error:  # type: ignore[attr-defined]
@@ -101,7 +102,7 @@ def _value(argv: list[str], option: str) -> str | None:
     return argv[argv.index(option) + 1] if option in argv else None
 
 
-def _run(checks: Checks, rank: int, size: int) -> tuple[list[str], list[str]]:
+def _run(checks: Checks, rank: int, world_size: int) -> tuple[list[str], list[str]]:
     """-> a line for each node and link, and the faults. The devices talk only if all of them are as they should be."""
     import torch
     import torch.distributed as dist
@@ -109,7 +110,7 @@ def _run(checks: Checks, rank: int, size: int) -> tuple[list[str], list[str]]:
     here = {"rank": rank, "host": node_name(), "local_rank": int(os.environ["LOCAL_RANK"]), **_facts(checks)}
     dist.barrier()
     here["clock"] = time.time()
-    nodes: list[dict[str, Any]] = [{} for _ in range(size)]
+    nodes: list[dict[str, Any]] = [{} for _ in range(world_size)]
     dist.all_gather_object(nodes, here)
     faults = compare(nodes, checks)
     lines = _describe(nodes)
@@ -130,21 +131,21 @@ def _run(checks: Checks, rank: int, size: int) -> tuple[list[str], list[str]]:
     return lines, faults
 
 
-def _missing(store: Any, rank: int, size: int) -> list[int]:
+def _missing(store: Any, rank: int, world_size: int) -> list[int]:
     """The ranks that have not come, as rank 0 sees it; the others only report that they have."""
     store.set(f"here/{rank}", node_name())
     if rank:
         return []
     deadline = time.monotonic() + _WAIT.total_seconds()
-    while missing := [other for other in range(size) if not store.check([f"here/{other}"])]:
+    while missing := [other for other in range(world_size) if not store.check([f"here/{other}"])]:
         if time.monotonic() > deadline:
             return missing
         time.sleep(0.05)
     return []
 
 
-def _hosts(store: Any, size: int) -> str:
-    came = [other for other in range(size) if store.check([f"here/{other}"])]
+def _hosts(store: Any, world_size: int) -> str:
+    came = [other for other in range(world_size) if store.check([f"here/{other}"])]
     return ", ".join(f"{rank} on {store.get(f'here/{rank}').decode()}" for rank in came)
 
 

@@ -16,11 +16,11 @@ def all_reduce(device: Any, nodes: list[dict[str, Any]], group: Any) -> list[str
     import torch
     import torch.distributed as dist
 
-    rank, size = dist.get_rank(), dist.get_world_size()
+    rank, world_size = dist.get_rank(), dist.get_world_size()
     values = torch.arange(1024, dtype=torch.float32, device=device) + rank
     dist.all_reduce(values, group=group)
-    expected = torch.arange(1024, dtype=torch.float32) * size + size * (size - 1) / 2
-    wrong: list[bool] = [False] * size
+    expected = torch.arange(1024, dtype=torch.float32) * world_size + world_size * (world_size - 1) / 2
+    wrong: list[bool] = [False] * world_size
     dist.all_gather_object(wrong, not torch.equal(values.cpu(), expected))
     return wrong_sums([node["host"] for node in nodes], wrong)
 

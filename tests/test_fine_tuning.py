@@ -157,7 +157,7 @@ def test_pretrained_weights_are_refused_with_the_pixels_that_they_expect(monkeyp
     name = "timm/test_resnet"
     recipe = resolved("resnet50_finetune", "--model.name", name)
     settings = TrainSettings(data="DIR", run_dir=Path("run"))
-    with process_group.world("cpu", 1) as world, pytest.raises(UserError) as caught:
+    with process_group.initialize("cpu", 1) as world, pytest.raises(UserError) as caught:
         build_module(recipe, settings, world, fresh=True)
     said = str(caught.value)
     assert said == (
@@ -170,7 +170,10 @@ def test_pretrained_weights_are_refused_with_the_pixels_that_they_expect(monkeyp
     assert pixel_mismatch(mended.model, mended.mean, mended.std) == ""
     assert not any("expects" in note for note in warnings(mended, facts, 1))
     monkeypatch.setattr(networks, "build_model", lambda *_, **__: resnet8())
-    with process_group.world("cpu", 1) as world, pytest.raises(UserError, match="initial weights: there is no file"):
+    with (
+        process_group.initialize("cpu", 1) as world,
+        pytest.raises(UserError, match="initial weights: there is no file"),
+    ):
         build_module(recipe, replace(settings, initial_weights=Path("nowhere.pth")), world, fresh=True)
 
 

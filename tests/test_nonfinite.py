@@ -107,7 +107,7 @@ def test_loss_scale_that_collapses_stops_the_run(
 def summary(
     losses: list[float], *, norm: float = 1.0, scale: float = 1.0, count: int = 8, scaled: bool = False
 ) -> Summary:
-    with process_group.world("cpu", 1) as world:
+    with process_group.initialize("cpu", 1) as world:
         numbers = StepMetrics(count, world, scaled=scaled)
         for step, loss in enumerate(losses):
             numbers.start(step)
@@ -170,7 +170,7 @@ def test_restored_metrics_are_the_same_for_any_number_of_processes(
 
 
 def test_records_begin_anew_where_their_number_has_changed() -> None:
-    with process_group.world("cpu", 1) as world:
+    with process_group.initialize("cpu", 1) as world:
         numbers = StepMetrics(8, world, scaled=True)
         numbers.restore(torch.zeros(3, 4), 0, 19)
         recorded(numbers, range(19, 21))

@@ -37,7 +37,7 @@ RECIPE = replace(
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    with process_group.world("cpu", timeout_minutes=1) as world:
+    with process_group.initialize("cpu", timeout_minutes=1) as world:
         yield world
 
 

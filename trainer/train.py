@@ -30,7 +30,7 @@ from trainer.setup.prepare import note_start, prepare
 def train(recipe: Recipe, settings: TrainSettings) -> None:
     """Trains to the end. Raises Stopped, with everything saved, after a signal; UserError for invalid input."""
     with ExitStack() as stack:
-        world = stack.enter_context(process_group.world(settings.device, settings.timeout_minutes))
+        world = stack.enter_context(process_group.initialize(settings.device, settings.timeout_minutes))
         stop_signal = stack.enter_context(StopSignal(world))
         watchdog = stack.enter_context(
             Watchdog(world, stop_signal, settings.heartbeat_timeout_minutes, settings.timeout_minutes)

@@ -324,7 +324,7 @@ def test_norms_are_measured_on_the_images_that_the_checkpoints_were_trained_on(d
         newest = MagicMock(content=checkpoint_content(data={"train": checksum}, classes=classes))
         settings = AverageSettings(checkpoints=(Path("run"),), data=str(data))
         with (
-            process_group.world("cpu", 1) as world,
+            process_group.initialize("cpu", 1) as world,
             average._open_training_images(small, newest, settings, world) as loader,
         ):
             return len(loader)
@@ -365,7 +365,7 @@ def test_norms_of_the_mean_are_measured_as_in_training(
     monkeypatch.setattr(average, "remeasure_norms", lambda recipe, networks, *_: measured.extend(networks.values()))
     recipe = replace(small, **changes)
     newest = MagicMock(content=checkpoint_content(position=asdict(Position(steps_per_epoch=14))))
-    with process_group.world("cpu", 1) as world:
+    with process_group.initialize("cpu", 1) as world:
         network = build_model(recipe.model, 10)
         average._measure_norms(network, recipe, newest, MagicMock(), world)
     trained = build_model(recipe.model, 10, recipe.norm_batch_size, sync_norm=recipe.sync_norm)

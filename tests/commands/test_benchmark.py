@@ -189,7 +189,7 @@ def test_benchmark_window_is_not_sized_by_the_recording_of_a_cuda_graph(monkeypa
 
     monkeypatch.setattr(throughput, "time", SimpleNamespace(perf_counter=lambda: now))
     part = Part(batches=lambda _: (batch for batch in itertools.count()), work=step, images=1, first=DDP_WARM_UP + 1)
-    with process_group.world("cpu", timeout_minutes=1) as world:
+    with process_group.initialize("cpu", timeout_minutes=1) as world:
         assert window_length(part, 1.0, world) == 128
 
 
@@ -249,7 +249,7 @@ def test_measured_step_is_the_loops(tmp_path: Path) -> None:
     trained = read(max((tmp_path / "run" / "checkpoints").glob("step_*.pt")))
     assert trained["step"] == 8
     with (
-        process_group.world("cpu", timeout_minutes=1) as world,
+        process_group.initialize("cpu", timeout_minutes=1) as world,
         Loader(open_source("synthetic:64", "train", num_classes=4, resolution=32), workers=1) as loader,
     ):
         torch.manual_seed(recipe.seed)
@@ -284,7 +284,7 @@ def test_benchmark_whole_epoch_is_the_sum_of_its_parts() -> None:
 def test_benchmark_evaluates_each_validation_image_in_turn_with_all_networks() -> None:
     """Full batches without end, on modules whose mode and weights stay."""
     with (
-        process_group.world("cpu", timeout_minutes=1) as world,
+        process_group.initialize("cpu", timeout_minutes=1) as world,
         Loader(open_source("synthetic:96", "val", num_classes=4, resolution=32), workers=1) as loader,
     ):
         module = build_model(RECIPE.model, 4)
@@ -311,7 +311,7 @@ def test_benchmark_without_validation_images_leaves_the_evaluation_out(photo_bet
         (tmp_path / file.name).symlink_to(file)
     notes: list[str] = []
     settings = BenchmarkSettings(data=str(tmp_path), device="cpu", workers=1)
-    with process_group.world("cpu", timeout_minutes=1) as world, ExitStack() as stack:
+    with process_group.initialize("cpu", timeout_minutes=1) as world, ExitStack() as stack:
         assert benchmark._open_evaluation(RECIPE, settings, 1, world, notes, stack) is None
         assert len(notes) == 1 and notes[0].startswith(
             f"the evaluation is left out: --data {tmp_path} has neither val."

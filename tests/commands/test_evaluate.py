@@ -244,7 +244,7 @@ def test_evaluate_different_protocol_is_evaluated_and_stated(
     model = build_model(recipe.model, 10)
     model.load_state_dict(checkpoint["average"])
     with (
-        process_group.world("cpu", timeout_minutes=1) as world,
+        process_group.initialize("cpu", timeout_minutes=1) as world,
         Loader(open_source(str(digits), "val", num_classes=10, resolution=28), workers=1) as loader,
     ):
         expected = evaluate(model.to(memory_format=torch.channels_last), loader, recipe, world, crop)

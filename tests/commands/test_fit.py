@@ -189,12 +189,12 @@ def test_fit_trial_knows_each_way_to_run_out_of_memory(
 def test_fit_and_plan_measure_the_kernels_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[bool] = []
 
-    def world(*_: object, **__: object) -> None:
+    def initialize(*_: object, **__: object) -> None:
         chosen.append(torch.backends.cudnn.benchmark)
         raise UserError("enough")
 
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
-    monkeypatch.setattr(process_group, "world", world)
+    monkeypatch.setattr(process_group, "initialize", initialize)
     with pytest.raises(UserError, match="enough"):
         measured_bytes(SMALL, torch.device("cpu"), 1, expected=0)
     assert chosen == [True]

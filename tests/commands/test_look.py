@@ -79,7 +79,7 @@ def test_look_images_are_drawn_evenly_and_all_of_a_small_set() -> None:
 
 def test_augmented_images_are_those_of_training(photos: Path, recipe: Recipe) -> None:
     """Whatever batch they come in: the stream's first micro-batches against the same samples in another one."""
-    with process_group.world("cpu", timeout_minutes=1) as world, open_photos(photos) as loader:
+    with process_group.initialize("cpu", timeout_minutes=1) as world, open_photos(photos) as loader:
         stream = train_stream(recipe, loader, world, epoch=0, accumulation=2)
         first, second = next(stream), next(stream)
         samples = torch.cat([second.samples, first.samples]).numpy()
@@ -90,7 +90,7 @@ def test_augmented_images_are_those_of_training(photos: Path, recipe: Recipe) ->
 
 def test_mixed_row_is_that_of_training(photos: Path, recipe: Recipe, tmp_path: Path) -> None:
     settings = LookSettings(data=str(photos))
-    with process_group.world("cpu", timeout_minutes=1) as world, open_photos(photos) as loader:
+    with process_group.initialize("cpu", timeout_minutes=1) as world, open_photos(photos) as loader:
         tiles, _ = look._mixed_row(recipe, loader, settings)
         assert len(tiles) == 8  # of 64 images in micro-batches of 8
         for number, batch in enumerate(train_stream(recipe, loader, world, epoch=0, accumulation=2)):

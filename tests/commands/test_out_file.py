@@ -80,7 +80,7 @@ def test_out_file_lies_beside_class_folders_and_not_in_them(photos: Path, photo_
 def test_evaluate_writes_nothing_among_the_images_of_its_run(photos: Path) -> None:
     """--data does not name them: the weights do."""
     settings = EvaluateSettings(weights=Path("run"), out=photos / "val" / "class0" / "x.json")
-    with process_group.world("cpu", 1) as world, pytest.raises(UserError, match="is among the images of"):
+    with process_group.initialize("cpu", 1) as world, pytest.raises(UserError, match="is among the images of"):
         _open_data(MagicMock(data_folder=str(photos), classes=None), small, settings, world)
 
 

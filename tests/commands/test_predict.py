@@ -178,7 +178,7 @@ def test_predict_with_two_views_is_the_softmax_of_their_mean_logits() -> None:
     pixels[:, -1] = 255
     black, white = -(torch.linspace(0, 1, 5) ** 2), -((1 - torch.linspace(0, 1, 5)) ** 2)
     two = replace(GREY, eval_crop=replace(GREY.eval_crop, flip_tta=True))
-    with process_group.world("cpu", timeout_minutes=1) as world:
+    with process_group.initialize("cpu", timeout_minutes=1) as world:
         for recipe, logits in ((GREY, black), (two, (black + white) / 2)):
             (found,) = predict._probabilities(LevelOfGrey(), [pixels], recipe, world)
             assert isinstance(found, torch.Tensor)

@@ -155,7 +155,7 @@ def test_splits_that_were_prepared_in_different_class_orders_are_refused(tmp_pat
         path.replace(tmp_path / "text" / path.name)
     settings = TrainSettings(data=str(tmp_path / "text"), run_dir=tmp_path / "run", workers=1)
     with (
-        process_group.world("cpu", timeout_minutes=15) as world,
+        process_group.initialize("cpu", timeout_minutes=15) as world,
         ExitStack() as stack,
         pytest.raises(SharedError, match="train and val have their classes in different orders: prepare them together"),
     ):

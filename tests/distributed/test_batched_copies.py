@@ -33,7 +33,7 @@ def gradients(world, copies, compression, accumulation):
         optimizer.zero_grad(set_to_none=True)
     return seen
 
-with process_group.world("cpu", timeout_minutes=15) as world:
+with process_group.initialize("cpu", timeout_minutes=15) as world:
     for compression, accumulation in [(None, 1), (None, 2), ("bf16", 1)]:
         ours, plain = (gradients(world, copies, compression, accumulation) for copies in (True, False))
         print(compression, accumulation, all(map(torch.equal, ours, plain)))

@@ -34,7 +34,7 @@ def write():
 def train(words):
     writer = BackgroundWriter()
     with (
-        process_group.world("cpu", timeout_minutes=float(words[0])) as world,
+        process_group.initialize("cpu", timeout_minutes=float(words[0])) as world,
         StopSignal(world),
         contextlib.ExitStack() as stack,
     ):
@@ -177,7 +177,7 @@ def test_rank_that_outlives_the_store_ends_with_its_own_exit_code(tmp_path: Path
         "        while probe().connect_ex(('localhost', port)) == 0:\n"
         "            sleep(0.05)\n"
         "        sleep(0.5)\n"
-        "with process_group.world('cpu', 15) as world:\n"
+        "with process_group.initialize('cpu', 15) as world:\n"
         "    last = EndsLast() if world.rank else None\n"
     )
     errors, port = tmp_path / "errors", free_ports(1)[0]

@@ -157,7 +157,7 @@ def test_limit_of_open_files_is_raised_by_training_and_by_its_checks(
 
 @pytest.fixture
 def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CUDA with one device, as far as process_group.world looks at it."""
+    """CUDA with one device, as far as process_group.initialize looks at it."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "set_device", lambda _device: None)
@@ -174,7 +174,7 @@ def test_gpu_that_cuda_cannot_use_is_not_replaced_by_the_cpu(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with (
         pytest.raises(error, match=r"torch can use no GPU: .* or use --device cpu") as refused,
-        process_group.world("auto", 1),
+        process_group.initialize("auto", 1),
     ):
         pass
     assert refused.value.exit_code == code
@@ -194,14 +194,14 @@ def test_rank_with_another_kind_of_device_than_rank_0_is_refused(monkeypatch: py
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with (
         pytest.raises(NodeError, match="rank 1 would train on cpu, but rank 0 on cuda"),
-        process_group.world("auto", 1),
+        process_group.initialize("auto", 1),
     ):
         pass
     process_group.refuse_other_device("cuda", 1, store)
 
 
 def test_one_process_on_a_gpu_needs_no_nccl(one_gpu: None) -> None:
-    with process_group.world("cuda", 1) as world:
+    with process_group.initialize("cuda", 1) as world:
         assert dist.get_backend() == "gloo"
         assert world.device == torch.device("cuda", 0)
     assert not dist.is_initialized()
@@ -223,7 +223,7 @@ def test_nccl_group_is_destroyed_where_all_ranks_end_together(
     monkeypatch.setattr(process_group, "lost_peer", MagicMock())
     places = iter([[process_group.place_of(torch.device("cpu"))] * 2, [("n0", "GPU-1"), ("n1", "GPU-1")]])
     monkeypatch.setattr(process_group, "gather", lambda *_: next(places))
-    with pytest.raises(type(error)), process_group.world("cuda", 1):
+    with pytest.raises(type(error)), process_group.initialize("cuda", 1):
         raise error
     assert calls.init_process_group.call_args.args == ("nccl",)
     assert calls.destroy_process_group.call_count == destroyed
@@ -269,7 +269,7 @@ def exchanged(layers, compression=None, bucket_mb=25.0):
     model(torch.randn(4, 40)).square().sum().backward()
     return [each.grad.clone() for each in model.parameters()], len(model.reducer._get_zeros_like_grad_buckets())
 
-with process_group.world("cpu", 1) as world:
+with process_group.initialize("cpu", 1) as world:
     (plain, _), (rounded, _) = exchanged([(40, 30)]), exchanged([(40, 30)], "bf16")
     assert all(each.dtype == torch.float32 for each in rounded)
     assert not any(torch.equal(ours, theirs) for ours, theirs in zip(rounded, plain, strict=True))

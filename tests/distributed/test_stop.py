@@ -15,7 +15,7 @@ from trainer.errors import Stopped
 def test_evaluation_ends_at_the_batch_after_a_signal(number: signal.Signals) -> None:
     seen = []
     expected = pytest.raises(Stopped, match="saved before it")
-    with process_group.world("cpu", 1) as world, expected as stopped, StopSignal(world) as stop_signal:
+    with process_group.initialize("cpu", 1) as world, expected as stopped, StopSignal(world) as stop_signal:
         for batch in stop_signal.watch(iter(range(10))):
             seen.append(batch)
             if batch == 3:
@@ -28,7 +28,7 @@ def test_evaluation_ends_at_the_batch_after_a_signal(number: signal.Signals) -> 
 def test_stop_signal_begins_a_new_line_on_a_terminal(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The progress bar leaves the cursor at the end of its line."""
     written: list[bytes] = []
-    with process_group.world("cpu", 1) as world, StopSignal(world) as stop_signal:
+    with process_group.initialize("cpu", 1) as world, StopSignal(world) as stop_signal:
         monkeypatch.setattr(os, "isatty", lambda _: is_terminal)
         monkeypatch.setattr(os, "write", lambda _, text: written.append(text))
         stop_signal._on_signal(signal.SIGTERM, None)
@@ -47,7 +47,7 @@ def test_second_ctrl_c_ends_a_process_without_a_launcher_at_once(
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     if is_launched:
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "17")
-    with process_group.world("cpu", 1) as world, StopSignal(world) as stop_signal:
+    with process_group.initialize("cpu", 1) as world, StopSignal(world) as stop_signal:
         stop_signal._on_signal(first, None)
         ended = False
         try:
@@ -59,7 +59,7 @@ def test_second_ctrl_c_ends_a_process_without_a_launcher_at_once(
 
 
 def test_evaluation_without_a_signal_sees_every_batch() -> None:
-    with process_group.world("cpu", 1) as world, StopSignal(world) as stop_signal:
+    with process_group.initialize("cpu", 1) as world, StopSignal(world) as stop_signal:
         assert list(stop_signal.watch(iter(range(3)))) == [0, 1, 2]
         assert stop_signal.after_step(1) is Request.NOTHING
         assert stop_signal.after_step(2, save=True) is Request.SAVE
@@ -67,7 +67,7 @@ def test_evaluation_without_a_signal_sees_every_batch() -> None:
 
 def test_signals_are_given_back() -> None:
     before = signal.getsignal(signal.SIGUSR2)
-    with process_group.world("cpu", 1) as world, StopSignal(world):
+    with process_group.initialize("cpu", 1) as world, StopSignal(world):
         assert signal.getsignal(signal.SIGUSR2) != before
     assert signal.getsignal(signal.SIGUSR2) == before
 
@@ -75,7 +75,7 @@ def test_signals_are_given_back() -> None:
 def test_stop_signal_what_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
     try:
-        with process_group.world("cpu", 1) as world, StopSignal(world) as stop_signal:
+        with process_group.initialize("cpu", 1) as world, StopSignal(world) as stop_signal:
             os.kill(os.getpid(), signal.SIGHUP)
             assert stop_signal.after_step(1) is Request.NOTHING
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
@@ -132,7 +132,7 @@ def outputs(body: str) -> list[str]:
         "from trainer.errors import Stopped\n"
         "from trainer.distributed.watchdog import Watchdog\n"
         "with (\n"
-        "    process_group.world('cpu', 15) as world,\n"
+        "    process_group.initialize('cpu', 15) as world,\n"
         "    StopSignal(world) as stop_signal,\n"
         "    Watchdog(world, stop_signal, 3, 30),\n"
         "):\n"

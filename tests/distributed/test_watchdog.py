@@ -227,7 +227,7 @@ class Event:
     def synchronize(self): threading.Event().wait()
 
 torch.cuda.Event = Event
-with process_group.world("cpu", 1) as world, StopSignal(world) as signal, Watchdog(world, signal, 3, 0.02):
+with process_group.initialize("cpu", 1) as world, StopSignal(world) as signal, Watchdog(world, signal, 3, 0.02):
     run_ahead = RunAhead(torch.device("cuda", 0))
     for _ in range(AHEAD + 1):
         run_ahead.after_batch()

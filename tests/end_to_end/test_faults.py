@@ -295,7 +295,7 @@ def continue_from(what, run_dir, start):
     except SharedError as error:
         print(what, "->", error, flush=True)
 
-with process_group.world("cpu", 15) as world:
+with process_group.initialize("cpu", 15) as world:
     attempt("same")
     attempt("seed", recipe=replace(recipe, seed=int(odd)))
     attempt("option", settings=replace(settings, log_every=20 + odd))

@@ -252,7 +252,7 @@ def test_step_one_compilation_is_for_all_steps() -> None:
     module, compiled = build_model(RECIPE.model, RECIPE.num_classes), CompileCounter()
     module.compile(backend=compiled)
     recipe = replace(RECIPE, schedule=Linear(final_lr=0.0), precision="bf16")
-    with process_group.world("cpu", timeout_minutes=1) as world:
+    with process_group.initialize("cpu", timeout_minutes=1) as world:
         step = RepeatedStep(recipe, module, world, steps_per_epoch=4)
         assert compiled.frame_count == 1  # before the first step
         for batch in device_batches(batches(recipe, 6), world.device, recipe.mean, recipe.std, Augmenter(recipe, 0)):

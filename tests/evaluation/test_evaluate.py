@@ -128,7 +128,7 @@ def test_running_statistics_are_those_of_the_training_images(finished: Path, dig
 
     recipe = load_recipe(finished / "recipe.py")
     state = torch.load(max((finished / "checkpoints").glob("step_*.pt")), weights_only=True)
-    with process_group.world("cpu", timeout_minutes=1) as world, open_digits(digits, "train") as loader:
+    with process_group.initialize("cpu", timeout_minutes=1) as world, open_digits(digits, "train") as loader:
         stream = train_stream(recipe, loader, world, epoch=recipe.epochs - 1, accumulation=6)
         images = torch.cat([next(stream).images for _ in range(6)])
     weight = state["model"]["conv1.weight"]
@@ -153,7 +153,7 @@ def test_compiled_model_is_evaluated_by_the_code_it_was_compiled_from(
 ) -> None:
     """One process trains a compiled module; DDP's and the verb's are not. All have the same result."""
     recipe, model = untrained
-    with process_group.world("cpu", timeout_minutes=1) as world, open_digits(digits) as loader:
+    with process_group.initialize("cpu", timeout_minutes=1) as world, open_digits(digits) as loader:
         plain = evaluate(model, loader, recipe, world)
         monkeypatch.setattr(model, "_compiled_call_impl", lambda _images: pytest.fail("ran compiled code"))
         assert evaluate(model, loader, recipe, world) == plain
@@ -170,7 +170,7 @@ def test_networks_are_evaluated_in_one_pass_over_the_images(
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.mul_(0.9)
-    with process_group.world("cpu", timeout_minutes=1) as world, open_digits(digits) as loader:
+    with process_group.initialize("cpu", timeout_minutes=1) as world, open_digits(digits) as loader:
         expected = {"eval": evaluate(model, loader, recipe, world), "eval_ema": evaluate(other, loader, recipe, world)}
         read, batches = [], loader.batches
         monkeypatch.setattr(loader, "batches", lambda *given: read.append(given) or batches(*given))
@@ -183,7 +183,7 @@ def test_networks_are_evaluated_in_one_pass_over_the_images(
 def test_flip_tta_is_the_mean_of_the_logits_of_both_views(digits: Path, untrained: tuple[Recipe, nn.Module]) -> None:
     recipe, model = untrained
     crop = CenterCrop(resolution=28, crop_ratio=0.875, flip_tta=True)
-    with process_group.world("cpu", timeout_minutes=1) as world, open_digits(digits) as loader:
+    with process_group.initialize("cpu", timeout_minutes=1) as world, open_digits(digits) as loader:
         found = evaluate(model, loader, recipe, world, crop)
         (batch,) = device_batches(
             loader.batches([np.arange(360)], eval_view(crop), 28), torch.device("cpu"), recipe.mean, recipe.std
@@ -217,7 +217,7 @@ def test_logits_that_are_not_finite_are_no_result(digits: Path, untrained: tuple
     broken.get_submodule("fc").weight.data[3] = float("inf")  # finite weights can do the same in fp16
     remedy = r".*: try --precision bf16 in another --run-dir$"
     refused = pytest.raises(UserError, match=r"the logits of \d+ of 360 images are not finite" + remedy)
-    with process_group.world("cpu", timeout_minutes=1) as world, open_digits(digits) as loader, refused:
+    with process_group.initialize("cpu", timeout_minutes=1) as world, open_digits(digits) as loader, refused:
         evaluate(broken, loader, recipe, world)
 
 
@@ -225,7 +225,7 @@ def test_evaluation_leaves_every_module_in_its_mode(digits: Path, untrained: tup
     recipe, model = untrained
     model.train()
     frozen = model.get_submodule("layer1.0.bn1").eval()
-    with process_group.world("cpu", timeout_minutes=1) as world, open_digits(digits) as loader:
+    with process_group.initialize("cpu", timeout_minutes=1) as world, open_digits(digits) as loader:
         evaluate(model, loader, recipe, world)
     assert [module for module in model.modules() if not module.training] == [frozen]
 
@@ -233,7 +233,7 @@ def test_evaluation_leaves_every_module_in_its_mode(digits: Path, untrained: tup
 def test_evaluation_tells_how_far_it_is(digits: Path, untrained: tuple[Recipe, nn.Module]) -> None:
     recipe, model = untrained
     told: list[tuple[int, int]] = []
-    with process_group.world("cpu", timeout_minutes=1) as world, open_digits(digits) as loader:
+    with process_group.initialize("cpu", timeout_minutes=1) as world, open_digits(digits) as loader:
         evaluate_images(
             [model], loader, recipe, world, recipe.eval_crop, on_progress=lambda *so_far: told.append(so_far)
         )
@@ -246,7 +246,7 @@ def test_evaluation_keeps_the_host_near_the_gpu_after_each_batch(
     recipe, model = untrained
     kept: list[RunAhead] = []
     monkeypatch.setattr(RunAhead, "after_batch", lambda run_ahead: kept.append(run_ahead))
-    with process_group.world("cpu", timeout_minutes=1) as world, open_digits(digits) as loader:
+    with process_group.initialize("cpu", timeout_minutes=1) as world, open_digits(digits) as loader:
         evaluate_images([model], loader, recipe, world, recipe.eval_crop)
     assert len(kept) == 6 and len(set(kept)) == 1
 

@@ -75,7 +75,7 @@ def test_cadence_names_the_line_before_each_line(log_every: int, steps_per_epoch
 
 def test_loss_of_a_line_is_the_mean_since_the_line_before() -> None:
     """The median that a spike is measured against is that of all steps that are kept."""
-    with process_group.world("cpu", 1) as world:
+    with process_group.initialize("cpu", 1) as world:
         metrics = StepMetrics(20, world, scaled=False)
         read = []
         for step in range(40):

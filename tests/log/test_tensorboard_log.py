@@ -200,7 +200,7 @@ def test_settings_are_values_choices_by_name_and_what_is_off_is_off() -> None:
 
 @pytest.fixture(scope="module")
 def here() -> World:
-    with process_group.world("cpu", timeout_minutes=1) as world:
+    with process_group.initialize("cpu", timeout_minutes=1) as world:
         yield world
 
 

@@ -277,7 +277,7 @@ def test_groups_are_compiled_in_one_graph_that_joins_them() -> None:
 
 @pytest.fixture(scope="module")
 def alone() -> Iterator[World]:
-    with process_group.world("cpu", timeout_minutes=1) as world:
+    with process_group.initialize("cpu", timeout_minutes=1) as world:
         yield world
 
 
@@ -437,7 +437,7 @@ def test_norm_two_ranks_with_half_the_batches_measure_what_one_measures_with_all
 
 
 if __name__ == "__main__":  # one of the two ranks
-    with process_group.world("cpu", timeout_minutes=15) as world:
+    with process_group.initialize("cpu", timeout_minutes=15) as world:
         shares: list[Any] = [None] * world.size
         torch.distributed.all_gather_object(shares, measured(world))
         if world.is_main:

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from trainer.distributed import ddp, process_group
 from trainer.model.sync_norm import sync_norms
 
-with process_group.world("cpu", 15) as world:
+with process_group.initialize("cpu", 15) as world:
     torch.manual_seed(0)
     whole = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.BatchNorm2d(6, momentum=None),

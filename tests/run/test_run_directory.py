@@ -385,7 +385,7 @@ def test_weights_that_a_run_starts_from_are_read_once(
     settings = TrainSettings(
         data=str(digits), run_dir=tmp_path / "run", device="cpu", workers=1, initial_weights=tmp_path / "w.pth"
     )
-    with process_group.world("cpu", 1) as world, ExitStack() as stack:
+    with process_group.initialize("cpu", 1) as world, ExitStack() as stack:
         ready = prepare(recipe, settings, world, stack)
         found = ready.state.module.state_dict()
     assert read == [tmp_path / "w.pth"] and ready.init_weights.key == "state_dict"
@@ -402,7 +402,7 @@ def test_run_that_starts_from_weights_of_other_classes_says_that_its_classifier_
     settings = TrainSettings(
         data=str(digits), run_dir=tmp_path / "run", device="cpu", workers=1, initial_weights=tmp_path / "w.pth"
     )
-    with process_group.world("cpu", 1) as world, ExitStack() as stack:
+    with process_group.initialize("cpu", 1) as world, ExitStack() as stack:
         ready = prepare(recipe, settings, world, stack)
     (said,) = [note for note in ready.notes if note.startswith("initial weights: ")]
     assert said.endswith(
@@ -435,7 +435,7 @@ def continued(
         {"init_weights": start.to_dict(), "teacher": teacher.to_dict() if teacher else None}
         for start, teacher in (recorded, given)
     )
-    with Run(run_dir) as run, process_group.world("cpu", 1) as world:
+    with Run(run_dir) as run, process_group.initialize("cpu", 1) as world:
         checkpoint.write(run.checkpoints.folder / "step_00000001.pt", checkpoint_content(**recorded_of))
         assert newest_checkpoint(run, checkpoint_content(**given_of), world)
 
@@ -488,7 +488,7 @@ def test_recipe_that_was_edited_in_the_run_directory_is_not_continued(tmp_path: 
     decay = recipe.optimizer.weight_decay
 
     def continues(recorded: dict[str, Any], given: dict[str, Any]) -> None:
-        with Run(tmp_path) as run, process_group.world("cpu", 1) as world:
+        with Run(tmp_path) as run, process_group.initialize("cpu", 1) as world:
             checkpoint.write(run.checkpoints.folder / "step_00000001.pt", checkpoint_content(recipe=recorded))
             assert newest_checkpoint(run, checkpoint_content(recipe=given), world)
 

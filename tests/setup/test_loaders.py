@@ -21,7 +21,7 @@ from trainer.setup.loaders import open_loaders
 def open_both(data: Path, num_classes: int) -> None:
     recipe = replace(small, num_classes=num_classes, train_crop=RandomResizedCrop(resolution=16))
     settings = TrainSettings(data=str(data), run_dir=data / "run", workers=1)
-    with process_group.world("cpu", timeout_minutes=15) as world, ExitStack() as stack:
+    with process_group.initialize("cpu", timeout_minutes=15) as world, ExitStack() as stack:
         open_loaders(recipe, settings, world, stack)
 
 

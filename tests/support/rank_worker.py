@@ -26,7 +26,7 @@ MICRO_BATCHES = 6  # of 8 photographs: one step's global batch is 48 of 64
 
 
 def main(digits: str, photos: str) -> None:
-    with process_group.world("cpu", timeout_minutes=15) as world:
+    with process_group.initialize("cpu", timeout_minutes=15) as world:
         seen = stream(photos, world)
         recipe = load_recipe("resnet20_digits")
         torch.manual_seed(0)

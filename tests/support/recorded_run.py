@@ -94,7 +94,7 @@ def main(fault: str = "") -> None:
 
     `fault`: of rank 1 alone: an operation that its recording lacks, or `memory`, which its first replay lacks.
     """
-    with process_group.world("cpu", timeout_minutes=15) as world:
+    with process_group.initialize("cpu", timeout_minutes=15) as world:
         recipe = replace(RECIPE, global_batch_size=8 * world.size)
         if fault == "memory":
             run = Run(world, recipe)

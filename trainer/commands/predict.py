@@ -48,7 +48,7 @@ def predict_images(settings: PredictSettings) -> int:
     recipe = weights.recipe_at_evaluation
     classes = weights.classes or imagenet_classes(recipe) or [f"class {index}" for index in range(recipe.num_classes)]
     found, failed = 0, 0
-    with process_group.world(settings.device, timeout_minutes=30) as world:
+    with process_group.initialize(settings.device, timeout_minutes=30) as world:
         set_tf32(recipe.precision)
         trained, network = weights.networks[0]  # the one that gives the result
         model = load_network(weights, network, len(classes), world.device).eval()

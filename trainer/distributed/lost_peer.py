@@ -121,5 +121,5 @@ def _store(timeout: timedelta) -> Any:
 
 def _reports_the_loss_of_rank_0() -> bool:
     """True on the first rank of the second machine, if there is one: the whole first machine may be lost."""
-    size, local_size = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    return os.environ.get("RANK") == str(local_size if local_size < size else 1)
+    world_size, local_world_size = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    return os.environ.get("RANK") == str(local_world_size if local_world_size < world_size else 1)

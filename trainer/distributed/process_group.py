@@ -32,7 +32,7 @@ NO_GPU = "torch can use no GPU: check nvidia-smi, the driver and its Fabric Mana
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """The processes of this run, and which one this is."""
+    """The processes of this run, which torch.distributed calls the world, and which of them this one is."""
 
     rank: int
     size: int
@@ -48,25 +48,26 @@ class World:
 
 
 @contextmanager
-def world(device: str, timeout_minutes: float) -> Iterator[World]:
-    """Joins the run's processes, and leaves them at the end of the block. `device`: see device_type."""
+def initialize(device: str, timeout_minutes: float) -> Iterator[World]:
+    """Initializes the process group, and destroys it at the end of the block. `device`: see device_type."""
     device = device_type(device)
-    rank, size, local_rank, local_size = place_in_run()
+    rank, world_size, local_rank, local_world_size = place_in_run()
     timeout = timedelta(minutes=timeout_minutes)
     here = torch.device("cpu")
     if device == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        here = torch.device("cuda", gpu_index(local_rank, local_size, count, one_machine=local_size == size))
+        one_machine = local_world_size == world_size
+        here = torch.device("cuda", gpu_index(local_rank, local_world_size, count, one_machine=one_machine))
         torch.cuda.set_device(here)
-    backend = "nccl" if device == "cuda" and size > 1 else "gloo"
-    if size > local_size:
+    backend = "nccl" if device == "cuda" and world_size > 1 else "gloo"
+    if world_size > local_world_size:
         bind_gloo()
     try:
-        store = _store(size, timeout)
+        store = _store(world_size, timeout)
         if store is not None:
             refuse_other_device(device, rank, store)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
-        if size > 1:
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+        if world_size > 1:
             lost_peer.listen(rank, timeout)
     except (ValueError, RuntimeError) as error:
         raise UnreachableError(
@@ -75,23 +76,23 @@ def world(device: str, timeout_minutes: float) -> Iterator[World]:
     try:
         gloo = dist.new_group(backend="gloo", timeout=timeout)
         assert isinstance(gloo, dist.ProcessGroup)
-        places = bindings(gather(place_of(here), size, gloo))
+        places = bindings(gather(place_of(here), world_size, gloo))
         bind(places[rank])
         if device == "cuda":
             uuid = str(torch.cuda.get_device_properties(here).uuid)
-            refuse_shared_gpus(gather((socket.gethostname(), uuid), size, gloo))
+            refuse_shared_gpus(gather((socket.gethostname(), uuid), world_size, gloo))
         yield World(
             rank=rank,
-            size=size,
+            size=world_size,
             local_rank=local_rank,
-            local_size=local_size,
+            local_size=local_world_size,
             device=here,
             gloo=gloo,
             cpus=cpus_per_rank(places[rank], places),
         )
     except BaseException as error:
         lost_peer.leave()
-        if all_end(size, error):  # else the groups' end would wait for peers, which wait for this process to end
+        if all_end(world_size, error):  # else the groups' end would wait for peers, which wait for this process to end
             lost_peer.finish(rank)
             dist.destroy_process_group()
         raise
@@ -115,7 +116,7 @@ def refuse_other_device(device: str, rank: int, store: Any) -> None:
         )
 
 
-def gpu_index(local_rank: int, local_size: int, count: int, *, one_machine: bool) -> int:
+def gpu_index(local_rank: int, local_world_size: int, count: int, *, one_machine: bool) -> int:
     """Which of the `count` GPUs that this process sees is its own: a launcher may show it all of them, or only its own.
 
     Raises UserError if there are too few; on several machines NodeError, because another machine may have enough.
@@ -123,8 +124,8 @@ def gpu_index(local_rank: int, local_size: int, count: int, *, one_machine: bool
     """
     if count == 0:
         problem = NO_GPU
-    elif 1 < count < local_size:
-        problem = f"{local_size} processes on this machine, but {count} GPUs: start {count} or fewer"
+    elif 1 < count < local_world_size:
+        problem = f"{local_world_size} processes on this machine, but {count} GPUs: start {count} or fewer"
     else:
         return local_rank % count
     if one_machine:
@@ -142,20 +143,20 @@ def refuse_shared_gpus(places: list[tuple[str, str]]) -> None:
             )
 
 
-def gather(value: T, size: int, gloo: dist.ProcessGroup) -> list[T]:
+def gather(value: T, world_size: int, gloo: dist.ProcessGroup) -> list[T]:
     """The value of each rank."""
-    values: list[Any] = [None] * size
+    values: list[Any] = [None] * world_size
     dist.all_gather_object(values, value, group=gloo)
     return values
 
 
-def _store(size: int, timeout: timedelta) -> Any:
+def _store(world_size: int, timeout: timedelta) -> Any:
     """The store in which ranks find one another; None for torch's default.
 
     torchrun keeps one store for all its restarts, with the addresses of ranks that have died, and torch 2.15 connects
     to those. So each attempt uses its own key prefix.
     """
-    if size == 1:
+    if world_size == 1:
         return dist.HashStore()  # type: ignore[attr-defined]  # needs no port, so nothing can clash
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
@@ -180,9 +181,9 @@ def on_every_rank(world: World, action: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
-def all_end(size: int, error: BaseException | None) -> bool:
-    """Whether all of `size` ranks end by this error, or by none: then no rank or device waits for another one."""
-    return size == 1 or error is None or isinstance(error, Stopped | SharedError)
+def all_end(world_size: int, error: BaseException | None) -> bool:
+    """Whether all of `world_size` ranks end by this error, or by none: then no rank or device waits for another one."""
+    return world_size == 1 or error is None or isinstance(error, Stopped | SharedError)
 
 
 def if_all_end(world: World, action: Callable[[], None]) -> Callable[[object, BaseException | None, object], None]:

@@ -21,17 +21,17 @@ def place_in_run() -> tuple[int, int, int, int]:
 
     Raises UserError if they contradict one another: the process would wait for others for ever.
     """
-    rank, size = whole_number("RANK", 0), whole_number("WORLD_SIZE", 1)
-    local_rank, local_size = whole_number("LOCAL_RANK", 0), whole_number("LOCAL_WORLD_SIZE", 1)
+    rank, world_size = whole_number("RANK", 0), whole_number("WORLD_SIZE", 1)
+    local_rank, local_world_size = whole_number("LOCAL_RANK", 0), whole_number("LOCAL_WORLD_SIZE", 1)
     for name, number, of, count in (
-        ("RANK", rank, "WORLD_SIZE", size),
-        ("LOCAL_RANK", local_rank, "LOCAL_WORLD_SIZE", local_size),
+        ("RANK", rank, "WORLD_SIZE", world_size),
+        ("LOCAL_RANK", local_rank, "LOCAL_WORLD_SIZE", local_world_size),
     ):
         if number >= count:
             raise UserError(f"{name} is {number}, but {of} is {count}: unset both, or use torchrun")
-    if size > 1 and (missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]):
-        raise UserError(f"WORLD_SIZE is {size}, but {missing[0]} is not set: unset WORLD_SIZE, or use torchrun")
-    return rank, size, local_rank, local_size
+    if world_size > 1 and (missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]):
+        raise UserError(f"WORLD_SIZE is {world_size}, but {missing[0]} is not set: unset WORLD_SIZE, or use torchrun")
+    return rank, world_size, local_rank, local_world_size
 
 
 def cache_folder() -> Path | None:

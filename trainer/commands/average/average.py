@@ -38,7 +38,7 @@ def average_weights(settings: AverageSettings) -> None:
 
     The weights of a checkpoint are those of its run's result: the moving average, where it has one.
     """
-    with process_group.world(settings.device, timeout_minutes=30) as world:
+    with process_group.initialize(settings.device, timeout_minutes=30) as world:
         members = on_every_rank(world, lambda: read_members(settings))
         out = on_every_rank(world, lambda: _place(settings))
         require_same(world, "checkpoints", " ".join(member.weights.sha256 for member in members))

@@ -57,7 +57,7 @@ def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
     assert settings.data is not None  # settings require it without --fit
     load = os.getloadavg()[0]
     with ExitStack() as stack:
-        world = stack.enter_context(process_group.world(settings.device, timeout_minutes=30))
+        world = stack.enter_context(process_group.initialize(settings.device, timeout_minutes=30))
         require_same(world, "recipe", recipe_source(recipe))
         accumulation = accumulation_steps(recipe, world)
         if settings.cuda_graph:

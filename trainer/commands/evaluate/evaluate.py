@@ -34,7 +34,7 @@ from trainer.weights_settings import EvaluateSettings
 
 def evaluate_weights(settings: EvaluateSettings) -> None:
     """Evaluates a run's weights or a file's, prints the result and writes the evaluation record. Raises UserError."""
-    with process_group.world(settings.device, timeout_minutes=30) as world:
+    with process_group.initialize(settings.device, timeout_minutes=30) as world:
         evaluate_in(world, settings)
 
 

@@ -43,7 +43,7 @@ def measured_bytes(recipe: Recipe, device: torch.device, accumulation: int, expe
     set_tf32(recipe.precision)
     choose_kernels(deterministic=False)
     like_training = TrainSettings(data="", run_dir=Path())
-    with process_group.world(device.type, timeout_minutes=30) as world:
+    with process_group.initialize(device.type, timeout_minutes=30) as world:
         before = _start(world.device)
         module, _ = build_module(recipe, like_training, world, fresh=False)
         state = build_state(recipe, module, world, steps_per_epoch=2)
