@@ -9,9 +9,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 
-from trainer.distributed.process_group import World, start_sum, sum_over_ranks
+from trainer.distributed.process_group import World, gather, start_sum, sum_over_ranks
 from trainer.errors import UserError
 
 DIVERGED = "restart in a new --run-dir with a lower --optimizer.lr, a longer warmup or --precision bf16"
@@ -146,9 +145,7 @@ class StepMetrics:
         return [StepRecord(number + 1, *values[self._slot(number)]) for number in range(first, step)]
 
     def _losses_by_rank(self, step: int) -> list[float]:
-        losses: list[float] = [0.0] * self._world.size
-        dist.all_gather_object(losses, self._buffer[LOSS, self._slot(step)].item(), group=self._world.gloo)
-        return losses
+        return gather(self._world, float(self._buffer[LOSS, self._slot(step)]))
 
     def _slot(self, step: int) -> int:
         return step % self._buffer.shape[1]

@@ -74,7 +74,7 @@ def test_require_same_goes_by_the_weights_and_not_by_the_names_of_their_files(mo
         (teacher, replace(teacher, sha256="1" * 64), r"sha256:1+\) instead of .*sha256:0+\)"),
     ]
     for ours, theirs, answer in others:
-        monkeypatch.setattr(process_group, "gather", lambda value, *_, theirs=theirs: [value, theirs])
+        monkeypatch.setattr(process_group, "gather", lambda _, value, theirs=theirs: [value, theirs])
         with pytest.raises(SharedError, match=answer) if answer else nullcontext():
             require_same(world, "start", ours)
 
@@ -222,7 +222,7 @@ def test_nccl_group_is_destroyed_where_all_ranks_end_together(
     monkeypatch.setattr(process_group, "dist", calls)
     monkeypatch.setattr(process_group, "lost_peer", MagicMock())
     places = iter([[process_group.place_of(torch.device("cpu"))] * 2, [("n0", "GPU-1"), ("n1", "GPU-1")]])
-    monkeypatch.setattr(process_group, "gather", lambda *_: next(places))
+    monkeypatch.setattr(process_group, "_gather", lambda *_: next(places))
     with pytest.raises(type(error)), process_group.initialize("cuda", 1):
         raise error
     assert calls.init_process_group.call_args.args == ("nccl",)

@@ -109,8 +109,8 @@ def main(fault: str = "") -> None:
             return
         recorded, plain = (Run(world, recipe, warm_up=warm_up).train() for warm_up in (WARM_UP, NEVER))
         wrong = different(recorded.saved(), plain.saved())
-        weights = gather([weight.tolist() for weight in recorded.state.module.parameters()], world.size, world.gloo)
-        replays = gather(recorded.replays, world.size, world.gloo)
+        weights = gather(world, [weight.tolist() for weight in recorded.state.module.parameters()])
+        replays = gather(world, recorded.replays)
         if world.is_main:
             print(f"{replays} replays, different: {wrong}, same on all ranks: {weights[1:] == weights[:-1]}")
 

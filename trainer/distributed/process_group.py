@@ -76,11 +76,11 @@ def initialize(device: str, timeout_minutes: float) -> Iterator[World]:
     try:
         gloo = dist.new_group(backend="gloo", timeout=timeout)
         assert isinstance(gloo, dist.ProcessGroup)
-        places = bindings(gather(place_of(here), world_size, gloo))
+        places = bindings(_gather(place_of(here), world_size, gloo))
         bind(places[rank])
         if device == "cuda":
             uuid = str(torch.cuda.get_device_properties(here).uuid)
-            refuse_shared_gpus(gather((socket.gethostname(), uuid), world_size, gloo))
+            refuse_shared_gpus(_gather((socket.gethostname(), uuid), world_size, gloo))
         yield World(
             rank=rank,
             size=world_size,
@@ -143,8 +143,12 @@ def refuse_shared_gpus(places: list[tuple[str, str]]) -> None:
             )
 
 
-def gather(value: T, world_size: int, gloo: dist.ProcessGroup) -> list[T]:
-    """The value of each rank."""
+def gather(world: World, value: T) -> list[T]:
+    """Returns the value of each rank, on every rank."""
+    return _gather(value, world.size, world.gloo)
+
+
+def _gather(value: T, world_size: int, gloo: dist.ProcessGroup) -> list[T]:
     values: list[Any] = [None] * world_size
     dist.all_gather_object(values, value, group=gloo)
     return values
@@ -173,7 +177,7 @@ def on_every_rank(world: World, action: Callable[[], T]) -> T:
         result = action()
     except UserError as error:
         message = (str(error), error.exit_code)
-    messages = gather(message, world.size, world.gloo)
+    messages = gather(world, message)
     failed = [(rank, *met) for rank, met in enumerate(messages) if met is not None]
     if failed:
         rank, text, exit_code = failed[0]
@@ -203,12 +207,12 @@ def on_main_rank(world: World, action: Callable[[], object]) -> None:
 
 def true_on_all_ranks(world: World, value: bool) -> bool:
     """Whether `value` is true on every rank."""
-    return all(gather(value, world.size, world.gloo))
+    return all(gather(world, value))
 
 
 def require_same(world: World, what: str, value: object) -> None:
     """Raises SharedError on all ranks, with the first line that differs, unless `value` equals that of all others."""
-    values = gather(value, world.size, world.gloo)
+    values = gather(world, value)
     for rank, other in enumerate(values):
         if other != values[0]:
             lines = zip_longest(str(other).splitlines(), str(values[0]).splitlines(), fillvalue="nothing")

@@ -38,7 +38,7 @@ def require_same_weights(world: World, weights: Iterable[torch.Tensor], step: in
         return
     if _majority(found) not in (None, found[world.rank]):
         report_faulty_node(f"after step {step} the weights of rank {world.rank} differed from those of the others")
-    nodes = gather(socket.gethostname(), world.size, world.gloo)
+    nodes = gather(world, socket.gethostname())
     raise SharedError(_different(found, nodes, step), EXIT_RETRY)
 
 

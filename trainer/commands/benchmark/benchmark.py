@@ -19,7 +19,7 @@ import torch
 
 from trainer.atomic import replace_text
 from trainer.commands.benchmark.bottleneck import smallest_useful_side
-from trainer.commands.benchmark.measure import WARM_UP, Measured, Part, gather, window, window_length
+from trainer.commands.benchmark.measure import WARM_UP, Measured, Part, window, window_length
 from trainer.commands.benchmark.peak import Peak, peak
 from trainer.commands.benchmark.peers import Peer, PeerError, ffcv_loader, job, torchvision_pipeline
 from trainer.commands.benchmark.repeated_step import RepeatedStep
@@ -36,7 +36,7 @@ from trainer.data.order import epoch_order, train_batches
 from trainer.data.stream import train_stream
 from trainer.distributed import process_group
 from trainer.distributed.cpus import default_workers
-from trainer.distributed.process_group import World, if_all_end, on_every_rank, require_same
+from trainer.distributed.process_group import World, gather, if_all_end, on_every_rank, require_same
 from trainer.errors import SharedError, UserError, counted
 from trainer.precision import set_tf32
 from trainer.recipe import PaddedCrop, Recipe

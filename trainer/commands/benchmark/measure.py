@@ -10,20 +10,18 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any
 
 import torch.distributed as dist
 
 from trainer.commands.benchmark.peak import wait_for
 from trainer.data.loader import BATCHES_AHEAD
-from trainer.distributed.process_group import World
+from trainer.distributed.process_group import World, gather
 from trainer.distributed.run_ahead import RunAhead
 from trainer.log.throughput import Rates, Throughput
 
 WARM_UP = BATCHES_AHEAD + 2  # batches that may be ready when a window begins: those of the loader and one on the GPU
 _GROWTH = 8  # from one trial window to the next
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,10 +113,3 @@ def window_length(part: Part, seconds: float, world: World) -> int:
         count = min(_GROWTH * count, math.ceil(count * seconds / 3 / taken))
     count = math.ceil(count * seconds / taken)
     return count if count < part.accumulation else math.ceil(count / part.accumulation) * part.accumulation
-
-
-def gather(world: World, value: T) -> list[T]:
-    """The value of every rank, on every rank."""
-    values: list[Any] = [None] * world.size
-    dist.all_gather_object(values, value, group=world.gloo)
-    return values
