@@ -134,24 +134,24 @@ def results(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def append(file: Path, found: dict[str, Any]) -> None:
+def append(file: Path, result: dict[str, Any]) -> None:
     with file.open("a") as lines:
-        lines.write(json.dumps(found) + "\n")
-    print(json.dumps(found), flush=True)
+        lines.write(json.dumps(result) + "\n")
+    print(json.dumps(result), flush=True)
 
 
-def table(found: list[dict[str, Any]]) -> str:
+def table(results: list[dict[str, Any]]) -> str:
     """In Markdown."""
     lines = ["| training | n | top-1 | minus ours, 95 % interval | CPU seconds, mean |", "|---|---|---|---|---|"]
-    names = dict.fromkeys(row["training"] for row in found)
-    top1 = {name: [row["top1"] for row in found if row["training"] == name] for name in names}
+    names = dict.fromkeys(row["training"] for row in results)
+    top1 = {name: [row["top1"] for row in results if row["training"] == name] for name in names}
     for name, values in top1.items():
         spread, interval = "", ""
         if len(values) > 1:
             spread = f" +- {stdev(values):.2f}"
             between = difference(mean_of(values), mean_of(top1[OURS])) if len(top1.get(OURS, ())) > 1 else None
             interval = f"{between.low:+.2f} to {between.high:+.2f} points" if between and name != OURS else ""
-        seconds = mean(row["cpu_seconds"] for row in found if row["training"] == name)
+        seconds = mean(row["cpu_seconds"] for row in results if row["training"] == name)
         lines.append(f"| {name} | {len(values)} | {mean(values):.2f}{spread} % | {interval} | {seconds:,.0f} |")
     return "\n".join(lines)
 

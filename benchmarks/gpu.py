@@ -95,15 +95,15 @@ def main(settings: GpuSettings) -> None:
             measurement.round()
             if number == 0:
                 measurement.variants()
-            print(f"\n{report(record.found)}\n", flush=True)
+            print(f"\n{report(record.results)}\n", flush=True)
         measurement.profile()
-    print(f"\n{report(record.found)}", flush=True)
+    print(f"\n{report(record.results)}", flush=True)
 
 
 def _open(settings: GpuSettings, record: Record, world: World, stack: ExitStack) -> Loader:
     workers = settings.workers or default_workers(world.cpus)
     hardware = environment(world, TrainSettings(data="", run_dir=Path(), workers=workers))
-    record.found |= {
+    record.results |= {
         "what": f"ResNet-{settings.depth}, {settings.resolution} px, batch {settings.batch}, {settings.precision}",
         "seconds": settings.seconds,
         "workers": workers,
@@ -169,7 +169,7 @@ class Measurement:
                 self._try(f"{name}, real", self._batches.real, name)
         # From the second round on it must not grow: recording a graph in the first one empties the cache.
         if self._device.type == "cuda":
-            self._record.found["reserved_gb"].append(torch.cuda.memory_reserved(self._device) / 1e9)
+            self._record.results["reserved_gb"].append(torch.cuda.memory_reserved(self._device) / 1e9)
 
     def variants(self) -> None:
         """Our step once with each of the variants, on synthetic images. Each is freed before the next."""
@@ -183,8 +183,8 @@ class Measurement:
                 record.say(f"{name}: not begun, {record.seconds_left:.0f} s are left")
                 continue
             try:
-                record.found["variants"][name] = self._variant(variant)
-                record.say(f"{name}: {record.found['variants'][name]['images_per_second']:,.0f} images/s")
+                record.results["variants"][name] = self._variant(variant)
+                record.say(f"{name}: {record.results['variants'][name]['images_per_second']:,.0f} images/s")
             except Exception as error:
                 record.failed(name, error)
                 error.__traceback__ = None
@@ -210,7 +210,7 @@ class Measurement:
             if name.startswith("ours") and "graph" not in name:
                 try:
                     with self._warm(step, self._batches.real) as batches:
-                        self._record.found["profile"][name] = profiled(step, batches, self._device)
+                        self._record.results["profile"][name] = profiled(step, batches, self._device)
                     self._record.say(f"profile of {name}")
                 except Exception as error:
                     self._record.failed(f"profile of {name}", error)
@@ -218,7 +218,7 @@ class Measurement:
     def _try(self, what: str, batches: Callable[[], Generator[Any, None, None]], step: str | None = None) -> None:
         """One rate of `what` more, unless it has failed or too little time is left."""
         record = self._record
-        if step in record.found["failed"] or what in record.found["failed"]:
+        if step in record.results["failed"] or what in record.results["failed"]:
             return
         needed = 2 * self._settings.seconds + PROFILE_SECONDS
         if step and "compiled" in step and step not in self._steps:
@@ -236,7 +236,7 @@ class Measurement:
             error.__traceback__ = None  # it holds what the step has allocated
             self._free()
             return
-        record.found["images_per_second"].setdefault(what, []).append(rate)
+        record.results["images_per_second"].setdefault(what, []).append(rate)
         record.say(f"{what}: {rate:,.0f} images/s")
 
     def _step(self, name: str) -> Step:
@@ -250,8 +250,8 @@ class Measurement:
                 seconds = time.monotonic() - begun
                 if "compiled" in name:
                     done = {kind: number - before[kind] for kind, number in compiled_so_far().items()}
-                    self._record.found["compiled"][name] = {"seconds": seconds, **done}
-                self._record.found["waits"][name] = waits(step, batches)
+                    self._record.results["compiled"][name] = {"seconds": seconds, **done}
+                self._record.results["waits"][name] = waits(step, batches)
             self._steps[name] = step
             self._record.say(f"{name}: built and warm after {seconds:.1f} s")
         return self._steps[name]

@@ -19,10 +19,10 @@ class TimeUp(BaseException):
 
 
 class Record:
-    """`found` is what the file holds, complete or not."""
+    """`results` is what the file holds, complete or not."""
 
     def __init__(self, file: Path | None, minutes: float) -> None:
-        self.found: dict[str, Any] = {
+        self.results: dict[str, Any] = {
             "images_per_second": {}, "variants": {}, "reserved_gb": [], "failed": {}, "compiled": {}, "waits": {},
             "profile": {},
         }  # fmt: skip
@@ -41,19 +41,19 @@ class Record:
         """Prints a line with the time, and writes everything that was found into the file."""
         print(f"{self.seconds:6.1f} s  {text}", flush=True)
         if self._file:
-            self.found["minutes"] = self.seconds / 60
-            replace_text(self._file, json.dumps(self.found, indent=2) + "\n")
+            self.results["minutes"] = self.seconds / 60
+            replace_text(self._file, json.dumps(self.results, indent=2) + "\n")
 
     def failed(self, what: str, error: Exception) -> None:
         """Notes it; the others are measured still."""
         traceback.print_exception(error)
-        self.found["failed"][what] = f"{type(error).__name__}: {first_line(error)}"
-        self.say(f"{what} failed: {self.found['failed'][what]}")
+        self.results["failed"][what] = f"{type(error).__name__}: {first_line(error)}"
+        self.say(f"{what} failed: {self.results['failed'][what]}")
 
     def note(self, what: str, look: Callable[[], Any]) -> None:
         """Finds `what`, something else than a rate."""
         try:
-            self.found[what] = look()
+            self.results[what] = look()
         except Exception as error:
             self.failed(what, error)
         else:

@@ -7,30 +7,30 @@ IMAGES_PER_SECOND, OF_SYNTHETIC = 4500.0, 0.97  # wanted from real JPEGs on one 
 _REAL, _SYNTHETIC = ", real", ", synthetic"
 
 
-def report(found: dict[str, Any]) -> str:
-    """`found`: what the file of --json holds, complete or not."""
-    if "hardware" not in found:
+def report(results: dict[str, Any]) -> str:
+    """`results`: what the file of --json holds, complete or not."""
+    if "hardware" not in results:
         return "nothing was measured"
-    hardware, rates = found["hardware"], found["images_per_second"]
+    hardware, rates = results["hardware"], results["images_per_second"]
     middle = {name: median(rounds) for name, rounds in rates.items()}
-    at = f"{hardware['gpu'] or 'NOT A GPU: ' + hardware['cpu']}, {found['workers']} loader threads"
+    at = f"{hardware['gpu'] or 'NOT A GPU: ' + hardware['cpu']}, {results['workers']} loader threads"
     lines = [
-        f"{found['what']}; {at}; torch {hardware['packages']['torch']}, commit {hardware['commit'] or 'unknown'}; "
-        f"median of n rounds of {found['seconds']:g} s in turn",
+        f"{results['what']}; {at}; torch {hardware['packages']['torch']}, commit {hardware['commit'] or 'unknown'}; "
+        f"median of n rounds of {results['seconds']:g} s in turn",
         "",
         "| what | images/s (range) | n |",
         "|---|---|---|",
         *(f"| {name} | {middle[name]:,.0f} ({min(rounds):,.0f} to {max(rounds):,.0f}) | {len(rounds)} |"
           for name, rounds in rates.items()),
-        *(f"| {name} | failed: {why} | 0 |" for name, why in found["failed"].items()),
+        *(f"| {name} | failed: {why} | 0 |" for name, why in results["failed"].items()),
         "",
         *_targets(middle),
-        *_variants(found.get("variants", {}), middle.get("ours" + _SYNTHETIC)),
-        *_memory(found.get("reserved_gb", [])),
-        *_limit(found.get("roofline"), middle),
-        *_compiled(found["compiled"]),
-        *_waits(found["waits"]),
-        *_profile(found["profile"]),
+        *_variants(results.get("variants", {}), middle.get("ours" + _SYNTHETIC)),
+        *_memory(results.get("reserved_gb", [])),
+        *_limit(results.get("roofline"), middle),
+        *_compiled(results["compiled"]),
+        *_waits(results["waits"]),
+        *_profile(results["profile"]),
     ]  # fmt: skip
     return "\n".join(lines)
 
@@ -61,10 +61,10 @@ def _variants(variants: dict[str, dict[str, float]], ours: float | None) -> list
     if not variants:
         return []
     lines = ["", "| our step, with | images/s, n = 1 | of the plain one | GB |", "|---|---|---|---|"]
-    for name, found in variants.items():
-        rate = found["images_per_second"]
+    for name, results in variants.items():
+        rate = results["images_per_second"]
         share = f"{rate / ours:.2f}" if ours else ""
-        lines.append(f"| {name} | {rate:,.0f} | {share} | {found['gb']:.1f} |")
+        lines.append(f"| {name} | {rate:,.0f} | {share} | {results['gb']:.1f} |")
     return [*lines, ""]
 
 
