@@ -25,10 +25,10 @@ Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
 def build_teacher(recipe: Recipe, weights: Path | None, classes: list[str]) -> tuple[nn.Module, Teacher]:
-    """The recipe's teacher on the CPU, frozen and in evaluation mode, and what it is. `classes`: the data's, in order.
+    """Builds the recipe's teacher on the CPU, frozen and in evaluation mode, and says what it is.
 
-    `weights`: its file, None for those that its library publishes. Raises UserError if there are no weights, or
-    if they are of another network or of other classes.
+    `classes`: the data's, in order. `weights`: its file, None for those that its library publishes. Raises UserError if
+    there are no weights, or if they are of another network or of other classes.
     """
     assert recipe.distillation is not None
     spec = recipe.distillation.teacher
@@ -69,7 +69,7 @@ def require_resolutions(module: nn.Module, teacher: Teacher, recipe: Recipe, dev
 
 
 def untrained_teacher(recipe: Recipe, device: torch.device) -> nn.Module | None:
-    """A network like the recipe's teacher for measurements on noise; None: the recipe has no teacher."""
+    """Builds a network like the recipe's teacher for measurements on noise; None: the recipe has no teacher."""
     if recipe.distillation is None:
         return None
     module = build_model(without_pretrained(recipe.distillation.teacher), recipe.num_classes)
@@ -77,12 +77,12 @@ def untrained_teacher(recipe: Recipe, device: torch.device) -> nn.Module | None:
 
 
 def frozen(module: nn.Module) -> nn.Module:
-    """`module` in evaluation mode, without gradients."""
+    """Puts `module` into evaluation mode, without gradients, and returns it."""
     return module.eval().requires_grad_(False)
 
 
 def build_distilled_loss(recipe: Recipe) -> Loss:
-    """The recipe's loss; with a teacher, also the part against its logits. All of it is computed in float32."""
+    """Builds the recipe's loss; with a teacher, also the part against its logits. All of it is computed in float32."""
     of_labels, spec = build_loss(recipe.loss), recipe.distillation
 
     def loss(logits: torch.Tensor, targets: torch.Tensor, teachers: torch.Tensor | None) -> torch.Tensor:
@@ -97,7 +97,7 @@ def build_distilled_loss(recipe: Recipe) -> Loss:
 
 
 def teacher_loss(spec: Distillation, logits: torch.Tensor, teachers: torch.Tensor) -> torch.Tensor:
-    """The divergence from the teacher, without its weight: logits are float32 of shape (n, classes)."""
+    """Computes the divergence from the teacher, without its weight: logits are float32 of shape (n, classes)."""
     if spec.hard:
         return functional.cross_entropy(logits, teachers.argmax(dim=1))
     ours, theirs = ((each / spec.temperature).log_softmax(dim=1) for each in (logits, teachers))

@@ -26,7 +26,7 @@ class WeightAverage:
         self.module.eval().requires_grad_(False)
 
     def update(self, module: nn.Module, step: int, epochs: float) -> None:
-        """After each optimizer step: `step` steps and `epochs`, a fractional number, are then complete.
+        """Updates the average after an optimizer step. `step` steps and `epochs`, with a fraction, are complete.
 
         Until spec.start_epoch, that included, the average is a copy. Then at each update it becomes
         decay * average + (1 - decay) * weights, and so do running statistics; counts are copied. An EMA is updated
@@ -46,7 +46,7 @@ class WeightAverage:
                     self._average.apply_update_(module, decay=count / (count + 1))
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint: the averaged network's state, under the names of the network itself."""
+        """Returns the averaged network's state, under the names of the network itself."""
         return self.module.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

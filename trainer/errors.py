@@ -84,10 +84,10 @@ def counted(number: int, noun: str) -> str:
 
 
 def rate(per_second: float) -> str:
-    """A number of images a second: whole from ten on, and below with a decimal, so that 0.6 is not shown as 1 or 0."""
+    """Formats images a second: whole from ten on, and below with a decimal, so that 0.6 is not shown as 1 or 0."""
     return f"{per_second:,.0f}" if per_second >= 9.95 else f"{per_second:.1f}"
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, or the name of its type where the message is empty."""
+    """Returns the first line of an exception's message, or the name of its type where the message is empty."""
     return (str(error) or type(error).__name__).splitlines()[0]

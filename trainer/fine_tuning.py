@@ -47,7 +47,7 @@ def apply_fine_tuning(model: nn.Module, spec: FineTuning) -> str:
 
 
 def train_mode(model: nn.Module, spec: FineTuning | None) -> None:
-    """model.train(), except for frozen norms: those normalise by their running statistics and do not move them."""
+    """Calls model.train(), except for frozen norms: those use their running statistics and do not move them."""
     model.train()
     if spec is not None:
         for norm in _frozen_norms(model, spec):

@@ -16,7 +16,7 @@ Targets are labels, int64 of shape (n,), or the probabilities that mixing makes,
 
 
 def build_loss(spec: recipe.Loss) -> Loss:
-    """The mean loss over a micro-batch; logits are taken to fp32 first, whatever the precision of the model."""
+    """Builds the mean loss over a micro-batch; logits are taken to fp32 first, whatever the precision of the model."""
     match spec:
         case CrossEntropy():
             return lambda logits, targets: functional.cross_entropy(

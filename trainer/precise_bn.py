@@ -30,7 +30,7 @@ def remeasure_norms(recipe: Recipe, networks: dict[str, nn.Module], loader: Load
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
-    """The norms of `model` that have running statistics."""
+    """Lists the norms of `model` that have running statistics."""
     return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
 
 

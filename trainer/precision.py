@@ -10,7 +10,7 @@ _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16,
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """The context of a forward pass. Norms, losses and parameters stay fp32 inside it, as in torch.autocast."""
+    """Returns the context of a forward pass. Norms, losses and parameters stay fp32 inside it, as in torch.autocast."""
     return torch.autocast(device.type, dtype=_DTYPES[precision], enabled=precision in ("bf16", "fp16"))
 
 
@@ -21,12 +21,12 @@ def set_tf32(precision: Precision) -> None:
 
 
 def build_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:
-    """fp16's loss scaling (Micikevicius et al. 2017, arXiv:1710.03740, section 3.2); does nothing for the others."""
+    """Builds fp16's loss scaler (Micikevicius et al. 2017, arXiv:1710.03740, section 3.2), disabled for the others."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
 
 def emulation_note(precision: Precision, device: torch.device) -> str | None:
-    """A line for the log where this device has no instructions for the precision and emulates it; None elsewhere."""
+    """Returns a line for the log if this device has no instructions for the precision and emulates it; else None."""
     if precision == "fp32":
         return None
     if device.type == "cuda":

@@ -19,17 +19,17 @@ _WRITTEN_BY_US = '"""The resolved recipe of a run'
 
 
 def recipe_names() -> list[str]:
-    """The names of the recipes in recipes/, sorted."""
+    """Lists the names of the recipes in recipes/, sorted."""
     return sorted(path.stem for path in RECIPES.glob("*.py") if not path.stem.startswith("_"))
 
 
 def docstring(name: str) -> str:
-    """The docstring of a recipe in recipes/. Its first line is what the recipe trains, and from which paper."""
+    """Returns the docstring of a recipe in recipes/. Its first line is what the recipe trains, and from which paper."""
     return ast.get_docstring(ast.parse((RECIPES / f"{name}.py").read_text(encoding="utf-8"))) or ""
 
 
 def measured(name: str) -> str:
-    """The result measured with this code, from the ledger recipes/README.md; "not yet" if there is none."""
+    """Returns the result measured with this code, from the ledger recipes/README.md; "not yet" if there is none."""
     for line in (RECIPES / "README.md").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"| `{name}` |"):
             return line.split("|")[4].strip()
@@ -70,7 +70,7 @@ def load_recipe(name: str | Path) -> Recipe:
 
 
 def recipe_source(recipe: Recipe) -> str:
-    """The source of a Python file that defines this recipe, with every value written out."""
+    """Returns the source of a Python file that defines this recipe, with every value written out."""
     used = sorted(set(re.findall(r"\b([A-Z]\w*)\(", _written(recipe, 0))) & set(vars(trainer.recipe)))
     return (
         f'{_WRITTEN_BY_US}: python -m trainer train THIS_FILE --data DIR --run-dir DIR."""\n\n'
@@ -92,7 +92,7 @@ class Change(NamedTuple):
 
 
 def recipe_diff(old: Recipe, new: Recipe) -> list[Change]:
-    """The settings that differ, without the published result: to correct it changes no training."""
+    """Lists the settings that differ, without the published result: to correct it changes no training."""
     return _diff(_flat(old), _flat(new))
 
 
@@ -136,7 +136,10 @@ def _written(value: Any, depth: int) -> str:
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
-    """The settings by their names on the command line: "optimizer.lr": 0.1; a part by its class: "optimizer": "SGD"."""
+    """Returns the settings by their names on the command line.
+
+    "optimizer.lr": 0.1; a part by its class: "optimizer": "SGD".
+    """
     return _flat(recipe)
 
 

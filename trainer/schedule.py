@@ -6,12 +6,12 @@ from trainer.recipe import Constant, Cosine, Linear, Recipe, Schedule, Steps
 
 
 def lr_of(recipe: Recipe, epoch: float) -> float:
-    """The recipe's learning rate of the step that starts at `epoch`; see lr_at."""
+    """Computes the recipe's learning rate of the step that starts at `epoch`; see lr_at."""
     return lr_at(recipe.schedule, peak=recipe.optimizer.lr, epoch=epoch, epochs=recipe.epochs)
 
 
 def lr_at(schedule: Schedule, *, peak: float, epoch: float, epochs: int) -> float:
-    """The learning rate of the step that starts at `epoch`, a fractional number of epochs in [0, epochs).
+    """Computes the learning rate of the step that starts at `epoch`, a fractional number of epochs in [0, epochs).
 
     The gradual warmup adds a constant amount per step, from `warmup.lr` to `peak` (Goyal et al. 2017, section 2.2), or
     per epoch where the rate changes every epoch. After it the rate is the peak until its own curve begins.

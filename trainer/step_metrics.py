@@ -90,7 +90,10 @@ class StepMetrics:
         return lambda: self._summarise(self._checked(self._means(summed(), step), step), since)
 
     def means(self, step: int) -> torch.Tensor:
-        """The buffer's means over the ranks: float64, on the CPU. Raises NotFiniteError for an invalid step."""
+        """Computes the buffer's means over the ranks: float64, on the CPU.
+
+        Raises NotFiniteError for an invalid step.
+        """
         means = self._means(sum_over_ranks(self._world, self._buffer), step)
         self._checked(means, step)
         return means
@@ -117,7 +120,7 @@ class StepMetrics:
         )
 
     def not_finite(self, what: str, step: int) -> NotFiniteError:
-        """The error for a problem found elsewhere after `step` complete steps. Called by all ranks together."""
+        """Returns the error for a problem found elsewhere after `step` complete steps. Called by all ranks together."""
         means = self._means(sum_over_ranks(self._world, self._buffer), step)
         return NotFiniteError(what, self._records(means, step), self._losses_by_rank(step - 1))
 
@@ -152,7 +155,7 @@ class StepMetrics:
 
 
 def spikes(losses: list[float]) -> list[int]:
-    """The indices of outliers: above twice the median, and above it by more than 20 median absolute deviations.
+    """Finds the indices of outliers: above twice the median, and above it by more than 20 median absolute deviations.
 
     Near the end of training the losses of batches follow an exponential distribution rather than a normal one. Of such
     values one in 30,000 is that far out.

@@ -26,7 +26,7 @@ class Augmenter:
         self.epoch = epoch
 
     def pixels(self, images: torch.Tensor, samples: np.ndarray) -> torch.Tensor:
-        """Colour jitter and policy on `images`: uint8, shape (n, 3, h, w), on any device; never changed in place.
+        """Applies colour jitter and policy to `images`: uint8, shape (n, 3, h, w), on any device; not in place.
 
         samples: int64, shape (n,), on the host. Returns a channels-last tensor, or `images` if the recipe has neither.
         """
@@ -48,9 +48,10 @@ class Augmenter:
         return images
 
     def normalised(self, images: torch.Tensor, samples: np.ndarray) -> torch.Tensor:
-        """PCA lighting and random erasing, in place: float32, shape (n, 3, h, w), ([0, 1] - mean) / std of the recipe.
+        """Applies PCA lighting and random erasing in place.
 
-        samples: int64, shape (n,), on the host.
+        images: float32, shape (n, 3, h, w), ([0, 1] - mean) / std of the recipe. samples: int64, shape (n,), on the
+        host.
         """
         if isinstance(self.recipe.color, PcaLighting):
             offsets = lighting_offsets(self.recipe.color, self._uniform(samples, RandomStream.COLOR, 3))
@@ -101,7 +102,7 @@ _TRIES = 10
 
 
 def lighting_offsets(lighting: PcaLighting, draws: np.ndarray) -> np.ndarray:
-    """What is added to the RGB values, in [0, 1]: float64, shape (n, 3) (Krizhevsky et al. 2012, section 4.1).
+    """Computes what is added to RGB values in [0, 1]: float64, shape (n, 3) (Krizhevsky et al. 2012, section 4.1).
 
     `draws`: uniform, shape (n, 3), one for each component.
     """
@@ -112,8 +113,10 @@ def lighting_offsets(lighting: PcaLighting, draws: np.ndarray) -> np.ndarray:
 
 
 def erased_boxes(erasing: RandomErasing, draws: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The first of ten random boxes smaller than the image in both directions (Zhong et al. 2017, Algorithm 1; ten
-    tries and a ratio, height / width, uniform in its logarithm, as torchvision and timm).
+    """Chooses the first of ten random boxes that are smaller than the image in both directions.
+
+    Zhong et al. 2017, Algorithm 1; ten tries and a ratio, height / width, uniform in its logarithm, as torchvision and
+    timm.
 
     `draws`: uniform, shape (n, 41): whether, then area, ratio, top and left of each try. Returns (top, left, height,
     width): int64, shape (n, 4), in pixels; all 0 if nothing is erased.

@@ -14,7 +14,7 @@ _LONGEST = 3  # operations of a chain of random length (Hendrycks et al. 2020, a
 
 
 def augmix(images: torch.Tensor, policy: AugMix, draw: Callable[[int], np.ndarray]) -> torch.Tensor:
-    """Each of `images` (uint8, shape (n, 3, h, w)) mixed with its chains; a new channels-last tensor.
+    """Mixes each of `images` (uint8, shape (n, 3, h, w)) with its chains; returns a new channels-last tensor.
 
     `draw(count)`: uniform in [0, 1), float64, shape (n, count) on the host, always the same numbers for an image. The
     sum is float32 and cut off to uint8, as torchvision's.
@@ -35,7 +35,7 @@ def augmix(images: torch.Tensor, policy: AugMix, draw: Callable[[int], np.ndarra
 
 
 def mixing_weights(draws: np.ndarray) -> np.ndarray:
-    """The share of the image and of each chain: float32, shape (n, 1 + width); they add up to 1.
+    """Computes the share of the image and of each chain: float32, shape (n, 1 + width); they add up to 1.
 
     The image's share is uniform, which is Beta(1, 1), and the chains' shares of the rest are Dirichlet(1, ..., 1).
     `draws`: uniform, shape (n, 2 + width). Exponential variates divided by their sum have a Dirichlet distribution.
@@ -48,7 +48,7 @@ def mixing_weights(draws: np.ndarray) -> np.ndarray:
 
 
 def chain_rounds(policy: AugMix, draws: np.ndarray, height: int, width: int) -> list[Round]:
-    """The operations of chains, in order, for images of height x width pixels.
+    """Returns the operations of chains, in order, for images of height x width pixels.
 
     `draws`: uniform, shape (n, 1 + 3 * length): the length, then each operation with its magnitude and sign.
     """

@@ -50,14 +50,17 @@ class Stamp:
 
     @classmethod
     def of(cls, path: Path, files: Iterable[tuple[str, int, int]], labels: np.ndarray) -> "Stamp":
-        """`files`: name, length and time of every file; `labels`: of the images, whose order is part of the state."""
+        """Makes the stamp for these files.
+
+        `files`: name, length and time of every file; `labels`: of the images, whose order is part of the state.
+        """
         digest = hashlib.sha256(labels.tobytes())
         for name, length, when in files:
             digest.update(os.fsencode(f"{name} {length} {when}\n"))
         return cls(path, digest.hexdigest())
 
     def read(self) -> Content | None:
-        """What was found, None if no stamp is of this state, or something else lies in its place."""
+        """Returns what was found; None if no stamp is of this state, or something else lies in its place."""
         for path in self._places():
             with contextlib.suppress(OSError, *NOT_JSON):
                 found = json.loads(path.read_text(encoding="ascii"))
@@ -81,8 +84,11 @@ class Stamp:
 
 
 def read_content(stamp: Stamp, labels: np.ndarray, read: Callable[[int], bytes], what: str) -> Content:
-    """The stamped content, or that of all images, read now. `read` returns an image's encoded bytes, and raises
-    LocalError; `what` names them in the line that says why it takes so long."""
+    """Returns the stamped content, or reads that of all images now.
+
+    `read` returns an image's encoded bytes, and raises LocalError; `what` names them in the line that says why it takes
+    so long.
+    """
     if found := stamp.read():
         return found
 
@@ -109,7 +115,10 @@ def mark_decoded(stamp: Stamp, content: Content) -> Content:
 
 
 def in_threads(function: Callable[[int], T], count: int, what: str) -> Iterator[T]:
-    """function(0), function(1), ... in this order, from a thread for each CPU. Says `what` it is where it is slow."""
+    """Yields function(0), function(1), ... in this order, computed by a thread for each CPU.
+
+    Says `what` it is where it is slow.
+    """
 
     def chunk(first: int) -> Sequence[T]:
         return [function(number) for number in range(first, min(first + CHUNK, count))]

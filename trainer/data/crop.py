@@ -35,7 +35,7 @@ _TRIES = 10  # as torchvision and FFCV. If none fits: the centre of the image, a
 
 
 def train_view(crop: TrainCrop, flip: bool, seed: int, epoch: int) -> CropFn:
-    """The random crop and flip of each sample in one epoch."""
+    """Returns a function that draws the random crop and flip of each sample in one epoch."""
     fill = crop.fill if isinstance(crop, PaddedCrop) else (0, 0, 0)
     reflect = isinstance(crop, PaddedCrop) and crop.padding_mode == "reflect"
 
@@ -55,7 +55,7 @@ def train_view(crop: TrainCrop, flip: bool, seed: int, epoch: int) -> CropFn:
 
 
 def eval_view(crop: CenterCrop) -> CropFn:
-    """The centre crop of each image, never flipped."""
+    """Returns a function that gives the centre crop of each image, never flipped."""
     return lambda samples, heights, widths: CropBoxes(
         center_boxes(crop, heights, widths), np.zeros(len(samples), bool), scaled=crop.scaled_decoding
     )
@@ -64,7 +64,7 @@ def eval_view(crop: CenterCrop) -> CropFn:
 def random_resized_boxes(
     crop: RandomResizedCrop, draws: np.ndarray, heights: np.ndarray, widths: np.ndarray
 ) -> np.ndarray:
-    """The first of ten random boxes that fits into the image, distributed as torchvision's RandomResizedCrop.
+    """Chooses the first of ten random boxes that fits into the image, distributed as torchvision's RandomResizedCrop.
 
     `draws`: uniform in [0, 1), shape (n, 4, 10): area, ratio, top and left of each try.
     """
@@ -91,7 +91,7 @@ def _centered(crop: RandomResizedCrop, heights: np.ndarray, widths: np.ndarray) 
 
 
 def scale_jitter_boxes(crop: ScaleJitterCrop, draws: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
-    """The squares that become crops of `resolution` px when the short side is resized to a random length.
+    """Computes the squares that become crops of `resolution` px when the short side is resized to a random length.
 
     `draws`: uniform in [0, 1), shape (n, 3): length, top, left.
     """
@@ -132,7 +132,7 @@ def _reflected(shift: int, side: int) -> np.ndarray:
 
 
 def center_boxes(crop: CenterCrop, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
-    """The centre square with a side of `crop_ratio` x the short side, rounded down but at least 1 pixel."""
+    """Returns the centre square with a side of `crop_ratio` x the short side, rounded down but at least 1 pixel."""
     heights, widths = heights.astype(np.int64), widths.astype(np.int64)
     side = np.maximum(1, (crop.crop_ratio * np.minimum(heights, widths)).astype(np.int64))
     return np.stack([(heights - side) // 2, (widths - side) // 2, side, side], axis=1).astype(np.int32)

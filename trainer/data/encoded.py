@@ -51,15 +51,15 @@ class EncodedSource:
         self._buffers = threading.local()
 
     def encoded(self, image: int) -> bytes:
-        """The image's bytes as they are stored. Raises OSError if they cannot be read."""
+        """Returns the image's bytes as they are stored. Raises OSError if they cannot be read."""
         raise NotImplementedError
 
     def where(self, image: int) -> str:
-        """Its file, for error messages."""
+        """Returns the image's file, for error messages."""
         raise NotImplementedError
 
     def stored(self) -> tuple[Stored, ...]:
-        """Number and bytes of the images by encoding; empty if that is not known without opening them."""
+        """Returns number and bytes of the images by encoding; empty if that is not known without opening them."""
         return ()
 
     @property
@@ -193,7 +193,7 @@ def read_crop(
 
 
 def image_size(encoded: bytes) -> tuple[int, int]:
-    """Height and width in px. Raises whatever PIL raises if it is no image."""
+    """Reads height and width in px. Raises whatever PIL raises if it is no image."""
     if layout := plain_jpeg(encoded):
         return layout.height, layout.width
     with Image.open(io.BytesIO(encoded)) as opened:

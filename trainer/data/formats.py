@@ -128,8 +128,11 @@ def open_dataset(
 
 
 def find_split(data: str, split: Split) -> DataFormat:
-    """The split in the folder `data`: DATA/train.beton, then DATA/*train*.tar and DATA/train/*.tar, then the class
-    folders below DATA/train/. Raises UserError if there is none of them."""
+    """Finds the images of a split in the folder `data`.
+
+    DATA/train.beton comes first, then DATA/*train*.tar and DATA/train/*.tar, then the class folders below DATA/train/.
+    Raises UserError if there is none of them.
+    """
     if data.startswith(SYNTHETIC):
         count = data.removeprefix(SYNTHETIC)
         if not count.isdecimal() or len(count) > 9 or not int(count):
@@ -145,7 +148,7 @@ def find_split(data: str, split: Split) -> DataFormat:
 
 
 def find_dataset(data: str, split: Split) -> DataFormat:
-    """As find_split, and also a .beton file, a .tar shard, or a folder of class folders or of shards without splits."""
+    """Finds what find_split does, or a .beton file, a .tar shard, or class folders or shards without splits."""
     path = Path(data)
     if data.startswith(SYNTHETIC):
         return find_split(data, split)
@@ -173,7 +176,7 @@ def find_dataset(data: str, split: Split) -> DataFormat:
 
 
 def class_folders(data: Path, split: str) -> ClassFolders:
-    """The class folders of a split, whatever else lies in `data`. Raises UserError if there are none."""
+    """Finds the class folders of a split, whatever else lies in `data`. Raises UserError if there are none."""
     found: DataFormat | None = _class_folders(data, split, FOLDERS[split])
     if found is None and split == "val" and (test := _class_folders(data, split, (TEST,))):
         found = _for_validation(test, data)
@@ -183,7 +186,7 @@ def class_folders(data: Path, split: str) -> ClassFolders:
 
 
 def beton_file(data: str, split: Split) -> Path | None:
-    """The .beton file that would be opened; None if the images are in a different format."""
+    """Returns the .beton file that would be opened; None if the images are in a different format."""
     found = find_dataset(data, split)
     return found.file if isinstance(found, Beton) else None
 
@@ -299,14 +302,14 @@ def _open(
 
 
 def open_beton(path: Path, check_content: bool) -> Source:
-    """One .beton file; see open_source. Raises UserError if it is damaged."""
+    """Opens one .beton file; see open_source. Raises UserError if it is damaged."""
     from trainer.data.beton.source import BetonSource
 
     return BetonSource(path, check_content)
 
 
 def read_contents(dataset: DataFormat, *, most_opened: int) -> Contents:
-    """What a split holds, without decoding an image: see Source.contents."""
+    """Reads what a split holds, without decoding an image: see Source.contents."""
     if isinstance(dataset, Beton):
         from trainer.data.beton.index import read_contents as of_beton
 

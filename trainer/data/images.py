@@ -23,7 +23,7 @@ class BadImageError(Exception):
 
 
 def to_rgb(image: Image.Image | np.ndarray) -> np.ndarray:
-    """An image of any mode as uint8 RGB of shape (height, width, 3).
+    """Converts an image of any mode to uint8 RGB of shape (height, width, 3).
 
     Gray is repeated, alpha is dropped, CMYK and palettes are converted as PIL does (and so torchvision's ImageFolder).
     Of 16 bits the upper 8 are kept, where PIL would clip to white; float must be 0 to 1. EXIF orientation is ignored.
@@ -81,7 +81,7 @@ _TURNS = {  # by EXIF orientation, as in ImageOps.exif_transpose
 
 
 def upright(opened: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says.
+    """Turns the image as its EXIF orientation says.
 
     PIL's exif_transpose also writes the other tags again, and raises where one of them has an unusual type.
     """
@@ -91,12 +91,12 @@ def upright(opened: Image.Image) -> Image.Image:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The file's content; see read_file."""
+    """Reads the file's content; see read_file."""
     return read_file(path)[0]
 
 
 def read_file(path: Path) -> tuple[bytes, os.stat_result]:
-    """The file's content, and its status after that was read.
+    """Reads the file's content, and then its status.
 
     Raises OSError, and BadImageError for a link that leads to no file and for what is no regular file. A named pipe is
     none: reading it would wait for somebody who writes.
@@ -115,7 +115,7 @@ def read_file(path: Path) -> tuple[bytes, os.stat_result]:
 
 
 def reason(error: BaseException) -> str:
-    """One line for whatever a decoder raised: OSError, ValueError, SyntaxError, DecompressionBombError, ..."""
+    """Returns one line for whatever a decoder raised: OSError, ValueError, SyntaxError, DecompressionBombError, ..."""
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         return one_line(error.strerror)  # PIL's own have no number
     text = one_line(" ".join(str(error).split()))  # OpenCV's are of several lines

@@ -55,7 +55,7 @@ class _Skipped:
 
 
 def list_class_folders(folder: Path, order: ClassOrder = "text") -> Listing:
-    """The images of all class folders below `folder`. Classes are sorted as text or as numbers, images as text.
+    """Lists the images of all class folders below `folder`. Classes are sorted as text or as numbers, images as text.
 
     Names that differ only in how Unicode composes their letters are one class. A folder that links lead to several
     times is walked once. Hidden names and those that systems leave behind are skipped. Raises UserError if there
@@ -86,7 +86,7 @@ def list_class_folders(folder: Path, order: ClassOrder = "text") -> Listing:
 
 
 def list_images(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
-    """The images below `folder` that list_class_folders would find in a class, and a line for each kind of others.
+    """Lists the images below `folder` as list_class_folders does in a class, and gives a line for each kind of others.
 
     A subfolder that cannot be read is listed among the images: opening it says why.
     """
@@ -109,12 +109,12 @@ def sort_classes(names: Iterable[str], order: ClassOrder, where: object = "the c
 
 
 def class_order_of(classes: Sequence[str]) -> ClassOrder:
-    """numeric if the names are numbers in numeric order, which is not also their order as text; else text."""
+    """Returns numeric if the names are numbers in numeric order, which is not also their order as text; else text."""
     return "numeric" if _are_numbers(classes) and list(classes) == sort_classes(classes, "numeric") else "text"
 
 
 def class_order_note(classes: Sequence[str]) -> tuple[str, ...]:
-    """A line where classes are named by numbers and stand in the order of text, in which 10 comes before 2."""
+    """Returns a line where classes are named by numbers and stand in the order of text, in which 10 comes before 2."""
     if not _are_numbers(classes) or list(classes) != sorted(classes):
         return ()
     first = ", ".join(one_line(name) for name in classes[:5])
@@ -155,12 +155,12 @@ def require_training_images(where: object, train: np.ndarray, val: np.ndarray, c
 
 
 def in_utf8(name: str) -> str:
-    """A file's name as UTF-8, whatever the locale: the same images have the same names in every job."""
+    """Returns a file's name as UTF-8, whatever the locale: the same images have the same names in every job."""
     return os.fsencode(name).decode("utf-8", "surrogateescape")
 
 
 def composed(name: str) -> str:
-    """A name in Unicode's composed form (NFC): macOS and some archives decompose letters with accents."""
+    """Returns a name in Unicode's composed form (NFC): macOS and some archives decompose letters with accents."""
     return unicodedata.normalize("NFC", name)
 
 

@@ -55,12 +55,14 @@ class Source(Protocol):
         ...
 
     def contents(self, most_opened: int) -> Contents:
-        """What there is, without decoding an image. A format without an index of sizes opens at most `most_opened`
-        images for theirs, evenly over all."""
+        """Returns what there is, without decoding an image.
+
+        A format without an index of sizes opens at most `most_opened` images for theirs, evenly over all.
+        """
         ...
 
     def bad_images(self) -> Iterator[str]:
-        """A line for each image that cannot be decoded, unless it is known that all can be."""
+        """Yields a line for each image that cannot be decoded, unless it is known that all can be."""
         ...
 
     def close(self) -> None: ...
@@ -100,7 +102,7 @@ class Loader:
     def batches(
         self, samples: Iterable[np.ndarray], view: CropFn, resolution: int, read_ahead: int | None = None
     ) -> Iterator[Batch]:
-        """One batch for each array of samples, in their order; without repetition samples are image indices.
+        """Yields one batch for each array of samples, in their order; without repetition samples are image indices.
 
         read_ahead: batches whose bytes are read into the page cache together, one such group ahead of the current one.
         """

@@ -51,7 +51,7 @@ def mix(
 
 
 def cutmix_box(height: int, width: int, area: float, centre: tuple[float, float]) -> Box:
-    """A box of the image's shape and of `area`, a fraction of the image's, clipped at its edges.
+    """Returns a box of the image's shape and of `area`, a fraction of the image's, clipped at its edges.
 
     `centre` is (y, x) in [0, 1), uniform in the paper (Yun et al. 2019, arXiv:1905.04899, section 3.1, equation 2).
     """

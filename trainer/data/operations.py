@@ -85,7 +85,10 @@ _GPU_RUN = 30_000_000  # they take up to 120 bytes a pixel, 3.6 GB; the usual mi
 
 
 def upload(values: np.ndarray, device: torch.device) -> torch.Tensor:
-    """`values` on `device`. A GPU gets them from pinned memory: a copy from pageable memory waits for the stream."""
+    """Copies `values` to `device`.
+
+    A GPU gets them from pinned memory: a copy from pageable memory waits for the stream.
+    """
     tensor = torch.from_numpy(values)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 

@@ -20,7 +20,7 @@ from trainer.recipe import QuasiRandom
 def epoch_order(
     seed: int, epoch: int, count: int, repeats: int = 1, quasi_random: QuasiRandom | None = None
 ) -> np.ndarray:
-    """The samples of this epoch, a permutation of the `count` images: int64, shape (count,).
+    """Returns the samples of this epoch in order, a permutation of the `count` images: int64, shape (count,).
 
     With `repeats`, each image comes that many times in a row until there are `count` samples. The epoch keeps its
     length and shows 1 / `repeats` of the images (Hoffer et al. 2019, arXiv:1901.09335; the samplers of timm and
@@ -44,7 +44,7 @@ def _windows(seed: int, epoch: int, count: int, order: QuasiRandom) -> np.ndarra
 
 
 def classes_in_window(labels: np.ndarray, order: QuasiRandom) -> tuple[float, float]:
-    """The share of the classes that a window holds on average, and that as many images of a random order would hold.
+    """Computes the share of the classes in a window, on average, and in as many images of a random order.
 
     `labels`: of the images as they lie in the file, shape (count,). In a file that is sorted by class, a class comes in
     few stretches, and most windows are without it.
@@ -64,7 +64,7 @@ def classes_in_window(labels: np.ndarray, order: QuasiRandom) -> tuple[float, fl
 def train_batches(
     order: np.ndarray, *, first_step: int, micro_batch_size: int, accumulation: int, rank: int, world_size: int
 ) -> Iterator[np.ndarray]:
-    """The micro-batches of one rank from `first_step` of the epoch on, `accumulation` of them for each step.
+    """Yields the micro-batches of one rank from `first_step` of the epoch on, `accumulation` of them for each step.
 
     Yields samples, int64, shape (micro_batch_size,). The tail that does not fill a global batch is dropped. Dealing in
     turn puts the repetitions of an image into different micro-batches. Starting at a later step is an offset: O(1).
@@ -78,7 +78,7 @@ def train_batches(
 
 
 def eval_batches(count: int, *, batch_size: int, rank: int, world_size: int) -> Iterator[np.ndarray]:
-    """Every image exactly once over all ranks, in batches that do not depend on the number of ranks.
+    """Yields every image exactly once over all ranks, in batches that do not depend on the number of ranks.
 
     Yields image indices, int64, shape (batch_size,), the last batch may be shorter. The ranks take batches in turn.
     """

@@ -17,7 +17,7 @@ Round = tuple[np.ndarray, np.ndarray]
 
 
 def policy_rounds(policy: Augmentation, draw: Callable[[int], np.ndarray], height: int, width: int) -> Iterator[Round]:
-    """The rounds of operations on images of height x width pixels, in order.
+    """Yields the rounds of operations on images of height x width pixels, in order.
 
     `draw(count)`: uniform in [0, 1), shape (n, count), always the same numbers for an image.
     """
@@ -74,7 +74,10 @@ _TRIVIAL_SIGNED = np.array([signed for _, signed in _TRIVIAL_TABLE.values()])
 
 
 def trivial_round(draws: np.ndarray) -> Round:
-    """One operation for each image, with one of 31 magnitudes. `draws`: uniform, shape (n, 3): operation, bin, sign."""
+    """Chooses one operation for each image, with one of 31 magnitudes.
+
+    `draws`: uniform, shape (n, 3): operation, bin, sign.
+    """
     which = (draws[:, 0] * len(_TRIVIAL_OPERATIONS)).astype(np.int64)
     magnitudes = _TRIVIAL_MAGNITUDES[which, (draws[:, 1] * _BINS).astype(np.int64)]
     magnitudes = np.where(_TRIVIAL_SIGNED[which] & (draws[:, 2] < 0.5), -magnitudes, magnitudes)
@@ -106,7 +109,7 @@ _RAND_OPERATIONS = np.array(
 
 
 def rand_round(policy: RandAugment, draws: np.ndarray, height: int, width: int) -> Round:
-    """One of RandAugment's operations for each image, or with 1 - `probability` none.
+    """Chooses one of RandAugment's operations for each image, or with 1 - `probability` none.
 
     `draws`: uniform, shape (n, 4): operation, whether it is applied, magnitude, sign. Operations, probability and
     magnitudes are those of timm's "rand-m..-mstd..-inc1"; what differs from timm, which works on Pillow images:
@@ -212,7 +215,7 @@ _AUTO_SIGNED = [
 
 
 def auto_rounds(policy: AutoAugment, draws: np.ndarray, height: int, width: int) -> Iterator[Round]:
-    """The two operations of one of 25 sub-policies for each image, each applied with a probability of its own.
+    """Yields the two operations of one of 25 sub-policies for each image, each applied with a probability of its own.
 
     `draws`: uniform, shape (n, 5): sub-policy, then for each operation whether it is applied and its sign.
     """

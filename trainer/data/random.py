@@ -29,7 +29,7 @@ class RandomStream(IntEnum):
 
 
 def bits(seed: int, epoch: int, images: np.ndarray, draw: RandomStream, count: int = 1) -> UInt64Array:
-    """Random 64-bit words for each of `images` (integers, shape (n,)): shape (n, count)."""
+    """Draws random 64-bit words for each of `images` (integers, shape (n,)): shape (n, count)."""
     key = _mix(np.array([seed], np.uint64))
     for counter in np.array([[epoch], [draw]], np.uint64):
         key = _mix(key + (counter + np.uint64(1)) * _GOLDEN)
@@ -38,19 +38,19 @@ def bits(seed: int, epoch: int, images: np.ndarray, draw: RandomStream, count: i
 
 
 def uniform(seed: int, epoch: int, images: np.ndarray, draw: RandomStream, count: int = 1) -> np.ndarray:
-    """Random numbers in [0, 1) for each of `images`: float64, shape (n, count)."""
+    """Draws random numbers in [0, 1) for each of `images`: float64, shape (n, count)."""
     return (bits(seed, epoch, images, draw, count) >> np.uint64(11)) * 2.0**-53
 
 
 def normal(draws: np.ndarray) -> np.ndarray:
-    """Normally distributed numbers, one from each uniform one, by the inverse of the distribution function."""
+    """Makes normally distributed numbers, one from each uniform one, by the inverse of the distribution function."""
     above_zero = np.maximum(draws, 2.0**-54)
     values: np.ndarray = torch.special.ndtri(torch.from_numpy(above_zero)).numpy()
     return values
 
 
 def torch_seed(seed: int, step: int, micro_batch: int) -> int:
-    """A seed for torch's own generators (drop path, dropout): for one micro-batch of a step, on whichever rank."""
+    """Returns a seed for torch's generators (drop path, dropout), for one micro-batch of a step on whichever rank."""
     return int(bits(seed, step, np.array([micro_batch]), RandomStream.STEP)[0, 0] >> np.uint64(1))
 
 

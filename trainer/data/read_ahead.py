@@ -38,7 +38,7 @@ class Prefetching(Protocol):
 def reading_ahead(
     source: object, samples: Iterable[np.ndarray], count: int, batches: int | None
 ) -> Iterator[Iterable[np.ndarray]]:
-    """Within the context: `samples` unchanged, while `source` prefetches up to twice `batches` of them.
+    """Yields `samples` unchanged; within the context `source` prefetches up to twice `batches` of them.
 
     count: images of the source; batches: None, or a source that cannot prefetch, reads nothing ahead.
     """

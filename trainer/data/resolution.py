@@ -7,7 +7,7 @@ from trainer.recipe import Recipe
 
 
 def resolution_at(recipe: Recipe, epoch: int) -> int:
-    """Height and width of all training crops of `epoch`, in pixels: as FFCV's ImageNet trainer grows them.
+    """Returns height and width of all training crops of `epoch`, in pixels: as FFCV's ImageNet trainer grows them.
 
     Between the two epochs the straight line's value is rounded to the nearest multiple, halves to the even one, but
     never beyond the two resolutions it lies between. Where both epochs are the same, that epoch has the crop's own.
@@ -24,12 +24,12 @@ def resolution_at(recipe: Recipe, epoch: int) -> int:
 
 
 def resolution_changes(recipe: Recipe) -> dict[int, int]:
-    """The resolution from each epoch on in which it changes, the first one included: {0: 160, 12: 192}."""
+    """Returns the resolution from each epoch on in which it changes, the first one included: {0: 160, 12: 192}."""
     end = recipe.progressive.end_epoch if recipe.progressive else 0
     growing = range(min(recipe.epochs, math.ceil(end) + 1))
     return {next(epochs): size for size, epochs in groupby(growing, lambda epoch: resolution_at(recipe, epoch))}
 
 
 def resolutions(recipe: Recipe) -> set[int]:
-    """All resolutions that training has, in pixels."""
+    """Returns all resolutions that training has, in pixels."""
     return {*resolution_changes(recipe).values()}

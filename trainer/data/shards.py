@@ -28,8 +28,10 @@ class Sample(NamedTuple):
 
 
 def read_samples(number: int, shard: Path) -> Iterator[Sample]:
-    """The samples of a shard. The files of a sample lie side by side; files that are neither image nor label are
-    skipped."""
+    """Yields the samples of a shard.
+
+    The files of a sample lie side by side; files that are neither image nor label are skipped.
+    """
     seen: set[str] = set()
     try:
         with tarfile.open(shard, "r:") as tar, open(shard, "rb") as file:
@@ -81,7 +83,7 @@ def _label(shard: Path, name: str, text: bytes) -> int:
 
 
 def read_classes(path: Path, count: int) -> list[str]:
-    """The names of at least `count` classes; their numbers where there is no such file."""
+    """Reads the names of at least `count` classes; their numbers where there is no such file."""
     if not path.exists():
         return [str(label) for label in range(count)]
     try:
@@ -96,7 +98,7 @@ def read_classes(path: Path, count: int) -> list[str]:
 
 
 def read_names(path: Path) -> list[str]:
-    """The lines of a text file, without spaces around them and without empty ones at the end.
+    """Reads the lines of a text file, without spaces around them and without empty ones at the end.
 
     Raises OSError, ValueError for what is not UTF-8, and UserError for an empty line before a name: if it were left
     out, all later names would be those of other labels.

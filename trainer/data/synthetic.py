@@ -35,7 +35,7 @@ class SyntheticSource:
         return size, size
 
     def read(self, images: np.ndarray, crops: CropBoxes, out: np.ndarray) -> None:
-        """Whole images, whatever the crops: there is nothing to see in a crop of noise."""
+        """Reads whole images, whatever the crops: there is nothing to see in a crop of noise."""
         resolution = out.shape[1]
         if resolution not in self._noise:
             self._noise[resolution] = _noise(resolution)

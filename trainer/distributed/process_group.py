@@ -221,7 +221,7 @@ def require_same(world: World, what: str, value: object) -> None:
 
 
 def sum_over_ranks(world: World, tensor: torch.Tensor) -> torch.Tensor:
-    """The sum over all ranks, on the CPU. It reads from the device, so do not call it inside a step."""
+    """Returns the sum over all ranks, on the CPU. It reads from the device, so do not call it inside a step."""
     return start_sum(world, tensor)()
 
 

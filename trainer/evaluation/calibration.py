@@ -39,9 +39,10 @@ class Details:
 
 
 def details(labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, classes: list[str]) -> Details:
-    """`labels`, `predicted`: int64; `confidence`: float64, the softmax of the prediction; all of shape (images,).
+    """Computes accuracy by class, confusion and calibration.
 
-    Raises UserError if a confidence is not a number.
+    `labels`, `predicted`: int64; `confidence`: float64, the softmax of the prediction; all of shape (images,). Raises
+    UserError if a confidence is not a number.
     """
     if wrong := int((~np.isfinite(confidence)).sum()):
         raise UserError(
@@ -62,8 +63,11 @@ def details(labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, c
 
 
 def calibration_bins(confidence: np.ndarray, hits: np.ndarray) -> list[Bin]:
-    """The images by confidence, bin m of 1 to M holding those within ((m - 1) / M, m / M] (Guo et al. 2017, arXiv:
-    1706.04599, section 2). `confidence`: float64 within [0, 1], `hits`: bool, both of shape (images,)."""
+    """Sorts the images by confidence into M bins: bin m of 1 to M holds those within ((m - 1) / M, m / M].
+
+    Guo et al. 2017 (arXiv:1706.04599), section 2. `confidence`: float64 within [0, 1], `hits`: bool, both of shape
+    (images,).
+    """
     which = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
     bins = []
     for index in range(BINS):
@@ -80,7 +84,7 @@ def calibration_bins(confidence: np.ndarray, hits: np.ndarray) -> list[Bin]:
 
 
 def calibration_error(bins: list[Bin]) -> float:
-    """The mean distance of accuracy and confidence, each bin weighted by its images (Guo et al. 2017, equation 3)."""
+    """Computes the mean distance of accuracy and confidence, bins weighted by their images (Guo et al. 2017, eq. 3)."""
     images = sum(bin.images for bin in bins)
     gaps = [
         bin.images * abs(bin.top1 - bin.confidence)

@@ -104,13 +104,13 @@ def evaluate_images(
 
 
 def evaluation_batch_size(recipe: Recipe) -> int:
-    """The images of a batch of each rank; the last one of all may be smaller."""
+    """Returns the images of a batch of each rank; the last one of all may be smaller."""
     return max(64, recipe.micro_batch_size)
 
 
 @contextmanager
 def evaluation_mode(models: Sequence[nn.Module]) -> Iterator[None]:
-    """The models evaluate in the block; afterwards each module has its mode of before."""
+    """Puts the models into evaluation mode within the block, and restores the mode of each module after it."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     for model in models:
         model.eval()
@@ -138,7 +138,10 @@ def evaluate_batch(
     *,
     predictions: bool = False,
 ) -> torch.Tensor:
-    """The columns of evaluate_images for a batch: float64, shape (images, columns). `right`: that of these images."""
+    """Computes the columns of evaluate_images for a batch: float64, shape (images, columns).
+
+    `right`: that of these images.
+    """
     logits = _logits(model, images, crop)
     best = logits.topk(min(5, logits.shape[1])).indices
     hits = best == labels[:, None] if right is None else right.gather(1, best)
@@ -150,7 +153,10 @@ def evaluate_batch(
 
 
 def summarize(images: torch.Tensor, remedy: str = "") -> Evaluation:
-    """The mean over all rows of evaluate_images. Raises UserError, which ends in `remedy`, for logits not finite."""
+    """Computes the mean over all rows of evaluate_images.
+
+    Raises UserError, which ends in `remedy`, for logits not finite.
+    """
     times, top1, top5, losses = images[:, :4].unbind(dim=1)
     if wrong := int((~losses.isfinite()).sum()):
         raise UserError(
@@ -171,7 +177,7 @@ def summarize(images: torch.Tensor, remedy: str = "") -> Evaluation:
 def predict(
     model: nn.Module, loader: Loader, recipe: Recipe, world: World, crop: CenterCrop | None = None
 ) -> Predictions:
-    """The prediction for every image, the same on all ranks. Called by all ranks together.
+    """Computes the prediction for every image, the same on all ranks. Called by all ranks together.
 
     `crop`: instead of the recipe's.
     """

@@ -23,7 +23,7 @@ def _info() -> ImageNetInfo:
 
 
 def imagenet_classes(recipe: Recipe) -> list[str] | None:
-    """The classes of a network with ImageNet's 1,000 outputs, sorted by WordNet id, as every library sorts them.
+    """Returns the classes of a network with ImageNet's 1,000 outputs, by WordNet id, as every library sorts them.
 
     None for a recipe of other data: then a weights file without names says nothing of its classes.
     """
@@ -38,12 +38,12 @@ def is_wordnet_id(name: str) -> bool:
 
 
 def real_labels_json() -> bytes:
-    """The correct labels of each validation image (Beyer et al. 2020, arXiv:2006.07159), as JSON: a list by number."""
+    """Returns all correct labels of each validation image (Beyer et al. 2020, arXiv:2006.07159), as a list in JSON."""
     return files("timm.data").joinpath("_info/imagenet_real_labels.json").read_bytes()
 
 
 def class_name(name: str) -> str:
-    """`name`, or for the WordNet id of an ImageNet class its first lemma: "n01440764" -> "tench"."""
+    """Returns `name`, or for the WordNet id of an ImageNet class its first lemma: "n01440764" -> "tench"."""
     if not is_wordnet_id(name):
         return name
     try:

@@ -26,7 +26,7 @@ class Averaging:
 
     @classmethod
     def of(cls, ema: EMA, epochs: float) -> Self:
-        """The average after this many epochs."""
+        """Describes the average after this many epochs."""
         return cls(decay=ema.decay, every=ema.every, start_epoch=ema.start_epoch, started=epochs > ema.start_epoch)
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ class WeightMean:
 
     @classmethod
     def of_swa(cls, swa: SWA, epochs: float) -> Self:
-        """The mean after this many epochs."""
+        """Describes the mean after this many epochs."""
         count = int((epochs - swa.start_epoch) // swa.every) + 1 if epochs >= swa.start_epoch else 0
         last = swa.start_epoch + max(count - 1, 0) * swa.every
         return cls(of="epochs", count=count, first=float(swa.start_epoch), last=float(last))
@@ -178,12 +178,12 @@ class Protocol:
         return restricted + real
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Returns the fields for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Any) -> Self:
-        """The opposite of to_dict. Raises ValueError or TypeError, naming the field, for anything else."""
+        """Reads what to_dict returned. Raises ValueError or TypeError, naming the field, for anything else."""
         found = dict(_fields_of(cls, values))
         weights = found["weights"]
         if isinstance(weights, dict) and "step" in weights:
@@ -202,23 +202,23 @@ class Protocol:
 
 
 def coverage_text(*, seen: int, total: int, duplicates: int) -> str:
-    """How many of the images were evaluated, and how many of them more than once."""
+    """Says how many of the images were evaluated, and how many of them more than once."""
     return f"{seen:,} of {total:,} images, {duplicates} duplicates"
 
 
 def crop_text(resolution: int, crop_ratio: float, *, scaled_decoding: bool) -> str:
-    """The part of an image that the network sees."""
+    """Describes the part of an image that the network sees."""
     scaled = ", scaled decoding" if scaled_decoding else ""
     return f"{resolution} px, centre crop of {crop_ratio:.3f} x short side{scaled}"
 
 
 def describe_crop(crop: CenterCrop) -> str:
-    """The part of an image that the network sees."""
+    """Describes the part of an image that the network sees."""
     return crop_text(crop.resolution, crop.crop_ratio, scaled_decoding=crop.scaled_decoding)
 
 
 def short(checksum: str) -> str:
-    """The kind of a checksum and its first 12 digits, which tell it from others."""
+    """Returns the kind of a checksum and its first 12 digits, which tell it from others."""
     kind, _, digits = checksum.partition(":")
     return f"{kind}:{digits[:12]}"
 

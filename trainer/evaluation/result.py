@@ -64,7 +64,7 @@ def trained_weights(
     selected_on: str | None = None,
     teacher: Teacher | None = None,
 ) -> TrainedWeights:
-    """The facts about weights at this position. `averaged`: those of the recipe's EMA or SWA.
+    """Returns the facts about weights at this position. `averaged`: those of the recipe's EMA or SWA.
 
     `of_run`: whether the recipe is the run's own; if not, it does not say how long the training was.
     """
@@ -89,7 +89,7 @@ def trained_weights(
 
 
 def protocol(recipe: Recipe, source: Source, evaluated: EvalResult) -> Protocol:
-    """What the accuracy was measured on, and how."""
+    """Returns what the accuracy was measured on, and how."""
     evaluation, crop = evaluated.evaluation, evaluated.crop
     return Protocol(
         dataset=source.name,
@@ -110,7 +110,7 @@ def protocol(recipe: Recipe, source: Source, evaluated: EvalResult) -> Protocol:
 
 
 def record(recipe: Recipe, source: Source, evaluated: EvalResult) -> dict[str, Any]:
-    """One evaluation for a JSON file: numbers, protocol as fields, and the same protocol as a sentence for people."""
+    """Returns an evaluation for a JSON file: numbers, protocol as fields, and the protocol as a sentence for people."""
     evaluation, measured = evaluated.evaluation, protocol(recipe, source, evaluated)
     return {
         "top1": evaluation.top1,
@@ -123,7 +123,7 @@ def record(recipe: Recipe, source: Source, evaluated: EvalResult) -> dict[str, A
 
 
 def result(recipe: Recipe, source: Source, results: list[EvalResult], data: dict[str, str]) -> dict[str, Any]:
-    """The content of result.json: the first result, and the others in "also".
+    """Returns the content of result.json: the first result, and the others in "also".
 
     `data`: the checksums of the training and the validation images.
     """
@@ -140,7 +140,7 @@ def result(recipe: Recipe, source: Source, results: list[EvalResult], data: dict
 
 
 def report(recipe: Recipe, source: Source, results: list[EvalResult]) -> str:
-    """The result as a short table, with one line for each further result."""
+    """Formats the result as a short table, with one line for each further result."""
     first = results[0].evaluation
     named = [
         ("recipe", recipe.name),
@@ -161,7 +161,7 @@ def report(recipe: Recipe, source: Source, results: list[EvalResult]) -> str:
 
 
 def printable(name: str, longest: int = 24) -> str:
-    """A class's name for one line of text: printable characters only, and not too long."""
+    """Returns a class's name for one line of text: printable characters only, and not too long."""
     clean = "".join(letter if letter.isprintable() else "?" for letter in name)
     return clean if len(clean) <= longest else f"{clean[: longest - 2]}.."
 

@@ -25,7 +25,7 @@ __all__ = ["build_model", "load_initial_weights", "set_norm_batch", "without_pre
 def build_model(
     spec: recipe.Model, num_classes: int, norm_batch_size: int | None = None, *, sync_norm: bool = False
 ) -> nn.Module:
-    """The network that `spec` describes: float32, on the default device, in training mode.
+    """Builds the network that `spec` describes: float32, on the default device, in training mode.
 
     It maps images [N, 3, H, W] to logits [N, num_classes]. Its initial weights come from torch's global random
     generator: seed that first, with the same seed on every process. With `norm_batch_size`, BatchNorm2d computes its
@@ -58,5 +58,5 @@ def set_norm_batch(model: nn.Module, norm_batch_size: int | None, *, sync_norm: 
 
 
 def without_pretrained(spec: recipe.Model) -> recipe.Model:
-    """The same network without pretrained weights to download: its weights are about to come from a checkpoint."""
+    """Returns the same network without pretrained weights to download: its weights will come from a checkpoint."""
     return replace(spec, pretrained=False) if isinstance(spec, recipe.LibraryModel) else spec

@@ -115,12 +115,12 @@ class Bottleneck(Block):
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1, *, groups: int = 1, blur: bool = False) -> nn.Conv2d:
-    """Without a bias, because a norm follows, which has one; padded, so that stride 1 keeps height and width."""
+    """Builds a 3x3 convolution. Its padding keeps height and width at stride 1; the norm after it has the bias."""
     return _conv(in_channels, out_channels, 3, stride, groups, blur)
 
 
 def conv1x1(in_channels: int, out_channels: int, stride: int = 1, *, blur: bool = False) -> nn.Conv2d:
-    """Without a bias, because a norm follows, which has one."""
+    """Builds a 1x1 convolution. The norm after it has the bias."""
     return _conv(in_channels, out_channels, 1, stride, 1, blur)
 
 
@@ -144,7 +144,7 @@ def stochastic_depth(drop_path: float) -> nn.Module | None:
 def initialise(
     model: nn.Module, *, zero_init_residual: bool, fc_std: float | None, fc_bias: float | None = None
 ) -> None:
-    """Set the weights that training starts from, in place; draws from torch's global random generator.
+    """Sets the weights that training starts from, in place; draws from torch's global random generator.
 
     Convolutions: normal with variance 2 / fan_out (He et al. 2015, arXiv:1502.01852, section 2.2, its backward form).
     Norms: gamma 1 and beta 0, but gamma 0 in the last norm of each block where `zero_init_residual`, so that every

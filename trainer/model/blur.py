@@ -55,13 +55,16 @@ def wants_blur(in_channels: int, stride: int) -> bool:
 
 
 def binomial_filter(channels: int) -> Tensor:
-    """[1, 2, 1] by [1, 2, 1] over 16, once per channel: [C, 1, 3, 3] float32. Its values are exact in bf16 and fp16."""
+    """Returns [1, 2, 1] by [1, 2, 1] over 16, once per channel: [C, 1, 3, 3] float32.
+
+    Its values are exact in bf16 and fp16.
+    """
     row = torch.tensor([1.0, 2.0, 1.0]) / 4
     return torch.outer(row, row).repeat(channels, 1, 1, 1)
 
 
 def blur(x: Tensor, blur_filter: Tensor, stride: int = 1) -> Tensor:
-    """Each channel convolved with its filter: [N, C, H, W] -> [N, C, H/stride, W/stride], in the format of x.
+    """Convolves each channel with its filter: [N, C, H, W] -> [N, C, H/stride, W/stride], in the format of x.
 
     Under autocast it has the precision of convolutions.
     """

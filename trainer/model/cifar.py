@@ -59,7 +59,7 @@ class SubsampleAndPad(nn.Module):
 
 
 def stage(blocks: int, in_channels: int, channels: int, *, stride: int, residual: bool) -> nn.Sequential:
-    """`blocks` basic blocks of which the first has the stride; no shortcut has parameters."""
+    """Builds `blocks` basic blocks of which the first has the stride; no shortcut has parameters."""
     shortcut: nn.Module | None = nn.Identity() if residual else None
     if residual and stride != 1:
         shortcut = SubsampleAndPad(in_channels, channels)

@@ -18,7 +18,7 @@ _COUNTS = "num_batches_tracked"  # norms count batches since PyTorch 0.4.1
 
 
 def network_of(state: Mapping[str, Tensor]) -> recipe.CifarResNet | recipe.LibraryModel | None:
-    """The network with tensors of these names and shapes, whatever its number of classes; None: none that is known.
+    """Finds the network with tensors of these names and shapes, whatever its number of classes; None: no known one.
 
     Of networks that share their shapes, the one without a filter before its strides.
     """
@@ -81,7 +81,7 @@ def _shapes_in_timm(name: str, classes: int) -> dict[str, torch.Size]:
 
 
 def advice(state: Mapping[str, Tensor], spec: recipe.Model | None) -> str:
-    """A sentence about the network of a file, with what to use in place of `spec`; empty if it is not known."""
+    """Returns a sentence about the network of a file, with what to use in place of `spec`; empty if it is not known."""
     found = network_of(state)
     match found:
         case None:

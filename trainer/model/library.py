@@ -15,7 +15,7 @@ from trainer.recipe import LibraryModel, Model
 
 
 def library_model(spec: LibraryModel, num_classes: int) -> nn.Module:
-    """The library's model with `num_classes` outputs, started as the library does, or from its published weights.
+    """Builds the library's model with `num_classes` outputs, initialised by the library, or with its published weights.
 
     Published weights are the library's default for the name; timm's names can choose: timm/resnet50.a1_in1k. Where
     they are for another number of classes, the classifier is new. Raises UserError for a name the library does not
@@ -120,7 +120,10 @@ class Published(NamedTuple):
 
 
 def published_weights(spec: LibraryModel) -> Published:
-    """What the library's published weights are for; nothing is downloaded. Raises UserError if there are none."""
+    """Looks up what the library's published weights are for; nothing is downloaded.
+
+    Raises UserError if there are none.
+    """
     library, _, name = spec.name.partition("/")
     try:
         if library == "torchvision":
@@ -142,7 +145,7 @@ def published_weights(spec: LibraryModel) -> Published:
 
 
 def pixel_mismatch(spec: Model, mean: tuple[float, ...], std: tuple[float, ...]) -> str:
-    """How the pixels that published weights expect differ from a recipe's; empty: not at all, or `spec` has none.
+    """Says how the pixels that published weights expect differ from a recipe's; empty: not at all, or `spec` has none.
 
     Raises UserError as published_weights does.
     """

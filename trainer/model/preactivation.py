@@ -121,7 +121,7 @@ class PreActivationResNet(nn.Module):
 
 
 def block_of(spec: recipe.CifarResNet | recipe.WideResNet) -> type[PreActivationBasicBlock | PreActivationBottleneck]:
-    """The kind of block that the network is made of."""
+    """Returns the kind of block that the network is made of."""
     is_bottleneck = isinstance(spec, recipe.CifarResNet) and spec.bottleneck
     return PreActivationBottleneck if is_bottleneck else PreActivationBasicBlock
 
@@ -129,7 +129,7 @@ def block_of(spec: recipe.CifarResNet | recipe.WideResNet) -> type[PreActivation
 def stage(
     spec: recipe.CifarResNet | recipe.WideResNet, in_channels: int, channels: int, *, stride: int
 ) -> nn.Sequential:
-    """The blocks of one resolution; the first of them has the stride and may change the number of channels.
+    """Builds the blocks of one resolution; the first of them has the stride and may change the number of channels.
 
     There its shortcut is a 1x1 convolution of the activated input, as in the code of both papers, but for He's basic
     blocks, which keep the parameter-free one of He et al. 2015. The first block of He's network activates its input
@@ -155,7 +155,10 @@ def stage(
 
 
 def blocks_in_stage(spec: recipe.CifarResNet | recipe.WideResNet) -> int:
-    """He counts the layers of the branches, the stem and the classifier; Zagoruyko the stem and three shortcuts."""
+    """Computes the number of blocks in each stage from the depth.
+
+    He counts the layers of the branches, the stem and the classifier; Zagoruyko the stem and three shortcuts.
+    """
     if isinstance(spec, recipe.WideResNet):
         return (spec.depth - 4) // 6
     return (spec.depth - 2) // (9 if spec.bottleneck else 6)

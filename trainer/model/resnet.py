@@ -66,7 +66,7 @@ class ResNet(nn.Module):
 
 
 def linear_rates(drop_path: float, blocks: int) -> list[float]:
-    """Each block's probability of being dropped: from 0 in the first to `drop_path` in the last, in equal steps.
+    """Returns each block's drop probability: from 0 in the first to `drop_path` in the last, in equal steps.
 
     timm's form. Huang et al. 2016 (arXiv:1603.09382, section 3) count the blocks from 1, so that theirs already drops
     the first.
@@ -79,7 +79,7 @@ class Stem(nn.Sequential):
 
 
 def stem(spec: recipe.ResNet) -> tuple[nn.Module, nn.Module]:
-    """What comes before the first norm and after its ReLU: to a quarter of the height and width, or to all of it.
+    """Builds what comes before the first norm and after its ReLU: to a quarter of height and width, or to all of it.
 
     The deep stem of variants c, d and rs is that of He et al. 2019 (arXiv:1812.01187, Figure 2b). In variant rs a
     convolution takes the place of the max-pool (Bello et al. 2021, arXiv:2103.07579, in the authors' code).
@@ -103,7 +103,7 @@ def stem(spec: recipe.ResNet) -> tuple[nn.Module, nn.Module]:
 
 
 def conv_norm_relu(in_channels: int, out_channels: int, *, stride: int) -> tuple[nn.Module, nn.Module, nn.Module]:
-    """The three layers, in order."""
+    """Builds the three layers, in order."""
     return conv3x3(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)
 
 
@@ -116,7 +116,7 @@ def stage(
     *,
     stride: int,
 ) -> nn.Sequential:
-    """A block for each of `drop_paths`, the first with the stride, and a projection in its shortcut if shapes differ.
+    """Builds a block for each of `drop_paths`; the first has the stride, and a projection as shortcut if shapes differ.
 
     `blur_pool` is for strided convolutions, the projection's too.
     """
@@ -137,7 +137,7 @@ def stage(
 
 
 def shortcut(spec: recipe.ResNet, in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
-    """Option B of He et al. 2015, section 3.3: the identity, and where shapes differ a 1x1 convolution with a norm.
+    """Builds option B of He et al. 2015, section 3.3: the identity, or where shapes differ a 1x1 convolution with norm.
 
     Variants d and rs average 2x2 pixels before it, where it would have a stride (He et al. 2019, Figure 2c), by timm's
     pooling: odd sizes round up. None in a plain network.

@@ -24,7 +24,7 @@ def load_initial_weights(
     classes: Sequence[str] = (),
     read: StateDict | None = None,
 ) -> str:
-    """Copy the weights of `file` into `model`, all of them or none, and return a sentence for the log.
+    """Copies the weights of `file` into `model`, all of them or none, and returns a sentence for the log.
 
     The file is a state_dict or a checkpoint with one, of torch.save or safetensors; no code in it is run. `key` says
     which one where there are several, None: the averaged one. Where only its number of classes differs, or where it
@@ -62,7 +62,7 @@ def _first_difference(there: Sequence[str] | None, here: Sequence[str]) -> str:
 
 
 def read_initial_weights(file: Path, key: str | None) -> StateDict:
-    """The weights of `file`, for any network; `key` as in load_initial_weights. Raises UserError as that does."""
+    """Reads the weights of `file`, for any network; `key` as in load_initial_weights. Raises UserError as that does."""
     try:
         return state_dict_in(read_weights_file(file), file, key)
     except UserError as error:
@@ -113,7 +113,10 @@ def mismatch(model: nn.Module, theirs: dict[str, Tensor]) -> Mismatch:
 
 
 def classifiers(model: nn.Module) -> list[str]:
-    """Where the logits come from: the names of the modules that timm's interface gives, else of the last nn.Linear."""
+    """Finds where the logits come from.
+
+    Returns the names of the modules that timm's interface gives, else of the last nn.Linear.
+    """
     get_classifier = getattr(model, "get_classifier", None)
     if get_classifier is None:
         heads = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]

@@ -52,7 +52,7 @@ class StateDict:
         return others + ([f"{self.prefix!r} was taken from the start of every name"] if self.prefix else [])
 
     def fitted(self, names: Collection[str]) -> StateDict:
-        """These weights without a prefix that all names share, where that makes every name one of the network's."""
+        """Removes a prefix that all names share, where that makes every name one of the network's."""
         wanted = {name for name in names if not name.endswith("num_batches_tracked")}
         tensors, prefix = self.tensors, ""
         while not wanted <= tensors.keys():
@@ -66,7 +66,7 @@ class StateDict:
 
 
 def read_weights_file(file: Path) -> object:
-    """What a file of torch.save or of safetensors holds, whatever its name. Raises UserError if it is neither.
+    """Reads what a file of torch.save or of safetensors holds, whatever its name. Raises UserError if it is neither.
 
     It is read with weights_only: besides tensors and plain values only argparse.Namespace is built, which torchvision's
     and timm's checkpoints keep their options in.
@@ -103,7 +103,7 @@ def read_weights_file(file: Path) -> object:
 
 
 def safetensors_metadata(file: Path) -> dict[str, str]:
-    """The texts that a file of safetensors holds beside its tensors; none for any other file."""
+    """Reads the texts that a file of safetensors holds beside its tensors; none for any other file."""
     with file.open("rb") as opened:
         start = opened.read(9)
     if not _is_safetensors(start, file):
@@ -115,7 +115,7 @@ def safetensors_metadata(file: Path) -> dict[str, str]:
 
 
 def stated_classes(about: Mapping[str, object]) -> list[str] | None:
-    """The class names in a checkpoint's content, or as JSON in the metadata that export writes; None: none."""
+    """Returns the class names in a checkpoint's content, or as JSON in the metadata that export writes; None: none."""
     found = about.get("classes")
     try:
         found = json.loads(found) if isinstance(found, str) else found
@@ -132,7 +132,7 @@ def _is_safetensors(start: bytes, file: Path) -> bool:
 
 
 def state_dict_in(content: object, file: Path, key: str | None = None) -> StateDict:
-    """The state_dict within what was read, without what wrappers put before its names.
+    """Finds the state_dict within what was read, without what wrappers put before its names.
 
     `key` chooses among several; None: the only one, or the averaged one where there is one. Raises UserError if
     there is none, or no obvious choice.

@@ -10,7 +10,7 @@ from trainer.recipe import Recipe
 
 
 def build_clipping(recipe: Recipe, module: nn.Module) -> Callable[[], torch.Tensor]:
-    """A function that clips the gradients of `module` in place, as the recipe says.
+    """Returns a function that clips the gradients of `module` in place, as the recipe says.
 
     It returns the L2 norm of the whole gradient before clipping, a scalar on the module's device, and reads nothing
     from it. Adaptive clipping leaves out the classifier, as Brock et al. 2021 do (arXiv:2102.06171, section 4.1).

@@ -15,7 +15,7 @@ _PRE_ACTIVATION = {"stem": r"^conv1", "blocks": [(_BLOCK, None), (r"^bn1", (9999
 
 
 def lr_factors(model: nn.Module, spec: FineTuning) -> dict[nn.Parameter, float]:
-    """For each parameter of `model` the multiple of the classifier's rate at which it learns.
+    """Returns for each parameter of `model` the multiple of the classifier's rate at which it learns.
 
     The classifier's is 1. Outside it the factor is spec.backbone_lr * spec.layer_decay ** depth, where depth counts
     layers from the classifier, which is 0, down to the stem. Layers are those of timm's group_matcher: residual blocks

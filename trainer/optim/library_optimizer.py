@@ -12,7 +12,7 @@ from trainer.recipe import LibraryOptimizer
 
 
 def library_optimizer(spec: LibraryOptimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """timm's optimizer over `groups`, each with its own "lr" and "weight_decay".
+    """Builds timm's optimizer over `groups`, each with its own "lr" and "weight_decay".
 
     What `spec.options` leaves out has timm's default for the name. Raises UserError for a name or an option that timm
     does not have, for a value that it refuses, and for an optimizer that a run could not continue exactly.
@@ -52,7 +52,7 @@ def library_optimizer(spec: LibraryOptimizer, groups: list[dict[str, Any]]) -> t
 
 
 def tensors_per_parameter(spec: LibraryOptimizer) -> int:
-    """How many tensors of a parameter's size the optimizer keeps for it: counted after a step on a small one."""
+    """Counts the tensors of a parameter's size that the optimizer keeps for it, after a step on a small one."""
     weight = torch.nn.Parameter(torch.ones(16, 16, 3, 3))
     optimizer = library_optimizer(spec, [{"params": [weight], "weight_decay": spec.weight_decay, "lr": spec.lr}])
     weight.grad = torch.ones_like(weight)

@@ -44,7 +44,7 @@ class ParameterAudit:
 
 
 def sort_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
-    """The model's trainable parameters as (weights, biases, norm tensors).
+    """Returns the model's trainable parameters as (weights, biases, norm tensors).
 
     A norm tensor is one that belongs to a normalisation module, whatever its name: trainers that look for "bn" in the
     name miss those of the shortcuts, 8 of ResNet-50's 106. A gain without a norm counts as one: LayerScale's gammas,
@@ -85,7 +85,7 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def classifier_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The tensors of the layers that the logits come from; empty if the model has no such layer."""
+    """Returns the tensors of the layers that the logits come from; empty if the model has no such layer."""
     return [parameter for name in classifiers(model) for parameter in model.get_submodule(name).parameters()]
 
 
@@ -111,7 +111,7 @@ def audit(spec: Optimizer, model: nn.Module) -> ParameterAudit:
 
 
 def build_optimizer(spec: Optimizer, model: nn.Module, fine_tuning: FineTuning | None = None) -> torch.optim.Optimizer:
-    """The optimizer over the model's trainable parameters, in groups of one weight decay and one rate.
+    """Builds the optimizer over the model's trainable parameters, in groups of one weight decay and one rate.
 
     Every group has an "lr_factor": the schedule's rate times that is the group's "lr", which the caller sets before
     each step. It is 1, or in fine-tuning that of layer_decay.lr_factors, which slows weight decay too. Its
@@ -157,7 +157,7 @@ def _start_at_rest(optimizer: torch.optim.SGD) -> None:
 
 
 def state_tensors(spec: Optimizer) -> int:
-    """How many tensors of a parameter's size the optimizer keeps for each parameter."""
+    """Counts the tensors of a parameter's size that the optimizer keeps for each parameter."""
     match spec:
         case AdamW() | LAMB():
             return 2  # first and second moment
@@ -175,7 +175,7 @@ class BatchScaling(NamedTuple):
 
 
 def batch_scaling(spec: Optimizer) -> BatchScaling | None:
-    """The usual rule for this optimizer; `plan` warns where a recipe's batch was changed and its rate was not.
+    """Returns the usual rule for this optimizer; `plan` warns where a recipe's batch was changed and its rate was not.
 
     None: the literature has no rule for it.
     """

@@ -43,7 +43,7 @@ class BackgroundWriter:
 
 
 def copied(value: Any) -> Any:
-    """A copy of dictionaries, lists and tensors, however deep; tensors on the CPU, with their strides."""
+    """Makes a copy of dictionaries, lists and tensors, however deep; tensors on the CPU, with their strides."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):

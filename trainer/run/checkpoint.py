@@ -79,7 +79,7 @@ class MeanOf(TypedDict):
 
 
 def mean_of(content: Mapping[str, Any]) -> MeanOf | None:
-    """What a checkpoint is the mean of; None: it is of one training. Raises ValueError if that is damaged."""
+    """Returns what a checkpoint is the mean of; None: it is of one training. Raises ValueError if that is damaged."""
     found = content.get("mean_of")
     if found is not None and (not isinstance(found, dict) or found.keys() != MeanOf.__required_keys__):
         raise ValueError(f"mean_of is {found!r:.100}")
@@ -87,7 +87,10 @@ def mean_of(content: Mapping[str, Any]) -> MeanOf | None:
 
 
 def checked(content: object, path: Path) -> CheckpointContent:
-    """The content of `path`. Raises UserError if a key is missing or has a value of the wrong type."""
+    """Checks the content of `path` and returns it.
+
+    Raises UserError if a key is missing or a value has the wrong type.
+    """
     hints = get_type_hints(CheckpointContent)
     needed = CheckpointContent.__required_keys__
     if not isinstance(content, dict) or (missing := needed - content.keys()):
@@ -154,7 +157,7 @@ class Checkpoints:
             partial.unlink(missing_ok=True)  # still there after renaming a link to itself
 
     def newest(self) -> tuple[Path, CheckpointContent] | None:
-        """The newest intact checkpoint, or None. `damaged` names newer ones that are not intact.
+        """Reads the newest intact checkpoint, or None. `damaged` names newer ones that are not intact.
 
         Raises UserError if it is of another program or version: to fall back on an older one would hide that.
         """
@@ -168,7 +171,7 @@ class Checkpoints:
         return None
 
     def read_best(self) -> CheckpointContent:
-        """The best checkpoint. Raises UserError if there is none that can be read."""
+        """Reads the best checkpoint. Raises UserError if there is none that can be read."""
         return checked(read(self.best), self.best)
 
     def _path(self, step: int) -> Path:
@@ -206,7 +209,7 @@ def _write_checksum(content: Path, path: Path | None = None) -> bool:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What was written to `path`, on the CPU. Raises UserError if the file is absent, incomplete or damaged."""
+    """Reads what was written to `path`, on the CPU. Raises UserError if the file is absent, incomplete or damaged."""
     try:
         expected = checksum_file(path).read_text(encoding="utf-8").split()[::2]
         if file_sha256(path) not in expected:

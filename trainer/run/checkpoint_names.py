@@ -9,7 +9,7 @@ _NAME = re.compile(r"step_(\d+)\.pt")
 
 
 def checkpoint_files(folder: Path) -> dict[int, Path]:
-    """The checkpoints in a folder by their steps, in order, whole or not; none if there is no folder.
+    """Lists the checkpoints in a folder by their steps, in order, whole or not; none if there is no folder.
 
     Raises OSError if it cannot be read: Path.glob would find none, and the run would start over.
     """
@@ -26,7 +26,7 @@ def checkpoint_files(folder: Path) -> dict[int, Path]:
 
 
 def newest_step(run_dir: Path) -> int:
-    """The step of the newest checkpoint; 0: there is none. Raises OSError: see checkpoint_files."""
+    """Returns the step of the newest checkpoint; 0: there is none. Raises OSError: see checkpoint_files."""
     return max(checkpoint_files(run_dir / "checkpoints"), default=0)
 
 

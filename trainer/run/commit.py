@@ -7,7 +7,7 @@ COMMIT = "COMMIT"  # file in trainer/, in a copy of the code
 
 
 def commit() -> str | None:
-    """The commit of this code, with + where files differ from it; None outside a git checkout.
+    """Returns the commit of this code, with + where files differ from it; None outside a git checkout.
 
     A launcher's copy of the code has the commit in a file of trainer/, because it is no git checkout.
     """

@@ -30,7 +30,7 @@ _OF_A_CLAIM = {".lock", ".owner", "recipe.py"}  # the files that claim() writes
 
 
 def gone(folder: Path) -> DiskError:
-    """The error of a run whose folder is no longer the one that it has claimed."""
+    """Returns the error of a run whose folder is no longer the one that it has claimed."""
     remedy = "nothing more is saved; move it back and run the same command again, or start anew"
     return DiskError(f"{folder} was removed, moved or emptied while it was in use: {remedy}")
 

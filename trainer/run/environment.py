@@ -22,7 +22,7 @@ _PACKAGES = (
 
 
 def environment(world: World, settings: TrainSettings, cpu_kernels: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """The environment of one start of a run, for its JSON files.
+    """Returns the environment of one start of a run, for its JSON files.
 
     `cpu_kernels`: the modules of the network that run kernels of trainer/cpu, by class; None if nothing is trained.
     """
@@ -57,7 +57,7 @@ def _gpu(device: torch.device) -> dict[str, str | int | None]:
 
 
 def driver_version(file: Path = Path("/proc/driver/nvidia/version")) -> str | None:
-    """The version of NVIDIA's driver, such as 550.54.15; None if it is not known."""
+    """Returns the version of NVIDIA's driver, such as 550.54.15; None if it is not known."""
     try:
         found = re.search(r"NVRM version: .*?\b(\d+\.\d+(?:\.\d+)?)\b", file.read_text(encoding="utf-8"))
     except OSError:
@@ -66,7 +66,7 @@ def driver_version(file: Path = Path("/proc/driver/nvidia/version")) -> str | No
 
 
 def changed_rounding(starts: list[dict[str, Any]], here: dict[str, Any]) -> list[str]:
-    """A note where a run continues in an environment whose rounding may differ; else nothing.
+    """Returns a note where a run continues in an environment whose rounding may differ; else nothing.
 
     What an older version of the trainer did not record counts as unchanged.
     """

@@ -30,7 +30,7 @@ class InitWeights:
 
     @classmethod
     def of_file(cls, path: Path) -> Self:
-        """The weights in a file. Raises UserError if it cannot be read."""
+        """Identifies the weights in a file by its SHA-256. Raises UserError if it cannot be read."""
         try:
             digest = file_sha256(path)
         except OSError as error:
@@ -39,13 +39,13 @@ class InitWeights:
 
     @classmethod
     def from_dict(cls, values: Any) -> Self:
-        """The opposite of to_dict. Raises ValueError or TypeError for anything else."""
+        """Reads what to_dict returned. Raises ValueError or TypeError for anything else."""
         if not isinstance(values, dict):
             raise TypeError(f"{values!r:.100} is not an object")
         return cls(**values)
 
     def to_dict(self) -> dict[str, str | None]:
-        """For JSON and for a checkpoint."""
+        """Returns the fields for JSON and for a checkpoint."""
         return asdict(self)
 
     def __str__(self) -> str:

@@ -27,7 +27,7 @@ class Live(NamedTuple):
 
 
 def read_live(run_dir: Path) -> Live | None:
-    """The content of the file; None if there is none, or while it is being written."""
+    """Reads the content of the file; None if there is none, or while it is being written."""
     path = run_dir / NAME
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -58,7 +58,7 @@ class LiveFile:
         self._since = now, step
 
     def pause(self) -> None:
-        """Training has paused, as for an evaluation, which does not count as time of training."""
+        """Records that training has paused, as for an evaluation, which does not count as time of training."""
         self._since = None
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ class MetricsFile(NamedTuple):
 
 
 def read_metrics(path: Path) -> MetricsFile:
-    """The records of the file, in order; none if there is no file. Raises OSError if it cannot be read."""
+    """Reads the records of the file, in order; none if there is no file. Raises OSError if it cannot be read."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except FileNotFoundError:

@@ -39,7 +39,7 @@ class RunProgress:
 
 
 def read_progress(run_dir: Path) -> RunProgress:
-    """The progress of the run in this folder, without damaged lines of its metrics."""
+    """Reads the progress of the run in this folder, without damaged lines of its metrics."""
     try:
         recipe = load_recipe(run_dir / "recipe.py")
     except UserError:  # not started, or of another version
@@ -81,7 +81,7 @@ def names_a_file(recipe: Recipe, settings: TrainSettings) -> bool:
 
 
 def finished(run_dir: Path, recipe_source: str, data: str | None = None) -> str | None:
-    """What to say of a run that needs no more training; None: it is not finished, damaged or of another recipe.
+    """Returns what to say of a run that needs no more training; None: it is not finished, damaged or of another recipe.
 
     `recipe_source`: of the resolved recipe, as the run directory stores it. `data`: a folder whose manifests have to be
     those of the run's data; other data formats have none, so their runs are not known to be finished.
@@ -111,13 +111,13 @@ def _manifest_checksum(data: str, split: str) -> str:
 
 
 def how_to_train_longer(run_dir: Path) -> str:
-    """What replaces a larger --epochs, which would have changed the learning rate of every step so far."""
+    """Says what replaces a larger --epochs, which would have changed the learning rate of every step so far."""
     folder = run_dir / "checkpoints"
     newest = max(folder.glob("step_*.pt"), default=folder / "step_LAST.pt")
     return f"To train its weights further: a new --run-dir with --initial-weights {quote(str(newest))}"
 
 
 def total_steps(step: int, epoch: float, epochs: int) -> int | None:
-    """The steps of the whole training, from a record's step and fractional epoch; None: not known yet."""
+    """Computes the steps of the whole training, from a record's step and fractional epoch; None: not known yet."""
     per_epoch = step / epoch
     return None if per_epoch * _ROUNDING / epoch > 0.5 else round(per_epoch) * epochs

@@ -51,7 +51,7 @@ class Position:
         return self.step == epochs * self.steps_per_epoch
 
     def start_next_epoch(self, top1: float) -> None:
-        """After an evaluation with that top-1, in %."""
+        """Moves the position to the next epoch, after an evaluation with that top-1, in %."""
         self.epoch, self.batch, self.best_top1 = self.epoch + 1, 0, max(top1, self.best_top1)
 
 
@@ -72,7 +72,7 @@ class TrainingState:
         return {"eval": self.module} | ({self.average.kind: self.average.module} if self.average else {})
 
     def save(self) -> TrainingContent:
-        """The content for a checkpoint. Called by all ranks together; module and buffers are this rank's own.
+        """Returns the content for a checkpoint. Called by all ranks together; module and buffers are this rank's own.
 
         Raises NotFiniteError, the same on all ranks, where a loss or a weight is not finite: not worth keeping.
         """

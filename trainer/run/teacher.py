@@ -19,7 +19,7 @@ class Teacher:
 
     @classmethod
     def from_dict(cls, values: Any) -> Self | None:
-        """The opposite of to_dict; None for None. Raises TypeError for anything else."""
+        """Reads what to_dict returned; None for None. Raises TypeError for anything else."""
         if values is None:
             return None
         if not isinstance(values, dict):
@@ -27,7 +27,7 @@ class Teacher:
         return cls(**values)
 
     def to_dict(self) -> dict[str, str | None]:
-        """For JSON and for a checkpoint."""
+        """Returns the fields for JSON and for a checkpoint."""
         return asdict(self)
 
     def __str__(self) -> str:

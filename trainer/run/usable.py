@@ -24,7 +24,7 @@ def is_run(folder: Path) -> bool:
 
 
 def stored_recipe(folder: Path) -> Recipe:
-    """The resolved recipe of a run. Raises UserError if there is none: `folder` is not a run."""
+    """Reads the resolved recipe of a run. Raises UserError if there is none: `folder` is not a run."""
     if not (folder / "recipe.py").is_file():
         reason = "it has no recipe.py" if folder.is_dir() else "there is no such folder"
         raise UserError(f"{folder} is not the folder of a run: {reason}")

@@ -29,7 +29,10 @@ def require_same_everywhere(recipe: Recipe, settings: TrainSettings, world: Worl
 
 
 def accumulation_steps(recipe: Recipe, world: World) -> int:
-    """Micro-batches of each process in one step. Raises UserError if the processes cannot share a step evenly."""
+    """Computes the micro-batches of each process in one step.
+
+    Raises UserError if the processes cannot share a step evenly.
+    """
     try:
         return recipe.accumulation(world.size)
     except ValueError as error:
@@ -37,7 +40,7 @@ def accumulation_steps(recipe: Recipe, world: World) -> int:
 
 
 def steps_in_epoch(recipe: Recipe, images: int) -> int:
-    """Whole steps that `images` training images are enough for. Raises UserError if that is none."""
+    """Computes the whole steps that `images` training images are enough for. Raises UserError if that is none."""
     if images < recipe.global_batch_size:
         raise UserError(
             f"global_batch_size={recipe.global_batch_size} is more than the {images} training images: "
@@ -85,7 +88,10 @@ def slow_start(settings: TrainSettings) -> list[str]:
 
 
 def order_mistakes(recipe: Recipe, labels: np.ndarray) -> list[str]:
-    """A line where the windows of a quasi-random order lack classes. `labels`: as the images lie in the file."""
+    """Returns a line where the windows of a quasi-random order lack classes.
+
+    `labels`: as the images lie in the file.
+    """
     if not recipe.order:
         return []
     found, random = classes_in_window(labels, recipe.order)

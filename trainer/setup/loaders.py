@@ -13,7 +13,10 @@ from trainer.settings import TrainSettings
 
 
 def open_loaders(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitStack) -> tuple[Loader, Loader]:
-    """The training and validation images. One process of each machine checks the files before the others open them."""
+    """Opens the training and validation images.
+
+    One process of each machine checks the files before the others open them.
+    """
 
     def open_one(split: Split, resolution: int) -> Loader:
         source = open_split(
@@ -53,5 +56,5 @@ def open_loaders(recipe: Recipe, settings: TrainSettings, world: World, stack: E
 
 
 def source_notes(*sources: Source) -> list[str]:
-    """What a user should know of the images, each line once."""
+    """Returns what a user should know of the images, each line once."""
     return list(dict.fromkeys(note for source in sources for note in source.notes))

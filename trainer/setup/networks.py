@@ -28,7 +28,7 @@ from trainer.step_metrics import StepMetrics
 def open_teacher(
     recipe: Recipe, settings: TrainSettings, world: World, classes: list[str]
 ) -> tuple[nn.Module | None, Teacher | None]:
-    """The teacher of a distillation on its device, and what it is; None if the recipe has none."""
+    """Builds the teacher of a distillation on its device, and says what it is; None if the recipe has none."""
     if recipe.distillation is None:
         if settings.teacher_weights:
             raise UserError(f"--teacher-weights {settings.teacher_weights}: {recipe.name} has no distillation")
@@ -54,7 +54,7 @@ def build_module(
     weights: StateDict | None = None,
     classes: Sequence[str] = (),
 ) -> tuple[nn.Module, list[str]]:
-    """The network on its device, and lines for the log.
+    """Builds the network on its device; returns it and lines for the log.
 
     `fresh`: False if its weights will be restored. `weights`: those in settings.initial_weights, which are large: a
     file is read once. `classes`: of the data, whose classifier is new where that file states others.
@@ -96,7 +96,7 @@ def move_to_device(module: nn.Module, device: torch.device, precision: Precision
 
 
 def first_step_compiles(settings: TrainSettings, module: nn.Module) -> str:
-    """What the first step has to compile before it can run, for the log; empty: nothing."""
+    """Says what the first step has to compile before it can run, for the log; empty: nothing."""
     if settings.compile:
         return "torch.compile compiles the network"
     return "Numba compiles the CPU kernels, once for this machine" if replaced(module) else ""
@@ -105,7 +105,7 @@ def first_step_compiles(settings: TrainSettings, module: nn.Module) -> str:
 def build_state(
     recipe: Recipe, module: nn.Module, world: World, *, steps_per_epoch: int, log_every: int = 1
 ) -> TrainingState:
-    """The state before the first step. `module`: on its device, not yet compiled or wrapped."""
+    """Builds the state before the first step. `module`: on its device, not yet compiled or wrapped."""
     scaler = build_scaler(recipe.precision, world.device)
     return TrainingState(
         module=module,

@@ -77,7 +77,7 @@ class Prepared:
         return Teacher.from_dict(self.identity["teacher"])
 
     def checkpoint(self, *, norms_measured: bool) -> CheckpointContent:
-        """The content of a checkpoint of the state as it is now. Called by all ranks together.
+        """Returns the content of a checkpoint of the state as it is now. Called by all ranks together.
 
         Raises SharedError if their weights differ.
         """
@@ -94,7 +94,7 @@ class Prepared:
         return everywhere
 
     def trained_weights(self, recipe: Recipe, kind: str) -> TrainedWeights:
-        """The facts about the weights of the network with this name, at the end of an epoch."""
+        """Returns the facts about the weights of the network with this name, at the end of an epoch."""
         return trained_weights(
             recipe,
             self.state.position,
@@ -182,7 +182,10 @@ def prepare(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitSt
 
 
 def choose_kernels(*, deterministic: bool) -> None:
-    """Deterministic kernels only, or the fastest ones. Before the first matrix product and the first sum of NCCL."""
+    """Chooses deterministic kernels only, or the fastest ones.
+
+    Call it before the first matrix product and the first sum of NCCL.
+    """
     if deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports a part of torch's compiler
         torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
@@ -194,7 +197,7 @@ def choose_kernels(*, deterministic: bool) -> None:
 
 
 def init_weights(recipe: Recipe, settings: TrainSettings) -> tuple[InitWeights, StateDict | None]:
-    """Where the initial weights come from, and those of a file. Raises UserError if it cannot be read."""
+    """Says where the initial weights come from, and reads those of a file. Raises UserError if it cannot be read."""
     if settings.initial_weights:
         found = InitWeights.of_file(settings.initial_weights)
         weights = read_initial_weights(settings.initial_weights, settings.weights_key)
@@ -205,7 +208,7 @@ def init_weights(recipe: Recipe, settings: TrainSettings) -> tuple[InitWeights, 
 
 
 def newest_checkpoint(run: Run, identity: RunIdentity, world: World) -> CheckpointContent | None:
-    """The newest checkpoint that is whole, the same on all ranks and of the same recipe and data; None for a new run.
+    """Reads the newest intact checkpoint, the same on all ranks and of the same recipe and data; None for a new run.
 
     A run that started from other weights than the recipe's continues without --initial-weights.
     """
@@ -256,12 +259,12 @@ def newest_checkpoint(run: Run, identity: RunIdentity, world: World) -> Checkpoi
 
 
 def start_record(world: World, settings: TrainSettings, module: nn.Module) -> dict[str, Any]:
-    """The environment of one start, with what trains `module` in it."""
+    """Returns the environment of one start, with what trains `module` in it."""
     return environment(world, settings, cpu_kernels=replaced(module))
 
 
 def summary(recipe: Recipe, run: Run, world: World, at: Position, train_images: int, eval_images: int) -> str:
-    """The first line of the log: what is trained, and on what."""
+    """Returns the first line of the log: what is trained, and on what."""
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
     return (
         f"{recipe.name}: {train_images:,} training and {eval_images:,} validation images, "

@@ -36,7 +36,7 @@ def adopt(settings: AdoptSettings) -> None:
 
 
 def class_names(source: Path) -> list[str]:
-    """The names in a text file, one a line, or those of the class folders in a folder. Raises UserError."""
+    """Returns the names in a text file, one a line, or those of the class folders in a folder. Raises UserError."""
     if source.is_dir():
         return list_class_folders(source).classes
     try:

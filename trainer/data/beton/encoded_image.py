@@ -15,9 +15,9 @@ from trainer.data.images import has_orientation, to_rgb, upright
 
 
 def decoded(encoded: bytes, *, apply_exif: bool = False) -> np.ndarray:
-    """uint8 RGB, shape (height, width, 3), see to_rgb. Raises whatever PIL raises for a file that is no image.
+    """Decodes an image to uint8 RGB, shape (height, width, 3); see to_rgb.
 
-    `apply_exif` turns the image as its EXIF orientation says.
+    Raises whatever PIL raises for a file that is no image. `apply_exif` turns the image as its EXIF orientation says.
     """
     if apply_exif and has_orientation(encoded):
         return to_rgb(upright(Image.open(io.BytesIO(encoded))))
@@ -32,10 +32,10 @@ def decoded_rows(
     shrunk: int = 1,
     buffer: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Like `decoded`, but may stop after the first `rows` of a plain JPEG. The last row's colours may then differ.
+    """Decodes like `decoded`, but may stop after the first `rows` of a plain JPEG.
 
-    `layout`: what plain_jpeg returns. Of a plain JPEG, `shrunk` (2, 4 or 8) divides the sides, rounded up, and `buffer`
-    is where the pixels are written, if it is large enough.
+    The last row's colours may then differ. `layout`: what plain_jpeg returns. Of a plain JPEG, `shrunk` (2, 4 or 8)
+    divides the sides, rounded up, and `buffer` is where the pixels are written, if it is large enough.
     """
     if layout:
         wanted = first_rows(encoded, layout, layout.height if rows is None else rows)
@@ -50,7 +50,7 @@ def decoded_rows(
 
 
 def plain_jpeg(encoded: bytes) -> JpegLayout | None:
-    """The layout of a whole JPEG of 8 bits, gray or of three colours; None for everything else."""
+    """Returns the layout of a whole JPEG of 8 bits, gray or of three colours; None for everything else."""
     if not encoded.endswith(END) or not (layout := read_layout(encoded)) or not layout.plain:
         return None
     return layout if layout.height * layout.width <= (Image.MAX_IMAGE_PIXELS or 0) else None

@@ -27,7 +27,7 @@ class Images:
 
 
 def shuffled(images: Images) -> Images:
-    """The images in a random order, so that a stretch of the file holds most classes.
+    """Returns the images in a random order, so that a stretch of the file holds most classes.
 
     The order depends on nothing but the number of images.
     """

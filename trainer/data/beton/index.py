@@ -37,7 +37,7 @@ SHORT_READ, BAD_JPEG = 1, 2  # a decoder's codes for an image that it could not 
 
 
 def header_bytes(page_size: int, count: int, table_start: int) -> bytes:
-    """The header and the field descriptors of a file with `count` images, as FFCV writes them."""
+    """Returns the header and the field descriptors of a file with `count` images, as FFCV writes them."""
     fields = [(kind, np.frombuffer(name.encode().ljust(16, b"\0"), np.uint8), 0) for name, kind in FIELDS]
     header = np.array((VERSION, len(FIELDS), page_size, count, table_start), HEADER)
     return header.tobytes() + np.array(fields, FIELD).tobytes()
@@ -72,7 +72,7 @@ class BetonIndex:
 
 
 def read_index(path: Path, num_classes: int | None = None, check_jpegs: bool = True) -> BetonIndex:
-    """Where every image lies. Raises UserError, naming file and image, if the structure is not whole.
+    """Reads where every image lies. Raises UserError, naming file and image, if the structure is not whole.
 
     `num_classes` checks the labels' range. `check_jpegs` looks at the first and last two bytes of every JPEG: not
     needed where the content is known to be right, and slow on a cold network disk.
@@ -188,19 +188,19 @@ def _check_jpegs(path: Path, file: BinaryIO, index: BetonIndex) -> None:
 
 
 def sample_digest(header: bytes, stored: bytes | memoryview) -> bytes:
-    """SHA-256 of one image: SAMPLE's bytes, then the bytes as stored."""
+    """Returns the SHA-256 of one image: SAMPLE's bytes, then the bytes as stored."""
     digest = hashlib.sha256(header)
     digest.update(stored)
     return digest.digest()
 
 
 def checksum_of(digests: bytes | bytearray) -> str:
-    """The content checksum from all images' digests, in their order."""
+    """Computes the content checksum from all images' digests, in their order."""
     return f"sha256:{hashlib.sha256(digests).hexdigest()}"
 
 
 def content_checksum(path: Path, index: BetonIndex, threads: int | None = None) -> str:
-    """SHA-256 over every image's SHA-256 of (label, height, width, mode, stored bytes), in the order of the images.
+    """Computes the SHA-256 over each image's SHA-256 of (label, height, width, mode, stored bytes), in their order.
 
     Does not depend on where the bytes lie: FFCV's layout changes with the timing of the writing processes. Reads with
     pread, not through a memory map: a file that shrinks meanwhile is an error, not a SIGBUS.
@@ -248,7 +248,7 @@ def _pread(path: Path, descriptor: int, size: int, offset: int) -> bytearray:
 
 
 def verify(path: Path, manifest: Manifest, threads: int | None = None, check_content: bool = True) -> BetonIndex:
-    """The index of a file that holds what its manifest says, every byte of it. Raises UserError otherwise.
+    """Checks every byte of a file against its manifest and returns its index. Raises UserError if they differ.
 
     The content is hashed once: the stamp train.beton.verified remembers length, time and checksum, and is trusted while
     they match. Where the folder cannot be written to, every start hashes it again. `check_content` is not needed where
@@ -270,7 +270,7 @@ def verify(path: Path, manifest: Manifest, threads: int | None = None, check_con
 
 
 def read_contents(path: Path) -> Contents:
-    """What the file holds, from its manifest and index; its content is not checked. Needs no FFCV."""
+    """Reads what the file holds from its manifest and index; its content is not checked. Needs no FFCV."""
     manifest = read_manifest(path)
     return contents_of(manifest, verify(path, manifest, check_content=False))
 

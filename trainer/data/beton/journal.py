@@ -35,7 +35,10 @@ class Journal:
         self._key, self._count = np.frombuffer(key, np.uint8), count
 
     def read(self) -> tuple[np.ndarray, bool]:
-        """The rows, and whether the file was completed. Rows of other images or options are none: all are waiting."""
+        """Returns the rows, and whether the file was completed.
+
+        Rows of other images or options are none: all are waiting.
+        """
         rows = np.zeros(self._count, ROW)
         try:
             content = self.path.read_bytes()
@@ -74,7 +77,7 @@ class Journal:
 def key_of(
     labels: np.ndarray, names: Sequence[str], classes: Sequence[str], source: DataOrigin, encoding: Encoding
 ) -> bytes:
-    """SHA-256 of all that decides which bytes a file holds, but for the content of the source's files."""
+    """Returns the SHA-256 of all that decides which bytes a file holds, but for the content of the source's files."""
     digest = hashlib.sha256()
     facts = [asdict(source), asdict(encoding), list(classes), software_versions()]
     digest.update(json.dumps(facts, sort_keys=True).encode())
@@ -85,7 +88,7 @@ def key_of(
 
 
 def file_stamp(path: Path) -> int:
-    """A number that changes when the file is replaced or written to; 0 if it cannot be read."""
+    """Returns a number that changes when the file is replaced or written to; 0 if it cannot be read."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):  # ValueError: a name that no file can have

@@ -10,7 +10,7 @@ MCU = 16  # px: what is coded together where chroma has half the resolution, as 
 
 
 def encode_jpeg(pixels: np.ndarray, quality: int, tiles: bool) -> np.ndarray:
-    """RGB, uint8, shape (height, width, 3), as the bytes of a baseline JPEG, 4:2:0: uint8, shape (n,)."""
+    """Encodes RGB, uint8, shape (height, width, 3), as a baseline JPEG, 4:2:0; returns uint8, shape (n,)."""
     import cv2
 
     options = [cv2.IMWRITE_JPEG_QUALITY, quality]

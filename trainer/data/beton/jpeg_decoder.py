@@ -7,7 +7,7 @@ import simplejpeg
 
 
 def divisor(box_height: int, box_width: int, size: int) -> int:
-    """1, 2, 4 or 8: by how much a JPEG can be decoded smaller, so that its box is no smaller than the crop."""
+    """Returns 1, 2, 4 or 8: by how much a JPEG can be decoded smaller, so that its box is no smaller than the crop."""
     return next((part for part in (8, 4, 2) if min(box_height, box_width) >= part * size), 1)
 
 
@@ -19,7 +19,7 @@ def decode_jpeg(
     buffer: np.ndarray | None = None,
     strict: bool = True,
 ) -> np.ndarray:
-    """RGB, uint8, of shape (height, width, 3), each side divided by `shrunk` and rounded up.
+    """Decodes to RGB, uint8, of shape (height, width, 3), each side divided by `shrunk` and rounded up.
 
     `fast`: libjpeg's fast inverse transform, as FFCV; else the accurate one, as PIL, torchvision and OpenCV. `buffer`
     is where the pixels are written, if it is large enough. Raises ValueError for a damaged image: where libjpeg gives

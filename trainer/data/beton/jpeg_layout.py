@@ -31,7 +31,7 @@ class JpegLayout(NamedTuple):
 
 
 def read_layout(jpeg: bytes | memoryview) -> JpegLayout | None:
-    """What the header says; None if it is no JPEG, or cut off before the first scan."""
+    """Reads what the header says; None if it is no JPEG, or cut off before the first scan."""
     if bytes(jpeg[:3]) != START:
         return None
     frame = interval = kind = 0
@@ -54,7 +54,7 @@ def read_layout(jpeg: bytes | memoryview) -> JpegLayout | None:
 
 
 def first_rows(jpeg: bytes, layout: JpegLayout, rows: int) -> bytes | bytearray:
-    """The JPEG, cut to a height of at least `rows`; unchanged if that saves nothing or it has several scans.
+    """Returns the JPEG, cut to a height of at least `rows`; unchanged if that saves nothing or it has several scans.
 
     The data of the rows below is still there: a decoder warns of it once the image is complete. Its last row of pixels
     may have colours of its own, interpolated without the row that followed.

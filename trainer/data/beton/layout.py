@@ -41,9 +41,10 @@ class Layout:
 
 
 def layout_of(fields: list[tuple[str, int]]) -> Layout:
-    """The layout for fields of these names and type ids. Raises ValueError, naming them, if there is no such choice.
+    """Returns the layout for fields of these names and type ids.
 
-    The image is the only field of images, or the one called image; the label the only integer, or the one called label.
+    Raises ValueError, naming them, if there is no such choice. The image is the only field of images, or the one called
+    image; the label the only integer, or the one called label.
     """
     unknown = [f"{name!r} of type {kind}" for name, kind in fields if kind not in _KINDS]
     if unknown:

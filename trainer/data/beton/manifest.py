@@ -144,7 +144,7 @@ def manifest_path(beton: Path) -> Path:
 
 
 def read_manifest(beton: Path) -> Manifest:
-    """The manifest of a .beton file. Raises UserError if it is missing or is not one."""
+    """Reads the manifest of a .beton file. Raises UserError if it is missing or is not one."""
     path = manifest_path(beton)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -173,7 +173,7 @@ def write_manifest(manifest: Manifest, beton: Path) -> None:
 
 
 def software_versions() -> dict[str, str]:
-    """Of what decides about the stored bytes."""
+    """Returns the versions of the libraries that decide which bytes are stored."""
     names = ("numpy", "pillow", "simplejpeg", "opencv-python", "opencv-python-headless", "scikit-learn")
     found = {dist.name: dist.version for name in names for dist in importlib.metadata.distributions(name=name)}
     return {"python": platform.python_version()} | found
@@ -190,7 +190,7 @@ def write_stamp(path: Path, stamp: Mapping[str, int | str]) -> None:
 
 
 def stamp_now(path: Path, checksum: str) -> dict[str, int | str]:
-    """The record that ties `checksum` to the present state of the file: its size, times and inode."""
+    """Returns the record that ties `checksum` to the present state of the file: its size, times and inode."""
     try:
         status = os.stat(path)
     except OSError as error:
@@ -199,7 +199,7 @@ def stamp_now(path: Path, checksum: str) -> dict[str, int | str]:
 
 
 def read_stamp(path: Path) -> object:
-    """The stamp beside the file, None if there is none that can be read: then the file is hashed again."""
+    """Reads the stamp beside the file; None if there is none that can be read: then the file is hashed again."""
     try:
         return json.loads(stamp_path(path).read_text(encoding="utf-8"))
     except (OSError, *NOT_JSON):

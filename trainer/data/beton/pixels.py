@@ -7,7 +7,7 @@ from trainer.data.images import BadImageError
 
 
 def shrink(image: np.ndarray, max_resolution: int | None) -> np.ndarray:
-    """FFCV's resizer (area averaging, sides rounded down), but never below 1 px, where OpenCV would fail."""
+    """Shrinks as FFCV's resizer (area averaging, sides rounded down), but never below 1 px, where OpenCV would fail."""
     import cv2
 
     height, width = image.shape[:2]

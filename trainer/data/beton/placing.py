@@ -35,7 +35,7 @@ class Places:
         return int(self._state[1])
 
     def take(self) -> range:
-        """The next images to encode; empty if none are left."""
+        """Takes the next images to encode; empty if none are left."""
         with self._next.get_lock():
             first = int(self._next.value)
             self._next.value = min(first + CHUNK, len(self._rows))

@@ -58,7 +58,7 @@ def decode(
 def spliced(
     jpeg: bytes, height: int, width: int, top: int, left: int, bottom: int, right: int, shrunk: int
 ) -> tuple[bytes, int, int, int, int]:
-    """The tiles under the rows top to bottom and columns left to right, as a JPEG of its own; see decode._splice.
+    """Returns the tiles under rows top to bottom and columns left to right, as a JPEG of its own; see decode._splice.
 
     Returns (its bytes, first row, first column, height, width); the whole image where there are no tiles. Raises
     ValueError where the JPEG says another height or width.

@@ -75,10 +75,10 @@ SMALL_IMAGES = PrepareOptions(write_mode="raw", max_resolution=32)
 def prepare_folder(
     src: Path, out: Path, options: PrepareOptions = IMAGENET, kind: Literal["folder", "cifar10"] = "folder"
 ) -> dict[str, Manifest]:
-    """SRC/train/CLASS/... and SRC/val/CLASS/... (or validation, or valid) -> OUT/train.beton and OUT/val.beton.
+    """Converts SRC/train/CLASS/... and SRC/val/CLASS/... (or validation, or valid) to .beton files in OUT.
 
-    Classes and images come in the order of torchvision's ImageFolder, and as there EXIF orientation is ignored, unless
-    the options say otherwise.
+    Classes and images come in the order of
+    torchvision's ImageFolder, and as there EXIF orientation is ignored, unless the options say otherwise.
     """
     found = {split: class_folders(src, split) for split in SPLITS}
     for split in SPLITS:
@@ -111,7 +111,7 @@ def prepare_folder(
 
 
 def prepare_cifar10(src: Path, out: Path, options: PrepareOptions = SMALL_IMAGES) -> dict[str, Manifest]:
-    """CIFAR-10's "python version" (SRC or SRC/cifar-10-batches-py), or class folders SRC/train and SRC/test."""
+    """Converts CIFAR-10: its "python version" (SRC or SRC/cifar-10-batches-py), or folders SRC/train and SRC/test."""
     folder = src / "cifar-10-batches-py" if (src / "cifar-10-batches-py").is_dir() else src
     if not (folder / "batches.meta").exists() and (src / "train").is_dir():
         return prepare_folder(src, out, options, kind="cifar10")
@@ -133,7 +133,7 @@ def prepare_cifar10(src: Path, out: Path, options: PrepareOptions = SMALL_IMAGES
 
 
 def prepare_digits(out: Path, options: PrepareOptions = SMALL_IMAGES) -> dict[str, Manifest]:
-    """scikit-learn's 1,797 handwritten digits of 8 x 8 px, each pixel drawn as 2 x 2: nothing is interpolated or lost.
+    """Converts scikit-learn's 1,797 handwritten digits of 8 x 8 px, each pixel drawn as 2 x 2: nothing is lost.
 
     Every fifth image, from the first on, is for validation (360), the others are for training (1,437).
     """
@@ -276,7 +276,7 @@ def _kept(path: Path, journal: Journal) -> Iterator[None]:
 
 @contextmanager
 def show_progress(title: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, elsewhere a line now and then."""
+    """Shows a bar on a terminal, elsewhere a line now and then."""
     console = Console(stderr=True)
     columns = BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn()
     bar = Progress(TextColumn(title), *columns, console=console, disable=not console.is_terminal)

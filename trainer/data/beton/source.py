@@ -111,14 +111,14 @@ class BetonSource:
 
 
 def portable_note() -> tuple[str, ...]:
-    """A line where FFCV's library cannot be used."""
+    """Returns a line where FFCV's library cannot be used."""
     if not WHY_PORTABLE:
         return ()
     return (f"images are read without FFCV's library ({WHY_PORTABLE}): the same pixels, but more slowly",)
 
 
 def scratch(sizes: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, ...]:
-    """What decode() needs for the largest of images of these stored bytes, heights and widths in pixels."""
+    """Allocates what decode() needs for the largest image. `sizes`: stored bytes; `heights`, `widths`: in pixels."""
     heights, widths = heights.astype(np.int64), widths.astype(np.int64)
     return (
         np.empty(int(sizes.max()), np.uint8),

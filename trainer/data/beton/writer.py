@@ -22,7 +22,7 @@ from trainer.errors import UserError
 
 
 def journal_of(path: Path, images: Images, encoding: Encoding) -> Journal:
-    """The journal of the file `path` if it is written from these images."""
+    """Returns the journal of the file `path` if it is written from these images."""
     key = key_of(images.labels, images.names, images.classes, images.source, encoding)
     return Journal(path, key, len(images.labels))
 

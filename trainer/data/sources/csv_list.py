@@ -48,7 +48,7 @@ class _Line:
 
 
 def prepare(src: Path, out: Path, options: CsvOptions) -> dict[str, Manifest]:
-    """The images that SRC lists -> OUT/train.beton and OUT/val.beton, in the order of the lines.
+    """Converts the images that SRC lists to OUT/train.beton and OUT/val.beton, in the order of the lines.
 
     Classes are sorted: as numbers where all are numbers, else as text. Raises UserError, naming the line, for what is
     not a list of images.

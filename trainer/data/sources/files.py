@@ -13,7 +13,7 @@ from trainer.errors import UserError, counted, one_line
 def split_files(
     patterns: Sequence[str], suffix: str, options: FilesOptions
 ) -> tuple[tuple[Path, ...], tuple[Path, ...] | None]:
-    """The files of the training images and of the validation images; None if there are none of these.
+    """Finds the files of the training images and of the validation images; None if there are none of these.
 
     Without --val, train, val or test in a file's name or in its folder's name says which split it belongs to. Files of
     test images are left out, and said to be. Raises UserError if a pattern finds nothing, or if the names of some
@@ -44,7 +44,7 @@ def split_files(
 
 
 def expand(patterns: Sequence[str], suffix: str) -> tuple[Path, ...]:
-    """The files that patterns stand for, in their order: {000..123}, {a,b}, * and ?, or a folder of `suffix` files.
+    """Lists the files that patterns stand for, in order: {000..123}, {a,b}, * and ?, or a folder of `suffix` files.
 
     Raises UserError if one does not exist, or is named twice.
     """

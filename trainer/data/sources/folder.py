@@ -12,7 +12,7 @@ from trainer.errors import UserError
 
 
 def prepare(src: Path, out: Path, options: SplitOptions) -> dict[str, Manifest]:
-    """SRC/train/CLASS/... and SRC/val/CLASS/..., see prepare_folder.
+    """Converts SRC/train/CLASS/... and SRC/val/CLASS/..., see prepare_folder.
 
     With --val-fraction the validation images are drawn from SRC/train/CLASS/..., or from SRC/CLASS/... where SRC has no
     folder train. SRC/test is not touched then. Raises UserError if SRC has validation images, and if OUT is among

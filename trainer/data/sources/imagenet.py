@@ -43,8 +43,7 @@ class _Split(NamedTuple):
 
 
 def prepare(src: Path, out: Path, options: PrepareOptions = IMAGENET) -> dict[str, Manifest]:
-    """SRC's official files, or the folders train and val that they unpack to, or Kaggle's -> OUT/train.beton and
-    OUT/val.beton.
+    """Converts ImageNet's official files, the folders train and val that they unpack to, or Kaggle's.
 
     Raises UserError, naming each missing file and where it comes from, and where the files do not fit one another.
     """

@@ -62,7 +62,7 @@ KINDS = {
 
 
 def default_options(kind: str, argv: Sequence[str]) -> PrepareOptions:
-    """The options' defaults; for torchvision's data sets they depend on NAME, the first argument."""
+    """Returns the options' defaults; for torchvision's data sets they depend on NAME, the first argument."""
     if kind == "torchvision" and argv and argv[0] in torchvision_set.SMALL:
         return torchvision_set.TorchvisionOptions(write_mode="raw")
     return KINDS[kind].options

@@ -40,7 +40,7 @@ class _Columns:
 
 
 def prepare(patterns: Sequence[str], out: Path, options: ParquetOptions) -> dict[str, Manifest]:
-    """The rows of parquet files -> OUT/train.beton and OUT/val.beton, in the order of files and rows.
+    """Converts the rows of parquet files to OUT/train.beton and OUT/val.beton, in the order of files and rows.
 
     An image is a struct of `bytes` and `path`, or the bytes alone, or a path relative to the file. A row group at a
     time is in memory, in each process. Raises UserError for files that are not such.

@@ -37,7 +37,7 @@ class Labelled:
         return len(self.labels)
 
     def only(self, chosen: np.ndarray) -> "Labelled":
-        """The chosen images, in their order. `chosen`: bools or indices."""
+        """Returns the chosen images, in their order. `chosen`: bools or indices."""
         images = np.arange(len(self))[chosen]
         names = [self.names[image] for image in images]
         return Labelled(
@@ -51,7 +51,7 @@ class Labelled:
 def splits_of(
     train: Labelled, val: Labelled | None, classes: Sequence[str], origin: DataOrigin, options: SplitOptions
 ) -> dict[str, Images]:
-    """As both_splits; without `val`, the validation images are drawn from the training images.
+    """Returns what both_splits does; without `val`, the validation images are drawn from the training images.
 
     Raises UserError if the options do not say how many, and if they do although there are validation images.
     """
@@ -72,13 +72,13 @@ def splits_of(
 def both_splits(
     train: Labelled, val: Labelled, classes: Sequence[str], origin: DataOrigin, options: PrepareOptions
 ) -> dict[str, Images]:
-    """The images of val and train as prepare writes them: val first, so that what is wrong shows early."""
+    """Returns the images of val and train as prepare writes them: val first, so that what is wrong shows early."""
     require_training_images(origin.name, train.labels, val.labels, classes)
     return {split: _images(found, classes, origin, options) for split, found in (("val", val), ("train", train))}
 
 
 def of_files(paths: Sequence[Path], labels: np.ndarray, names: list[str]) -> Labelled:
-    """Images that are a file each."""
+    """Returns images that are a file each."""
     return Labelled(
         labels=labels,
         names=names,
@@ -88,7 +88,7 @@ def of_files(paths: Sequence[Path], labels: np.ndarray, names: list[str]) -> Lab
 
 
 def hold_out(labels: np.ndarray, names: Sequence[str], fraction: float, seed: int) -> np.ndarray:
-    """Which images are for validation: bools, the share `fraction` of each class, rounded, and at least one.
+    """Chooses the images for validation: bools, the share `fraction` of each class, rounded, and at least one.
 
     A class of one image keeps it for training. An image is drawn by the hash of its name and the seed, so that an
     added image moves few of the others.
@@ -104,10 +104,10 @@ def hold_out(labels: np.ndarray, names: Sequence[str], fraction: float, seed: in
 
 
 def sorted_classes(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """The classes in their order, and the label of each name. Numbers are sorted as numbers, other names as text.
+    """Returns the classes in their order, and the label of each name.
 
-    Names that differ only in how Unicode composes their letters are one class. Raises UserError for a number that is
-    too long.
+    Numbers are sorted as numbers, other names as text. Names that differ only in how Unicode composes their letters are
+    one class. Raises UserError for a number that is too long.
     """
     names = [composed(name) for name in names]
     distinct = set(names)

@@ -53,7 +53,7 @@ class TorchvisionOptions(SplitOptions):
 
 
 def prepare(name: str, out: Path, options: TorchvisionOptions) -> dict[str, Manifest]:
-    """torchvision.datasets.NAME(root) -> OUT/train.beton and OUT/val.beton, in torchvision's order.
+    """Converts torchvision.datasets.NAME(root) to OUT/train.beton and OUT/val.beton, in torchvision's order.
 
     Training and validation are the set's own splits: its validation split, else its test split. Raises UserError for an
     unknown name, and where the set is not in the folder.

@@ -16,9 +16,10 @@ from trainer.errors import UserError
 
 
 def prepare(patterns: Sequence[str], out: Path, options: FilesOptions) -> dict[str, Manifest]:
-    """The samples of shards -> OUT/train.beton and OUT/val.beton, in the order of the shards. Nothing is unpacked.
+    """Converts the samples of shards to OUT/train.beton and OUT/val.beton, in the order of the shards.
 
-    `patterns`: see files.expand. Raises UserError, naming shard and sample, for what is not such a shard.
+    Nothing is unpacked. `patterns`: see files.expand. Raises UserError, naming shard and sample, for what is not such a
+    shard.
     """
     train_files, val_files = split_files(patterns, ".tar", options)
     train = _read(train_files)
