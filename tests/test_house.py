@@ -327,6 +327,8 @@ REPLACED = {
     "started_from": "init_weights", "silent_minutes": "heartbeat_timeout_minutes",
     "fruitless": "restarts_without_progress",
     "unlike": "allow_different_protocols", "reach": "time_to_accuracy", "verb": "command", "verbs": "commands",
+    "Verdict": "RestartDecision", "Average": "WeightAverage", "SplitNorm": "GhostBatchNorm2d",
+    "split_norms": "convert_ghost_batchnorm", "Found": "DataFormat", "in_bytes": "format_bytes",
 }  # fmt: skip
 
 
