@@ -1,4 +1,4 @@
-"""An image with all of its pixels, for what shows or counts them."""
+"""A whole image, for code that shows it or counts its pixels."""
 
 import numpy as np
 
