@@ -148,7 +148,10 @@ class Cluster:
         (self.folder / "gres.conf").write_text(devices)
         # named, because its autodetection fails where no cgroup is mounted; without a limit it does nothing
         control = ["CgroupPlugin=cgroup/v1", "CgroupAutomount=no", f"CgroupMountpoint={MEMORY.parent}"]
-        control += ["ConstrainRAMSpace=yes"] if self.limits_memory else []
+        if self.limits_memory:
+            control += ["ConstrainRAMSpace=yes"]
+            if (MEMORY / "memory.memsw.limit_in_bytes").exists():
+                control += ["ConstrainSwapSpace=yes", "AllowedSwapSpace=0"]  # else a machine with swap kills nobody
         (self.folder / "cgroup.conf").write_text("\n".join(control) + "\n")
         (self.folder / "state").mkdir()
         self._start_munge()
