@@ -141,7 +141,7 @@ class Run:
 
         def write() -> None:
             self.checkpoints.save(copy, step)
-            with contextlib.suppress(OSError):  # the checkpoint is there, and training goes on without this file
+            with contextlib.suppress(OSError):  # the checkpoint is written, and training does not need this file
                 (self.folder / SAVED).touch()
 
         self._writer.start(write)

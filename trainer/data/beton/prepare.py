@@ -77,8 +77,8 @@ def prepare_folder(
 ) -> dict[str, Manifest]:
     """Converts SRC/train/CLASS/... and SRC/val/CLASS/... (or validation, or valid) to .beton files in OUT.
 
-    Classes and images come in the order of
-    torchvision's ImageFolder, and as there EXIF orientation is ignored, unless the options say otherwise.
+    Classes and images come in the order of torchvision's ImageFolder, and as there EXIF orientation is ignored, unless
+    the options say otherwise.
     """
     found = {split: class_folders(src, split) for split in SPLITS}
     for split in SPLITS:
