@@ -4,15 +4,18 @@ from tests.papers.paper import (
     RESNETS,
     SMOOTHED,
     Images,
+    Net,
     Paper,
     centre,
     cifar_net,
     half_cosine,
-    norms_and_biases_exempt,
     szegedy,
     uniform,
 )
-from trainer.recipe import FineTuning, PaddedCrop
+from trainer.recipe import FineTuning, PaddedCrop, RandomResizedCrop
+
+# timm's: each update is scaled as in arXiv:2502.16982, equation 4
+MUON = {"momentum": 0.9, "nesterov": True, "adjust_lr_fn": "match_rms_adamw", "ns_steps": 5, "conv_mode": "flatten"}
 
 # our own: half a cosine from 0.1 after two epochs of warmup from 0.01
 DIGITS = Paper(
@@ -43,7 +46,7 @@ DIGITS = Paper(
     fc_std=uniform(64),
 )
 
-# our own: a straight line up to 0.2 in 3 epochs and one down to 0; decay on weights alone; blocks start silent
+# our own: Muon, up to 0.03 in half an epoch and down to 0, in batches of 256; no decay
 BUDGET = Paper(
     source="",
     named="arXiv:1512.03385",
@@ -53,22 +56,22 @@ BUDGET = Paper(
     images=50_000,
     classes=10,
     sees=Images(
-        train_crop=PaddedCrop(resolution=32, padding=4, fill=(125, 123, 114)),
+        train_crop=PaddedCrop(resolution=32, padding=2, padding_mode="reflect"),
         eval_crop=centre(32, 32),
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2470, 0.2435, 0.2616),
     ),
-    batch=128,
-    norm_batch=64,
+    batch=256,
+    norm_batch=128,
     processes={1: 2, 2: 1, 8: "1, 2", 64: "1, 2"},
     epochs=10,
-    steps=390,
-    lr={0: 0.02, 390: 0.11, 780: 0.2, 2340: 0.1, 3899: 0.2 / (8 * 390)},
+    steps=195,
+    lr={0: 0.0, 39: 0.03 * 0.2 / 0.5, 195: 0.03 * 9 / 9.5, 975: 0.03 * 5 / 9.5, 1949: 0.03 / (9.5 * 195)},
     loss=SMOOTHED,
-    settings={"momentum": 0.9, "nesterov": True},
-    groups=norms_and_biases_exempt(cifar_net(2, width=2), 5e-4),
+    optimizer="Muon",
+    settings=MUON,
+    groups=[(14 + 2 * 13 + 1, 0.0, 1.0)],
     net=cifar_net(2, width=2),
-    gammas_zero=6,
     fc_std=uniform(128),
 )
 
@@ -98,4 +101,41 @@ FINETUNE = Paper(
     fc_std=uniform(2048),
 )
 
-PAPERS = {"resnet50_finetune": FINETUNE, "resnet14x2_cifar10_10ep": BUDGET, "resnet20_digits": DIGITS}
+# our own: Muon, up to 0.02 in half an epoch and down to 0, in batches of 64; ResNet-18-D, as tests/papers/he2019.py has it
+RESNET18D = Net(
+    RESNETS[18].parameters - 513 * 990 - 49 * 3 * 64 + 9 * (3 * 32 + 32 * 32 + 32 * 64) + 4 * 32, 21 + 2, 20 + 2, 8
+)
+IMAGENETTE = Paper(
+    source="",
+    named="arXiv:1812.01187",
+    told="87.43 % for 5 epochs at 128 px",
+    top1=None,
+    dataset="Imagenette",
+    images=9_469,
+    classes=10,
+    sees=Images(
+        train_crop=RandomResizedCrop(resolution=128, scale=(0.35, 1.0)),
+        eval_crop=centre(128, 128),
+    ),
+    batch=64,
+    norm_batch=64,
+    processes={1: 1, 8: "1", 64: "1"},
+    epochs=5,
+    steps=147,
+    lr={0: 0.0, 21: 0.02 * 21 / 73.5, 147: 0.02 * 4 / 4.5, 441: 0.02 * 2 / 4.5, 734: 0.02 / (4.5 * 147)},
+    loss=SMOOTHED,
+    optimizer="Muon",
+    settings=MUON,
+    groups=[(23 + 2 * 22 + 1, 0.0, 1.0)],
+    net=RESNET18D,
+    variant="d",
+    gammas_zero=8,
+    fc_std=uniform(512),
+)
+
+PAPERS = {
+    "resnet50_finetune": FINETUNE,
+    "resnet14x2_cifar10_10ep": BUDGET,
+    "resnet18d_imagenette_5ep": IMAGENETTE,
+    "resnet20_digits": DIGITS,
+}
