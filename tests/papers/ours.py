@@ -101,7 +101,7 @@ FINETUNE = Paper(
     fc_std=uniform(2048),
 )
 
-# our own: Muon, up to 0.02 in half an epoch and down to 0, in batches of 64; ResNet-18-D, as tests/papers/he2019.py has it
+# our own: Muon, up to 0.02 in half an epoch and down to 0, in batches of 64; the stem is that of resnet50d_he2019
 RESNET18D = Net(
     RESNETS[18].parameters - 513 * 990 - 49 * 3 * 64 + 9 * (3 * 32 + 32 * 32 + 32 * 64) + 4 * 32, 21 + 2, 20 + 2, 8
 )
