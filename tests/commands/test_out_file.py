@@ -1,5 +1,6 @@
 """What a command writes replaces no file of a run or a data set, whatever the command."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -54,6 +55,38 @@ def test_out_file_beside_a_recipe_of_the_users_own_is_free(run_dir: Path) -> Non
         require_replaceable(run_dir / name)
 
 
+def test_out_file_is_none_of_a_launch_that_waits_or_of_a_sweep(tmp_path: Path) -> None:
+    """Neither folder has a recipe.py: a job in the queue has not written it, and a sweep's is above its runs."""
+    launch = tmp_path / "launch"
+    (launch / "001" / "logs").mkdir(parents=True)
+    (launch / "001" / "job.json").write_text("{}")
+    (tmp_path / "launch.json").write_text("{}")
+    for name in ("launch/001/job.json", "launch/001/logs/mine.json", "launch/code-1/mine.json"):
+        with pytest.raises(UserError, match=r"is among the files of a launch: choose another folder"):
+            require_replaceable(tmp_path / name)
+    with pytest.raises(UserError, match=r"launch\.json is a file of a launch: choose a different name"):
+        require_replaceable(tmp_path / "launch.json")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "standard output"])
+def test_out_file_is_a_regular_file_or_none(kind: str, tmp_path: Path) -> None:
+    """The rename at the end of a write would fail for a folder, and put a file in the place of anything else."""
+    out = tmp_path / "x.json"
+    if kind == "folder":
+        out.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(out)
+    else:
+        out = Path("/dev/null" if kind == "device" else "/dev/stdout")  # a link: a file, where stdout leads to one
+    with pytest.raises(UserError, match=rf"^--out {out} is (a folder: name a file|no regular file: choose)"):
+        require_replaceable(out)
+
+
+def test_out_file_has_no_name_of_a_recipe(run_dir: Path) -> None:
+    with pytest.raises(UserError, match=r"mine\.py ends in \.py, as a recipe does: choose a different name"):
+        require_replaceable(run_dir / "mine.py")
+
+
 @pytest.mark.parametrize("name", ["train.beton", "val.ffcv", "train.beton.json", "val.ffcv.json", "train-0.tar"])
 def test_out_file_has_no_name_of_a_data_sets_file(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has the name of a data set's file: choose a different one"):
@@ -94,6 +127,14 @@ def test_evaluate_writes_nothing_among_the_images_of_its_run(photos: Path) -> No
         (["benchmark", SMALL, "--data", "DATA", "--json", "train.beton.json"], "has the name of a data set's file"),
         (["look", "DATA", "--out", "DATA/train/class0/x.png"], "is among the images of DATA"),
         (["plan", SMALL, "--data", "DATA", "--out", "DATA/val/class0"], "lr.png is among the images of DATA"),
+        (["plan", SMALL, "--out", "RUN/result.json"], "--out RUN/result.json is a file: name a folder"),
+        (["compare", "RUN", "--html", "folder.pt"], "--html folder.pt is a folder: name a file in it"),
+        (["evaluate", "RUN", "--out", "folder.pt"], "--out folder.pt is a folder: name a file in it"),
+        (["average", "RUN", "--out", "folder.pt"], "--out folder.pt is a folder: name a file in it"),
+        (["export", "RUN", "--to", "torchvision", "--out", "folder.pt"], "folder.pt is a folder: name a file in it"),
+        (["export", "RUN", "--to", "timm", "--out", "pipe.png"], "--out pipe.png is no folder: choose"),
+        (["look", "DATA", "--out", "pipe.png"], "--out pipe.png is no regular file: choose a different name"),
+        (["benchmark", SMALL, "--fit", "--json", "mine.py"], "--json mine.py ends in .py, as a recipe does: choose"),
     ],
 )
 def test_commands_replace_no_file_of_a_run_or_of_a_data_set(
@@ -108,6 +149,9 @@ def test_commands_replace_no_file_of_a_run_or_of_a_data_set(
         return text.replace("RUN", str(run_dir)).replace("DATA", str(photos))
 
     monkeypatch.chdir(run_dir.parent)
+    Path("folder.pt").mkdir()
+    os.mkfifo("pipe.png")
+    shutil.copy(SMALL, "mine.py")
     before = {path for folder in (run_dir, photos) for path in folder.rglob("*")}
     assert main([placed(word) for word in words]) == 2
     said = capfd.readouterr().err

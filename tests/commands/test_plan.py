@@ -195,7 +195,7 @@ def test_plan_mistake_is_one_line(words: list[str], line: str, capsys: pytest.Ca
 @pytest.mark.slow
 def test_picture_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("in the way")
-    assert main(["plan", "resnet20_digits", "--out", str(tmp_path / "file")]) == 2
+    assert main(["plan", "resnet20_digits", "--out", str(tmp_path / "file" / "deeper")]) == 2
     assert re.fullmatch(r"error: .*lr.png cannot be written: .*\n", capsys.readouterr().err)
 
 

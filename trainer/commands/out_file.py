@@ -24,17 +24,45 @@ def require_folder(out: Path) -> None:
         raise UserError(f"--out {out}: there is no folder {out.parent}")
 
 
-def require_replaceable(
-    out: Path, *, read: Iterable[Path | str | None] = (), data: Iterable[str | None] = (), option: str = "--out"
-) -> None:
-    """Raises UserError if `out` would replace what the command reads, or a file of any run or data set.
+def require_regular_or_none(out: Path, option: str = "--out") -> None:
+    """Raises UserError if `out` is there and no regular file: a write ends with a rename, which would replace it.
 
+    All in /dev count, for /dev/stdout is a link that may lead to a regular file.
+    """
+    if out.is_dir():
+        raise UserError(f"{option} {out} is a folder: name a file in it")
+    if (out.exists() and not out.is_file()) or out.absolute().parent == Path("/dev"):
+        raise UserError(f"{option} {out} is no regular file: choose a different name")
+
+
+def require_folder_or_none(out: Path, option: str = "--out") -> None:
+    """Raises UserError if `out` is there and no folder, where the command writes one."""
+    if out.is_file():
+        raise UserError(f"{option} {out} is a file: name a folder")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{option} {out} is no folder: choose a different name")
+
+
+def require_replaceable(
+    out: Path,
+    *,
+    read: Iterable[Path | str | None] = (),
+    data: Iterable[str | None] = (),
+    option: str = "--out",
+    is_folder: bool = False,
+) -> None:
+    """Raises UserError if `out` would replace what the command reads, or a file of any run, launch or data set.
+
+    So too for a device, a named pipe, the name of a recipe, and a folder unless `is_folder`: the command writes one.
     `read`: files; `data`: data sets.
     """
+    (require_folder_or_none if is_folder else require_regular_or_none)(out, option)
     require_not_read(out, read, option)
     require_outside_runs(out, option)
     if out.name.endswith(_OF_A_DATA_SET):
         raise UserError(f"{option} {out} has the name of a data set's file: choose a different one")
+    if out.suffix == ".py":
+        raise UserError(f"{option} {out} ends in .py, as a recipe does: choose a different name")
     if folder := next((name for name in data if name and _is_among_images(out, name)), None):
         raise UserError(f"{option} {out} is among the images of {folder}: choose another folder")
 
@@ -46,14 +74,18 @@ def require_not_read(out: Path, read: Iterable[Path | str | None], option: str =
 
 
 def require_outside_runs(out: Path, option: str = "--out") -> None:
-    """Raises UserError if `out` is a file that a run writes itself, or lies in a folder of such files."""
+    """Raises UserError if `out` is a file that a run or a launch writes itself, or lies in a folder of such files."""
     for file in (out.absolute(), out.resolve()):  # either may be a link
         if file.name.startswith(_OF_A_RUN) and is_run(file.parent):
             raise UserError(f"{option} {out} is a file of the run {file.parent}: choose a different name")
+        if file.name == "launch.json" and file.is_file():  # of a run that has not begun
+            raise UserError(f"{option} {out} is a file of a launch: choose a different name")
         for folder in file.parents:
             if folder.name in _FOLDERS_OF_A_RUN and is_run(folder.parent):
                 what = _FOLDERS_OF_A_RUN[folder.name]
                 raise UserError(f"{option} {out} is among the {what} of a run: choose another folder")
+            if folder.name == "launch" and any(folder.glob("[0-9]*/job.json")):  # also of several runs
+                raise UserError(f"{option} {out} is among the files of a launch: choose another folder")
 
 
 def _is_among_images(out: Path, data: str) -> bool:

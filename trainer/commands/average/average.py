@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from trainer.commands.average.members import Member, from_one_run, read_members, selection_of
 from trainer.commands.evaluate.evaluate import evaluate_in
-from trainer.commands.out_file import require_folder, require_not_read, require_outside_runs
+from trainer.commands.out_file import require_folder, require_not_read, require_outside_runs, require_regular_or_none
 from trainer.commands.weights import load_network
 from trainer.data.formats import open_split
 from trainer.data.listing import composed
@@ -39,8 +39,8 @@ def average_weights(settings: AverageSettings) -> None:
     The weights of a checkpoint are those of its run's result: the moving average, where it has one.
     """
     with process_group.initialize(settings.device, timeout_minutes=30) as world:
-        members = on_every_rank(world, lambda: read_members(settings))
         out = on_every_rank(world, lambda: _place(settings))
+        members = on_every_rank(world, lambda: read_members(settings))
         require_same(world, "checkpoints", " ".join(member.weights.sha256 for member in members))
         first, newest = members[0].weights, max(members, key=lambda member: member.epoch)
         recipe = replace(first.recipe, num_classes=len(newest.content["classes"]))
@@ -150,6 +150,7 @@ def _place(settings: AverageSettings) -> Path:
         raise UserError(f"--out {out}: a run's own checkpoints have such names, choose a different one")
     else:
         require_folder(out)
+    require_regular_or_none(out)
     require_not_read(out, (*settings.checkpoints, settings.recipe))
     if out.absolute().parent.resolve() != beside.resolve():  # a mean may lie among its own run's checkpoints
         require_outside_runs(out)

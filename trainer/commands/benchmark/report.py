@@ -39,7 +39,7 @@ def require_writable(file: Path | None, *data: str | None) -> None:
 
     `data`: the data sets that are read.
     """
-    if file and (file.is_dir() or not os.access(file.absolute().parent, os.W_OK)):
+    if file and not os.access(file.absolute().parent, os.W_OK):
         raise UserError(f"--json {file} cannot be written: name a file in a folder that exists")
     if file:
         require_replaceable(file, data=data, option="--json")

@@ -47,10 +47,11 @@ SIMILAR = 1e-3  # with other kernels, which sum in another order
 def export(settings: ExportSettings) -> None:
     """Writes the weights of the run's result atomically, once the file is checked. Raises UserError on any failure."""
     run = Run(settings.run_dir)
-    weights = run_weights(run, settings.checkpoint)
-    (trained, network), recipe = weights.networks[0], weights.recipe
-    description = trained.text()
+    recipe = run.recipe
     out = _place(run, recipe, settings)
+    weights = run_weights(run, settings.checkpoint)
+    trained, network = weights.networks[0]
+    description = trained.text()
     name = torchvision_name(recipe) if settings.to == "torchvision" else ""
     model = load_network(weights, network, recipe.num_classes, torch.device("cpu"))
     model = model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
@@ -129,13 +130,11 @@ def _place(run: Run, recipe: Recipe, settings: ExportSettings) -> Path:
     if settings.to == "timm" and Path.cwd().is_relative_to(out.resolve()):  # which is a folder
         what, remedy = (f"--out {settings.out}", "name a folder in it") if settings.out else (default, "give an --out")
         raise UserError(f"{what}: this command runs in it, and would replace it: {remedy}")
-    if settings.out is None:
-        return default
-    if out.suffix not in suffixes and settings.to != "timm":
+    if settings.out and out.suffix not in suffixes and settings.to != "timm":
         raise UserError(f"--out {settings.out}: a file for {settings.to} ends in {' or '.join(suffixes)}")
-    require_folder(settings.out)
-    require_replaceable(settings.out)
-    return settings.out
+    require_folder(settings.out or default)
+    require_replaceable(settings.out or default, is_folder=settings.to == "timm")
+    return settings.out or default
 
 
 def _about(weights: Weights, description: str) -> dict[str, str]:

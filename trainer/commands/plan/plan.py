@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from trainer.commands.out_file import require_replaceable
+from trainer.commands.out_file import require_folder_or_none, require_replaceable
 from trainer.commands.plan import curve
 from trainer.commands.plan.cost import (
     Memory,
@@ -44,6 +44,7 @@ def plan(recipe: Recipe, settings: PlanSettings) -> None:
     micro-batch, and if lr.png cannot be written or --measure cannot run.
     """
     if settings.out:
+        require_folder_or_none(settings.out)
         require_replaceable(settings.out / "lr.png", data=(settings.data,))
     facts = data_facts(recipe, settings.data)
     steps = steps_in_epoch(recipe, facts.train.count)
