@@ -6,6 +6,7 @@ import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -516,6 +517,26 @@ def test_progress_is_a_plain_line_where_there_is_no_terminal(
     monkeypatch.setattr(prepare, "LINE_EVERY", 0.0)
     prepare_digits(tmp_path, replace(SMALL_IMAGES, workers=2))
     out, err = capfd.readouterr()
-    assert "train.beton: 1,437 of 1,437 images, " in out and "images/s" in out
+    assert "train.beton: 1,437 of 1,437 images" in out
     assert "train.beton: 1,437 images of 10 classes, up to 16 x 16 px" in out
     assert "\x1b" not in out + err and "\r" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("seen", "line"),
+    [
+        ([(100.0, 360)], "x: 360 of 360 images\n"),  # all were done when the clock was started
+        ([(100.0, 100), (100.05, 360)], "x: 360 of 360 images\n"),  # too short to be measured
+        ([(100.0, 100), (102.0, 360)], "x: 360 of 360 images, 130 images/s\n"),
+        ([(100.0, 359), (102.0, 360)], "x: 360 of 360 images, 0.5 images/s\n"),
+    ],
+)
+def test_progress_states_no_rate_that_was_not_measured(
+    seen: list[tuple[float, int]], line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(now for now, _ in seen)
+    monkeypatch.setattr(prepare, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with prepare.show_progress("x", 360) as show:
+        for _, done in seen:
+            show(done)
+    assert capsys.readouterr().out == line

@@ -33,11 +33,12 @@ from trainer.data.listing import (
     require_same_classes,
     require_training_images,
 )
-from trainer.errors import UserError, counted
+from trainer.errors import UserError, counted, rate
 from trainer.process.long_task import time_left
 
 SPLITS = FOLDERS  # the small one first: what is wrong shows early
 LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
+SHORTEST = 0.1  # seconds from which a rate is computed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,9 +292,10 @@ def show_progress(title: str, total: int, unit: str = "images") -> Iterator[Call
         if not started:
             started, said, first = now, now, done
             bar.start()  # not before: its thread must not be forked with the workers
-        speed = (done - first) / max(now - started, 0.1)
-        bar.update(task, completed=done, speed=f"{speed:,.0f} {unit}/s")
-        line = f"{title}: {done:,} of {total:,} {unit}, {speed:,.0f} {unit}/s"
+        is_measured = done > first and now - started >= SHORTEST
+        speed = f"{rate((done - first) / (now - started))} {unit}/s" if is_measured else ""
+        bar.update(task, completed=done, speed=speed)
+        line = f"{title}: {done:,} of {total:,} {unit}{f', {speed}' if speed else ''}"
         if now - said > LINE_EVERY and not console.is_terminal:
             said = now
             left = time_left(now - started, done - first, total - first) if speed else ""
