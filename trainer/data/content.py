@@ -22,6 +22,7 @@ from trainer.atomic import replace_text
 from trainer.data.images import has_orientation
 from trainer.distributed.cpus import usable_cpus
 from trainer.errors import NOT_JSON, UserError
+from trainer.process.regular import require_regular
 from trainer.process.variables import cache_folder
 
 T = TypeVar("T")
@@ -62,7 +63,8 @@ class Stamp:
     def read(self) -> Content | None:
         """Returns what was found; None if no stamp is of this state, or something else lies in its place."""
         for path in self._places():
-            with contextlib.suppress(OSError, *NOT_JSON):
+            with contextlib.suppress(OSError, UserError, *NOT_JSON):
+                require_regular(path)
                 found = json.loads(path.read_text(encoding="ascii"))
                 kinds = {name: type(value) for name, value in found.items()} if isinstance(found, dict) else {}
                 if kinds == {"state": str, **get_type_hints(Content)} and found.pop("state") == self.state:

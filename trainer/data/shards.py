@@ -11,6 +11,7 @@ from trainer.data.archive import require_end
 from trainer.data.images import reason
 from trainer.data.listing import composed
 from trainer.errors import UserError, counted
+from trainer.process.regular import require_regular
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm")  # extensions
 LABEL = "cls"  # a number from 0, as text
@@ -32,6 +33,7 @@ def read_samples(number: int, shard: Path) -> Iterator[Sample]:
 
     The files of a sample lie side by side; files that are neither image nor label are skipped.
     """
+    require_regular(shard)
     seen: set[str] = set()
     try:
         with tarfile.open(shard, "r:") as tar, open(shard, "rb") as file:
@@ -100,9 +102,10 @@ def read_classes(path: Path, count: int) -> list[str]:
 def read_names(path: Path) -> list[str]:
     """Reads the lines of a text file, without spaces around them and without empty ones at the end.
 
-    Raises OSError, ValueError for what is not UTF-8, and UserError for an empty line before a name: if it were left
-    out, all later names would be those of other labels.
+    Raises OSError, ValueError for what is not UTF-8, and UserError for what is no regular file, and for an empty line
+    before a name: if it were left out, all later names would be those of other labels.
     """
+    require_regular(path)
     text = path.read_text(encoding="utf-8-sig").rstrip()  # programs of Windows begin with a byte-order mark
     names = [composed(line.strip()) for line in text.splitlines()]
     if "" in names:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from trainer.atomic import MAKE_ROOM, atomic_write, rename, replace_text
 from trainer.errors import DiskError, UserError, first_line
+from trainer.process.regular import require_regular
 from trainer.run.checkpoint_names import checkpoint_files
 from trainer.run.checksum import checksum_file, file_sha256
 from trainer.run.init_weights import InitWeights
@@ -211,6 +212,8 @@ def _write_checksum(content: Path, path: Path | None = None) -> bool:
 def read(path: Path) -> dict[str, Any]:
     """Reads what was written to `path`, on the CPU. Raises UserError if the file is absent, incomplete or damaged."""
     try:
+        for file in (path, checksum_file(path)):
+            require_regular(file)
         expected = checksum_file(path).read_text(encoding="utf-8").split()[::2]
         if file_sha256(path) not in expected:
             raise UserError(f"{path}: damaged: its SHA-256 is not the one in {checksum_file(path).name}")

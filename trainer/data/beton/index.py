@@ -20,6 +20,7 @@ from trainer.data.contents import Contents, Stored
 from trainer.distributed.cpus import usable_cpus
 from trainer.errors import UserError, counted
 from trainer.process.long_task import LongTask
+from trainer.process.regular import require_regular
 
 # The layout: header, two field descriptors, one row of metadata per image, pages of image bytes, allocation table.
 # Restated from ffcv/types.py and ffcv/fields (1.0.2) so that checking needs no FFCV, whose import takes 5 s.
@@ -77,6 +78,7 @@ def read_index(path: Path, num_classes: int | None = None, check_jpegs: bool = T
     `num_classes` checks the labels' range. `check_jpegs` looks at the first and last two bytes of every JPEG: not
     needed where the content is known to be right, and slow on a cold network disk.
     """
+    require_regular(path)
     try:
         with open(path, "rb") as file:
             return _read_index(path, file, num_classes, check_jpegs)

@@ -17,6 +17,7 @@ import numpy as np
 
 from trainer.data.beton.index import METADATA
 from trainer.data.beton.manifest import DataOrigin, Encoding, software_versions
+from trainer.process.regular import require_regular
 
 WAITING, STORED, SKIPPED = 0, 1, 2  # states of an image
 ROW = np.dtype([("metadata", METADATA), ("size", "<i8"), ("digest", "u1", 32), ("crc", "<u4"), ("state", "u1"),
@@ -30,8 +31,12 @@ class Journal:
     """The journal of one .beton file. Its writes are at fixed places, so that several processes can make them."""
 
     def __init__(self, beton: Path, key: bytes, count: int) -> None:
-        """`key`: identifies images and options, see key_of. `count`: the images of the source."""
+        """`key`: identifies images and options, see key_of. `count`: the images of the source.
+
+        Raises UserError for what is there and no regular file.
+        """
         self.path = beton.with_name(beton.name + ".unfinished")
+        require_regular(self.path)
         self._key, self._count = np.frombuffer(key, np.uint8), count
 
     def read(self) -> tuple[np.ndarray, bool]:

@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from trainer.atomic import atomic_write
 from trainer.errors import NOT_JSON, UserError, counted
+from trainer.process.regular import require_regular
 from trainer.process.units import format_bytes
 
 FORMAT_VERSION = 2
@@ -146,6 +147,7 @@ def manifest_path(beton: Path) -> Path:
 def read_manifest(beton: Path) -> Manifest:
     """Reads the manifest of a .beton file. Raises UserError if it is missing or is not one."""
     path = manifest_path(beton)
+    require_regular(path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -201,8 +203,9 @@ def stamp_now(path: Path, checksum: str) -> dict[str, int | str]:
 def read_stamp(path: Path) -> object:
     """Reads the stamp beside the file; None if there is none that can be read: then the file is hashed again."""
     try:
+        require_regular(stamp_path(path))
         return json.loads(stamp_path(path).read_text(encoding="utf-8"))
-    except (OSError, *NOT_JSON):
+    except (OSError, UserError, *NOT_JSON):
         return None
 
 

@@ -35,6 +35,7 @@ from trainer.data.listing import (
 )
 from trainer.errors import UserError, counted, rate
 from trainer.process.long_task import time_left
+from trainer.process.regular import require_regular
 
 SPLITS = FOLDERS  # the small one first: what is wrong shows early
 LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
@@ -186,6 +187,7 @@ class _OnlyArrays(pickle.Unpickler):
 
 
 def _unpickle(path: Path) -> dict[str, Any]:
+    require_regular(path)
     try:
         with open(path, "rb") as file:
             content = _OnlyArrays(file, encoding="latin1").load()  # written by Python 2: its strings are bytes

@@ -14,6 +14,7 @@ from trainer.data.images import EXTENSIONS
 from trainer.data.sources.options import SplitOptions
 from trainer.data.sources.splits import of_files, sorted_classes, splits_of
 from trainer.errors import UserError
+from trainer.process.regular import require_regular
 
 PATHS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path")  # names of the columns
 LABELS = ("label", "class", "class_name", "classname", "category", "target")
@@ -76,6 +77,7 @@ def prepare(src: Path, out: Path, options: CsvOptions) -> dict[str, Manifest]:
 
 
 def _read(path: Path, options: CsvOptions) -> list[_Line]:
+    require_regular(path)
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             first = file.readline()

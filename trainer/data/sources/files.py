@@ -8,6 +8,7 @@ from pathlib import Path
 from trainer.data.formats import FOLDERS
 from trainer.data.sources.options import FilesOptions
 from trainer.errors import UserError, counted, one_line
+from trainer.process.regular import require_regular
 
 
 def split_files(
@@ -46,7 +47,7 @@ def split_files(
 def expand(patterns: Sequence[str], suffix: str) -> tuple[Path, ...]:
     """Lists the files that patterns stand for, in order: {000..123}, {a,b}, * and ?, or a folder of `suffix` files.
 
-    Raises UserError if one does not exist, or is named twice.
+    Raises UserError if one does not exist, is no regular file, or is named twice.
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
@@ -59,6 +60,7 @@ def expand(patterns: Sequence[str], suffix: str) -> tuple[Path, ...]:
             if not files:
                 raise UserError(f"{name}: there is no such file" + f" {suffix}" * Path(name).is_dir())
             for file in files:
+                require_regular(file)
                 if not file.is_file():
                     raise UserError(f"{file}: there is no such file")
                 if file in found:

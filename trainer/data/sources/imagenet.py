@@ -23,6 +23,7 @@ from trainer.data.listing import list_class_folders, require_outside
 from trainer.data.sources.ranges import Ranges
 from trainer.data.sources.splits import Labelled, both_splits, of_files
 from trainer.errors import UserError, counted
+from trainer.process.regular import require_regular
 
 TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12"
 TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
@@ -68,7 +69,7 @@ def prepare(src: Path, out: Path, options: PrepareOptions = IMAGENET) -> dict[st
 
 
 def _require_all_there(src: Path, images: Path) -> None:
-    """Raises UserError with all that is missing, before anything is read."""
+    """Raises UserError with all that is missing, and for what is no regular file, before anything is read."""
     missing = []
     if not (images / TRAIN).exists() and not (images / "train").is_dir():
         missing.append(f"{TRAIN} (or the folder train)")
@@ -79,6 +80,9 @@ def _require_all_there(src: Path, images: Path) -> None:
         missing.append(f"{DEVKIT}.tar.gz (the labels of the validation images)")
     if missing:
         raise UserError(f"{src} lacks {', '.join(missing)}: download from {_FROM}, and put it there as it is")
+    kit = src / DEVKIT / "data"
+    for path in (images / TRAIN, images / VAL, kit / META, kit / TRUTH, *(src / name for name in kits)):
+        require_regular(path)
 
 
 def _is_flat(src: Path) -> bool:
