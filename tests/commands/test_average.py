@@ -154,7 +154,8 @@ def test_average_of_files_of_two_runs_is_written_where_asked(
     assert main(["average", *files]) == 2
     assert "of several runs: where is their mean to be written? Add --out FILE.pt" in capsys.readouterr().err
     assert main(["average", *files, "--out", str(tmp_path / "soup.pt")]) == 0
-    record = json.loads((tmp_path / "soup.pt_16px_1.000_fp32.evaluation.json").read_text())
+    (written,) = tmp_path.glob("soup.pt_16px_1.000_fp32_recipe-*.evaluation.json")
+    record = json.loads(written.read_text())
     assert record["protocol"]["weights"]["averaging"]["count"] == 2
     assert record["protocol"]["seed"] is None
 

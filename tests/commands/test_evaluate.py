@@ -30,7 +30,7 @@ from trainer.errors import UserError
 from trainer.evaluation.calibration import BINS, calibration_bins, calibration_error, details
 from trainer.evaluation.result import _detail_rows
 from trainer.model import build_model
-from trainer.recipe import CenterCrop, LibraryModel
+from trainer.recipe import CenterCrop, LibraryModel, Recipe
 from trainer.recipe_file import load_recipe, recipe_source
 from trainer.run.checkpoint import write as write_checkpoint
 from trainer.weights_settings import EvaluateSettings
@@ -134,17 +134,26 @@ def test_evaluate_two_processes_write_the_same_record(finished: Path, record: di
 def test_record_of_a_different_protocol_or_of_different_images_replaces_none(tmp_path: Path) -> None:
     """Of a run, and of a file: that has no data of its own, and what else may differ is asked for with each command."""
     images = {"1": "sha256:" + "1" * 64, "2": "sha256:" + "2" * 64}
+    small = load_recipe(SMALL)
     (tmp_path / "w.pth").touch()
 
-    def name(of: Path, data: str, *, real: str | None = None, key: str | None = None, **changes: Any) -> str:
+    def name(
+        of: Path,
+        data: str,
+        *,
+        real: str | None = None,
+        key: str | None = None,
+        recipe: Recipe | None = None,
+        **changes: Any,
+    ) -> str:
         crop = replace(CenterCrop(resolution=16, crop_ratio=1.0), **changes)
         known = None if of.is_file() else {"val": images["1"]}
         return _default_place(
-            MagicMock(file=Path("step_00000014.pt"), data=known),
-            load_recipe(SMALL),
+            MagicMock(file=Path("step_00000014.pt"), data=known, recipe=recipe or small),
+            recipe or small,
             MagicMock(checksum=images[data]),
             MagicMock(crop=crop, real_labels=real),
-            EvaluateSettings(weights=of, weights_key=key),
+            EvaluateSettings(weights=of, weights_key=key, recipe="recipe.py" if recipe else None),
         ).name
 
     assert name(tmp_path, "1") == "step_00000014_16px_1.000.json"
@@ -159,11 +168,14 @@ def test_record_of_a_different_protocol_or_of_different_images_replaces_none(tmp
         name(tmp_path / "w.pth", "1", scaled_decoding=True),
         name(tmp_path / "w.pth", "1", real=images["1"]),
         name(tmp_path / "w.pth", "1", real=images["2"]),
+        name(tmp_path / "w.pth", "1", recipe=small),
+        name(tmp_path / "w.pth", "1", recipe=replace(small, mean=(0.4, 0.4, 0.4))),
         name(tmp_path / "w.pth", "1", key="state/dict"),
     ]
     assert of_file[0] == "w.pth_16px_1.000_data-11111111_fp32.evaluation.json"
     assert of_file[-1] == "w.pth_16px_1.000_data-11111111_fp32_state_dict.evaluation.json"
-    assert len(set(of_file)) == len(of_file) == 9
+    assert re.fullmatch(r"w\.pth_16px_1\.000_data-11111111_fp32_recipe-[0-9a-f]{8}\.evaluation\.json", of_file[-2])
+    assert len(set(of_file)) == len(of_file) == 11
 
 
 def test_record_replaces_neither_weights_nor_what_is_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -298,7 +310,7 @@ def test_state_dict_evaluates_as_in_the_run(
     file = tmp_path / f"weights{suffix}"
     write(checkpoint["model"], file)
     assert main(["evaluate", str(file), "--recipe", str(finished / "recipe.py"), "--data", str(digits)]) == 0
-    (written,) = tmp_path.glob(f"weights{suffix}_16px_1.000_data-*_fp32.evaluation.json")
+    (written,) = tmp_path.glob(f"weights{suffix}_16px_1.000_data-*_fp32_recipe-*.evaluation.json")
     found = json.loads(written.read_text())
     plain = record["also"][0]
     assert all(found[name] == plain[name] for name in ("top1", "top5", "loss", "ece", "classes", "bins"))

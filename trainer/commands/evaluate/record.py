@@ -1,5 +1,6 @@
 """The evaluation record: a JSON file of the results, their protocols, the weights, the images and the hardware."""
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from trainer.errors import UserError
 from trainer.evaluation.protocol import WeightsFile
 from trainer.evaluation.result import EvalResult, record
 from trainer.recipe import Recipe
-from trainer.recipe_file import overrides_of
+from trainer.recipe_file import overrides_of, recipe_source
 from trainer.run.environment import environment
 from trainer.settings import TrainSettings
 from trainer.weights_settings import EvaluateSettings
@@ -69,7 +70,7 @@ def evaluation_record(
 def _default_place(
     weights: Weights, recipe: Recipe, source: Source, result: EvalResult, settings: EvaluateSettings
 ) -> Path:
-    """Beside a file, or in a run: one file for each checkpoint, protocol and other data set."""
+    """Beside a file, or in a run: one file for each checkpoint, protocol, other data set and --recipe."""
     crop = result.crop
     protocol = f"{crop.resolution}px_{crop.crop_ratio:.3f}{'_flip' if crop.flip_tta else ''}"
     protocol += "_scaled" if crop.scaled_decoding else ""
@@ -78,9 +79,14 @@ def _default_place(
         protocol += f"_data-{_digits(source.checksum)}"
     if not settings.weights.is_file():
         return settings.weights / "evaluations" / f"{weights.file.stem}_{protocol}.json"
-    protocol += f"_{recipe.precision}"  # of --recipe; a run has its own
+    protocol += f"_{recipe.precision}"
+    protocol += f"_recipe-{_recipe_digits(weights.recipe)}" if settings.recipe else ""
     protocol += f"_{settings.weights_key.replace('/', '_')}" if settings.weights_key else ""
     return settings.weights.with_name(f"{settings.weights.name}_{protocol}.evaluation.json")
+
+
+def _recipe_digits(recipe: Recipe) -> str:
+    return hashlib.sha256(recipe_source(recipe).encode()).hexdigest()[:8]
 
 
 def _digits(checksum: str) -> str:
