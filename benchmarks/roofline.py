@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from trainer.commands.benchmark.peak import Peak, peak, wait_for
-from trainer.commands.plan.cost import pass_cost
+from trainer.commands.cost import pass_cost
 from trainer.loss import build_loss
 from trainer.precision import Precision, autocast
 from trainer.recipe import Recipe

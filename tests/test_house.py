@@ -146,7 +146,7 @@ def test_loop_is_one_page_of_plain_statements() -> None:
     assert importers("trainer.step") == {
         "trainer/setup/prepare.py",
         "trainer/commands/benchmark/repeated_step.py",
-        "trainer/commands/plan/measure.py",
+        "trainer/commands/step_memory.py",
     }
     updates = [name_of(path) for path in TRAINER if "scaler.step(" in path.read_text()]
     assert updates == ["trainer/step.py"]
@@ -167,6 +167,15 @@ def test_commands_are_leaves() -> None:
     found = importers("trainer.commands")
     assert "trainer/__main__.py" in found
     assert {name for name in found if not name.startswith("trainer/commands/")} == {"trainer/__main__.py"}
+
+
+def test_commands_do_not_import_one_another() -> None:
+    """What several of them need is a file beside their folders, or lies in the rooms below."""
+    commands = sorted(path for path in (ROOT / "trainer" / "commands").iterdir() if (path / "__init__.py").is_file())
+    assert len(commands) == 7
+    found = {command.name: importers(f"trainer.commands.{command.name}", TRAINER) for command in commands}
+    others = {name: {path for path in paths if f"/{name}/" not in path} for name, paths in found.items()}
+    assert {path for paths in others.values() for path in paths} == {"trainer/__main__.py"}
 
 
 def test_cpu_kernels_are_added_in_setup_alone() -> None:
@@ -263,7 +272,7 @@ def test_launch_has_no_import_circle() -> None:
         ("torch.utils.tensorboard", {"trainer/log/tensorboard_log.py"}),
         ("plotly", {"trainer/commands/compare/report.py"}),
         ("matplotlib", {"trainer/commands/plan/curve.py"}),
-        ("onnxruntime", {"trainer/commands/export/onnx.py"}),
+        ("onnxruntime", {"trainer/commands/onnx_network.py"}),
         ("submitit", {"launch/slurm/script.py", "launch/local/background.py"}),
     ],
 )

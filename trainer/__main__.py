@@ -181,8 +181,9 @@ def _average(argv: list[str]) -> int:
     _require_there(*options.checkpoints)
     announce(f"mean of checkpoints of {options.checkpoints[0]}")
     from trainer.commands.average.average import average_weights
+    from trainer.commands.evaluate.evaluate import evaluate_in
 
-    average_weights(options)
+    average_weights(options, evaluate_in)
     return 0
 
 

@@ -386,8 +386,8 @@ def test_norms_that_fine_tuning_froze_are_not_measured(tmp_path: Path, monkeypat
         checkpoint.write(tmp_path / "run" / "checkpoints" / f"step_{step:08d}.pt", one)
     monkeypatch.setattr(average, "_measure_norms", lambda *_: pytest.fail("measured the norms"))
     evaluated: list[Path] = []
-    monkeypatch.setattr(average, "evaluate_in", lambda _, settings: evaluated.append(settings.weights))
-    average.average_weights(AverageSettings(checkpoints=(tmp_path / "run",), last=2, device="cpu"))
+    settings = AverageSettings(checkpoints=(tmp_path / "run",), last=2, device="cpu")
+    average.average_weights(settings, lambda _, of_mean: evaluated.append(of_mean.weights))
     (file,) = evaluated
     mean = checkpoint.read(file)
     assert (mean["mean_of"]["norm_images"], mean["norms_measured"]) == (0, False)

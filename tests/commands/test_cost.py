@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.support.small_recipe import recipe as small
-from trainer.commands.plan.cost import (
+from trainer.commands.cost import (
     checkpoint_bytes,
     flop_counter,
     forward_flops,

@@ -19,9 +19,10 @@ from tests.support.processes import SUPPORT
 from trainer.__main__ import main
 from trainer.commands.export import export as verb
 from trainer.commands.export.export import torchvision_name
-from trainer.commands.export.onnx import OnnxNetwork, write_onnx
+from trainer.commands.export.onnx import write_onnx
 from trainer.commands.export.timm_folder import timm_network
 from trainer.commands.export.torch_program import ABOUT, run_alone
+from trainer.commands.onnx_network import OnnxNetwork
 from trainer.commands.weights import Weights, run_weights
 from trainer.errors import UserError
 from trainer.evaluation.protocol import TrainedWeights

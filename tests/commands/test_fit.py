@@ -18,10 +18,10 @@ from trainer.__main__ import main
 from trainer.commands.benchmark import fit, fit_trial
 from trainer.commands.benchmark.fit import accumulations, largest_fitting, micro_batches, run_trial
 from trainer.commands.benchmark.fit_trial import NO_MEMORY
-from trainer.commands.benchmark.memory import cgroup_room, limit_data
-from trainer.commands.plan.measure import measured_bytes
+from trainer.commands.step_memory import measured_bytes
 from trainer.distributed import process_group
 from trainer.errors import UserError
+from trainer.process.memory import cgroup_room, limit_data
 from trainer.process.unforeseen import exit_code_of
 from trainer.recipe import Mixing
 from trainer.recipe_file import load_recipe, recipe_source

@@ -14,17 +14,17 @@ from PIL import Image
 from tests.support.processes import ROOT, SUPPORT, TIMEOUT, run_new
 from tests.support.small_recipe import recipe as small
 from trainer.__main__ import main
-from trainer.commands.benchmark import memory
+from trainer.commands.cost import PassCost
 from trainer.commands.plan import plan as verb
-from trainer.commands.plan.cost import PassCost
 from trainer.commands.plan.curve import ASCII, WIDTH, draw, marks, save_picture
 from trainer.commands.plan.data import DataFacts, data_facts, data_warnings
-from trainer.commands.plan.measure import measured_bytes
-from trainer.commands.plan.scaling import Links, all_reduce_seconds, misfit, ring_bytes, speed, world_sizes
-from trainer.commands.plan.text import section
+from trainer.commands.plan.scaling import Links, all_reduce_seconds, ring_bytes, speed, world_sizes
 from trainer.commands.plan.warnings import override_warnings, warnings
+from trainer.commands.step_memory import measured_bytes
+from trainer.commands.text import section
 from trainer.data.contents import Contents
 from trainer.errors import UserError
+from trainer.process import memory
 from trainer.process.units import format_bytes, format_flops
 from trainer.recipe import (
     AdamW,
@@ -39,6 +39,7 @@ from trainer.recipe import (
     Warmup,
 )
 from trainer.recipe_file import load_recipe, recipe_names
+from trainer.setup.checks import misfit
 
 GOYAL = load_recipe("resnet50_goyal2017_8k")
 LINKS = Links(node_size=8, inside=450e9, between=50e9)

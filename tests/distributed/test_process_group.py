@@ -18,7 +18,7 @@ from launch.checks import run_checks
 from launch.comparison import Checks
 from tests.support.processes import TIMEOUT, rank_variables, start_ranks
 from trainer.__main__ import main
-from trainer.commands.plan.measure import choose_device
+from trainer.commands.step_memory import choose_device
 from trainer.distributed import faulty_node, process_group
 from trainer.distributed.process_group import (
     World,

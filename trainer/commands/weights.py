@@ -103,7 +103,7 @@ def file_weights(file: Path, recipe_name: str | None, key: str | None = None) ->
     if file.suffix == ".onnx":
         if key:
             raise UserError(f"--weights-key {key}: {file} is an ONNX file, which holds one network: leave it out")
-        from trainer.commands.export.onnx import onnx_metadata
+        from trainer.commands.onnx_network import onnx_metadata
 
         return _of_file(file, recipe, file, classes=stated_classes(onnx_metadata(file)))
     if checksum_file(file).is_file() and file.suffix == ".pt":
@@ -121,7 +121,7 @@ def file_weights(file: Path, recipe_name: str | None, key: str | None = None) ->
 def load_network(weights: Weights, network: Network, num_classes: int, device: torch.device) -> nn.Module:
     """The network with all of these weights, on `device`. Raises UserError if they belong to another network."""
     if isinstance(network, Path):
-        from trainer.commands.export.onnx import OnnxNetwork
+        from trainer.commands.onnx_network import OnnxNetwork
 
         return OnnxNetwork(network, num_classes)
     model = build_model(without_pretrained(weights.recipe.model), num_classes)

@@ -39,6 +39,24 @@ def accumulation_steps(recipe: Recipe, world: World) -> int:
         raise UserError(str(error)) from error
 
 
+def misfit(recipe: Recipe, processes: int) -> str | None:
+    """Returns the reason why this number of processes cannot share a step; None if they can."""
+    micro_batches = recipe.global_batch_size // recipe.micro_batch_size
+    if processes > micro_batches:
+        smaller, rest = divmod(recipe.global_batch_size, processes)
+        fits = smaller and not rest and smaller % (recipe.norm_batch_size or 1) == 0
+        norms = "" if recipe.norm_batch_size else f", with norms over {smaller} images"
+        remedy = f"; --micro-batch-size {smaller} would fit{norms}" if fits else ""
+        plural = "" if micro_batches == 1 else "es"
+        return f"a step has {micro_batches:,} micro-batch{plural}{remedy}"
+    if micro_batches % processes:
+        return f"{micro_batches:,} micro-batches cannot be shared evenly"
+    wanted = recipe.precise_norm_images or 0
+    if wanted % (recipe.micro_batch_size * processes):
+        return f"precise_norm_images={wanted:,} cannot be shared evenly"
+    return None
+
+
 def steps_in_epoch(recipe: Recipe, images: int) -> int:
     """Computes the whole steps that `images` training images are enough for. Raises UserError if that is none."""
     if images < recipe.global_batch_size:

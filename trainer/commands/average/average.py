@@ -1,6 +1,6 @@
 """The command average: the mean of several checkpoints' weights, with norms recomputed, evaluated and saved."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from trainer.commands.average.members import Member, from_one_run, read_members, selection_of
-from trainer.commands.evaluate.evaluate import evaluate_in
 from trainer.commands.out_file import require_folder, require_not_read, require_outside_runs, require_regular_or_none
 from trainer.commands.weights import load_network
 from trainer.data.formats import open_split
@@ -33,10 +32,11 @@ NORM_IMAGES = 8192
 """images that norms are measured over where the recipe does not say: pycls's NUM_SAMPLES_PRECISE"""
 
 
-def average_weights(settings: AverageSettings) -> None:
+def average_weights(settings: AverageSettings, evaluate: Callable[[World, EvaluateSettings], None]) -> None:
     """Averages checkpoints, measures the norms, writes the result as a checkpoint and evaluates it. Raises UserError.
 
-    The weights of a checkpoint are those of its run's result: the moving average, where it has one.
+    The weights of a checkpoint are those of its run's result: the moving average, where it has one. `evaluate`: what
+    evaluates the mean, called by all ranks together.
     """
     with process_group.initialize(settings.device, timeout_minutes=30) as world:
         out = on_every_rank(world, lambda: _place(settings))
@@ -73,7 +73,7 @@ def average_weights(settings: AverageSettings) -> None:
             workers=settings.workers,
             device=settings.device,
         )
-        evaluate_in(world, evaluation)
+        evaluate(world, evaluation)
 
 
 def _recipe_for(out: Path, settings: AverageSettings) -> str | None:

@@ -25,7 +25,7 @@ from trainer.commands.benchmark.peers import Peer, PeerError, ffcv_loader, job, 
 from trainer.commands.benchmark.repeated_step import RepeatedStep
 from trainer.commands.benchmark.report import FFCV, TORCHVISION, figures, report, require_writable
 from trainer.commands.benchmark.whole_epoch import evaluation_part, seconds_of_copy, whole_epoch
-from trainer.commands.plan.cost import pass_cost
+from trainer.commands.cost import pass_cost
 from trainer.cuda_graph import DDP_WARM_UP, check_compile_mode, check_recordable
 from trainer.data.augment import Augmenter
 from trainer.data.crop import train_view

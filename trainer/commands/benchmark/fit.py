@@ -14,17 +14,17 @@ import torch
 
 from trainer.atomic import replace_text
 from trainer.commands.benchmark.fit_trial import NO_MEMORY
-from trainer.commands.benchmark.memory import free_bytes, process_limits
 from trainer.commands.benchmark.report import require_writable
-from trainer.commands.plan.measure import choose_device
-from trainer.commands.plan.scaling import misfit
-from trainer.commands.plan.text import section
+from trainer.commands.step_memory import choose_device
+from trainer.commands.text import section
 from trainer.errors import UserError
+from trainer.process.memory import free_bytes, process_limits
 from trainer.process.rows import text_table
 from trainer.process.units import format_bytes, format_duration
 from trainer.recipe import Recipe
 from trainer.recipe_file import recipe_source
 from trainer.settings import BenchmarkSettings
+from trainer.setup.checks import misfit
 
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """numbers of processes for which the accumulation is shown"""

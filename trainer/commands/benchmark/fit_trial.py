@@ -8,10 +8,10 @@ import sys
 
 import torch
 
-from trainer.commands.benchmark.memory import free_bytes, limit_data
-from trainer.commands.plan.measure import choose_device, measured_bytes
+from trainer.commands.step_memory import choose_device, measured_bytes
 from trainer.distributed.run_ahead import AHEAD
 from trainer.errors import UserError, first_line
+from trainer.process.memory import free_bytes, limit_data
 from trainer.process.unforeseen import OUT_OF_MEMORY
 from trainer.recipe import Recipe
 from trainer.recipe_file import load_recipe

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from trainer.atomic import atomic_write
-from trainer.commands.export.onnx import OnnxNetwork, write_onnx
+from trainer.commands.export.onnx import write_onnx
 from trainer.commands.export.timm_folder import CONFIG, TENSORS, atomic_folder, load_folder, timm_network, write_config
 from trainer.commands.export.torch_program import run_alone, saved, write_program
+from trainer.commands.onnx_network import OnnxNetwork
 from trainer.commands.out_file import require_folder, require_replaceable
 from trainer.commands.weights import Weights, load_network, run_weights
 from trainer.errors import UserError, first_line

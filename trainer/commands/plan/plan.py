@@ -7,9 +7,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from trainer.commands.out_file import require_folder_or_none, require_replaceable
-from trainer.commands.plan import curve
-from trainer.commands.plan.cost import (
+from trainer.commands.cost import (
     Memory,
     PassCost,
     checkpoint_bytes,
@@ -19,11 +17,13 @@ from trainer.commands.plan.cost import (
     parameter_count,
     pass_cost,
 )
+from trainer.commands.out_file import require_folder_or_none, require_replaceable
+from trainer.commands.plan import curve
 from trainer.commands.plan.data import DataFacts, data_facts
-from trainer.commands.plan.measure import choose_device, measured_bytes
-from trainer.commands.plan.scaling import Links, all_reduce_seconds, misfit, ring_bytes, speed, world_sizes
-from trainer.commands.plan.text import Row, section
+from trainer.commands.plan.scaling import Links, all_reduce_seconds, ring_bytes, speed, world_sizes
 from trainer.commands.plan.warnings import warnings
+from trainer.commands.step_memory import choose_device, measured_bytes
+from trainer.commands.text import Row, section
 from trainer.data.resolution import resolution_changes
 from trainer.errors import counted
 from trainer.fine_tuning import apply_fine_tuning, train_mode
@@ -34,7 +34,7 @@ from trainer.process.units import format_bytes, format_duration, format_flops, f
 from trainer.recipe import LibraryModel, Recipe
 from trainer.recipe_file import overrides_of, recipe_names, recipe_source
 from trainer.settings import PlanSettings
-from trainer.setup.checks import steps_in_epoch
+from trainer.setup.checks import misfit, steps_in_epoch
 
 
 def plan(recipe: Recipe, settings: PlanSettings) -> None:

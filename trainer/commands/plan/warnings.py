@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from trainer.commands.plan.data import DataFacts, data_warnings
-from trainer.commands.plan.scaling import misfit
 from trainer.model.library import pixel_mismatch
 from trainer.optim.optimizer import batch_scaling
 from trainer.recipe import Recipe, Steps
 from trainer.recipe_file import load_recipe, recipe_names
-from trainer.setup.checks import likely_mistakes
+from trainer.setup.checks import likely_mistakes, misfit
 
 
 def warnings(recipe: Recipe, facts: DataFacts, world_size: int) -> list[str]:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from trainer.commands.benchmark.memory import free_bytes, process_limits
 from trainer.data.device import DeviceBatch
 from trainer.distillation import untrained_teacher
 from trainer.distributed import process_group
 from trainer.errors import UserError
 from trainer.precision import set_tf32
 from trainer.process.linux import proc_bytes
+from trainer.process.memory import free_bytes, process_limits
 from trainer.process.units import format_bytes
 from trainer.recipe import Recipe
 from trainer.settings import TrainSettings

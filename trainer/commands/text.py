@@ -1,4 +1,4 @@
-"""The layout of a plan: sections of named rows. Plain text."""
+"""The layout of what plan and benchmark --fit print: sections of named rows. Plain text."""
 
 from __future__ import annotations
 
