@@ -138,20 +138,31 @@ def end(submission: Submission, index: int, number: int, ending: Ending) -> Rest
     return decision
 
 
-def note_rank(submission: Submission, index: int, number: int, rank: int, code: int) -> None:
-    """Records the exit code of rank 0, and of any other rank that failed."""
+def note_rank(submission: Submission, index: int, number: int, rank: int, code: int, error: str | None = None) -> None:
+    """Records the exit code of rank 0, and of any other rank that failed. `error`: the last one it printed, one line.
+
+    Raises OSError if it cannot be written.
+    """
     if rank == 0 or code:
-        record = {"code": code, "host": socket.gethostname(), "ended": now()}
+        record = {"rank": rank, "code": code, "error": error, "host": socket.gethostname(), "ended": now()}
         replace_text(submission.attempts(index) / f"{number:03}.rank{rank}", json.dumps(record))
 
 
 def rank_codes(submission: Submission, index: int, number: int) -> dict[int, int]:
     """The exit codes that note_rank recorded, the oldest first."""
+    return {rank: record["code"] for rank, record in _rank_records(submission, index, number).items()}
+
+
+def rank_errors(submission: Submission, index: int, number: int) -> dict[int, str]:
+    """Returns the errors that note_rank recorded, the oldest first. Raises OSError if they cannot be read."""
+    records = _rank_records(submission, index, number)
+    return {rank: error for rank, record in records.items() if (error := record.get("error"))}
+
+
+def _rank_records(submission: Submission, index: int, number: int) -> dict[int, dict[str, Any]]:
     files = submission.attempts(index).glob(f"{number:03}.rank*[0-9]")  # not of a rank killed in writing: .partial
     ordered = sorted(files, key=lambda file: file.stat().st_mtime)
-    return {
-        int(file.suffix.removeprefix(".rank")): json.loads(file.read_text(encoding="utf-8"))["code"] for file in ordered
-    }
+    return {int(file.suffix.removeprefix(".rank")): json.loads(file.read_text(encoding="utf-8")) for file in ordered}
 
 
 def node_name() -> str:

@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+from launch.attempt import attempts, rank_errors
 from launch.cluster import cluster_of
 from launch.jobs import state_of
 from launch.settings import LogsSettings
@@ -44,10 +45,15 @@ def trouble_elsewhere(submission: Submission, index: int, rank: int) -> str | No
 
 
 def first_trouble(submission: Submission, index: int) -> tuple[int, str] | None:
-    """The rank and the last error of the log that was finished first, of those that have one; None if none has.
+    """The rank that ended first with an error of its own, and this error; None if none has one.
 
-    An error about a lost peer does not count: it follows from the failure of another rank.
+    Ranks record their last error. Where none has, as of processes that were killed or ended themselves at once, the
+    logs are searched for it, in the order in which they were finished. An error about a lost peer does not count: it
+    follows from the failure of another rank.
     """
+    starts = attempts(submission, index)
+    if starts and (recorded := rank_errors(submission, index, starts[-1]["number"])):
+        return next(iter(recorded.items()))
     ranks: dict[Path, int] = {}
     for rank in range(submission.job.processes):
         ranks.setdefault(log_file(submission, index, rank), rank)  # ranks may share a file

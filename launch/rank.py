@@ -1,4 +1,4 @@
-"""What each process of a job does once torchrun's variables are set: trains, and records its exit code."""
+"""What each process of a job does once torchrun's variables are set: trains, and records how it ended."""
 
 import contextlib
 import os
@@ -16,17 +16,18 @@ from launch.disk import patiently
 from launch.submission import Submission
 from trainer.distributed import faulty_node
 from trainer.distributed.parent import end_process
-from trainer.errors import UserError
+from trainer.errors import UserError, one_line
+from trainer.process.unforeseen import last_error
 
 
 def run_rank(submission: Submission, index: int, argv: list[str], preflight: bool = False) -> NoReturn:
-    """Runs python -m trainer WORDS in this process, records its exit code and ends the process at once.
+    """Runs python -m trainer WORDS in this process, records its exit code and last error, and ends the process at once.
 
     With 0 after a signal, when everything is saved: any other code would have the peers killed while they end.
     """
     rank, number = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     os.environ[faulty_node.VARIABLE] = str(faulty_node_file(submission, index, number))
-    code = 1
+    code, raised = 1, None
     try:
         from trainer.__main__ import main
 
@@ -35,11 +36,11 @@ def run_rank(submission: Submission, index: int, argv: list[str], preflight: boo
             code = main(argv)
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
-    except BaseException:
-        code = 1
+    except BaseException as error:
+        code, raised = 1, one_line("".join(traceback.format_exception_only(error)).splitlines()[0])
         traceback.print_exc()
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # one that comes late must not look like a crash
-    record = partial(note_rank, submission, index, number, rank, code)
+    record = partial(note_rank, submission, index, number, rank, code, (raised or last_error()) if code else None)
     if code == 0:  # that the run has finished must not be lost
         patiently(record)
     else:

@@ -4,21 +4,25 @@ import errno
 import fcntl
 import json
 import os
+import re
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from launch import attempt, disk, jobs, logs
-from launch.attempt import note_rank
+from launch.attempt import begin, note_rank
 from launch.local import alive, runs
 from launch.local.alive import runner, runs_here
 from launch.local.launch import Local
 from launch.local.torchrun import Ended
 from launch.logs import first_trouble
 from launch.submission import Job, Run, Submission
+from tests.support.processes import ROOT, TIMEOUT
 from trainer.errors import UserError
 
 OTHER = "an-earlier-container"
@@ -254,6 +258,37 @@ def test_local_signal_ends_the_runs_that_follow_and_the_first_code_is_the_groups
     words = (("one",), ("two",), ("three",), ("four",))
     group = runs.LocalRuns(submission=launched.folder, processes=1, argv=words, gpus=None)
     assert (group.run(), began) == (2, [0, 1, 2])
+
+
+def test_logs_and_status_name_the_rank_that_recorded_an_error(tmp_path: Path) -> None:
+    """All ranks of this machine share a log, or have none: its text says neither whose error it was, nor which one."""
+    launched = group_of("a", tmp_path, background=True)
+    launched.logs.mkdir()
+    (launched.logs / "17_0_log.out").write_text("error: of a worker that was started again\n")
+    begin(launched, 0, 0, "here")
+    note_rank(launched, 0, 0, 1, 2, "image 7 cannot be decoded")
+    note_rank(launched, 0, 0, 0, 75)  # it has lost its peer
+    assert first_trouble(launched, 0) == (1, "image 7 cannot be decoded")
+    begin(launched, 0, 1, "here")  # whose ranks have recorded nothing: they were killed
+    assert first_trouble(launched, 0) == (0, "of a worker that was started again")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "error"),
+    [
+        (["train", "nowhere.py"], 2, r"nowhere\.py: there is no such recipe file"),
+        (["recipes", "resnet50"], 0, None),
+    ],
+)
+def test_rank_records_its_last_error(words: list[str], code: int, error: str | None, tmp_path: Path) -> None:
+    launched = group_of("a", tmp_path, background=False)
+    command = [sys.executable, "-m", "launch.rank", str(launched.folder), "0", "3", *words]
+    environment = {**os.environ, "RANK": "0", "LOCAL_RANK": "0", "TORCHELASTIC_RESTART_COUNT": "0"}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
+    assert ended.returncode == code, ended.stderr
+    record = json.loads((launched.attempts(0) / "003.rank0").read_text())
+    assert (record["rank"], record["code"]) == (0, code)
+    assert re.search(error, record["error"]) if error else record["error"] is None
 
 
 def test_local_group_in_the_background_has_a_log_for_each_run(

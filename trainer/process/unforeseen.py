@@ -35,9 +35,18 @@ _NO_COMPILER = re.compile(r"InvalidCxxCompiler|(?P<c>Failed to find C compiler)"
 _NOT_DETERMINISTIC = re.compile(r"(\S+) does not have a deterministic implementation")  # ATen/Context.cpp
 
 
+_printed: list[str] = []  # the last error of this process
+
+
 def print_error(text: str) -> None:
-    """One line on stderr."""
-    print(f"error: {one_line(text)}", file=sys.stderr, flush=True)
+    """Prints one line on stderr."""
+    _printed[:] = [one_line(text)]
+    print(f"error: {_printed[0]}", file=sys.stderr, flush=True)
+
+
+def last_error() -> str | None:
+    """Returns the last line that print_error was given; None: there was none."""
+    return _printed[0] if _printed else None
 
 
 def exit_code_of(error: Exception, run_dir: Path | None = None) -> int:
