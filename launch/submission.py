@@ -8,7 +8,7 @@
     logs/                       submitit's: the script, and what each process wrote
     logs/run1.out               what run 1 wrote that this machine runs in the background after run 0
     attempts/0/003.json         the start number 3 of run 0: when, where, from which step, how it ended
-    alive                       on this machine: locked by the process that runs it (launch/local/alive.py)
+    alive, starting             on this machine: locked by the process that runs it, or launches it (local/alive.py)
     attempts/0/003.rank1        how rank 1 of that start ended, and its last error, unless it was killed
     attempts/0/003.faulty.n7    why node n7 was at fault in that start
     attempts/0/cancelled        python -m launch cancel was run: no further start

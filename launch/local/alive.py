@@ -1,14 +1,17 @@
-"""The process of this machine that runs a local submission: it holds the lock of the submission's file `alive`."""
+"""The process of this machine that runs a local submission: it holds the lock of the submission's file `alive`.
+
+Until then the process that launches it holds the lock of `starting`.
+"""
 
 import contextlib
 import fcntl
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from launch.attempt import attempts, boot_id
 from launch.disk import patiently
@@ -16,7 +19,7 @@ from launch.submission import Submission
 from trainer.errors import UserError
 
 _LATELY = 300.0  # s; a run that trains or evaluates writes to its log every ten seconds
-_TO_START = 60.0  # s from job.json to the process; a background process is waited for before anybody may look
+_TO_START = 60.0  # s from job.json to the process, where no lock says whether it is being started
 
 
 class Runner(NamedTuple):
@@ -30,11 +33,24 @@ class Runner(NamedTuple):
 @contextlib.contextmanager
 def runs_here(submission: Submission) -> Iterator[None]:
     """While this process is in the block, runner() returns it. Waits for a disk that is full or away."""
-    new = _file(submission).with_suffix(".partial")
-    with patiently(partial(new.open, "wb")) as file:
+    with _locked(_file(submission)):
+        yield
+
+
+@contextlib.contextmanager
+def starts_here(submission: Submission) -> Iterator[None]:
+    """While this process is in the block, is_being_started() is true, until runs_here() begins. Raises OSError."""
+    with _locked(submission.folder / "starting", lambda write: write()):
+        yield
+
+
+@contextlib.contextmanager
+def _locked(path: Path, until_written: Callable[[Callable[[], Any]], Any] = patiently) -> Iterator[None]:
+    new = path.with_suffix(".partial")
+    with until_written(partial(new.open, "wb")) as file:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX)  # it ends with the process, however that ends
-        patiently(partial(_publish, file.fileno(), new, _file(submission)))
+        until_written(partial(_publish, file.fileno(), new, path))
         yield
 
 
@@ -78,8 +94,14 @@ def has_begun(submission: Submission) -> bool:
 
 
 def is_being_started(submission: Submission) -> bool:
-    """Whether its launch was a moment ago, and the process that runs it is not there yet."""
-    return not has_begun(submission) and _is_younger(submission.folder / "job.json", _TO_START)
+    """Whether a process launches it, and the one that runs it is not there yet."""
+    if has_begun(submission):
+        return False
+    is_free: bool | None = True
+    with contextlib.suppress(OSError), (submission.folder / "starting").open(encoding="utf-8") as file:
+        is_free = _takes_lock(file)
+    sees_locks = is_free is not None and submission.job.id == socket.gethostname()
+    return is_free is False or (not sees_locks and _is_younger(submission.folder / "job.json", _TO_START))
 
 
 def _file(submission: Submission) -> Path:

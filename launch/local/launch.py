@@ -1,5 +1,6 @@
 """The launcher for this machine: torchrun over its GPUs, or several processes on its CPUs."""
 
+import contextlib
 import ctypes
 import os
 import shlex
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from launch.attempt import attempts
 from launch.layout import layout_of
-from launch.local.alive import is_being_started, runner
+from launch.local.alive import is_being_started, runner, runs_here, starts_here
 from launch.local.background import run_in_background
 from launch.local.runs import LocalRuns, own_log
 from launch.local.settings import LocalSettings
@@ -52,8 +53,6 @@ class Local:
             runs=[str(run.run_dir) for run in runs],
             background=options.background,
         )
-        submission.write_job(job)
-        submission.point(runs)
         local_runs = LocalRuns(
             submission=submission.folder,
             processes=processes,
@@ -61,9 +60,12 @@ class Local:
             gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
             background=options.background,
         )
-        if not options.background:
-            return local_runs.run
-        run_in_background(local_runs, submission)
+        with starts_here(submission):
+            submission.write_job(job)
+            submission.point(runs)
+            if not options.background:
+                return _held(local_runs, submission)
+            run_in_background(local_runs, submission)
         folders = shlex.join(str(run.run_dir) for run in runs)
         print(f"{len(runs)} run{'s' * (len(runs) > 1)} in the background: python -m launch status {folders}")
         return lambda: 0
@@ -126,6 +128,18 @@ class Local:
         if layout.nodes > 1:
             raise UserError(f"--nodes {layout.nodes}, but this is one machine and no Slurm answers here (sinfo)")
         return torchrun(layout.processes, ["-m", module, *argv], run_id=module).code
+
+
+def _held(runs: LocalRuns, submission: Submission) -> Callable[[], int]:
+    """Takes the lock of the runs, and returns what runs them and then gives it back."""
+    lock = contextlib.ExitStack()
+    lock.enter_context(runs_here(submission))
+
+    def run() -> int:
+        with lock:
+            return runs.run_held()
+
+    return run
 
 
 def _gpus() -> int:

@@ -38,19 +38,23 @@ class LocalRuns:
         raise SystemExit(self.run())
 
     def run(self) -> int:
+        """Runs them as the process that holds their lock. Returns what run_held() does."""
+        with runs_here(Submission(self.submission)):
+            return self.run_held()
+
+    def run_held(self) -> int:
         """Returns 0, or the exit code of the first run that did not finish; a signal ends those after it, too."""
         submission = Submission(self.submission)
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(submission.code), os.environ.get("PYTHONPATH")]))
         os.environ["PYTHONSAFEPATH"] = "1"  # the copy of the code, not that of the folder this was started in
-        with runs_here(submission):
-            first_code = 0
-            for index, argv in enumerate(self.argv):
-                if self.background and index:
-                    patiently(partial(_write_to, own_log(submission, index)))
-                code = self._run(submission, index, argv)
-                first_code = first_code or code
-                if code > 128:
-                    break
+        first_code = 0
+        for index, argv in enumerate(self.argv):
+            if self.background and index:
+                patiently(partial(_write_to, own_log(submission, index)))
+            code = self._run(submission, index, argv)
+            first_code = first_code or code
+            if code > 128:
+                break
         return first_code
 
     def _end(self, submission: Submission, index: int, number: int, ended: Ended) -> attempt.RestartDecision:

@@ -17,11 +17,12 @@ import pytest
 from launch import attempt, disk, jobs, logs
 from launch.attempt import begin, note_rank
 from launch.local import alive, runs
-from launch.local.alive import runner, runs_here
+from launch.local.alive import runner, runs_here, starts_here
 from launch.local.launch import Local
+from launch.local.settings import LocalSettings
 from launch.local.torchrun import Ended
 from launch.logs import first_trouble
-from launch.submission import Job, Run, Submission
+from launch.submission import Job, Run, Submission, submission_of
 from tests.support.processes import ROOT, TIMEOUT
 from trainer.errors import UserError
 
@@ -143,16 +144,37 @@ def test_local_process_waits_for_a_disk_that_is_full(tmp_path: Path, monkeypatch
         assert not errors and runner(launched) == (os.getpid(), True)
 
 
-def test_local_launch_of_a_moment_ago_is_being_started(tmp_path: Path) -> None:
+def test_local_launch_is_being_started_while_its_launcher_lives(tmp_path: Path) -> None:
     launched = launched_on(socket.gethostname(), tmp_path / "run")
-    state = Local().state(launched, 0)
-    assert (state.name, state.reason) == ("PENDING", "being started")
-    with pytest.raises(UserError, match="is PENDING already: wait for it"):
-        jobs.refuse_running([run_in(tmp_path / "run")])
-    with pytest.raises(UserError, match="is being started, or has just ended: look again"):
-        jobs.cancel(tmp_path / "run")
-    os.utime(launched.folder / "job.json", (0, 0))  # its launch was killed
-    assert Local().state(launched, 0).name == "GONE"
+    os.utime(launched.folder / "job.json", (0, 0))  # however long the start takes
+    with starts_here(launched):
+        state = Local().state(launched, 0)
+        assert (state.name, state.reason) == ("PENDING", "being started")
+        with pytest.raises(UserError, match="is PENDING already: wait for it"):
+            jobs.refuse_running([run_in(tmp_path / "run")])
+        with pytest.raises(UserError, match="is being started, or has just ended: look again"):
+            jobs.cancel(tmp_path / "run")
+    assert Local().state(launched, 0).name == "GONE"  # its launch was killed
+
+
+def test_local_launch_without_locks_is_being_started_for_a_minute(no_locks: None, tmp_path: Path) -> None:
+    launched = launched_on(socket.gethostname(), tmp_path / "run")
+    with starts_here(launched):
+        assert Local().state(launched, 0).reason == "being started"
+        os.utime(launched.folder / "job.json", (0, 0))
+        assert Local().state(launched, 0).name == "GONE"
+
+
+def test_local_launch_is_seen_before_another_one_may_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own lock is there when that of the launch goes, whatever its process waits for afterwards."""
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
+    monkeypatch.setattr(runs, "torchrun", lambda *_, **__: Ended(summary="stopped by SIGINT", signal=signal.SIGINT))
+    wait = Local().submit(LocalSettings(processes=1), [run_in(tmp_path / "run")])
+    launched, _ = submission_of(tmp_path / "run")
+    assert runner(launched) == (os.getpid(), True)
+    assert wait() == 130
+    assert runner(launched) is None
 
 
 def test_cancel_signals_no_process_but_the_one_that_runs_the_launch(
