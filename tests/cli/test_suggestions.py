@@ -62,7 +62,7 @@ def test_network_of_few_recipes_is_answered_with_their_names() -> None:
 
 def test_suggestions_every_network_has_a_recipe_to_begin_with() -> None:
     networks = {name.partition("_")[0] for name in recipe_names()}
-    assert len(networks) == 23
+    assert len(networks) == 24
     for network in networks:
         answer = str(suggestions.for_unknown_recipe(network, recipe_names()))
         (first,) = re.findall(rf"(?:Begin with|network is) ({network}_\w+)", answer)

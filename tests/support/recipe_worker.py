@@ -92,12 +92,14 @@ def reduced(recipe: Recipe) -> Recipe:
 def code_paths(part: Any) -> Any:
     """What is the same for two reduced recipes that run the same code: all but their numbers that are not zero."""
     if is_dataclass(part):
-        named = {"name", "dataset", "published"}
+        named = {"name", "dataset", "published"} if isinstance(part, Recipe) else set()
         return type(part).__name__, [
             (field.name, code_paths(getattr(part, field.name))) for field in fields(part) if field.name not in named
         ]
     if isinstance(part, bool | str) or part is None:
         return part
+    if isinstance(part, dict):
+        return [(key, code_paths(value)) for key, value in sorted(part.items())]
     if part in resnet.LAYOUTS:
         return resnet.LAYOUTS[part][0].__name__  # the depth decides the block
     return (type(part).__name__, part == 0) if isinstance(part, int | float) else [code_paths(one) for one in part]
