@@ -23,7 +23,7 @@ from trainer.data.sources import csv_list, imagenet
 from trainer.data.sources.files import expand
 from trainer.errors import UserError
 from trainer.model.weights_file import read_weights_file
-from trainer.process.regular import is_regular
+from trainer.process.regular import require_regular
 from trainer.recipe_file import load_recipe
 from trainer.run import checkpoint
 
@@ -110,8 +110,11 @@ def test_regular_is_a_file_and_no_device_socket_or_pipe(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("file")
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "to_pipe").symlink_to("pipe")
-    assert is_regular(tmp_path / "file") and is_regular(tmp_path / "link")
-    assert not any(is_regular(path) for path in (tmp_path / "pipe", tmp_path / "to_pipe", Path("/dev/zero"), tmp_path))
+    for path in (tmp_path / "file", tmp_path / "link", tmp_path, tmp_path / "absent"):  # a folder is left to its reader
+        require_regular(path)
+    for path in (tmp_path / "pipe", tmp_path / "to_pipe", Path("/dev/zero")):
+        with pytest.raises(UserError, match=rf"{path} is no regular file"):
+            require_regular(path)
 
 
 def test_class_names_come_from_a_pipe_that_a_shell_has_opened(tmp_path: Path) -> None:

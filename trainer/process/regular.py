@@ -1,18 +1,9 @@
 """Regular files: what is read as a file has to be one, because opening a named pipe waits for somebody who writes."""
 
 import os
-import stat
 from pathlib import Path
 
 from trainer.errors import UserError
-
-
-def is_regular(path: Path) -> bool:
-    """Returns whether there is a regular file, perhaps behind a link."""
-    try:
-        return stat.S_ISREG(os.stat(path).st_mode)
-    except (OSError, ValueError):  # ValueError: a name that no file can have
-        return False
 
 
 def require_regular(path: Path) -> None:
@@ -21,6 +12,6 @@ def require_regular(path: Path) -> None:
     What is absent, and a folder, are left to whoever opens it. So is a pipe without a name, as of a shell's <(...): it
     is open, and has a writer.
     """
-    if is_regular(path) or path.is_dir() or not os.path.exists(os.path.realpath(path)):
+    if os.path.isfile(path) or path.is_dir() or not os.path.exists(os.path.realpath(path)):
         return
     raise UserError(f"{path} is no regular file, but a named pipe, a socket or a device: remove it, or name another")
