@@ -124,5 +124,5 @@ def test_evaluation_is_recorded_before_it_is_printed(
     monkeypatch.setattr("trainer.commands.evaluate.evaluate.report", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["evaluate", str(file), "--recipe", str(SUPPORT / "small_recipe.py"), "--data", str(digits)])
-    (written,) = tmp_path.glob("weights.pt_16px_1.000_data-*_fp32.evaluation.json")
+    (written,) = tmp_path.glob("weights.pt_16px_1.000_data-*_fp32_recipe-*.evaluation.json")
     assert json.loads(written.read_text())["protocol"]["images_seen"] == 360
