@@ -18,6 +18,7 @@ from trainer.cli.suggestions import unknown_command
 from trainer.distributed.faulty_node import report_faulty_node
 from trainer.distributed.parent import end_process, exit_when_parent_dies
 from trainer.errors import LocalError, NodeError, SharedError, UserError
+from trainer.process.huge_pages import restart_with_huge_pages
 from trainer.process.importing import announce
 from trainer.process.limits import raise_open_file_limit
 from trainer.process.unforeseen import exit_code_of, print_error
@@ -268,12 +269,17 @@ def _recipes(argv: list[str]) -> int:
     return 0
 
 
+_TRAINING = (["train"], ["benchmark"], ["plan"])  # the commands that take steps of training, or time them
+
+
 def run() -> NoReturn:
     """Ends the process with the command's exit code: what `python -m trainer` and the script `shortcut` call.
 
     A rank skips Python's own end: it takes seconds, for which peers wait, and aborts the process (exit code 134) where
     the store answers a thread meanwhile.
     """
+    if sys.argv[1:2] in _TRAINING:
+        restart_with_huge_pages()
     threading.excepthook = _on_thread_error
     is_rank = "RANK" in os.environ
     try:
