@@ -7,7 +7,8 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
@@ -16,18 +17,24 @@ _PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 WARM_UP = 2  # intervals of each that are not counted
 
 
-def in_turn(programs: Mapping[str, Callable[[Tick], None]], intervals: int) -> dict[str, list[float]]:
+def in_turn(
+    programs: Mapping[str, Callable[[Tick], None]],
+    intervals: int,
+    variables: Mapping[str, Mapping[str, str]] | None = None,
+) -> dict[str, list[float]]:
     """Seconds of each program's intervals: of one, then of the next, and so on.
 
     `programs`: functions of modules (or partials) that call tick(True) at the end of each interval, for longer than is
     measured here, and tick(False) at the end of one that is not to count.
+    `variables`: of the environment in which a program starts, by the program's name.
     """
     spawn = get_context("spawn")
     started = {}
     for name, program in programs.items():
         here, there = spawn.Pipe(duplex=False)
         process = spawn.Process(target=_child, args=(program, there))
-        process.start()
+        with _environment((variables or {}).get(name, {})):
+            process.start()
         there.close()
         started[name] = (process, here)
         assert here.recv() is None  # it has a process group now
@@ -42,6 +49,17 @@ def in_turn(programs: Mapping[str, Callable[[Tick], None]], intervals: int) -> d
             os.killpg(process.pid or 0, signal.SIGKILL)
             process.join()
     return {name: found[WARM_UP:] for name, found in seconds.items()}
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _interval(group: int, ticks: Connection) -> float:

@@ -15,9 +15,12 @@ def restart_with_huge_pages() -> None:
     A step on a CPU goes through hundreds of megabytes, and in a virtual machine each page's address costs two searches:
     1.2 times as fast (docs/experiments.md). Returns if there is nothing to gain: Linux gives huge pages to every
     process or to none, the C library is another one or older than 2.35, or GLIBC_TUNABLES has the tunable already.
+    Returns under a debugger too, which would lose the process.
     """
     given = os.environ.get("GLIBC_TUNABLES", "")
-    if _TUNABLE in given or not _given_on_request() or _glibc() < _FIRST_GLIBC:
+    if sys.gettrace() or "debugpy" in sys.modules or _TUNABLE in given:
+        return
+    if not _given_on_request() or _glibc() < _FIRST_GLIBC:
         return
     os.environ["GLIBC_TUNABLES"] = ":".join([given] * bool(given) + [f"{_TUNABLE}=1"])
     sys.stdout.flush()
