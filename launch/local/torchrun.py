@@ -14,6 +14,7 @@ from signal import Signals
 
 from trainer.distributed.cpus import usable_cpus
 from trainer.errors import EXIT_RETRY
+from trainer.process.huge_pages import huge_page_variables
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2)
 _PATIENCE = "600"  # s that it waits, after a signal, for the processes to save
@@ -34,6 +35,7 @@ def torchrun(processes: int, entry: list[str], run_id: str) -> Ended:
     """Runs `python ENTRY` in this number of processes with torchrun's variables set, and waits for them."""
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = _PATIENCE
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cpus() // processes)))
+    os.environ.update(huge_page_variables())
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

@@ -6,6 +6,8 @@ SIGTERM does not end the script: what it means is known only when Slurm has been
 import shlex
 from pathlib import Path
 
+from trainer.process.huge_pages import TUNABLE
+
 _FUNCTIONS = r"""
 signalled=
 machine=
@@ -85,12 +87,20 @@ launch_end() {
 }"""
 
 
+# As trainer/process/huge_pages.py. Where the nodes' Linux does not give them on request, it has no effect.
+_HUGE_PAGES = (
+    f'case "$GLIBC_TUNABLES" in *{TUNABLE}=*) ;; '
+    f'*) export GLIBC_TUNABLES="${{GLIBC_TUNABLES:+$GLIBC_TUNABLES:}}{TUNABLE}=1";; esac'
+)
+
+
 def before(folder: Path, python: str) -> list[str]:
     """The copy of the code, the CPUs of a process, and where the processes meet: for each start."""
     return [
         f"launch_folder={shlex.quote(str(folder))}",  # once: within quotes of its own it could be run as code
         'export PYTHONPATH="$launch_folder/code${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1',
         "export SUBMITIT_LOG_LEVEL=${SUBMITIT_LOG_LEVEL:-WARNING}",  # else its lines surround ours in every log
+        _HUGE_PAGES,
         'if [ -n "$SLURM_CPUS_PER_TASK" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi',
         *_FUNCTIONS.strip().replace("PYTHON", python).splitlines(),
         "launch_address",

@@ -71,6 +71,16 @@ def uninterrupted(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return run_dir
 
 
+def test_ranks_start_with_huge_pages_for_the_heap() -> None:
+    script = """
+from launch.local import torchrun
+torchrun.huge_page_variables = lambda: {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+torchrun.torchrun(2, ["-c", "import os; print(os.environ['GLIBC_TUNABLES'])"], "run")
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=TIMEOUT)
+    assert ended.stdout.splitlines() == 2 * ["glibc.malloc.hugetlb=1"], ended.stderr
+
+
 def test_killed_process_is_followed_by_a_new_start_and_the_same_weights(
     uninterrupted: Path, digits: Path, tmp_path: Path
 ) -> None:

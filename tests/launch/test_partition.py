@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -164,6 +165,20 @@ def test_jobs_script_runs_nothing_that_the_folder_is_named(tmp_path: Path) -> No
     asked = ["-m", "launch.slurm.start", "begin", str(folder), "10.0.0.7"]
     assert ended.stderr.splitlines() == [f"{folder}/code", *asked]
     assert {path.name for path in tmp_path.iterdir()} == {"bin", HOSTILE}
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, "glibc.malloc.hugetlb=1"),
+        ({"GLIBC_TUNABLES": "glibc.malloc.check=0"}, "glibc.malloc.check=0:glibc.malloc.hugetlb=1"),
+        ({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}, "glibc.malloc.hugetlb=0"),
+    ],
+)
+def test_processes_of_a_job_ask_for_huge_pages_unless_the_user_has_chosen(given: dict[str, str], wanted: str) -> None:
+    (line,) = [line for line in shell.before(Path("/nowhere"), "python") if "GLIBC_TUNABLES" in line]
+    show = f"{line}\n{shlex.quote(sys.executable)} -c 'import os; print(os.environ[\"GLIBC_TUNABLES\"])'"
+    assert subprocess.check_output(["bash", "-c", show], env=given, text=True) == f"{wanted}\n"
 
 
 def test_gres_names_the_number_of_gpus_or_is_refused() -> None:
