@@ -16,9 +16,10 @@ import tyro
 from benchmarks.in_turn import in_turn
 from benchmarks.loop import HUGE_PAGES, ours, small
 from benchmarks.table import Row, markdown, pairs_row
+from trainer.process.huge_pages import TUNABLE
 from trainer.recipe import Recipe
 
-SMALL_PAGES = {name: value.replace("1", "0") for name, value in HUGE_PAGES.items()}
+SMALL_PAGES = {"GLIBC_TUNABLES": f"{TUNABLE}=0"}
 
 
 def main(intervals: int = 24) -> None:

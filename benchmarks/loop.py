@@ -13,11 +13,12 @@ from pathlib import Path
 from benchmarks.in_turn import Tick, in_turn
 from benchmarks.table import Row, pairs_row
 from trainer.commands.benchmark.peers import job
+from trainer.process.huge_pages import TUNABLE
 from trainer.recipe import Recipe, ResNet
 from trainer.recipe_file import load_recipe
 
 LONG = 1000  # epochs: more than is measured
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # as python -m trainer starts itself
+HUGE_PAGES = {"GLIBC_TUNABLES": f"{TUNABLE}=1"}  # as python -m trainer starts itself
 
 
 def ours(recipe: Recipe, data: str, run_dir: Path, steps: int, tick: Tick) -> None:

@@ -21,7 +21,7 @@ from trainer.process import huge_pages
 print(os.getpid(), sys.argv[1:], sys.flags.dev_mode, os.environ.get("GLIBC_TUNABLES"))
 huge_pages._ENABLED = Path(os.environ["ENABLED"])
 huge_pages.restart_with_huge_pages()
-print("goes on")
+print("continues")
 """
 NEEDS_GLIBC = pytest.mark.skipif(huge_pages._glibc() < (2, 35), reason="needs glibc 2.35 or newer")
 
@@ -50,18 +50,18 @@ def test_process_starts_again_once_with_its_id_arguments_and_options(tmp_path: P
     assert start(tmp_path, "always [madvise] never\n", GLIBC_TUNABLES=given) == [
         f"PID ['train', 'a b'] True {given}",
         f"PID ['train', 'a b'] True {wanted}",
-        "goes on",
+        "continues",
     ]
 
 
 @pytest.mark.parametrize("enabled", ["[always] madvise never\n", "always madvise [never]\n"])
-def test_process_goes_on_where_nothing_can_be_gained(tmp_path: Path, enabled: str) -> None:
-    assert start(tmp_path, enabled) == ["PID ['train', 'a b'] True None", "goes on"]
+def test_process_continues_where_nothing_can_be_gained(tmp_path: Path, enabled: str) -> None:
+    assert start(tmp_path, enabled) == ["PID ['train', 'a b'] True None", "continues"]
 
 
 def test_users_own_choice_is_left_alone(tmp_path: Path) -> None:
     mine = "glibc.malloc.hugetlb=0"
-    assert start(tmp_path, "[madvise]", GLIBC_TUNABLES=mine) == [f"PID ['train', 'a b'] True {mine}", "goes on"]
+    assert start(tmp_path, "[madvise]", GLIBC_TUNABLES=mine) == [f"PID ['train', 'a b'] True {mine}", "continues"]
 
 
 def test_kernel_without_huge_pages_or_another_c_library_is_no_error(
