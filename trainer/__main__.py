@@ -269,7 +269,11 @@ def _recipes(argv: list[str]) -> int:
     return 0
 
 
-_TRAINING = (["train"], ["benchmark"], ["plan"])  # the commands that take steps of training, or time them
+def _takes_steps(argv: list[str]) -> bool:
+    """Whether the command trains, or measures training."""
+    if {"-h", "--help"} & {*argv}:
+        return False
+    return argv[:1] in (["train"], ["benchmark"]) or (argv[:1] == ["plan"] and "--measure" in argv)
 
 
 def run() -> NoReturn:
@@ -278,7 +282,7 @@ def run() -> NoReturn:
     A rank skips Python's own end: it takes seconds, for which peers wait, and aborts the process (exit code 134) where
     the store answers a thread meanwhile.
     """
-    if sys.argv[1:2] in _TRAINING:
+    if _takes_steps(sys.argv[1:]):
         restart_with_huge_pages()
     threading.excepthook = _on_thread_error
     is_rank = "RANK" in os.environ

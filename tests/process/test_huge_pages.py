@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import trainer.__main__ as command_line
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, TIMEOUT
 from trainer.process import huge_pages
 
 SCRIPT = """
@@ -94,6 +94,31 @@ print(proc_bytes("AnonHugePages", Path("/proc/self/smaps_rollup")) >> 20)
     assert found["0"] < 16 and found["1"] >= 48
 
 
+@pytest.mark.parametrize("how", ["call", "fork", "spawn"])
+def test_another_programs_command_line_is_not_started_again(how: str, tmp_path: Path) -> None:
+    """Not that of a program which sets the arguments and calls run() itself, and not for multiprocessing's children."""
+    script = """
+import multiprocessing, os, sys
+from trainer.process import huge_pages
+
+huge_pages.huge_page_variables = lambda: {} if "AGAIN" in os.environ else {"AGAIN": "1"}
+if __name__ == "__main__":
+    print("started")
+    if sys.argv[1] == "call":
+        sys.argv[1:] = ["train", "recipe"]
+        huge_pages.restart_with_huge_pages()
+    else:
+        context = multiprocessing.get_context(sys.argv[1])
+        child = context.Process(target=huge_pages.restart_with_huge_pages)
+        child.start()
+        child.join()
+"""
+    (tmp_path / "script.py").write_text(script)
+    variables = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    words = [sys.executable, str(tmp_path / "script.py"), how]
+    assert subprocess.check_output(words, env=variables, text=True, timeout=TIMEOUT) == "started\n"
+
+
 class RestartedError(Exception):
     pass
 
@@ -101,9 +126,12 @@ class RestartedError(Exception):
 @pytest.mark.parametrize(
     ("arguments", "restarts"),
     [
-        (["train", "resnet20_he2015", "--help"], True),
-        (["benchmark", "--help"], True),
-        (["plan", "--help"], True),
+        (["train", "resnet20_he2015"], True),
+        (["train", "resnet20_he2015", "--help"], False),
+        (["benchmark", "resnet20_he2015", "--data", "missing"], True),
+        (["benchmark", "-h"], False),
+        (["plan", "resnet20_he2015", "--measure"], True),
+        (["plan", "nothing"], False),
         (["evaluate", "--help"], False),
         (["recipes", "nothing"], False),
         ([], False),

@@ -1,5 +1,6 @@
 """Huge pages for the heap: glibc asks Linux for them only where a variable says so when the process starts."""
 
+import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -25,15 +26,23 @@ def huge_page_variables() -> dict[str, str]:
 def restart_with_huge_pages() -> None:
     """Replaces this process with itself, same id and arguments, if it started without huge_page_variables().
 
-    Returns otherwise, and under a debugger, which would lose the process.
+    Returns otherwise; under a debugger, which would lose the process; and in a fork or another program that calls
+    run(), whose own command line would be started again.
     """
     variables = huge_page_variables()
-    if not variables or sys.gettrace() or "debugpy" in sys.modules:
+    if not variables or sys.gettrace() or "debugpy" in sys.modules or not _is_the_command():
         return
     os.environ.update(variables)
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _is_the_command() -> bool:
+    """Whether this process was started with the arguments that it runs, and is no copy made by multiprocessing."""
+    arguments = sys.argv[1:]
+    started_with = sys.orig_argv[len(sys.orig_argv) - len(arguments) :]
+    return arguments == started_with and multiprocessing.parent_process() is None
 
 
 def _given_on_request() -> bool:
