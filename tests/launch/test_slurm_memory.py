@@ -26,9 +26,7 @@ def slurm(tmp_path: Path) -> Iterator[Cluster]:
 def test_rank_killed_for_its_memory_is_followed_by_a_new_start(slurm: Cluster, tmp_path: Path) -> None:
     run = SlurmRun(slurm, checkout(tmp_path / "code"), tmp_path / "run", "--mem", "300M")
     run.wait_for_start(0)
-    file = run.run_dir / "memory.written"
-    file.write_text("600")
-    file.rename(run.run_dir / "memory.1")
+    (run.run_dir / "memory.1").write_text("600")
     run.finish(start=1)
     assert "oom-kill event" in run.log()  # slurmstepd's
     assert "Traceback" not in run.log()

@@ -81,9 +81,7 @@ def test_node_at_fault_is_left_out_as_long_as_enough_remain(slurm: Cluster, code
         run.wait_for_start(start)
         used = slurm.run("scontrol", "show", "hostnames", run.starts()[start]["nodes"]).split()
         assert not set(faulty) & set(used)
-        file = run.run_dir / "fault.written"
-        file.write_text(f"node {used[1]}: a GPU is gone")
-        file.rename(run.run_dir / "fault.1")
+        (run.run_dir / "fault.1").write_text(f"node {used[1]}: a GPU is gone")
         faulty.append(used[1])
     run.finish(start=3)
     for start, node in zip(run.starts(), faulty, strict=False):

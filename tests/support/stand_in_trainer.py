@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from trainer.atomic import replace_text
 from trainer.distributed.faulty_node import report_faulty_node
 from trainer.distributed.parent import exit_when_parent_dies
 
@@ -39,21 +40,16 @@ def main(words: list[str]) -> int:
         signal.signal(number, note)
     try:
         (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
-        (run_dir / f"up.{start}.{rank}").write_text(str(os.getpid()))
+        replace_text(run_dir / f"up.{start}.{rank}", str(os.getpid()))
         while not (run_dir / "finish").exists():
             time.sleep(0.02)
-            if (code := run_dir / f"exit.{rank}").exists():
-                number = int(code.read_text() or 1)
-                code.unlink()
-                return number
-            if (fault := run_dir / f"fault.{rank}").exists():
-                report_faulty_node(fault.read_text())
-                fault.unlink()
+            if code := _take(run_dir / f"exit.{rank}"):
+                return int(code)
+            if fault := _take(run_dir / f"fault.{rank}"):
+                report_faulty_node(fault)
                 return 75
-            if (memory := run_dir / f"memory.{rank}").exists():
-                size = int(memory.read_text())
-                memory.unlink()
-                taken = b"x" * (size * 2**20)
+            if size := _take(run_dir / f"memory.{rank}"):
+                taken = b"x" * (int(size) * 2**20)
                 assert taken
             if received and not stopping.exists():
                 stopping.touch()
@@ -65,6 +61,14 @@ def main(words: list[str]) -> int:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr, flush=True)
         return 75
     return 0
+
+
+def _take(file: Path) -> str:
+    """Removes the file and returns its text; "" while it is missing, or there and not yet written."""
+    text = file.read_text() if file.exists() else ""
+    if text:
+        file.unlink()
+    return text
 
 
 def _save(run_dir: Path) -> None:
