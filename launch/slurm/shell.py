@@ -89,8 +89,8 @@ launch_end() {
 
 # As trainer/process/huge_pages.py. Where the nodes' Linux does not give them on request, it has no effect.
 _HUGE_PAGES = (
-    f'case "$GLIBC_TUNABLES" in *{TUNABLE}=*) ;; '
-    f'*) export GLIBC_TUNABLES="${{GLIBC_TUNABLES:+$GLIBC_TUNABLES:}}{TUNABLE}=1";; esac'
+    f'case "$(uname -m) $GLIBC_TUNABLES" in *{TUNABLE}=*) ;; '
+    f'x86_64*) export GLIBC_TUNABLES="${{GLIBC_TUNABLES:+$GLIBC_TUNABLES:}}{TUNABLE}=1";; esac'
 )
 
 
