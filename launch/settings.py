@@ -20,7 +20,8 @@ class ProcessSettings:
     nodes: int | None = None
     """number of nodes; None: 1, or as many as --gpus fill"""
     gpus_per_node: int | None = None
-    """GPUs of each node to use, one process for each; 0: train on CPUs; None: all that the partition's nodes have"""
+    """GPUs of each node to use, one process for each; 0: train on CPUs; None: all that a node has,
+    unless --processes-per-node is given"""
     gpus: int | None = None
     """total GPUs, instead of --nodes: whole nodes of --gpus-per-node, or a part of one"""
     processes_per_node: int | None = None
@@ -52,7 +53,8 @@ class ProcessSettings:
     srun: Repeated = ()
     """extra argument of srun, e.g. --srun=--container-image=image.sqsh"""
     cluster: Path | None = None
-    """TOML file with these options, except nodes, gpus, name and seeds; None: ./launch.toml, if it exists"""
+    """TOML file with these options, except nodes, gpus, name, seeds, vary and plan; None: ./launch.toml, if
+    it exists"""
 
     def __post_init__(self) -> None:
         check_positive(self, "nodes", "gpus", "processes_per_node", "cpus_per_task")

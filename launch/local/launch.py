@@ -7,6 +7,7 @@ import shlex
 import signal
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from launch.attempt import attempts
@@ -28,7 +29,9 @@ class Local:
     settings = LocalSettings
 
     def resolved(self, options: ProcessSettings) -> ProcessSettings:
-        return options
+        if (options.gpus_per_node, options.processes_per_node) != (None, None):
+            return options
+        return replace(options, gpus_per_node=_gpus())
 
     def processes(self, options: LocalSettings) -> int:
         return options.processes or _gpus() or 1
@@ -124,7 +127,7 @@ class Local:
         return True
 
     def run(self, options: ProcessSettings, module: str, argv: list[str]) -> int:
-        layout = layout_of(options)
+        layout = layout_of(self.resolved(options))
         if layout.nodes > 1:
             raise UserError(f"--nodes {layout.nodes}, but this is one machine and no Slurm answers here (sinfo)")
         return torchrun(layout.processes, ["-m", module, *argv], run_id=module).code

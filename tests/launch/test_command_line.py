@@ -17,6 +17,7 @@ from launch.layout import Layout, layout_of
 from launch.local import launch as local
 from launch.local.launch import Local
 from launch.local.settings import LocalSettings
+from launch.local.torchrun import Ended
 from launch.settings import PreflightSettings, ProcessSettings
 from launch.slurm import launch as slurm
 from launch.slurm.launch import Slurm
@@ -45,6 +46,20 @@ def test_launch_local_holds_every_start_to_the_gpus_that_it_sees(
     """A later start may see none of them."""
     monkeypatch.setattr(local, "_gpus", lambda: gpus)
     assert Local().train_options(LocalSettings(processes=2)).get("--device") == device
+
+
+@pytest.mark.parametrize(
+    ("gpus", "given", "processes"),
+    [(8, {}, 8), (0, {}, 1), (8, {"gpus_per_node": 2}, 2), (8, {"processes_per_node": 3}, 3)],
+)
+def test_preflight_without_slurm_checks_all_gpus_of_this_machine(
+    gpus: int, given: dict[str, int], processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+    monkeypatch.setattr(local, "_gpus", lambda: gpus)
+    monkeypatch.setattr(local, "torchrun", lambda count, *_, **__: started.append(count) or Ended())
+    assert Local().run(PreflightSettings(**given), "launch.preflight", []) == 0
+    assert started == [processes]
 
 
 @pytest.mark.parametrize(("gpus", "device"), [(8, "cuda"), (0, "cpu"), (None, None)])
