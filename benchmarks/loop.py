@@ -144,7 +144,7 @@ def loop_rows(intervals: int) -> Iterator[Row]:
                 "ours": partial(ours, recipe, data, Path(folder), steps),
                 "bare": partial(bare_loop, recipe, steps),
             }
-            seconds = in_turn(programs, intervals, {"ours": HUGE_PAGES})
+            seconds = in_turn(programs, intervals, dict.fromkeys(programs, HUGE_PAGES))
         what = f"loop, {name.split('_')[0]} at {images} px, batch {batch}, bf16: ours on synthetic images / bare loop"
         yield pairs_row(what, seconds["ours"], seconds["bare"], steps * batch, 0.98)
 

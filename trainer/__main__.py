@@ -57,7 +57,10 @@ _EXIT_DELAY = 10.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit code: 0; 2 for invalid input; 128 + n after signal n."""
+    """Runs one command and returns the exit code.
+
+    0; 2 for invalid input; 75 where starting again may help; 128 + n after signal n.
+    """
     exit_when_parent_dies()
     raise_open_file_limit()
     os.umask(os.umask(0o022) | 0o002)  # nothing we write may be world-writable, whatever the system's umask is
