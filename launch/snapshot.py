@@ -27,7 +27,7 @@ def copy_code(target: Path) -> None:
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         for path in _files():
-            if path.suffix != ".pyc":
+            if not {".pyc", ".tmp"} & {*path.suffixes}:  # .tmp: what numba is writing, in another process
                 copy = partial / path.relative_to(HERE)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(path, copy)  # with its time, by which numba knows what it has compiled

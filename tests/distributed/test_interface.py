@@ -90,7 +90,7 @@ def test_ranks_on_two_machines_meet_whatever_their_host_names_resolve_to(
     script = (
         "import os, torch, torch.distributed as dist\n"
         "from trainer.distributed import process_group\n"
-        "with process_group.initialize('cpu', 1) as world:\n"
+        "with process_group.initialize('cpu', 15) as world:\n"
         "    total = torch.tensor(world.rank + 1)\n"
         "    dist.all_reduce(total)\n"
         "    print(int(total), os.environ.get('GLOO_SOCKET_IFNAME'), flush=True)\n"

@@ -269,7 +269,7 @@ def exchanged(layers, compression=None, bucket_mb=25.0):
     model(torch.randn(4, 40)).square().sum().backward()
     return [each.grad.clone() for each in model.parameters()], len(model.reducer._get_zeros_like_grad_buckets())
 
-with process_group.initialize("cpu", 1) as world:
+with process_group.initialize("cpu", 15) as world:
     (plain, _), (rounded, _) = exchanged([(40, 30)]), exchanged([(40, 30)], "bf16")
     assert all(each.dtype == torch.float32 for each in rounded)
     assert not any(torch.equal(ours, theirs) for ours, theirs in zip(rounded, plain, strict=True))

@@ -11,7 +11,6 @@ from tests.support.processes import ROOT, SUPPORT, TIMEOUT
 from tests.support.slurm_cluster import Cluster
 
 RECIPE = SUPPORT / "small_recipe.py"
-OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
 
 
 def checkout(folder: Path) -> Path:
@@ -67,9 +66,7 @@ class SlurmRun:
         return min(found)
 
     def wait_for_end(self) -> str:
-        state = lambda: self.slurm.job(self.job).get("JobState", "")  # noqa: E731
-        self.slurm.wait_until(lambda: state() in OVER, f"job {self.job} ends")
-        return state()
+        return self.slurm.wait_for_end(self.job)
 
     def finish(self, start: int) -> None:
         """Has the run end well in that start, which has to come."""

@@ -53,8 +53,10 @@ def ranks(run_dir: Path) -> dict[int, int]:
     found = {}
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
-            environment = dict(entry.split("=", 1) for entry in path.read_text().split("\0") if "=" in entry)
-            command = (path.parent / "cmdline").read_text()
+            environment = dict(
+                entry.split("=", 1) for entry in path.read_text(errors="replace").split("\0") if "=" in entry
+            )
+            command = (path.parent / "cmdline").read_text(errors="replace")
         except OSError:
             continue
         if "launch.rank" in command and str(run_dir) in command and "RANK" in environment:

@@ -60,12 +60,6 @@ def starts(run_dir: Path) -> list[dict]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
 
-def wait_for_end(slurm: Cluster, job: str) -> str:
-    over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-    slurm.wait_until(lambda: slurm.job(job).get("JobState", "") in over, f"job {job} ends")
-    return slurm.job(job)["JobState"]
-
-
 def log(run_dir: Path, rank: int = 0) -> str:
     (path,) = (run_dir / "launch" / newest(run_dir) / "logs").glob(f"*_{rank}_log.out")
     return path.read_text()
@@ -76,12 +70,13 @@ def uninterrupted(slurm: Cluster, digits: Path, tmp_path_factory: pytest.TempPat
     """A run that nothing ends, submitted from a copy of the code that is gone before the job begins."""
     checkout, run_dir = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("runs") / "uninterrupted"
     for package in ("trainer", "recipes", "launch"):
-        shutil.copytree(ROOT / package, checkout / package)
+        unfinished = shutil.ignore_patterns("*.pyc*", "*.tmp.*")  # other tests compile meanwhile
+        shutil.copytree(ROOT / package, checkout / package, ignore=unfinished)
     slurm.run("scontrol", "update", "NodeName=ALL", "State=DRAIN", "Reason=test")
     job = submit(slurm, run_dir, digits, cwd=checkout)
     shutil.rmtree(checkout)
     slurm.run("scontrol", "update", "NodeName=ALL", "State=RESUME")
-    assert wait_for_end(slurm, job) == "COMPLETED", log(run_dir)
+    assert slurm.wait_for_end(job) == "COMPLETED", log(run_dir)
     return run_dir
 
 
@@ -93,8 +88,10 @@ def process_of(slurm: Cluster, job: str, rank: int) -> int:
     """The process of that rank, on whatever node."""
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
-            environment = dict(entry.split("=", 1) for entry in path.read_text().split("\0") if "=" in entry)
-            command = (path.parent / "cmdline").read_text()
+            environment = dict(
+                entry.split("=", 1) for entry in path.read_text(errors="replace").split("\0") if "=" in entry
+            )
+            command = (path.parent / "cmdline").read_text(errors="replace")
         except OSError:
             continue
         mine = environment.get("SLURM_CONF") == slurm.env["SLURM_CONF"] and environment.get("SLURM_JOB_ID") == job
@@ -121,18 +118,19 @@ def soft_signal(slurm: Cluster, run_dir: Path, job: str) -> None:
 
 
 def kill_a_rank(slurm: Cluster, run_dir: Path, job: str) -> None:
+    slurm.wait_until(lambda: any((run_dir / "checkpoints").glob("step_*.pt")), "a checkpoint is there")
     os.kill(process_of(slurm, job, rank=1), signal.SIGKILL)
 
 
 def preempt(slurm: Cluster, run_dir: Path, job: str) -> None:
     """Has a job of a higher priority take all nodes. In this partition only the processes are signalled at first."""
     words = ["--parsable", "-p", "high", "-N", "3", "--exclusive", "-o", "/dev/null", "--wrap", "true"]
-    assert wait_for_end(slurm, slurm.run("sbatch", *words).strip()) == "COMPLETED"
+    assert slurm.wait_for_end(slurm.run("sbatch", *words).strip()) == "COMPLETED"
 
 
 def cancel(slurm: Cluster, run_dir: Path, job: str) -> None:
     assert launch(slurm, "cancel", run_dir).returncode == 0
-    assert wait_for_end(slurm, job) == "CANCELLED"
+    assert slurm.wait_for_end(job) == "CANCELLED"
 
 
 @pytest.mark.parametrize("end", [requeue, soft_signal, kill_a_rank, preempt, cancel])
@@ -145,7 +143,7 @@ def test_run_that_was_ended_has_the_weights_of_one_that_was_not(
     end(slurm, run_dir, job)
     if end is cancel:  # launched again, it continues
         job = submit(slurm, run_dir, digits)
-    assert wait_for_end(slurm, job) == "COMPLETED", log(run_dir)
+    assert slurm.wait_for_end(job) == "COMPLETED", log(run_dir)
     assert len(json.loads((run_dir / "starts.json").read_text())) == 2
     assert_same_run(run_dir, uninterrupted)
     said = (run_dir / "log.txt").read_text()
@@ -162,7 +160,7 @@ def test_run_that_was_ended_has_the_weights_of_one_that_was_not(
 
 def test_slurm_wrong_input_is_not_tried_again(slurm: Cluster, tmp_path: Path) -> None:
     job = submit(slurm, tmp_path / "run", tmp_path / "nowhere", "--processes-per-node", "1")
-    assert wait_for_end(slurm, job) == "FAILED"
+    assert slurm.wait_for_end(job) == "FAILED"
     assert [start["again"] for start in starts(tmp_path / "run")] == [False]
     shown = launch(slurm, "status", tmp_path / "run").stdout
     assert "FAILED" in shown
@@ -179,7 +177,7 @@ def test_job_that_never_makes_progress_is_given_up_with_the_reason(
     job = submit(
         slurm, tmp_path / "run", digits, "--container", str(crashing), "--max-restarts-without-checkpoint", "2"
     )
-    assert wait_for_end(slurm, job) == "FAILED"
+    assert slurm.wait_for_end(job) == "FAILED"
     assert len(starts(tmp_path / "run")) == 2
     assert "given up after 2 starts without a new checkpoint" in launch(slurm, "status", tmp_path / "run").stdout
 
@@ -274,7 +272,7 @@ def test_slurm_with_accounting_what_slurm_has_forgotten_is_still_known(tmp_path:
     (tmp_path / "slurm").mkdir()
     with cluster(tmp_path / "slurm", nodes=2, accounts=True) as it:
         job = submit(it, tmp_path / "run", tmp_path / "nowhere", "--nodes", "1", "--processes-per-node", "1")
-        assert wait_for_end(it, job) == "FAILED"
+        assert it.wait_for_end(job) == "FAILED"
         it.wait_until(lambda: "FAILED" in it.run("sacct", "-n", "-X", "-j", job, "-o", "State"), "sacct knows it")
         forgets = tmp_path / "bin" / "scontrol"
         forgets.parent.mkdir()

@@ -205,8 +205,13 @@ def test_slurm_ends_time_limit_is_followed_by_a_new_start(launch: Launch) -> Non
     run = launch()
     (run.run_dir / "ignore_usr2").touch()
     run.slurm.run("scontrol", "update", f"JobId={run.job}", "TimeLimit=1")
-    run.wait_for_start(1)
-    run.slurm.run("scontrol", "update", f"JobId={run.job}", "TimeLimit=30")
+    run.slurm.wait_until(lambda: "reason" in run.starts()[0], "the time limit ends start 0")
+
+    def is_raised() -> bool:
+        run.slurm.run("scontrol", "update", f"JobId={run.job}", "TimeLimit=30", check=False)
+        return run.slurm.job(run.job).get("TimeLimit") == "00:30:00"
+
+    run.slurm.wait_until(is_raised, "start 1 may take longer")
     run.finish(start=1)
     assert run.starts()[0]["reason"] == "ended by the time limit, saved"
 

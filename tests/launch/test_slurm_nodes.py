@@ -63,6 +63,7 @@ def test_node_that_no_longer_answers_is_left_behind(slurm: Cluster, code: Path, 
         assert run.starts()[1]["nodes"] != node
     finally:
         os.kill(daemon, signal.SIGCONT)
+        slurm.wait_until(lambda: slurm.idle() == slurm.nodes, "the node is back")
 
 
 def test_killed_slurmstepd_is_followed_by_a_new_start(slurm: Cluster, code: Path, tmp_path: Path) -> None:

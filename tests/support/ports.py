@@ -1,12 +1,14 @@
 """Free ports of this machine, for servers that a test starts."""
 
 import contextlib
+import os
 import secrets
 import socket
 
 # Below those that the kernel gives to outgoing connections (ip_local_port_range): one of them could take the port
 # between the look and the server's start.
-_PORTS = range(26_000, 32_000)
+# Each of pytest-xdist's processes has ports of its own: what one has found free no other may take meanwhile.
+_PORTS = range(26_000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8, 32_000, 8)
 
 
 def free_ports(count: int) -> list[int]:

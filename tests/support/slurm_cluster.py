@@ -21,6 +21,7 @@ from tests.support.processes import TIMEOUT
 NEEDED = ("munged", "slurmctld", "slurmd", "srun")
 NEEDED_FOR_ACCOUNTS = ("slurmdbd", "mariadbd", "mariadb-install-db")
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 MEMORY = Path("/sys/fs/cgroup/memory")  # what Slurm 22.05 can limit on one machine: version 1
 
 CONF = """
@@ -54,6 +55,7 @@ GresTypes=gpu
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 KillWait={kill_wait}
+BatchStartTimeout=300
 KillOnBadExit=0
 SlurmdTimeout={node_timeout}
 # slurmctld tries a dead node for MessageTimeout before it asks again, until SlurmdTimeout is over
@@ -202,16 +204,27 @@ class Cluster:
             wanted = {"SLURM_CONF": self.env["SLURM_CONF"], "SLURM_JOB_ID": job, **variables}
             if all(environment.get(name) == value for name, value in wanted.items()):
                 with contextlib.suppress(OSError):
-                    found[process] = Path(f"/proc/{process}/cmdline").read_text().replace("\0", " ")
+                    found[process] = Path(f"/proc/{process}/cmdline").read_text(errors="replace").replace("\0", " ")
         return found
 
     def idle(self) -> int:
         return len(set(self.run("sinfo", "-h", "-N", "-t", "idle", "-o", "%N", check=False).split()))
 
     def job(self, job: str) -> dict[str, str]:
-        """What scontrol shows of a job."""
-        words = self.run("scontrol", "show", "job", "-o", job).split()
+        """What scontrol shows of a job; nothing where slurmctld is too busy to answer."""
+        words = self.run("scontrol", "show", "job", "-o", job, check=False).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
+
+    def wait_for_end(self, job: str) -> str:
+        """Waits until a job is over, and returns its state."""
+        states: list[str] = []
+
+        def is_over() -> bool:
+            states.append(self.job(job).get("JobState", ""))
+            return states[-1] in OVER
+
+        self.wait_until(is_over, f"job {job} ends")
+        return states[-1]
 
     def wait_until(self, condition, what: str) -> None:
         deadline = time.monotonic() + TIMEOUT
