@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -31,6 +31,7 @@ from trainer.run import checkpoint
 from trainer.run.checkpoint import MeanOf
 from trainer.run.directory import Run
 from trainer.run.state import Position
+from trainer.settings import TrainSettings
 from trainer.weights_settings import AverageSettings
 
 STEPS = 1437 // 96
@@ -100,7 +101,7 @@ def test_average_states_its_checkpoints_and_is_read_by_the_other_commands(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
-    assert main(["average", str(run), "--last", "3", "--norm-images", "200"]) == 0
+    assert main(["average", str(run), "--norm-images", "200"]) == 0
     averaged = capsys.readouterr().out
     assert averaged.count("  averaged  ") == 3
     phrase = "norms measured over 192 training samples, mean of 3 checkpoints (1 to 3)"
@@ -310,9 +311,11 @@ def test_average_says_which_checkpoints_it_takes(tmp_path: Path) -> None:
         read_members(AverageSettings(checkpoints=files, last=2))
     newest = read_members(AverageSettings(checkpoints=(tmp_path / "run",), last=2))
     assert [member.epoch for member in newest] == [2.0, 3.0]
-    with pytest.raises(UserError, match=r"holds 3 checkpoints: use --last 3, or train with --keep-last-checkpoints 5"):
-        read_members(AverageSettings(checkpoints=(tmp_path / "run",)))
-    with pytest.raises(UserError, match=r"holds 1 checkpoint: train with --keep-last-checkpoints 5$"):
+    (kept,) = (field.default for field in fields(TrainSettings) if field.name == "keep_last_checkpoints")
+    assert len(read_members(AverageSettings(checkpoints=(tmp_path / "run",)))) == kept
+    with pytest.raises(UserError, match=r"holds 3 checkpoints: use --last 3, or train with --keep-last-checkpoints 4"):
+        read_members(AverageSettings(checkpoints=(tmp_path / "run",), last=4))
+    with pytest.raises(UserError, match=r"holds 1 checkpoint: train with --keep-last-checkpoints 3$"):
         read_members(AverageSettings(checkpoints=(tmp_path / "two",)))
 
 

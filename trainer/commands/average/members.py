@@ -16,7 +16,7 @@ from trainer.run.directory import Run
 from trainer.run.state import Position
 from trainer.weights_settings import AverageSettings
 
-LAST = 5
+LAST = 3  # what a run keeps unless --keep-last-checkpoints says otherwise
 """checkpoints of a run that are averaged where --last does not say"""
 
 
