@@ -47,15 +47,19 @@ def test_csv_image_that_is_replaced_changes_its_stamp(folder: Path) -> None:
     assert found == {"train": [number == 4 for number in (1, 2, 4, 5, 7)], "val": [False] * 3}
 
 
-def test_csv_images_for_testing_are_left_out(folder: Path) -> None:
+def test_csv_images_for_testing_are_left_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = SPLIT.replace("train,images/7", "test,images/7")
     assert prepare(write(folder, rows), folder / "out", options())["train"].count == 4
+    assert "left out 1 image of split test, such as images/7.png\n" in capsys.readouterr().out
 
 
-def test_csv_with_a_file_of_validation_images_trains_on_lines_of_train_alone(folder: Path) -> None:
+def test_csv_with_a_file_of_validation_images_trains_on_lines_of_train_alone(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = SPLIT.replace("train,images/7", "test,images/7")
     val = write(folder, "path,label\nimages/0.png,ünit\nimages/3.png,ca t\n", "val.csv")
     assert prepare(write(folder, rows), folder / "out", options(val=val))["train"].count == 4
+    assert "left out 4 images of split test and val, such as images/0.png\n" in capsys.readouterr().out
     test = write(folder, "split,path,label\ntest,images/1.png,ca t\n", "test.csv")
     with pytest.raises(UserError, match=r"test\.csv lists no validation images"):
         prepare(folder / "list.csv", folder / "none", options(val=test))

@@ -13,7 +13,7 @@ from trainer.data.formats import FOLDERS
 from trainer.data.images import EXTENSIONS
 from trainer.data.sources.options import SplitOptions
 from trainer.data.sources.splits import of_files, sorted_classes, splits_of
-from trainer.errors import UserError
+from trainer.errors import UserError, counted, one_line
 from trainer.process.regular import require_regular
 
 PATHS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path")  # names of the columns
@@ -55,6 +55,9 @@ def prepare(src: Path, out: Path, options: CsvOptions) -> dict[str, Manifest]:
     not a list of images.
     """
     lines = _read(src, options)
+    if unused := [line for line in lines if line.split == "test" or (options.val and line.split == "val")]:
+        splits = " and ".join(sorted({line.split for line in unused}))
+        print(f"left out {counted(len(unused), 'image')} of split {splits}, such as {one_line(unused[0].name)}")
     validation: list[_Line] | None = None
     if options.val:
         validation = _of_split(_read(options.val, options), "val")
