@@ -160,7 +160,9 @@ def test_printed_python_loads_a_checkpoint(tmp_path: Path, monkeypatch: pytest.M
     trained = resnet18().state_dict()
     (tmp_path / "RUN" / "checkpoints").mkdir(parents=True)
     (tmp_path / "RUN" / "recipe.py").write_text(recipe_source(load_recipe("resnet18_torchvision_v1")))
-    torch.save({"model": trained, "average": None}, tmp_path / "RUN" / "checkpoints" / "best.pt")
+    torch.save(
+        {"model": trained, "average": None, "classes": ["class"] * 1000}, tmp_path / "RUN" / "checkpoints" / "best.pt"
+    )
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(of_torchvision, names)

@@ -190,7 +190,7 @@ class CompareSettings:
     """Compare finished runs by recipe: mean and deviation over seeds, published result, time and images needed."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, one_or_more("RUN")]
-    """folders of runs, or folders that contain runs, at most one level deeper"""
+    """folders of runs, or folders that contain runs, directly or one folder further down"""
     html: Path | None = None
     """file for a self-contained HTML report with curves"""
     allow_different_protocols: bool = False

@@ -167,7 +167,7 @@ def test_timm_loads_the_folder_and_gives_our_logits(
 def test_export_what_timm_does_not_have_is_refused_with_what_to_use(spec: ResNet | CifarResNet) -> None:
     recipe = photo_recipe(spec)
     model = build_model(spec, 4).eval()
-    with pytest.raises(UserError, match="timm has no network like that of photo recipe/1: use --to safetensors or "):
+    with pytest.raises(UserError, match="timm has no network like that of photo recipe/1: use --to safetensors, "):
         timm_network(model, recipe, lambda ours, theirs: not verb._difference(ours, theirs, recipe) <= verb.SAME)
 
 

@@ -50,7 +50,7 @@ FEW_BATCHES = 20  # in an epoch: then its start, when nothing is read ahead yet,
 
 
 def benchmark(recipe: Recipe, settings: BenchmarkSettings) -> None:
-    """Measures, prints what limits training, and writes settings.json. Raises UserError for invalid input.
+    """Measures, prints what limits training, and writes the file of --json. Raises UserError for invalid input.
 
     The step is the one that training takes, with randomly initialised weights.
     """

@@ -42,10 +42,10 @@ class Trial:
 
 
 def fit(recipe: Recipe, settings: BenchmarkSettings) -> None:
-    """Prints the trials, the largest micro-batch and what follows from it; writes settings.json.
+    """Prints the trials, the largest micro-batch and what follows from it; writes the file of --json.
 
     Raises UserError if not even the smallest micro-batch fits, if a step fails for a different reason, and before
-    any trial where settings.json cannot be written.
+    any trial where the file of --json cannot be written.
     """
     require_writable(settings.json)
     device = choose_device(settings.device)

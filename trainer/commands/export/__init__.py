@@ -1,1 +1,1 @@
-"""Exports a run's weights to torchvision, safetensors or ONNX, and checks the file that was written."""
+"""Exports a run's weights for other programs, and checks what was written."""

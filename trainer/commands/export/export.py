@@ -121,7 +121,10 @@ def torchvision_name(recipe: Recipe) -> str:
             reason = f"{spec.name} is not one of its models"
         case _:
             reason = "it has no CIFAR family"
-    raise UserError(f"torchvision has no network like that of {recipe.name}: {reason}; use --to safetensors or onnx")
+    raise UserError(
+        f"torchvision has no network like that of {recipe.name}: {reason}; use --to safetensors, onnx or "
+        f"torch-export, or timm if that has it"
+    )
 
 
 def _place(run: Run, recipe: Recipe, settings: ExportSettings) -> Path:

@@ -51,7 +51,7 @@ def timm_network(
         theirs.load_state_dict(model.state_dict(), strict=True)
         if not differ(model, theirs.eval()):
             return name, theirs
-    raise UserError(f"timm has no network like that of {recipe.name}: use --to safetensors or torch-export")
+    raise UserError(f"timm has no network like that of {recipe.name}: use --to safetensors, onnx or torch-export")
 
 
 def write_config(theirs: nn.Module, weights: Weights, description: str, file: Path) -> None:

@@ -192,7 +192,7 @@ def write_stamp(path: Path, stamp: Mapping[str, int | str]) -> None:
 
 
 def stamp_now(path: Path, checksum: str) -> dict[str, int | str]:
-    """Returns the record that ties `checksum` to the present state of the file: its size, times and inode."""
+    """Returns the record that ties `checksum` to the present state of the file: its size and its time of change."""
     try:
         status = os.stat(path)
     except OSError as error:
