@@ -77,8 +77,8 @@ def test_ranks_start_with_huge_pages_for_the_heap() -> None:
     script = """
 from launch.local import torchrun
 torchrun.huge_page_variables = lambda: {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-torchrun.torchrun(2, ["-c", "import os; print(os.environ['GLIBC_TUNABLES'])"], "run")
-"""
+torchrun.torchrun(2, ["-c", "import os; os.write(1, os.environb[b'GLIBC_TUNABLES'] + bytes([10]))"], "run")
+"""  # one write each: where output is unbuffered, print writes the line's end by itself
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=TIMEOUT)
     assert ended.stdout.splitlines() == 2 * ["glibc.malloc.hugetlb=1"], ended.stderr
 
