@@ -69,7 +69,7 @@ class AverageSettings:
     checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional, one_or_more("RUN|FILE")]
     """folder of a run, or two or more checkpoint files of one network"""
     last: int | None = None
-    """number of checkpoints of a run, its newest ones; None: 3"""
+    """number of checkpoints of a run, its newest ones; None: 3, as many as train keeps"""
     recipe: str | None = None
     """recipe with the network and the evaluation crop, for weights files; a run has its own"""
     data: str | None = None

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -311,8 +311,7 @@ def test_average_says_which_checkpoints_it_takes(tmp_path: Path) -> None:
         read_members(AverageSettings(checkpoints=files, last=2))
     newest = read_members(AverageSettings(checkpoints=(tmp_path / "run",), last=2))
     assert [member.epoch for member in newest] == [2.0, 3.0]
-    (kept,) = (field.default for field in fields(TrainSettings) if field.name == "keep_last_checkpoints")
-    assert len(read_members(AverageSettings(checkpoints=(tmp_path / "run",)))) == kept
+    assert len(read_members(AverageSettings(checkpoints=(tmp_path / "run",)))) == TrainSettings.keep_last_checkpoints
     with pytest.raises(UserError, match=r"holds 3 checkpoints: use --last 3, or train with --keep-last-checkpoints 4"):
         read_members(AverageSettings(checkpoints=(tmp_path / "run",), last=4))
     with pytest.raises(UserError, match=r"holds 1 checkpoint: train with --keep-last-checkpoints 3$"):

@@ -14,7 +14,16 @@ import pytest
 from launch.local.alive import runner
 from launch.local.torchrun import first_failure
 from launch.submission import submission_of
-from tests.support.processes import ROOT, SUPPORT, TIMEOUT, assert_same_run, is_alive, kill_after_test, wait_for_step
+from tests.support.processes import (
+    ROOT,
+    SUPPORT,
+    TIMEOUT,
+    assert_same_run,
+    is_alive,
+    kill_after_test,
+    running,
+    wait_for_step,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -50,18 +59,11 @@ def attempts(run_dir: Path, number: str = "001") -> list[dict]:
 
 def ranks(run_dir: Path) -> dict[int, int]:
     """The process of each rank of this run."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            environment = dict(
-                entry.split("=", 1) for entry in path.read_text(errors="replace").split("\0") if "=" in entry
-            )
-            command = (path.parent / "cmdline").read_text(errors="replace")
-        except OSError:
-            continue
-        if "launch.rank" in command and str(run_dir) in command and "RANK" in environment:
-            found[int(environment["RANK"])] = int(path.parent.name)
-    return found
+    return {
+        int(environment["RANK"]): process
+        for process, words, environment in running()
+        if "launch.rank" in " ".join(words) and str(run_dir) in " ".join(words) and "RANK" in environment
+    }
 
 
 @pytest.fixture(scope="module")

@@ -86,18 +86,9 @@ def last_step(run_dir: Path) -> int:
 
 def process_of(slurm: Cluster, job: str, rank: int) -> int:
     """The process of that rank, on whatever node."""
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            environment = dict(
-                entry.split("=", 1) for entry in path.read_text(errors="replace").split("\0") if "=" in entry
-            )
-            command = (path.parent / "cmdline").read_text(errors="replace")
-        except OSError:
-            continue
-        mine = environment.get("SLURM_CONF") == slurm.env["SLURM_CONF"] and environment.get("SLURM_JOB_ID") == job
-        it = mine and environment.get("SLURM_PROCID") == str(rank) and "submitit.core._submit" in command
-        if it and "srun" not in command.partition("\0")[0]:
-            return int(path.parent.name)
+    for process, command in slurm.processes(job, SLURM_PROCID=str(rank)).items():
+        if "submitit.core._submit" in command and "srun" not in command.partition(" ")[0]:
+            return process
     raise AssertionError(f"no process of rank {rank}")
 
 

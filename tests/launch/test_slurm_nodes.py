@@ -3,12 +3,12 @@
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.launch.slurm_runs import SlurmRun, checkout
+from tests.support.processes import running
 from tests.support.slurm_cluster import Cluster, cluster, missing
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
@@ -23,14 +23,6 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkout(tmp_path_factory.mktemp("code"))
-
-
-def processes() -> Iterator[tuple[int, str, str]]:
-    """Number, command line and environment of each process of this machine."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended just now
-            words, environment = ((folder / name).read_text(errors="replace") for name in ("cmdline", "environ"))
-            yield int(folder.name), words, environment
 
 
 def test_lost_node_is_left_behind(slurm: Cluster, code: Path, tmp_path: Path) -> None:
@@ -54,8 +46,8 @@ def test_node_that_no_longer_answers_is_left_behind(slurm: Cluster, code: Path, 
     node = run.starts()[0]["nodes"]
     (daemon,) = [
         pid
-        for pid, words, environment in processes()
-        if words.startswith(f"slurmd\0-D\0-N\0{node}\0") and slurm.env["SLURM_CONF"] in environment
+        for pid, words, environment in running()
+        if words[:4] == ["slurmd", "-D", "-N", node] and environment.get("SLURM_CONF") == slurm.env["SLURM_CONF"]
     ]
     os.kill(daemon, signal.SIGSTOP)
     try:
@@ -69,7 +61,7 @@ def test_node_that_no_longer_answers_is_left_behind(slurm: Cluster, code: Path, 
 def test_killed_slurmstepd_is_followed_by_a_new_start(slurm: Cluster, code: Path, tmp_path: Path) -> None:
     run = SlurmRun(slurm, code, tmp_path / "run")
     run.wait_for_start(0)
-    (stepd,) = [pid for pid, words, _ in processes() if f"slurmstepd: [{run.job}.0]" in words]
+    (stepd,) = [pid for pid, words, _ in running() if f"slurmstepd: [{run.job}.0]" in words[0]]
     os.kill(stepd, signal.SIGKILL)
     run.finish(start=1)
 

@@ -140,6 +140,16 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def running() -> Iterator[tuple[int, list[str], dict[str, str]]]:
+    """Process id, command line and environment of each process of this machine."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended just now
+            words, variables = (
+                (folder / name).read_text(errors="replace").split("\0") for name in ("cmdline", "environ")
+            )
+            yield int(folder.name), words, dict(entry.split("=", 1) for entry in variables if "=" in entry)
+
+
 def group_is_alive(group: int) -> bool:
     """Whether a process of this group is there, which is no zombie."""
     for stat in Path("/proc").glob("[0-9]*/stat"):

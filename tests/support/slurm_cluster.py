@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.support.ports import free_ports
-from tests.support.processes import TIMEOUT
+from tests.support.processes import TIMEOUT, running
 
 NEEDED = ("munged", "slurmctld", "slurmd", "srun")
 NEEDED_FOR_ACCOUNTS = ("slurmdbd", "mariadbd", "mariadb-install-db")
@@ -182,9 +182,9 @@ class Cluster:
         """As a machine that loses its power: slurmd and everything it had started, at once."""
         victims = [
             process
-            for process in _processes()
-            if self._is_mine(process)
-            and f"n{number}" in (_environment(process).get(n) for n in ("NODE", "SLURMD_NODENAME"))
+            for process, _, environment in running()
+            if self._is_mine(environment)
+            and f"n{number}" in (environment.get(name) for name in ("NODE", "SLURMD_NODENAME"))
         ]
         for process in victims:
             with contextlib.suppress(ProcessLookupError):
@@ -198,14 +198,8 @@ class Cluster:
 
     def processes(self, job: str, **variables: str) -> dict[int, str]:
         """Process id -> command line of the processes of a job whose environment has these values."""
-        found = {}
-        for process in _processes():
-            environment = _environment(process)
-            wanted = {"SLURM_CONF": self.env["SLURM_CONF"], "SLURM_JOB_ID": job, **variables}
-            if all(environment.get(name) == value for name, value in wanted.items()):
-                with contextlib.suppress(OSError):
-                    found[process] = Path(f"/proc/{process}/cmdline").read_text(errors="replace").replace("\0", " ")
-        return found
+        wanted = {"SLURM_CONF": self.env["SLURM_CONF"], "SLURM_JOB_ID": job, **variables}
+        return {process: " ".join(words) for process, words, given in running() if wanted.items() <= given.items()}
 
     def idle(self) -> int:
         return len(set(self.run("sinfo", "-h", "-N", "-t", "idle", "-o", "%N", check=False).split()))
@@ -242,13 +236,13 @@ class Cluster:
         for daemon in reversed(self._daemons):
             daemon.kill()
             daemon.wait()
-        for process in _processes():
-            if self._is_mine(process):
+        for process, _, environment in running():
+            if self._is_mine(environment):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
 
-    def _is_mine(self, process: int) -> bool:
-        return _environment(process).get("SLURM_CONF") == self.env["SLURM_CONF"]
+    def _is_mine(self, environment: dict[str, str]) -> bool:
+        return environment.get("SLURM_CONF") == self.env["SLURM_CONF"]
 
     def _daemon(self, *words: str, **more: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{words[0]}.out").open("ab") as out:
@@ -306,15 +300,3 @@ def cluster(
         yield it
     finally:
         it.stop()
-
-
-def _processes() -> list[int]:
-    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
-
-
-def _environment(process: int) -> dict[str, str]:
-    try:
-        text = Path(f"/proc/{process}/environ").read_bytes().decode(errors="replace")
-    except OSError:
-        return {}
-    return dict(entry.split("=", 1) for entry in text.split("\0") if "=" in entry)

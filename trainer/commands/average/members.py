@@ -14,10 +14,8 @@ from trainer.run.checkpoint import CheckpointContent, mean_of
 from trainer.run.checkpoint_names import checkpoint_files
 from trainer.run.directory import Run
 from trainer.run.state import Position
+from trainer.settings import TrainSettings
 from trainer.weights_settings import AverageSettings
-
-LAST = 3  # what a run keeps unless --keep-last-checkpoints says otherwise
-"""checkpoints of a run that are averaged where --last does not say"""
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Member:
 
 def _files(settings: AverageSettings) -> list[Path]:
     """The checkpoint files. Raises UserError if there are too few."""
-    paths, last = list(settings.checkpoints), settings.last or LAST
+    paths, last = list(settings.checkpoints), settings.last or TrainSettings.keep_last_checkpoints
     if len(paths) == 1 and not paths[0].is_file():
         run = Run(paths[0])
         _ = run.recipe  # raises UserError where it is no run
