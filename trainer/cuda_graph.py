@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from trainer.distributed.process_group import World, on_every_rank, true_on_all_ranks
+from trainer.distributed.run_ahead import wait_for_device
 from trainer.errors import LocalError, UserError, first_line
 from trainer.recipe import SGD, AdamW, Recipe
 from trainer.run.state import TrainingState
@@ -175,8 +176,7 @@ class RecordedStep:
 
     def close(self) -> None:
         """Waits for the device and frees the recordings: graphs must end before the NCCL communicators they use."""
-        if self._world.device.type == "cuda":
-            torch.cuda.synchronize(self._world.device)
+        wait_for_device(self._world.device)
         for recording in self._recordings.values():
             recording.graph.reset()
         self._recordings.clear()
@@ -223,6 +223,7 @@ class RecordedStep:
         for group, rate in zip(self._groups, rates, strict=True):
             group["lr"] = rate
 
+        wait_for_device(images.device)
         plain, replayed = outcomes
         differences = {kind: _difference(before.get(kind), plain[kind], replayed[kind]) for kind in plain}
         if any(map(math.isnan, differences.values())):

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from trainer.data.loader import Loader
 from trainer.data.stream import train_stream
 from trainer.distributed.process_group import World
-from trainer.distributed.run_ahead import RunAhead
+from trainer.distributed.run_ahead import RunAhead, wait_for_device
 from trainer.precision import Precision, autocast
 from trainer.recipe import Recipe
 
@@ -75,6 +75,7 @@ def measure_norms(model: nn.Module, batches: Iterable[Tensor], world: World, pre
     everything = torch.cat(sums, dim=1)
     if world.size > 1:
         dist.all_reduce(everything)
+    wait_for_device(world.device)
     count, total, squares = everything
     if not count.all():
         raise ValueError("norms cannot be measured: no training image has reached all of them")

@@ -32,11 +32,14 @@ def compile_static(module: nn.Module, mode: str, *, resolutions: int, threads: i
     """Compiles a network in place, on this many threads, with a graph for each resolution of its images.
 
     After a second size torch would make one graph for all sizes, which is slower for each of them. Beyond the limit of
-    its recompilations it would go back to eager mode.
+    its recompilations it would go back to eager mode. With deterministic kernels no measured time chooses between
+    kernels that round differently.
     """
     import torch._dynamo  # takes a second
     import torch._inductor.config  # has read the environment by now
 
+    if torch.are_deterministic_algorithms_enabled() and hasattr(torch._inductor.config, "deterministic"):
+        torch._inductor.config.deterministic = True
     torch._dynamo.config.recompile_limit = resolutions + _SPARE_GRAPHS
     if "TORCHINDUCTOR_COMPILE_THREADS" not in os.environ:
         torch._inductor.config.compile_threads = threads

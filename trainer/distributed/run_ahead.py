@@ -19,6 +19,17 @@ def wait_for_gpu(event: torch.cuda.Event) -> None:
         _waits_since = None
 
 
+def wait_for_device(device: torch.device) -> None:
+    """Waits for a GPU's work so far, before its result is read: torch's own waits are unknown to the watchdog.
+
+    Does nothing on a CPU.
+    """
+    if device.type == "cuda":
+        event = torch.cuda.Event(blocking=True)
+        event.record()
+        wait_for_gpu(event)
+
+
 def waits_since() -> float | None:
     """When the wait for the GPU began that has not ended, in seconds of time.monotonic(); None if there is none."""
     return _waits_since

@@ -14,12 +14,14 @@ import torch.distributed as dist
 
 from trainer.distributed.faulty_node import report_faulty_node
 from trainer.distributed.process_group import World, gather
+from trainer.distributed.run_ahead import wait_for_device
 from trainer.errors import EXIT_RETRY, SharedError, first_few
 
 
 def digest(tensors: Iterable[torch.Tensor]) -> int:
     """63 bits that depend on every bit of the tensors, which may be on any one device. Reads from it once."""
     sums = torch.stack([_bits(tensor.detach()).sum(dtype=torch.int64) for tensor in tensors])
+    wait_for_device(sums.device)
     return int.from_bytes(hashlib.sha256(sums.cpu().numpy().tobytes()).digest()[:8], "little") >> 1
 
 

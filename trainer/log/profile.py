@@ -10,6 +10,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from trainer.distributed.process_group import World, all_end
+from trainer.distributed.run_ahead import wait_for_device
 from trainer.errors import UserError
 from trainer.run.state import Position
 from trainer.settings import TrainSettings
@@ -59,8 +60,9 @@ class Profiler:
         if not self._profile:
             return
         self._end_step()
+        wait_for_device(self._world.device)
         if self._world.device.type == "cuda":
-            torch.cuda.synchronize(self._world.device)  # otherwise the last kernels are missing
+            torch.cuda.synchronize(self._world.device)  # copies ahead too: otherwise the last kernels are missing
         self._profile.stop()
         if self._recorded > self._first:
             self._folder.mkdir(exist_ok=True)

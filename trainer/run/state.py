@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from trainer.distributed.run_ahead import wait_for_device
 from trainer.ema import WeightAverage
 from trainer.errors import UserError, first_line
 from trainer.optim.saved_state import load_optimizer
@@ -77,6 +78,7 @@ class TrainingState:
         Raises NotFiniteError, the same on all ranks, where a loss or a weight is not finite: not worth keeping.
         """
         finite = torch.stack([parameter.isfinite().all() for parameter in self.module.parameters()])
+        wait_for_device(finite.device)
         if not finite.all():
             step = self.position.step
             raise self.metrics.not_finite(f"the weights are not finite after step {step}", step)
