@@ -262,9 +262,10 @@ def _shared_memory() -> set[str]:
     opened = set()
     for maps in Path("/proc").glob("[0-9]*/maps"):
         try:
-            opened |= {line.rpartition("/dev/shm/")[2] for line in maps.read_text().splitlines() if "/dev/shm/" in line}
+            lines = os.fsdecode(maps.read_bytes()).splitlines()
         except OSError:
             continue
+        opened |= {line.rpartition("/dev/shm/")[2] for line in lines if "/dev/shm/" in line}
     return named - opened
 
 
