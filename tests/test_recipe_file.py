@@ -114,7 +114,7 @@ def test_stored_recipe_is_the_recipe(tmp_path: Path) -> None:
     options = ["--optimizer.lr", "0.1234567890123456789", "--mean", "0.1", "0.2", "0.3", "--clip-grad-norm", "1"]
     overridden = [resolved(name, *options) for name in recipe_names()]
     recipes = [load_recipe(name) for name in recipe_names()] + overridden + VARIANTS
-    assert len(recipes) == 85 + 85 + len(VARIANTS)
+    assert len(recipes) == 86 + 86 + len(VARIANTS)
     for number, recipe in enumerate(recipes):
         path = tmp_path / f"recipe{number}.py"
         path.write_text(recipe_source(recipe))
@@ -169,7 +169,7 @@ def test_value_that_no_recipe_file_can_hold_is_refused_by_the_command_line(optio
     [
         ("resnet20_digit", r"no recipe is called 'resnet20_digit': did you mean resnet20_digits\?"),
         ("resnet50_goyal2018", r"did you mean resnet50_goyal2017\?"),
-        ("nothing", r"no recipe is called 'nothing': python -m trainer recipes lists all 85"),
+        ("nothing", r"no recipe is called 'nothing': python -m trainer recipes lists all 86"),
         ("", r"no recipe is called ''"),
         (".", r"no recipe is called '\.'"),
         ("mine.py", r"mine\.py: there is no such recipe file"),

@@ -104,7 +104,7 @@ def test_cli_train_nothing_is_derived_behind_the_readers_back() -> None:
 
 @pytest.mark.slow
 def test_cli_train_without_options_the_recipe_is_the_files() -> None:
-    assert len(recipe_names()) == 85
+    assert len(recipe_names()) == 86
     for name in recipe_names():
         recipe, _ = parse_train([name, *NEEDED])
         assert recipe == load_recipe(name)
@@ -233,7 +233,7 @@ def test_suggestion_is_an_option_that_helps() -> None:
 
 def test_option_before_the_recipe_is_shown_where_it_belongs() -> None:
     with pytest.raises(
-        UserError, match=r"the recipe comes first: python -m trainer train RECIPE --data .*recipes lists all 85"
+        UserError, match=r"the recipe comes first: python -m trainer train RECIPE --data .*recipes lists all 86"
     ):
         parse_train([*NEEDED, "resnet20_digits"])
 
@@ -285,5 +285,5 @@ def test_help_of_train_says_where_the_recipes_are_listed(capfd: pytest.CaptureFi
         main(["train", "--help"])
     assert not ended.value.code
     said = capfd.readouterr().out
-    assert "python -m trainer recipes lists all 85" in " ".join(said.split())
+    assert "python -m trainer recipes lists all 86" in " ".join(said.split())
     assert "--run-dir" in said

@@ -240,7 +240,7 @@ def test_step_that_this_machine_cannot_hold_is_not_tried(capsys: pytest.CaptureF
 
 def test_plan_known_data_sets_have_their_published_sizes() -> None:
     known = {name: data_facts(load_recipe(name), None) for name in recipe_names() if name != "resnet50_finetune"}
-    assert len(known) == 84
+    assert len(known) == 85
     assert {(facts.name, facts.train.count, facts.val.count) for facts in known.values()} == {
         ("ImageNet-1k", 1_281_167, 50_000),
         ("Imagenette", 9_469, 3_925),
@@ -300,7 +300,7 @@ def test_plan_no_recipe_as_published_is_warned_of_on_its_own_data() -> None:
     quiet = [name for name in recipe_names() if name != "resnet50_finetune"]
     for name in quiet:
         assert warnings(load_recipe(name), data_facts(load_recipe(name), None), 1) == [], name
-    assert len(quiet) == 84
+    assert len(quiet) == 85
 
 
 @pytest.mark.parametrize(

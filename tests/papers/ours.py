@@ -133,9 +133,19 @@ IMAGENETTE = Paper(
     fc_std=uniform(512),
 )
 
+# our own: the same, up to 0.02 in one epoch; smaller crops, weight decay
+IMAGENETTE_20 = IMAGENETTE._replace(
+    told="91.57 % for 20 epochs at 128 px",
+    sees=Images(train_crop=RandomResizedCrop(resolution=128, scale=(0.25, 1.0)), eval_crop=centre(128, 128 / 0.875)),
+    epochs=20,
+    lr={0: 0.0, 21: 0.02 / 7, 147: 0.02, 441: 0.02 * 17 / 19, 2939: 0.02 / (19 * 147)},
+    groups=[(23, 0.05, 1.0), (2 * 22 + 1, 0.0, 1.0)],
+)
+
 PAPERS = {
     "resnet50_finetune": FINETUNE,
     "resnet14x2_cifar10_10ep": BUDGET,
     "resnet18d_imagenette_5ep": IMAGENETTE,
+    "resnet18d_imagenette_20ep": IMAGENETTE_20,
     "resnet20_digits": DIGITS,
 }
