@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.attempt import node_name
-from launch.comparison import Checks, MachineFault, NodeFault, compare, fault_of, may_start_again
+from launch.comparison import UNREAD, Checks, MachineFault, NodeFault, compare, fault_of, may_start_again
 from launch.links import all_reduce, bandwidths, slow_links
 from trainer.distributed.faulty_node import report_faulty_node
 from trainer.distributed.interface import bind_gloo
@@ -24,6 +24,7 @@ _PACKAGES = (
 )  # fmt: skip
 _OF_THE_USER = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)  # of errors of the data
 _WAIT = timedelta(seconds=120)  # for processes to meet, and for each of their exchanges
+_READING = timedelta(hours=3)  # for the one process of each machine that reads all data
 
 
 def run_checks(checks: Checks) -> list[str]:
@@ -107,8 +108,10 @@ def _run(checks: Checks, rank: int, world_size: int) -> tuple[list[str], list[st
     import torch
     import torch.distributed as dist
 
+    patient = dist.new_group(backend="gloo", timeout=_READING if checks.content else _WAIT)
     here = {"rank": rank, "host": node_name(), "local_rank": int(os.environ["LOCAL_RANK"]), **_facts(checks)}
-    dist.barrier()
+    assert isinstance(patient, dist.ProcessGroup)
+    dist.barrier(group=patient)
     here["clock"] = time.time()
     nodes: list[dict[str, Any]] = [{} for _ in range(world_size)]
     dist.all_gather_object(nodes, here)
@@ -163,8 +166,8 @@ def _facts(checks: Checks) -> dict[str, Any]:
     devices = torch.cuda.device_count() if checks.device != "cpu" and torch.cuda.is_available() else 0
     facts: dict[str, Any] = {"versions": versions, "devices": devices, "data": None}
     facts["device"] = torch.cuda.get_device_name() if devices else "CPU"
-    if checks.data:
-        facts["data"] = _checksums(checks.data, checks.content and os.environ["LOCAL_RANK"] == "0")
+    if checks.data and os.environ["LOCAL_RANK"] == "0":
+        facts["data"] = _checksums(checks.data, checks.content)
     if checks.run_dir:
         facts["free"] = _free(Path(checks.run_dir))
     return facts
@@ -173,15 +176,18 @@ def _facts(checks: Checks) -> dict[str, Any]:
 def _checksums(data: str, content: bool) -> dict[str, str]:
     """The checksum of each split, or why there is none. `content`: after reading the files, else as manifests say.
 
-    A disk that is away is a MachineFault, as in training.
+    UNREAD without a manifest: such files are read for their checksum, which a quick check must not do. A disk that is
+    away is a MachineFault, as in training.
     """
+    from trainer.data.encoded import EncodedSource
     from trainer.data.formats import open_dataset
 
     found = {}
     for split in ("train", "val"):
         try:
             source = open_dataset(data, split, num_classes=1, resolution=32, check_content=content)
-            found[split] = source.checksum
+            unread = isinstance(source, EncodedSource) and not source.is_identified and not content
+            found[split] = UNREAD if unread else source.checksum
             source.close()
         except UserError as error:
             text = f"error: {error}"

@@ -118,7 +118,7 @@ class PreflightSettings(ProcessSettings):
     run_dir: Path | None = None
     """folder of the runs, which each node must share and have room in"""
     time: str = "00:10:00"
-    """time limit of the check, in Slurm"""
+    """time limit of the check, in Slurm; the first reading of large --data may take longer"""
     on: str = "auto"
     """which launcher's machines: slurm, local, or auto for Slurm where it answers"""
     device: Literal["auto", "cuda", "cpu"] = "auto"

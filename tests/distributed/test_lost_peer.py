@@ -1,4 +1,4 @@
-"""A rank that is killed among several over gloo, or starts late or never, as under srun: one line, and all end."""
+"""A rank that is killed or fails among several over gloo, or starts late or never, as under srun: one line, all end."""
 
 import os
 import signal
@@ -51,6 +51,25 @@ entry._train = train
 entry.run()
 """
 
+# Rank 1 or 0 fails. The main thread of the other waits for ever, as for an exchange of NCCL.
+FAILS = """
+from trainer import __main__ as entry
+import threading
+from trainer.distributed import lost_peer, process_group
+from trainer.errors import LocalError
+lost_peer._SAVE = 1.0
+
+def train(words):
+    with process_group.initialize("cpu", timeout_minutes=float(words[0])) as world:
+        print("joined", flush=True)
+        if str(world.rank) == words[1]:
+            raise LocalError(f"an image of rank {world.rank} cannot be decoded")
+        threading.Event().wait()
+
+entry._train = train
+entry.run()
+"""
+
 # Imports torch once and forks `count` ranks, which is far quicker than to start them; then kills one.
 RANKS = """
 import os, signal, sys
@@ -75,7 +94,7 @@ print([os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks])
 
 
 def start_rank(
-    rank: int, count: int, port: int, errors: Path, minutes: float = 15, code: str = RANK
+    rank: int, count: int, port: int, errors: Path, minutes: float = 15, code: str = RANK, words: tuple[str, ...] = ()
 ) -> subprocess.Popen[str]:
     """One of `count` ranks of a machine, without torchrun: rank 0 hosts the store. They share a file for their errors.
 
@@ -86,7 +105,7 @@ def start_rank(
     environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
     environment |= {"MASTER_ADDR": "localhost", "TORCHELASTIC_RUN_ID": "test", "PYTHONPATH": str(ROOT)}
     environment.pop("TORCHELASTIC_USE_AGENT_STORE", None)
-    command = [sys.executable, "-c", code, "train", str(minutes)]
+    command = [sys.executable, "-c", code, "train", str(minutes), *words]
     with errors.open("a") as file:
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=file, text=True)
     return kill_after_test(process)
@@ -116,6 +135,16 @@ def test_lost_rank_is_one_line_of_one_rank_and_all_others_end(lost: int, tmp_pat
     said = errors.read_text()
     assert said.startswith("error: another process of this run has exited or cannot be reached: "), said
     assert said.count("\n") == 1 and len(said) < 200, said
+
+
+@pytest.mark.parametrize("fails", [0, 1])
+def test_rank_that_fails_alone_is_not_waited_for(fails: int, tmp_path: Path) -> None:
+    errors, port = tmp_path / "errors", free_ports(1)[0]
+    ranks = [start_rank(rank, 2, port, errors, code=FAILS, words=(str(fails),)) for rank in range(2)]
+    for process in ranks:
+        process.communicate(timeout=TIMEOUT)
+    assert [process.returncode for process in ranks] == [2 if rank == fails else 75 for rank in range(2)]
+    assert errors.read_text() == f"error: an image of rank {fails} cannot be decoded\n"
 
 
 @pytest.mark.parametrize("lost", [0, 4, 7])

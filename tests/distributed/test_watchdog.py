@@ -21,6 +21,7 @@ from trainer.__main__ import main
 from trainer.distributed import watchdog as module
 from trainer.distributed.process_group import World
 from trainer.distributed.watchdog import COMPUTING, EXCHANGING, PeerStatus, Report, Watchdog, find_stalled_ranks
+from trainer.errors import LocalError, SharedError
 
 RECIPE = str(SUPPORT / "small_recipe.py")
 SILENT, BEHIND = 180.0, 1620.0  # s
@@ -73,6 +74,18 @@ def test_rank_that_has_left_is_not_missed() -> None:
         find_stalled_ranks({**gone, 1: PeerStatus(Report(9, 30, 119, EXCHANGING), -1.0, -9000.0)}, 0.0, SILENT, BEHIND)
         is None
     )
+
+
+@pytest.mark.parametrize(("error", "left"), [(SharedError("all"), True), (LocalError("one"), False)])
+def test_rank_that_ends_alone_is_missed(error: Exception, left: bool) -> None:
+    """With NCCL its peers may wait for it, and see no end of it."""
+    world = World(rank=1, size=2, local_rank=1, local_size=2, device=torch.device("cpu"), gloo=MagicMock())
+    signal: Any = SimpleNamespace(requested=False, waiting=MagicMock())
+    watchdog: Any = Watchdog(world, signal, heartbeat_timeout_minutes=3, timeout_minutes=30)
+    watchdog._store = MagicMock()
+    watchdog.__exit__(type(error), error, None)
+    watchdog._exchange()
+    assert watchdog._store.set.called is left
 
 
 class EndedError(Exception):

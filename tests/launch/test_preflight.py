@@ -15,10 +15,11 @@ import torch
 import torch.distributed as dist
 
 from launch import checks
-from launch.comparison import Checks, MachineFault, NodeFault, compare, may_start_again
+from launch.comparison import UNREAD, Checks, MachineFault, NodeFault, compare, may_start_again
 from launch.links import rounds, slow_links, wrong_sums
 from launch.settings import PreflightSettings
 from launch.slurm import foreground
+from tests.support.odd_images import class_folders
 from tests.support.processes import TIMEOUT, start_ranks
 from trainer.data import formats
 from trainer.errors import UnreachableError
@@ -165,6 +166,16 @@ def test_preflight_says_of_data_what_training_would(
     found = checks._checksums(str(tmp_path), content=False)
     assert {type(text) for text in pickle.loads(pickle.dumps(found)).values()} == {MachineFault if again else str}
     assert all(str(error.strerror) in text for text in found.values())
+
+
+def test_preflight_at_a_start_reads_no_class_folders_for_their_checksum(tmp_path: Path) -> None:
+    """It has two minutes. Training compares the checksums itself."""
+    data = str(class_folders(tmp_path))
+    assert checks._checksums(data, content=False) == {"train": UNREAD, "val": UNREAD}
+    read = checks._checksums(data, content=True)
+    assert all(checksum.startswith("files-sha256:") for checksum in read.values())
+    assert checks._checksums(data, content=False) == read
+    assert compare(nodes(data={"train": UNREAD, "val": "sha256:bb"}), CHECKS) == []
 
 
 @pytest.mark.parametrize("what", ["stat", "disk_usage"])

@@ -1,9 +1,11 @@
 """Training and validation images that do not belong together are refused before the first step."""
 
 import shutil
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,9 +14,11 @@ from tests.support.odd_images import class_folders
 from tests.support.small_recipe import recipe as small
 from trainer.data.beton.prepare import PrepareOptions, prepare_folder
 from trainer.distributed import process_group
+from trainer.distributed.process_group import World
 from trainer.errors import UserError
 from trainer.recipe import RandomResizedCrop
 from trainer.settings import TrainSettings
+from trainer.setup import loaders
 from trainer.setup.loaders import open_loaders
 
 
@@ -58,3 +62,19 @@ def test_loaders_refuse_training_images_under_the_name_of_validation(tmp_path: P
         shutil.copytree(tmp_path / "train", tmp_path / "val")
         (tmp_path / "val" / "c" / "000.png").unlink()
         open_both(tmp_path, 3)
+
+
+def test_loaders_read_class_folders_on_one_process_before_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All processes of a machine would otherwise read everything at once, for its checksum."""
+    first: list[bool] = []
+
+    def on_every_rank(_: World, action: Callable[[], Any]) -> Any:
+        opened = action()
+        first.append(all(loader.source.is_identified for loader in opened))
+        return opened
+
+    monkeypatch.setattr(loaders, "on_every_rank", on_every_rank)
+    open_both(class_folders(tmp_path), 3)
+    assert first[0]

@@ -68,6 +68,11 @@ class EncodedSource:
         return self._checksum or self._read_content().checksum
 
     @property
+    def is_identified(self) -> bool:
+        """Whether `checksum` is known without reading every file."""
+        return bool(self._checksum or self._content or (self._stamp and self._stamp.read()))
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of these images, one line each."""
         if self._content is None or not self._content.oriented:

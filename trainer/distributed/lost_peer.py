@@ -1,7 +1,8 @@
 """A lost peer: one line from one rank, and all ranks end at once.
 
 Without this, each rank notices the loss only when its neighbour ends, and each prints an error of its own. So the
-ranks' store counts the reports: the first rank prints its line, and wakes a thread of every other rank.
+ranks' store counts the reports: the first rank prints its line, and wakes a thread of every other rank. A rank that
+ends by an error of its own wakes them too: NCCL would let them wait for it.
 
 That thread waits for a key of its own rank, so the rank itself can end it. A thread that the store wakes while the
 interpreter ends would abort the process: "terminate called without an active exception".
@@ -65,15 +66,26 @@ def report(message: str) -> None:
         is_first = True
     elif (count := _count()) is not None:
         if is_first := count == 1:
-            with contextlib.suppress(RuntimeError):
-                size = int(os.environ["WORLD_SIZE"])
-                _counter.multi_set([_key(rank) for rank in range(size)], [""] * size)
+            _wake_all()
     else:  # the store has ended with rank 0: killed, or after its report
         if _thread:
             _thread.join(_PATIENCE)  # what the store sent before its end has arrived then
         is_first = _reports_the_loss_of_rank_0() and not _has_heard.is_set()
     if is_first:
         print(f"error: {message}", file=sys.stderr, flush=True)
+
+
+def end_others() -> None:
+    """Has all other ranks end within seconds, if this one ends alone. Call it when its own error is printed."""
+    if not _has_finished.is_set() and _counter is not None and _count() == 1:
+        _wake_all()
+
+
+def _wake_all() -> None:
+    with contextlib.suppress(RuntimeError):
+        size = int(os.environ["WORLD_SIZE"])
+        _counter.multi_set([_key(rank) for rank in range(size)], [""] * size)
+        _counter.add(_REPORTS, 0)  # its answer comes after the others were woken: the store may end with this process
 
 
 def _count() -> int | None:
@@ -102,7 +114,8 @@ def _listen(store: Any, rank: int) -> None:
     if _has_finished.is_set():
         return
     _has_heard.set()
-    if not _has_left.wait(_SAVE if rank == 0 else 0):  # rank 0 alone writes
+    # Rank 0 alone writes. The others let the rank that has failed end first: launchers take the first exit code.
+    if not _has_left.wait(_SAVE if rank == 0 else _PATIENCE):
         end_now(None)
 
 

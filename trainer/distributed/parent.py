@@ -5,12 +5,15 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import NoReturn
 
 from trainer.errors import EXIT_RETRY
 
 CONTINUES = "run the same command again to resume from the last checkpoint"
 _INTERVAL = 0.5  # s
+
+_at_end: list[Callable[[], object]] = []  # of this process
 
 
 def exit_when_parent_dies() -> None:
@@ -25,11 +28,18 @@ def _watch(launcher: int) -> None:
     end_now(f"the launcher of rank {os.environ.get('RANK', 0)} has ended; {CONTINUES}")
 
 
+def at_end(action: Callable[[], object]) -> None:
+    """Has end_process() call `action` first: by then this process has printed its error."""
+    _at_end.append(action)
+
+
 def end_process(code: int) -> NoReturn:
     """Ends this process within milliseconds. Python's own end takes seconds after training, and peers wait for it.
 
     What has to be written is written: exit handlers do not run.
     """
+    for action in _at_end:
+        action()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
             stream.flush()

@@ -22,6 +22,7 @@ from trainer.distributed import lost_peer
 from trainer.distributed.affinity import bind, bindings, cpus_per_rank, place_of
 from trainer.distributed.cpus import usable_cpus
 from trainer.distributed.interface import bind_gloo
+from trainer.distributed.parent import at_end
 from trainer.distributed.run_ahead import wait_for_gpu
 from trainer.errors import NodeError, SharedError, Stopped, UnreachableError, UserError, first_line
 from trainer.process.variables import place_in_run, whole_number
@@ -95,6 +96,8 @@ def initialize(device: str, timeout_minutes: float) -> Iterator[World]:
         if all_end(world_size, error):  # else the groups' end would wait for peers, which wait for this process to end
             lost_peer.finish(rank)
             dist.destroy_process_group()
+        else:
+            at_end(lost_peer.end_others)
         raise
     lost_peer.finish(rank)
     dist.destroy_process_group()

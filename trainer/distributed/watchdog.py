@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from trainer.distributed.horizon import Horizon
 from trainer.distributed.parent import CONTINUES, end_now
-from trainer.distributed.process_group import World
+from trainer.distributed.process_group import World, all_end
 from trainer.distributed.run_ahead import waits_since
 from trainer.distributed.stop import StopSignal
 from trainer.errors import Stopped, first_few
@@ -97,6 +97,7 @@ class Watchdog:
         self._progress = (0, 0, EXCHANGING)
         self._store_answered_at = time.monotonic()
         self._peers: dict[int, PeerStatus] = {}
+        self._ends_alone = False
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -124,9 +125,10 @@ class Watchdog:
             thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if kind in (None, Stopped) and self._world.size > 1:
             dist.barrier(group=self._world.gloo)  # rank 0 may host the store: it must leave last
+        self._ends_alone = not all_end(self._world.size, error)
         self._stop.set()
         self._stop_signal.waiting.set()  # wakes _exchange()
         for thread in self._threads:
@@ -185,8 +187,9 @@ class Watchdog:
             if verdict and not self._world.is_main:
                 end_now(None)  # rank 0 prints it
             self._update_peers(reports, self._store_answered_at)
-        with contextlib.suppress(RuntimeError):
-            self._publish(left=True)
+        if not self._ends_alone:  # else the others have to miss it: in NCCL they may wait for it
+            with contextlib.suppress(RuntimeError):
+                self._publish(left=True)
 
     def _next_horizon(self, reports: dict[int, Report], published: Horizon) -> Horizon:
         """What rank 0 has published; on rank 0, what it publishes now."""

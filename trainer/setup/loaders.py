@@ -1,6 +1,10 @@
 """Opens the training and validation images on all ranks, and checks them before the first step."""
 
 from contextlib import ExitStack
+from dataclasses import replace
+from datetime import timedelta
+
+import torch.distributed as dist
 
 from trainer.data.formats import Split, open_split, require_classes
 from trainer.data.listing import require_same_classes, require_training_images
@@ -10,6 +14,9 @@ from trainer.distributed.process_group import World, on_every_rank, require_same
 from trainer.errors import LocalError, UserError
 from trainer.recipe import PaddedCrop, Recipe
 from trainer.settings import TrainSettings
+
+_READING = timedelta(hours=3)
+"""that a process may take to compare the files with their checksums; a machine that is lost is noticed all the same"""
 
 
 def open_loaders(recipe: Recipe, settings: TrainSettings, world: World, stack: ExitStack) -> tuple[Loader, Loader]:
@@ -41,9 +48,15 @@ def open_loaders(recipe: Recipe, settings: TrainSettings, world: World, stack: E
             check_square(train_loader.source, recipe.train_crop.resolution)
         if world.local_rank == 0 and (bad := next(eval_loader.source.bad_images(), None)):
             raise LocalError(bad)  # now, and not after the first epoch
+        _ = train_loader.source.checksum, eval_loader.source.checksum  # files without a manifest are read for it now
         return train_loader, eval_loader
 
-    first = on_every_rank(world, lambda: open_both() if world.local_rank == 0 else None)
+    patient = world
+    if world.size > 1:
+        gloo = dist.new_group(backend="gloo", timeout=_READING)
+        assert isinstance(gloo, dist.ProcessGroup)
+        patient = replace(world, gloo=gloo)
+    first = on_every_rank(patient, lambda: open_both() if world.local_rank == 0 else None)
     train_loader, eval_loader = on_every_rank(world, lambda: first or open_both())
     for split, loader in (("training", train_loader), ("validation", eval_loader)):
         require_same(world, f"{split} data", loader.source.checksum)
