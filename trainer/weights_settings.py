@@ -20,7 +20,8 @@ class EvaluateSettings:
     recipe: str | None = None
     """recipe with the network and the evaluation crop, for a weights file; a run has its own"""
     weights_key: str | None = None
-    """which weights to use if a file has several, e.g. state_dict_ema; None: the averaged ones, if there are any"""
+    """which weights to use if a file has several, e.g. state_dict_ema; None: the averaged ones, if there are any; both
+    kinds of a checkpoint of this trainer"""
     data: str | None = None
     """folder as for train, a .beton file or a folder of class folders; None: the data of the run. Its classes may be a
     subset of the network's, as in ImageNet-A: the logits are then restricted to them"""

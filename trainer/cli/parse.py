@@ -252,4 +252,5 @@ def _shallow(settings: Any) -> dict[str, Any]:
 
 
 def _recipe_help(options: type) -> str:
-    return f"{options.__doc__} RECIPE --help shows the recipe's own values and options; {known_recipes()}."
+    about = inspect.cleandoc(options.__doc__ or "")
+    return f"{about}\nRECIPE --help shows the recipe's own values and options; {known_recipes()}."

@@ -11,6 +11,7 @@ _NONE = "no equivalent: "
 ANSWERS = {
     # data
     "data": "--data DIR: a folder with train/ and val/, or the .beton files that `prepare` writes from it",
+    "data_ffcv": "--data DIR with train.ffcv and val.ffcv, after `prepare adopt` of both",
     "data_split": f"{_NONE}--data DIR takes the folders train/ and val/ (or validation/, valid/)",
     "download": f"{_NONE}data sets are not downloaded; `prepare` converts what you have",
     "dataset": "--data DIR: class folders or .beton files",
@@ -63,6 +64,9 @@ ANSWERS = {
     "dampening": f"{_NONE}the dampening is 0, as in the papers",
     "nesterov": "--optimizer.nesterov",
     "weight_decay": "--optimizer.weight-decay",
+    "weight_decay_timm": "--optimizer.weight-decay; there norms and biases have none: --optimizer.no-decay-norm "
+    "--optimizer.no-decay-bias",
+    "weight_decay_ffcv": "--optimizer.weight-decay; there norms have none: --optimizer.no-decay-norm",
     "norm_decay": "--optimizer.no-decay-norm leaves gamma and beta without weight decay",
     "layer_norm": f"{_NONE}the ResNet family has batch norm; --optimizer.no-decay-norm covers layer norm too",
     "fast_norm": f"{_NONE}norms have PyTorch's kernels, in fp32",
@@ -114,8 +118,8 @@ ANSWERS = {
     "lighting": f"color=PcaLighting(...) {_IN_RECIPE}; then --color.std",
     "augment": f"augmentation=TrivialAugmentWide(), RandAugment(...), AutoAugment(...) or AugMix(...) {_IN_RECIPE}",
     "augmix_loss": f"{_NONE}AugMix(...) is without the paper's consistency loss",
-    "magnitude": "--augmentation.magnitude of RandAugment: 0 to 10, there 0 to 30; --augmentation.probability 1 "
-    "applies every operation, as there",
+    "magnitude": "--augmentation.magnitude of RandAugment: 0 to 10, there 0 to 30; as there with "
+    "--augmentation.probability 1 --augmentation.magnitude-std 0, but the operations are timm's",
     "erasing": f"erasing=RandomErasing(...) {_IN_RECIPE}; then --erasing.probability",
     "erasing_details": f"{_NONE}an image has at most one box",
     "erasing_fill": f"{_NONE}an erased box has the mean colour (timm's const), not noise",
