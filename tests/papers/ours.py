@@ -117,7 +117,7 @@ IMAGENETTE = Paper(
     classes=10,
     sees=Images(
         train_crop=RandomResizedCrop(resolution=128, scale=(0.35, 1.0)),
-        eval_crop=centre(128, 128),
+        eval_crop=centre(128, 128 / 0.875),
     ),
     batch=64,
     norm_batch=64,
@@ -139,7 +139,7 @@ IMAGENETTE = Paper(
 IMAGENETTE_20 = replace(
     IMAGENETTE,
     told="91.57 % for 20 epochs at 128 px",
-    sees=Images(train_crop=RandomResizedCrop(resolution=128, scale=(0.25, 1.0)), eval_crop=centre(128, 128 / 0.875)),
+    sees=Images(train_crop=RandomResizedCrop(resolution=128, scale=(0.25, 1.0)), eval_crop=IMAGENETTE.sees.eval_crop),
     epochs=20,
     lr={0: 0.0, 21: 0.02 / 7, 147: 0.02, 441: 0.02 * 17 / 19, 2939: 0.02 / (19 * 147)},
     groups=[(23, 0.05, 1.0), (2 * 22 + 1, 0.0, 1.0)],
