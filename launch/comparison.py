@@ -94,12 +94,13 @@ def _versions(machines: list[dict[str, Any]]) -> list[str]:
 def _data(machines: list[dict[str, Any]], checks: Checks) -> list[str]:
     faults = []
     for split in machines[0]["data"] or {}:
-        found = {node["host"]: node["data"][split] for node in machines if node["data"][split] != UNREAD}
-        read = {host: checksum for host, checksum in found.items() if not checksum.startswith("error: ")}
+        found = {node["host"]: node["data"][split] for node in machines}
+        sound = {host: checksum for host, checksum in found.items() if not checksum.startswith("error: ")}
         for host, error in found.items():
-            if host not in read:
-                fault = fault_of(host, error.removeprefix("error: "), of_this_node=bool(read))
-                faults.append(MachineFault(fault) if isinstance(error, MachineFault) and not read else fault)
+            if host not in sound:
+                fault = fault_of(host, error.removeprefix("error: "), of_this_node=bool(sound))
+                faults.append(MachineFault(fault) if isinstance(error, MachineFault) and not sound else fault)
+        read = {host: checksum for host, checksum in sound.items() if checksum != UNREAD}
         if read:
             expected, whose, is_most = _expected(read)
             faults += [

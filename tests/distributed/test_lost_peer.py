@@ -54,7 +54,7 @@ entry.run()
 # Rank 1 or 0 fails. The main thread of the other waits for ever, as for an exchange of NCCL.
 FAILS = """
 from trainer import __main__ as entry
-import threading
+import threading, time
 from trainer.distributed import lost_peer, process_group
 from trainer.errors import LocalError
 lost_peer._SAVE = 1.0
@@ -63,6 +63,7 @@ def train(words):
     with process_group.initialize("cpu", timeout_minutes=float(words[0])) as world:
         print("joined", flush=True)
         if str(world.rank) == words[1]:
+            time.sleep(1)  # what the other's thread waits for has reached the store, which rank 0 hosts
             raise LocalError(f"an image of rank {world.rank} cannot be decoded")
         threading.Event().wait()
 

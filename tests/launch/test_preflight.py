@@ -176,6 +176,10 @@ def test_preflight_at_a_start_reads_no_class_folders_for_their_checksum(tmp_path
     assert all(checksum.startswith("files-sha256:") for checksum in read.values())
     assert checks._checksums(data, content=False) == read
     assert compare(nodes(data={"train": UNREAD, "val": "sha256:bb"}), CHECKS) == []
+    absent = {"data": {"train": "error: DATA is not there", "val": "error: DATA is not there"}}
+    unread = {"data": {"train": UNREAD, "val": UNREAD}}
+    faults = compare([{**node, **(absent if node["host"] == "n2" else unread)} for node in nodes()], CHECKS)
+    assert faults and all(isinstance(fault, NodeFault) for fault in faults)
 
 
 @pytest.mark.parametrize("what", ["stat", "disk_usage"])

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from trainer.distributed.parent import end_now
 
 _PATIENCE = 2.0  # s for an answer of the store
+_HEAD_START = 0.5  # s in which the rank that has failed ends before those that it wakes
 _SAVE = 60.0  # s in which rank 0 may complete a checkpoint
 _A_WEEK = timedelta(days=7)  # a wait cannot be endless
 _REPORTS = "reports"
@@ -115,7 +116,7 @@ def _listen(store: Any, rank: int) -> None:
         return
     _has_heard.set()
     # Rank 0 alone writes. The others let the rank that has failed end first: launchers take the first exit code.
-    if not _has_left.wait(_SAVE if rank == 0 else _PATIENCE):
+    if not _has_left.wait(_SAVE if rank == 0 else _HEAD_START):
         end_now(None)
 
 

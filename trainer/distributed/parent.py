@@ -29,7 +29,7 @@ def _watch(launcher: int) -> None:
 
 
 def at_end(action: Callable[[], object]) -> None:
-    """Has end_process() call `action` first: by then this process has printed its error."""
+    """Has end_process() call `action` first after an error, which is printed by then; not after a signal."""
     _at_end.append(action)
 
 
@@ -38,8 +38,9 @@ def end_process(code: int) -> NoReturn:
 
     What has to be written is written: exit handlers do not run.
     """
-    for action in _at_end:
-        action()
+    if 0 < code < 128:
+        for action in _at_end:
+            action()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
             stream.flush()

@@ -21,7 +21,7 @@ from trainer.data.order import eval_batches
 from trainer.distributed.process_group import World, share_buffers, sum_over_ranks
 from trainer.distributed.run_ahead import RunAhead
 from trainer.distributed.stop import StopSignal
-from trainer.errors import UserError
+from trainer.errors import SharedError
 from trainer.evaluation.protocol import TrainedWeights
 from trainer.evaluation.result import EvalResult, Evaluation
 from trainer.precision import autocast
@@ -51,7 +51,7 @@ def evaluate_networks(
     The networks are the modules themselves: DDP's wrapper would wait for its peers. `crop`: instead of the recipe's.
     With flip_tta, an image's logits are the mean over both views. All ranks use rank 0's buffers, and every module
     keeps its mode. Called by all ranks together. `on_progress`: see evaluate_images. Raises Stopped on a `stop_signal`,
-    and UserError where logits are not finite, with what a training can do.
+    and SharedError where logits are not finite, with what a training can do.
     """
     tables = evaluate_images(
         [*networks.values()], loader, recipe, world, crop or recipe.eval_crop, stop_signal, on_progress
@@ -155,11 +155,11 @@ def evaluate_batch(
 def summarize(images: torch.Tensor, remedy: str = "") -> Evaluation:
     """Computes the mean over all rows of evaluate_images.
 
-    Raises UserError, which ends in `remedy`, for logits not finite.
+    Raises SharedError, which ends in `remedy`, for logits not finite.
     """
     times, top1, top5, losses = images[:, :4].unbind(dim=1)
     if wrong := int((~losses.isfinite()).sum()):
-        raise UserError(
+        raise SharedError(
             f"the logits of {wrong:,} of {len(images):,} images are not finite: the weights are damaged, or too large "
             f"for their precision{remedy}"
         )

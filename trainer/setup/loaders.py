@@ -11,7 +11,7 @@ from trainer.data.listing import require_same_classes, require_training_images
 from trainer.data.loader import Loader, Source, check_square
 from trainer.distributed.cpus import default_workers
 from trainer.distributed.process_group import World, on_every_rank, require_same
-from trainer.errors import LocalError, UserError
+from trainer.errors import LocalError, SharedError
 from trainer.recipe import PaddedCrop, Recipe
 from trainer.settings import TrainSettings
 
@@ -57,11 +57,11 @@ def open_loaders(recipe: Recipe, settings: TrainSettings, world: World, stack: E
         assert isinstance(gloo, dist.ProcessGroup)
         patient = replace(world, gloo=gloo)
     first = on_every_rank(patient, lambda: open_both() if world.local_rank == 0 else None)
-    train_loader, eval_loader = on_every_rank(world, lambda: first or open_both())
+    train_loader, eval_loader = on_every_rank(patient, lambda: first or open_both())
     for split, loader in (("training", train_loader), ("validation", eval_loader)):
         require_same(world, f"{split} data", loader.source.checksum)
     if train_loader.source.checksum == eval_loader.source.checksum:
-        raise UserError(
+        raise SharedError(
             f"{settings.data}: train and val hold the same images, so that validation would report training accuracy: "
             f"put other images into val, or a part of these to overfit on purpose"
         )
