@@ -109,8 +109,8 @@ def _run(checks: Checks, rank: int, world_size: int) -> tuple[list[str], list[st
     import torch.distributed as dist
 
     patient = dist.new_group(backend="gloo", timeout=_READING if checks.content else _WAIT)
-    here = {"rank": rank, "host": node_name(), "local_rank": int(os.environ["LOCAL_RANK"]), **_facts(checks)}
     assert isinstance(patient, dist.ProcessGroup)
+    here = {"rank": rank, "host": node_name(), "local_rank": int(os.environ["LOCAL_RANK"]), **_facts(checks)}
     dist.barrier(group=patient)
     here["clock"] = time.time()
     nodes: list[dict[str, Any]] = [{} for _ in range(world_size)]
@@ -186,7 +186,7 @@ def _checksums(data: str, content: bool) -> dict[str, str]:
     for split in ("train", "val"):
         try:
             source = open_dataset(data, split, num_classes=1, resolution=32, check_content=content)
-            unread = isinstance(source, EncodedSource) and not source.is_identified and not content
+            unread = not content and isinstance(source, EncodedSource) and not source.is_identified
             found[split] = UNREAD if unread else source.checksum
             source.close()
         except UserError as error:

@@ -10,42 +10,16 @@ closely, so crops are smaller and weights decay. docs/results.md has what was tr
     python -m trainer train resnet18d_imagenette_20ep --data data/imagenette --run-dir runs/imagenette_20ep
 """
 
-from trainer.recipe import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    CenterCrop,
-    CrossEntropy,
-    LibraryOptimizer,
-    Linear,
-    RandomResizedCrop,
-    Recipe,
-    ResNet,
-    Warmup,
-)
+from dataclasses import replace
 
-recipe = Recipe(
+from recipes.resnet18d_imagenette_5ep import recipe as base
+from trainer.recipe import Linear, RandomResizedCrop, Warmup
+
+recipe = replace(
+    base,
     name="resnet18d_imagenette_20ep",
-    dataset="Imagenette",
-    published=None,
-    model=ResNet(depth=18, variant="d", zero_init_residual=True),
-    num_classes=10,
     train_crop=RandomResizedCrop(resolution=128, scale=(0.25, 1.0)),
-    flip=True,
-    eval_crop=CenterCrop(resolution=128, crop_ratio=0.875),
-    mean=IMAGENET_MEAN,
-    std=IMAGENET_STD,
-    loss=CrossEntropy(label_smoothing=0.1),
-    optimizer=LibraryOptimizer(
-        name="timm/muon",
-        lr=0.02,
-        weight_decay=0.05,
-        decay_norm=False,
-        decay_bias=False,
-        options={"momentum": 0.9, "nesterov": True},
-    ),
+    optimizer=replace(base.optimizer, weight_decay=0.05),
     schedule=Linear(warmup=Warmup(epochs=1, lr=0.0)),
     epochs=20,
-    global_batch_size=64,
-    micro_batch_size=64,
-    precision="bf16",
 )
